@@ -1,0 +1,30 @@
+"""What is trained: an adapter on a frozen model, or the model's own weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from darkroom.core.registry import Table
+
+if TYPE_CHECKING:
+    import torch
+
+    from darkroom.adapters.base import Adapter
+
+KINDS: Table[str] = Table("adapter", entry_points="darkroom.adapters")
+KINDS.add("lora", "darkroom.adapters.lora:LoRA")
+KINDS.add("full", "darkroom.adapters.full:FullWeights")
+
+
+def attach(
+    model: Any, options: Any, presets: Mapping[str, Sequence[str]], component: str, dtype: torch.dtype, seed: int
+) -> Adapter:
+    """Make `model` trainable as the options ask. `presets` are the family's target lists; `component` its name in files.
+
+    Raises ConfigError when targets match nothing or options do not fit the kind.
+    """
+    from darkroom.core.registry import import_path
+
+    kind = "full" if options.model_type == "full" else "lora"
+    return import_path(KINDS[kind])(model, options, presets, component, dtype, seed)

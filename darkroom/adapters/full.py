@@ -1,0 +1,57 @@
+"""Train the model's own weights, all of them or only the biases (BitFit 2106.10199)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from darkroom.adapters.base import Adapter
+from darkroom.core.errors import ConfigError
+from darkroom.core.files import disk_full_says
+
+
+class FullWeights(Adapter):
+    """Every weight of the denoiser, or those that `layer_freeze_strategy` leaves free."""
+
+    kind = "full"
+    result = "pipeline"
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Any,
+        presets: Mapping[str, Sequence[str]],
+        component: str,
+        dtype: torch.dtype,
+        seed: int,
+    ):
+        super().__init__(model, component)
+        model.to(dtype)
+        only_biases = options.layer_freeze_strategy == "bitfit"
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(parameter.is_floating_point() and (not only_biases or "bias" in name))
+        if not self.named:
+            raise ConfigError(
+                "layer_freeze_strategy",
+                "bitfit",
+                "",
+                "This model has no biases to train.",
+                "Set layer_freeze_strategy to none.",
+            )
+
+    def export(self, folder: Path, metadata: dict[str, str]) -> None:
+        """Write the denoiser as diffusers does: `<component>/config.json` and its weights."""
+        with disk_full_says(folder, f"the {self.component}"):
+            self.model.save_pretrained(folder / self.component)  # type: ignore[operator]
+
+    def restore(self, folder: Path) -> None:
+        """Read the weights that `export` wrote, whole or in shards."""
+        tensors: dict[str, Tensor] = {}
+        for file in sorted((folder / self.component).glob("*.safetensors")):
+            tensors |= load_file(file)
+        self.load({name: tensors[name] for name in self.named if name in tensors})

@@ -1,0 +1,157 @@
+"""Low-rank adapters through peft. LoRA 2106.09685, DoRA 2402.09353, PiSSA 2404.02948, OLoRA 2406.01775.
+
+Files follow diffusers: `pytorch_lora_weights.safetensors` with keys `<component>.<module>.lora_A.weight` and the peft
+settings as JSON in the metadata, so that the stock pipeline's `load_lora_weights` reads rank and alpha from the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from darkroom.adapters.base import Adapter, save_safetensors
+from darkroom.adapters.targets import target_modules
+from darkroom.core.errors import ConfigError
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+INIT: dict[str, bool | str] = {"default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa"}
+# these initialisations also change the frozen weights, so the saved adapter must carry the difference
+CHANGES_BASE = frozenset({"olora", "pissa"})
+NAME = "default"
+
+
+class LoRA(Adapter):
+    """A pair of small matrices beside each target; the model's own weights stay frozen."""
+
+    kind = "lora"
+    result = WEIGHTS
+
+    def __init__(
+        self,
+        model: nn.Module,
+        options: Any,
+        presets: Mapping[str, Sequence[str]],
+        component: str,
+        dtype: torch.dtype,
+        seed: int,
+    ):
+        super().__init__(model, component)
+        self.init = options.lora_init_type
+        rank = options.lora_rank
+        targets = target_modules(options, presets)
+        self.config = LoraConfig(
+            r=rank,
+            lora_alpha=options.lora_alpha or rank,
+            lora_dropout=options.lora_dropout,
+            init_lora_weights=INIT[self.init],
+            use_dora=options.use_dora,
+            target_modules=targets,
+        )
+        model.requires_grad_(False)
+        devices = [p.device for p in model.parameters() if p.device.type == "cuda"][:1]
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            self._inject(targets)
+        for parameter in self.named.values():
+            parameter.data = parameter.data.to(dtype)
+        self._start = self.state() if self.init in CHANGES_BASE else {}
+
+    def _inject(self, targets: list[str] | str) -> None:
+        try:
+            self.model.add_adapter(self.config, adapter_name=NAME)  # type: ignore[operator]
+        except ValueError as cause:
+            if "arget modules" not in str(cause) and "target_modules" not in str(cause):
+                raise
+            shown = targets if isinstance(targets, str) else ", ".join(targets)
+            raise ConfigError(
+                "peft_lora_target_modules",
+                shown,
+                "",
+                "These targets match no layer that a LoRA can adapt.",
+                "Give endings of layer names such as to_q, to_k, to_v, or 'all-linear'.",
+            ) from cause
+
+    @contextlib.contextmanager
+    def disabled(self) -> Iterator[None]:
+        """The frozen model alone."""
+        self.model.disable_adapters()  # type: ignore[operator]
+        try:
+            yield
+        finally:
+            self.model.enable_adapters()  # type: ignore[operator]
+
+    def layers(self) -> dict[str, Tensor]:
+        """Adapter tensors by peft name, as other programs read them. See `relative_to_start` for PiSSA and OLoRA."""
+        tensors = {
+            name: t.detach().cpu() for name, t in get_peft_model_state_dict(self.model, adapter_name=NAME).items()
+        }
+        return relative_to_start(tensors, self._peft_start()) if self._start else tensors
+
+    def _peft_start(self) -> dict[str, Tensor]:
+        return {name.replace(f".{NAME}.", "."): t for name, t in self._start.items()}
+
+    def export(self, folder: Path, metadata: dict[str, str]) -> None:
+        """Write the adapter file with the peft settings and `metadata` in its header."""
+        tensors = {f"{self.component}.{name}": t for name, t in self.layers().items()}
+        save_safetensors(folder / WEIGHTS, tensors, {**metadata, "lora_adapter_metadata": self._settings()})
+
+    @property
+    def export_is_lossy(self) -> bool:
+        return bool(self._start)
+
+    def restore(self, folder: Path) -> None:
+        self.start_from(load_file(folder / WEIGHTS))
+
+    def _settings(self) -> str:
+        settings = self.config.to_dict()
+        if self._start:
+            settings |= {"r": 2 * self.config.r, "lora_alpha": 2 * self.config.lora_alpha, "init_lora_weights": True}
+        plain = {f"{self.component}.{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+        return json.dumps(plain, indent=2, sort_keys=True, default=str)
+
+    def start_from(self, tensors: dict[str, Tensor]) -> int:
+        """Begin with an existing adapter (`init_lora`); keys as in the file. Returns how many tensors were used.
+
+        Raises ValueError when ranks or targets differ.
+        """
+        prefix = f"{self.component}."
+        given = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        mine = {name.replace(f".{NAME}.", "."): p for name, p in self.named.items()}
+        missing = mine.keys() ^ given.keys()
+        if missing:
+            raise ValueError(f"{len(missing)} of {len(mine)} tensors differ, for example {min(missing)}")
+        with torch.no_grad():
+            for name, parameter in mine.items():
+                if parameter.shape != given[name].shape:
+                    raise ValueError(f"{name} has shape {tuple(given[name].shape)}, not {tuple(parameter.shape)}")
+                parameter.copy_(given[name])
+        return len(mine)
+
+    def describe(self) -> dict[str, Any]:
+        modules = {name.rsplit(".lora_", 1)[0] for name in self.named}
+        return {**super().describe(), "rank": self.config.r, "alpha": self.config.lora_alpha, "layers": len(modules)}
+
+
+def relative_to_start(now: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A plain LoRA of twice the rank that equals B A - B0 A0: B' = [B, B0], A' = [A; -A0].
+
+    PiSSA and OLoRA move part of the weights into the adapter, so B A alone fits only the changed base.
+    """
+    joined = {}
+    for name, tensor in now.items():
+        if ".lora_A." in name:
+            joined[name] = torch.cat([tensor, -start[name]], dim=0)
+        elif ".lora_B." in name:
+            joined[name] = torch.cat([tensor, start[name]], dim=1)
+        else:
+            joined[name] = tensor
+    return joined

@@ -1,0 +1,1 @@
+"""Commands. Each is imported when it is used."""

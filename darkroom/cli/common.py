@@ -1,0 +1,38 @@
+"""What several commands share: reading a run's settings, and help texts."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from darkroom.options.sources import Resolved
+
+CONFIG_HELP = """CONFIG is a JSON, TOML or env file, or the name of an environment folder below config/.
+Any option may follow as --option VALUE, --option=VALUE or, for switches, --option; it wins over the file.
+`darkroom options` lists them all; `darkroom options --explain CONFIG` shows where each value comes from."""
+
+
+def resolved(argv: list[str]) -> Resolved:
+    """The settings of a run from the command's arguments. Raises ConfigErrors."""
+    from darkroom import families
+    from darkroom.options.sources import resolve
+
+    return resolve(argv, os.environ, Path.cwd(), families.defaults)
+
+
+def wants_help(argv: list[str], text: str) -> bool:
+    """Print `text` and say True if the user asked for help."""
+    if any(a in ("-h", "--help") for a in argv):
+        print(text)
+        return True
+    return False
+
+
+def take_flag(argv: list[str], name: str) -> bool:
+    """Remove the switch `name` from `argv` and say whether it was there."""
+    present = name in argv
+    while name in argv:
+        argv.remove(name)
+    return present

@@ -1,0 +1,105 @@
+"""`darkroom COMMAND ...`: the table of commands, and how errors leave the program."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+from darkroom import __version__
+from darkroom.core import log
+from darkroom.core.errors import DarkroomError
+from darkroom.core.registry import import_path, nearest
+
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """One command: where its `run(argv) -> int` is, and its sentence in the help."""
+
+    path: str
+    sentence: str
+
+
+COMMANDS = {
+    "demo": Command("darkroom.cli.demo", "teach the built-in model something new, here and now; no GPU, no download"),
+    "train": Command("darkroom.cli.train", "train a LoRA or a whole model from a config"),
+    "plan": Command("darkroom.cli.plan", "show everything a run would do, without loading weights"),
+    "cache": Command("darkroom.cli.cache", "fill the caches of a run and stop"),
+    "generate": Command("darkroom.cli.generate", "make pictures with a base and adapters"),
+    "verify": Command("darkroom.cli.verify", "load what a run saved into the stock pipeline and compare"),
+    "selftest": Command("darkroom.cli.selftest", "prove on your own config that a killed run resumes exactly"),
+    "options": Command("darkroom.cli.options", "describe options, and where each value of a config comes from"),
+    "families": Command("darkroom.cli.families", "the model families, their flavours and defaults"),
+    "doctor": Command("darkroom.cli.doctor", "what this machine has, and what that allows"),
+}
+
+USAGE = """darkroom {version}: teach a diffusion model your own pictures.
+
+usage: darkroom COMMAND [...]
+
+{commands}
+
+`darkroom COMMAND --help` describes one. Start with: darkroom demo"""
+
+
+def usage() -> str:
+    """The help text."""
+    width = max(map(len, COMMANDS))
+    lines = "\n".join(f"  {name:<{width}}  {command.sentence}" for name, command in COMMANDS.items())
+    return USAGE.format(version=__version__, commands=lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code: 0 done, 2 the user must change something, 1 a defect, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0
+    if arguments[0] in ("-v", "--version"):
+        print(f"darkroom {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        hint = nearest(name, COMMANDS)
+        meant = f" Did you mean {' or '.join(hint)}?" if hint else ""
+        print(f"There is no command '{name}'.{meant} `darkroom --help` lists them.", file=sys.stderr)
+        return 2
+    log.setup()
+    return guarded(name, rest)
+
+
+def guarded(name: str, argv: list[str]) -> int:
+    """Run one command; errors become messages and exit codes."""
+    try:
+        return import_path(f"{COMMANDS[name].path}.run")(argv)
+    except DarkroomError as error:
+        if str(error) and error.exit_code != 130:
+            print(log.redact(str(error)), file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except Exception as error:
+        return defect(name, error)
+
+
+def defect(name: str, error: Exception) -> int:
+    """A short message; the traceback goes into a file beside the user's work."""
+    path = Path(os.environ.get("DARKROOM_CRASH_LOG", "darkroom-crash.log"))
+    try:
+        path.write_text(log.redact(traceback.format_exc()), encoding="utf-8")
+        where = f"The traceback is in {path.resolve()}."
+    except OSError:
+        where = log.redact(traceback.format_exc())
+    print(
+        f"Something went wrong inside Darkroom during '{name}' ({type(error).__name__}: {error}).\n"
+        f"  This is a defect of ours; please report it. {where}",
+        file=sys.stderr,
+    )
+    return 1

@@ -1,0 +1,213 @@
+"""`darkroom options`: describe, search and explain what can be set.
+
+darkroom options                        every option, section by section
+darkroom options snr_gamma lora_rank    these options in detail
+darkroom options --search guidance      options whose name or sentence has the word
+darkroom options --pending              what is declared and not offered yet
+darkroom options --explain CONFIG ...   each value of a run and where it came from
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from darkroom.core.errors import UserError
+from darkroom.core.registry import nearest
+from darkroom.options.config import SECTIONS, every_option, option_names
+from darkroom.options.field import OptionInfo
+from darkroom.options.pages import facts_of
+from darkroom.options.sources import DEFAULT, Resolved, resolve
+
+
+def run(argv: Sequence[str]) -> int:
+    """The command. Returns the exit status; raises UserError for an unknown option or a wrong config."""
+    wanted = _parser().parse_args(list(argv))
+    if wanted.explain is not None:
+        return _explain(wanted.explain, wanted.name, wanted.json)
+    chosen = _chosen(wanted.name, wanted.search, wanted.pending)
+    if wanted.json:
+        print(json.dumps({"options": [as_json(info) for info in chosen]}, indent=1, ensure_ascii=False))
+    elif wanted.pending:
+        _print_pending(chosen)
+    elif wanted.name:
+        _print_details(chosen)
+    else:
+        _print_list(chosen)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="darkroom options",
+        description="Describe what can be set, and explain where the values of a run come from.",
+    )
+    parser.add_argument("name", nargs="*", help="options to describe in detail; left out, all are listed")
+    parser.add_argument("--json", action="store_true", help="print JSON for other programs")
+    parser.add_argument("--search", metavar="WORD", help="only options whose name or sentence has this word")
+    parser.add_argument("--pending", action="store_true", help="only what is declared and not offered yet")
+    parser.add_argument(
+        "--explain",
+        nargs=argparse.REMAINDER,
+        metavar="CONFIG",
+        help="read the arguments that follow as `darkroom train` would, and show each value with its source",
+    )
+    return parser
+
+
+# ---- which options ---------------------------------------------------------------------------------------------------
+
+
+def _chosen(names: Sequence[str], word: str | None, pending: bool) -> list[OptionInfo]:
+    chosen = [_named(name) for name in names] if names else every_option()
+    if word is not None:
+        chosen = [info for info in chosen if _mentions(info, word.lower())]
+        if not chosen:
+            raise UserError(f"No option mentions '{word}'.\n  Try another word, or list all with: darkroom options")
+    return [info for info in chosen if info.pending or info.pending_choices] if pending else chosen
+
+
+def _named(name: str) -> OptionInfo:
+    plain = name.lstrip("-").replace("-", "_")
+    if plain not in option_names():
+        hint = nearest(plain, option_names())
+        meant = f"did you mean {' or '.join(hint)}?" if hint else "list all with: darkroom options"
+        raise UserError(f"There is no option '{name}'.\n  {meant[:1].upper()}{meant[1:]}")
+    return option_names()[plain]
+
+
+def _mentions(info: OptionInfo, word: str) -> bool:
+    texts = [*info.names, info.help, *map(str, info.choices)]
+    return any(word in text.lower() or word.replace(" ", "_") in text.lower() for text in texts)
+
+
+def as_json(info: OptionInfo) -> dict[str, Any]:
+    """An option as other programs read it."""
+    return {
+        "option": info.name,
+        "type": info.kind,
+        "default": info.default,
+        "choices": list(info.choices) or None,
+        "aliases": list(info.aliases),
+        "section": info.section,
+        "help": info.help,
+        "families": list(info.families),
+        "pending": info.pending or None,
+    }
+
+
+# ---- printing --------------------------------------------------------------------------------------------------------
+
+
+def _width() -> int:
+    return max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
+
+
+def _print_list(chosen: Sequence[OptionInfo]) -> None:
+    for title, infos in _by_section(chosen):
+        _heading(title)
+        for info in infos:
+            waiting = " (not offered yet)" if info.pending else ""
+            _row(info.name, f"{info.help}{waiting}")
+
+
+def _print_details(chosen: Sequence[OptionInfo]) -> None:
+    for number, info in enumerate(chosen):
+        if number:
+            print()
+        _heading(info.name, gap=False)
+        print(_wrapped(info.help, 2))
+        for name, words in [("Section", info.section), *facts_of(info)]:
+            _row(name, words, column=20)
+
+
+def _print_pending(chosen: Sequence[OptionInfo]) -> None:
+    for title, infos in _by_section(chosen):
+        _heading(title)
+        for info in infos:
+            if info.pending:
+                _row(info.name, info.pending)
+                continue
+            for reason in dict.fromkeys(info.pending_choices.values()):
+                names = [str(choice) for choice, why in info.pending_choices.items() if why == reason]
+                _row(info.name, f"{', '.join(names)}: {reason}")
+
+
+def _by_section(chosen: Sequence[OptionInfo]) -> Iterable[tuple[str, list[OptionInfo]]]:
+    for section in SECTIONS:
+        infos = [info for info in chosen if info.page == section.page]
+        if infos:
+            yield section.title, infos
+
+
+def _heading(text: str, gap: bool = True) -> None:
+    bold, plain = ("\033[1m", "\033[0m") if sys.stdout.isatty() and "NO_COLOR" not in os.environ else ("", "")
+    print(f"{chr(10) if gap else ''}{bold}{text}{plain}")
+
+
+def _row(name: str, words: str, column: int = 44) -> None:
+    """A name and its words, which start at `column`, or below when the name is too long."""
+    head = f"  {name}"
+    start = head.ljust(column) if len(head) < column else f"{head}\n{' ' * column}"
+    print(start + _wrapped(words, column).lstrip())
+
+
+def _wrapped(text: str, indent: int) -> str:
+    blank = " " * indent
+    return textwrap.fill(text, _width(), initial_indent=blank, subsequent_indent=blank, break_on_hyphens=False)
+
+
+# ---- explaining ------------------------------------------------------------------------------------------------------
+
+
+def _explain(argv: Sequence[str], names: Sequence[str], as_machine: bool) -> int:
+    """Resolve as a run would, and print what is not a default (or the named options) with its source."""
+    words = [word for word in argv if word != "--json"]
+    resolved = resolve(words, os.environ, Path.cwd(), _family_defaults, partial=True)
+    asked = {_named(name).name for name in names}
+    shown = [
+        info
+        for info in every_option()
+        if (info.name in asked if asked else as_machine or resolved.sources[info.name] != DEFAULT)
+    ]
+    if as_machine or len(words) != len(argv):
+        _explain_as_json(resolved, shown)
+        return 0
+    print(f"Config file: {resolved.path or 'none'}")
+    for title, infos in _by_section(shown):
+        _heading(title)
+        for info in infos:
+            value = info.show(info.safe(getattr(resolved.config, info.name)))
+            _row(f"{info.name} = {value}", resolved.sources[info.name])
+    if resolved.notes:
+        _heading("Notes")
+        for note in resolved.notes:
+            print(_wrapped(str(note), 2))
+    return 0
+
+
+def _explain_as_json(resolved: Resolved, shown: Sequence[OptionInfo]) -> None:
+    options = [
+        {
+            "option": info.name,
+            "value": info.safe(getattr(resolved.config, info.name)),
+            "source": resolved.sources[info.name],
+        }
+        for info in shown
+    ]
+    notes = [{"option": n.option, "value": n.value, "source": n.source, "reason": n.reason} for n in resolved.notes]
+    document = {"config": str(resolved.path) if resolved.path else None, "options": options, "notes": notes}
+    print(json.dumps(document, indent=1, ensure_ascii=False, default=str))
+
+
+def _family_defaults(family: str, flavour: str | None) -> dict[str, Any]:
+    from darkroom import families
+
+    return dict(families.defaults(family, flavour))

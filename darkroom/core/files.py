@@ -1,0 +1,114 @@
+"""Writing that either happens completely or not at all, and names that stay inside their folder."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from darkroom.core.errors import DiskFullError
+from darkroom.core.units import show_size
+
+
+@contextlib.contextmanager
+def disk_full_says(path: Path, what: str) -> Iterator[None]:
+    """Turn 'no space left' (and an exceeded quota) into a message that says what did not fit and where."""
+    try:
+        yield
+    except OSError as cause:
+        if cause.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFullError(disk_full_message(path, what)) from cause
+    except Exception as cause:
+        # safetensors reports a failed write as its own exception with the system's text inside
+        if "No space left on device" not in str(cause) and "os error 28" not in str(cause):
+            raise
+        raise DiskFullError(disk_full_message(path, what)) from cause
+
+
+def disk_full_message(path: Path, what: str) -> str:
+    """The words for a full disk at `path`."""
+    return (
+        f"The disk is full: {what} could not be written to {path} ({show_size(free_bytes(path))} free).\n"
+        "  Nothing that was saved before is damaged. Free some space, or point output_dir and the cache "
+        "directories to another disk, and start again: the run continues where it was."
+    )
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Write beside `path`, then rename over it; a failure leaves the old file and no leftovers.
+
+    >>> with atomic(target) as temporary:
+    ...     save_file(tensors, temporary)
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with disk_full_says(path.parent, path.name):
+            yield temporary
+            fsync(temporary)
+            os.replace(temporary, path)
+            fsync(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Make sure that `path` (a file or a folder) survives a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Atomically write UTF-8 text."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Atomically write JSON with sorted keys, so that equal values give equal bytes."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest(value: Any) -> str:
+    """Hex digest of a JSON-serialisable value; the same value always gives the same text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def free_bytes(path: Path) -> int:
+    """Free bytes of the file system that holds `path` or its nearest existing parent."""
+    path = Path(path).absolute()
+    while not path.exists():
+        path = path.parent
+    return shutil.disk_usage(path).free
+
+
+def safe_name(text: str, limit: int = 80) -> str:
+    """`text` as part of a file name: letters, digits, dot, dash and underscore."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:limit] or "unnamed"
+
+
+def inside(folder: Path, name: str) -> Path:
+    """`folder / name`, refusing names that lead outside. Raises ValueError."""
+    path = (Path(folder) / name).resolve()
+    if not path.is_relative_to(Path(folder).resolve()):
+        raise ValueError(f"'{name}' leads outside {folder}")
+    return path

@@ -1,0 +1,109 @@
+"""Samples to buckets: pictures of one target size, which is what a batch can be made of.
+
+A bucket is known to people by its aspect (`1.75`) and to the code by its target size, so that two sizes whose rounded aspects
+agree can never meet in one batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from darkroom.core.errors import DataError
+from darkroom.data.index import CODE, Index, unique_pairs
+from darkroom.media.resize import Size
+from darkroom.options.dataset import ImageDataset
+
+
+@dataclass(frozen=True, eq=False)
+class Bucket:
+    """One bucket: its name, target size, and the index rows in it, sorted by path."""
+
+    aspect: float
+    target: Size
+    rows: np.ndarray  # (n,) int64
+
+    @property
+    def key(self) -> str:
+        """The aspect as people read it."""
+        return str(self.aspect)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """A dataset's buckets, sorted by aspect, and what was pruned: (bucket, count)."""
+
+    buckets: tuple[Bucket, ...]
+    pruned: tuple[Bucket, ...] = ()
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """(buckets,) int64: how many pictures each holds."""
+        return np.array([len(b) for b in self.buckets], np.int64)
+
+    @property
+    def count(self) -> int:
+        """How many pictures there are in all buckets."""
+        return int(self.sizes.sum())
+
+
+def make_buckets(index: Index, dataset: ImageDataset, *, prune: bool, oversubscribe: bool = False) -> Buckets:
+    """Group the usable rows. With `prune`, buckets that cannot fill one batch are left out and their rows marked.
+
+    Buckets that oversubscription will fill are kept.
+    """
+    at = index.numbers
+    at["unfit"][at["unfit"] == CODE["insufficient_for_batch"]] = 0
+    rows = index.usable
+    unique, inverse = unique_pairs(at["target_width"][rows], at["target_height"][rows])
+    order = np.argsort(inverse, kind="stable")
+    parts = np.split(rows[order], np.cumsum(np.bincount(inverse, minlength=len(unique)))[:-1]) if len(rows) else []
+    made = [
+        Bucket(float(at["aspect"][part[0]]), (int(size[0]), int(size[1])), part)
+        for size, part in zip(unique, parts, strict=True)
+    ]
+    made.sort(key=lambda b: (b.aspect, b.target))
+    keeps = not prune or dataset.dataset_type == "eval" or (oversubscribe and not dataset.repeats_given)
+    small = [] if keeps else [b for b in made if len(b) * (dataset.repeats + 1) < dataset.train_batch_size]
+    for bucket in small:
+        at["unfit"][bucket.rows] = CODE["insufficient_for_batch"]
+    return Buckets(tuple(b for b in made if b not in small), tuple(small))
+
+
+def scheduled(buckets: Buckets, dataset: ImageDataset, effective: int, oversubscribe: bool) -> np.ndarray:
+    """(buckets,) int64: how many samples of each bucket an epoch deals out, before the last batch is filled."""
+    counts = buckets.sizes * (dataset.repeats + 1)
+    if oversubscribe and not dataset.repeats_given:
+        short = counts < effective
+        counts = np.where(short, -(-counts // effective) * effective, counts)
+    return counts
+
+
+def check_feasible(
+    dataset: ImageDataset, buckets: Buckets, *, ranks: int, accumulation: int, oversubscribe: bool
+) -> None:
+    """Every bucket must fill one effective batch. Raises DataError naming each that does not, and the ways out."""
+    if dataset.dataset_type == "eval" or (oversubscribe and not dataset.repeats_given):
+        return
+    effective = dataset.train_batch_size * ranks * accumulation
+    short = [b for b in buckets.buckets if len(b) * (dataset.repeats + 1) < effective]
+    if not short:
+        return
+    lines = [
+        f"    bucket {b.key} ({b.target[0]}x{b.target[1]}): {len(b)} pictures, needs repeats {math.ceil(effective / len(b)) - 1} or more"
+        for b in short
+    ]
+    most = max(math.ceil(effective / len(b)) - 1 for b in short)
+    raise DataError(
+        f"Dataset '{dataset.id}' cannot fill an effective batch of {effective} in {len(short)} of {len(buckets.buckets)} buckets.\n"
+        f"  {buckets.count} pictures, repeats {dataset.repeats}; batch {dataset.train_batch_size} x {ranks} processes x "
+        f"{accumulation} accumulation steps = {effective}.\n" + "\n".join(lines) + "\n"
+        f"  Change one of: train_batch_size to a smaller value; gradient_accumulation_steps to a smaller value; fewer processes; "
+        f"repeats of '{dataset.id}' to {most}; more pictures of these shapes; allow_dataset_oversubscription to true; "
+        "crop with crop_aspect square, which makes one bucket of all."
+    )

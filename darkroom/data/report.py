@@ -1,0 +1,67 @@
+"""What is about to be trained on, in words and as a dict."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from darkroom.data.plan import Plan, PlannedDataset
+
+MOST_BUCKETS = 40
+"""More buckets than this are summed up in one line."""
+
+
+def table(plan: Plan, ranks: int = 1) -> str:
+    """Datasets, their buckets, what is left out and why, and how long an epoch is."""
+    lengths = plan.lengths_for(ranks)
+    lines: list[str] = []
+    for d in plan.datasets:
+        lines += _dataset(d, lengths.by_dataset.get(d.id))
+    lines.append(
+        f"One epoch: {lengths.batches_per_epoch} batches per process, {lengths.steps_per_epoch} optimizer steps."
+    )
+    return "\n".join(lines)
+
+
+def _dataset(d: PlannedDataset, batches: int | None) -> list[str]:
+    e = d.entry
+    role = (
+        "held out"
+        if e.dataset_type == "eval"
+        else f"repeats {e.repeats}, probability {e.probability:g}, batch {e.train_batch_size}"
+    )
+    length = f", {batches} batches" if batches is not None else ""
+    head = f"{d.id}: {d.buckets.count} pictures in {len(d.buckets.buckets)} buckets ({role}{length})"
+    rows = [f"  {b.key:>8}  {b.target[0]:>5} x {b.target[1]:<5} {len(b):>8}" for b in d.buckets.buckets[:MOST_BUCKETS]]
+    more = d.buckets.buckets[MOST_BUCKETS:]
+    if more:
+        rows.append(f"  and {len(more)} more buckets with {sum(map(len, more))} pictures")
+    left = [f"  left out: {count} {reason}" for reason, count in sorted(d.dropped.items())]
+    return [head, f"  {'aspect':>8}  {'target':>13} {'pictures':>8}", *rows, *left]
+
+
+def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
+    """The same facts as the table."""
+    lengths = plan.lengths_for(ranks)
+    return {
+        "datasets": [
+            {
+                "id": d.id,
+                "type": d.entry.dataset_type,
+                "folder": str(d.entry.instance_data_dir),
+                "pictures": d.buckets.count,
+                "listed": len(d.index),
+                "opened": d.index.opened,
+                "left_out": d.dropped,
+                "repeats": d.entry.repeats,
+                "probability": d.entry.probability,
+                "batch_size": d.entry.train_batch_size,
+                "batches": lengths.by_dataset.get(d.id, 0),
+                "buckets": [{"aspect": b.key, "target": list(b.target), "pictures": len(b)} for b in d.buckets.buckets],
+            }
+            for d in plan.datasets
+        ],
+        "batches_per_epoch": lengths.batches_per_epoch,
+        "steps_per_epoch": lengths.steps_per_epoch,
+        "seed": plan.seed,
+    }

@@ -1,0 +1,65 @@
+"""Beta schedules of the discrete processes.
+
+DDPM 2006.11239; cosine 2102.09672; zero terminal SNR 2305.08891.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+def betas(kind: str, start: float, end: float, steps: int = 1000) -> Tensor:
+    """Betas of a `linear`, `scaled_linear` or `squaredcos_cap_v2` schedule, (steps,) float32."""
+    if kind == "linear":
+        return torch.linspace(start, end, steps, dtype=torch.float32)
+    if kind == "scaled_linear":
+        return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
+    if kind == "squaredcos_cap_v2":
+        bar = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
+        return torch.tensor([min(1 - after / before, 0.999) for before, after in zip(bar, bar[1:], strict=False)])
+    raise ValueError(f"unknown beta schedule '{kind}'")
+
+
+def rescale_to_zero_terminal_snr(values: Tensor) -> Tensor:
+    """Betas stretched so that the last step is pure noise and the first is unchanged (2305.08891, algorithm 1)."""
+    root = (1 - values).cumprod(0).sqrt()
+    first, last = root[0].clone(), root[-1].clone()
+    root = (root - last) * first / (first - last)
+    alpha_bar = root**2
+    alphas = torch.cat([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
+    return 1 - alphas
+
+
+@dataclasses.dataclass(frozen=True)
+class NoiseSchedule:
+    """What the discrete processes read: alpha_bar and the signal-to-noise ratio, both (N,)."""
+
+    values: Tensor
+
+    @cached_property
+    def alpha_bar(self) -> Tensor:
+        """Cumulative product of 1 - beta, (N,)."""
+        return (1 - self.values).cumprod(0)
+
+    @cached_property
+    def snr(self) -> Tensor:
+        """alpha_bar / (1 - alpha_bar), (N,); zero at a rescaled last step."""
+        return self.alpha_bar / (1 - self.alpha_bar)
+
+    @classmethod
+    def from_scheduler(cls, config: dict, zero_terminal_snr: bool = False) -> NoiseSchedule:
+        """Read a diffusers scheduler's config (`beta_schedule`, `beta_start`, `beta_end`, `num_train_timesteps`)."""
+        values = betas(
+            config.get("beta_schedule", "scaled_linear"),
+            config.get("beta_start", 0.00085),
+            config.get("beta_end", 0.012),
+            config.get("num_train_timesteps", 1000),
+        )
+        if zero_terminal_snr or config.get("rescale_betas_zero_snr"):
+            values = rescale_to_zero_terminal_snr(values)
+        return cls(values)

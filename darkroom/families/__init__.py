@@ -1,0 +1,48 @@
+"""One file per architecture. Listing families reads file names; asking for one imports its file, never torch.
+
+>>> from darkroom import families
+>>> families.names()
+['flux', 'sd3', 'sdxl']
+>>> families.get("flux").title
+'FLUX.1'
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from darkroom.core.errors import missing_option
+from darkroom.core.registry import nearest
+
+if TYPE_CHECKING:
+    from darkroom.families.base import Family
+
+SHARED = frozenset({"base", "facts", "components", "latents", "text", "tiny"})
+
+
+def names() -> list[str]:
+    """Every family with a file here, and those that installed packages bring by entry point."""
+    here = [p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in SHARED and not p.stem.startswith("_")]
+    return sorted({*here, *(point.name for point in importlib.metadata.entry_points(group="darkroom.families"))})
+
+
+@functools.cache
+def get(name: str) -> Family:
+    """The family called `name`. Raises ConfigError with the nearest names."""
+    if name not in names():
+        hint = nearest(name, names()) or names()
+        raise missing_option("model_family", f"There is no family '{name}'.", f"Choose one of: {', '.join(hint)}.")
+    for point in importlib.metadata.entry_points(group="darkroom.families", name=name):
+        return point.load()
+    return importlib.import_module(f"darkroom.families.{name}").FAMILY
+
+
+def defaults(name: str, flavour: str | None) -> dict[str, object]:
+    """Option defaults of a family and flavour, the flavour's on top."""
+    if name not in names():
+        return {}
+    return get(name).option_defaults(flavour)

@@ -1,0 +1,185 @@
+"""FLUX.1: double and single stream blocks over packed 2x2 latents, flow matching, CLIP pooled text and T5 tokens.
+
+Upstream: black-forest-labs/flux. The network takes the noise level as 0..1 and answers noise - x0.
+Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first inside a token.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import EMBEDDED, Family, config_of
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.text import zero_padding
+from darkroom.families.tiny import clip, kl_vae, t5
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Generator, Tensor
+
+ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
+TEXT_ATTENTION = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
+# 'attn' blocks only: the bare suffix proj_out would also match the final output projection
+FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out")
+MODULATION = ("norm.linear", "norm1.linear", "norm1_context.linear")
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(B, C, H, W) to tokens (B, H/2 * W/2, 4C); inside a token the channel is outermost, then row, then column."""
+    b, c, h, w = latents.shape
+    return latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 1, 3, 5).reshape(b, h * w // 4, c * 4)
+
+
+def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
+    """The way back to (B, C, height, width)."""
+    b, _, d = tokens.shape
+    grid = tokens.view(b, height // 2, width // 2, d // 4, 2, 2)
+    return grid.permute(0, 3, 1, 4, 2, 5).reshape(b, d // 4, height, width)
+
+
+@functools.lru_cache(maxsize=64)
+def image_ids(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Row and column of each token, (H/2 * W/2, 3); the first column is 0."""
+    import torch
+
+    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(device, dtype)
+
+
+class Flux(Family):
+    name, title = "flux", "FLUX.1"
+    pipeline, denoiser = "FluxPipeline", "FluxTransformer2DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    t5_part = "text_encoder_2"
+    guidance_input = True
+    default_flavour = "krea"
+    flavours = {
+        "krea": Flavour("black-forest-labs/FLUX.1-Krea-dev"),
+        "dev": Flavour("black-forest-labs/FLUX.1-dev"),
+        "schnell": Flavour(
+            "black-forest-labs/FLUX.1-schnell",
+            {"tokenizer_max_length": 256, "validation_num_inference_steps": 4, "validation_guidance": 0.0},
+            note="distilled to four steps; training on it directly wears the distillation off",
+        ),
+        "fluxbooru": Flavour("terminusresearch/fluxbooru-v0.3", {"validation_guidance_real": 6.0}),
+        "libreflux": Flavour("jimmycarter/LibreFlux-SimpleTuner", {"validation_guidance_real": 6.0}),
+        "embedded": Flavour(
+            EMBEDDED + "embedded_base",
+            {
+                "resolution": 64,
+                "validation_resolution": "64",
+                "aspect_bucket_alignment": 8,
+                "mixed_precision": "no",
+                "optimizer": "torch-adamw",
+                "learning_rate": 2e-3,
+                "flux_lora_target": "ai-toolkit",
+                "tokenizer_max_length": 24,
+                "flow_schedule_shift": 1.0,
+                "validation_guidance_real": 3.0,
+                "validation_num_inference_steps": 16,
+                "gradient_checkpointing": False,
+            },
+            note="ships with Darkroom: 64-pixel shapes, for trying everything without a GPU or a download",
+        ),
+    }
+    defaults = {
+        "tokenizer_max_length": 512,
+        "validation_guidance": 3.0,
+        "validation_guidance_real": 1.0,
+        "validation_num_inference_steps": 28,
+        "flux_lora_target": "all",
+    }
+    targets = {
+        "default": ATTENTION,
+        "all": (*ATTENTION, *TEXT_ATTENTION),
+        "mmdit": ATTENTION,
+        "context": TEXT_ATTENTION,
+        "context+ffs": (*TEXT_ATTENTION, "ff_context.net.0.proj", "ff_context.net.2"),
+        "all+ffs": (*ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD),
+        "all+ffs+embedder": ("x_embedder", *ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD),
+        "ai-toolkit": (*ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD, *MODULATION),
+        "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
+        "nano": ("single_transformer_blocks.7.proj_out",),
+    }
+    tiny = Tiny(
+        denoiser=Part(
+            "FluxTransformer2DModel",
+            {
+                "patch_size": 1,
+                "in_channels": 64,
+                "num_layers": 1,
+                "num_single_layers": 1,
+                "attention_head_dim": 16,
+                "num_attention_heads": 2,
+                "joint_attention_dim": 32,
+                "pooled_projection_dim": 32,
+                "guidance_embeds": True,
+                "axes_dims_rope": (4, 4, 8),
+            },
+        ),
+        vae=kl_vae(16, 0.3611, 0.1159),
+        encoders={"text_encoder": clip(), "text_encoder_2": t5()},
+        tokenizers={"tokenizer": "clip", "tokenizer_2": "t5"},
+        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True}),
+        oracle={"attention_head_dim": 32, "num_attention_heads": 4, "axes_dims_rope": (8, 12, 12)},
+    )
+
+    def text_identity(self, options: Any) -> dict[str, Any]:
+        return {**super().text_identity(options), "t5_padding": options.t5_padding}
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D) from T5, pooled (B, P) from CLIP."""
+        length = options.tokenizer_max_length
+        text, pooled, _ = pipe.encode_prompt(captions, max_sequence_length=length)
+        if options.t5_padding == "zero":
+            text = zero_padding(text, pipe.tokenizer_2, captions, length)
+        return {"text": text, "pooled": pooled}
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+        """guidance (B,): constant, or drawn between the two bounds."""
+        import torch
+
+        count = len(batch.latents)
+        if options.flux_guidance_mode == "random-range":
+            low, high = options.flux_guidance_min, options.flux_guidance_max
+            return {"guidance": low + (high - low) * torch.rand(count, generator=generator)}
+        return {"guidance": torch.full((count,), float(options.flux_guidance_value))}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, C, H, W)."""
+        height, width = x_t.shape[-2:]
+        text = cond["text"]
+        tokens = model(
+            hidden_states=pack(x_t),
+            timestep=t.to(x_t.dtype),
+            guidance=cond["guidance"].to(x_t.device) if config_of(model).guidance_embeds else None,
+            pooled_projections=cond["pooled"],
+            encoder_hidden_states=text,
+            txt_ids=text.new_zeros(text.shape[1], 3),
+            img_ids=image_ids(height, width, x_t.device, x_t.dtype),
+            return_dict=False,
+        )[0]
+        return unpack(tokens, height, width)
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {
+            "guidance_scale": options.validation_guidance,
+            "true_cfg_scale": options.validation_guidance_real,
+            "max_sequence_length": options.tokenizer_max_length,
+        }
+
+    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+        # the pipeline's real guidance is off without a negative prompt, even an empty one
+        return {"prompt": prompt, "negative_prompt": negative}
+
+    def to_pipeline(self, latents: Tensor) -> Tensor:
+        return pack(latents)
+
+    def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
+        return unpack(latents, height, width)
+
+
+FAMILY = Flux()

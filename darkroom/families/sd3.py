@@ -1,0 +1,109 @@
+"""Stable Diffusion 3: joint attention over 2x2 patches of 16 channels, flow matching, two CLIP encoders and T5.
+
+Paper 2403.03206. The network takes the noise level as 0..1000 and answers noise - x0.
+Shapes: latents (B, 16, H, W); text (B, 77 + L, D): CLIP rows first, padded to the T5 width; pooled (B, P1 + P2).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.text import zero_padding
+from darkroom.families.tiny import clip, kl_vae, t5
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+CLIP_TOKENS = 77
+
+
+class SD3(Family):
+    name, title = "sd3", "Stable Diffusion 3"
+    pipeline, denoiser = "StableDiffusion3Pipeline", "SD3Transformer2DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    blocks = ("transformer_blocks",)
+    t5_part = "text_encoder_3"
+    default_flavour = "medium"
+    flavours = {
+        "medium": Flavour("stabilityai/stable-diffusion-3.5-medium"),
+        "large": Flavour("stabilityai/stable-diffusion-3.5-large"),
+    }
+    defaults = {"tokenizer_max_length": 256, "validation_guidance": 4.5, "validation_num_inference_steps": 28}
+    targets = {
+        "default": ("to_k", "to_q", "to_v", "to_out.0"),
+        "all": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out"),
+    }
+    tiny = Tiny(
+        denoiser=Part(
+            "SD3Transformer2DModel",
+            {
+                "sample_size": 32,
+                "patch_size": 2,
+                "in_channels": 16,
+                "out_channels": 16,
+                "num_layers": 2,
+                "attention_head_dim": 8,
+                "num_attention_heads": 4,
+                "joint_attention_dim": 64,
+                "caption_projection_dim": 32,
+                "pooled_projection_dim": 64,
+                "pos_embed_max_size": 96,
+                "dual_attention_layers": (0,),
+                "qk_norm": "rms_norm",
+            },
+        ),
+        vae=kl_vae(16, 1.5305, 0.0609),
+        encoders={
+            "text_encoder": clip(cls="CLIPTextModelWithProjection"),
+            "text_encoder_2": clip(act="gelu", cls="CLIPTextModelWithProjection"),
+            "text_encoder_3": t5(64),
+        },
+        tokenizers={"tokenizer": "clip", "tokenizer_2": "clip", "tokenizer_3": "t5"},
+        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        oracle={"attention_head_dim": 32, "num_attention_heads": 4, "caption_projection_dim": 128},
+    )
+
+    def text_identity(self, options: Any) -> dict[str, Any]:
+        names = ("t5_padding", "sd3_clip_uncond_behaviour", "sd3_t5_uncond_behaviour")
+        return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, 77 + L, D), pooled (B, P)."""
+        import torch
+
+        length = options.tokenizer_max_length
+        text, _, pooled, _ = pipe.encode_prompt(
+            captions, None, None, do_classifier_free_guidance=False, max_sequence_length=length
+        )
+        if options.t5_padding == "zero":
+            t5_rows = zero_padding(text[:, CLIP_TOKENS:], pipe.tokenizer_3, captions, length)
+            text = torch.cat([text[:, :CLIP_TOKENS], t5_rows], dim=1)
+        return {"text": text, "pooled": pooled}
+
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+        """The encoded empty string, or zeros for the CLIP rows or the T5 rows as the options ask."""
+        text, pooled = entry["text"].clone(), entry["pooled"].clone()
+        if options.sd3_clip_uncond_behaviour == "zero":
+            text[:CLIP_TOKENS], pooled = 0, pooled.zero_()
+        if options.sd3_t5_uncond_behaviour == "zero":
+            text[CLIP_TOKENS:] = 0
+        return {"text": text, "pooled": pooled}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 16, H, W)."""
+        return model(
+            hidden_states=x_t,
+            timestep=(t * 1000).to(x_t.dtype),
+            encoder_hidden_states=cond["text"],
+            pooled_projections=cond["pooled"],
+            return_dict=False,
+        )[0]
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
+
+
+FAMILY = SD3()

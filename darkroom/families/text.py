@@ -1,0 +1,27 @@
+"""Text conditions as the cache holds them: one dict of tensors per caption, no batch axis."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def split(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
+    """{name: (B, ...)} to B dicts {name: (...)}, detached, on the CPU."""
+    count = len(next(iter(batch.values())))
+    return [{name: value[i].detach().cpu().clone() for name, value in batch.items()} for i in range(count)]
+
+
+def stack(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The way back: B dicts of equal shapes to {name: (B, ...)}."""
+    import torch
+
+    return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
+
+
+def zero_padding(embeds: Tensor, tokenizer, captions: list[str], length: int) -> Tensor:
+    """Embeddings (B, L, D) with the positions that hold padding set to zero."""
+    mask = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return embeds * mask["attention_mask"].to(embeds)[..., None]

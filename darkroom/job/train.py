@@ -1,0 +1,470 @@
+"""One run, from settings to a result. Read `train` downwards."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darkroom import adapters
+from darkroom.adapters.base import Adapter
+from darkroom.core import log as logs
+from darkroom.core.clock import Clock
+from darkroom.core.errors import CheckpointError, ConfigError, DarkroomError, Interrupted
+from darkroom.core.events import Bus, Checkpoint, Event, Progress, RunEnd, RunStart, Step, Validation, Warn
+from darkroom.data import plan as data_plan
+from darkroom.diffusion.noise import seeded
+from darkroom.families.base import Family
+from darkroom.families.components import Parts, scheduler_config
+from darkroom.job import preflight
+from darkroom.job.phases import phase
+from darkroom.memory import checkpointing
+from darkroom.objectives import denoise
+from darkroom.objectives.base import Draws
+from darkroom.optim import table
+from darkroom.optim.schedules import Scheduler, Shape
+from darkroom.options.dataset import read_datasets
+from darkroom.options.sources import Resolved
+from darkroom.publish import metadata
+from darkroom.report import lock, page
+from darkroom.report.eventlog import EventLog
+from darkroom.report.progress import ProgressBars
+from darkroom.report.trackers import Trackers
+from darkroom.train import distributed
+from darkroom.train.checkpoint import Keeper, Snapshot, differences
+from darkroom.train.ema import EMA
+from darkroom.train.guards import check_disk
+from darkroom.train.loop import Loop, StopRequest
+from darkroom.train.state import TrainState
+from darkroom.train.step import Stepper
+from darkroom.validate.prompts import Prompt
+from darkroom.validate.render import Renderer
+from darkroom.validate.validator import Validator
+
+log = logs.logger(__name__)
+
+DEFAULT_SEED = 42
+# a resume with another value of these would train other batches than the checkpoint counted
+FIXED = (
+    "train_batch_size",
+    "gradient_accumulation_steps",
+    "seed",
+    "model_family",
+    "model_type",
+    "data_backend_sampling",
+)
+# these may change on the way, but then the run is no longer the one that was interrupted
+NOTED = (
+    "learning_rate", "lr_scheduler", "lr_warmup_steps", "max_train_steps", "num_train_epochs", "optimizer",
+    "optimizer_config", "mixed_precision", "caption_dropout_probability", "resolution", "flow_schedule_shift",
+    "snr_gamma", "loss_type", "use_ema", "ema_decay", "max_grad_norm", "grad_clip_method",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """What a finished run hands over."""
+
+    output: Path
+    result: Path
+    report: Path
+    steps: int
+    seconds: float
+
+
+@dataclasses.dataclass
+class Run:
+    """What the stages of a run share."""
+
+    resolved: Resolved
+    family: Family
+    output: Path
+    bus: Bus
+    bars: ProgressBars
+    seed: int
+
+    @property
+    def config(self) -> Any:
+        """The resolved options."""
+        return self.resolved.config
+
+
+def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Event], None] | None = None) -> Release:
+    """Run to the end, or to the filled caches. Raises UserError, or Interrupted once a signalled run is saved."""
+    started = time.monotonic()
+    family, prompts = preflight.check(resolved)
+    with opened(resolved, family, listener) as run:
+        for note in resolved.notes:
+            run.bus.emit(Warn(message=str(note), about="settings"))
+        engine = distributed.start(run.config)
+        parts = Parts(family, run.config, engine.device, distributed.base_dtype(run.config))
+
+        plan = prepared(run, engine)
+        texts(run, plan, parts, prompts)
+        pixels(run, plan, parts)
+        if only_caches:
+            return Release(run.output, run.output, run.output / "events.jsonl", 0, time.monotonic() - started)
+
+        with phase(run.bus, "load denoiser"):
+            model = denoiser(run, parts)
+        validator = validation(run, parts, plan, prompts)
+        if validator and not run.config.disable_benchmark:
+            with phase(run.bus, "base pictures"):
+                validator.base(model)
+        adapter = attached(run, model, parts)
+        steps, epochs = plan.steps_and_epochs(engine.num_processes)
+        stepper, draws = trainer(run, engine, adapter, scheduler_config(parts), steps)
+        state = TrainState()
+        snapshot = Snapshot(adapter, stepper, draws, state, path_settings(run), describing(run, parts, plan))
+        keeper = Keeper(run.output, run.config)
+        resumed = resume(run, keeper, snapshot)
+
+        write_lock(run, plan, parts)
+        announce(run, plan, adapter, steps, epochs, resumed)
+        order = plan.order(engine.num_processes)
+        loader = plan.loader(
+            rank=engine.process_index, ranks=engine.num_processes, stack=family.stack_text, order=order
+        )
+        loop = Loop(stepper, loader, order.length, state, steps, run.bus)
+        run.bus.on(Step, lambda event: save_when_due(run, keeper, snapshot, event))
+        if validator:
+            validator.watch(adapter.model, stepper)
+            run.bus.on(Step, guarded(run, validator))
+            if run.config.validation_on_startup and not resumed:
+                validator.run(state.step)
+        with loader, phase(run.bus, "training", state.step):
+            train_until_done(run, loop, keeper, snapshot)
+        return released(run, parts, snapshot, validator, started)
+
+
+# -- opening ----------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None] | None) -> Iterator[Run]:
+    """Log, event log, progress and trackers, open for the run and closed whatever happens."""
+    config = resolved.config
+    output = Path(config.output_dir)
+    handler = logs.to_file(output / "debug.log")
+    bus, bars = Bus(), ProgressBars()
+    run = Run(resolved, family, output, bus, bars, DEFAULT_SEED if config.seed is None else config.seed)
+    events = EventLog(output / "events.jsonl", Clock())
+    trackers = Trackers(config, output, {name: getattr(config, name) for name in type(config).model_fields})
+    bus.on(Event, events)
+    bus.on(Progress, bars.on_progress)
+    bus.on(Step, bars.on_step)
+    bus.on(Warn, lambda event: bars.say(f"! {event.message}"))
+    bus.on(Step, trackers.on_step)
+    bus.on(Validation, trackers.on_validation)
+    if listener:
+        bus.on(Event, listener)
+    status, message = "completed", ""
+    try:
+        yield run
+    except (Interrupted, KeyboardInterrupt) as stop:
+        status, message = "interrupted", str(stop)
+        raise
+    except BaseException as cause:
+        status, message = "failed", str(cause)
+        if not isinstance(cause, DarkroomError):
+            log.debug("%s", traceback.format_exc())
+        raise
+    finally:
+        bars.close()
+        with contextlib.suppress(OSError, DarkroomError):
+            bus.emit(RunEnd(status=status, message=message))
+            events.close()
+            trackers.close()
+            page.write(output, dumped(config), resolved.sources, [str(note) for note in resolved.notes])
+        logs.logger("darkroom").removeHandler(handler)
+        handler.close()
+
+
+def dumped(config: Any) -> dict[str, Any]:
+    """Every option and its value, as JSON has it; secrets are left out."""
+    values = config.model_dump(mode="json")
+    hidden = {info.name for info in _every_option() if info.secret}
+    return {name: "***" if name in hidden and value else value for name, value in values.items()}
+
+
+def _every_option() -> list[Any]:
+    from darkroom.options.config import every_option
+
+    return every_option()
+
+
+# -- data -------------------------------------------------------------------------------------------------------------
+
+
+def prepared(run: Run, engine: Any) -> Any:
+    """The datasets, scanned and bucketed."""
+    import os
+
+    datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
+    plan = data_plan.prepare(run.config, datasets, run.bus, run.family.name)
+    with phase(run.bus, "scan"):
+        plan.scan()
+        plan.check(engine.num_processes)
+    run.bars.say(plan.report())
+    return plan
+
+
+def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
+    """Fill the text cache and let the encoders go. They are loaded only if something is missing."""
+
+    def encode(captions: list[str]) -> list[dict[str, torch.Tensor]]:
+        return run.family.text_entries(parts.text(), captions, run.config)
+
+    wanted = [prompt.text for prompt in prompts] + ["", run.config.validation_negative_prompt or ""]
+    with phase(run.bus, "text cache"):
+        plan.want(wanted if prompts and not run.config.validation_disable else [])
+        plan.fill_text(encode, identity=parts.text_identity())
+        parts.unload_text()
+
+
+def pixels(run: Run, plan: Any, parts: Parts) -> None:
+    """Fill the latent cache and let the VAE go."""
+    from darkroom.families import latents
+
+    def encode(pictures: torch.Tensor) -> torch.Tensor:
+        return latents.encode(parts.vae(), pictures, run.family.latents).cpu()
+
+    with phase(run.bus, "latent cache"):
+        plan.fill_latents(encode, identity=parts.vae_identity())
+        parts.unload_vae()
+
+
+# -- model ------------------------------------------------------------------------------------------------------------
+
+
+def denoiser(run: Run, parts: Parts) -> Any:
+    """The denoiser in the precision that the kind of training wants."""
+    full = run.config.model_type == "full"
+    model = parts.denoiser(distributed.trained_dtype(run.config) if full else None)
+    if run.config.gradient_checkpointing:
+        checkpointing.enable(model, run.config.gradient_checkpointing_interval)
+    return model
+
+
+def attached(run: Run, model: Any, parts: Parts) -> Adapter:
+    """The adapter on the model, started from `init_lora` if given."""
+    config, family = run.config, run.family
+    dtype = distributed.trained_dtype(config)
+    adapter = adapters.attach(model, config, family.targets, family.denoiser_part, dtype, run.seed)
+    if config.init_lora and config.model_type == "lora":
+        start_from(adapter, parts, config.init_lora)
+    model.train()
+    return adapter
+
+
+def start_from(adapter: Any, parts: Parts, path: str) -> None:
+    """Read an adapter in any format that the stock pipeline reads, and begin with its weights."""
+    import diffusers
+
+    try:
+        tensors = getattr(diffusers, parts.family.pipeline).lora_state_dict(path)
+        tensors = tensors[0] if isinstance(tensors, tuple) else tensors
+        count = adapter.start_from(tensors)
+    except (OSError, ValueError) as cause:
+        raise ConfigError(
+            "init_lora",
+            path,
+            "",
+            f"Its weights cannot be used: {cause}.",
+            "Use a file made with the same rank and targets, or leave init_lora out.",
+        ) from cause
+    log.info("Started from %d tensors of %s.", count, path)
+
+
+def trainer(run: Run, engine: Any, adapter: Adapter, scheduler: dict, steps: int) -> tuple[Stepper, Draws]:
+    """Objective, optimizer, schedule, average and generators around the adapter."""
+    config = run.config
+    rank = engine.process_index if config.seed_for_each_device else 0
+    draws = Draws(seeded(run.seed, rank, 1), seeded(run.seed, rank, 2, device=engine.device))
+    torch.manual_seed(run.seed + rank)
+    if config.gradient_precision == "fp32":
+        for parameter in adapter.named.values():
+            parameter.grad_dtype = torch.float32
+    parameters = list(adapter.named.values())
+    rate = scaled_rate(config, engine.num_processes)
+    raw = table.build(config, parameters, rate, run.seed)
+    row = table.row_of(config.optimizer)
+    end = config.lr_end / rate if rate else 0.0
+    shape = Shape(config.lr_warmup_steps, steps, config.lr_num_cycles, config.lr_power, end)
+    stepper = Stepper(
+        engine=engine,
+        model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
+        parameters=parameters,
+        objective=denoise.build(run.family, config, scheduler, draws),
+        optimizer=engine.prepare_optimizer(raw) if engine.scaler else raw,
+        scheduler=Scheduler(raw, "constant" if row.schedule_free else config.lr_scheduler, shape),
+        ema=EMA(adapter.named, config) if config.use_ema else None,
+        options=config,
+        own_clip=row.own_clip,
+    )
+    return stepper, draws
+
+
+def scaled_rate(config: Any, processes: int) -> float:
+    """The learning rate, times the effective batch (or its root) if `lr_scale` asks for it."""
+    rate = config.effective_learning_rate
+    if not config.lr_scale:
+        return rate
+    batch = config.train_batch_size * config.gradient_accumulation_steps * processes
+    return rate * (batch**0.5 if config.lr_scale_sqrt else batch)
+
+
+def validation(run: Run, parts: Parts, plan: Any, prompts: list[Prompt]) -> Validator | None:
+    """The validator, unless there is nothing to render."""
+    if run.config.validation_disable or not prompts:
+        return None
+    return Validator(Renderer(parts, run.config, plan.text), prompts, run.output, run.bus)
+
+
+def guarded(run: Run, validator: Validator) -> Callable[[Step], None]:
+    """Validation that fails is reported and training goes on; only the user's own errors stop it."""
+
+    def on_step(event: Step) -> None:
+        try:
+            validator.on_step(event)
+        except DarkroomError:
+            raise
+        except Exception as cause:  # a picture is not worth a run
+            log.debug("%s", traceback.format_exc())
+            run.bus.emit(Warn(step=event.step, message=f"Validation failed: {cause}", about="validation"))
+
+    return on_step
+
+
+# -- running ----------------------------------------------------------------------------------------------------------
+
+
+def path_settings(run: Run) -> dict[str, Any]:
+    """Settings that decide the path of training; a checkpoint keeps them."""
+    values = dumped(run.config)
+    return {**{name: values[name] for name in (*FIXED, *NOTED)}, "seed": run.seed}
+
+
+def describing(run: Run, parts: Parts, plan: Any) -> Callable[[TrainState], dict[str, str]]:
+    """Writes the metadata of saved weights."""
+    words = [p for d in plan.training for p in _prompts(d.entry.instance_prompt)]
+    flavour = run.config.model_flavour or run.family.default_flavour
+    return metadata.writer(run.config, flavour, words)
+
+
+def _prompts(value: str | list[str] | tuple[str, ...] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def resume(run: Run, keeper: Keeper, snapshot: Snapshot) -> bool:
+    """Go on from a checkpoint if there is one. Raises CheckpointError if it belongs to another run."""
+    keeper.clear_leftovers()
+    folder = keeper.find(run.config.resume_from_checkpoint)
+    if folder is None:
+        return False
+    changed = differences(folder, snapshot.settings)
+    refused = {k: v for k, v in changed.items() if k in FIXED}
+    if refused and not run.config.i_know_what_i_am_doing:
+        lines = "\n".join(f"  {name}: {old!r} then, {new!r} now" for name, (old, new) in refused.items())
+        raise CheckpointError(
+            f"{folder} was made with other settings, so the run cannot go on where it was:\n{lines}\n"
+            "  Put them back, set resume_from_checkpoint to none, or set i_know_what_i_am_doing to go on regardless."
+        )
+    snapshot.read(folder)
+    for name, (old, new) in changed.items():
+        run.bus.emit(
+            Warn(
+                step=snapshot.state.step, message=f"{name} was {old!r} before this resume, now {new!r}.", about="resume"
+            )
+        )
+    run.bars.say(f"Going on from {folder.name}: step {snapshot.state.step}, epoch {snapshot.state.epoch}.")
+    return True
+
+
+def write_lock(run: Run, plan: Any, parts: Parts) -> None:
+    """`run.lock.json`."""
+    lock.write(
+        run.output / "run.lock.json",
+        dumped(run.config),
+        run.resolved.sources,
+        plan.manifest_hash(),
+        parts.base_identity(),
+        {"seed": run.seed},
+    )
+
+
+def announce(run: Run, plan: Any, adapter: Adapter, steps: int, epochs: int, resumed: bool) -> None:
+    """Say what is about to happen."""
+    config = run.config
+    described = adapter.describe()
+    clip = f"{config.grad_clip_method} {config.max_grad_norm:g}" if config.max_grad_norm else "off"
+    summary = {
+        "model": f"{run.family.title} ({config.model_flavour or run.family.default_flavour})",
+        "training": f"{described['kind']}, {described['parameters']:,} parameters",
+        "pictures": sum(len(d.index) for d in plan.training),
+        "epochs": epochs,
+        "batch": f"{config.train_batch_size} x {config.gradient_accumulation_steps}",
+        "optimizer": config.optimizer,
+        "gradient clipping": clip,
+    }
+    run.bus.emit(RunStart(summary={**summary, "resumed": resumed}))
+    run.bars.say("\n".join(f"  {name}: {value}" for name, value in {**summary, "steps": steps}.items()))
+
+
+def save_when_due(run: Run, keeper: Keeper, snapshot: Snapshot, event: Step) -> None:
+    """Checkpoint by step, by epoch, or rolling."""
+    config, step = run.config, event.step
+    by_step = config.checkpoint_step_interval and step % config.checkpoint_step_interval == 0
+    by_epoch = (
+        config.checkpoint_epoch_interval and event.epoch_ended and event.epoch % config.checkpoint_epoch_interval == 0
+    )
+    rolling = config.checkpointing_rolling_steps and step % config.checkpointing_rolling_steps == 0
+    if by_step or by_epoch:
+        save(run, keeper, snapshot, "step" if by_step else "epoch")
+    elif rolling:
+        save(run, keeper, snapshot, "rolling")
+
+
+def save(run: Run, keeper: Keeper, snapshot: Snapshot, kind: str) -> None:
+    """Write a checkpoint and tell the bus."""
+    check_disk(run.output, run.config)
+    path = keeper.save(snapshot, rolling=kind == "rolling")
+    run.bus.emit(Checkpoint(step=snapshot.state.step, path=str(path), kind=kind))
+
+
+def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -> None:
+    """The loop; a signal leaves a checkpoint of the last finished step."""
+    with StopRequest() as stop:
+        try:
+            loop.run(stop)
+        except Interrupted:
+            here = run.output / f"checkpoint-{snapshot.state.step}"
+            if not here.exists():
+                save(run, keeper, snapshot, "interrupted")
+            run.bars.say(f"Stopped after step {snapshot.state.step}; saved. The same command goes on from there.")
+            raise
+
+
+def released(run: Run, parts: Parts, snapshot: Snapshot, validator: Validator | None, started: float) -> Release:
+    """Final weights, final pictures."""
+    step = snapshot.state.step
+    result = run.output / snapshot.adapter.result
+    with phase(run.bus, "final save", step), snapshot.stepper.weights_for_use():
+        if snapshot.adapter.kind == "full":
+            parts.save_pipeline(snapshot.adapter.model, result)
+        else:
+            snapshot.adapter.export(run.output, snapshot.metadata(snapshot.state))
+        if snapshot.stepper.ema:
+            with snapshot.stepper.ema.applied():
+                snapshot.adapter.export(run.output / "ema", snapshot.metadata(snapshot.state))
+    if validator:
+        with phase(run.bus, "final validation", step):
+            validator.final(step)
+    run.bars.say(f"Done: {result}")
+    return Release(run.output, result, run.output / "report.html", step, time.monotonic() - started)

@@ -1,0 +1,141 @@
+"""The ordinary objective: draw a noise level, mix, predict, compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from darkroom.diffusion import noise as noises
+from darkroom.diffusion.losses import LOSSES, huber_constant, mean_per_sample
+from darkroom.diffusion.process import Flow, per_sample, process_for
+from darkroom.diffusion.schedules import NoiseSchedule
+from darkroom.diffusion.shift import ShiftLine
+from darkroom.diffusion.timesteps import (
+    DiscreteTimesteps,
+    FlowTimesteps,
+    TimestepSampler,
+    beta,
+    bias_weights,
+    fast,
+    logit_normal,
+    uniform,
+)
+from darkroom.diffusion.weights import min_snr, soft_min_snr
+from darkroom.families.base import Family
+from darkroom.objectives.base import Draws, Outcome
+
+
+@dataclasses.dataclass
+class Denoise:
+    """Predict the process's target from noised latents. Latents may have any number of axes after (B, C)."""
+
+    family: Family
+    process: Any
+    timesteps: TimestepSampler
+    options: Any
+    draws: Draws
+
+    def __call__(self, model: Any, batch: Any, step: int) -> Outcome:
+        """One batch, forward only. Everything after the network runs in float32."""
+        x0 = batch.latents.float()
+        t = self.timesteps.draw(x0, self.draws.structure).to(x0.device)  # (B,)
+        noise = self._noise(x0)
+        x_t = self.process.mix(x0, self._perturbed(noise, step), t)
+        target = self.process.target(x0, noise, t)
+
+        cond = batch.cond | self.family.conditions(batch, self.options, self.draws.structure)
+        pred = self.family.predict(model, x_t.to(self._input_dtype(cond, x_t)), t, cond)
+
+        error = self._error(pred.float(), target, t)  # as x0
+        errors = mean_per_sample(error, getattr(batch, "mask", None))  # (B,)
+        return Outcome({"denoise": errors.mean()}, errors.detach(), self.process.level(t).detach())
+
+    @staticmethod
+    def _input_dtype(cond: dict[str, Tensor], x_t: Tensor) -> torch.dtype:
+        return cond["text"].dtype if "text" in cond else x_t.dtype
+
+    def _noise(self, x0: Tensor) -> Tensor:
+        noise, o = noises.gaussian_like(x0, self.draws.noise), self.options
+        if o.offset_noise and torch.rand((), generator=self.draws.structure) < o.noise_offset_probability:
+            noise = noises.offset(noise, o.noise_offset, self.draws.noise)
+        return noise
+
+    def _perturbed(self, noise: Tensor, step: int) -> Tensor:
+        o = self.options
+        amount = noises.perturbation(o.input_perturbation, o.input_perturbation_steps, step)
+        return noise if amount == 0 else noise + amount * noises.gaussian_like(noise, self.draws.noise)
+
+    def _error(self, pred: Tensor, target: Tensor, t: Tensor) -> Tensor:
+        o = self.options
+        constant: Tensor | float = 0.0
+        if o.loss_type != "l2":
+            c = huber_constant(o.huber_c, o.huber_schedule, self.process.level(t), self._spread(t))
+            constant = per_sample(c, pred)
+        error = LOSSES[o.loss_type](pred, target, constant)
+        weight = self._weight(t)
+        return error if weight is None else error * per_sample(weight, error)
+
+    def _spread(self, t: Tensor) -> Tensor:
+        if isinstance(self.process, Flow):
+            return torch.sqrt((1 - t) / (t + 1e-4))
+        return self.process.snr(t).rsqrt()
+
+    def _weight(self, t: Tensor) -> Tensor | None:
+        """Factor of each sample, (B,), or None where all count alike."""
+        o = self.options
+        if isinstance(self.process, Flow):
+            return None
+        if o.use_soft_min_snr:
+            sigma = o.soft_min_snr_sigma_data
+            gamma = 1 / sigma**2 if sigma else o.snr_gamma or 5.0
+            return soft_min_snr(self.process.snr(t), gamma, self.process.prediction)
+        if o.snr_gamma:
+            return min_snr(self.process.snr(t), o.snr_gamma, self.process.prediction)
+        return None if o.snr_weight == 1 else torch.full_like(t, o.snr_weight, dtype=torch.float32)
+
+
+def build(family: Family, options: Any, scheduler: dict[str, Any], draws: Draws) -> Denoise:
+    """The denoising objective of a run; `scheduler` is the base model's scheduler config."""
+    prediction = options.prediction_type or _published_prediction(family, scheduler)
+    if prediction == "flow_matching":
+        return Denoise(family, Flow(), flow_timesteps(family, options, scheduler), options, draws)
+    schedule = NoiseSchedule.from_scheduler(scheduler, options.rescale_betas_zero_snr)
+    weights = bias_weights(
+        len(schedule.alpha_bar),
+        options.timestep_bias_strategy or "none",
+        options.timestep_bias_portion,
+        options.timestep_bias_begin,
+        options.timestep_bias_end,
+        options.timestep_bias_multiplier,
+    )
+    timesteps = DiscreteTimesteps(weights, segmented=not options.disable_segmented_timestep_sampling)
+    return Denoise(family, process_for(prediction, schedule), timesteps, options, draws)
+
+
+def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:
+    """What the checkpoint says of itself; flow families say nothing else."""
+    if family.prediction == "flow_matching":
+        return family.prediction
+    return scheduler.get("prediction_type") or family.prediction
+
+
+def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any]) -> FlowTimesteps:
+    """The flow sampler that the options describe."""
+    if options.flux_fast_schedule:
+        return FlowTimesteps(fast)
+
+    def base(count: int, generator: Generator) -> Tensor:
+        if options.flow_use_uniform_schedule:
+            return uniform(count, generator)
+        if options.flow_use_beta_schedule:
+            return beta(count, generator, options.flow_beta_schedule_alpha, options.flow_beta_schedule_beta)
+        return logit_normal(count, generator, options.flow_sigmoid_scale)
+
+    if options.flow_schedule_auto_shift:
+        line = ShiftLine.from_scheduler(scheduler)
+        return FlowTimesteps(base, lambda x0: line.shift(family.latents.tokens(*x0.shape[-2:])))
+    k = options.flow_schedule_shift or 1.0
+    return FlowTimesteps(base, lambda x0: k)

@@ -1,0 +1,1 @@
+"""From gradients to updates: optimizers by name, learning-rate schedules, clipping."""

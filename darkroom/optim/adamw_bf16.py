@@ -1,0 +1,109 @@
+"""AdamW for bfloat16 weights: stochastic rounding, and a compensation buffer that keeps what rounding loses.
+
+Decoupled weight decay 1711.05101; stochastic rounding for bfloat16 training 2010.06192. A bfloat16 number has 8 bits of
+mantissa, so an update below 1/256 of a weight is lost by ordinary rounding. Here the true weight is p + c: `c` collects
+updates until they are large enough to move `p`. All sums are formed in float32.
+
+SimpleTuner's optimizer of the same name multiplies the wrong operand in its stochastic add, which leaves almost no
+momentum and about 1.1 times the step; rates tuned there may want that factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from darkroom.core.errors import UserError
+
+DECAY_THRESHOLD = 5e-3
+
+
+def round_stochastically(value: Tensor, generator: Generator) -> Tensor:
+    """float32 to bfloat16, up or down with the probability that keeps the mean."""
+    noise = torch.randint(0, 1 << 16, value.shape, dtype=torch.int32, device=value.device, generator=generator)
+    bits = value.contiguous().view(torch.int32) + noise
+    return (bits & -65536).view(torch.float32).to(torch.bfloat16)
+
+
+class AdamWBF16(torch.optim.Optimizer):
+    """AdamW whose weights and states are all bfloat16. Raises UserError for other weights.
+
+    The rounding noise comes from a generator of its own, whose state is part of `state_dict`.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        lr: float = 1e-4,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+        seed: int = 0,
+    ):
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self._seed = seed
+        self._generators: dict[torch.device, Generator] = {}
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.dtype is not torch.bfloat16:
+                    raise UserError(
+                        f"optimizer = adamw_bf16\n  It trains bfloat16 weights, and these are {p.dtype}.\n"
+                        "  Set mixed_precision to bf16, or choose torch-adamw or optimi-adamw."
+                    )
+
+    def _generator(self, device: torch.device) -> Generator:
+        if device not in self._generators:
+            self._generators[device] = Generator(device).manual_seed(self._seed)
+        return self._generators[device]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self._update(p, group)
+
+    def _start(self, p: Tensor) -> dict[str, Any]:
+        generator = self._generator(p.device)
+        debt = torch.rand((), generator=generator, device=p.device).cpu() * DECAY_THRESHOLD
+        zeros = torch.zeros_like(p)
+        return {"step": 0, "m": zeros, "v": zeros.clone(), "c": zeros.clone(), "debt": float(debt)}
+
+    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[p]
+        if not state:
+            state.update(self._start(p))
+        generator, (b1, b2), lr = self._generator(p.device), group["betas"], group["lr"]
+        state["step"] += 1
+        grad = p.grad.float()  # type: ignore[union-attr]
+        m = torch.lerp(state["m"].float(), grad, 1 - b1)
+        v = torch.lerp(state["v"].float(), grad * grad, 1 - b2)
+        state["m"], state["v"] = round_stochastically(m, generator), round_stochastically(v, generator)
+
+        update = (m / (1 - b1 ** state["step"])) / ((v / (1 - b2 ** state["step"])).sqrt() + group["eps"])
+        due = round_stochastically(state["c"].float() - lr * update, generator).float()
+        old = p.float()
+        p.copy_(round_stochastically(old + due, generator))
+        state["c"] = round_stochastically(due + (old - p.float()), generator)
+
+        # decay is paid in instalments large enough to register in bfloat16
+        state["debt"] += group["weight_decay"] * lr
+        if state["debt"] > DECAY_THRESHOLD:
+            state["c"] = (state["c"].float() - state["debt"] * p.float()).to(torch.bfloat16)
+            state["debt"] = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states, and the rounding generators' positions."""
+        positions = {str(device): g.get_state() for device, g in self._generators.items()}
+        return {**super().state_dict(), "generators": positions}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put a `state_dict` back."""
+        rest = dict(state_dict)
+        for name, position in rest.pop("generators", {}).items():
+            self._generator(torch.device(name)).set_state(position.cpu().to(torch.uint8))
+        super().load_state_dict(rest)

@@ -1,0 +1,121 @@
+"""Options that only one family, or a few, read."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from darkroom.options import later
+from darkroom.options.field import SET, Section, option
+
+_LTX = ("ltxvideo",)
+_LTX_I2V = {"ltx_train_mode": "i2v"}
+
+
+class FamilyOptions(Section):
+    """Options that only one family, or a few, read."""
+
+    page: ClassVar[str] = "families"
+    title: ClassVar[str] = "Families"
+
+    flux_guidance_mode: Literal["constant", "random-range"] = option(
+        "constant",
+        "For models with a guidance input: train with one guidance value, or with one drawn per sample.",
+        level="advanced",
+    )
+    flux_guidance_value: float = option(
+        1.0,
+        "The one guidance value; 1 suits Flux dev.",
+        ge=0,
+        level="advanced",
+        when={"flux_guidance_mode": "constant"},
+    )
+    flux_guidance_min: float = option(
+        0.0, "Lowest guidance that is drawn.", ge=0, level="expert", when={"flux_guidance_mode": "random-range"}
+    )
+    flux_guidance_max: float = option(
+        4.0, "Highest guidance that is drawn.", ge=0, level="expert", when={"flux_guidance_mode": "random-range"}
+    )
+    flux_attention_masked_training: bool = option(
+        False,
+        "Hide padding tokens from Flux, as some checkpoints were trained.",
+        level="expert",
+        families=("flux",),
+        pending=later.METHODS,
+    )
+    custom_text_encoder_intermediary_layers: list[int] | None = option(
+        None,
+        "Layers of the FLUX.2 text encoder whose hidden states are used.",
+        json=True,
+        level="expert",
+        families=("flux2",),
+        pending=later.FAMILY,
+    )
+    sd3_clip_uncond_behaviour: Literal["empty_string", "zero"] = option(
+        "empty_string",
+        "What SD3's CLIP encoders give for a dropped caption: the empty text's embedding, or zeros.",
+        level="expert",
+        families=("sd3",),
+    )
+    sd3_t5_uncond_behaviour: Literal["empty_string", "zero"] | None = option(
+        None, "The same for SD3's T5 encoder; left out, as for CLIP.", level="expert", families=("sd3",)
+    )
+    sdxl_refiner_uses_full_range: bool = option(
+        False,
+        "Train the SDXL refiner on all noise levels.",
+        level="expert",
+        families=("sdxl",),
+        pending=later.METHODS,
+    )
+    sana_complex_human_instruction: str | None = option(
+        None,
+        "Instruction that Sana's text encoder reads before each caption; left out, the published one.",
+        level="expert",
+        families=("sana", "sanavideo"),
+        pending=later.FAMILY,
+    )
+    hidream_use_load_balancing_loss: bool = option(
+        False,
+        "Keep HiDream's experts equally busy.",
+        level="expert",
+        families=("hidream",),
+        pending=later.REGULARISERS,
+    )
+    hidream_load_balancing_loss_weight: float | None = option(
+        None,
+        "Weight of that loss; left out, the model's own.",
+        ge=0,
+        level="expert",
+        families=("hidream",),
+        when={"hidream_use_load_balancing_loss": SET},
+        pending=later.REGULARISERS,
+    )
+    ltx_train_mode: Literal["t2v", "i2v"] = option(
+        "i2v",
+        "Train LTX from text alone, or also from a first frame.",
+        level="advanced",
+        families=_LTX,
+        pending=later.DATASETS,
+    )
+    ltx_i2v_prob: float = option(
+        0.1,
+        "Share of samples that start from a first frame.",
+        ge=0,
+        le=1,
+        level="expert",
+        families=_LTX,
+        when=_LTX_I2V,
+        pending=later.DATASETS,
+    )
+    ltx_partial_noise_fraction: float = option(
+        0.05,
+        "Noise that the given first frame gets.",
+        ge=0,
+        le=1,
+        level="expert",
+        families=_LTX,
+        when=_LTX_I2V,
+        pending=later.DATASETS,
+    )
+    ltx_protect_first_frame: bool = option(
+        False, "Keep the first frame free of noise.", level="expert", families=_LTX, pending=later.DATASETS
+    )

@@ -1,0 +1,23 @@
+"""Why an option or choice is declared but not offered yet: one sentence per part that is still to come.
+
+An option names one of these as `pending=...`; taking the keyword away is all that is needed when the part arrives.
+"""
+
+PRECISION = "Quantised weights come with the precision and memory release."
+MEMORY = "Offloading of weights comes with the precision and memory release."
+ATTENTION = "Other attention kernels come with the precision and memory release."
+COMPILE = "Compilation comes with the precision and memory release."
+DATASETS = "Remote and video datasets come with the datasets release."
+CACHING = "Caching on demand and cache scanning come with the datasets release."
+CONDITIONING = "Control images, references and masks come with the conditioning release."
+TEXT_ENCODERS = "Training of text encoders comes with the training methods release."
+METHODS = "This training method comes with the training methods release."
+REGULARISERS = "Representation regularisers come with the training methods release."
+DISTILLATION = "Distillation comes with the training methods release."
+ADAPTERS = "Further adapter kinds come with the adapters release."
+OPTIMIZERS = "8-bit, SOAP, offloaded and fused optimizers come with the precision and memory release."
+VALIDATION = "This part of validation comes with the validation and evaluation release."
+EVALUATION = "Evaluation scores come with the validation and evaluation release."
+PUBLISHING = "Uploads, webhooks and scripts come with the publishing release."
+DISTRIBUTED = "Runs on several devices come with the distributed release."
+FAMILY = "This family comes with a later release."

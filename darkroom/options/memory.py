@@ -1,0 +1,198 @@
+"""How a run fits into the memory there is."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from darkroom.options import later
+from darkroom.options.field import SET, Section, option
+
+_GROUP = {"enable_group_offload": True}
+_RAMTORCH = {"ramtorch": True}
+
+
+class MemoryOptions(Section):
+    """Trading time for memory: recomputation, tiling, offloading, and what stays loaded."""
+
+    page: ClassVar[str] = "memory"
+    title: ClassVar[str] = "Memory"
+
+    gradient_checkpointing: bool = option(
+        True, "Recompute activations in the backward pass: much less memory, about a third more time."
+    )
+    gradient_checkpointing_interval: int | None = option(
+        None,
+        "Recompute only every n-th block; 2 halves both the saving and the extra time.",
+        ge=1,
+        level="advanced",
+        when={"gradient_checkpointing": True},
+    )
+    gradient_checkpointing_backend: Literal["torch", "unsloth"] = option(
+        "torch",
+        "Keep the saved inputs on the device (torch) or in host memory (unsloth).",
+        level="advanced",
+        when={"gradient_checkpointing": True},
+        pending_choices={"unsloth": later.MEMORY},
+    )
+    set_grads_to_none: bool = option(
+        False, "Free gradients after each update instead of filling them with zeros.", level="expert"
+    )
+    keep_vae_loaded: bool = option(
+        False, "Keep the VAE on the device during training instead of loading it for each validation.", level="advanced"
+    )
+    vae_enable_tiling: bool = option(
+        False, "Encode and decode large pictures in tiles; needed when the VAE runs out of memory.", level="advanced"
+    )
+    vae_enable_slicing: bool = option(
+        False, "Encode and decode the pictures of a batch one after another.", level="advanced"
+    )
+    vae_enable_patch_conv: bool = option(
+        False,
+        "Compute the 3-D convolutions of a video VAE in patches, somewhat slower.",
+        level="expert",
+        families=("hunyuanvideo", "kandinsky5_video"),
+        pending=later.DATASETS,
+    )
+    accelerator_cache_clear_interval: int | None = option(
+        None,
+        "Give unused device memory back every this many steps.",
+        ge=1,
+        level="expert",
+        pending=later.MEMORY,
+    )
+    offload_during_startup: bool = option(
+        False,
+        "Move text encoders to the CPU while the VAE fills its cache, and the other way round.",
+        level="advanced",
+        pending=later.MEMORY,
+    )
+    offload_during_save: bool = option(
+        False,
+        "Move the model to the CPU while a checkpoint is written.",
+        level="expert",
+        pending=later.MEMORY,
+    )
+    delete_model_after_load: bool = option(
+        False,
+        "Delete downloaded weights from the disk once they are in memory; the next run downloads them again.",
+        level="expert",
+        pending=later.MEMORY,
+    )
+    fully_unload_text_encoder: bool = option(
+        False,
+        "Free the text encoders completely when they are not needed, instead of parking them on the CPU.",
+        level="expert",
+        pending=later.MEMORY,
+    )
+    enable_model_cpu_offload: bool = option(
+        False,
+        "Move whole components between CPU and device as validation needs them.",
+        level="advanced",
+        pending=later.MEMORY,
+    )
+    enable_group_offload: bool = option(
+        False,
+        "Keep groups of layers in host memory and bring each to the device when it is needed.",
+        level="advanced",
+        pending=later.MEMORY,
+    )
+    group_offload_type: Literal["block_level", "leaf_level"] = option(
+        "block_level",
+        "Offload groups of blocks, or single layers for the lowest memory.",
+        level="expert",
+        when=_GROUP,
+        pending=later.MEMORY,
+    )
+    group_offload_blocks_per_group: int = option(
+        1,
+        "Blocks that travel together; more is faster and takes more memory.",
+        ge=1,
+        level="expert",
+        when=_GROUP,
+        pending=later.MEMORY,
+    )
+    group_offload_use_stream: bool = option(
+        False,
+        "Copy the next group while the present one computes; needs an NVIDIA device.",
+        level="expert",
+        when=_GROUP,
+        pending=later.MEMORY,
+    )
+    group_offload_to_disk_path: str | None = option(
+        None,
+        "Folder on a fast disk that holds offloaded groups instead of host memory.",
+        level="expert",
+        when=_GROUP,
+        pending=later.MEMORY,
+    )
+    musubi_blocks_to_swap: int = option(
+        0,
+        "Number of blocks, counted from the end, that wait in host memory until they are needed.",
+        ge=0,
+        level="advanced",
+        pending=later.MEMORY,
+    )
+    musubi_block_swap_device: str = option(
+        "cpu",
+        "Where swapped blocks wait.",
+        level="expert",
+        when={"musubi_blocks_to_swap": SET},
+        pending=later.MEMORY,
+    )
+    ramtorch: bool = option(
+        False,
+        "Keep linear layers in host memory and stream them to the device for each use.",
+        level="advanced",
+        pending=later.MEMORY,
+    )
+    ramtorch_target_modules: str | None = option(
+        None,
+        "Comma-separated name patterns of the layers to stream; left out, all linear layers.",
+        level="expert",
+        when=_RAMTORCH,
+        pending=later.MEMORY,
+    )
+    ramtorch_transformer_percent: float = option(
+        100,
+        "Share of the transformer's linear layers that is streamed, in percent.",
+        ge=0,
+        le=100,
+        level="expert",
+        when=_RAMTORCH,
+        pending=later.MEMORY,
+    )
+    ramtorch_text_encoder: bool = option(
+        False, "Stream the text encoders as well.", level="expert", when=_RAMTORCH, pending=later.MEMORY
+    )
+    ramtorch_text_encoder_percent: float = option(
+        100,
+        "Share of the text encoders' linear layers that is streamed, in percent.",
+        ge=0,
+        le=100,
+        level="expert",
+        when={"ramtorch_text_encoder": True},
+        pending=later.MEMORY,
+    )
+    ramtorch_vae: bool = option(
+        False, "Stream the middle block of the VAE as well.", level="expert", when=_RAMTORCH, pending=later.MEMORY
+    )
+    ramtorch_controlnet: bool = option(
+        False, "Stream the ControlNet as well.", level="expert", when={"controlnet": True}, pending=later.MEMORY
+    )
+    ramtorch_disable_extensions: bool = option(
+        True,
+        "Stream linear layers only; false adds embeddings, norms and convolutions.",
+        level="expert",
+        when=_RAMTORCH,
+        pending=later.MEMORY,
+    )
+    ramtorch_disable_sync_hooks: bool = option(
+        False,
+        "Leave out the device synchronisation around the backward pass of streamed layers.",
+        level="expert",
+        when=_RAMTORCH,
+        pending=later.MEMORY,
+    )
+    offload_param_path: str | None = option(
+        None, "Folder for parameters that DeepSpeed offloads to disk.", level="expert", pending=later.DISTRIBUTED
+    )

@@ -1,0 +1,135 @@
+"""Which model is trained, and where its weights come from."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
+
+from darkroom.options import later
+from darkroom.options.field import Section, option, plugin_names
+
+_PROMISED: str = """
+    auraflow cosmos2image deepfloyd flux flux2 framepack hidream hunyuanvideo hunyuanvideo_original kandinsky5_image
+    kandinsky5_video kolors longcat_video ltxvideo ltxvideo2 lumina2 omnigen pixart_sigma qwen_image sana sanavideo
+    sd1x sd2x sd3 sdxl stable_cascade wan z_image
+"""
+_NOT_FAMILIES = frozenset({"base", "facts", "components", "latents", "text", "tiny"})
+
+
+@cache
+def families_here() -> tuple[str, ...]:
+    """The families with a file or folder in `darkroom/families`, and those of installed packages; none is imported."""
+    folder = Path(__file__).parent.parent / "families"
+    files = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    here = {name for name in files if not name.startswith("_") and name not in _NOT_FAMILIES}
+    return tuple(sorted(here | plugin_names("darkroom.families")))
+
+
+@cache
+def family_names() -> tuple[str, ...]:
+    """Every family that is here or promised."""
+    return tuple(sorted({*families_here(), *_PROMISED.split()}))
+
+
+def _promised() -> dict[str, str]:
+    return {name: later.FAMILY for name in family_names() if name not in families_here()}
+
+
+class ModelOptions(Section):
+    """Which model is trained, in which variant, and where its weights and companion models come from."""
+
+    page: ClassVar[str] = "model"
+    title: ClassVar[str] = "Model"
+
+    model_family: str = option(
+        ...,
+        "The architecture to train; `darkroom families` lists them with what each supports.",
+        choices=family_names(),
+        pending_choices=_promised(),
+        computed=True,
+        required=True,
+    )
+    model_flavour: str | None = option(
+        None, "The variant of the family, such as `dev`; left out, the family's first; `tiny` is for trying things out."
+    )
+    model_type: Literal["full", "lora"] = option("lora", "Train a small adapter (lora) or the whole denoiser (full).")
+    pretrained_model_name_or_path: str | None = option(
+        None, "Hub name, diffusers folder or single file of the base model; left out, the flavour says which."
+    )
+    pretrained_transformer_model_name_or_path: str | None = option(
+        None, "Take the denoising transformer from here instead of from the base model.", level="advanced"
+    )
+    pretrained_transformer_subfolder: str | None = option(
+        "transformer", "Folder inside that repository which holds the transformer.", level="expert"
+    )
+    pretrained_unet_model_name_or_path: str | None = option(
+        None, "Take the UNet from here instead of from the base model.", level="advanced"
+    )
+    pretrained_unet_subfolder: str | None = option(
+        "unet", "Folder inside that repository which holds the UNet.", level="expert"
+    )
+    pretrained_vae_model_name_or_path: str | None = option(
+        None, "Take the VAE from here; left out, the base model's own is used.", level="advanced"
+    )
+    pretrained_t5_model_name_or_path: str | None = option(
+        None, "Take the T5 text encoder from here, so that several base models can share one copy.", level="advanced"
+    )
+    pretrained_gemma_model_name_or_path: str | None = option(
+        None,
+        "Take the Gemma text encoder from here.",
+        level="advanced",
+        families=("lumina2", "sana", "sanavideo", "ltxvideo2"),
+        pending=later.FAMILY,
+    )
+    revision: str | None = option(None, "Branch, tag or commit of the base model on the Hub.", level="advanced")
+    variant: str | None = option(None, "File variant of the base model on the Hub, such as fp16.", level="advanced")
+    prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_matching"] | None = option(
+        None,
+        "What the network answers; left out, the base model says so, and anything else re-trains it to a new answer.",
+        level="advanced",
+    )
+    tokenizer_max_length: int | None = option(
+        None, "Number of text tokens kept per caption; left out, the family's own limit.", level="advanced", ge=1
+    )
+    t5_padding: Literal["zero", "unmodified"] = option(
+        "unmodified",
+        "Leave the T5 embedding of padding tokens as it is, or replace it by zeros.",
+        level="expert",
+        families=("flux", "sd3", "pixart_sigma"),
+    )
+    cache_dir: str | None = option(
+        None, "Folder for downloaded models; left out, the usual Hugging Face cache.", level="advanced"
+    )
+    control: bool = option(
+        False,
+        "Give the network a control image as extra input channels.",
+        level="advanced",
+        pending=later.CONDITIONING,
+    )
+    controlnet: bool = option(
+        False, "Train a ControlNet beside the frozen network.", level="advanced", pending=later.CONDITIONING
+    )
+    controlnet_custom_config: dict[str, Any] | None = option(
+        None,
+        "Settings of a new ControlNet that differ from those copied from the base.",
+        json=True,
+        level="expert",
+        when={"controlnet": True},
+        pending=later.CONDITIONING,
+    )
+    controlnet_model_name_or_path: str | None = option(
+        None,
+        "Start the ControlNet from these weights.",
+        level="advanced",
+        when={"controlnet": True},
+        pending=later.CONDITIONING,
+    )
+
+    @field_validator("model_family", mode="before")
+    @classmethod
+    def _with_underscores(cls, value: Any) -> Any:
+        """`z-image` is accepted for `z_image`."""
+        return value.replace("-", "_") if isinstance(value, str) else value

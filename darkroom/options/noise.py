@@ -1,0 +1,161 @@
+"""Which noise levels are trained, and how noise is added."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from darkroom.options import later
+from darkroom.options.field import SET, Section, option
+
+_ROLLOUT = {"scheduled_sampling_max_step_offset": SET}
+_REFLEX = {"scheduled_sampling_reflexflow": True}
+
+
+class NoiseOptions(Section):
+    """Noise levels, their distribution, and how noise is mixed in; flow options act in flow families only."""
+
+    page: ClassVar[str] = "noise"
+    title: ClassVar[str] = "Noise"
+
+    flow_sigmoid_scale: float = option(
+        1.0,
+        "Spread of the bell-shaped draw of noise levels; larger trains the ends more often.",
+        ge=0,
+        level="advanced",
+    )
+    flow_use_uniform_schedule: bool = option(False, "Draw all noise levels equally often.", level="advanced")
+    flow_use_beta_schedule: bool = option(False, "Draw noise levels from a beta distribution.", level="advanced")
+    flow_beta_schedule_alpha: float = option(
+        2.0, "First parameter of the beta distribution.", gt=0, level="expert", when={"flow_use_beta_schedule": True}
+    )
+    flow_beta_schedule_beta: float = option(
+        2.0, "Second parameter of the beta distribution.", gt=0, level="expert", when={"flow_use_beta_schedule": True}
+    )
+    flow_schedule_shift: float = option(
+        3.0,
+        "Move the drawn noise levels towards more noise; 1 or 0 leaves them, and a family may bring its own.",
+        ge=0,
+        level="advanced",
+    )
+    flow_schedule_auto_shift: bool = option(
+        False, "Choose the shift from the size of each picture instead.", level="advanced"
+    )
+    flux_fast_schedule: bool = option(
+        False, "Train mostly pure noise and a few other levels, for quick trials.", level="expert", families=("flux",)
+    )
+    timestep_bias_strategy: Literal["earlier", "later", "range", "none"] = option(
+        "none", "Train clean (earlier), noisy (later) or chosen (range) timesteps more often.", level="expert"
+    )
+    timestep_bias_portion: float = option(
+        0.25,
+        "Share of all timesteps that the bias touches.",
+        ge=0,
+        le=1,
+        level="expert",
+        when={"timestep_bias_strategy": ("earlier", "later")},
+    )
+    timestep_bias_begin: int = option(
+        0, "First timestep of the range.", ge=0, level="expert", when={"timestep_bias_strategy": "range"}
+    )
+    timestep_bias_end: int = option(
+        1000,
+        "Timestep at which the range ends.",
+        ge=1,
+        le=1000,
+        level="expert",
+        when={"timestep_bias_strategy": "range"},
+    )
+    timestep_bias_multiplier: float = option(
+        1.0,
+        "How much more often those timesteps are drawn.",
+        gt=0,
+        level="expert",
+        when={"timestep_bias_strategy": SET},
+    )
+    disable_segmented_timestep_sampling: bool = option(
+        False,
+        "Draw each timestep of a batch independently instead of one from each segment of the range.",
+        level="expert",
+    )
+    training_scheduler_timestep_spacing: Literal["leading", "linspace", "trailing"] = option(
+        "trailing", "How timesteps are spaced when training needs a list of them.", level="expert"
+    )
+    inference_scheduler_timestep_spacing: Literal["leading", "linspace", "trailing"] = option(
+        "trailing", "How timesteps are spaced in validation.", level="expert"
+    )
+    rescale_betas_zero_snr: bool = option(
+        False,
+        "Let the noisiest timestep be pure noise, so that very dark and bright pictures can be learnt.",
+        level="expert",
+    )
+    offset_noise: bool = option(False, "Shift the noise of whole channels now and then.", level="advanced")
+    noise_offset: float = option(
+        0.1, "Strength of that shift.", ge=0, le=1, level="advanced", when={"offset_noise": True}
+    )
+    noise_offset_probability: float = option(
+        0.25, "Share of batches that get the shift.", ge=0, le=1, level="advanced", when={"offset_noise": True}
+    )
+    input_perturbation: float = option(
+        0.0, "Extra noise that only the network's input gets; 0.1 counters overfitting.", ge=0, le=1, level="expert"
+    )
+    input_perturbation_steps: int = option(
+        0,
+        "Updates over which that extra noise fades out; 0 keeps it.",
+        ge=0,
+        level="expert",
+        when={"input_perturbation": SET},
+    )
+    scheduled_sampling_max_step_offset: int = option(
+        0,
+        "Most steps that the model walks on its own before it is trained; 0 switches this off.",
+        ge=0,
+        level="expert",
+        pending=later.METHODS,
+    )
+    scheduled_sampling_strategy: Literal["uniform", "biased_early", "biased_late"] = option(
+        "uniform",
+        "Whether short or long walks are more frequent.",
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
+    )
+    scheduled_sampling_probability: float = option(
+        0.0, "Share of samples that get a walk.", ge=0, le=1, level="expert", when=_ROLLOUT, pending=later.METHODS
+    )
+    scheduled_sampling_prob_start: float = option(
+        0.0, "Share at the beginning of the ramp.", ge=0, le=1, level="expert", when=_ROLLOUT, pending=later.METHODS
+    )
+    scheduled_sampling_prob_end: float = option(
+        0.5, "Share at the end of the ramp.", ge=0, le=1, level="expert", when=_ROLLOUT, pending=later.METHODS
+    )
+    scheduled_sampling_ramp_steps: int = option(
+        0, "Updates that the ramp takes; 0 means no ramp.", ge=0, level="expert", when=_ROLLOUT, pending=later.METHODS
+    )
+    scheduled_sampling_start_step: int = option(
+        0, "Update at which the ramp begins.", ge=0, level="expert", when=_ROLLOUT, pending=later.METHODS
+    )
+    scheduled_sampling_ramp_shape: Literal["linear", "cosine"] = option(
+        "linear", "Shape of the ramp.", level="expert", when=_ROLLOUT, pending=later.METHODS
+    )
+    scheduled_sampling_sampler: Literal["unipc", "euler", "dpm", "rk4"] = option(
+        "unipc", "Solver that takes the steps of a walk.", level="expert", when=_ROLLOUT, pending=later.METHODS
+    )
+    scheduled_sampling_order: int = option(
+        2, "Order of that solver.", ge=1, le=9, level="expert", when=_ROLLOUT, pending=later.METHODS
+    )
+    scheduled_sampling_reflexflow: bool | None = option(
+        None,
+        "Also correct drift and weigh errors by frequency; left out, on for flow families that walk.",
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
+    )
+    scheduled_sampling_reflexflow_alpha: float = option(
+        1.0, "How strongly errors are weighed.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
+    )
+    scheduled_sampling_reflexflow_beta1: float = option(
+        10.0, "Weight of the correction of drift.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
+    )
+    scheduled_sampling_reflexflow_beta2: float = option(
+        1.0, "Weight of the re-weighed loss.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
+    )

@@ -1,0 +1,218 @@
+"""From gradients to updates: learning rate, schedule, optimizer, clipping, and the averaged weights."""
+
+from __future__ import annotations
+
+import ast
+import re
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
+
+from darkroom.options import later
+from darkroom.options.field import IMPORT_PATH, SET, Section, option, plugin_names
+
+OPTIMIZERS = (
+    "adamw_bf16",
+    "ao-adamw8bit",
+    "ao-adamw4bit",
+    "ao-adamfp8",
+    "ao-adamwfp8",
+    "adamw_schedulefree",
+    "adamw_schedulefree+aggressive",
+    "adamw_schedulefree+no_kahan",
+    "optimi-stableadamw",
+    "optimi-adamw",
+    "optimi-lion",
+    "optimi-radam",
+    "optimi-ranger",
+    "optimi-adan",
+    "optimi-adam",
+    "optimi-sgd",
+    "soap",
+    "prodigy",
+    "bnb-adagrad",
+    "bnb-adagrad8bit",
+    "bnb-adam",
+    "bnb-adam8bit",
+    "bnb-adamw",
+    "bnb-adamw8bit",
+    "bnb-adamw-paged",
+    "bnb-adamw8bit-paged",
+    "bnb-lion",
+    "bnb-lion8bit",
+    "bnb-lion-paged",
+    "bnb-lion8bit-paged",
+    "bnb-ademamix",
+    "bnb-ademamix8bit",
+    "bnb-ademamix-paged",
+    "bnb-ademamix8bit-paged",
+    "sdnq-adamw",
+    "sdnq-adamw+no_quant",
+    "sdnq-adafactor",
+    "sdnq-came",
+    "sdnq-lion",
+    "sdnq-muon",
+    "sdnq-muon+quantized_matmul",
+)
+_EMA = {"use_ema": True}
+_NOT_YET = {name: later.OPTIMIZERS for name in OPTIMIZERS if name.startswith(("ao-", "bnb-", "sdnq-", "soap"))}
+
+
+class OptimizerOptions(Section):
+    """Learning rate and its schedule, the optimizer, gradient clipping, and averaged weights (EMA)."""
+
+    page: ClassVar[str] = "optimizer"
+    title: ClassVar[str] = "Optimizer"
+
+    learning_rate: float | None = option(
+        None, "Size of the updates; left out, 1e-4 for an adapter, 1e-5 for full training, and 1 for Prodigy.", gt=0
+    )
+    lr_scheduler: Literal[
+        "linear", "sine", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
+    ] = option("constant_with_warmup", "How the learning rate changes during the run.")
+    lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from 0.", ge=0)
+    lr_num_cycles: int = option(
+        1,
+        "How often the cosine starts again.",
+        ge=1,
+        level="advanced",
+        when={"lr_scheduler": "cosine_with_restarts"},
+    )
+    lr_power: float = option(
+        0.8,
+        "Exponent of the polynomial decay; 1 is a straight line.",
+        gt=0,
+        level="advanced",
+        when={"lr_scheduler": "polynomial"},
+    )
+    lr_end: float = option(
+        0.0,
+        "Learning rate at the end of the decay; 0, as SimpleTuner's 4e-7 can exceed the rate itself.",
+        ge=0,
+        level="advanced",
+        when={"lr_scheduler": ("polynomial", "sine", "cosine")},
+    )
+    lr_scale: bool = option(
+        False, "Multiply the learning rate by batch size, accumulation steps and devices.", level="advanced"
+    )
+    lr_scale_sqrt: bool = option(
+        False, "Multiply by the square root of that product instead.", level="advanced", when={"lr_scale": True}
+    )
+    optimizer: str = option(
+        "adamw_bf16",
+        "The rule that turns gradients into updates.",
+        choices=(*OPTIMIZERS, *sorted(plugin_names("darkroom.optimizers") - {*OPTIMIZERS})),
+        pending_choices=_NOT_YET,
+        also=rf"torch-[a-z]+|muon|{IMPORT_PATH}",
+        also_words="torch-NAME for one of PyTorch's own, or package.module.Class for your own",
+    )
+    optimizer_config: dict[str, Any] | None = option(
+        None,
+        "Further settings of the optimizer as name=value,name=value, such as d_coef=0.1.",
+        json=True,
+        text=True,
+        also_words="name=value,name=value",
+        level="advanced",
+    )
+    optimizer_beta1: float | None = option(
+        None, "How slowly the optimizer forgets past gradients; give optimizer_beta2 too.", ge=0, lt=1, level="advanced"
+    )
+    optimizer_beta2: float | None = option(
+        None, "How slowly it forgets past squared gradients; give optimizer_beta1 too.", ge=0, lt=1, level="advanced"
+    )
+    adam_beta1: float = option(
+        0.9,
+        "The first beta of Adam-type optimizers, unless optimizer_beta1 says otherwise.",
+        ge=0,
+        lt=1,
+        level="expert",
+    )
+    adam_beta2: float = option(
+        0.999,
+        "The second beta of Adam-type optimizers, unless optimizer_beta2 says otherwise.",
+        ge=0,
+        lt=1,
+        level="expert",
+    )
+    adam_weight_decay: float = option(
+        0.01, "Pull of the weights towards zero in Adam-type optimizers.", ge=0, level="advanced"
+    )
+    adam_epsilon: float = option(1e-8, "Small number that keeps Adam's division stable.", gt=0, level="expert")
+    prodigy_steps: int | None = option(
+        None,
+        "Updates after which Prodigy stops adapting its step size.",
+        ge=0,
+        level="advanced",
+        when={"optimizer": "prodigy"},
+    )
+    max_grad_norm: float = option(
+        2.0, "Limit on gradients, applied as grad_clip_method says; 0 switches it off.", ge=0, level="advanced"
+    )
+    grad_clip_method: Literal["value", "norm"] = option(
+        "value",
+        "Limit each gradient entry by itself (value, as SimpleTuner does) or their common length (norm).",
+        level="advanced",
+        when={"max_grad_norm": SET},
+    )
+    optimizer_cpu_offload_method: Literal["none"] = option(
+        "none", "Where the optimizer's state is kept beside the device.", level="expert", pending=later.OPTIMIZERS
+    )
+    optimizer_offload_gradients: bool = option(
+        False, "Keep gradients in host memory.", level="expert", pending=later.OPTIMIZERS
+    )
+    optimizer_release_gradients: bool = option(
+        False, "Update and free each gradient as soon as it is known.", level="expert", pending=later.OPTIMIZERS
+    )
+    fuse_optimizer: bool = option(
+        False, "Use fused kernels for the offloaded optimizer.", level="expert", pending=later.OPTIMIZERS
+    )
+    use_ema: bool = option(False, "Keep a slowly moving average of the trained weights, which often looks better.")
+    ema_decay: float = option(
+        0.995, "How slowly the average moves; 0.999 suits runs of many thousand updates.", ge=0, le=0.9999, when=_EMA
+    )
+    ema_update_interval: int = option(1, "Updates between two steps of the average.", ge=1, level="advanced", when=_EMA)
+    ema_device: Literal["accelerator", "cpu"] = option(
+        "cpu", "Where the average is kept between its steps.", level="advanced", when=_EMA
+    )
+    ema_cpu_only: bool = option(
+        False, "Also compute the average on the CPU.", level="expert", when={"use_ema": True, "ema_device": "cpu"}
+    )
+    ema_foreach_disable: bool = option(
+        False,
+        "Update the average tensor by tensor, for devices that lack grouped operations.",
+        level="expert",
+        when=_EMA,
+    )
+    ema_validation: Literal["none", "ema_only", "comparison"] = option(
+        "comparison", "Validate with the trained weights, with their average, or with both side by side.", when=_EMA
+    )
+
+    @field_validator("optimizer_config", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        return parse_pairs(value) if isinstance(value, str | list) else value
+
+
+def parse_pairs(text: str | list[Any]) -> Any:
+    """`"d_coef=0.1,betas=(0.9,0.99)"` or a list of such words to a dictionary; JSON and `none` pass through."""
+    joined = ",".join(map(str, text)) if isinstance(text, list) else text.strip()
+    if joined[:1] == "{" or joined.lower() in ("none", "null"):
+        return joined
+    pairs = {}
+    for part in re.split(r",(?![^(\[]*[)\]])", joined):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or not name.isidentifier():
+            raise ValueError(f"'{part.strip()}' is not name=value")
+        pairs[name] = _literal(value)
+    return pairs
+
+
+def _literal(text: str) -> Any:
+    """A number, truth value, none or tuple as Python writes it, else the text itself."""
+    words = {"true": True, "false": False, "none": None}
+    if text.lower() in words:
+        return words[text.lower()]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text

@@ -1,0 +1,182 @@
+"""In which number formats weights are kept and computed."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal, get_args
+
+from darkroom.options import later
+from darkroom.options.field import SET, Section, option
+
+Quantised = Literal[
+    "no_change",
+    "int8-quanto",
+    "int4-quanto",
+    "int2-quanto",
+    "int8-torchao",
+    "nf4-bnb",
+    "int4-torchao",
+    "fp8-quanto",
+    "fp8uz-quanto",
+    "fp8-torchao",
+    "uint8-sdnq",
+    "uint16-sdnq",
+    "int16-sdnq",
+    "fp16-sdnq",
+    "int8-sdnq",
+    "int7-sdnq",
+    "int6-sdnq",
+    "int5-sdnq",
+    "uint5-sdnq",
+    "uint4-sdnq",
+    "uint3-sdnq",
+    "uint2-sdnq",
+]
+Attention = Literal[
+    "diffusers",
+    "xformers",
+    "flash-attn",
+    "flash-attn-2",
+    "flash-attn-3",
+    "flash-attn-3-varlen",
+    "flex",
+    "cudnn",
+    "native-efficient",
+    "native-flash",
+    "native-math",
+    "native-npu",
+    "native-xla",
+    "sla",
+    "sageattention",
+    "sageattention-int8-fp16-triton",
+    "sageattention-int8-fp16-cuda",
+    "sageattention-int8-fp8-cuda",
+]
+_NOT_YET = {name: later.PRECISION for name in get_args(Quantised) if name != "no_change"}
+
+
+class PrecisionOptions(Section):
+    """Number formats of weights, gradients and computation, and the attention kernel."""
+
+    page: ClassVar[str] = "precision"
+    title: ClassVar[str] = "Precision"
+
+    mixed_precision: Literal["no", "fp16", "bf16", "fp8"] = option(
+        "bf16",
+        "Number format of the computation; bf16 suits nearly everything, no means 32 bit.",
+        pending_choices={"fp8": later.PRECISION},
+    )
+    base_model_default_dtype: Literal["bf16", "fp32"] = option(
+        "bf16", "Number format in which frozen weights are kept when they are not quantised.", level="advanced"
+    )
+    base_model_precision: Quantised = option(
+        "no_change", "Keep the frozen base in fewer bits to save memory.", pending_choices=_NOT_YET
+    )
+    text_encoder_1_precision: Quantised = option(
+        "no_change", "The same for the first text encoder.", level="advanced", pending_choices=_NOT_YET
+    )
+    text_encoder_2_precision: Quantised = option(
+        "no_change", "The same for the second text encoder.", level="advanced", pending_choices=_NOT_YET
+    )
+    text_encoder_3_precision: Quantised = option(
+        "no_change", "The same for the third text encoder.", level="advanced", pending_choices=_NOT_YET
+    )
+    text_encoder_4_precision: Quantised = option(
+        "no_change", "The same for the fourth text encoder.", level="advanced", pending_choices=_NOT_YET
+    )
+    quantize_via: Literal["cpu", "accelerator", "pipeline"] = option(
+        "cpu",
+        "Where weights are quantised: on the CPU, on the accelerator, or by diffusers while loading.",
+        level="advanced",
+        pending=later.PRECISION,
+    )
+    quantization_config: dict[str, Any] | None = option(
+        None,
+        "Settings per component for quantising through diffusers.",
+        json=True,
+        level="expert",
+        when={"quantize_via": "pipeline"},
+        pending=later.PRECISION,
+    )
+    quantize_activations: bool = option(
+        False,
+        "Quantise activations as well as weights.",
+        level="expert",
+        when={"base_model_precision": tuple(_NOT_YET)},
+        pending=later.PRECISION,
+    )
+    gradient_precision: Literal["unmodified", "fp32"] = option(
+        "unmodified",
+        "Number format in which gradients are accumulated; fp32 helps with many accumulation steps.",
+        level="expert",
+    )
+    vae_dtype: Literal["default", "fp32", "fp16", "bf16"] = option(
+        "default", "Number format of the VAE; default takes what the family is known to need.", level="advanced"
+    )
+    disable_tf32: bool = option(
+        False,
+        "Compute 32-bit products in full precision instead of the faster TF32.",
+        level="expert",
+        pending=later.PRECISION,
+    )
+    attention_mechanism: Attention = option(
+        "diffusers",
+        "Which attention kernel computes; diffusers lets PyTorch choose.",
+        level="advanced",
+        pending_choices={name: later.ATTENTION for name in get_args(Attention) if name != "diffusers"},
+    )
+    sageattention_usage: Literal["training", "inference", "training+inference"] = option(
+        "inference",
+        "Whether SageAttention is used for validation, for training, or for both.",
+        level="expert",
+        when={"attention_mechanism": SET},
+        pending=later.ATTENTION,
+    )
+    sla_config: dict[str, Any] | None = option(
+        None,
+        "Settings of sparse-linear attention.",
+        json=True,
+        level="expert",
+        when={"attention_mechanism": "sla"},
+        pending=later.ATTENTION,
+    )
+    fuse_qkv_projections: bool = option(
+        False, "Compute query, key and value of a layer in one product.", level="expert", pending=later.ATTENTION
+    )
+    unet_attention_slice: bool = option(
+        False,
+        "Compute the attention of a UNet in slices, slower and with less memory.",
+        level="expert",
+        families=("sd1x", "sd2x", "sdxl", "kolors"),
+        pending=later.ATTENTION,
+    )
+    dynamo_backend: str = option(
+        "no", "Compiler backend for torch.compile, such as inductor.", level="advanced", pending=later.COMPILE
+    )
+    dynamo_mode: str | None = option(
+        None,
+        "How hard the compiler tries, such as max-autotune.",
+        level="expert",
+        when={"dynamo_backend": SET},
+        pending=later.COMPILE,
+    )
+    dynamo_fullgraph: bool = option(
+        False,
+        "Insist on one graph without breaks.",
+        level="expert",
+        when={"dynamo_backend": SET},
+        pending=later.COMPILE,
+    )
+    dynamo_dynamic: bool = option(
+        False,
+        "Compile for changing shapes, so that every bucket uses the same code.",
+        level="expert",
+        when={"dynamo_backend": SET},
+        pending=later.COMPILE,
+    )
+    dynamo_use_regional_compilation: bool = option(
+        False,
+        "Compile one block and use it for all, for a quicker start.",
+        level="expert",
+        when={"dynamo_backend": SET},
+        pending=later.COMPILE,
+    )

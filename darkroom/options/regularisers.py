@@ -1,0 +1,197 @@
+"""Additional losses on hidden states, and routing of tokens."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from darkroom.options import later
+from darkroom.options.field import SET, Section, option
+
+_CREPA = {"crepa_enabled": True}
+_ENCODER = {"crepa_enabled": True, "crepa_use_backbone_features": False}
+_LAYERSYNC = {"layersync_enabled": True}
+
+
+class RegulariserOptions(Section):
+    """Losses on hidden states beside the ordinary one (CREPA, LayerSync), and routing of tokens (TREAD)."""
+
+    page: ClassVar[str] = "regularisers"
+    title: ClassVar[str] = "Regularisers"
+
+    crepa_enabled: bool = option(
+        False,
+        "Align hidden states of video frames with image features of this and the neighbouring frames.",
+        level="advanced",
+        pending=later.REGULARISERS,
+    )
+    crepa_block_index: int | None = option(
+        None,
+        "Block whose hidden states are aligned; 8 to 10 is usual.",
+        ge=0,
+        level="advanced",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_lambda: float = option(
+        0.5, "Weight of the alignment.", ge=0, level="advanced", when=_CREPA, pending=later.REGULARISERS
+    )
+    crepa_lambda_end: float = option(
+        0.0,
+        "Weight at the end of the decay.",
+        ge=0,
+        level="expert",
+        when={"crepa_scheduler": ("linear", "cosine", "polynomial")},
+        pending=later.REGULARISERS,
+    )
+    crepa_scheduler: Literal["constant", "linear", "cosine", "polynomial"] = option(
+        "constant", "How the weight changes during the run.", level="expert", when=_CREPA, pending=later.REGULARISERS
+    )
+    crepa_warmup_steps: int = option(
+        0, "Updates over which the weight rises from 0.", ge=0, level="expert", when=_CREPA, pending=later.REGULARISERS
+    )
+    crepa_decay_steps: int = option(
+        0,
+        "Update at which the decay has ended; 0 takes the whole run.",
+        ge=0,
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_power: float = option(
+        1.0,
+        "Exponent of the polynomial decay.",
+        ge=0.1,
+        level="expert",
+        when={"crepa_scheduler": "polynomial"},
+        pending=later.REGULARISERS,
+    )
+    crepa_cutoff_step: int = option(
+        0,
+        "Switch the alignment off at this update; 0 never.",
+        ge=0,
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_similarity_threshold: float | None = option(
+        None,
+        "Switch the alignment off once the averaged similarity reaches this.",
+        ge=0,
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_similarity_ema_decay: float = option(
+        0.99,
+        "How slowly the averaged similarity moves.",
+        ge=0,
+        le=1,
+        level="expert",
+        when={"crepa_similarity_threshold": SET},
+        pending=later.REGULARISERS,
+    )
+    crepa_threshold_mode: Literal["permanent", "recoverable"] = option(
+        "permanent",
+        "After the threshold, stay off or come back when the similarity falls.",
+        level="expert",
+        when={"crepa_similarity_threshold": SET},
+        pending=later.REGULARISERS,
+    )
+    crepa_adjacent_distance: int = option(
+        1, "How many frames away a neighbour is.", ge=0, level="expert", when=_CREPA, pending=later.REGULARISERS
+    )
+    crepa_adjacent_tau: float = option(
+        1.0,
+        "How slowly a neighbour's weight falls with its distance.",
+        gt=0,
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_cumulative_neighbors: bool = option(
+        False,
+        "Use all neighbours up to that distance, not only those exactly there.",
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_normalize_neighbour_sum: bool = option(
+        False,
+        "Divide each frame's score by the weights of its neighbours, so that it stays between -1 and 1.",
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_normalize_by_frames: bool = option(
+        True,
+        "Divide by the number of frames, so that long videos weigh the same as short ones.",
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_spatial_align: bool = option(
+        True,
+        "Resize one grid of tokens to the other; false compares their averages.",
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_model: Literal["dinov2_vitg14", "dinov2_vitb14", "dinov2_vits14"] = option(
+        "dinov2_vitg14",
+        "Image encoder whose features are the goal; the smaller ones take less memory.",
+        level="advanced",
+        when=_ENCODER,
+        pending=later.REGULARISERS,
+    )
+    crepa_encoder_image_size: int = option(
+        518, "Picture size that the encoder sees.", ge=64, level="expert", when=_ENCODER, pending=later.REGULARISERS
+    )
+    crepa_encoder_frames_batch_size: int = option(
+        -1,
+        "Frames that the encoder sees at once; 0 or less means all.",
+        level="expert",
+        when=_ENCODER,
+        pending=later.REGULARISERS,
+    )
+    crepa_use_backbone_features: bool = option(
+        False,
+        "Take another block of the model itself as the goal, without an image encoder.",
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
+    )
+    crepa_teacher_block_index: int | None = option(
+        None,
+        "The block that is the goal; left out, the aligned block itself.",
+        ge=0,
+        level="expert",
+        when={"crepa_use_backbone_features": True},
+        pending=later.REGULARISERS,
+    )
+    layersync_enabled: bool = option(
+        False,
+        "Let an early block learn from a later one of the same model.",
+        level="advanced",
+        pending=later.REGULARISERS,
+    )
+    layersync_student_block: int | None = option(
+        None, "The block that learns.", ge=0, level="advanced", when=_LAYERSYNC, pending=later.REGULARISERS
+    )
+    layersync_teacher_block: int | None = option(
+        None,
+        "The block it learns from; choose a later one, as a block learns nothing from itself.",
+        ge=0,
+        level="advanced",
+        when=_LAYERSYNC,
+        pending=later.REGULARISERS,
+    )
+    layersync_lambda: float = option(
+        0.2, "Weight of this loss.", gt=0, level="advanced", when=_LAYERSYNC, pending=later.REGULARISERS
+    )
+    tread_config: dict[str, Any] | None = option(
+        None,
+        "Routes by which part of the image tokens skips some blocks, which saves time.",
+        json=True,
+        level="expert",
+        pending=later.METHODS,
+    )

@@ -1,0 +1,660 @@
+"""Read settings from every place they may stand in, and remember where each came from.
+
+    resolved = resolve(["config/mine/config.toml", "--seed", "7"], os.environ, Path.cwd())
+    resolved.config.seed           # 7
+    resolved.sources["seed"]       # "command line"
+
+Precedence: command line, config file, environment, what the family prefers, default. A `config.env` that lies beside
+the config file counts as environment, below the variables of the process itself.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
+from darkroom.core.registry import nearest
+from darkroom.options import compat
+from darkroom.options.config import Config, every_option, not_offered, option_names
+from darkroom.options.field import OptionInfo
+
+DEFAULT, FAMILY_DEFAULT, COMMAND_LINE = "default", "family default", "command line"
+_TRUE = frozenset({"true", "yes", "on", "1", "y", "t"})
+_FALSE = frozenset({"false", "no", "off", "0", "n", "f"})
+_FORMATS = ("json", "toml", "env")
+_PLACEHOLDER = re.compile(r"\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+FamilyDefaults = Callable[[str, str | None], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Note:
+    """A setting that was read and has no effect, or was read as something else, and why."""
+
+    option: str
+    value: Any
+    source: str
+    reason: str
+    ineffective: bool = True  # an error under `strict`
+
+    def __str__(self) -> str:
+        return f"{self.option} (from {self.source}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A finished configuration with the origin of every value."""
+
+    config: Config
+    sources: dict[str, str]  # option name to where its value came from
+    notes: list[Note]
+    path: Path | None = None  # the config file
+    exports: dict[str, str] = field(default_factory=dict)  # variables of config.env files that are not options
+
+    def explicit(self, name: str) -> bool:
+        """Whether the user gave this option a value."""
+        return self.sources[name] not in (DEFAULT, FAMILY_DEFAULT)
+
+
+def resolve(
+    argv: Sequence[str],
+    environ: Mapping[str, str],
+    cwd: Path,
+    family_defaults: FamilyDefaults | None = None,
+    *,
+    partial: bool = False,
+) -> Resolved:
+    """Read everything. Raises ConfigErrors with all that is wrong at once.
+
+    argv             the arguments after the command's name
+    family_defaults  (family, flavour) to option values that suit it better than the general defaults
+    partial          do not insist on the options that a run needs
+    """
+    return _Reader(environ, Path(cwd)).resolve(list(argv), family_defaults, partial)
+
+
+@dataclass(frozen=True)
+class _Given:
+    value: Any
+    source: str
+
+
+class _Reader:
+    """One call of `resolve`: gathers values, notes and errors layer by layer, later layers winning."""
+
+    def __init__(self, environ: Mapping[str, str], cwd: Path):
+        self.environ, self.cwd = dict(environ), cwd
+        self.errors: list[ConfigError] = []
+        self.notes: list[Note] = []
+        self.given: dict[str, _Given] = {}
+        self.exports: dict[str, str] = {}
+        self.unsupported: list[ConfigError] = []
+        self.unreadable = False  # the config could not be read, so nothing is known about what is missing
+
+    def resolve(self, argv: list[str], family_defaults: FamilyDefaults | None, partial: bool) -> Resolved:
+        line = parse_arguments(argv)
+        self.errors += line.errors
+        path = self._find(line)
+        self._read_companions(path)
+        self._read_environment()
+        if path is not None:
+            self._read_file(path)
+        self._place_all(line.pairs, COMMAND_LINE)
+        self._translate_values()
+        self._settle_unsupported()
+        self._add_family_defaults(family_defaults)
+        config = self._build(partial, path, line)
+        return self._finish(config, path)
+
+    # ---- layers ------------------------------------------------------------------------------------------------------
+
+    def _find(self, line: Arguments) -> Path | None:
+        try:
+            return find_config(line, self.environ, self.cwd)
+        except ConfigError as error:
+            self.errors.append(error)
+            self.unreadable = True
+            return None
+
+    def _read_companions(self, path: Path | None) -> None:
+        """`config.env` files that apply beside the config file, the more special ones later."""
+        folders = [self.cwd, self.cwd / "config", *([path.parent] if path else [])]
+        seen: set[Path] = set()
+        for folder in folders:
+            candidate = folder / "config.env"
+            if candidate.is_file() and candidate != path and candidate.resolve() not in seen:
+                seen.add(candidate.resolve())
+                self._read_env_file(candidate)
+
+    def _read_environment(self) -> None:
+        names = option_names()
+        for variable, value in sorted(self.environ.items()):
+            source = f"environment {variable}"
+            if variable in compat.PROCESS_NAMES:
+                self._place(compat.PROCESS_NAMES[variable], value, source)
+            elif variable.startswith("DARKROOM_"):
+                key = variable.removeprefix("DARKROOM_")
+                if key.lower() in names:
+                    self._place(key.lower(), value, source)
+                elif key not in compat.SETTINGS_FREE_VARIABLES:
+                    hint = nearest(key.lower(), names)
+                    meant = f"; did you mean {', '.join(f'DARKROOM_{n.upper()}' for n in hint)}?" if hint else ""
+                    self.notes.append(Note(variable, value, "environment", f"there is no such option{meant}"))
+
+    def _read_file(self, path: Path) -> None:
+        if path.suffix == ".env":
+            self._read_env_file(path)
+            return
+        try:
+            pairs, twice = read_json(path) if path.suffix == ".json" else read_toml(path)
+        except _MalformedError as wrong:
+            self._cannot_read(path, wrong)
+            return
+        for key in twice:
+            reason = "it stands twice in this file and the later value counts"
+            self.notes.append(Note(_plain(key), None, self._show(path), reason, ineffective=False))
+        self._place_all(pairs, self._show(path))
+
+    def _read_env_file(self, path: Path) -> None:
+        source = self._show(path)
+        try:
+            variables = parse_env_file(_text(path))
+        except _MalformedError as wrong:
+            self._cannot_read(path, wrong)
+            return
+        for name, value in variables.items():
+            self._place_variable(name, value, source)
+
+    def _cannot_read(self, path: Path, wrong: _MalformedError) -> None:
+        self.errors.append(ConfigError("CONFIG", self._show(path), "the config file", wrong.problem, wrong.change))
+        self.unreadable = True
+
+    def _place_variable(self, name: str, value: str, source: str) -> None:
+        """One line of a `config.env`."""
+        plain = name.removeprefix("DARKROOM_").lower()
+        if name in compat.ENV_FILE_NAMES:
+            self._place(compat.ENV_FILE_NAMES[name], value, source)
+        elif name in compat.ENV_FILE_SWITCHES:
+            key, on, off = compat.ENV_FILE_SWITCHES[name]
+            chosen = on if value.strip().lower() in _TRUE else off
+            if chosen is not None:
+                self._place(key, chosen, source)
+        elif name == "TRAINER_EXTRA_ARGS":
+            extra = parse_arguments(shlex.split(value), source)
+            self.errors += extra.errors
+            self._place_all(extra.pairs, source)
+        elif plain in option_names():
+            self._place(plain, value, source)
+        elif name in compat.LAUNCHER_VARIABLES:
+            self.notes.append(Note(name, value, source, "only SimpleTuner's start script reads it", ineffective=False))
+        else:
+            self.exports[name] = value
+            self.environ.setdefault(name, value)
+
+    # ---- keys --------------------------------------------------------------------------------------------------------
+
+    def _place_all(self, pairs: Iterable[tuple[str, Any]], source: str) -> None:
+        for key, value in pairs:
+            self._place(key, value, source)
+
+    def _place(self, key: str, value: Any, source: str) -> None:
+        """Put one value under its option's name, or say why it has none."""
+        name = _plain(key)
+        info = option_names().get(name)
+        if info is None:
+            self._place_stranger(name, value, source)
+            return
+        value = self._substitute(name, value, source)
+        if value is None or (isinstance(value, str) and value.strip() == "" and not info.empty):
+            return
+        self.given[info.name] = _Given(self._structured(info, value, source), source)
+
+    def _place_stranger(self, name: str, value: Any, source: str) -> None:
+        if name == "vae_cache_preprocess":
+            if str(value).strip().lower() in _FALSE:
+                self._place("vae_cache_ondemand", True, source)
+            return
+        if name in compat.DATASET_KEYS:
+            reason = "it belongs into the dataset file and is not read here"
+            self.notes.append(Note(name, value, source, reason))
+        elif name in compat.FORM_KEYS or name.startswith("__"):
+            self.notes.append(Note(name, value, source, "only a web form reads it", ineffective=False))
+        elif name in compat.MUSUBI_KEYS or name in compat.SIMPLETUNER_KEYS:
+            tool = "musubi-tuner" if name in compat.MUSUBI_KEYS else "SimpleTuner"
+            problem = f"This is an option of {tool} that Darkroom does not offer yet{_did_you_mean(name)}"
+            change = "Take it out, or set ignore_unsupported to true to go on without it."
+            self.unsupported.append(ConfigError(name, value, source, problem, change))
+        else:
+            problem = f"There is no option of this name{_did_you_mean(name)}"
+            change = "Correct the name or take it out; `darkroom options --search WORD` finds options."
+            self.errors.append(ConfigError(name, value, source, problem, change))
+
+    def _substitute(self, name: str, value: Any, source: str) -> Any:
+        """Replace `{env:NAME}` in texts, also inside objects and lists."""
+        if isinstance(value, dict):
+            return {key: self._substitute(name, item, source) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._substitute(name, item, source) for item in value]
+        if not isinstance(value, str):
+            return value
+
+        def filled(match: re.Match[str]) -> str:
+            if match[1] not in self.environ:
+                reason = f"the environment variable {match[1]} is not set, so its place stays empty"
+                self.notes.append(Note(name, value, source, reason))
+            return self.environ.get(match[1], "")
+
+        return _PLACEHOLDER.sub(filled, value)
+
+    def _structured(self, info: OptionInfo, value: Any, source: str) -> Any:
+        """The object behind a structured option that was given as the path of a JSON file."""
+        if not info.json or not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
+            return value
+        path = self.cwd / Path(value).expanduser()
+        if not path.is_file():
+            if info.text or value.strip().lower() in ("none", "null"):
+                return value
+            problem = f"This is neither JSON nor a file; {path} does not exist."
+            self.errors.append(ConfigError(info.name, value, source, problem, "Give JSON or the path of a JSON file."))
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8-sig"))
+        except (OSError, ValueError) as wrong:
+            problem = f"{path} is not valid JSON: {wrong}."
+            self.errors.append(ConfigError(info.name, value, source, problem, "Correct the file."))
+            return None
+
+    # ---- values ------------------------------------------------------------------------------------------------------
+
+    def _translate_values(self) -> None:
+        """Values that SimpleTuner reads as another."""
+        schedule = self.given.get("lr_scheduler")
+        if schedule is None:
+            return
+        warmup = self.given.get("lr_warmup_steps")
+        read_as = None
+        if schedule.value == "cosine_with_warmup":
+            read_as = "cosine"
+        elif schedule.value == "constant" and warmup is not None and str(warmup.value).strip() not in ("0", "0.0"):
+            read_as = "constant_with_warmup"
+        if read_as:
+            self.given["lr_scheduler"] = _Given(read_as, schedule.source)
+            reason = f"{schedule.value} is read as {read_as}"
+            self.notes.append(Note("lr_scheduler", schedule.value, schedule.source, reason, ineffective=False))
+
+    def _settle_unsupported(self) -> None:
+        asked = self.given.get("ignore_unsupported")
+        if asked is None or str(asked.value).strip().lower() not in _TRUE:
+            self.errors += self.unsupported
+            return
+        for error in self.unsupported:
+            self.notes.append(Note(error.option, error.got, error.source, "Darkroom does not offer it yet"))
+
+    def _add_family_defaults(self, family_defaults: FamilyDefaults | None) -> None:
+        family, flavour = self.given.get("model_family"), self.given.get("model_flavour")
+        if family_defaults is None or family is None:
+            return
+        name = str(family.value).replace("-", "_")
+        info = option_names()["model_family"]
+        if name not in info.choices or name in info.pending_choices:
+            return
+        try:
+            preferred = family_defaults(name, None if flavour is None else str(flavour.value))
+        except ConfigErrors as several:
+            self.errors += several.errors
+            return
+        except ConfigError as error:
+            self.errors.append(error)
+            return
+        for key, value in preferred.items():
+            self.given.setdefault(option_names()[key].name, _Given(value, FAMILY_DEFAULT))
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    def _build(self, partial: bool, path: Path | None, line: Arguments) -> Config | None:
+        """The Config, or None without a usable model_family; wrong values are reported and left out."""
+        values = {name: given.value for name, given in self.given.items() if given.value is not None}
+        for name, wrong in invalid_values(values).items():
+            given = self.given[name]
+            self.errors.append(wrong_value(option_names()[name], given.value, given.source, wrong))
+            del values[name]
+        if not self.unreadable:
+            self._miss_required(partial, path, line)
+        return Config.model_validate(values) if "model_family" in values else None
+
+    def _miss_required(self, partial: bool, path: Path | None, line: Arguments) -> None:
+        """Name the options that a run cannot start without and nobody set."""
+        for info in every_option():
+            needed = info.name == "model_family" or (info.required and not partial)
+            given = self.given.get(info.name)
+            if needed and (given is None or given.value is None):
+                where = "" if path or line.config or self.errors else " No config file was given or found either."
+                change = f"Write {info.name} into the config, or --{info.name} VALUE on the command line.{where}"
+                self.errors.append(missing_option(info.name, f"A run needs it: {_lower(info.help)}", change))
+
+    def _finish(self, config: Config | None, path: Path | None) -> Resolved:
+        if config is None:
+            raise ConfigErrors(self.errors)
+        sources = {i.name: DEFAULT for i in every_option()}
+        sources.update({name: given.source for name, given in self.given.items() if given.value is not None})
+        self.notes += ineffective(config, sources)
+        self.errors += not_offered(config, sources)
+        if config.strict:
+            self.errors += [_as_error(note) for note in self.notes if note.ineffective]
+        if self.errors:
+            raise ConfigErrors(self.errors)
+        return Resolved(config, sources, self.notes, path, self.exports)
+
+    def _show(self, path: Path) -> str:
+        return str(path.relative_to(self.cwd)) if path.is_relative_to(self.cwd) else str(path)
+
+
+def ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
+    """The options that were set to something other than their default and change nothing in this run."""
+    notes = []
+    for info in every_option():
+        source = sources.get(info.name, DEFAULT)
+        value = getattr(config, info.name)
+        if source in (DEFAULT, FAMILY_DEFAULT) or value == info.default or info.pending:
+            continue
+        reason = info.applies(config)
+        if reason:
+            notes.append(Note(info.name, info.safe(value), source, f"no effect: {reason}"))
+    return notes
+
+
+def invalid_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What pydantic finds wrong with the values that are there: option name to its first finding."""
+    stand_in = {"model_family": option_names()["model_family"].choices[0]}
+    found: dict[str, Any] = {}
+    try:
+        Config.model_validate({**stand_in, **values})
+    except ValidationError as invalid:
+        for wrong in invalid.errors(include_url=False):
+            found.setdefault(str(wrong["loc"][0]), wrong)
+    return found
+
+
+def wrong_value(info: OptionInfo, value: Any, source: str, wrong: Mapping[str, Any]) -> ConfigError:
+    """The message for a value that is not of the option's type, range or choices."""
+    detail = str(wrong.get("msg", "")).removeprefix("Value error, ")
+    if info.kind == "choice":
+        words = [str(c) for c in info.choices]
+        hint = nearest(str(value), words)
+        problem = "There is no such choice" + (f"; did you mean {' or '.join(hint)}?" if hint else ".")
+    elif wrong.get("type") == "value_error":
+        problem = f"{detail[:1].upper()}{detail[1:].rstrip('.')}."
+    else:
+        problem = f"This is not {info.accepts}."
+    fallback = "" if info.required else f", or leave it out for the default ({info.show(info.default)})"
+    return ConfigError(info.name, info.safe(value), source, problem, f"Write {info.accepts}{fallback}.")
+
+
+def _as_error(note: Note) -> ConfigError:
+    change = "Take it out, or run without strict to have it reported only."
+    return ConfigError(note.option, note.value, note.source, f"{note.reason[:1].upper()}{note.reason[1:]}.", change)
+
+
+def _plain(key: str) -> str:
+    """The option name in `--learning-rate`, `learning_rate` or `--learning_rate`."""
+    return key.strip().lstrip("-").replace("-", "_")
+
+
+def _did_you_mean(name: str) -> str:
+    hint = nearest(name, option_names())
+    return f"; did you mean {' or '.join(hint)}?" if hint else "."
+
+
+def _lower(sentence: str) -> str:
+    return sentence[:1].lower() + sentence[1:]
+
+
+# ---- the command line ------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Arguments:
+    """A command line taken apart."""
+
+    config: str | None = None  # the positional argument or --config_file
+    environment: str | None = None  # --env
+    pairs: list[tuple[str, Any]] = field(default_factory=list)
+    errors: list[ConfigError] = field(default_factory=list)
+
+
+def parse_arguments(argv: Sequence[str], source: str = COMMAND_LINE) -> Arguments:
+    """Take `[CONFIG] [--env NAME] [--flag] [--option VALUE] [--option=VALUE] [key=value]` apart."""
+    line = Arguments()
+    words = list(argv)
+    while words:
+        word = words.pop(0)
+        if word.startswith("--") and len(word) > 2:
+            _parse_option(line, word[2:], words, source)
+        elif re.match(r"^[A-Za-z_][\w-]*=", word):
+            key, _, value = word.partition("=")
+            _add_pair(line, key, value, source)
+        elif word == "-e" and words:
+            line.environment = words.pop(0)
+        elif word.startswith("-"):
+            problem = "This is not understood."
+            line.errors.append(ConfigError("argument", word, source, problem, "Write --OPTION VALUE."))
+        elif line.config is None:
+            line.config = word
+        else:
+            problem = f"A config was already given: {line.config}."
+            line.errors.append(ConfigError("CONFIG", word, source, problem, "Give one, and options as --OPTION VALUE."))
+    return line
+
+
+def _parse_option(line: Arguments, text: str, words: list[str], source: str) -> None:
+    """One `--option`, taking its value from `words` when it stands there."""
+    key, equals, value = text.partition("=")
+    if equals:
+        _add_pair(line, key, value, source)
+        return
+    info = option_names().get(_plain(key))
+    following = words[0] if words else None
+    if info is not None and info.kind == "bool":
+        if following is not None and following.lower() in _TRUE | _FALSE:
+            value = words.pop(0)
+        _add_pair(line, key, value or "true", source)
+        return
+    if following is None or following.startswith("--"):
+        if info is None and _plain(key) not in ("env", "config_file"):
+            _add_pair(line, key, "true", source)
+        else:
+            change = f"Write --{key} VALUE."
+            line.errors.append(missing_option(f"--{key}", "It needs a value and none follows.", change))
+        return
+    _add_pair(line, key, words.pop(0), source)
+
+
+def _add_pair(line: Arguments, key: str, value: str, source: str) -> None:
+    name = _plain(key)
+    if name in ("env", "environment"):
+        line.environment = value
+    elif name == "config_file":
+        if line.config is not None:
+            problem = f"A config was already given: {line.config}."
+            line.errors.append(ConfigError("config_file", value, source, problem, "Give only one of them."))
+        line.config = value
+    else:
+        line.pairs.append((key, value))
+
+
+# ---- finding the file ------------------------------------------------------------------------------------------------
+
+
+def find_config(line: Arguments, environ: Mapping[str, str], cwd: Path) -> Path | None:
+    """The config file that the command line or the environment asks for, or the usual one, or None.
+
+    Raises ConfigError naming every path that was tried when one was asked for and is not there.
+    """
+    wanted_format = _first(environ, "CONFIG_BACKEND", "CONFIG_TYPE")
+    formats = (wanted_format,) if wanted_format in _FORMATS else _FORMATS
+    if line.config is not None:
+        return _find_named(line.config, "command line", formats, cwd)
+    if line.environment is not None:
+        return _find_environment(line.environment, "command line", formats, cwd)
+    if wanted_format == "cmd":
+        return None
+    if environ.get("CONFIG_PATH"):
+        return _find_named(environ["CONFIG_PATH"], "environment CONFIG_PATH", formats, cwd)
+    for variable in ("DARKROOM_ENVIRONMENT", "DARKROOM_ENV", "SIMPLETUNER_ENVIRONMENT", "SIMPLETUNER_ENV"):
+        if environ.get(variable):
+            return _find_environment(environ[variable], f"environment {variable}", formats, cwd)
+    # ENV is a common name for other things, so it counts only when it names an environment that exists
+    folders = [cwd / "config" / environ["ENV"]] if environ.get("ENV") else []
+    return _existing([folder / f"config.{f}" for folder in [*folders, cwd, cwd / "config"] for f in formats])
+
+
+def _find_named(name: str, source: str, formats: Sequence[str], cwd: Path) -> Path:
+    """A file, a folder, a file without its ending, or the name of an environment."""
+    path = cwd / Path(name).expanduser()
+    if path.is_file():
+        if path.suffix.lstrip(".") in _FORMATS:
+            return path
+        problem = f"{path.name} is none of the kinds of config that can be read."
+        raise ConfigError("CONFIG", name, source, problem, "Give a .json, .toml or .env file.")
+    tried = [path / f"config.{f}" for f in formats] + [path.with_name(f"{path.name}.{f}") for f in formats]
+    tried += _environment_paths(name, formats, cwd)
+    return _require(name, source, [path, *tried])
+
+
+def _find_environment(name: str, source: str, formats: Sequence[str], cwd: Path) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9._/-]+", name):
+        raise ConfigError("env", name, source, "This is no name of an environment.", "Use letters, digits, . _ and -.")
+    return _require(name, source, _environment_paths(name, formats, cwd))
+
+
+def _environment_paths(name: str, formats: Sequence[str], cwd: Path) -> list[Path]:
+    folder = cwd / "config" / name.removesuffix(".json")
+    return [folder / f"config.{f}" for f in formats]
+
+
+def _require(name: str, source: str, tried: Sequence[Path]) -> Path:
+    found = _existing(tried)
+    if found is None:
+        listed = "".join(f"\n    {path}" for path in dict.fromkeys(tried))
+        problem = f"There is no such config. These were tried:{listed}"
+        raise ConfigError("CONFIG", name, source, problem, "Give a .json, .toml or .env file, or a folder in config/.")
+    return found
+
+
+def _existing(paths: Iterable[Path]) -> Path | None:
+    return next((path for path in paths if path.is_file()), None)
+
+
+def _first(environ: Mapping[str, str], *names: str) -> str | None:
+    for name in names:
+        for prefix in ("DARKROOM_", "SIMPLETUNER_", ""):
+            if environ.get(prefix + name):
+                return environ[prefix + name].strip().lower()
+    return None
+
+
+# ---- reading a file --------------------------------------------------------------------------------------------------
+
+
+class _MalformedError(Exception):
+    """A file that cannot be understood: what is wrong, and what to change."""
+
+    def __init__(self, problem: str, change: str):
+        self.problem, self.change = problem, change
+        super().__init__(problem)
+
+
+Pairs = list[tuple[str, Any]]
+
+
+def read_json(path: Path) -> tuple[Pairs, list[str]]:
+    """The pairs of a flat JSON object, in order, and the keys that stand in it twice."""
+    twice: list[str] = []
+
+    def collect(pairs: Pairs) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        twice.extend(key for key in dict.fromkeys(keys) if keys.count(key) > 1)
+        return dict(pairs)
+
+    try:
+        document = json.loads(_text(path), object_pairs_hook=collect)
+    except json.JSONDecodeError as wrong:
+        problem = f"Line {wrong.lineno}, column {wrong.colno}: {_lower(wrong.msg)}."
+        change = "Correct it; JSON has double quotes, no comments, and no comma after the last entry."
+        raise _MalformedError(problem, change) from None
+    if not isinstance(document, dict):
+        raise _MalformedError("The file does not hold an object.", 'Write { "option": value, ... }.')
+    return list(document.items()), twice
+
+
+def read_toml(path: Path) -> tuple[Pairs, list[str]]:
+    """The pairs of a TOML file with its sections flattened, and the keys that stand in several sections."""
+    try:
+        document = tomllib.loads(_text(path))
+    except tomllib.TOMLDecodeError as wrong:
+        match = re.search(r"\(at line (\d+), column (\d+)\)", str(wrong))
+        where = f"Line {match[1]}, column {match[2]}: " if match else ""
+        what = re.sub(r"\s*\(at .*\)$", "", str(wrong))
+        raise _MalformedError(
+            f"{where}{_lower(what) if where else what}.", "Correct it; in TOML texts are quoted and true is lower case."
+        ) from None
+    pairs = _flatten(document)
+    keys = [_plain(key) for key, _ in pairs]
+    return pairs, [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+
+
+def _flatten(table: Mapping[str, Any]) -> Pairs:
+    """Sections mean nothing: their entries count as if they stood at the top."""
+    pairs: Pairs = []
+    for key, value in table.items():
+        info = option_names().get(_plain(key))
+        if isinstance(value, dict) and not (info is not None and info.json):
+            pairs += _flatten(value)
+        else:
+            pairs.append((key, value))
+    return pairs
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as wrong:
+        raise _MalformedError(f"The file is not UTF-8 text (byte {wrong.start}).", "Save it as UTF-8.") from None
+    except OSError as wrong:
+        raise _MalformedError(f"The file cannot be read: {wrong.strerror}.", "Check its permissions.") from None
+
+
+def parse_env_file(text: str) -> dict[str, str]:
+    """`KEY=value` lines with comments, `export`, quotes, and `KEY+=value` to append. Later lines win."""
+    variables: dict[str, str] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        match = re.match(r"^(?:export\s+)?([A-Za-z_]\w*)\s*(\+?=)\s*(.*)$", line)
+        if match is None:
+            raise _MalformedError(f"Line {number}: this is not NAME=value.", "Write lines as NAME=value.")
+        name, sign, value = match[1], match[2], _unquoted(match[3])
+        variables[name] = f"{variables[name]} {value}" if sign == "+=" and variables.get(name) else value
+    return variables
+
+
+def _unquoted(text: str) -> str:
+    """The value without its quotes, or up to a comment when it has none."""
+    if text[:1] in ("'", '"'):
+        end = text.find(text[0], 1)
+        while end > 0 and text[0] == '"' and text[end - 1] == "\\":
+            end = text.find('"', end + 1)
+        if end > 0:
+            inner = text[1:end]
+            return re.sub(r'\\(["\\$`])', r"\1", inner) if text[0] == '"' else inner
+    return re.split(r"\s+#", text, maxsplit=1)[0].strip()

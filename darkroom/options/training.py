@@ -1,0 +1,126 @@
+"""How long a run is, how large its batches are, and how it starts."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from darkroom.options import later
+from darkroom.options.field import SET, Section, option
+
+_TEXT = {"train_text_encoder": True}
+
+
+class TrainingOptions(Section):
+    """Length of a run, batches, seeds, and training of the text encoder."""
+
+    page: ClassVar[str] = "training"
+    title: ClassVar[str] = "Training"
+
+    output_dir: str = option("output", "Folder for checkpoints, the result, validation pictures and the report.")
+    max_train_steps: int | None = option(
+        None, "Stop after this many updates; left out or 0, num_train_epochs decides.", ge=0
+    )
+    num_train_epochs: int | None = option(
+        None, "Passes over the data; left out or 0, max_train_steps decides, and without both it is one pass.", ge=0
+    )
+    ignore_final_epochs: bool = option(
+        False,
+        "Train until max_train_steps even when the counted epochs end earlier.",
+        level="expert",
+        when={"max_train_steps": SET},
+    )
+    train_batch_size: int = option(
+        1, "Samples per device and step; 1 (SimpleTuner: 4) fits most devices and small datasets.", ge=1
+    )
+    gradient_accumulation_steps: int = option(
+        1, "Steps whose gradients are summed before one update, for larger batches in the same memory.", ge=1
+    )
+    seed: int | None = option(
+        None, "Start of all random numbers; left out, one is drawn and written into the run's lock file.", ge=0
+    )
+    seed_for_each_device: bool = option(
+        True, "Give each device its own random numbers, derived from the seed.", level="expert"
+    )
+    num_processes: int = option(1, "Devices to train on at once.", ge=1, level="advanced", pending=later.DISTRIBUTED)
+    local_rank: int = option(
+        -1,
+        "Number of this process among its machine's; the launcher sets it.",
+        ge=-1,
+        level="expert",
+        pending=later.DISTRIBUTED,
+    )
+    torch_num_threads: int | None = option(
+        None, "Threads that PyTorch computes with on the CPU; left out, PyTorch chooses.", ge=1, level="expert"
+    )
+    refiner_training: bool = option(
+        False,
+        "Train one of two models that share the noise range: this one takes the less noisy part.",
+        level="expert",
+        pending=later.METHODS,
+    )
+    refiner_training_invert_schedule: bool = option(
+        False,
+        "Take the noisier part instead.",
+        level="expert",
+        when={"refiner_training": True},
+        pending=later.METHODS,
+    )
+    refiner_training_strength: float = option(
+        0.2,
+        "Where the noise range is divided, as a share of it.",
+        gt=0,
+        lt=1,
+        level="expert",
+        when={"refiner_training": True},
+        pending=later.METHODS,
+    )
+    train_text_encoder: bool = option(
+        False, "Train the CLIP text encoder too.", level="expert", pending=later.TEXT_ENCODERS
+    )
+    text_encoder_lr: float | None = option(
+        None, "Learning rate of the text encoder.", gt=0, level="expert", when=_TEXT, pending=later.TEXT_ENCODERS
+    )
+    text_encoder_limit: int = option(
+        100,
+        "Stop training the text encoder after this many steps, before it forgets.",
+        ge=0,
+        level="expert",
+        when=_TEXT,
+        pending=later.TEXT_ENCODERS,
+    )
+    save_text_encoder: bool = option(
+        False, "Save the trained text encoder.", level="expert", when=_TEXT, pending=later.TEXT_ENCODERS
+    )
+    freeze_encoder_strategy: Literal["before", "between", "after"] = option(
+        "after",
+        "Which layers of the text encoder stay as they are.",
+        level="expert",
+        when=_TEXT,
+        pending=later.TEXT_ENCODERS,
+    )
+    freeze_encoder_before: int = option(
+        12,
+        "Freeze text encoder layers before this one.",
+        ge=0,
+        level="expert",
+        when=_TEXT,
+        pending=later.TEXT_ENCODERS,
+    )
+    freeze_encoder_after: int = option(
+        17,
+        "Freeze text encoder layers after this one.",
+        ge=0,
+        level="expert",
+        when=_TEXT,
+        pending=later.TEXT_ENCODERS,
+    )
+    disable_benchmark: bool = option(
+        False, "Do not picture the untrained model before training starts.", level="advanced"
+    )
+    strict: bool = option(False, "Treat settings that have no effect in this run as errors.", level="advanced")
+    ignore_unsupported: bool = option(
+        False, "Only report settings of other trainers that Darkroom does not offer, and go on.", level="advanced"
+    )
+    i_know_what_i_am_doing: bool = option(
+        False, "Lift the refusals that protect against usually fruitless combinations.", level="expert"
+    )

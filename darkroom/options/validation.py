@@ -1,0 +1,246 @@
+"""Pictures made during training, and scores of them."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
+
+from darkroom.core.units import parse_resolutions
+from darkroom.options import later
+from darkroom.options.field import SET, Section, option
+
+_SKIP = {"validation_guidance_skip_layers": SET}
+_ADAPTER = {"validation_adapter_path": SET}
+_EXTERNAL = {"validation_method": "external-script"}
+_CLIP = {"evaluation_type": "clip"}
+
+
+class ValidationOptions(Section):
+    """Pictures made during training, with which prompts and settings, and scores of them."""
+
+    page: ClassVar[str] = "validation"
+    title: ClassVar[str] = "Validation"
+
+    validation_prompt: str | None = option(None, "Prompt of the validation pictures.")
+    validation_negative_prompt: str | None = option(
+        None, "What validation pictures should not show; left out, the family's own text or none.", empty=True
+    )
+    validation_prompt_library: bool = option(False, "Also picture the built-in collection of prompts.")
+    user_prompt_library: str | None = option(None, "JSON file of named prompts to picture.")
+    validation_step_interval: int = option(
+        100, "Validate every this many updates; 0 only by epochs and at the end.", aliases=("validation_steps",), ge=0
+    )
+    validation_epoch_interval: int | None = option(None, "Validate at the end of every n-th epoch.", ge=1)
+    validation_on_startup: bool = option(False, "Validate before the first update, also when resuming.")
+    validation_disable: bool = option(False, "Make no validation pictures.")
+    validation_disable_unconditional: bool = option(False, "Leave out the picture with an empty prompt.")
+    num_validation_images: int = option(1, "Pictures per prompt and size.", ge=1)
+    validation_resolution: str | None = option(
+        None, "Sizes of the pictures, such as 1024 or 768x512, comma-separated; left out, the training resolution."
+    )
+    validation_num_inference_steps: int | None = option(
+        None, "Denoising steps per picture; left out, what suits the flavour.", ge=1
+    )
+    validation_guidance: float | None = option(
+        None, "How strictly pictures follow their prompt; left out, what suits the flavour.", ge=0
+    )
+    validation_guidance_real: float | None = option(
+        None,
+        "True guidance with a negative prompt, for models whose guidance is distilled in; left out or 1, none.",
+        ge=0,
+        level="advanced",
+    )
+    validation_guidance_rescale: float = option(
+        0.0,
+        "Soften the contrast that strong guidance brings; 0.7 suits zero-terminal-SNR models.",
+        ge=0,
+        le=1,
+        level="advanced",
+    )
+    validation_no_cfg_until_timestep: int | None = option(
+        None,
+        "Make the first this many steps without true guidance.",
+        ge=0,
+        level="expert",
+        when={"validation_guidance_real": SET},
+    )
+    validation_noise_scheduler: Literal["ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++", "perflow"] | None = (
+        option(
+            None,
+            "Solver of the pictures; left out, the base model's own.",
+            level="advanced",
+            pending_choices={"perflow": later.DISTILLATION},
+        )
+    )
+    validation_seed: int | None = option(
+        None,
+        "Seed of the pictures, the same at every validation; left out, the run's seed.",
+        ge=0,
+        when={"validation_randomize": False},
+    )
+    validation_seed_source: Literal["cpu", "gpu"] = option(
+        "cpu", "Draw their noise on the CPU, which is the same on every machine, or on the device.", level="advanced"
+    )
+    validation_randomize: bool = option(False, "Use a new seed at every validation.", level="advanced")
+    validation_method: Literal["simpletuner-local", "external-script"] = option(
+        "simpletuner-local",
+        "Make the pictures in the run itself (simpletuner-local) or hand over to a program of yours.",
+        level="expert",
+        pending_choices={"external-script": later.VALIDATION},
+    )
+    validation_external_script: str | None = option(
+        None,
+        "The program to run, with placeholders such as {local_checkpoint_path}.",
+        level="expert",
+        when=_EXTERNAL,
+        pending=later.VALIDATION,
+    )
+    validation_external_background: bool = option(
+        False, "Do not wait for that program.", level="expert", when=_EXTERNAL, pending=later.VALIDATION
+    )
+    validation_using_datasets: bool = option(
+        False,
+        "Start from pictures of the datasets, for models that edit pictures.",
+        level="advanced",
+        pending=later.CONDITIONING,
+    )
+    validation_stitch_input_location: Literal["left", "right"] = option(
+        "left",
+        "Side on which the input picture is shown.",
+        level="expert",
+        when={"validation_using_datasets": True},
+        pending=later.CONDITIONING,
+    )
+    validation_torch_compile: bool = option(
+        False, "Compile the model for validation.", level="expert", pending=later.COMPILE
+    )
+    validation_num_video_frames: int | None = option(
+        None, "Frames of validation videos.", ge=1, level="advanced", pending=later.DATASETS
+    )
+    validation_audio_only: bool = option(
+        False, "Make only the sound of models that make video with sound.", level="expert", pending=later.DATASETS
+    )
+    validation_guidance_skip_layers: list[int] | None = option(
+        None,
+        "Transformer layers left out in a third pass that steers away from its result.",
+        json=True,
+        level="expert",
+        families=("sd3", "wan"),
+        pending=later.VALIDATION,
+    )
+    validation_guidance_skip_layers_start: float = option(
+        0.01,
+        "Share of the denoising after which that begins.",
+        ge=0,
+        le=1,
+        level="expert",
+        when=_SKIP,
+        pending=later.VALIDATION,
+    )
+    validation_guidance_skip_layers_stop: float = option(
+        0.2,
+        "Share of the denoising after which that ends.",
+        ge=0,
+        le=1,
+        level="expert",
+        when=_SKIP,
+        pending=later.VALIDATION,
+    )
+    validation_guidance_skip_scale: float = option(
+        2.8, "Strength of that steering.", ge=0, level="expert", when=_SKIP, pending=later.VALIDATION
+    )
+    validation_lycoris_strength: float = option(
+        1.0,
+        "Strength of a LyCORIS adapter in validation.",
+        ge=0,
+        level="advanced",
+        when={"lora_type": "lycoris"},
+        pending=later.ADAPTERS,
+    )
+    validation_adapter_path: str | None = option(
+        None, "Another adapter that is attached during validation only.", level="advanced", pending=later.VALIDATION
+    )
+    validation_adapter_name: str | None = option(
+        None, "Label of that adapter.", level="expert", when=_ADAPTER, pending=later.VALIDATION
+    )
+    validation_adapter_strength: float = option(
+        1.0, "Strength of that adapter.", gt=0, level="expert", when=_ADAPTER, pending=later.VALIDATION
+    )
+    validation_adapter_mode: Literal["adapter_only", "comparison", "none"] = option(
+        "adapter_only",
+        "Validate with that adapter, with and without it, or leave it aside.",
+        level="expert",
+        when=_ADAPTER,
+        pending=later.VALIDATION,
+    )
+    validation_adapter_config: list[Any] | dict[str, Any] | None = option(
+        None,
+        "Several adapters or combinations of them to validate with, one after another.",
+        json=True,
+        level="expert",
+        pending=later.VALIDATION,
+    )
+    validation_preview: bool = option(
+        False, "Show each picture while it is made.", level="expert", pending=later.VALIDATION
+    )
+    validation_preview_steps: int = option(
+        1,
+        "Denoising steps between two previews.",
+        ge=1,
+        level="expert",
+        when={"validation_preview": True},
+        pending=later.VALIDATION,
+    )
+    enable_watermark: bool = option(
+        False,
+        "Put an invisible watermark into SDXL pictures.",
+        level="expert",
+        families=("sdxl",),
+        pending=later.VALIDATION,
+    )
+    evaluation_type: Literal["none", "clip"] = option(
+        "none",
+        "Score validation pictures by how well CLIP finds their prompt in them.",
+        level="advanced",
+        pending=later.EVALUATION,
+    )
+    pretrained_evaluation_model_name_or_path: str = option(
+        "openai/clip-vit-large-patch14-336",
+        "The model that scores.",
+        level="expert",
+        when=_CLIP,
+        pending=later.EVALUATION,
+    )
+    eval_loss_disable: bool = option(
+        False, "Do not measure the loss on evaluation datasets.", level="advanced", pending=later.EVALUATION
+    )
+    eval_steps_interval: int | None = option(
+        None, "Evaluate every this many updates.", ge=1, level="advanced", pending=later.EVALUATION
+    )
+    eval_epoch_interval: float | None = option(
+        None,
+        "Evaluate every this many epochs; 0.5 is twice per epoch.",
+        gt=0,
+        level="advanced",
+        pending=later.EVALUATION,
+    )
+    eval_timesteps: int = option(
+        28, "Noise levels at which the loss is measured.", ge=1, level="expert", pending=later.EVALUATION
+    )
+    eval_dataset_id: str | None = option(
+        None, "Evaluate with this dataset only.", level="advanced", pending=later.EVALUATION
+    )
+    eval_dataset_pooling: bool = option(
+        False, "Report one loss over all evaluation datasets.", level="expert", pending=later.EVALUATION
+    )
+    num_eval_images: int = option(
+        4, "Pictures taken from each evaluation dataset.", ge=1, level="advanced", pending=later.EVALUATION
+    )
+
+    @field_validator("validation_resolution")
+    @classmethod
+    def _is_list_of_sizes(cls, value: str | None) -> str | None:
+        if value is not None:
+            parse_resolutions(value)
+        return value

@@ -1,0 +1,1 @@
+"""Give it away: what a file says about itself, cards and uploads."""

@@ -1,0 +1,50 @@
+"""Text metadata in the header of saved weights, by the modelspec convention (version 1.0.1)."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+_PLACEHOLDER = re.compile(r"\{(env:[A-Za-z_][A-Za-z0-9_]*|current_step|current_epoch|timestamp)\}")
+
+
+def writer(options: Any, flavour: str, trained_words: Iterable[str]) -> Callable[[Any], dict[str, str]]:
+    """A function from the run's counters to metadata; the comment is filled in anew at every save."""
+    architecture = f"{options.model_family}-{flavour}".lower().replace(" ", "-")
+    suffix = "/lora" if options.model_type == "lora" else ""
+    resolution = f"{options.resolution:g}x{options.resolution:g}"
+    fixed = {
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.architecture": architecture + suffix,
+        "modelspec.implementation": "diffusers",
+        "modelspec.title": str(options.tracker_run_name),
+        "modelspec.resolution": resolution,
+        "model_family": options.model_family,
+        "model_flavour": flavour,
+        "model_type": options.model_type,
+    }
+    if words := ", ".join(dict.fromkeys(trained_words)):
+        fixed["trained_words"] = words
+
+    def metadata(state: Any) -> dict[str, str]:
+        comment = comment_text(options.modelspec_comment, state)
+        return {**fixed, "global_step": str(state.step), **({"modelspec.comment": comment} if comment else {})}
+
+    return metadata
+
+
+def comment_text(comment: Any, state: Any) -> str:
+    """The comment with its placeholders filled; a list becomes lines."""
+    text = "\n".join(map(str, comment)) if isinstance(comment, (list, tuple)) else str(comment or "")
+
+    def fill(match: re.Match[str]) -> str:
+        name = match[1]
+        if name.startswith("env:"):
+            return os.environ.get(name[4:], "")
+        values = {"current_step": state.step, "current_epoch": state.epoch}
+        return str(values.get(name) or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+
+    return _PLACEHOLDER.sub(fill, text)

@@ -1,0 +1,1 @@
+"""Tell people: progress bars, an event log, trackers, a page that opens from disk."""

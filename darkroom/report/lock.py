@@ -1,0 +1,46 @@
+"""`run.lock.json`: what a run was made from, so that it can be made again or compared."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from darkroom.core.files import write_json
+
+PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, Darkroom and the packages that decide results."""
+    found = {"python": platform.python_version(), "darkroom": importlib.metadata.version("darkroom-trainer")}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def write(
+    path: Path,
+    options: Mapping[str, Any],
+    sources: Mapping[str, str],
+    datasets: str,
+    base: Mapping[str, str],
+    seeds: Mapping[str, Any],
+) -> None:
+    """Write resolved options with their sources, package versions, a hash of the data, the base's identity, seeds."""
+    resolved = {name: {"value": value, "from": sources.get(name, "default")} for name, value in options.items()}
+    write_json(
+        path,
+        {
+            "options": resolved,
+            "versions": versions(),
+            "dataset_manifest": datasets,
+            "base": dict(base),
+            "seeds": dict(seeds),
+        },
+    )

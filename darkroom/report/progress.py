@@ -1,0 +1,81 @@
+"""Progress on the terminal: bars with rates and time left where a person watches, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+from darkroom.core import events
+from darkroom.core.units import show_duration
+
+PLAIN_EVERY = 15.0
+
+
+class ProgressBars:
+    """Listens to progress and steps. Time left comes from a moving average of training time alone."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(file=sys.stderr, highlight=False)
+        self._bars: Bar | None = None
+        self._tasks: dict[str, Any] = {}
+        self._said = 0.0
+        self._pace: float | None = None
+
+    @property
+    def is_live(self) -> bool:
+        """Is a person's terminal at the other end?"""
+        return self.console.is_terminal
+
+    def on_progress(self, event: events.Progress) -> None:
+        """A phase moved on."""
+        if self.is_live:
+            self._move(event.phase, event.done, event.total, "")
+        elif event.done == event.total:
+            self.console.print(f"{event.phase}: {event.done} {event.unit}")
+
+    def on_step(self, event: events.Step) -> None:
+        """An optimizer step was taken."""
+        seconds = event.metrics["seconds"]
+        self._pace = seconds if self._pace is None else 0.9 * self._pace + 0.1 * seconds
+        loss = sum(event.terms.values())
+        note = f"loss {loss:.4f}  lr {event.metrics['learning_rate']:.2e}  {self._rate()}"
+        if self.is_live:
+            self._move("training", event.step, event.total, note)
+            if event.step == event.total:
+                self.close()
+        elif time.monotonic() - self._said > PLAIN_EVERY or event.step in (1, event.total):
+            self._said = time.monotonic()
+            left = show_duration((event.total - event.step) * self._pace)
+            self.console.print(f"step {event.step}/{event.total}  {note}  {left} left")
+
+    def _rate(self) -> str:
+        pace = self._pace or 0.0
+        return f"{pace:.2f} s/step" if pace >= 1 else f"{1 / max(pace, 1e-9):.1f} steps/s"
+
+    def _move(self, phase: str, done: int, total: int, note: str) -> None:
+        if self._bars is None:
+            columns = (
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+            )  # fmt: skip
+            self._bars = Bar(*columns, console=self.console)
+            self._bars.start()
+        if phase not in self._tasks:
+            self._tasks[phase] = self._bars.add_task(phase, total=total, note=note, completed=done)
+        self._bars.update(self._tasks[phase], completed=done, total=total, note=note)
+        if done >= total and phase != "training":
+            self._bars.remove_task(self._tasks.pop(phase))
+
+    def say(self, text: str) -> None:
+        """A plain line above the bars."""
+        self.console.print(text, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Take the bars away."""
+        if self._bars:
+            self._bars.stop()
+            self._bars, self._tasks = None, {}

@@ -1,0 +1,1 @@
+"""The loop: batches in, updates and events out."""

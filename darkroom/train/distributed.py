@@ -1,0 +1,30 @@
+"""accelerate underneath: one place that builds the Accelerator and names devices and precisions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+def start(options: Any) -> Any:
+    """The run's Accelerator. Threads are set first, since torch fixes them on first use."""
+    from accelerate import Accelerator
+
+    if options.torch_num_threads:
+        torch.set_num_threads(options.torch_num_threads)
+    return Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
+
+
+def base_dtype(options: Any) -> torch.dtype:
+    """Precision of frozen weights: float32 without mixed precision or by `base_model_default_dtype`."""
+    if options.base_model_default_dtype == "fp32":
+        return torch.float32
+    return DTYPES[options.mixed_precision]
+
+
+def trained_dtype(options: Any) -> torch.dtype:
+    """Precision of trained weights: float32, unless the optimizer wants bfloat16."""
+    return torch.bfloat16 if options.optimizer == "adamw_bf16" else torch.float32

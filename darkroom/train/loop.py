@@ -1,0 +1,99 @@
+"""Epochs and steps. Emits events; whoever saves, validates or reports listens."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import Any
+
+from darkroom.core.errors import Interrupted
+from darkroom.core.events import Bus, Step
+from darkroom.train.state import TrainState
+from darkroom.train.step import Stepper
+
+
+def groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Micro-batches in groups of `size`; the last group of an epoch may be smaller."""
+    group: list[Any] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+class StopRequest:
+    """SIGINT and SIGTERM ask for an end after the current step; a second one ends at once."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._old[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.name:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name
+
+
+class Loop:
+    """Runs a stepper over a loader until `total` steps are done.
+
+    `loader.epoch(n, start)` iterates the micro-batches of epoch n; `length(n)` says how many there are.
+    """
+
+    def __init__(
+        self, stepper: Stepper, loader: Any, length: Callable[[int], int], state: TrainState, total: int, bus: Bus
+    ):
+        self.stepper, self.loader, self.length = stepper, loader, length
+        self.state, self.total, self.bus = state, total, bus
+        self.accumulation = stepper.options.gradient_accumulation_steps
+        self._mark = time.monotonic()
+
+    def run(self, stop: StopRequest) -> None:
+        """Train. Raises Interrupted after a signal, with the last step finished and its event emitted."""
+        self._mark = time.monotonic()
+        while self.state.step < self.total:
+            for batches in groups(self.loader.epoch(self.state.epoch, start=self.state.position), self.accumulation):
+                ended = self._step(batches)
+                if stop.name:
+                    raise Interrupted(stop.name)
+                if ended or self.state.step >= self.total:
+                    break
+
+    def _step(self, batches: list[Any]) -> bool:
+        """One update; True if it was the last of its epoch."""
+        device = self.stepper.engine.device
+        epoch = self.state.epoch
+        report = self.stepper([batch.to(device) for batch in batches], self.state.step)
+        samples = report.samples * self.stepper.engine.num_processes
+        ended = self.state.advance(batches[-1].position + 1, self.length(epoch), samples)
+        now = time.monotonic()
+        rates = {"samples_per_second": samples / max(now - self._mark, 1e-9), "seconds": now - self._mark}
+        event = Step(
+            step=self.state.step,
+            terms=report.terms,
+            metrics=report.metrics | rates,
+            bands=report.bands,
+            total=self.total,
+            epoch=epoch,
+            epoch_ended=ended,
+        )
+        self.bus.emit(event)
+        # what listeners did (saving, rendering) is not the step's time
+        self._mark = time.monotonic()
+        return ended

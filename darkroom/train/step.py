@@ -1,0 +1,125 @@
+"""One optimizer step, from micro-batches to new weights. Start reading here."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from darkroom.core.errors import UserError
+from darkroom.objectives.base import Objective, Outcome
+from darkroom.optim.clip import clip
+from darkroom.optim.schedules import Scheduler
+from darkroom.train.ema import EMA
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a step did: loss terms, rates and norms, and (noise level, error) of each sample."""
+
+    terms: dict[str, float]
+    metrics: dict[str, float]
+    bands: list[tuple[float, float]]
+    samples: int
+
+
+@dataclasses.dataclass
+class Stepper:
+    """The parts of an update. `engine` is accelerate's Accelerator: precision, gradient scaling, several processes."""
+
+    engine: Any
+    model: Any
+    parameters: list[torch.nn.Parameter]
+    objective: Objective
+    optimizer: Any
+    scheduler: Scheduler
+    ema: EMA | None
+    options: Any
+    own_clip: bool = False
+
+    def __call__(self, batches: Sequence[Any], step: int) -> Report:
+        """Update the weights once from `batches`, whose gradients are averaged. `step` counts finished steps.
+
+        Raises UserError with the files at hand if the loss is not a number.
+        """
+        rate = self.scheduler.set(step)
+        outcomes = []
+        for number, batch in enumerate(batches, 1):
+            with self._synchronised(number == len(batches)):
+                with self.engine.autocast():
+                    outcome = self.objective(self.model, batch, step)
+                self.engine.backward(sum(outcome.terms.values()) / len(batches))
+            outcomes.append(outcome)
+
+        size = self._clip()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.ema:
+            self.ema.update(step + 1)
+        return self._report(outcomes, batches, rate, size)
+
+    def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients meet across processes once a step, after the last micro-batch."""
+        if last or self.engine.num_processes == 1:
+            return contextlib.nullcontext()
+        return self.engine.no_sync(self.model)
+
+    def _clip(self) -> torch.Tensor:
+        if self.engine.scaler is not None:
+            self.engine.unscale_gradients(self.optimizer)
+        limit = 0.0 if self.own_clip else self.options.max_grad_norm
+        return clip(self.parameters, self.options.grad_clip_method, limit)
+
+    def _report(self, outcomes: list[Outcome], batches: Sequence[Any], rate: float, size: torch.Tensor) -> Report:
+        # one transfer for all numbers of the step
+        names = list(outcomes[0].terms)
+        sums = [torch.stack([o.terms[name].detach() for o in outcomes]).mean() for name in names]
+        errors, levels = torch.cat([o.errors for o in outcomes]), torch.cat([o.levels for o in outcomes])
+        flat = torch.cat([torch.stack([*sums, size.to(sums[0])]), errors, levels]).tolist()
+        terms = dict(zip(names, flat, strict=False))
+        count = len(errors)
+        bands = list(zip(flat[-count:], flat[-2 * count : -count], strict=True))
+        if not all(map(math.isfinite, terms.values())):
+            raise UserError(self._not_a_number(terms, batches))
+        kind = "grad_norm" if self.options.grad_clip_method == "norm" else "grad_absmax"
+        metrics = {"learning_rate": rate, kind: flat[len(names)]}
+        if self.ema:
+            metrics["ema_decay"] = self.ema.decay
+        return Report(terms, metrics, bands, count)
+
+    def _not_a_number(self, terms: dict[str, float], batches: Sequence[Any]) -> str:
+        files = [path for batch in batches for path in batch.paths]
+        return (
+            f"The loss is not a number ({terms}); the weights after this step would be lost, so the run stops.\n"
+            f"  Pictures of this step: {', '.join(files[:8])}{' and more' if len(files) > 8 else ''}.\n"
+            "  The last checkpoint is intact. Lower learning_rate, lower max_grad_norm, or use a wider precision "
+            "(mixed_precision bf16 instead of fp16; vae_dtype fp32)."
+        )
+
+    @contextlib.contextmanager
+    def weights_for_use(self) -> Iterator[None]:
+        """Inside, weights are those to save and render with: schedule-free optimizers train on others."""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        if not self.is_schedule_free:
+            yield
+            return
+        trained = [p.detach().clone() for p in self.parameters]
+        inner.eval()
+        try:
+            yield
+        finally:
+            inner.train()
+            # there and back is not exact in floating point, and a resume must see the same bytes
+            with torch.no_grad():
+                for parameter, kept in zip(self.parameters, trained, strict=True):
+                    parameter.copy_(kept)
+
+    @property
+    def is_schedule_free(self) -> bool:
+        """Does the optimizer train on other weights than those it means?"""
+        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        return hasattr(inner, "train") and hasattr(inner, "eval")

@@ -1,0 +1,71 @@
+"""Which prompts are rendered: the empty one, a built-in library, the user's library, the user's prompt."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from darkroom.core.errors import ConfigError
+from darkroom.core.files import safe_name
+
+LIBRARY = Path(__file__).parent / "library.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+    """One picture to make: a short name for files, the text, and the adapter's strength for it."""
+
+    name: str
+    text: str
+    strength: float = 1.0
+
+
+def read_library(path: Path, option: str) -> list[Prompt]:
+    """A JSON object of short name to text, or to `{"prompt": ..., "adapter_strength": ...}`.
+
+    `caption` and `tags` are other names of `prompt`; blank names are skipped. Raises ConfigError naming the entry.
+    """
+    try:
+        entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+    except OSError as cause:
+        raise ConfigError(
+            option, str(path), "", f"The file cannot be read: {cause.strerror}.", "Check the path."
+        ) from cause
+    except ValueError as cause:
+        raise ConfigError(option, str(path), "", f"This is not JSON: {cause}.", "Correct the file.") from cause
+    if not isinstance(entries, dict):
+        raise ConfigError(option, str(path), "", "The file must hold one object.", 'Write {"name": "a prompt", ...}.')
+    return [_prompt(name, value, option, path) for name, value in entries.items() if name.strip()]
+
+
+def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
+    if isinstance(value, str):
+        return Prompt(safe_name(name), value)
+    if isinstance(value, dict):
+        text = value.get("prompt") or value.get("caption") or value.get("tags")
+        strength = value.get("adapter_strength", 1.0)
+        if isinstance(text, str) and isinstance(strength, (int, float)):
+            return Prompt(safe_name(name), text, float(strength))
+    raise ConfigError(
+        option,
+        str(path),
+        "",
+        f"The entry '{name}' is neither a text nor an object with a 'prompt'.",
+        'Write "name": "a prompt" or "name": {"prompt": "...", "adapter_strength": 0.8}.',
+    )
+
+
+def collect(options: Any) -> list[Prompt]:
+    """Every prompt of a validation, in order; later ones of the same name win."""
+    found: list[Prompt] = []
+    if not options.validation_disable_unconditional:
+        found.append(Prompt("unconditional", ""))
+    if options.validation_prompt_library:
+        found += read_library(LIBRARY, "validation_prompt_library")
+    if options.user_prompt_library:
+        found += read_library(Path(options.user_prompt_library), "user_prompt_library")
+    if options.validation_prompt:
+        found.append(Prompt("validation", options.validation_prompt))
+    return list({prompt.name: prompt for prompt in found}.values())

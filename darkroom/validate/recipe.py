@@ -1,0 +1,48 @@
+"""Everything needed to make a picture again, stored inside the picture."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+KEY = "darkroom"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one picture was made. `call` holds the stock pipeline's other arguments, `scheduler` changes to the base's."""
+
+    prompt: str
+    negative: str
+    width: int
+    height: int
+    steps: int
+    seed: int
+    seed_device: str
+    call: dict[str, Any]
+    scheduler: dict[str, Any]
+    strength: float = 1.0
+    step: int = 0
+    weights: str = "adapter"
+
+    def save(self, image: Any, path: Path) -> None:
+        """Write `image` as PNG with the recipe in its header."""
+        from PIL.PngImagePlugin import PngInfo
+
+        header = PngInfo()
+        header.add_text(KEY, json.dumps(dataclasses.asdict(self), sort_keys=True))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image.save(path, pnginfo=header)
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """The recipe inside a picture. Raises ValueError if it has none."""
+        from PIL import Image
+
+        with Image.open(path) as image:
+            text = image.info.get(KEY)
+        if text is None:
+            raise ValueError(f"{path} holds no recipe; it was not made by a validation of Darkroom")
+        return cls(**json.loads(text))

@@ -1,0 +1,85 @@
+"""Pictures side by side with labels, and the prompt below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+GAP = 5
+SEPARATOR = (211, 211, 211)
+SMALL = 160
+
+
+def stitch(panels: Sequence[tuple[str, Any]], prompt: str = "") -> Any:
+    """One PIL picture of labelled panels, left to right, centred on white; the prompt stands in a margin below.
+
+    Panels narrower than 160 pixels are shown larger, by a whole factor without smoothing, so that a person sees them.
+    """
+    from PIL import Image
+
+    shown = [(label, _enlarged(image)) for label, image in panels]
+    height = max(image.height for _, image in shown)
+    width = sum(image.width for _, image in shown) + GAP * (len(shown) - 1)
+    sheet = Image.new("RGB", (width, height), "white")
+    left = 0
+    for label, image in shown:
+        sheet.paste(image, (left, (height - image.height) // 2))
+        if label and len(shown) > 1:
+            _label(sheet, label, left)
+        left += image.width
+        if left < width:
+            sheet.paste(SEPARATOR, (left, 0, left + GAP, height))
+            left += GAP
+    return _with_caption(sheet, prompt) if prompt else sheet
+
+
+def grid(rows: Sequence[Sequence[Any]], row_labels: Sequence[str] = (), scale: int = 1) -> Any:
+    """Rows of equal-sized PIL pictures as one, each enlarged by a whole factor, with optional labels above the rows."""
+    from PIL import Image, ImageDraw
+
+    width, height = (rows[0][0].width * scale, rows[0][0].height * scale)
+    line = 22 if row_labels else 0
+    columns = max(len(row) for row in rows)
+    sheet = Image.new("RGB", (columns * (width + GAP) + GAP, len(rows) * (height + GAP + line) + GAP), "white")
+    pen = ImageDraw.Draw(sheet)
+    for r, row in enumerate(rows):
+        top = GAP + r * (height + GAP + line)
+        if row_labels:
+            pen.text((GAP, top + 3), row_labels[r], fill="black", font=_font(14))
+        for c, image in enumerate(row):
+            sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (GAP + c * (width + GAP), top + line))
+    return sheet
+
+
+def _enlarged(image: Any) -> Any:
+    from PIL import Image
+
+    factor = -(-SMALL // min(image.size)) if min(image.size) < SMALL else 1
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _label(sheet: Any, label: str, left: int) -> None:
+    from PIL import ImageDraw
+
+    ImageDraw.Draw(sheet).text((left + 8, 8), label, fill="white", font=_font(13), stroke_width=2, stroke_fill="black")
+
+
+def _with_caption(sheet: Any, prompt: str) -> Any:
+    import textwrap
+
+    from PIL import Image, ImageDraw
+
+    lines = textwrap.wrap(f"Prompt: {prompt}", max(20, sheet.width // 7))[:4]
+    tall = Image.new("RGB", (sheet.width, sheet.height + 18 * len(lines) + 10), "white")
+    tall.paste(sheet, (0, 0))
+    pen = ImageDraw.Draw(tall)
+    for i, line in enumerate(lines):
+        x = (tall.width - pen.textlength(line, font=_font(13))) / 2
+        pen.text((max(4, x), sheet.height + 5 + 18 * i), line, fill="black", font=_font(13))
+    return tall
+
+
+def _font(size: int) -> Any:
+    from PIL import ImageFont
+
+    return ImageFont.load_default(size)

@@ -1,0 +1,123 @@
+"""When to render, what beside what, and where the files go.
+
+validation_images/step_N_<name>_<index>_<WxH>.png   what people look at: base | current (| EMA), prompt below
+validation_images/originals/...                     each picture alone, with its recipe inside
+benchmarks/base_model/...                           the base model's pictures, made once
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from darkroom.core.events import Bus, Progress, Step, Validation
+from darkroom.train.step import Stepper
+from darkroom.validate.prompts import Prompt
+from darkroom.validate.recipe import Recipe
+from darkroom.validate.render import Picture, Renderer
+from darkroom.validate.sheet import stitch
+
+
+class Validator:
+    """Renders on schedule. `base` comes before anything is attached, `watch` when training is set up."""
+
+    def __init__(self, renderer: Renderer, prompts: list[Prompt], output: Path, bus: Bus):
+        self.renderer, self.prompts, self.output, self.bus = renderer, prompts, Path(output), bus
+        self.options = renderer.options
+        self.last = -1
+
+    def watch(self, model: Any, stepper: Stepper) -> None:
+        """Render these weights from now on."""
+        self.model, self.stepper = model, stepper
+
+    # -- when ------------------------------------------------------------------------------------------------------
+
+    def on_step(self, event: Step) -> None:
+        """Render if the step or the epoch it ended is due."""
+        o = self.options
+        by_step = o.validation_step_interval and event.step % o.validation_step_interval == 0
+        by_epoch = o.validation_epoch_interval and event.epoch_ended and event.epoch % o.validation_epoch_interval == 0
+        if by_step or by_epoch:
+            self.run(event.step)
+
+    def final(self, step: int) -> None:
+        """Render the result, unless that just happened."""
+        if self.last != step:
+            self.run(step)
+
+    # -- what ------------------------------------------------------------------------------------------------------
+
+    @property
+    def base_folder(self) -> Path:
+        """Where the base model's pictures are."""
+        return self.output / "benchmarks" / "base_model"
+
+    def base(self, model: Any) -> None:
+        """Make the base model's pictures from untouched weights, unless they are there for these very recipes."""
+        wanted = {self._base_name(p, i, r): (p, r) for p, i, r in self.renderer.recipes(self.prompts, 0, "base")}
+        stale = [name for name, (_, recipe) in wanted.items() if not self._is_current(name, recipe)]
+        if not stale:
+            return
+        prompts = list(dict.fromkeys(wanted[name][0] for name in stale))
+        for picture in self._pictures(model, prompts, 0, "base"):
+            picture.recipe.save(picture.image, self._base_path(picture))
+        self.renderer.parts.unload_vae()
+
+    def _is_current(self, name: str, recipe: Recipe) -> bool:
+        try:
+            return Recipe.read(self.base_folder / name) == recipe
+        except (OSError, ValueError, TypeError):
+            return False
+
+    def run(self, step: int) -> None:
+        """Render every prompt with the present weights (and the averaged ones), save, and tell the bus."""
+        self.last = step
+        mode = self.options.ema_validation if self.stepper.ema else "none"
+        runs: dict[str, list[Picture]] = {}
+        with self.stepper.weights_for_use():
+            if mode != "ema_only":
+                runs["checkpoint"] = list(self._pictures(self.model, self.prompts, step, "adapter"))
+            if mode != "none" and self.stepper.ema:
+                with self.stepper.ema.applied():
+                    runs["EMA"] = list(self._pictures(self.model, self.prompts, step, "ema"))
+        self.renderer.parts.unload_vae()
+        rows = [
+            self._save(step, dict(zip(runs, pictures, strict=True))) for pictures in zip(*runs.values(), strict=True)
+        ]
+        self.bus.emit(Validation(step=step, pictures=rows))
+
+    def _pictures(self, model: Any, prompts: list[Prompt], step: int, weights: str) -> Iterable[Picture]:
+        total = sum(1 for _ in self.renderer.recipes(prompts, step, weights))
+        for done, picture in enumerate(self.renderer.render(model, prompts, step, weights), 1):
+            self.bus.emit(Progress(step=step, phase="validation", done=done, total=total, unit="pictures"))
+            yield picture
+
+    # -- files -----------------------------------------------------------------------------------------------------
+
+    def _save(self, step: int, versions: dict[str, Picture]) -> dict[str, Any]:
+        first = next(iter(versions.values()))
+        name = f"step_{step}_{first.prompt.name}_{first.index}_{first.size}"
+        folder = self.output / "validation_images"
+        panels = [("base model", Image.open(path))] if (path := self._base_path(first)).exists() else []
+        for label, picture in versions.items():
+            suffix = "" if label == "checkpoint" else f"__{label.lower()}"
+            picture.recipe.save(picture.image, folder / "originals" / f"{name}{suffix}.png")
+            panels.append((label, picture.image))
+        stitch(panels, first.prompt.text).save(folder / f"{name}.png")
+        return {
+            "name": first.prompt.name,
+            "prompt": first.prompt.text,
+            "resolution": first.size,
+            "path": f"validation_images/{name}.png",
+            "original": f"validation_images/originals/{name}.png",
+        }
+
+    @staticmethod
+    def _base_name(prompt: Prompt, index: int, recipe: Recipe) -> str:
+        return f"{prompt.name}_{index}_{recipe.width}x{recipe.height}.png"
+
+    def _base_path(self, picture: Picture) -> Path:
+        return self.base_folder / self._base_name(picture.prompt, picture.index, picture.recipe)
