@@ -82,7 +82,8 @@ def bench_files(count: int) -> None:
         first, cold = timed("cold scan (headers and captions)", lambda: indexes.scan(dataset, sizing, cache, 0))
         second, warm = timed("warm scan (nothing changed)", lambda: indexes.scan(dataset, sizing, cache, 0))
         print(
-            f"{count} pictures: cold {cold / bare:.2f}, warm {warm / bare:.2f} times the bare loop; opened {first.opened} "
+            f"{count} pictures: cold {cold / bare:.2f}, warm {warm / bare:.2f} times the bare loop; opened "
+            f"{first.opened} "
             f"and {second.opened}; index {show_size(first.file.stat().st_size)}"
         )
 
@@ -110,7 +111,7 @@ def bench_rows(count: int) -> None:
         print(
             f"index {show_size(made.file.stat().st_size)}; memory so far {show_size(peak() - before)} above the start"
         )
-        del made
+        made = None
         loaded, _ = timed("load at a second start", lambda: indexes.scan(dataset, sizing, folder, 0))
         buckets, _ = timed("group into buckets", lambda: make_buckets(loaded, dataset, prune=True))
         order = Order([DatasetShape("bench", buckets.sizes, 4)], seed=0)

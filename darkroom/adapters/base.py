@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -72,8 +73,20 @@ class Adapter:
 
 
 def save_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors and text metadata atomically."""
+    """Write tensors and text metadata atomically. Equal contents give equal bytes."""
     from safetensors.torch import save_file
 
     with atomic(path) as temporary:
         save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, {"format": "pt", **metadata})
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """The library writes metadata in the random order of a hash table; put it in the order of its names."""
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        file.seek(8)
+        file.write(text.ljust(size))

@@ -1,6 +1,7 @@
 """Samples to buckets: pictures of one target size, which is what a batch can be made of.
 
-A bucket is known to people by its aspect (`1.75`) and to the code by its target size, so that two sizes whose rounded aspects
+A bucket is known to people by its aspect (`1.75`) and to the code by its target size, so that two sizes whose
+rounded aspects
 agree can never meet in one batch.
 """
 
@@ -95,15 +96,19 @@ def check_feasible(
     if not short:
         return
     lines = [
-        f"    bucket {b.key} ({b.target[0]}x{b.target[1]}): {len(b)} pictures, needs repeats {math.ceil(effective / len(b)) - 1} or more"
+        f"    bucket {b.key} ({b.target[0]}x{b.target[1]}): {len(b)} pictures, needs repeats "
+        f"{math.ceil(effective / len(b)) - 1} or more"
         for b in short
     ]
     most = max(math.ceil(effective / len(b)) - 1 for b in short)
     raise DataError(
-        f"Dataset '{dataset.id}' cannot fill an effective batch of {effective} in {len(short)} of {len(buckets.buckets)} buckets.\n"
-        f"  {buckets.count} pictures, repeats {dataset.repeats}; batch {dataset.train_batch_size} x {ranks} processes x "
+        f"Dataset '{dataset.id}' cannot fill an effective batch of {effective} in {len(short)} of "
+        f"{len(buckets.buckets)} buckets.\n"
+        f"  {buckets.count} pictures, repeats {dataset.repeats}; batch {dataset.train_batch_size} x {ranks} "
+        f"processes x "
         f"{accumulation} accumulation steps = {effective}.\n" + "\n".join(lines) + "\n"
-        f"  Change one of: train_batch_size to a smaller value; gradient_accumulation_steps to a smaller value; fewer processes; "
+        f"  Change one of: train_batch_size to a smaller value; gradient_accumulation_steps to a smaller "
+        f"value; fewer processes; "
         f"repeats of '{dataset.id}' to {most}; more pictures of these shapes; allow_dataset_oversubscription to true; "
         "crop with crop_aspect square, which makes one bucket of all."
     )

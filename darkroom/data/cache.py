@@ -1,10 +1,13 @@
 """Encoded samples on disk, each under the hash of what made it.
 
-Entries are dicts of named tensors, kept in safetensors shards of `write_batch` entries. A shard appears by renaming, so a run
-that is killed leaves whole shards and at most a temporary file, which the next start removes. Every shard carries a checksum per
+Entries are dicts of named tensors, kept in safetensors shards of `write_batch` entries. A shard appears by
+renaming, so a run
+that is killed leaves whole shards and at most a temporary file, which the next start removes. Every shard carries
+a checksum per
 entry; one that fails its checks is set aside (`.damaged`), reported, and its entries count as missing.
 
-Entries of a plain shard are tensors named `key/name`; those of a compressed one are uint8 tensors named `key` that hold the zlib
+Entries of a plain shard are tensors named `key/name`; those of a compressed one are uint8 tensors named `key` that
+hold the zlib
 stream of a small safetensors file. Both kinds are always readable. Listing keys needs no torch.
 """
 
@@ -40,7 +43,7 @@ Tensors = dict[str, "Tensor"]
 VERSION = 1
 KEY = 32  # hex digits of a key: 128 bits
 ENDING = ".shard.safetensors"
-HANDLES = 128  # shards kept open; each is one memory map
+HANDLES = 512  # shards kept open; each is a memory map and a parsed header, but no file handle
 SECONDS = 60.0  # what a kill can cost: a shard is written after this time even if it is not full
 CHECKED_AT_START = 1 << 30  # caches up to this many bytes are read through and checked when they are opened for filling
 
@@ -50,7 +53,7 @@ def cache_key(**what: Any) -> str:
     return files.digest({"cache_version": VERSION, **what})[:KEY]
 
 
-class DamagedEntry(DataError):
+class DamagedEntry(DataError):  # noqa: N818
     """A cache entry does not match its checksum. Its shard was set aside and will be made again at the next start."""
 
 
@@ -330,7 +333,7 @@ def checksum(tensors: Tensors) -> str:
         tensor = tensors[name]
         total = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), total)
         if tensor.numel():
-            total = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+            total = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
     return f"{total:08x}"
 
 
@@ -390,7 +393,8 @@ def fill(
 ) -> int:
     """Encode groups of (key, item) that the cache lacks and store them. Returns how many entries were made.
 
-    It may be stopped anywhere: the next call is handed what is still missing and goes on. Entries that were finished when
+    It may be stopped anywhere: the next call is handed what is still missing and goes on. Entries that were
+    finished when
     something fails are written before the error goes on, unless the disk is full.
     """
     made = 0

@@ -1,6 +1,7 @@
 """Captions: where they are read from, and how one raw caption becomes the variants that are encoded.
 
-A source is a function of (dataset, table, relative path) that returns the raw captions of one picture, or raises BadCaption.
+A source is a function of (dataset, table, relative path) that returns the raw captions of one picture, or raises
+BadCaption.
 The variants are made afterwards: tags shuffled, the instance prompt put in front, the text cache's filter applied.
 """
 
@@ -23,7 +24,7 @@ from darkroom.core.registry import Table, nearest
 from darkroom.options.dataset import CaptionShuffle, ImageDataset, ParquetTable
 
 
-class BadCaption(Exception):
+class BadCaption(Exception):  # noqa: N818
     """A picture without a usable caption; `reason` is a short, countable phrase."""
 
     def __init__(self, reason: str, detail: str = ""):

@@ -1,7 +1,9 @@
 """What is known about each picture of a dataset, in one Parquet file, so that a second start opens no picture.
 
-Two kinds of columns: facts read from files (size on disk, age, width, height, caption, content hash), which are refreshed for
-exactly the files that changed; and decisions computed from facts and settings (target, crop, bucket, why it is left out),
+Two kinds of columns: facts read from files (size on disk, age, width, height, caption, content hash), which are
+refreshed for
+exactly the files that changed; and decisions computed from facts and settings (target, crop, bucket, why it is
+left out),
 which are made again when a setting that affects them changes. In memory everything is a numpy or pyarrow column.
 """
 
@@ -79,7 +81,8 @@ CHUNK = 64
 SLOW = 0.5e-3
 """Seconds per file above which waiting, not computing, is what takes the time."""
 
-Item, Result = TypeVar("Item"), TypeVar("Result")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 Say = Callable[[int, int], None]
 """Called with (done, total)."""
@@ -165,7 +168,7 @@ class Index:
         """(path, reason) of each picture that is left out."""
         codes = self.dropped
         for row in np.flatnonzero(codes):
-            yield self.path(row), REASONS[codes[row]]
+            yield self.path(int(row)), REASONS[codes[row]]
 
     def fingerprint(self) -> str:
         """A hash of what is trained on: paths, contents, captions and crops of the usable rows."""
@@ -260,10 +263,8 @@ def scan(
     settings = _settings(dataset, sizing, seed)
     file = index_file(folder, dataset)
     old = _load(file, settings)
-    if old is not None and _is_trusted(dataset):
-        listing = _as_listing(old)
-    else:
-        listing = list_pictures(dataset.instance_data_dir)
+    trusted = old is not None and _is_trusted(dataset)
+    listing = _as_listing(old) if old is not None and trusted else list_pictures(dataset.instance_data_dir)
     left_out = choose_samples(listing, dataset.id, dataset.max_num_samples)
     index = _start(dataset, listing, file, settings)
     index.problems, index.left_out = listing.problems, left_out
@@ -634,7 +635,8 @@ def empty_report(dataset: ImageDataset, index: Index, removed: dict[str, int], e
         f"  Folder: {dataset.instance_data_dir.absolute()}\n"
         f"  Pictures found: {len(index)}; left out: {', '.join(found) or 'none'}.\n"
         f"  Asked for: batch {dataset.train_batch_size}, repeats {dataset.repeats}, effective batch {effective}, "
-        f"about {edge}x{edge} pixels ({dataset.resolution_type}), minimum size {least if least is not None else 'none'}, "
+        f"about {edge}x{edge} pixels ({dataset.resolution_type}), minimum size "
+        f"{least if least is not None else 'none'}, "
         f"captions by {cap.source_name(dataset)}.\n"
         "  " + _remedy(len(index), removed)
     )
@@ -645,7 +647,8 @@ def _remedy(count: int, removed: dict[str, int]) -> str:
         return "Put pictures (.jpg, .png, .webp, ...) into the folder or below it, or correct instance_data_dir."
     first = max(removed, key=lambda reason: removed[reason], default="")
     return {
-        "missing caption": "Write a .txt file with the same name beside each picture, or choose another caption_strategy.",
+        "missing caption": "Write a .txt file with the same name beside each picture, or choose another "
+        "caption_strategy.",
         "empty caption": "Write something into the caption files, or choose another caption_strategy.",
         "resolution_filter": "Lower minimum_image_size, or bring larger pictures.",
         "insufficient_for_batch": "Lower train_batch_size, raise repeats, or add pictures of the same shape.",

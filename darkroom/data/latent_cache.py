@@ -1,4 +1,4 @@
-"""Pictures to latents, once: (B, 3, H, W) in -1..1 to (B, C, h, w), kept under a hash of bytes, sizes, crop and encoder."""
+"""Pictures to latents, once: (B, 3, H, W) in -1..1 to (B, C, h, w), named by bytes, sizes, crop and encoder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ SAVE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Prepared:
-    """One picture on its way to the encoder. `pixels` is uint8 (H, W, 3), or None when the cache has the entry already."""
+    """One picture on its way to the encoder. `pixels` is uint8 (H, W, 3), or None when the cache has the entry."""
 
     row: int
     content: str
@@ -176,7 +176,8 @@ class LatentCache:
                 (self.index.root / path).unlink()
 
     def _encode(self, encode: EncodePixels, group: list[Prepared]) -> list[dict[str, Tensor]]:
-        """One call of the encoder. Raises DataError when it answers with another count or with numbers that are not finite."""
+        """One call of the encoder. Raises DataError when it answers with another count or with numbers that are
+        not finite."""
         import torch
 
         pixels = torch.stack([to_tensor(p.pixels) for p in group if p.pixels is not None])
@@ -186,7 +187,8 @@ class LatentCache:
         for prepared, one in zip(group, latents, strict=True):
             if not torch.isfinite(one).all():
                 raise DataError(
-                    f"Dataset '{self.index.dataset}': the latents of '{self.index.path(prepared.row)}' are not finite.\n"
+                    f"Dataset '{self.index.dataset}': the latents of '{self.index.path(prepared.row)}' are "
+                    f"not finite.\n"
                     "  The VAE overflows in its number format; set vae_dtype to bf16 or fp32."
                 )
         return [{"latents": one} for one in latents]

@@ -45,7 +45,8 @@ def stack_equal(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         parts = [condition[name] for condition in conditions]
         if any(part.shape != parts[0].shape for part in parts):
             raise DataError(
-                f"The text conditions '{name}' of one batch differ in shape: {sorted({tuple(p.shape) for p in parts})}.\n"
+                f"The text conditions '{name}' of one batch differ in shape: "
+                f"{sorted({tuple(p.shape) for p in parts})}.\n"
                 "  This family needs to say how they are padded; set train_batch_size to 1 meanwhile."
             )
         made[name] = torch.stack(parts)

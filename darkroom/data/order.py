@@ -1,8 +1,10 @@
 """Which samples make which batch: a pure function of the seed and the epoch.
 
-Within a dataset every bucket deals each of its samples (repeats + 1) times per epoch, shuffled anew for each pass; the last
+Within a dataset every bucket deals each of its samples (repeats + 1) times per epoch, shuffled anew for each pass;
+the last
 batch is filled with samples of the same bucket that were already dealt. Buckets take turns. Between datasets, each
-micro-batch draws one by weight, until all are exhausted. Nothing here remembers anything between calls, so a checkpoint needs
+micro-batch draws one by weight, until all are exhausted. Nothing here remembers anything between calls, so a
+checkpoint needs
 only an epoch (from 1) and a position, the number of the micro-batch inside it (from 0).
 """
 
@@ -142,7 +144,8 @@ class Order:
     ):
         if mode not in MODES:
             raise DataError(
-                f"data_backend_sampling = '{mode}'\n  There is no such way of mixing datasets.\n  Choose one of {', '.join(MODES)}."
+                f"data_backend_sampling = '{mode}'\n  There is no such way of mixing datasets.\n  Choose one "
+                f"of {', '.join(MODES)}."
             )
         self.datasets, self.seed, self.ranks, self.accumulation, self.mode = (
             list(datasets),
@@ -256,10 +259,14 @@ class Order:
         )
 
     def _mix(self, epoch: int, counts: np.ndarray) -> np.ndarray:
-        """(n,) int16: the dataset of each micro-batch. Weights hold until a dataset runs out, so whole stretches are drawn at once."""
+        """(n,) int16: the dataset of each micro-batch.
+
+        Weights hold until a dataset runs out, so whole stretches are drawn at once.
+        """
         if not counts.any():
             raise DataError(
-                f"No dataset can be drawn in epoch {epoch}.\n  Adjust start_epoch, end_epoch or probability of the datasets."
+                f"No dataset can be drawn in epoch {epoch}.\n  Adjust start_epoch, end_epoch or probability "
+                f"of the datasets."
             )
         names = np.argsort([d.id for d in self.datasets], kind="stable")
         left, position, turn = counts.copy(), 0, 0
@@ -279,7 +286,8 @@ class Order:
             position += len(part)
         if not drawn:
             raise DataError(
-                f"No dataset can be drawn at the start of epoch {epoch}.\n  Adjust the start and end settings of the datasets."
+                f"No dataset can be drawn at the start of epoch {epoch}.\n  Adjust the start and end settings "
+                f"of the datasets."
             )
         return np.concatenate(drawn).astype(np.int16)
 
@@ -316,7 +324,10 @@ class Order:
         else:
             turns = np.zeros(len(weights), np.int64)
         sums = np.cumsum(weights[:, names], axis=1)
-        chosen = names[np.minimum((draws[:, None] * sums[:, -1:] >= sums).sum(1), len(names) - 1)]
+        below = np.minimum(
+            draws[:, None] * sums[:, -1:], np.nextafter(sums[:, -1:], 0)
+        )  # rounding up must not pass all
+        chosen = names[np.minimum((below >= sums).sum(1), len(names) - 1)]
         cut = len(chosen)
         for i in np.flatnonzero(left):
             at = np.flatnonzero(chosen == i)
@@ -340,7 +351,8 @@ def _in_epoch(d: DatasetShape, epoch: int) -> bool:
 
 
 def _rotate(weights: np.ndarray, groups: np.ndarray, turn: int) -> tuple[np.ndarray, np.ndarray]:
-    """Slider groups in a fixed cycle from `turn`; groups without weight are skipped. Returns weights and the group of each row."""
+    """Slider groups in a fixed cycle from `turn`; groups without weight are skipped. Returns weights and the group
+    of each row."""
     alive = np.stack([weights[:, groups == g].sum(1) > 0 for g in range(_GROUPS)], 1)
     turns = np.zeros(len(weights), np.int64)
     for row, there in enumerate(alive):
@@ -350,5 +362,5 @@ def _rotate(weights: np.ndarray, groups: np.ndarray, turn: int) -> tuple[np.ndar
 
 
 def caption_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
-    """(count, 2) numbers in 0..1 for the slots of one micro-batch over all ranks: which variant, and whether it is dropped."""
+    """(count, 2) numbers in 0..1, a row per slot of a micro-batch over all ranks: variant, dropout."""
     return generator(seed, epoch, "captions", position).random((count, 2))

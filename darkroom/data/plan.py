@@ -147,8 +147,6 @@ class Plan:
             on_progress=self._say(f"scan {entry.id}"),
             on_warn=lambda text: self._warn(entry.id, text),
         )
-        if entry.delete_unwanted_images:
-            self._delete_unwanted(entry, index)
         made = PlannedDataset(
             entry, index, make_buckets(index, entry, prune=self.prune, oversubscribe=self.oversubscribe)
         )
@@ -281,7 +279,7 @@ class Plan:
         return self.order(ranks).lengths()
 
     def steps_and_epochs(self, ranks: int = 1) -> tuple[int, int]:
-        """(max_train_steps, num_train_epochs) with the one that is left open computed. Raises DataError when both are."""
+        """(max_train_steps, num_train_epochs), the open one computed. Raises DataError when both are open."""
         batches = self.lengths_for(ranks).batches_per_epoch
         return steps_and_epochs(
             batches,
@@ -361,10 +359,12 @@ class Plan:
         return total
 
     def fill_latents(self, encode: EncodePixels, identity: str) -> FillReport:
-        """Encode all pictures that are not cached. Those that cannot be decoded are left out, reported, and remembered."""
+        """Encode all pictures that are not cached. Undecodable ones are left out, reported, and remembered."""
         self.use(latent_identity=identity)
         total = FillReport()
         for d in self.datasets:
+            if d.entry.delete_unwanted_images:  # not while scanning: a mere plan, or another rank, must delete nothing
+                self._delete_unwanted(d.entry, d.index)
             report = self.latent_cache(d).fill(encode, d.entry, self._say("encode latents"))
             total += FillReport(
                 report.made, report.reused, {f"{d.id}: {p}": r for p, r in report.dropped.items()}, report.seconds

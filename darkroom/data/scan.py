@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
@@ -41,12 +41,13 @@ class Listing:
 
 
 def list_pictures(root: Path) -> Listing:
-    """Everything below `root`, hidden names apart. Links to folders are followed, except where they would lead in circles."""
+    """Everything below `root`, hidden names apart. Links to folders are followed, except where they would lead in
+    circles."""
     found: list[tuple[str, int, int]] = []
     texts: list[tuple[str, int, int]] = []
     listing = Listing(pa.array([], pa.string()), *_numbers([]), pa.array([], pa.string()), *_numbers([]))
     for path, entry in _walk(root, listing):
-        ending = os.path.splitext(path)[1].lower()
+        ending = PurePosixPath(path).suffix.lower()
         if ending not in EXTENSIONS and ending != ".txt":
             listing.others += 1
             continue
@@ -76,7 +77,8 @@ def _numbers(rows: list[tuple[str, int, int]]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Files below `root` with their relative path. A folder that is its own ancestor through a link is not entered again."""
+    """Files below `root` with their relative path. A folder that is its own ancestor through a link is not entered
+    again."""
     stat = root.stat()
     stack: list[tuple[str, str, frozenset[tuple[int, int]]]] = [
         (str(root), "", frozenset([(stat.st_dev, stat.st_ino)]))
@@ -116,7 +118,8 @@ def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:
 
 
 def choose_samples(listing: Listing, dataset: str, most: int | None) -> int:
-    """Keep at most `most` pictures, always the same ones for the same files and dataset id. Returns how many were left out."""
+    """Keep at most `most` pictures, always the same ones for the same files and dataset id. Returns how many were
+    left out."""
     if most is None or len(listing) <= most:
         return 0
     rows = list(range(len(listing)))  # the listing is sorted by path

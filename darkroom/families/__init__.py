@@ -12,22 +12,19 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.metadata
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from darkroom.core.errors import missing_option
 from darkroom.core.registry import nearest
+from darkroom.options.model import families_here
 
 if TYPE_CHECKING:
     from darkroom.families.base import Family
 
-SHARED = frozenset({"base", "facts", "components", "latents", "text", "tiny"})
-
 
 def names() -> list[str]:
     """Every family with a file here, and those that installed packages bring by entry point."""
-    here = [p.stem for p in Path(__file__).parent.glob("*.py") if p.stem not in SHARED and not p.stem.startswith("_")]
-    return sorted({*here, *(point.name for point in importlib.metadata.entry_points(group="darkroom.families"))})
+    return list(families_here())
 
 
 @functools.cache

@@ -91,6 +91,10 @@ class Family:
         """Options that change a text embedding; part of its cache key."""
         return {"tokenizer_max_length": options.tokenizer_max_length}
 
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        """How many numbers one caption's cache entry holds, from the encoders' configs by component."""
+        raise TypeError(f"{type(self).__name__} must define text_numbers")
+
     # -- the step --------------------------------------------------------------------------------------------------
 
     def conditions(self, batch: Any, options: Any, generator: Generator) -> Cond:

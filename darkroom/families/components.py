@@ -7,43 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import hashlib
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from darkroom.core.errors import ModelError, missing_option
-from darkroom.core.files import digest, disk_full_says
+from darkroom.core.errors import ModelError
+from darkroom.core.files import disk_full_says
 from darkroom.core.log import logger
-from darkroom.families import tiny
-from darkroom.families.base import EMBEDDED, TINY, Family
+from darkroom.families.base import Family
+from darkroom.families.repository import SINGLE_FILE, Repository
 
 log = logger(__name__)
-
-ASSETS = Path(__file__).parent.parent / "assets"
-WHOLE_FILE = 64 * 2**20
-SINGLE_FILE = (".safetensors", ".gguf")
-
-
-def cache_home() -> Path:
-    """Where Darkroom keeps what it can make again: `$DARKROOM_HOME`, else the user's cache folder."""
-    if home := os.environ.get("DARKROOM_HOME"):
-        return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "darkroom"
-
-
-def locate(repository: str, family: Family) -> str:
-    """A repository as diffusers takes it: tiny and embedded models become local folders, the rest stays."""
-    if repository.startswith(TINY):
-        return str(tiny.folder(family, cache_home() / "tiny"))
-    if repository.startswith(EMBEDDED):
-        return str(ASSETS / repository.removeprefix(EMBEDDED))
-    return os.path.expanduser(repository)
-
 
 @contextlib.contextmanager
 def explained(what: str, source: str, remedy: str) -> Iterator[None]:
@@ -55,43 +32,22 @@ def explained(what: str, source: str, remedy: str) -> Iterator[None]:
         raise ModelError(f"{what} could not be loaded from '{source}'.\n  {first}\n  {remedy}") from cause
 
 
-class Parts:
+class Parts(Repository):
     """The parts of one base model, each loaded when asked for.
 
     Raises ModelError, naming the part, the place and the remedy, when something is not there or does not fit.
     """
 
     def __init__(self, family: Family, options: Any, device: torch.device, dtype: torch.dtype):
-        self.family, self.options, self.device, self.dtype = family, options, device, dtype
-        try:
-            self.flavour = family.flavour(options.model_flavour)
-        except KeyError:
-            names = ", ".join(family.flavour_names())
-            raise missing_option(
-                "model_flavour", f"{family.title} has no flavour '{options.model_flavour}'.", f"Choose one of: {names}."
-            ) from None
-        self.base = locate(options.pretrained_model_name_or_path or self.flavour.repository, family)
-        self.default_base = locate(self.flavour.repository, family)
+        super().__init__(family, options, device, dtype)
         self._text: Any = None
         self._vae: Any = None
         quiet()
 
-    # -- where things are ------------------------------------------------------------------------------------------
-
-    @property
-    def is_single_file(self) -> bool:
-        """Is the base one checkpoint file rather than a folder or a hub id?"""
-        return Path(self.base).suffix in SINGLE_FILE
-
-    @property
-    def _hub(self) -> dict[str, Any]:
-        names = {"revision": self.options.revision, "variant": self.options.variant}
-        return {name: value for name, value in names.items() if value and not Path(self.base).exists()}
-
     @property
     def _folder_arguments(self) -> dict[str, Any]:
         variant = {"variant": self.options.variant} if self.options.variant else {}
-        return {**variant, **self._hub}
+        return {**variant, **self.hub}
 
     @property
     def _remedy(self) -> str:
@@ -113,16 +69,13 @@ class Parts:
         """The stock pipeline with its text encoders and tokenizers only, on the device."""
         if self._text is None:
             absent = {"vae": None, self.family.denoiser_part: None}
-            dtype = self.dtype if self.device.type != "cpu" else torch.float32
+            dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
                 extra = self._separate_t5(dtype)
                 self._text = self._pipeline(absent | extra, dtype)
             for part in self._text.components.values():
                 if isinstance(part, torch.nn.Module):
                     part.requires_grad_(False).eval().to(self.device)
-            if "tokenizer_max_length" in vars(self._text) and self._text.tokenizer is not None:
-                # pipelines fix CLIP's length when built; a tokenizer that says less means it
-                self._text.tokenizer_max_length = self._text.tokenizer.model_max_length
         return self._text
 
     def _separate_t5(self, dtype: torch.dtype) -> dict[str, Any]:
@@ -147,7 +100,7 @@ class Parts:
     def vae(self) -> Any:
         """The VAE, frozen, on the device, tiled or sliced if asked."""
         if self._vae is None:
-            dtype = self._vae_dtype()
+            dtype = self.vae_dtype
             source = self.options.pretrained_vae_model_name_or_path
             with explained("The VAE", source or self.base, self._remedy):
                 self._vae = self._load_vae(source, dtype)
@@ -170,12 +123,6 @@ class Parts:
             return cls.from_pretrained(source, subfolder="vae", dtype=dtype)
         return cls.from_pretrained(source, dtype=dtype)
 
-    def _vae_dtype(self) -> torch.dtype:
-        named = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-        if self.device.type == "cpu":
-            return named.get(self.options.vae_dtype, torch.float32)
-        return named.get(self.options.vae_dtype, torch.bfloat16)
-
     def unload_vae(self) -> None:
         """Let the VAE go, unless `keep_vae_loaded`."""
         if not self.options.keep_vae_loaded:
@@ -185,16 +132,10 @@ class Parts:
     def denoiser(self, dtype: torch.dtype | None = None) -> Any:
         """The denoiser, on the device, in the base's precision unless told otherwise."""
         dtype = dtype or self.dtype
-        source, subfolder = self._denoiser_source()
+        source, subfolder = self.denoiser_source
         with explained("The denoiser", source, self._remedy):
             model = self._load_denoiser(source, subfolder, dtype)
         return model.to(self.device)
-
-    def _denoiser_source(self) -> tuple[str, str]:
-        options, part = self.options, self.family.denoiser_part
-        separate = getattr(options, f"pretrained_{part}_model_name_or_path", None)
-        subfolder = getattr(options, f"pretrained_{part}_subfolder", None) or part
-        return (os.path.expanduser(separate) if separate else self.base), subfolder
 
     def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype) -> Any:
         cls = self._class(self.family.denoiser)
@@ -210,7 +151,7 @@ class Parts:
         base = self.default_base if self.is_single_file else self.base
         cls = self._class(self.family.tiny.scheduler.cls)
         with explained("The scheduler's settings", base, self._remedy):
-            config = cls.load_config(base, subfolder="scheduler", **({} if self.is_single_file else self._hub))
+            config = cls.load_config(base, subfolder="scheduler", **({} if self.is_single_file else self.hub))
             # the class that the model names, not the family's usual one
             return self._class(config.get("_class_name", cls.__name__)).from_config(config)
 
@@ -234,58 +175,10 @@ class Parts:
             pipe = self._pipeline({self.family.denoiser_part: denoiser}, self.dtype)
             pipe.save_pretrained(folder)
 
-    # -- identity --------------------------------------------------------------------------------------------------
-
-    def text_identity(self) -> str:
-        """What made a text embedding: weights, precision and the options that change it."""
-        names = [*self.family.tiny.encoders, *self.family.tiny.tokenizers]
-        weights = [self._identity(name, self.base) for name in names]
-        if self.options.pretrained_t5_model_name_or_path:
-            weights.append(self._identity("", self.options.pretrained_t5_model_name_or_path))
-        return digest([self.family.name, weights, str(self.dtype), self.family.text_identity(self.options)])
-
-    def vae_identity(self) -> str:
-        """What made a latent: weights, precision, normalisation, tiling."""
-        source = self.options.pretrained_vae_model_name_or_path
-        weights = self._identity("" if source else "vae", source or self.base)
-        facts = [self.family.latents.normaliser, str(self._vae_dtype()), self.options.vae_enable_tiling]
-        return digest([weights, facts])
-
-    def base_identity(self) -> dict[str, str]:
-        """What the lock file says of the base weights."""
-        source, subfolder = self._denoiser_source()
-        return {"source": source, "denoiser": self._identity(subfolder, source)}
-
-    def _identity(self, subfolder: str, source: str) -> str:
-        path = Path(source)
-        if path.is_file():
-            return fingerprint(path)
-        if path.is_dir():
-            folder = path / subfolder if (path / subfolder).is_dir() else path
-            files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-            return digest([[p.name, fingerprint(p)] for p in files])
-        return f"{source}@{self.options.revision or 'main'}/{subfolder}"
-
     def _release(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def fingerprint(path: Path) -> str:
-    """A hash of a weights file: all of it up to 64 MiB, else its size and 64 samples of 64 KiB spread over it.
-
-    Sampling keeps start-up quick on files of many GB; two different trainings differ in every sample.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        if size <= WHOLE_FILE:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-        parts = hashlib.sha256(str(size).encode())
-        for i in range(64):
-            file.seek(i * (size - 65536) // 63)
-            parts.update(file.read(65536))
-        return parts.hexdigest()
 
 
 def scheduler_config(parts: Parts) -> dict[str, Any]:

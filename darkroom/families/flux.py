@@ -7,6 +7,7 @@ Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first in
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import EMBEDDED, Family, config_of
@@ -129,6 +130,10 @@ class Flux(Family):
 
     def text_identity(self, options: Any) -> dict[str, Any]:
         return {**super().text_identity(options), "t5_padding": options.t5_padding}
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        text = options.tokenizer_max_length * configs["text_encoder_2"]["d_model"]
+        return text + configs["text_encoder"]["hidden_size"]
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D) from T5, pooled (B, P) from CLIP."""

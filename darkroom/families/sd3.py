@@ -6,6 +6,7 @@ Shapes: latents (B, 16, H, W); text (B, 77 + L, D): CLIP rows first, padded to t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
@@ -69,6 +70,11 @@ class SD3(Family):
     def text_identity(self, options: Any) -> dict[str, Any]:
         names = ("t5_padding", "sd3_clip_uncond_behaviour", "sd3_t5_uncond_behaviour")
         return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        rows = CLIP_TOKENS + options.tokenizer_max_length
+        pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
+        return rows * configs["text_encoder_3"]["d_model"] + pooled
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, 77 + L, D), pooled (B, P)."""

@@ -6,6 +6,7 @@ height and width, crop top and left, target height and width, all in pixels.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
@@ -66,6 +67,10 @@ class SDXL(Family):
         ),
         oracle={"block_out_channels": (64, 128), "norm_num_groups": 8},
     )
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        widths = [configs[name]["hidden_size"] for name in ("text_encoder", "text_encoder_2")]
+        return 77 * sum(widths) + configs["text_encoder_2"]["projection_dim"]
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, 77, D) of both encoders side by side, pooled (B, P) of the second."""

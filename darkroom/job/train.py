@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -88,6 +89,7 @@ class Run:
     bus: Bus
     bars: ProgressBars
     seed: int
+    step: int = 0
 
     @property
     def config(self) -> Any:
@@ -150,12 +152,14 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
 def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None] | None) -> Iterator[Run]:
     """Log, event log, progress and trackers, open for the run and closed whatever happens."""
     config = resolved.config
+    os.environ.update(resolved.exports)
     output = Path(config.output_dir)
     handler = logs.to_file(output / "debug.log")
     bus, bars = Bus(), ProgressBars()
     run = Run(resolved, family, output, bus, bars, DEFAULT_SEED if config.seed is None else config.seed)
     events = EventLog(output / "events.jsonl", Clock())
     trackers = Trackers(config, output, {name: getattr(config, name) for name in type(config).model_fields})
+    bus.on(Step, lambda event: setattr(run, "step", event.step))
     bus.on(Event, events)
     bus.on(Progress, bars.on_progress)
     bus.on(Step, bars.on_step)
@@ -178,7 +182,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
     finally:
         bars.close()
         with contextlib.suppress(OSError, DarkroomError):
-            bus.emit(RunEnd(status=status, message=message))
+            bus.emit(RunEnd(step=run.step, status=status, message=message))
             events.close()
             trackers.close()
             page.write(output, dumped(config), resolved.sources, [str(note) for note in resolved.notes])
@@ -204,8 +208,6 @@ def _every_option() -> list[Any]:
 
 def prepared(run: Run, engine: Any) -> Any:
     """The datasets, scanned and bucketed."""
-    import os
-
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
     plan = data_plan.prepare(run.config, datasets, run.bus, run.family.name)
     with phase(run.bus, "scan"):
@@ -407,7 +409,7 @@ def announce(run: Run, plan: Any, adapter: Adapter, steps: int, epochs: int, res
     summary = {
         "model": f"{run.family.title} ({config.model_flavour or run.family.default_flavour})",
         "training": f"{described['kind']}, {described['parameters']:,} parameters",
-        "pictures": sum(len(d.index) for d in plan.training),
+        "pictures": sum(len(d.index.usable) for d in plan.training),
         "epochs": epochs,
         "batch": f"{config.train_batch_size} x {config.gradient_accumulation_steps}",
         "optimizer": config.optimizer,

@@ -22,7 +22,32 @@ if TYPE_CHECKING:
     from darkroom.media.resize import Size, Sizes
 
 EXTENSIONS = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif", ".avif", ".jp2", ".j2k", ".jpx", ".jxl", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".heic", ".heif"]
+    [
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".png",
+        ".apng",
+        ".webp",
+        ".bmp",
+        ".dib",
+        ".tif",
+        ".tiff",
+        ".gif",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".jpx",
+        ".jxl",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".pnm",
+        ".tga",
+        ".heic",
+        ".heif",
+    ]
 )
 """Endings, in lower case, that are listed as pictures."""
 
@@ -59,11 +84,12 @@ _DECODING = (
 )
 """What Pillow's readers raise on damaged input, by experience."""
 
-# half of the limit is where Pillow starts to warn; files are read in threads, so this cannot be a context around each call
+# half of the limit is where Pillow starts to warn; files are read in threads, so this cannot be a context around
+# each call
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class BadPicture(Exception):
+class BadPicture(Exception):  # noqa: N818
     """A picture that cannot be used. `reason` is a short, countable phrase; `detail` what the reader said."""
 
     def __init__(self, reason: str, detail: str = ""):

@@ -1,6 +1,7 @@
 """From a picture's size to the size it is trained at: resolution, aspect buckets, resizing and cropping.
 
-Everything here is arithmetic on whole pixels, (width, height), without touching a picture. A picture is first resized to
+Everything here is arithmetic on whole pixels, (width, height), without touching a picture. A picture is first
+resized to
 its *intermediary* size, which keeps its aspect, and then cropped to its *target* size, whose edges are multiples of the
 alignment. Pictures with equal targets share a bucket; the bucket is named after the target's rounded aspect.
 """
@@ -210,7 +211,8 @@ def square_sizes(target: Size, intermediary: Size, original: Size, sizing: Sizin
 
 def downsampled(original: Size, target: Size, intermediary: Size, sizing: Sizing) -> Size:
     """The intermediary of a picture above `maximum`: shrunk to `downsample`, aspect kept, never below the target."""
-    assert sizing.maximum is not None and sizing.downsample is not None
+    assert sizing.maximum is not None
+    assert sizing.downsample is not None
     if measure(original, sizing.kind) <= sizing.maximum:
         return intermediary
     ratio = original[0] / original[1]
@@ -231,7 +233,7 @@ def measure(size: Size, kind: str) -> float:
 def crop_offset(
     style: str, intermediary: Size, target: Size, draws: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[int, int]:
-    """(top, left) of the crop. `draws` (0..1 each: top, left) decide the random style; `face` without a face is random."""
+    """(top, left) of the crop. `draws` (0..1 each: top, left) decide the random style."""
     spare_x, spare_y = max(0, intermediary[0] - target[0]), max(0, intermediary[1] - target[1])
     if style == "corner":
         return 0, 0

@@ -24,10 +24,13 @@ class CheckpointOptions(Section):
         5, "Keep this many checkpoints and delete the oldest; 0 keeps all.", aliases=("save_total_limit",), ge=0
     )
     checkpointing_rolling_steps: int = option(
-        0, "Also save every this many updates into a checkpoint that is soon replaced; 0 never.", ge=0, level="advanced"
+        0,
+        "Also save every this many updates into a rolling checkpoint, which is soon replaced; 0 never.",
+        ge=0,
+        level="advanced",
     )
     checkpoints_rolling_total_limit: int = option(
-        1, "Keep this many of those.", ge=1, level="advanced", when={"checkpointing_rolling_steps": SET}
+        1, "Keep this many rolling checkpoints.", ge=1, level="advanced", when={"checkpointing_rolling_steps": SET}
     )
     checkpointing_use_tempdir: bool = option(
         False,
@@ -43,10 +46,16 @@ class CheckpointOptions(Section):
         None, "Free disk space that every save needs, such as 20G; left out, nothing is checked.", level="advanced"
     )
     disk_low_action: Literal["stop", "wait", "script"] = option(
-        "stop", "What to do when there is less.", level="advanced", when={"disk_low_threshold": SET}
+        "stop",
+        "What to do when less than disk_low_threshold is free.",
+        level="advanced",
+        when={"disk_low_threshold": SET},
     )
     disk_low_script: str | None = option(
-        None, "Program that makes room, run when there is less.", level="advanced", when={"disk_low_action": "script"}
+        None,
+        "Program that makes room, run when too little disk space is free.",
+        level="advanced",
+        when={"disk_low_action": "script"},
     )
 
     @field_validator("resume_from_checkpoint", mode="before")

@@ -14,7 +14,7 @@ class DataOptions(Section):
     page: ClassVar[str] = "data"
     title: ClassVar[str] = "Data"
 
-    data_backend_config: str | None = option(None, "File that lists the datasets.", required=True)
+    data_backend_config: str | None = option(None, "File that lists the datasets of the run.", required=True)
     data_backend_sampling: Literal["uniform", "auto-weighting"] = option(
         "auto-weighting",
         "Draw from datasets by their stated probability alone, or also in proportion to their size.",
@@ -141,7 +141,11 @@ class DataOptions(Section):
         False, "Prepare the next batches while the present one trains.", level="advanced"
     )
     dataloader_prefetch_qlen: int = option(
-        10, "Batches held ready per process.", ge=1, level="advanced", when={"dataloader_prefetch": True}
+        10,
+        "Batches that dataloader_prefetch holds ready per process.",
+        ge=1,
+        level="advanced",
+        when={"dataloader_prefetch": True},
     )
     conditioning_multidataset_sampling: Literal["combined", "random"] = option(
         "random",

@@ -25,7 +25,7 @@ PENDING_TYPES = {
     "audio": f"training on audio {LATER}",
     "caption": f"a dataset of captions without pictures {LATER}",
     "conditioning": f"conditioning pictures {LATER}",
-    "conditioning_image_embeds": f"conditioning pictures, and so their embeddings, {LATER.replace('arrives', 'arrive')}",
+    "conditioning_image_embeds": "conditioning pictures, and so their embeddings, {LATER.replace('arrives', 'arrive')}",
     "distillation_cache": f"the cache of distillation artefacts {LATER}",
     "grounding": f"grounding by boxes {LATER}",
 }
@@ -399,9 +399,8 @@ def _load(path: Path) -> list[dict[str, Any]]:
 
 
 def _kind(value: Any) -> str:
-    return {dict: "one object", list: "an array with something else than objects", str: "a text"}.get(
-        type(value), "a single value"
-    )
+    names: dict[type, str] = {dict: "one object", list: "an array with something else than objects", str: "a text"}
+    return names.get(type(value), "a single value")
 
 
 class _Reader:
@@ -502,7 +501,8 @@ class _Reader:
         kind = _lower(raw.get("dataset_type") or "image")
         storage = _lower(raw.get("type") or "local")
         if kind in PENDING_TYPES:
-            return self.refuse(name, "dataset_type", kind, PENDING_TYPES[kind])
+            self.refuse(name, "dataset_type", kind, PENDING_TYPES[kind])
+            return None
         if kind not in MODELS:
             self.problem(
                 name, "dataset_type", kind, "There is no such dataset type.", _choose([*MODELS, *PENDING_TYPES], kind)
@@ -512,7 +512,8 @@ class _Reader:
             self.problem(name, "type", storage, "A list of links cannot hold a cache.", "Use type local.")
             return None
         if storage in PENDING_STORAGE:
-            return self.refuse(name, "type", storage, PENDING_STORAGE[storage])
+            self.refuse(name, "type", storage, PENDING_STORAGE[storage])
+            return None
         if storage != "local":
             self.problem(
                 name, "type", storage, "There is no such storage.", _choose(["local", *PENDING_STORAGE], storage)

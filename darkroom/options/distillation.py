@@ -19,7 +19,7 @@ class DistillationOptions(Section):
     )
     distillation_config: dict[str, Any] | None = option(
         None,
-        "Settings of the method.",
+        "Settings of distillation_method.",
         json=True,
         level="expert",
         when={"distillation_method": SET},

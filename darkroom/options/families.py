@@ -24,16 +24,16 @@ class FamilyOptions(Section):
     )
     flux_guidance_value: float = option(
         1.0,
-        "The one guidance value; 1 suits Flux dev.",
+        "The guidance value that is trained with; 1 suits Flux dev.",
         ge=0,
         level="advanced",
         when={"flux_guidance_mode": "constant"},
     )
     flux_guidance_min: float = option(
-        0.0, "Lowest guidance that is drawn.", ge=0, level="expert", when={"flux_guidance_mode": "random-range"}
+        0.0, "Lowest guidance value that is drawn.", ge=0, level="expert", when={"flux_guidance_mode": "random-range"}
     )
     flux_guidance_max: float = option(
-        4.0, "Highest guidance that is drawn.", ge=0, level="expert", when={"flux_guidance_mode": "random-range"}
+        4.0, "Highest guidance value that is drawn.", ge=0, level="expert", when={"flux_guidance_mode": "random-range"}
     )
     flux_attention_masked_training: bool = option(
         False,
@@ -57,7 +57,10 @@ class FamilyOptions(Section):
         families=("sd3",),
     )
     sd3_t5_uncond_behaviour: Literal["empty_string", "zero"] | None = option(
-        None, "The same for SD3's T5 encoder; left out, as for CLIP.", level="expert", families=("sd3",)
+        None,
+        "What SD3's T5 encoder gives for a dropped caption; left out, as for CLIP.",
+        level="expert",
+        families=("sd3",),
     )
     sdxl_refiner_uses_full_range: bool = option(
         False,
@@ -82,7 +85,7 @@ class FamilyOptions(Section):
     )
     hidream_load_balancing_loss_weight: float | None = option(
         None,
-        "Weight of that loss; left out, the model's own.",
+        "Weight of the loss that keeps HiDream's experts busy; left out, the model's own.",
         ge=0,
         level="expert",
         families=("hidream",),
@@ -98,7 +101,7 @@ class FamilyOptions(Section):
     )
     ltx_i2v_prob: float = option(
         0.1,
-        "Share of samples that start from a first frame.",
+        "Share of LTX samples that start from a first frame.",
         ge=0,
         le=1,
         level="expert",
@@ -108,7 +111,7 @@ class FamilyOptions(Section):
     )
     ltx_partial_noise_fraction: float = option(
         0.05,
-        "Noise that the given first frame gets.",
+        "Noise that a given first frame gets in LTX training.",
         ge=0,
         le=1,
         level="expert",
@@ -117,5 +120,9 @@ class FamilyOptions(Section):
         pending=later.DATASETS,
     )
     ltx_protect_first_frame: bool = option(
-        False, "Keep the first frame free of noise.", level="expert", families=_LTX, pending=later.DATASETS
+        False,
+        "Keep the first frame free of noise in LTX training.",
+        level="expert",
+        families=_LTX,
+        pending=later.DATASETS,
     )

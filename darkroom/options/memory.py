@@ -98,14 +98,14 @@ class MemoryOptions(Section):
     )
     group_offload_type: Literal["block_level", "leaf_level"] = option(
         "block_level",
-        "Offload groups of blocks, or single layers for the lowest memory.",
+        "With enable_group_offload, move groups of blocks, or single layers for the lowest memory.",
         level="expert",
         when=_GROUP,
         pending=later.MEMORY,
     )
     group_offload_blocks_per_group: int = option(
         1,
-        "Blocks that travel together; more is faster and takes more memory.",
+        "Blocks that are offloaded together; more is faster and takes more memory.",
         ge=1,
         level="expert",
         when=_GROUP,
@@ -113,7 +113,7 @@ class MemoryOptions(Section):
     )
     group_offload_use_stream: bool = option(
         False,
-        "Copy the next group while the present one computes; needs an NVIDIA device.",
+        "Copy the next offloaded group while the present one computes; needs an NVIDIA device.",
         level="expert",
         when=_GROUP,
         pending=later.MEMORY,
@@ -134,7 +134,7 @@ class MemoryOptions(Section):
     )
     musubi_block_swap_device: str = option(
         "cpu",
-        "Where swapped blocks wait.",
+        "Device on which swapped blocks wait.",
         level="expert",
         when={"musubi_blocks_to_swap": SET},
         pending=later.MEMORY,
@@ -147,7 +147,7 @@ class MemoryOptions(Section):
     )
     ramtorch_target_modules: str | None = option(
         None,
-        "Comma-separated name patterns of the layers to stream; left out, all linear layers.",
+        "Comma-separated name patterns of the layers that ramtorch streams; left out, all linear layers.",
         level="expert",
         when=_RAMTORCH,
         pending=later.MEMORY,
@@ -162,7 +162,7 @@ class MemoryOptions(Section):
         pending=later.MEMORY,
     )
     ramtorch_text_encoder: bool = option(
-        False, "Stream the text encoders as well.", level="expert", when=_RAMTORCH, pending=later.MEMORY
+        False, "Let ramtorch stream the text encoders as well.", level="expert", when=_RAMTORCH, pending=later.MEMORY
     )
     ramtorch_text_encoder_percent: float = option(
         100,
@@ -174,14 +174,22 @@ class MemoryOptions(Section):
         pending=later.MEMORY,
     )
     ramtorch_vae: bool = option(
-        False, "Stream the middle block of the VAE as well.", level="expert", when=_RAMTORCH, pending=later.MEMORY
+        False,
+        "Let ramtorch stream the middle block of the VAE as well.",
+        level="expert",
+        when=_RAMTORCH,
+        pending=later.MEMORY,
     )
     ramtorch_controlnet: bool = option(
-        False, "Stream the ControlNet as well.", level="expert", when={"controlnet": True}, pending=later.MEMORY
+        False,
+        "Let ramtorch stream the ControlNet as well.",
+        level="expert",
+        when={"controlnet": True},
+        pending=later.MEMORY,
     )
     ramtorch_disable_extensions: bool = option(
         True,
-        "Stream linear layers only; false adds embeddings, norms and convolutions.",
+        "Let ramtorch stream linear layers only; false adds embeddings, norms and convolutions.",
         level="expert",
         when=_RAMTORCH,
         pending=later.MEMORY,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -16,15 +17,18 @@ _PROMISED: str = """
     kandinsky5_video kolors longcat_video ltxvideo ltxvideo2 lumina2 omnigen pixart_sigma qwen_image sana sanavideo
     sd1x sd2x sd3 sdxl stable_cascade wan z_image
 """
-_NOT_FAMILIES = frozenset({"base", "facts", "components", "latents", "text", "tiny"})
 
 
 @cache
 def families_here() -> tuple[str, ...]:
-    """The families with a file or folder in `darkroom/families`, and those of installed packages; none is imported."""
+    """The families in `darkroom/families` and those of installed packages; none is imported.
+
+    A family's file (or its folder's `__init__.py`) ends in a line `FAMILY = ...`; the other files there are shared.
+    """
     folder = Path(__file__).parent.parent / "families"
-    files = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
-    here = {name for name in files if not name.startswith("_") and name not in _NOT_FAMILIES}
+    files = {path.stem: path for path in folder.glob("*.py") if path.stem != "__init__"}
+    files |= {path.parent.name: path for path in folder.glob("*/__init__.py")}
+    here = {name for name, path in files.items() if re.search(r"^FAMILY\b", path.read_text(encoding="utf-8"), re.M)}
     return tuple(sorted(here | plugin_names("darkroom.families")))
 
 
@@ -63,13 +67,13 @@ class ModelOptions(Section):
         None, "Take the denoising transformer from here instead of from the base model.", level="advanced"
     )
     pretrained_transformer_subfolder: str | None = option(
-        "transformer", "Folder inside that repository which holds the transformer.", level="expert"
+        "transformer", "Folder of the transformer inside pretrained_transformer_model_name_or_path.", level="expert"
     )
     pretrained_unet_model_name_or_path: str | None = option(
         None, "Take the UNet from here instead of from the base model.", level="advanced"
     )
     pretrained_unet_subfolder: str | None = option(
-        "unet", "Folder inside that repository which holds the UNet.", level="expert"
+        "unet", "Folder of the UNet inside pretrained_unet_model_name_or_path.", level="expert"
     )
     pretrained_vae_model_name_or_path: str | None = option(
         None, "Take the VAE from here; left out, the base model's own is used.", level="advanced"

@@ -48,18 +48,22 @@ class NoiseOptions(Section):
     )
     timestep_bias_portion: float = option(
         0.25,
-        "Share of all timesteps that the bias touches.",
+        "Share of all timesteps that timestep_bias_strategy trains more often.",
         ge=0,
         le=1,
         level="expert",
         when={"timestep_bias_strategy": ("earlier", "later")},
     )
     timestep_bias_begin: int = option(
-        0, "First timestep of the range.", ge=0, level="expert", when={"timestep_bias_strategy": "range"}
+        0,
+        "First timestep that timestep_bias_strategy range trains more often.",
+        ge=0,
+        level="expert",
+        when={"timestep_bias_strategy": "range"},
     )
     timestep_bias_end: int = option(
         1000,
-        "Timestep at which the range ends.",
+        "Timestep at which that range ends; it is not part of it.",
         ge=1,
         le=1000,
         level="expert",
@@ -67,7 +71,7 @@ class NoiseOptions(Section):
     )
     timestep_bias_multiplier: float = option(
         1.0,
-        "How much more often those timesteps are drawn.",
+        "How much more often the chosen timesteps are drawn.",
         gt=0,
         level="expert",
         when={"timestep_bias_strategy": SET},
@@ -90,17 +94,22 @@ class NoiseOptions(Section):
     )
     offset_noise: bool = option(False, "Shift the noise of whole channels now and then.", level="advanced")
     noise_offset: float = option(
-        0.1, "Strength of that shift.", ge=0, le=1, level="advanced", when={"offset_noise": True}
+        0.1, "Strength of the shift that offset_noise adds.", ge=0, le=1, level="advanced", when={"offset_noise": True}
     )
     noise_offset_probability: float = option(
-        0.25, "Share of batches that get the shift.", ge=0, le=1, level="advanced", when={"offset_noise": True}
+        0.25,
+        "Share of batches that get the shift of offset_noise.",
+        ge=0,
+        le=1,
+        level="advanced",
+        when={"offset_noise": True},
     )
     input_perturbation: float = option(
         0.0, "Extra noise that only the network's input gets; 0.1 counters overfitting.", ge=0, le=1, level="expert"
     )
     input_perturbation_steps: int = option(
         0,
-        "Updates over which that extra noise fades out; 0 keeps it.",
+        "Updates over which input_perturbation fades out; 0 keeps it for the whole run.",
         ge=0,
         level="expert",
         when={"input_perturbation": SET},
@@ -114,48 +123,95 @@ class NoiseOptions(Section):
     )
     scheduled_sampling_strategy: Literal["uniform", "biased_early", "biased_late"] = option(
         "uniform",
-        "Whether short or long walks are more frequent.",
+        "Whether short or long walks of scheduled sampling are more frequent.",
         level="expert",
         when=_ROLLOUT,
         pending=later.METHODS,
     )
     scheduled_sampling_probability: float = option(
-        0.0, "Share of samples that get a walk.", ge=0, le=1, level="expert", when=_ROLLOUT, pending=later.METHODS
+        0.0,
+        "Share of samples that get a walk of scheduled sampling.",
+        ge=0,
+        le=1,
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
     )
     scheduled_sampling_prob_start: float = option(
-        0.0, "Share at the beginning of the ramp.", ge=0, le=1, level="expert", when=_ROLLOUT, pending=later.METHODS
+        0.0,
+        "Share of samples with a walk at the beginning of the ramp.",
+        ge=0,
+        le=1,
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
     )
     scheduled_sampling_prob_end: float = option(
-        0.5, "Share at the end of the ramp.", ge=0, le=1, level="expert", when=_ROLLOUT, pending=later.METHODS
+        0.5,
+        "Share of samples with a walk at the end of the ramp.",
+        ge=0,
+        le=1,
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
     )
     scheduled_sampling_ramp_steps: int = option(
-        0, "Updates that the ramp takes; 0 means no ramp.", ge=0, level="expert", when=_ROLLOUT, pending=later.METHODS
+        0,
+        "Updates over which the share of samples with a walk changes; 0 means no ramp.",
+        ge=0,
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
     )
     scheduled_sampling_start_step: int = option(
-        0, "Update at which the ramp begins.", ge=0, level="expert", when=_ROLLOUT, pending=later.METHODS
+        0,
+        "Update at which the share of samples with a walk begins to change.",
+        ge=0,
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
     )
     scheduled_sampling_ramp_shape: Literal["linear", "cosine"] = option(
-        "linear", "Shape of the ramp.", level="expert", when=_ROLLOUT, pending=later.METHODS
+        "linear",
+        "Shape in which the share of samples with a walk changes.",
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
     )
     scheduled_sampling_sampler: Literal["unipc", "euler", "dpm", "rk4"] = option(
-        "unipc", "Solver that takes the steps of a walk.", level="expert", when=_ROLLOUT, pending=later.METHODS
+        "unipc",
+        "Solver that takes the steps of a walk in scheduled sampling.",
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
     )
     scheduled_sampling_order: int = option(
-        2, "Order of that solver.", ge=1, le=9, level="expert", when=_ROLLOUT, pending=later.METHODS
+        2,
+        "Order of the solver that takes the steps of a walk.",
+        ge=1,
+        le=9,
+        level="expert",
+        when=_ROLLOUT,
+        pending=later.METHODS,
     )
     scheduled_sampling_reflexflow: bool | None = option(
         None,
-        "Also correct drift and weigh errors by frequency; left out, on for flow families that walk.",
+        "On walks, also correct drift and weigh errors; left out, on for flow families.",
         level="expert",
         when=_ROLLOUT,
         pending=later.METHODS,
     )
     scheduled_sampling_reflexflow_alpha: float = option(
-        1.0, "How strongly errors are weighed.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
+        1.0,
+        "How strongly ReflexFlow weighs errors by their size.",
+        ge=0,
+        level="expert",
+        when=_REFLEX,
+        pending=later.METHODS,
     )
     scheduled_sampling_reflexflow_beta1: float = option(
-        10.0, "Weight of the correction of drift.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
+        10.0, "Weight of ReflexFlow's correction of drift.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
     )
     scheduled_sampling_reflexflow_beta2: float = option(
-        1.0, "Weight of the re-weighed loss.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
+        1.0, "Weight of ReflexFlow's re-weighed loss.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
     )

@@ -73,7 +73,7 @@ class OptimizerOptions(Section):
     lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from 0.", ge=0)
     lr_num_cycles: int = option(
         1,
-        "How often the cosine starts again.",
+        "How often cosine_with_restarts starts again.",
         ge=1,
         level="advanced",
         when={"lr_scheduler": "cosine_with_restarts"},
@@ -96,7 +96,10 @@ class OptimizerOptions(Section):
         False, "Multiply the learning rate by batch size, accumulation steps and devices.", level="advanced"
     )
     lr_scale_sqrt: bool = option(
-        False, "Multiply by the square root of that product instead.", level="advanced", when={"lr_scale": True}
+        False,
+        "With lr_scale, multiply by the square root of that product instead.",
+        level="advanced",
+        when={"lr_scale": True},
     )
     optimizer: str = option(
         "adamw_bf16",
@@ -118,7 +121,11 @@ class OptimizerOptions(Section):
         None, "How slowly the optimizer forgets past gradients; give optimizer_beta2 too.", ge=0, lt=1, level="advanced"
     )
     optimizer_beta2: float | None = option(
-        None, "How slowly it forgets past squared gradients; give optimizer_beta1 too.", ge=0, lt=1, level="advanced"
+        None,
+        "How slowly the optimizer forgets past squared gradients; give optimizer_beta1 too.",
+        ge=0,
+        lt=1,
+        level="advanced",
     )
     adam_beta1: float = option(
         0.9,
@@ -155,10 +162,13 @@ class OptimizerOptions(Section):
         when={"max_grad_norm": SET},
     )
     optimizer_cpu_offload_method: Literal["none"] = option(
-        "none", "Where the optimizer's state is kept beside the device.", level="expert", pending=later.OPTIMIZERS
+        "none",
+        "Where the optimizer's state is kept when it does not stay on the device.",
+        level="expert",
+        pending=later.OPTIMIZERS,
     )
     optimizer_offload_gradients: bool = option(
-        False, "Keep gradients in host memory.", level="expert", pending=later.OPTIMIZERS
+        False, "Keep gradients in host memory to save device memory.", level="expert", pending=later.OPTIMIZERS
     )
     optimizer_release_gradients: bool = option(
         False, "Update and free each gradient as soon as it is known.", level="expert", pending=later.OPTIMIZERS

@@ -72,16 +72,28 @@ class PrecisionOptions(Section):
         "no_change", "Keep the frozen base in fewer bits to save memory.", pending_choices=_NOT_YET
     )
     text_encoder_1_precision: Quantised = option(
-        "no_change", "The same for the first text encoder.", level="advanced", pending_choices=_NOT_YET
+        "no_change",
+        "Keep the first text encoder in fewer bits to save memory.",
+        level="advanced",
+        pending_choices=_NOT_YET,
     )
     text_encoder_2_precision: Quantised = option(
-        "no_change", "The same for the second text encoder.", level="advanced", pending_choices=_NOT_YET
+        "no_change",
+        "Keep the second text encoder in fewer bits to save memory.",
+        level="advanced",
+        pending_choices=_NOT_YET,
     )
     text_encoder_3_precision: Quantised = option(
-        "no_change", "The same for the third text encoder.", level="advanced", pending_choices=_NOT_YET
+        "no_change",
+        "Keep the third text encoder in fewer bits to save memory.",
+        level="advanced",
+        pending_choices=_NOT_YET,
     )
     text_encoder_4_precision: Quantised = option(
-        "no_change", "The same for the fourth text encoder.", level="advanced", pending_choices=_NOT_YET
+        "no_change",
+        "Keep the fourth text encoder in fewer bits to save memory.",
+        level="advanced",
+        pending_choices=_NOT_YET,
     )
     quantize_via: Literal["cpu", "accelerator", "pipeline"] = option(
         "cpu",
@@ -133,7 +145,7 @@ class PrecisionOptions(Section):
     )
     sla_config: dict[str, Any] | None = option(
         None,
-        "Settings of sparse-linear attention.",
+        "Settings of sparse-linear attention (attention_mechanism sla).",
         json=True,
         level="expert",
         when={"attention_mechanism": "sla"},
@@ -161,7 +173,7 @@ class PrecisionOptions(Section):
     )
     dynamo_fullgraph: bool = option(
         False,
-        "Insist on one graph without breaks.",
+        "Insist that the compiler makes one graph without breaks.",
         level="expert",
         when={"dynamo_backend": SET},
         pending=later.COMPILE,

@@ -18,13 +18,16 @@ class PublishingOptions(Section):
 
     push_to_hub: bool = option(False, "Upload the result to the Hugging Face Hub.", pending=later.PUBLISHING)
     push_checkpoints_to_hub: bool = option(
-        False, "Upload every checkpoint too.", level="advanced", when=_HUB, pending=later.PUBLISHING
+        False, "Upload every checkpoint to the Hub too.", level="advanced", when=_HUB, pending=later.PUBLISHING
     )
     push_to_hub_background: bool = option(
-        False, "Upload while training goes on.", level="advanced", when=_HUB, pending=later.PUBLISHING
+        False, "Upload to the Hub while training goes on.", level="advanced", when=_HUB, pending=later.PUBLISHING
     )
     hub_model_id: str | None = option(
-        None, "Name of the repository; left out, the tracker's project name.", when=_HUB, pending=later.PUBLISHING
+        None,
+        "Name of the repository on the Hub; left out, the tracker's project name.",
+        when=_HUB,
+        pending=later.PUBLISHING,
     )
     publishing_config: list[dict[str, Any]] | None = option(
         None,
@@ -34,7 +37,9 @@ class PublishingOptions(Section):
         level="advanced",
         pending=later.PUBLISHING,
     )
-    model_card_private: bool = option(True, "Make the repository private.", when=_HUB, pending=later.PUBLISHING)
+    model_card_private: bool = option(
+        True, "Make the repository on the Hub private.", when=_HUB, pending=later.PUBLISHING
+    )
     model_card_safe_for_work: bool = option(
         False, "Leave the warning about adult content out of the model card.", when=_HUB, pending=later.PUBLISHING
     )

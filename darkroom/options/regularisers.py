@@ -26,32 +26,41 @@ class RegulariserOptions(Section):
     )
     crepa_block_index: int | None = option(
         None,
-        "Block whose hidden states are aligned; 8 to 10 is usual.",
+        "Block whose hidden states CREPA aligns; 8 to 10 is usual.",
         ge=0,
         level="advanced",
         when=_CREPA,
         pending=later.REGULARISERS,
     )
     crepa_lambda: float = option(
-        0.5, "Weight of the alignment.", ge=0, level="advanced", when=_CREPA, pending=later.REGULARISERS
+        0.5, "Weight of CREPA's alignment.", ge=0, level="advanced", when=_CREPA, pending=later.REGULARISERS
     )
     crepa_lambda_end: float = option(
         0.0,
-        "Weight at the end of the decay.",
+        "Weight of CREPA at the end of its decay.",
         ge=0,
         level="expert",
         when={"crepa_scheduler": ("linear", "cosine", "polynomial")},
         pending=later.REGULARISERS,
     )
     crepa_scheduler: Literal["constant", "linear", "cosine", "polynomial"] = option(
-        "constant", "How the weight changes during the run.", level="expert", when=_CREPA, pending=later.REGULARISERS
+        "constant",
+        "How the weight of CREPA changes during the run.",
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
     )
     crepa_warmup_steps: int = option(
-        0, "Updates over which the weight rises from 0.", ge=0, level="expert", when=_CREPA, pending=later.REGULARISERS
+        0,
+        "Updates over which the weight of CREPA rises from 0.",
+        ge=0,
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
     )
     crepa_decay_steps: int = option(
         0,
-        "Update at which the decay has ended; 0 takes the whole run.",
+        "Update at which the decay of CREPA's weight has ended; 0 takes the whole run.",
         ge=0,
         level="expert",
         when=_CREPA,
@@ -59,7 +68,7 @@ class RegulariserOptions(Section):
     )
     crepa_power: float = option(
         1.0,
-        "Exponent of the polynomial decay.",
+        "Exponent of a polynomial decay of CREPA's weight.",
         ge=0.1,
         level="expert",
         when={"crepa_scheduler": "polynomial"},
@@ -67,7 +76,7 @@ class RegulariserOptions(Section):
     )
     crepa_cutoff_step: int = option(
         0,
-        "Switch the alignment off at this update; 0 never.",
+        "Switch CREPA off at this update; 0 never.",
         ge=0,
         level="expert",
         when=_CREPA,
@@ -75,7 +84,7 @@ class RegulariserOptions(Section):
     )
     crepa_similarity_threshold: float | None = option(
         None,
-        "Switch the alignment off once the averaged similarity reaches this.",
+        "Switch CREPA off once the averaged similarity reaches this.",
         ge=0,
         level="expert",
         when=_CREPA,
@@ -83,7 +92,7 @@ class RegulariserOptions(Section):
     )
     crepa_similarity_ema_decay: float = option(
         0.99,
-        "How slowly the averaged similarity moves.",
+        "How slowly CREPA's averaged similarity moves.",
         ge=0,
         le=1,
         level="expert",
@@ -92,13 +101,18 @@ class RegulariserOptions(Section):
     )
     crepa_threshold_mode: Literal["permanent", "recoverable"] = option(
         "permanent",
-        "After the threshold, stay off or come back when the similarity falls.",
+        "After CREPA's threshold, stay off or come back when the similarity falls.",
         level="expert",
         when={"crepa_similarity_threshold": SET},
         pending=later.REGULARISERS,
     )
     crepa_adjacent_distance: int = option(
-        1, "How many frames away a neighbour is.", ge=0, level="expert", when=_CREPA, pending=later.REGULARISERS
+        1,
+        "How many frames away a neighbour is for CREPA.",
+        ge=0,
+        level="expert",
+        when=_CREPA,
+        pending=later.REGULARISERS,
     )
     crepa_adjacent_tau: float = option(
         1.0,
@@ -110,7 +124,7 @@ class RegulariserOptions(Section):
     )
     crepa_cumulative_neighbors: bool = option(
         False,
-        "Use all neighbours up to that distance, not only those exactly there.",
+        "Use all neighbours up to crepa_adjacent_distance, not only those exactly there.",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
@@ -124,14 +138,14 @@ class RegulariserOptions(Section):
     )
     crepa_normalize_by_frames: bool = option(
         True,
-        "Divide by the number of frames, so that long videos weigh the same as short ones.",
+        "Divide CREPA's loss by the number of frames, so that long videos weigh the same as short ones.",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
     )
     crepa_spatial_align: bool = option(
         True,
-        "Resize one grid of tokens to the other; false compares their averages.",
+        "Resize one grid of tokens to the other for CREPA; false compares their averages.",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
@@ -144,11 +158,16 @@ class RegulariserOptions(Section):
         pending=later.REGULARISERS,
     )
     crepa_encoder_image_size: int = option(
-        518, "Picture size that the encoder sees.", ge=64, level="expert", when=_ENCODER, pending=later.REGULARISERS
+        518,
+        "Picture size that CREPA's image encoder sees.",
+        ge=64,
+        level="expert",
+        when=_ENCODER,
+        pending=later.REGULARISERS,
     )
     crepa_encoder_frames_batch_size: int = option(
         -1,
-        "Frames that the encoder sees at once; 0 or less means all.",
+        "Frames that CREPA's image encoder sees at once; 0 or less means all.",
         level="expert",
         when=_ENCODER,
         pending=later.REGULARISERS,
@@ -162,7 +181,7 @@ class RegulariserOptions(Section):
     )
     crepa_teacher_block_index: int | None = option(
         None,
-        "The block that is the goal; left out, the aligned block itself.",
+        "The block that is CREPA's goal; left out, the aligned block itself.",
         ge=0,
         level="expert",
         when={"crepa_use_backbone_features": True},
@@ -175,18 +194,18 @@ class RegulariserOptions(Section):
         pending=later.REGULARISERS,
     )
     layersync_student_block: int | None = option(
-        None, "The block that learns.", ge=0, level="advanced", when=_LAYERSYNC, pending=later.REGULARISERS
+        None, "The block that learns in LayerSync.", ge=0, level="advanced", when=_LAYERSYNC, pending=later.REGULARISERS
     )
     layersync_teacher_block: int | None = option(
         None,
-        "The block it learns from; choose a later one, as a block learns nothing from itself.",
+        "The block that LayerSync learns from; choose a later one, as a block learns nothing from itself.",
         ge=0,
         level="advanced",
         when=_LAYERSYNC,
         pending=later.REGULARISERS,
     )
     layersync_lambda: float = option(
-        0.2, "Weight of this loss.", gt=0, level="advanced", when=_LAYERSYNC, pending=later.REGULARISERS
+        0.2, "Weight of the loss of LayerSync.", gt=0, level="advanced", when=_LAYERSYNC, pending=later.REGULARISERS
     )
     tread_config: dict[str, Any] | None = option(
         None,

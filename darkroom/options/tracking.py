@@ -23,8 +23,8 @@ class TrackingOptions(Section):
         many=True,
     )
     logging_dir: str = option("logs", "Folder for TensorBoard, inside output_dir unless it is an absolute path.")
-    tracker_project_name: str = option("darkroom", "Name of the project in the tracker.")
-    tracker_run_name: str = option("darkroom-run", "Name of this run in the tracker.")
+    tracker_project_name: str = option("darkroom", "Name of the project in the trackers.")
+    tracker_run_name: str = option("darkroom-run", "Name of this run in the trackers.")
     tracker_image_layout: Literal["gallery", "table"] = option(
         "gallery",
         "Show validation pictures as a gallery, or as a table of prompts and sizes.",
@@ -34,7 +34,7 @@ class TrackingOptions(Section):
     )
     webhook_config: list[dict[str, Any]] | None = option(
         None,
-        "Addresses that are told what happens in the run.",
+        "Webhook addresses that are told what happens in the run.",
         json=True,
         secret=True,
         level="advanced",

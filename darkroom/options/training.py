@@ -60,14 +60,14 @@ class TrainingOptions(Section):
     )
     refiner_training_invert_schedule: bool = option(
         False,
-        "Take the noisier part instead.",
+        "With refiner_training, take the noisier part of the noise range instead.",
         level="expert",
         when={"refiner_training": True},
         pending=later.METHODS,
     )
     refiner_training_strength: float = option(
         0.2,
-        "Where the noise range is divided, as a share of it.",
+        "With refiner_training, where the noise range is divided, as a share of it.",
         gt=0,
         lt=1,
         level="expert",
@@ -78,7 +78,12 @@ class TrainingOptions(Section):
         False, "Train the CLIP text encoder too.", level="expert", pending=later.TEXT_ENCODERS
     )
     text_encoder_lr: float | None = option(
-        None, "Learning rate of the text encoder.", gt=0, level="expert", when=_TEXT, pending=later.TEXT_ENCODERS
+        None,
+        "Learning rate of the text encoder, when it is trained too.",
+        gt=0,
+        level="expert",
+        when=_TEXT,
+        pending=later.TEXT_ENCODERS,
     )
     text_encoder_limit: int = option(
         100,
@@ -89,11 +94,11 @@ class TrainingOptions(Section):
         pending=later.TEXT_ENCODERS,
     )
     save_text_encoder: bool = option(
-        False, "Save the trained text encoder.", level="expert", when=_TEXT, pending=later.TEXT_ENCODERS
+        False, "Save the trained text encoder with the result.", level="expert", when=_TEXT, pending=later.TEXT_ENCODERS
     )
     freeze_encoder_strategy: Literal["before", "between", "after"] = option(
         "after",
-        "Which layers of the text encoder stay as they are.",
+        "Which layers of a trained text encoder stay as they are.",
         level="expert",
         when=_TEXT,
         pending=later.TEXT_ENCODERS,

@@ -80,7 +80,9 @@ class ValidationOptions(Section):
         when={"validation_randomize": False},
     )
     validation_seed_source: Literal["cpu", "gpu"] = option(
-        "cpu", "Draw their noise on the CPU, which is the same on every machine, or on the device.", level="advanced"
+        "cpu",
+        "Draw validation noise on the CPU, which is the same on every machine, or on the device.",
+        level="advanced",
     )
     validation_randomize: bool = option(False, "Use a new seed at every validation.", level="advanced")
     validation_method: Literal["simpletuner-local", "external-script"] = option(
@@ -91,13 +93,17 @@ class ValidationOptions(Section):
     )
     validation_external_script: str | None = option(
         None,
-        "The program to run, with placeholders such as {local_checkpoint_path}.",
+        "Program that validates instead, with placeholders such as {local_checkpoint_path}.",
         level="expert",
         when=_EXTERNAL,
         pending=later.VALIDATION,
     )
     validation_external_background: bool = option(
-        False, "Do not wait for that program.", level="expert", when=_EXTERNAL, pending=later.VALIDATION
+        False,
+        "Do not wait for validation_external_script to end.",
+        level="expert",
+        when=_EXTERNAL,
+        pending=later.VALIDATION,
     )
     validation_using_datasets: bool = option(
         False,
@@ -107,7 +113,7 @@ class ValidationOptions(Section):
     )
     validation_stitch_input_location: Literal["left", "right"] = option(
         "left",
-        "Side on which the input picture is shown.",
+        "Side of a validation picture on which its input picture is shown.",
         level="expert",
         when={"validation_using_datasets": True},
         pending=later.CONDITIONING,
@@ -116,14 +122,14 @@ class ValidationOptions(Section):
         False, "Compile the model for validation.", level="expert", pending=later.COMPILE
     )
     validation_num_video_frames: int | None = option(
-        None, "Frames of validation videos.", ge=1, level="advanced", pending=later.DATASETS
+        None, "Number of frames of validation videos.", ge=1, level="advanced", pending=later.DATASETS
     )
     validation_audio_only: bool = option(
         False, "Make only the sound of models that make video with sound.", level="expert", pending=later.DATASETS
     )
     validation_guidance_skip_layers: list[int] | None = option(
         None,
-        "Transformer layers left out in a third pass that steers away from its result.",
+        "Layers left out in an additional pass of sampling that steers away from its result.",
         json=True,
         level="expert",
         families=("sd3", "wan"),
@@ -131,7 +137,7 @@ class ValidationOptions(Section):
     )
     validation_guidance_skip_layers_start: float = option(
         0.01,
-        "Share of the denoising after which that begins.",
+        "Share of the denoising after which the pass with skipped layers begins.",
         ge=0,
         le=1,
         level="expert",
@@ -140,7 +146,7 @@ class ValidationOptions(Section):
     )
     validation_guidance_skip_layers_stop: float = option(
         0.2,
-        "Share of the denoising after which that ends.",
+        "Share of the denoising after which the pass with skipped layers ends.",
         ge=0,
         le=1,
         level="expert",
@@ -148,7 +154,12 @@ class ValidationOptions(Section):
         pending=later.VALIDATION,
     )
     validation_guidance_skip_scale: float = option(
-        2.8, "Strength of that steering.", ge=0, level="expert", when=_SKIP, pending=later.VALIDATION
+        2.8,
+        "Strength of steering away from the pass with skipped layers.",
+        ge=0,
+        level="expert",
+        when=_SKIP,
+        pending=later.VALIDATION,
     )
     validation_lycoris_strength: float = option(
         1.0,
@@ -162,14 +173,23 @@ class ValidationOptions(Section):
         None, "Another adapter that is attached during validation only.", level="advanced", pending=later.VALIDATION
     )
     validation_adapter_name: str | None = option(
-        None, "Label of that adapter.", level="expert", when=_ADAPTER, pending=later.VALIDATION
+        None,
+        "Label of the adapter in validation_adapter_path.",
+        level="expert",
+        when=_ADAPTER,
+        pending=later.VALIDATION,
     )
     validation_adapter_strength: float = option(
-        1.0, "Strength of that adapter.", gt=0, level="expert", when=_ADAPTER, pending=later.VALIDATION
+        1.0,
+        "Strength of the adapter in validation_adapter_path.",
+        gt=0,
+        level="expert",
+        when=_ADAPTER,
+        pending=later.VALIDATION,
     )
     validation_adapter_mode: Literal["adapter_only", "comparison", "none"] = option(
         "adapter_only",
-        "Validate with that adapter, with and without it, or leave it aside.",
+        "Validate with validation_adapter_path, with and without it, or leave it aside.",
         level="expert",
         when=_ADAPTER,
         pending=later.VALIDATION,
@@ -182,7 +202,7 @@ class ValidationOptions(Section):
         pending=later.VALIDATION,
     )
     validation_preview: bool = option(
-        False, "Show each picture while it is made.", level="expert", pending=later.VALIDATION
+        False, "Show each validation picture while it is made.", level="expert", pending=later.VALIDATION
     )
     validation_preview_steps: int = option(
         1,
@@ -207,7 +227,7 @@ class ValidationOptions(Section):
     )
     pretrained_evaluation_model_name_or_path: str = option(
         "openai/clip-vit-large-patch14-336",
-        "The model that scores.",
+        "The CLIP model that scores validation pictures.",
         level="expert",
         when=_CLIP,
         pending=later.EVALUATION,
@@ -232,7 +252,10 @@ class ValidationOptions(Section):
         None, "Evaluate with this dataset only.", level="advanced", pending=later.EVALUATION
     )
     eval_dataset_pooling: bool = option(
-        False, "Report one loss over all evaluation datasets.", level="expert", pending=later.EVALUATION
+        False,
+        "Report one loss over all evaluation datasets instead of one for each.",
+        level="expert",
+        pending=later.EVALUATION,
     )
     num_eval_images: int = option(
         4, "Pictures taken from each evaluation dataset.", ge=1, level="advanced", pending=later.EVALUATION

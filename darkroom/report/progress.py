@@ -72,7 +72,7 @@ class ProgressBars:
 
     def say(self, text: str) -> None:
         """A plain line above the bars."""
-        self.console.print(text, markup=False, highlight=False)
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bars away."""

@@ -1,0 +1,70 @@
+"""`darkroom families`: what can be trained."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+from darkroom import families
+from darkroom.families.base import Family
+
+
+def run(argv: list[str]) -> int:
+    """List families, describe one, or write its tiny model."""
+    parser = argparse.ArgumentParser("darkroom families", description="The model families and their flavours.")
+    parser.add_argument("name", nargs="?", help="describe this family")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--make_tiny", metavar="DIR", help="write the family's tiny random model as a diffusers folder")
+    chosen = parser.parse_args(argv)
+    names = [chosen.name] if chosen.name else families.names()
+    rows = {name: describe(families.get(name)) for name in names}
+    if chosen.make_tiny:
+        return make_tiny(names, chosen.make_tiny)
+    print(json.dumps(rows, indent=2) if chosen.json else "\n\n".join(show(name, row) for name, row in rows.items()))
+    return 0
+
+
+def describe(family: Family) -> dict[str, Any]:
+    """A family as data."""
+    return {
+        "title": family.title,
+        "pipeline": family.pipeline,
+        "denoiser": family.denoiser,
+        "prediction": family.prediction,
+        "latents": f"{family.latents.channels} channels, 1/{family.latents.downscale} of the size",
+        "supports": sorted(family.supports),
+        "targets": sorted(family.targets),
+        "default_flavour": family.default_flavour,
+        "flavours": {
+            name: {
+                "repository": family.flavour(name).repository,
+                "defaults": dict(family.option_defaults(name)),
+                "note": family.flavour(name).note,
+            }
+            for name in family.flavour_names()
+        },
+    }
+
+
+def show(name: str, row: dict[str, Any]) -> str:
+    """A family for a person."""
+    lines = [f"{name}: {row['title']} ({row['prediction']}; {row['latents']}; {', '.join(row['supports'])})"]
+    for flavour, facts in row["flavours"].items():
+        mark = " (default)" if flavour == row["default_flavour"] else ""
+        note = f": {facts['note']}" if facts["note"] else ""
+        lines.append(f"  {flavour}{mark}  {facts['repository']}{note}")
+    return "\n".join(lines)
+
+
+def make_tiny(names: list[str], folder: str) -> int:
+    """Write tiny models, one folder per family."""
+    from pathlib import Path
+
+    from darkroom.families import tiny
+
+    for name in names:
+        target = Path(folder) / name if len(names) > 1 else Path(folder)
+        tiny.build(families.get(name)).save_pretrained(target)
+        print(f"{name}: {target}")
+    return 0

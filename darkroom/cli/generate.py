@@ -1,0 +1,96 @@
+"""`darkroom generate`: pictures from a base and adapters."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    p = argparse.ArgumentParser("darkroom generate", description="Make pictures through the stock diffusers pipeline.")
+    p.add_argument("--model", help="a diffusers folder, a hub id, or a run's pipeline/ folder")
+    p.add_argument("--model_family", help="the family; read from the run when an adapter of a run is given")
+    p.add_argument("--model_flavour", help="the flavour, in place of --model")
+    p.add_argument("--adapter", action="append", default=[], metavar="FILE[:STRENGTH]", help="may be given several times")
+    p.add_argument("--prompt", action="append", required=True, help="may be given several times")
+    p.add_argument("--negative_prompt", default="")
+    p.add_argument("--resolution", help="512 or 768x512; left out, what the run or flavour validates with")
+    p.add_argument("--steps", type=int)
+    p.add_argument("--guidance", type=float)
+    p.add_argument("--guidance_real", type=float)
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--count", type=int, default=1, help="pictures per prompt, with seeds counting up")
+    p.add_argument("--output", default="pictures", help="the folder to write into")
+    return p
+
+
+def run(argv: list[str]) -> int:
+    """Render and say where the pictures are."""
+    chosen = parser().parse_args(argv)
+    import torch
+
+    from darkroom import families
+    from darkroom.core.files import safe_name
+    from darkroom.core.units import parse_resolutions
+    from darkroom.families.repository import locate
+    from darkroom.tools import generate
+    from darkroom.validate.recipe import Recipe
+
+    adapters = [generate.AdapterFile.parse(text) for text in chosen.adapter]
+    known = settings(chosen, adapters)
+    family = families.get(known["model_family"])
+    options = SimpleNamespace(**{**defaults(family, known), **{k: v for k, v in known.items() if v is not None}})
+    base = chosen.model or known.get("$base") or locate(family.flavour(known["model_flavour"]).repository, family)
+    on_gpu = torch.cuda.is_available()
+    pipe = generate.stock_pipeline(family, base, torch.bfloat16 if on_gpu else torch.float32)
+    for adapter, loaded in zip(adapters, generate.load_adapters(pipe, family, adapters), strict=True):
+        print(f"{adapter.path}: {loaded.matched} keys matched, {len(loaded.unmatched)} not")
+    wanted = chosen.resolution or options.validation_resolution or options.resolution
+    (width, height), *_ = parse_resolutions(wanted, family.latents.downscale * family.latents.patch)
+    for prompt in chosen.prompt:
+        for i in range(chosen.count):
+            recipe = Recipe(
+                prompt, chosen.negative_prompt, width, height, options.validation_num_inference_steps,
+                chosen.seed + i, "cpu", family.call(options), {},
+            )  # fmt: skip
+            path = Path(chosen.output) / f"{safe_name(prompt, 60)}_{chosen.seed + i}.png"
+            recipe.save(generate.render(pipe, family, recipe, options), path)
+            print(path)
+    return 0
+
+
+def settings(chosen: argparse.Namespace, adapters: list[Any]) -> dict[str, Any]:
+    """What is known of the model: from the arguments, else from the run an adapter belongs to."""
+    from darkroom.core.errors import ModelError
+    from darkroom.tools.generate import run_of
+
+    known: dict[str, Any] = {"model_family": None, "model_flavour": None}
+    where = [a.path for a in adapters] + ([Path(chosen.model)] if chosen.model and Path(chosen.model).exists() else [])
+    for path in where:
+        try:
+            known = run_of(path)
+            break
+        except ModelError:
+            continue
+    for name in ("model_family", "model_flavour"):
+        if getattr(chosen, name):
+            known[name] = getattr(chosen, name)
+    if known["model_family"] is None:
+        raise ModelError("Which model?\n  Give --model_family and --model_flavour, or --model with --model_family.")
+    given = {
+        "validation_num_inference_steps": chosen.steps,
+        "validation_guidance": chosen.guidance,
+        "validation_guidance_real": chosen.guidance_real,
+    }
+    return {**known, **{k: v for k, v in given.items() if v is not None}}
+
+
+def defaults(family: Any, known: dict[str, Any]) -> dict[str, Any]:
+    """Option values of the family and flavour over the general ones."""
+    from darkroom.options.config import every_option
+
+    general = {info.name: info.default for info in every_option()}
+    return {**general, **family.option_defaults(known.get("model_flavour"))}

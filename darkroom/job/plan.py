@@ -1,0 +1,156 @@
+"""What a run would do, worked out without loading weights: data, steps, caches, disk, memory, time."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darkroom.core.events import Bus
+from darkroom.core.files import free_bytes
+from darkroom.core.units import show_duration, show_size
+from darkroom.data import plan as data_plan
+from darkroom.families.base import Family
+from darkroom.families.repository import Repository
+from darkroom.job import preflight
+from darkroom.options.dataset import read_datasets
+from darkroom.options.sources import Resolved
+from darkroom.report.eventlog import read
+from darkroom.train import distributed
+from darkroom.train.checkpoint import Keeper
+from darkroom.validate.prompts import Prompt
+
+
+def plan(resolved: Resolved) -> dict[str, Any]:
+    """The plan as JSON-able data. Raises what would stop the run."""
+    family, prompts = preflight.check(resolved)
+    config = resolved.config
+    datasets = read_datasets(config.data_backend_config, config, os.environ)
+    data = data_plan.prepare(config, datasets, Bus(), family.name).scan()
+    data.check()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    repository = Repository(family, config, device, distributed.base_dtype(config))
+    data.want(wanted(config, prompts))
+    data.use(text_identity=repository.text_identity(), latent_identity=repository.vae_identity())
+    steps, epochs = data.steps_and_epochs()
+    return {
+        "settings": settings(resolved),
+        "notes": [str(note) for note in resolved.notes],
+        "datasets": data.as_dict(),
+        "table": data.report(),
+        "batches_per_epoch": data.lengths.batches_per_epoch,
+        "steps_per_epoch": data.lengths.steps_per_epoch,
+        "steps": steps,
+        "epochs": epochs,
+        "resume": resume_point(config),
+        "caches": caches(data, family, repository),
+        "disk_free": free_bytes(Path(config.output_dir)),
+        "weights": weights(repository, family),
+        "validation": validation(config, prompts, steps, data.lengths.steps_per_epoch),
+        "time": estimated_time(config, steps),
+    }
+
+
+def wanted(config: Any, prompts: list[Prompt]) -> list[str]:
+    """Captions that validation needs in the text cache."""
+    if config.validation_disable or not prompts:
+        return []
+    return [prompt.text for prompt in prompts] + ["", config.validation_negative_prompt or ""]
+
+
+def settings(resolved: Resolved) -> dict[str, dict[str, Any]]:
+    """Options that are not at their general default, with where each came from."""
+    values = resolved.config.model_dump(mode="json")
+    return {
+        name: {"value": values[name], "from": source}
+        for name, source in resolved.sources.items()
+        if source != "default" and name in values
+    }
+
+
+def resume_point(config: Any) -> str | None:
+    """The checkpoint the run would go on from."""
+    found = Keeper(Path(config.output_dir), config).find(config.resume_from_checkpoint)
+    return found.name if found else None
+
+
+def caches(data: Any, family: Family, repository: Repository) -> dict[str, int]:
+    """Entries to make and to reuse, and the bytes that those to make will take."""
+    facts = family.latents
+    numbers = family.text_numbers(repository.text_configs, repository.options)
+    width = torch.empty(0, dtype=repository.text_dtype).element_size()
+
+    def latent_bytes(w: int, h: int) -> int:
+        return facts.channels * (w // facts.downscale) * (h // facts.downscale) * 4
+
+    estimate = data.estimate(latent_bytes, lambda caption: numbers * width)
+    return {
+        "latents_to_make": estimate.latents_to_make,
+        "latents_to_reuse": estimate.latents_to_reuse,
+        "texts_to_make": estimate.texts_to_make,
+        "texts_to_reuse": estimate.texts_to_reuse,
+        "bytes_to_write": estimate.bytes_to_write,
+    }
+
+
+def weights(repository: Repository, family: Family) -> dict[str, int | None]:
+    """Bytes of each part's weights on disk, where they are local: the least memory its phase needs."""
+    text = [repository.weight_bytes(name) for name in family.tiny.encoders]
+    known = [size for size in text if size is not None]
+    return {
+        "text encoders": sum(known) if known else None,
+        "vae": repository.weight_bytes("vae"),
+        "denoiser": repository.weight_bytes(family.denoiser_part),
+    }
+
+
+def validation(config: Any, prompts: list[Prompt], steps: int, per_epoch: int) -> dict[str, int]:
+    """How many times pictures are rendered, and how many pictures each time."""
+    if config.validation_disable or not prompts:
+        return {"times": 0, "pictures": 0}
+    sizes = len(str(config.validation_resolution or config.resolution).split(","))
+    due = set()
+    if config.validation_step_interval:
+        due |= set(range(config.validation_step_interval, steps + 1, config.validation_step_interval))
+    if config.validation_epoch_interval:
+        stride = per_epoch * config.validation_epoch_interval
+        due |= set(range(stride, steps + 1, stride))
+    return {"times": len(due | {steps}), "pictures": len(prompts) * sizes * config.num_validation_images}
+
+
+def estimated_time(config: Any, steps: int) -> dict[str, Any]:
+    """Seconds, from the pace of an earlier run in the same output folder; unknown before the first."""
+    log = Path(config.output_dir) / "events.jsonl"
+    paces = [row["metrics"]["seconds"] for row in read(log) if row["event"] == "step"] if log.exists() else []
+    if not paces:
+        return {"seconds": None, "from": "no step of this run has been timed yet"}
+    pace = sorted(paces)[len(paces) // 2]
+    return {"seconds": pace * steps, "from": f"the median of {len(paces)} steps of an earlier run here"}
+
+
+def show(made: dict[str, Any]) -> str:
+    """The plan for a person."""
+    cache, check = made["caches"], made["validation"]
+    lines = ["Settings that are not the general defaults:"]
+    width = max((len(name) for name in made["settings"]), default=0)
+    for name, row in sorted(made["settings"].items()):
+        lines.append(f"  {name:<{width}}  {json.dumps(row['value'])}  ({row['from']})")
+    lines += [f"! {note}" for note in made["notes"]]
+    lines += ["", made["table"], ""]
+    start = f", going on from {made['resume']}" if made["resume"] else ""
+    lines.append(f"Training: {made['steps']} steps, {made['epochs']} epochs{start}.")
+    lines.append(
+        f"Caches: {cache['latents_to_make']} pictures and {cache['texts_to_make']} captions to encode "
+        f"({show_size(cache['bytes_to_write'])} to write, {show_size(made['disk_free'])} free); "
+        f"{cache['latents_to_reuse']} and {cache['texts_to_reuse']} are there already."
+    )
+    sizes = [f"{name} {show_size(size)}" for name, size in made["weights"].items() if size is not None]
+    held = ", ".join(sizes) or "not known before the weights are downloaded"
+    lines.append(f"Weights, loaded one after the other: {held}.")
+    lines.append(f"Validation: {check['times']} times {check['pictures']} pictures.")
+    seconds = made["time"]["seconds"]
+    lines.append(f"Time for the steps: {show_duration(seconds) if seconds else 'unknown'} ({made['time']['from']}).")
+    return "\n".join(lines)

@@ -1,0 +1,108 @@
+"""Pictures from a base model and adapter files, through the stock diffusers pipeline and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darkroom.core.errors import ModelError
+from darkroom.families.base import Family
+from darkroom.families.components import explained, quiet
+from darkroom.validate import schedulers
+from darkroom.validate.recipe import Recipe
+
+
+@dataclasses.dataclass(frozen=True)
+class AdapterFile:
+    """An adapter and how strongly it counts."""
+
+    path: Path
+    strength: float = 1.0
+
+    @classmethod
+    def parse(cls, text: str) -> AdapterFile:
+        """`file.safetensors` or `file.safetensors:0.8`; a folder stands for the adapter inside it."""
+        path, _, strength = text.rpartition(":")
+        if path and strength.replace(".", "", 1).lstrip("-").isdigit():
+            return cls(Path(path), float(strength))
+        return cls(Path(text))
+
+
+@dataclasses.dataclass(frozen=True)
+class Loaded:
+    """What an adapter file became in the pipeline: keys that found a place, and those that did not."""
+
+    matched: int
+    unmatched: list[str]
+
+
+def stock_pipeline(family: Family, base: str, dtype: torch.dtype) -> Any:
+    """The stock pipeline of a base folder or hub id, complete. Raises ModelError."""
+    import diffusers
+
+    quiet()
+    with explained("The pipeline", base, "Give a diffusers folder, a hub id, or a family and flavour."):
+        pipe = getattr(diffusers, family.pipeline).from_pretrained(base, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile]) -> list[Loaded]:
+    """Load each file by the pipeline's own loader and count keys. Raises ModelError if one cannot be read."""
+    counted = []
+    for number, adapter in enumerate(adapters):
+        if not adapter.path.exists():
+            raise ModelError(f"There is no adapter at {adapter.path}.\n  Check the path.")
+        name = f"adapter_{number}"
+        remedy = "Was it trained on this family? `darkroom verify` says which keys do not fit."
+        with explained("The adapter", str(adapter.path), remedy):
+            pipe.load_lora_weights(str(adapter.path), adapter_name=name)
+        counted.append(count_keys(pipe, family, adapter.path, name))
+    if adapters:
+        pipe.set_adapters([f"adapter_{i}" for i in range(len(adapters))], [a.strength for a in adapters])
+    return counted
+
+
+def count_keys(pipe: Any, family: Family, path: Path, name: str) -> Loaded:
+    """Compare the file's tensors with what is in the model: a key matches if its very values are there."""
+    from peft.utils import get_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+    model = getattr(pipe, family.denoiser_part)
+    inside = get_peft_model_state_dict(model, adapter_name=name)
+    unmatched = []
+    tensors = {key: t for key, t in load_file(file).items() if not key.endswith(".alpha")}
+    for key, tensor in tensors.items():
+        mine = inside.get(key.removeprefix(f"{family.denoiser_part}."))
+        if mine is None or mine.shape != tensor.shape or not torch.equal(mine.cpu(), tensor.to(mine.dtype)):
+            unmatched.append(key)
+    return Loaded(len(tensors) - len(unmatched), unmatched)
+
+
+def render(pipe: Any, family: Family, recipe: Recipe, options: Any = None) -> Any:
+    """One picture of a recipe by a plain pipeline call with the prompt as text."""
+    pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
+    return pipe(
+        **family.prompt_call(recipe.prompt, recipe.negative, options),
+        **recipe.call,
+        width=recipe.width,
+        height=recipe.height,
+        num_inference_steps=recipe.steps,
+        generator=torch.Generator(recipe.seed_device).manual_seed(recipe.seed),
+    ).images[0]
+
+
+def run_of(path: Path) -> dict[str, Any]:
+    """The options of the run that a checkpoint or result belongs to, from the `run.lock.json` beside or above it."""
+    for folder in (path if path.is_dir() else path.parent, *path.resolve().parents):
+        lock = folder / "run.lock.json"
+        if lock.exists():
+            rows = json.loads(lock.read_text(encoding="utf-8"))
+            return {**{name: row["value"] for name, row in rows["options"].items()}, "$base": rows["base"]["source"], "$folder": folder}
+    raise ModelError(f"No run.lock.json belongs to {path}.\n  Give --model_family and --model_flavour (or --model).")

@@ -1,0 +1,114 @@
+"""Does what a run saved load elsewhere, and does it look there as it looked here?"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from darkroom import families
+from darkroom.core.errors import ModelError
+from darkroom.families.repository import locate
+from darkroom.tools import generate
+from darkroom.train.checkpoint import STATE, check
+from darkroom.validate.recipe import Recipe
+
+LIMIT = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What `verify` found. `difference` is the largest, in steps of 1/255; None where there was nothing to compare."""
+
+    matched: int
+    unmatched: list[str]
+    pictures: int
+    difference: float | None
+    problem: str | None = None
+
+    @property
+    def holds(self) -> bool:
+        """Every key found its place and every picture is the same to 1/255."""
+        close = self.difference is None or self.difference <= LIMIT
+        return self.problem is None and not self.unmatched and close
+
+
+def verify(path: Path) -> Verdict:
+    """Load a checkpoint folder, an adapter file, or a run's result into the stock pipeline and compare pictures.
+
+    Raises ModelError when there is nothing to load.
+    """
+    options = generate.run_of(path)
+    family = families.get(options["model_family"])
+    settings = SimpleNamespace(**options)
+    if path.is_dir() and (path / STATE).exists() and (problem := check(path)):
+        return Verdict(0, [], 0, None, problem)
+    base = locate(options["$base"], family)
+    if options["model_type"] == "full":
+        pipe, matched, unmatched = full_pipeline(family, path, base)
+    else:
+        pipe = generate.stock_pipeline(family, base, torch.float32)
+        (loaded,) = generate.load_adapters(pipe, family, [generate.AdapterFile(adapter_file(path))])
+        matched, unmatched = loaded.matched, loaded.unmatched
+    pictures = originals(Path(options["$folder"]), step_of(path))
+    worst = max((difference(pipe, family, settings, picture) for picture in pictures), default=None)
+    return Verdict(matched, unmatched, len(pictures), worst)
+
+
+def adapter_file(path: Path) -> Path:
+    """The adapter inside a folder, or the file itself."""
+    file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+    if not file.is_file():
+        raise ModelError(f"There is no adapter at {path}.\n  Give a checkpoint folder, an output folder or a file.")
+    return file
+
+
+def full_pipeline(family: Any, path: Path, base: str) -> tuple[Any, int, list[str]]:
+    """The stock pipeline with a fully trained denoiser; its keys are checked by a strict load."""
+    import diffusers
+
+    folder = next((f for f in (path / "pipeline", path) if (f / family.denoiser_part).is_dir()), None)
+    if folder is None:
+        raise ModelError(f"There is no {family.denoiser_part}/ in {path}.\n  Give a checkpoint or output folder.")
+    cls = getattr(diffusers, family.denoiser)
+    model, info = cls.from_pretrained(
+        folder, subfolder=family.denoiser_part, dtype=torch.float32, output_loading_info=True
+    )
+    pipe = generate.stock_pipeline(family, base, torch.float32)
+    pipe.register_modules(**{family.denoiser_part: model.to(pipe.device)})
+    odd = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+    return pipe, len(model.state_dict()) - len(info["missing_keys"]), list(map(str, odd))
+
+
+def step_of(path: Path) -> int | None:
+    """The step of a checkpoint's name; None stands for the end of the run."""
+    name = path.name if path.is_dir() else path.parent.name
+    parts = name.split("-")
+    return int(parts[1]) if parts[0] == "checkpoint" and len(parts) > 1 and parts[1].isdigit() else None
+
+
+def originals(output: Path, step: int | None) -> list[Path]:
+    """Unstitched validation pictures of a step, or of the last one rendered."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted((output / "validation_images" / "originals").glob("step_*.png")):
+        if "__ema" not in path.stem:
+            found.setdefault(int(path.stem.split("_")[1]), []).append(path)
+    if step is None:
+        return found[max(found)] if found else []
+    return found.get(step, [])
+
+
+def difference(pipe: Any, family: Any, settings: Any, picture: Path) -> float:
+    """Largest difference of a picture and its stock rendering, in steps of 1/255."""
+    from PIL import Image
+
+    recipe = Recipe.read(picture)
+    pipe.set_adapters(["adapter_0"], [recipe.strength]) if recipe.strength != 1.0 else None
+    with Image.open(picture) as saved:
+        mine = np.asarray(saved.convert("RGB"), dtype=np.int16)
+    theirs = np.asarray(generate.render(pipe, family, recipe, settings).convert("RGB"), dtype=np.int16)
+    return float(np.abs(mine - theirs).max()) if mine.shape == theirs.shape else 255.0

@@ -1,0 +1,145 @@
+"""Where captions come from and what they become."""
+
+from __future__ import annotations
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from darkroom.core.errors import DataError
+from darkroom.data.captions import compile_filters, shuffled
+from darkroom.options.dataset import CaptionShuffle
+
+
+def captions(shop, **keys) -> list[str]:
+    return shop.plan(shop.entry(train_batch_size=1, **keys)).scan().captions()
+
+
+def test_a_line_is_a_variant_unless_lines_are_kept(shop) -> None:
+    shop.picture(shop.pictures / "a.png", caption="\ufeffone \n\n two\none")
+    assert captions(shop) == ["one", "two"]
+    assert captions(shop, disable_multiline_split=True) == ["one \n\n two\none"]
+
+
+def test_a_file_name_is_a_caption(shop) -> None:
+    shop.picture(shop.pictures / "sub.dir" / "my_red.cat.png", caption=None)
+    assert captions(shop, caption_strategy="filename") == ["my red.cat"]
+
+
+def test_instance_prompts_replace_or_precede(shop) -> None:
+    shop.add(2)
+    assert captions(shop, caption_strategy="instanceprompt", instance_prompt=["x", "y"]) == ["x", "y"]
+    assert captions(shop, only_instance_prompt=True, instance_prompt="x") == ["x"]
+    made = captions(shop, prepend_instance_prompt=True, instance_prompt=["x", "y"])
+    assert made == ["x caption p 0", "x caption p 1", "y caption p 0", "y caption p 1"]
+
+
+def test_tags_shuffle_reproducibly_behind_the_fixed_ones() -> None:
+    options = CaptionShuffle(enable=True, count=4, position_start=1)
+    made = shuffled("a, b, c, d", options, 5)
+    assert made == shuffled("a, b, c, d", options, 5)
+    assert made[0] == "a, b, c, d"
+    assert len(set(made)) == len(made) > 1
+    assert all(text.startswith("a, ") and sorted(text.split(", ")) == ["a", "b", "c", "d"] for text in made)
+    assert shuffled("only", options, 5) == ("only",)
+    assert shuffled("b. a", CaptionShuffle(split_on="period", include_original=False), 1)[0] in ("b. a", "a. b")
+
+
+@pytest.mark.parametrize(
+    ("entry", "before", "after"),
+    [
+        ("a photo of ", "a photo of a cat", "a cat"),
+        ("s/colour/color/", "colour, colour", "color, color"),
+        ("s/colour/color", "colour", "color"),
+        (r"\d+", "cat 42", "cat "),
+        ("(", "a (cat", "a cat"),
+    ],
+)
+def test_a_filter_entry_changes_a_caption(entry: str, before: str, after: str) -> None:
+    rules, skipped = compile_filters([entry])
+    assert rules[0](before) == after
+    assert bool(skipped) == (entry == "(")
+
+
+def test_the_filter_of_the_text_cache_reaches_the_captions(shop) -> None:
+    shop.add(1)
+    text = {"id": "t", "dataset_type": "text_embeds", "caption_filter_list": ["caption "]}
+    assert shop.plan(shop.entry(train_batch_size=1), text).scan().captions() == ["p 0"]
+
+
+def table(shop, rows: dict, name: str = "t.parquet") -> dict:
+    path = shop.folder / name
+    if name.endswith("jsonl"):
+        lines = [dict(zip(rows, values, strict=True)) for values in zip(*rows.values(), strict=True)]
+        path.write_text("\n".join(map(json.dumps, lines)))
+    else:
+        pq.write_table(pa.table(rows), path)
+    return {"metadata_backend": "parquet", "caption_strategy": "parquet", "parquet": {"path": str(path)}}
+
+
+@pytest.mark.parametrize("name", ["t.parquet", "t.jsonl"])
+def test_a_table_gives_captions_and_sizes_without_opening_a_picture(shop, name: str, monkeypatch) -> None:
+    for i in range(3):
+        shop.picture(shop.pictures / "sub" / f"p{i}.png", (96, 64), caption=None)
+    rows = {"id": ["sub/p0", "sub/p1"], "description": [["a", "b"], ["c"]], "width": [96, 96], "height": ["64", "64"]}
+    if name == "t.parquet":
+        rows["height"] = [64, 64]
+    monkeypatch.setattr("darkroom.data.index.read_size", lambda path: pytest.fail(f"{path} was opened"))
+    plan = shop.plan(shop.entry(**table(shop, rows, name))).scan()
+    assert plan.captions() == ["a", "b", "c"]
+    assert plan.datasets[0].dropped == {"not in the table": 1}
+    assert plan.datasets[0].index.sizes(0).original == (96, 64)
+
+
+def test_a_fallback_column_stands_in_for_empty_captions(shop) -> None:
+    shop.add(2)
+    keys = table(
+        shop,
+        {
+            "id": ["p000.png", "p001.png"],
+            "description": ["", "long"],
+            "tags": ["short", "x"],
+            "width": [64] * 2,
+            "height": [64] * 2,
+        },
+    )
+    keys["parquet"] |= {"fallback_caption_column": "tags", "identifier_includes_extension": True}
+    assert captions(shop, **keys) == ["long", "short"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ({"name": ["a"], "description": ["x"]}, "no column 'id'"),
+        ({"id": ["p000"], "text": ["x"], "width": [1], "height": [1]}, "no column 'description'"),
+        ({"id": [None], "description": ["x"]}, "without a name"),
+        ({"id": ["p000"], "description": [""]}, "have no caption"),
+        ({"id": ["p000"], "description": [["x", None]]}, "missing captions"),
+        ({"id": ["p000"], "description": [5]}, "int values"),
+        ({"id": ["p000"], "description": ["x"]}, "no column 'width'"),
+    ],
+)
+def test_a_table_that_cannot_be_used_says_why(shop, rows, words) -> None:
+    shop.add(1)
+    with pytest.raises(DataError, match=words):
+        captions(shop, **table(shop, rows))
+
+
+def test_an_absent_or_broken_table_is_explained(shop) -> None:
+    shop.add(1)
+    keys = table(shop, {"id": ["p000"], "description": ["x"], "width": [1], "height": [1]})
+    (shop.folder / "t.parquet").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="cannot be read"):
+        captions(shop, **keys)
+    (shop.folder / "t.parquet").unlink()
+    with pytest.raises(DataError, match="does not exist"):
+        captions(shop, **keys)
+
+
+def test_a_changed_table_is_read_again(shop) -> None:
+    shop.add(1)
+    rows = {"id": ["p000"], "description": ["before"], "width": [64], "height": [64]}
+    assert captions(shop, **table(shop, rows)) == ["before"]
+    assert captions(shop, **table(shop, {**rows, "description": ["afterwards"]})) == ["afterwards"]

@@ -1,0 +1,213 @@
+"""The dataset file: what is filled in, what is refused, and in which words."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from darkroom.core.errors import ConfigError, ConfigErrors, DataError, UserError
+from darkroom.options.dataset import read_datasets
+
+TEXT = {"id": "text", "dataset_type": "text_embeds", "default": True}
+
+
+def complaint(shop, *entries, **options) -> str:
+    """What the reader says about these entries."""
+    shop.options |= options
+    with pytest.raises(UserError) as caught:
+        shop.read(*entries)
+    return str(caught.value)
+
+
+def test_a_minimal_entry_takes_over_the_global_options(shop) -> None:
+    shop.options |= {"vae_batch_size": 3, "aspect_bucket_alignment": 64}
+    made = shop.read({"id": "pics", "instance_data_dir": str(shop.pictures) + "/"})
+    entry = made.images[0]
+    assert (entry.vae_batch_size, entry.train_batch_size, entry.resolution_type, entry.crop) == (
+        3,
+        2,
+        "pixel_area",
+        False,
+    )
+    assert entry.cache_dir_vae == shop.folder / "out/cache/vae/toy/pics"
+    assert made.default_text.id == "text-embeds"
+    assert made.default_text.cache_dir == shop.folder / "out/cache/text/toy"
+
+
+def test_a_made_up_text_cache_avoids_taken_names(shop) -> None:
+    assert shop.read(shop.entry(id="text-embeds")).default_text.id == "text-embeds-1"
+
+
+def test_placeholders_are_filled_and_unknown_ones_left(shop) -> None:
+    entry = shop.entry(cache_dir_vae="{output_dir}/{model_family}/{id}/{env:WHERE}/{env:UNSET}{other}")
+    made = shop.read(entry, environ={"WHERE": "here"}).images[0]
+    assert str(made.cache_dir_vae) == f"{shop.folder}/out/toy/pics/here/{{other}}"
+
+
+def test_disabled_entries_are_not_looked_at(shop) -> None:
+    made = shop.read(
+        shop.entry(), {"id": "pics", "disable": True, "nonsense": 1}, {"id": "x", "type": "aws", "disabled": True}
+    )
+    assert made.disabled == ("pics", "x")
+
+
+def test_the_home_folder_is_expanded(shop, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(shop.folder))
+    assert shop.read(shop.entry(instance_data_dir="~/pictures")).images[0].instance_data_dir == shop.pictures
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"resoluton": 512}, ["resoluton", "Did you mean resolution"]),
+        ({"crop_style": "midle"}, ["crop_style", "random, center, centre, corner"]),
+        ({"crop_style": "face"}, ["crop_style", "later release"]),
+        ({"crop_aspect": "wide"}, ["crop_aspect", "square, preserve, closest, random"]),
+        ({"resolution_type": "inches"}, ["resolution_type", "pixel, area, pixel_area"]),
+        ({"dataset_type": "vidoe"}, ["dataset_type", "Did you mean video"]),
+        ({"dataset_type": "video"}, ["video", "later release", "disabled"]),
+        ({"conditioning_type": "mask"}, ["conditioning", "later release"]),
+        ({"type": "aws"}, ["aws", "later release"]),
+        ({"type": "ftp"}, ["There is no such storage"]),
+        ({"type": "csv", "dataset_type": "text_embeds"}, ["cannot hold a cache"]),
+        ({"caption_strategy": "huggingface"}, ["caption_strategy", "exist only in datasets of type huggingface"]),
+        ({"caption_strategy": "poem"}, ["caption_strategy", "textfile, filename"]),
+        ({"caption_strategy": "instanceprompt"}, ["instance prompt", "Set instance_prompt"]),
+        ({"prepend_instance_prompt": True}, ["prepend_instance_prompt", "Set instance_prompt"]),
+        ({"only_instance_prompt": True}, ["only_instance_prompt"]),
+        ({"caption_strategy": "parquet", "parquet": {"path": "x.parquet"}}, ["metadata_backend to parquet"]),
+        ({"metadata_backend": "parquet"}, ["metadata_backend", "parquet"]),
+        ({"metadata_backend": "magic"}, ["metadata_backend", "discovery, parquet"]),
+        ({"parquet": {"captions": 1}}, ["parquet.path", "parquet.captions"]),
+        ({"caption_filter_list": ["x"]}, ["belongs to a text_embeds entry"]),
+        ({"disable_vae_cache": True}, ["Write vae_cache_disable"]),
+        ({"vae_cache_ondemand": True}, ["vae_cache_ondemand", "later release"]),
+        ({"conditioning_data": "other"}, ["conditioning_data", "later release"]),
+        ({"maximum_image_size": 2048}, ["Set target_downsample_size"]),
+        ({"resolution_type": "area", "resolution": 1.0, "minimum_image_size": 512}, ["megapixels"]),
+        (
+            {"resolution_type": "area", "resolution": 1, "maximum_image_size": 20, "target_downsample_size": 2},
+            ["megapixels"],
+        ),
+        ({"resolution_type": "pixel", "maximum_image_size": 4, "target_downsample_size": 1024}, ["implausibly small"]),
+        ({"resolution": 512.5}, ["whole pixels"]),
+        ({"resolution": -1}, ["greater than 0"]),
+        ({"crop": True, "crop_aspect": "closest"}, ["crop_aspect_buckets"]),
+        ({"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [0]}, ["above 0"]),
+        ({"crop": True, "crop_aspect": "random", "crop_aspect_buckets": [{"aspect": 1, "weight": 0.5}]}, ["up to 0.5"]),
+        ({"crop_aspect_buckets": [{"shape": 1}]}, ["numbers for aspect and weight"]),
+        ({"repeats": -1}, ["repeats"]),
+        ({"repeats": 1.5}, ["whole number"]),
+        ({"train_batch_size": True}, ["whole number"]),
+        ({"train_batch_size": "04"}, ["whole number"]),
+        ({"probability": "often"}, ["probability"]),
+        ({"probability": -0.5}, ["probability"]),
+        ({"probability": 0}, ["No dataset can be drawn at the first step"]),
+        ({"start_epoch": 3}, ["No dataset can be drawn at the first step"]),
+        ({"start_epoch": 3, "end_epoch": 2}, ["before start_epoch"]),
+        ({"start_step": 9, "end_step": 2}, ["before start_step"]),
+        ({"minimum_aspect_ratio": 2, "maximum_aspect_ratio": 1}, ["below minimum_aspect_ratio"]),
+        ({"text_embeds": "nowhere"}, ["No enabled entry has this id", "text-embeds"]),
+        ({"image_embeds": "nowhere"}, ["No enabled entry has this id"]),
+        ({"instance_data_dir": "missing-folder"}, ["missing-folder", "does not exist"]),
+        ({"instance_data_dir": None}, ["needs the folder"]),
+        ({"caption_shuffle": {"enable": True, "count": 0}}, ["caption_shuffle.count"]),
+        ({"caption_shuffle": {"split_on": "tab"}}, ["comma, space, period"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_value_is_named_with_its_place_and_a_way_out(shop, keys, words) -> None:
+    text = complaint(shop, shop.entry(**keys))
+    assert "datasets.json" in text
+    assert "pics" in text
+    for word in words:
+        assert word in text
+
+
+def test_all_problems_of_all_entries_are_told_at_once(shop) -> None:
+    with pytest.raises(ConfigErrors) as caught:
+        shop.read(
+            shop.entry(crop_styl="x", repeats=-1),
+            shop.entry(id="b", resolution="big"),
+            shop.entry(id="c", instance_data_dir="gone"),
+        )
+    assert {(e.option, "'pics'" in e.source) for e in caught.value.errors} == {
+        ("crop_styl", True), ("repeats", True), ("resolution", False), ("instance_data_dir", False)}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("entries", "words"),
+    [
+        ([{"id": "a"}, {"id": "a"}], "Two datasets have this id"),
+        ([{"instance_data_dir": "."}], "needs an id"),
+        ([TEXT], "no dataset of type image"),
+        ([{"id": "a", "disabled": True}], "is disabled"),
+        ([], "lists no dataset"),
+    ],
+)
+def test_a_file_that_cannot_be_used_says_why(shop, entries, words) -> None:
+    assert words in complaint(shop, *entries)
+
+
+def test_two_default_text_caches_and_shared_folders_are_refused(shop) -> None:
+    assert "Two text caches are the default" in complaint(shop, shop.entry(), TEXT, {**TEXT, "id": "more"})
+    shared = complaint(shop, shop.entry(cache_dir_vae="x"), shop.entry(id="b", cache_dir_vae="x"))
+    assert "uses the same folder" in shared
+    assert "keeps latents there" in complaint(shop, shop.entry(cache_dir_vae="x"), {**TEXT, "cache_dir": "x"})
+
+
+@pytest.mark.parametrize(
+    ("content", "words"), [("{}", "one object"), ("[1]", "something else"), ("[{},]", "line 1"), ("\xff", "array")]
+)
+def test_broken_files_are_explained(shop, content, words) -> None:
+    file = shop.folder / "d.json"
+    file.write_text(content, encoding="utf-8")
+    with pytest.raises(DataError) as caught:
+        read_datasets(file, shop.config, {})
+    assert words in str(caught.value) or "not valid JSON" in str(caught.value)
+
+
+def test_an_absent_file_or_option_is_explained(shop) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        read_datasets(shop.folder / "no.json", shop.config, {})
+    with pytest.raises(ConfigError, match="data_backend_config"):
+        read_datasets(None, shop.config, {})
+
+
+def test_what_is_not_offered_yet_becomes_a_warning_when_asked(shop) -> None:
+    shop.options["ignore_unsupported"] = True
+    made = shop.read(shop.entry(conditioning_data="x", nonsense=1), {"id": "clips", "dataset_type": "video"})
+    assert [d.id for d in made.images] == ["pics"]
+    assert len(made.warnings) == 3
+
+
+def test_other_spellings_and_forms_are_understood(shop) -> None:
+    made = shop.read(
+        shop.entry(
+            probability="",
+            repeats="2",
+            crop=True,
+            is_regularization_data=True,
+            metadata_backend="json",
+            crop_aspect="random",
+            hash_filenames=True,
+            crop_aspect_buckets=[{"aspect_ratio": 1.0, "weight": 0.25}, {"aspect_bucket": 2, "weight": 0.75}],
+        )
+    )
+    entry = made.images[0]
+    assert (entry.probability, entry.repeats, entry.repeats_given, entry.is_regularisation_data) == (1.0, 2, True, True)
+    assert (entry.crop_aspect_buckets, entry.crop_aspect_weights) == ((1.0, 2.0), (0.25, 0.75))
+    assert any("hash_filenames" in w for w in made.warnings)
+
+
+def test_filters_come_from_arrays_and_files(shop) -> None:
+    file = Path(shop.folder / "f.txt")
+    file.write_text("a photo of \ns/colour/color/\n")
+    made = shop.read(shop.entry(), {**TEXT, "caption_filter_list": str(file)})
+    assert made.default_text.caption_filter_list == ("a photo of ", "s/colour/color/")
+    assert "cannot be read" in complaint(shop, shop.entry(), {**TEXT, "caption_filter_list": "gone.txt"})
+
+
+def test_square_edges_and_areas_agree_on_one_unit(shop) -> None:
+    entry = shop.read(shop.entry(resolution=1024)).images[0]
+    assert entry.in_unit(entry.resolution) == pytest.approx(1.048576)
