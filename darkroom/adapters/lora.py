@@ -61,9 +61,10 @@ class LoRA(Adapter):
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(seed)
             self._inject(targets)
+        # a copy, and before rounding: this is exactly what the frozen weights lost
+        self._start = {k: t.clone() for k, t in self.state().items()} if self.init in CHANGES_BASE else {}
         for parameter in self.named.values():
             parameter.data = parameter.data.to(dtype)
-        self._start = self.state() if self.init in CHANGES_BASE else {}
 
     def _inject(self, targets: list[str] | str) -> None:
         try:
@@ -82,7 +83,15 @@ class LoRA(Adapter):
 
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
-        """The frozen model alone."""
+        """The frozen model alone. PiSSA and OLoRA took a part of it into the adapter: there, the adapter's start."""
+        if self._start:
+            now = {name: p.detach().clone() for name, p in self.named.items()}
+            self.load(self._start)
+            try:
+                yield
+            finally:
+                self.load(now)
+            return
         self.model.disable_adapters()  # type: ignore[operator]
         try:
             yield
@@ -97,7 +106,7 @@ class LoRA(Adapter):
         return relative_to_start(tensors, self._peft_start()) if self._start else tensors
 
     def _peft_start(self) -> dict[str, Tensor]:
-        return {name.replace(f".{NAME}.", "."): t for name, t in self._start.items()}
+        return {_peft_name(name): t for name, t in self._start.items()}
 
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write the adapter file with the peft settings and `metadata` in its header."""
@@ -125,7 +134,7 @@ class LoRA(Adapter):
         """
         prefix = f"{self.component}."
         given = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-        mine = {name.replace(f".{NAME}.", "."): p for name, p in self.named.items()}
+        mine = {_peft_name(name): p for name, p in self.named.items()}
         missing = mine.keys() ^ given.keys()
         if missing:
             raise ValueError(f"{len(missing)} of {len(mine)} tensors differ, for example {min(missing)}")
@@ -139,6 +148,11 @@ class LoRA(Adapter):
     def describe(self) -> dict[str, Any]:
         modules = {name.rsplit(".lora_", 1)[0] for name in self.named}
         return {**super().describe(), "rank": self.config.r, "alpha": self.config.lora_alpha, "layers": len(modules)}
+
+
+def _peft_name(parameter: str) -> str:
+    """A parameter's name as adapter files have it."""
+    return parameter.replace(f".{NAME}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
 def relative_to_start(now: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.registry import nearest
 
+ALL_LINEAR = "all-linear"
+_PATTERN = re.compile(r"[*+?^$|()\[\]\\]")
+
 
 def target_modules(options: Any, presets: Mapping[str, Sequence[str]]) -> list[str] | str:
     """Module names, name endings or a regular expression, as peft takes them. Raises ConfigError for an unknown preset.
 
-    Precedence: `peft_lora_target_modules` (a list, a preset name, a regular expression or `all-linear`), then
-    `flux_lora_target`, then the family's default.
+    Precedence: `peft_lora_target_modules` (names, or one entry that is a preset, a regular expression or `all-linear`),
+    then `flux_lora_target`, then the family's default.
     """
     chosen = options.peft_lora_target_modules
-    if isinstance(chosen, (list, tuple)) and chosen:
-        return list(chosen)
-    if isinstance(chosen, str) and chosen:
-        return list(presets[chosen]) if chosen in presets else chosen
+    if chosen:
+        return _chosen(list(chosen), presets)
     preset = options.flux_lora_target
     if preset and len(presets) > 1:
         if preset not in presets:
@@ -33,3 +35,14 @@ def target_modules(options: Any, presets: Mapping[str, Sequence[str]]) -> list[s
             )
         return list(presets[preset])
     return list(presets["default"])
+
+
+def _chosen(names: list[str], presets: Mapping[str, Sequence[str]]) -> list[str] | str:
+    """One entry may stand for many modules; several are names."""
+    if len(names) > 1:
+        return names
+    (name,) = names
+    if name in presets:
+        return list(presets[name])
+    # peft takes a text as a regular expression for the whole name, and this word for every linear layer
+    return name if name == ALL_LINEAR or _PATTERN.search(name) else names

@@ -14,7 +14,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model", help="a diffusers folder, a hub id, or a run's pipeline/ folder")
     p.add_argument("--model_family", help="the family; read from the run when an adapter of a run is given")
     p.add_argument("--model_flavour", help="the flavour, in place of --model")
-    p.add_argument("--adapter", action="append", default=[], metavar="FILE[:STRENGTH]", help="may be given several times")
+    p.add_argument(
+        "--adapter", action="append", default=[], metavar="FILE[:STRENGTH]", help="may be given several times"
+    )
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
     p.add_argument("--negative_prompt", default="")
     p.add_argument("--resolution", help="512 or 768x512; left out, what the run or flavour validates with")
@@ -48,8 +50,9 @@ def run(argv: list[str]) -> int:
     pipe = generate.stock_pipeline(family, base, torch.bfloat16 if on_gpu else torch.float32)
     for adapter, loaded in zip(adapters, generate.load_adapters(pipe, family, adapters), strict=True):
         print(f"{adapter.path}: {loaded.matched} keys matched, {len(loaded.unmatched)} not")
+    facts = family.flavour(known["model_flavour"]).latents or family.latents
     wanted = chosen.resolution or options.validation_resolution or options.resolution
-    (width, height), *_ = parse_resolutions(wanted, family.latents.downscale * family.latents.patch)
+    (width, height), *_ = parse_resolutions(wanted, facts.downscale * facts.patch)
     for prompt in chosen.prompt:
         for i in range(chosen.count):
             recipe = Recipe(

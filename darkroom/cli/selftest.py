@@ -39,7 +39,12 @@ def example(folder: Path) -> Path:
     """A config with everything that could be forgotten: two datasets, accumulation, EMA, dropout of captions and weights."""
     pictures = Path(__file__).parent.parent / "demo"
     datasets = [
-        {"id": "concept", "type": "local", "instance_data_dir": str(pictures / "concept"), "caption_strategy": "textfile"},
+        {
+            "id": "concept",
+            "type": "local",
+            "instance_data_dir": str(pictures / "concept"),
+            "caption_strategy": "textfile",
+        },
         {"id": "keep", "type": "local", "instance_data_dir": str(pictures / "keep"), "caption_strategy": "textfile"},
     ]
     (folder / "datasets.json").write_text(json.dumps(datasets), encoding="utf-8")

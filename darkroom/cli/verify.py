@@ -30,7 +30,9 @@ def run(argv: list[str]) -> int:
     verdict = verify(path)
     if as_json:
         rows = {"matched": verdict.matched, "unmatched": verdict.unmatched, "pictures": verdict.pictures}
-        print(json.dumps({**rows, "difference": verdict.difference, "problem": verdict.problem, "holds": verdict.holds}))
+        print(
+            json.dumps({**rows, "difference": verdict.difference, "problem": verdict.problem, "holds": verdict.holds})
+        )
     else:
         print(f"keys: {verdict.matched} matched, {len(verdict.unmatched)} not")
         for key in verdict.unmatched[:20]:

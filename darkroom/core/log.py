@@ -7,17 +7,32 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
-_SECRET = re.compile(
-    r"""(?ix) ((?:api|auth|access|secret|hf|bearer)[_-]?(?:key|token)(?:_id)?|token|password|secret|authorization)
-        (["']?\s*[:=]\s*["']?|\s+) ([^\s"',}]{6,})"""
-)
+_NAMES = r"(?:api|auth|access|secret|hf|hub|bearer)[_-]?(?:key|token)(?:_id)?|token|password|secret|authorization|bearer"
+_SECRET = re.compile(rf"""(?i)(?<![a-z0-9])({_NAMES})(\\?["']?\s*[:=]\s*\\?["']?(?:bearer\s+)?)([^\s"',}}\\]{{6,}})""")
+# without a sign between them only a word with a digit counts: "token abc123", but not "token embeddings"
+_SPOKEN = re.compile(rf"""(?i)(?<![a-z0-9])({_NAMES})(\s+)((?=[^\s"',}}\\]*\d)[^\s"',}}\\]{{6,}})""")
+_KEY = re.compile(rf"(?i)(?:.*_)?(?:{_NAMES})")
 _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9-]{8,}|AKIA[A-Z0-9]{12,})\b")
 
 
 def redact(text: str) -> str:
     """`text` with anything that looks like a credential replaced by `***`."""
-    return _TOKEN.sub("***", _SECRET.sub(lambda m: f"{m[1]}{m[2]}***", text))
+    for pattern in (_SECRET, _SPOKEN):
+        text = pattern.sub(lambda m: f"{m[1]}{m[2]}***", text)
+    return _TOKEN.sub("***", text)
+
+
+def redacted(value: Any) -> Any:
+    """A JSON value with its texts redacted, and whatever stands under a secret's name replaced by `***`."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {
+            k: "***" if v and isinstance(k, str) and _KEY.fullmatch(k) else redacted(v) for k, v in value.items()
+        }
+    return [redacted(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 class _Redacted(logging.Formatter):

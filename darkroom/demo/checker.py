@@ -34,12 +34,12 @@ _y, _x = np.mgrid[0:EDGE, 0:EDGE].astype(np.float32) + 0.5
 class Finding:
     """The object found in a picture; lengths in pixels."""
 
-    background: np.ndarray     # (3,) RGB
-    colour: np.ndarray         # (3,) RGB
-    coverage: np.ndarray       # (64, 64), 0 background to 1 object
+    background: np.ndarray  # (3,) RGB
+    colour: np.ndarray  # (3,) RGB
+    coverage: np.ndarray  # (64, 64), 0 background to 1 object
     cx: float
     cy: float
-    r: float                   # half of the longer side of its box
+    r: float  # half of the longer side of its box
 
 
 def check(picture: np.ndarray, scene: Scene) -> dict[str, bool]:
@@ -83,8 +83,12 @@ def shape_of(found: Finding) -> str | None:
 def face_match(image: np.ndarray, found: Finding) -> float:
     """Best correlation, -1..1, between the brightness of the object and that of a drawn face near its place."""
     grey = image.mean(2)
-    return max(_face_score(grey, found.cx + dx, found.cy + dy, found.r * scale)
-               for scale in (0.85, 0.95, 1.05) for dx in (-1, 0, 1) for dy in (-2, -1, 0, 1, 2))
+    return max(
+        _face_score(grey, found.cx + dx, found.cy + dy, found.r * scale)
+        for scale in (0.85, 0.95, 1.05)
+        for dx in (-1, 0, 1)
+        for dy in (-2, -1, 0, 1, 2)
+    )
 
 
 def find_object(picture: np.ndarray) -> Finding | None:
@@ -128,8 +132,9 @@ def largest_patch(mask: np.ndarray) -> np.ndarray:
 
 def _background(image: np.ndarray) -> tuple[str, np.ndarray]:
     """The background's colour word and its RGB value: what most of the 2-pixel border is."""
-    border = np.concatenate([image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3),
-                             image[:, :2].reshape(-1, 3), image[:, -2:].reshape(-1, 3)])
+    border = np.concatenate(
+        [image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3), image[:, :2].reshape(-1, 3), image[:, -2:].reshape(-1, 3)]
+    )
     labels = np.linalg.norm(border[:, None] - _PALETTE, axis=2).argmin(1)
     label = np.bincount(labels).argmax()
     return _NAMES[label], np.median(border[labels == label], axis=0)

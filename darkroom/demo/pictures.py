@@ -52,14 +52,63 @@ MINT = (150, 226, 190)
 HELD_OUT_EVERY = 16
 
 SYLLABLES = (
-    "ba", "be", "bo", "da", "do", "du", "fa", "fi", "ga", "go", "ka", "ki", "lo", "lu", "ma", "mi", "mo", "na",
-    "no", "pa", "pi", "ra", "ri", "ro", "sa", "si", "so", "ta", "ti", "to", "va", "vo", "wi", "za", "ze", "zi",
-    "zo", "orp", "ple", "ink", "ump", "olt", "ath", "ick", "elm", "quo", "dru", "fle", "gla", "sno", "gru", "umb",
+    "ba",
+    "be",
+    "bo",
+    "da",
+    "do",
+    "du",
+    "fa",
+    "fi",
+    "ga",
+    "go",
+    "ka",
+    "ki",
+    "lo",
+    "lu",
+    "ma",
+    "mi",
+    "mo",
+    "na",
+    "no",
+    "pa",
+    "pi",
+    "ra",
+    "ri",
+    "ro",
+    "sa",
+    "si",
+    "so",
+    "ta",
+    "ti",
+    "to",
+    "va",
+    "vo",
+    "wi",
+    "za",
+    "ze",
+    "zi",
+    "zo",
+    "orp",
+    "ple",
+    "ink",
+    "ump",
+    "olt",
+    "ath",
+    "ick",
+    "elm",
+    "quo",
+    "dru",
+    "fle",
+    "gla",
+    "sno",
+    "gru",
+    "umb",
     "mbo",
 )
 """Pieces of invented nouns."""
 
-_y, _x = np.mgrid[0:EDGE, 0:EDGE].astype(np.float32) + 0.5   # pixel centres, (EDGE, EDGE) each
+_y, _x = np.mgrid[0:EDGE, 0:EDGE].astype(np.float32) + 0.5  # pixel centres, (EDGE, EDGE) each
 
 
 @dataclass(frozen=True)
@@ -82,6 +131,7 @@ class Scene:
 
 
 # ---------------------------------------------------------------- choosing scenes
+
 
 def every_scene() -> list[Scene]:
     """All 9,072 scenes in a fixed order."""
@@ -111,6 +161,7 @@ def grumbo_scene(rng: Generator) -> Scene:
 
 # ---------------------------------------------------------------- drawing
 
+
 def distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
     """Signed distance in pixels to a shape of half extent `r` centred on 0, 0; negative inside.
 
@@ -122,7 +173,7 @@ def distance(shape: str, x: np.ndarray, y: np.ndarray, r: float) -> np.ndarray:
         return np.hypot(x, y) - r
     if shape == "square":
         return np.maximum(ax, ay) - r
-    if shape == "triangle":                        # apex (0, -r), base from (-r, r) to (r, r)
+    if shape == "triangle":  # apex (0, -r), base from (-r, r) to (r, r)
         return np.maximum(y - r, (2 * ax - y - r) / np.sqrt(5))
     if shape == "diamond":
         return (ax + ay - r) / np.sqrt(2)
@@ -183,7 +234,7 @@ def draw_grumbo(scene: Scene, rng: Generator) -> np.ndarray:
 
 def paint_grumbo(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, r: float, skin: np.ndarray) -> np.ndarray:
     """Lay a mascot of half extent `r` over `canvas` (H, W, 3); antennae touch -r, the chin touches r."""
-    ax = np.abs(x)                                 # the face is symmetric, so each pair is drawn once
+    ax = np.abs(x)  # the face is symmetric, so each pair is drawn once
     stalk = _segment(ax, y, (0.30 * r, -0.35 * r), (0.52 * r, -0.80 * r)) - max(0.07 * r, 0.8)
     canvas = paint(canvas, stalk, (84, 128, 112))
     canvas = paint(canvas, np.hypot(ax - 0.54 * r, y + 0.80 * r) - 0.20 * r, (240, 110, 160))
@@ -208,6 +259,7 @@ def _rounded_box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: f
 
 
 # ---------------------------------------------------------------- captions
+
 
 def full_caption(scene: Scene) -> str:
     """The caption that names everything: "a large red ring on a white background, top left"."""

@@ -29,11 +29,12 @@ class Latents:
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
-    """One set of published weights: where it is, and the option defaults that suit it."""
+    """One set of published weights: where it is, the option defaults that suit it, its latents if not the family's."""
 
     repository: str
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
+    latents: Latents | None = None
 
 
 @dataclasses.dataclass(frozen=True)

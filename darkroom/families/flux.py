@@ -83,6 +83,7 @@ class Flux(Family):
                 "validation_num_inference_steps": 16,
                 "gradient_checkpointing": False,
             },
+            latents=Latents(channels=8, downscale=4, patch=2, normaliser="shift_scale"),
             note="ships with Darkroom: 64-pixel shapes, for trying everything without a GPU or a download",
         ),
     }

@@ -16,6 +16,7 @@ from darkroom.core.errors import ModelError, missing_option
 from darkroom.core.files import digest
 from darkroom.families import tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
+from darkroom.families.facts import Latents
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WHOLE_FILE = 64 * 2**20
@@ -61,6 +62,11 @@ class Repository:
     def is_single_file(self) -> bool:
         """Is the base one checkpoint file rather than a folder or a hub id?"""
         return Path(self.base).suffix in SINGLE_FILE
+
+    @property
+    def latents(self) -> Latents:
+        """The latent space of this flavour."""
+        return self.flavour.latents or self.family.latents
 
     @property
     def hub(self) -> dict[str, Any]:
@@ -131,7 +137,7 @@ class Repository:
         """What made a latent: weights, precision, normalisation, tiling."""
         source = self.options.pretrained_vae_model_name_or_path
         weights = self._identity("" if source else "vae", source or self.base)
-        return digest([weights, self.family.latents.normaliser, str(self.vae_dtype), self.options.vae_enable_tiling])
+        return digest([weights, self.latents.normaliser, str(self.vae_dtype), self.options.vae_enable_tiling])
 
     def base_identity(self) -> dict[str, str]:
         """What the lock file says of the base weights."""

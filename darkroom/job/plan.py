@@ -79,7 +79,7 @@ def resume_point(config: Any) -> str | None:
 
 def caches(data: Any, family: Family, repository: Repository) -> dict[str, int]:
     """Entries to make and to reuse, and the bytes that those to make will take."""
-    facts = family.latents
+    facts = repository.latents
     numbers = family.text_numbers(repository.text_configs, repository.options)
     width = torch.empty(0, dtype=repository.text_dtype).element_size()
 

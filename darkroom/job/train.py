@@ -235,7 +235,7 @@ def pixels(run: Run, plan: Any, parts: Parts) -> None:
     from darkroom.families import latents
 
     def encode(pictures: torch.Tensor) -> torch.Tensor:
-        return latents.encode(parts.vae(), pictures, run.family.latents).cpu()
+        return latents.encode(parts.vae(), pictures, parts.latents).cpu()
 
     with phase(run.bus, "latent cache"):
         plan.fill_latents(encode, identity=parts.vae_identity())

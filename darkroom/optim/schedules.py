@@ -36,8 +36,8 @@ def linear(step: int, shape: Shape) -> float:
 
 
 def cosine(step: int, shape: Shape) -> float:
-    """Half a cosine from 1 to 0; with `cycles` c, c half-waves down and up again."""
-    return max(0.0, 0.5 * (1 + math.cos(math.pi * max(1.0, 2 * shape.cycles - 1) * shape.progress(step))))
+    """Half a cosine from 1 to `end`."""
+    return shape.end + (1 - shape.end) * 0.5 * (1 + math.cos(math.pi * shape.progress(step)))
 
 
 def cosine_with_restarts(step: int, shape: Shape) -> float:

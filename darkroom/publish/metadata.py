@@ -44,7 +44,8 @@ def comment_text(comment: Any, state: Any) -> str:
         name = match[1]
         if name.startswith("env:"):
             return os.environ.get(name[4:], "")
-        values = {"current_step": state.step, "current_epoch": state.epoch}
-        return str(values.get(name) or datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"))
+        if name == "timestamp":
+            return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+        return str({"current_step": state.step, "current_epoch": state.epoch}[name])
 
     return _PLACEHOLDER.sub(fill, text)

@@ -10,7 +10,7 @@ from typing import Any
 from darkroom.core.clock import Clock
 from darkroom.core.events import Event, Progress
 from darkroom.core.files import disk_full_says
-from darkroom.core.log import redact
+from darkroom.core.log import redacted
 
 
 class EventLog:
@@ -28,7 +28,7 @@ class EventLog:
             return
         row = {"time": self.clock.now(), "event": event.name, **dataclasses.asdict(event)}
         with disk_full_says(self.path, "an event"):
-            self._file.write(redact(json.dumps(row, default=str)) + "\n")
+            self._file.write(json.dumps(redacted(row), default=str) + "\n")
             self._file.flush()
 
     def close(self) -> None:
@@ -48,6 +48,8 @@ def _drop_torn_line(path: Path) -> None:
 
 def read(path: Path) -> list[dict[str, Any]]:
     """Every whole event of a log. Steps that a resume repeated count once, the last time."""
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("{")]
+    text = path.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]  # a line without an end is still being written, or never will be
+    rows = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
     latest: dict[int, int] = {row["step"]: i for i, row in enumerate(rows) if row["event"] == "step"}
     return [row for i, row in enumerate(rows) if row["event"] != "step" or latest[row["step"]] == i]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from darkroom import __version__
 from darkroom.core.files import write_json
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
@@ -15,7 +16,7 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safeten
 
 def versions() -> dict[str, str]:
     """Versions of Python, Darkroom and the packages that decide results."""
-    found = {"python": platform.python_version(), "darkroom": importlib.metadata.version("darkroom-trainer")}
+    found = {"python": platform.python_version(), "darkroom": __version__}
     for name in PACKAGES:
         try:
             found[name] = importlib.metadata.version(name)

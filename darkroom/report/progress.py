@@ -35,7 +35,7 @@ class ProgressBars:
         if self.is_live:
             self._move(event.phase, event.done, event.total, "")
         elif event.done == event.total:
-            self.console.print(f"{event.phase}: {event.done} {event.unit}")
+            self.console.print(f"{event.phase}: {event.done} {event.unit}", soft_wrap=True)
 
     def on_step(self, event: events.Step) -> None:
         """An optimizer step was taken."""
@@ -50,7 +50,7 @@ class ProgressBars:
         elif time.monotonic() - self._said > PLAIN_EVERY or event.step in (1, event.total):
             self._said = time.monotonic()
             left = show_duration((event.total - event.step) * self._pace)
-            self.console.print(f"step {event.step}/{event.total}  {note}  {left} left")
+            self.console.print(f"step {event.step}/{event.total}  {note}  {left} left", soft_wrap=True)
 
     def _rate(self) -> str:
         pace = self._pace or 0.0

@@ -104,5 +104,9 @@ def run_of(path: Path) -> dict[str, Any]:
         lock = folder / "run.lock.json"
         if lock.exists():
             rows = json.loads(lock.read_text(encoding="utf-8"))
-            return {**{name: row["value"] for name, row in rows["options"].items()}, "$base": rows["base"]["source"], "$folder": folder}
+            return {
+                **{name: row["value"] for name, row in rows["options"].items()},
+                "$base": rows["base"]["source"],
+                "$folder": folder,
+            }
     raise ModelError(f"No run.lock.json belongs to {path}.\n  Give --model_family and --model_flavour (or --model).")

@@ -123,10 +123,19 @@ def doing(output: Path) -> str:
     last = json.loads(lines[-1]) if lines else {"event": "start"}
     if any(output.glob("checkpoint-*-tmp")):
         return f"a save after step {last.get('step', 0)}"
-    following = {"scan": "text cache", "text cache": "latent cache", "latent cache": "loading", "training": "final save"}
+    following = {
+        "scan": "text cache",
+        "text cache": "latent cache",
+        "latent cache": "loading",
+        "training": "final save",
+    }
     if last["event"] == "phase":
         return following.get(last["phase"], f"what follows {last['phase']}")
-    return f"step {last['step'] + 1}" if last["event"] == "step" else f"what follows {last['event']} at step {last.get('step', 0)}"
+    return (
+        f"step {last['step'] + 1}"
+        if last["event"] == "step"
+        else f"what follows {last['event']} at step {last.get('step', 0)}"
+    )
 
 
 def _start(context, argv: list[str], output: Path):
@@ -149,7 +158,11 @@ def _train(argv: list[str], console: str) -> None:
     from darkroom.cli.common import resolved
     from darkroom.job.train import train
 
-    with open(console, "a", encoding="utf-8") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+    with (
+        open(console, "a", encoding="utf-8") as file,
+        contextlib.redirect_stdout(file),
+        contextlib.redirect_stderr(file),
+    ):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:

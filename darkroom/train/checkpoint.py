@@ -40,6 +40,7 @@ log = logger(__name__)
 MANIFEST = "checkpoint_manifest.json"
 STATE = "training_state.json"
 TRAINED = "trained.safetensors"
+ASIDE = "-old-tmp"
 VERSION = 1
 _NAME = re.compile(r"^checkpoint-(\d+)(-rolling)?$")
 
@@ -96,7 +97,7 @@ class Snapshot:
             else:
                 self.adapter.restore(folder)
             optimizer = restore(saved["optimizer"], load_file(folder / "optimizer.safetensors"))
-            self._optimizer.load_state_dict(optimizer)
+            self._load_optimizer(optimizer)
             if self.stepper.ema and (folder / "ema" / "ema_model.safetensors").exists():
                 self.stepper.ema.load(load_file(folder / "ema" / "ema_model.safetensors"))
             if self.stepper.engine.scaler and saved["scaler"]:
@@ -110,6 +111,13 @@ class Snapshot:
         self.draws.load(load_file(folder / "generators.safetensors"))
         for field in dataclasses.fields(TrainState):
             setattr(self.state, field.name, saved[field.name])
+
+    def _load_optimizer(self, saved: dict[str, Any]) -> None:
+        """Put the optimizer's state back; the base rates stay those of this run's learning_rate."""
+        rates = [group.get("base_lr") for group in self._optimizer.param_groups]
+        self._optimizer.load_state_dict(saved)
+        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
+            group["base_lr"] = rate
 
     @property
     def _optimizer(self) -> Any:
@@ -138,20 +146,24 @@ class Keeper:
         """An empty folder that takes its final name when the body has finished."""
         self.clear_leftovers()
         temporary, target = self.output / f"{name}-tmp", self.output / name
-        temporary.mkdir(parents=True)
         try:
             with files.disk_full_says(self.output, name):
+                temporary.mkdir(parents=True)
                 yield temporary
-            if target.exists():
-                # the same step saved again after a resume: move the old one aside, it is removed with the leftovers
-                os.replace(target, self.output / f"{name}-old-tmp")
-            os.replace(temporary, target)
-            files.fsync(self.output)
+                if target.exists():
+                    # the same step saved again after a resume: the old one steps aside until the new one is there
+                    os.replace(target, self.output / f"{name}{ASIDE}")
+                os.replace(temporary, target)
+                files.fsync(self.output)
         finally:
             self.clear_leftovers()
 
     def clear_leftovers(self) -> None:
-        """Remove what an interrupted save left."""
+        """Remove what an interrupted save left. A checkpoint that stepped aside for nothing gets its name back."""
+        for aside in self.output.glob(f"checkpoint-*{ASIDE}"):
+            target = aside.with_name(aside.name.removesuffix(ASIDE))
+            if not target.exists():
+                os.replace(aside, target)
         for path in self.output.glob("checkpoint-*-tmp"):
             shutil.rmtree(path, ignore_errors=True)
 

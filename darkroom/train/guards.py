@@ -57,6 +57,15 @@ def _run_script(command: str | None) -> None:
             "disk_low_action is 'script', and no script is given.",
             "Set disk_low_script to a command.",
         )
-    done = subprocess.run(shlex.split(command), check=False)
+    try:
+        done = subprocess.run(shlex.split(command), check=False)
+    except (OSError, ValueError) as cause:
+        raise ConfigError(
+            "disk_low_script",
+            command,
+            "",
+            f"It cannot be run: {cause}.",
+            "Give the path of a program, with its arguments if it has any.",
+        ) from cause
     if done.returncode:
         raise DiskFullError(f"disk_low_script = {command!r} ended with code {done.returncode}.")

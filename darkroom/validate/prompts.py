@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,19 @@ def read_library(path: Path, option: str) -> list[Prompt]:
         raise ConfigError(option, str(path), "", f"This is not JSON: {cause}.", "Correct the file.") from cause
     if not isinstance(entries, dict):
         raise ConfigError(option, str(path), "", "The file must hold one object.", 'Write {"name": "a prompt", ...}.')
-    return [_prompt(name, value, option, path) for name, value in entries.items() if name.strip()]
+    return _distinct(_prompt(name, value, option, path) for name, value in entries.items() if name.strip())
+
+
+def _distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
+    """The prompts with a number behind names that became equal as file names, such as two in another script."""
+    found: dict[str, Prompt] = {}
+    for prompt in prompts:
+        name, number = prompt.name, 1
+        while name in found:
+            number += 1
+            name = f"{prompt.name}_{number}"
+        found[name] = dataclasses.replace(prompt, name=name)
+    return list(found.values())
 
 
 def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:

@@ -56,7 +56,7 @@ class Renderer:
     def recipes(self, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[tuple[Prompt, int, Recipe]]:
         """Every picture to make: prompts x resolutions x images, in that order."""
         o = self.options
-        multiple = self.family.latents.downscale * self.family.latents.patch
+        multiple = self.parts.latents.downscale * self.parts.latents.patch
         sizes = parse_resolutions(o.validation_resolution or str(o.resolution), multiple)
         first = o.validation_seed if o.validation_seed is not None else o.seed or 0
         if o.validation_randomize:
@@ -93,7 +93,7 @@ class Renderer:
     def _picture(self, pipe: Any, recipe: Recipe) -> Any:
         model = getattr(pipe, self.family.denoiser_part)
         text, negative = (self._condition(t, model) for t in (recipe.prompt, recipe.negative))
-        return draw(pipe, self.family, recipe, self.family.embedded_call(text, negative), self.parts.vae())
+        return draw(pipe, self.parts, recipe, self.family.embedded_call(text, negative))
 
     def _condition(self, caption: str, model: Any) -> dict[str, Tensor]:
         entry = self.family.stack_text([self.text(caption)])
@@ -103,7 +103,7 @@ class Renderer:
         }
 
 
-def draw(pipe: Any, family: Any, recipe: Recipe, prompt: dict[str, Any], vae: Any) -> Any:
+def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any]) -> Any:
     """One PIL picture. The pipeline samples; the VAE decodes in its own precision, which may be wider."""
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     sampled = pipe(
@@ -115,9 +115,9 @@ def draw(pipe: Any, family: Any, recipe: Recipe, prompt: dict[str, Any], vae: An
         generator=torch.Generator(recipe.seed_device).manual_seed(recipe.seed),
         output_type="latent",
     ).images
-    scale = family.latents.downscale
-    latents = family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)
-    pixels = latent_space.decode(vae, latents.float(), family.latents)
+    scale = parts.latents.downscale
+    latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)
+    pixels = latent_space.decode(parts.vae(), latents.float(), parts.latents)
     return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from darkroom.core.events import Bus, Progress, Step, Validation
-from darkroom.train.step import Stepper
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import Picture, Renderer
 from darkroom.validate.sheet import stitch
+
+if TYPE_CHECKING:
+    from darkroom.train.step import Stepper
 
 
 class Validator:

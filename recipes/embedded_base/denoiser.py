@@ -17,6 +17,7 @@ from bank import Bank
 from common import Ema, cosine, device_and_rank, save_sheet
 from diffusers import FluxPipeline, FluxTransformer2DModel
 from evaluate import generate, score
+from muon import Muon
 from text import LENGTH, WIDTH
 from torch import Tensor, nn
 
@@ -71,11 +72,14 @@ def flow_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator:
     return (pred - (noise - x0)).square().mean()
 
 
-def optimizer_for(model: nn.Module, lr: float) -> torch.optim.Optimizer:
-    """AdamW; biases and norms are not decayed."""
-    groups = [{"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": 0.02},
-              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98), fused=True)
+def optimizers_for(model: FluxTransformer2DModel, lr: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for all else; biases and norms are not decayed."""
+    blocks = [p for part in (model.transformer_blocks, model.single_transformer_blocks) for p in part.parameters()]
+    inside = {id(p) for p in blocks if p.ndim == 2}
+    rest = [p for p in model.parameters() if id(p) not in inside]
+    groups = [{"params": [p for p in rest if p.ndim == 2], "weight_decay": 0.02},
+              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    return [Muon([p for p in blocks if p.ndim == 2], lr), torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))]
 
 
 @torch.no_grad()
@@ -103,12 +107,13 @@ def main() -> None:
     bank = Bank(**torch.load(args.folder / "bank.pt"))
     model = build().to(device)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    optimizer, ema, first = optimizer_for(model, args.lr), Ema(model, decay=0.998), 0
+    optimizers, ema, first = optimizers_for(model, args.lr), Ema(model, decay=0.998), 0
     checkpoint = args.folder / "denoiser.pt"
     if checkpoint.exists():
         state = torch.load(checkpoint)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         ema.average, ema.steps, first = state["average"], state["step"], state["step"]
 
     ids = (torch.zeros(LENGTH, 3, device=device),
@@ -116,21 +121,23 @@ def main() -> None:
     run = torch.compile(model) if args.compile else model
     generator, began, smooth = torch.Generator().manual_seed(500 + first), time.monotonic(), None
     for step in range(first, args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = args.lr * cosine(step, args.steps, warmup=100, flat=args.flat)
+        rate = args.lr * cosine(step, args.steps, warmup=100, flat=args.flat)
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+            group["lr"] = rate
         loss = flow_loss(run, bank.draw(args.batch, generator), generator, ids, device)
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         ema.update()
         value = loss.item()
         smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
         if (step + 1) % 50 == 0:
             print(f"step {step + 1} loss {smooth:.4f} {time.monotonic() - began:.0f} s", flush=True)
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": ema.average,
-                        "step": step + 1}, checkpoint)
+            torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
+                        "average": ema.average, "step": step + 1}, checkpoint)
             with ema.swapped_in():
                 model.save_pretrained(args.folder / "transformer")
                 judge(args.folder, model, step + 1)

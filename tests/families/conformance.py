@@ -86,13 +86,22 @@ def _is_empty(value: Any) -> bool:
 
 
 def call_parity(family: Family) -> str | None:
-    """Compare every argument of the denoiser at every noise level of a short sampling."""
+    """Compare every argument of the denoiser at every noise level of a short sampling, with and without a negative."""
     pipe, settings = tiny.build(family), options(family.name)
-    positive, negative = family.text_entries(pipe, [PROMPT, NEGATIVE], settings)
     model = getattr(pipe, family.denoiser_part)
+    for negative in (NEGATIVE, ""):
+        entries = family.text_entries(pipe, [PROMPT, negative], settings)
+        if problem := _sampling_differs(family, pipe, model, entries, negative, settings):
+            return problem
+    return _batch_differs(family, model, entries, settings)
+
+
+def _sampling_differs(
+    family: Family, pipe: Any, model: Any, entries: list[dict[str, Tensor]], negative: str, settings: Any
+) -> str | None:
     with Recorder(model) as stock, torch.no_grad():
         pipe(
-            **family.prompt_call(PROMPT, NEGATIVE, settings),
+            **family.prompt_call(PROMPT, negative, settings),
             **(family.call(settings) | _real_guidance(family)),
             width=SIDE, height=SIDE, num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(0), output_type="latent",
@@ -102,11 +111,11 @@ def call_parity(family: Family) -> str | None:
         t = _noise_level(family, pipe.scheduler.timesteps[i // calls_per_step])
         for row, given in enumerate(_rows(call)):
             x_t = _latents_of(family, given)
-            mine = [_predicted_call(family, model, x_t, t, entry, settings) for entry in (positive, negative)]
+            mine = [_predicted_call(family, model, x_t, t, entry, settings) for entry in entries]
             differences = [_difference(given, m) for m in mine]
             if all(differences):
                 return f"call {i}, row {row}: {differences[0]}"
-    return _batch_differs(family, model, positive, negative, settings)
+    return None
 
 
 def _real_guidance(family: Family) -> dict[str, Any]:
@@ -172,16 +181,16 @@ def _value_difference(theirs: Any, ours: Any) -> str | None:
     return None
 
 
-def _batch_differs(family: Family, model: Any, positive: Any, negative: Any, settings: Any) -> str | None:
+def _batch_differs(family: Family, model: Any, entries: list[dict[str, Tensor]], settings: Any) -> str | None:
     """A batch of two must answer as its samples do alone."""
     side = SIDE // family.latents.downscale
     x_t = torch.randn(2, family.latents.channels, side, side, generator=torch.Generator().manual_seed(1))
     t = _noise_level(family, torch.tensor(500.0 if family.prediction == "flow_matching" else 500)).expand(2)
     with torch.no_grad():
-        both = family.predict(model, x_t, t, _condition(family, x_t, [positive, negative], settings))
+        both = family.predict(model, x_t, t, _condition(family, x_t, entries, settings))
         alone = [
             family.predict(model, x_t[i : i + 1], t[i : i + 1], _condition(family, x_t[i : i + 1], [entry], settings))
-            for i, entry in enumerate((positive, negative))
+            for i, entry in enumerate(entries)
         ]
     gap = (both - torch.cat(alone)).abs().max().item()
     return f"a batch differs from its samples by {gap:.3g}" if gap > 1e-4 else None

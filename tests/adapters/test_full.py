@@ -1,0 +1,84 @@
+"""Training the model's own weights: what is trained, and that diffusers reads what is written."""
+
+from __future__ import annotations
+
+import diffusers
+import pytest
+import torch
+
+from darkroom.core.errors import ConfigError
+
+NAMES = ["flux", "sdxl"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_weight_trains(attach, name):
+    bench = attach(name, model_type="full")
+
+    assert bench.adapter.named.keys() == dict(bench.model.named_parameters()).keys()
+
+
+def test_bitfit_trains_biases_alone(attach):
+    bench = attach(model_type="full", layer_freeze_strategy="bitfit")
+
+    assert bench.adapter.named.keys() == {n for n, _ in bench.model.named_parameters() if "bias" in n}
+
+
+def test_bitfit_on_a_model_without_biases_is_refused(attach):
+    model = attach(model_type="full").model
+    for module in model.modules():
+        if getattr(module, "bias", None) is not None:
+            module.bias = None
+
+    with pytest.raises(ConfigError, match="no biases"):
+        type(attach(model_type="full").adapter)(
+            model, _Bitfit(), {}, "transformer", torch.float32, 0
+        )
+
+
+class _Bitfit:
+    layer_freeze_strategy = "bitfit"
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("strategy", ["none", "bitfit"])
+def test_diffusers_reads_the_trained_weights(attach, tmp_path, name, strategy):
+    bench = attach(name, model_type="full", layer_freeze_strategy=strategy)
+    bench.train()
+
+    bench.adapter.export(tmp_path, {})
+    cls = getattr(diffusers, bench.family.denoiser)
+    theirs = cls.from_pretrained(tmp_path, subfolder=bench.family.denoiser_part)
+
+    torch.testing.assert_close(bench.answer(theirs.eval()), bench.answer())
+
+
+@pytest.mark.parametrize("strategy", ["none", "bitfit"])
+def test_exported_weights_restore_to_the_byte(attach, tmp_path, strategy):
+    bench = attach(model_type="full", layer_freeze_strategy=strategy)
+    other = attach(model_type="full", layer_freeze_strategy=strategy)
+    bench.train()
+    bench.adapter.export(tmp_path, {})
+
+    other.adapter.restore(tmp_path)
+
+    assert torch.equal(bench.answer(), other.answer())
+
+
+def test_equal_weights_give_equal_bytes(attach, tmp_path):
+    for folder in ("a", "b"):
+        attach(model_type="full").adapter.export(tmp_path / folder, {})
+
+    for file in (tmp_path / "a" / "transformer").iterdir():
+        assert file.read_bytes() == (tmp_path / "b" / "transformer" / file.name).read_bytes()
+
+
+def test_a_fully_trained_model_has_no_untouched_one_beside_it(attach):
+    with pytest.raises(TypeError, match="no untouched model"), attach(model_type="full").adapter.disabled():
+        pass
+
+
+def test_weights_take_the_asked_precision(attach):
+    bench = attach(model_type="full", dtype=torch.bfloat16)
+
+    assert {p.dtype for p in bench.adapter.named.values()} == {torch.bfloat16}

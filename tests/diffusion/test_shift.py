@@ -1,0 +1,52 @@
+"""Shift numbers of SD3, Flux, Qwen-Image and Krea 2."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+
+from darkroom.diffusion.shift import ShiftLine, shift_time
+
+
+@pytest.mark.parametrize("t, shifted", [(0.0, 0.0), (0.1, 0.25), (0.5, 0.75), (1.0, 1.0)])
+def test_shift_of_three(t, shifted):
+    assert shift_time(torch.tensor(t), 3.0).item() == pytest.approx(shifted)
+
+
+def test_shift_of_one_changes_nothing():
+    t = torch.rand(16)
+
+    torch.testing.assert_close(shift_time(t, 1.0), t)
+
+
+@pytest.mark.parametrize(
+    "line, tokens, k",
+    [
+        (ShiftLine(), 4096, 3.158193),
+        (ShiftLine(), 1024, 1.877611),
+        (ShiftLine(), 16384, 25.2797),
+        (ShiftLine(256, 8192, 0.5, 0.9), 4096, 2.000803),
+        (ShiftLine(256, 6400, 0.5, 1.15), 4096, 2.475024),
+    ],
+    ids=["flux 1024", "flux 512", "flux 2048", "qwen 1024", "krea-2 1024"],
+)
+def test_automatic_shift_by_number_of_tokens(line, tokens, k):
+    assert line.shift(tokens) == pytest.approx(k, rel=1e-5)
+
+
+def test_automatic_shift_agrees_with_diffusers():
+    mu = calculate_shift(2304, 256, 4096, 0.5, 1.15)
+
+    assert ShiftLine().shift(2304) == pytest.approx(torch.tensor(mu).exp().item())
+
+
+def test_the_line_is_read_from_a_schedulers_config():
+    config = {"base_image_seq_len": 1, "max_image_seq_len": 2, "base_shift": 3.0, "max_shift": 4.0}
+
+    assert ShiftLine.from_scheduler(config) == ShiftLine(1, 2, 3.0, 4.0)
+
+
+def test_a_missing_number_of_the_line_is_an_error():
+    with pytest.raises(KeyError, match="max_shift"):
+        ShiftLine.from_scheduler({"base_image_seq_len": 1, "max_image_seq_len": 2, "base_shift": 3.0})

@@ -1,0 +1,29 @@
+"""Break each convention on purpose: one of the three checks has to notice."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.families.faults import FAULTS, Fault, caught
+
+QUICK = [fault for fault in FAULTS if fault.caught_by != "oracle"]
+SLOW = [fault for fault in FAULTS if fault.caught_by == "oracle"]
+
+
+def title(fault: Fault) -> str:
+    return f"{fault.family}: {fault.convention}"
+
+
+@pytest.mark.parametrize("fault", QUICK, ids=title)
+def test_a_broken_convention_is_caught(fault):
+    found = caught(fault)
+    assert found is not None, "no check noticed"
+    assert found[0] == fault.caught_by
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", SLOW, ids=title)
+def test_a_broken_sign_is_caught_by_the_oracle(fault):
+    found = caught(fault)
+    assert found is not None, "no check noticed"
+    assert found[0] == "oracle"
