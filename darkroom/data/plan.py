@@ -279,14 +279,15 @@ class Plan:
         return self.order(ranks).lengths()
 
     def steps_and_epochs(self, ranks: int = 1) -> tuple[int, int]:
-        """(max_train_steps, num_train_epochs), the open one computed. Raises DataError when both are open."""
-        batches = self.lengths_for(ranks).batches_per_epoch
-        return steps_and_epochs(
-            batches,
-            self.accumulation,
-            setting(self.config, "max_train_steps"),
-            setting(self.config, "num_train_epochs"),
-        )
+        """(max_train_steps, num_train_epochs) with the one that is left open computed. Raises DataError when both are.
+
+        With `ignore_final_epochs` the number of steps alone decides.
+        """
+        steps = setting(self.config, "max_train_steps")
+        epochs = setting(self.config, "num_train_epochs")
+        if steps and setting(self.config, "ignore_final_epochs", False):
+            epochs = None
+        return steps_and_epochs(self.lengths_for(ranks).batches_per_epoch, self.accumulation, steps, epochs)
 
     def check(self, ranks: int = 1) -> None:
         """Every bucket must fill an effective batch. Raises DataError for the first dataset where one does not."""

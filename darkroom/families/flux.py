@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 TEXT_ATTENTION = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
-# 'attn' blocks only: the bare suffix proj_out would also match the final output projection
+# the bare suffix proj_out also matches the final output projection, which the predecessor trains too
 FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "proj_mlp", "proj_out")
 MODULATION = ("norm.linear", "norm1.linear", "norm1_context.linear")
 

@@ -77,10 +77,12 @@ class Repository:
     @property
     def denoiser_source(self) -> tuple[str, str]:
         """Where the denoiser is: a repository, folder or file, and the folder inside it."""
-        options, part = self.options, self.family.denoiser_part
-        separate = getattr(options, f"pretrained_{part}_model_name_or_path")
-        subfolder = getattr(options, f"pretrained_{part}_subfolder") or part
-        return (str(Path(separate).expanduser()) if separate else self.base), subfolder
+        o, part = self.options, self.family.denoiser_part
+        separate, subfolder = {
+            "transformer": (o.pretrained_transformer_model_name_or_path, o.pretrained_transformer_subfolder),
+            "unet": (o.pretrained_unet_model_name_or_path, o.pretrained_unet_subfolder),
+        }[part]
+        return (str(Path(separate).expanduser()) if separate else self.base), subfolder or part
 
     @property
     def vae_dtype(self) -> torch.dtype:

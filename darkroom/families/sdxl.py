@@ -65,7 +65,12 @@ class SDXL(Family):
                 "timestep_spacing": "leading",
             },
         ),
-        oracle={"block_out_channels": (64, 128), "norm_num_groups": 8},
+        oracle={
+            "block_out_channels": (48, 48),
+            "norm_num_groups": 8,
+            "transformer_layers_per_block": (1, 1),
+            "attention_head_dim": (2, 2),
+        },
     )
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:

@@ -38,7 +38,7 @@ def plan(resolved: Resolved) -> dict[str, Any]:
     steps, epochs = data.steps_and_epochs()
     return {
         "settings": settings(resolved),
-        "notes": [str(note) for note in resolved.notes],
+        "notes": [str(note) for note in preflight.remarks(resolved, family)],
         "datasets": data.as_dict(),
         "table": data.report(),
         "batches_per_epoch": data.lengths.batches_per_epoch,

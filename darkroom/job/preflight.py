@@ -10,7 +10,7 @@ from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
 from darkroom.families.base import Family
 from darkroom.optim.table import row_of
 from darkroom.options import conflicts
-from darkroom.options.sources import Resolved
+from darkroom.options.sources import Note, Resolved
 from darkroom.validate import schedulers
 from darkroom.validate.prompts import Prompt, collect
 
@@ -37,6 +37,16 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
     if errors:
         raise ConfigErrors(errors)
     return family, prompts
+
+
+def remarks(resolved: Resolved, family: Family) -> list[Note]:
+    """What a person should know of these settings although nothing is wrong with them."""
+    config, sources = resolved.config, resolved.sources
+    notes = [*resolved.notes, *conflicts.remarks(config, sources, facts(family))]
+    if not config.checkpointing_use_tempdir:
+        reason = "no effect: checkpoints are always completed in a folder of their own and then renamed"
+        notes.append(Note("checkpointing_use_tempdir", False, sources["checkpointing_use_tempdir"], reason))
+    return notes
 
 
 def facts(family: Family) -> conflicts.FamilyFacts:

@@ -102,7 +102,7 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
     started = time.monotonic()
     family, prompts = preflight.check(resolved)
     with opened(resolved, family, listener) as run:
-        for note in resolved.notes:
+        for note in preflight.remarks(resolved, family):
             run.bus.emit(Warn(message=str(note), about="settings"))
         engine = distributed.start(run.config)
         parts = Parts(family, run.config, engine.device, distributed.base_dtype(run.config))
@@ -185,7 +185,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
             bus.emit(RunEnd(step=run.step, status=status, message=message))
             events.close()
             trackers.close()
-            page.write(output, dumped(config), resolved.sources, [str(note) for note in resolved.notes])
+            page.write(output, dumped(config), resolved.sources)
         logs.logger("darkroom").removeHandler(handler)
         handler.close()
 

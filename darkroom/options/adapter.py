@@ -21,7 +21,7 @@ class AdapterOptions(Section):
         "standard",
         "Ordinary low-rank adapter, or one of the LyCORIS kinds such as LoKr.",
         when=_LORA,
-        pending_choices={"lycoris": later.ADAPTERS},
+        pending=later.ADAPTERS,
     )
     lora_rank: int = option(
         16, "Inner size of the adapter; larger learns more and makes a larger file.", ge=1, when=_LORA
@@ -45,7 +45,7 @@ class AdapterOptions(Section):
         pending_choices={"loftq": later.PRECISION},
     )
     lora_format: Literal["diffusers", "comfyui"] = option(
-        "diffusers", "Names of the weights in the saved file.", when=_LORA, pending_choices={"comfyui": later.ADAPTERS}
+        "diffusers", "Names of the weights in the saved file.", when=_LORA, pending=later.ADAPTERS
     )
     use_dora: bool = option(
         False,
@@ -58,7 +58,7 @@ class AdapterOptions(Section):
         "Two matrices per layer, or one matrix and its transpose (SingLoRA).",
         level="expert",
         when=_LORA,
-        pending_choices={"singlora": later.ADAPTERS},
+        pending=later.ADAPTERS,
     )
     singlora_ramp_up_steps: int = option(
         0,

@@ -33,8 +33,8 @@ class CheckpointOptions(Section):
         1, "Keep this many rolling checkpoints.", ge=1, level="advanced", when={"checkpointing_rolling_steps": SET}
     )
     checkpointing_use_tempdir: bool = option(
-        False,
-        "Write into a folder ending in -tmp and rename it when complete, for tools that watch output_dir.",
+        True,
+        "Write into a folder ending in -tmp and rename it when complete; Darkroom always does.",
         level="expert",
     )
     resume_from_checkpoint: str | None = option(

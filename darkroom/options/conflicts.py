@@ -110,7 +110,9 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "two lengths",
         ("max_train_steps", "num_train_epochs"),
-        lambda case: bool(case.config.max_train_steps and case.config.num_train_epochs),
+        lambda case: bool(
+            case.config.max_train_steps and case.config.num_train_epochs and not case.config.ignore_final_epochs
+        ),
         "max_train_steps = {c.max_train_steps} and num_train_epochs = {c.num_train_epochs} both say how long to train.",
         "Set one of them to 0 or leave it out.",
     ),

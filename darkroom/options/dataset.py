@@ -104,6 +104,10 @@ WITHOUT_EFFECT = {
     "hash_filenames": "cache entries are always named by their content",
     "shorten_filenames": "cache entries are always named by their content",
     "ignore_epochs": "it is deprecated; use repeats",
+    "read_batch_size": "files are read one by one, ahead of the encoder",
+    "metadata_update_interval": "the index is written once, when the scan is done",
+    "vae_cache_scan_behaviour": "a cache entry is named by what made it, so it cannot disagree with its bucket",
+    "disable_validation": "validation does not take its prompts from datasets yet",
     "config_version": "Darkroom compares the settings themselves",
 }
 RENAMED = {"disable_vae_cache": "vae_cache_disable"}
@@ -116,7 +120,6 @@ GLOBALS: dict[str, tuple[str, Any]] = {
     "target_downsample_size": ("target_downsample_size", None),
     "delete_unwanted_images": ("delete_unwanted_images", False),
     "delete_problematic_images": ("delete_problematic_images", False),
-    "vae_cache_scan_behaviour": ("vae_cache_scan_behaviour", "recreate"),
     "caption_strategy": ("caption_strategy", "filename"),
     "instance_prompt": ("instance_prompt", None),
     "prepend_instance_prompt": ("prepend_instance_prompt", False),
@@ -126,12 +129,11 @@ GLOBALS: dict[str, tuple[str, Any]] = {
     "preserve_data_backend_cache": ("preserve_data_backend_cache", False),
     "skip_file_discovery": ("skip_file_discovery", ""),
     "write_batch_size": ("write_batch_size", 128),
-    "read_batch_size": ("read_batch_size", 25),
     "vae_batch_size": ("vae_batch_size", 4),
     "image_processing_batch_size": ("image_processing_batch_size", 32),
     "max_workers": ("max_workers", 32),
     "text_encoder_batch_size": ("text_encoder_batch_size", 1),
-    "metadata_update_interval": ("metadata_update_interval", 3600),
+    "aspect_bucket_worker_count": ("aspect_bucket_worker_count", 12),
 }
 """Key of an entry: the global option it falls back to, and the value when that is not set either."""
 
@@ -250,7 +252,6 @@ class ImageDataset(_Entry):
     delete_unwanted_images: bool = False
     delete_problematic_images: bool = False
     scan_for_errors: bool = False
-    vae_cache_scan_behaviour: Literal["recreate", "sync"] = "recreate"
 
     crop: bool = False
     crop_style: Annotated[Literal["random", "center", "centre", "corner"], BeforeValidator(_lower)] = "random"
@@ -282,14 +283,12 @@ class ImageDataset(_Entry):
     is_regularisation_data: bool = False
     slider_strength: float | None = None
     timestep_sampling_offset: float = 0.0
-    disable_validation: bool = False
 
     cache_dir_vae: Path
-    read_batch_size: Count = 25
     vae_batch_size: Count = 4
     image_processing_batch_size: Count = 32
     max_workers: Count = 32
-    metadata_update_interval: Whole = 3600
+    aspect_bucket_worker_count: Count = 12
 
     @property
     def prompts(self) -> tuple[str, ...]:

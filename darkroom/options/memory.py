@@ -32,10 +32,10 @@ class MemoryOptions(Section):
         "Keep the saved inputs on the device (torch) or in host memory (unsloth).",
         level="advanced",
         when={"gradient_checkpointing": True},
-        pending_choices={"unsloth": later.MEMORY},
+        pending=later.MEMORY,
     )
     set_grads_to_none: bool = option(
-        False, "Free gradients after each update instead of filling them with zeros.", level="expert"
+        True, "Free gradients after each update instead of filling them with zeros; saves memory and time.", level="expert"
     )
     keep_vae_loaded: bool = option(
         False, "Keep the VAE on the device during training instead of loading it for each validation.", level="advanced"

@@ -69,31 +69,31 @@ class PrecisionOptions(Section):
         "bf16", "Number format in which frozen weights are kept when they are not quantised.", level="advanced"
     )
     base_model_precision: Quantised = option(
-        "no_change", "Keep the frozen base in fewer bits to save memory.", pending_choices=_NOT_YET
+        "no_change", "Keep the frozen base in fewer bits to save memory.", pending=later.PRECISION
     )
     text_encoder_1_precision: Quantised = option(
         "no_change",
         "Keep the first text encoder in fewer bits to save memory.",
         level="advanced",
-        pending_choices=_NOT_YET,
+        pending=later.PRECISION,
     )
     text_encoder_2_precision: Quantised = option(
         "no_change",
         "Keep the second text encoder in fewer bits to save memory.",
         level="advanced",
-        pending_choices=_NOT_YET,
+        pending=later.PRECISION,
     )
     text_encoder_3_precision: Quantised = option(
         "no_change",
         "Keep the third text encoder in fewer bits to save memory.",
         level="advanced",
-        pending_choices=_NOT_YET,
+        pending=later.PRECISION,
     )
     text_encoder_4_precision: Quantised = option(
         "no_change",
         "Keep the fourth text encoder in fewer bits to save memory.",
         level="advanced",
-        pending_choices=_NOT_YET,
+        pending=later.PRECISION,
     )
     quantize_via: Literal["cpu", "accelerator", "pipeline"] = option(
         "cpu",
@@ -134,7 +134,7 @@ class PrecisionOptions(Section):
         "diffusers",
         "Which attention kernel computes; diffusers lets PyTorch choose.",
         level="advanced",
-        pending_choices={name: later.ATTENTION for name in get_args(Attention) if name != "diffusers"},
+        pending=later.ATTENTION,
     )
     sageattention_usage: Literal["training", "inference", "training+inference"] = option(
         "inference",

@@ -63,7 +63,7 @@ class ValidationOptions(Section):
         "Make the first this many steps without true guidance.",
         ge=0,
         level="expert",
-        when={"validation_guidance_real": SET},
+        when={"validation_guidance_real": SET}, pending=later.VALIDATION,
     )
     validation_noise_scheduler: Literal["ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++", "perflow"] | None = (
         option(
@@ -89,7 +89,7 @@ class ValidationOptions(Section):
         "simpletuner-local",
         "Make the pictures in the run itself (simpletuner-local) or hand over to a program of yours.",
         level="expert",
-        pending_choices={"external-script": later.VALIDATION},
+        pending=later.VALIDATION,
     )
     validation_external_script: str | None = option(
         None,

@@ -57,7 +57,7 @@ class Stepper:
 
         size = self._clip()
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=self.options.set_grads_to_none)
         if self.ema:
             self.ema.update(step + 1)
         return self._report(outcomes, batches, rate, size)

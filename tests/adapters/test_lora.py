@@ -329,10 +329,6 @@ def test_a_preset_adapts_each_of_its_targets(attach, preset):
         assert any(name == target or name.endswith(f".{target}") for name in adapted(bench)), target
 
 
-def test_the_final_projection_is_in_no_feed_forward_preset(attach):
-    assert "proj_out" not in adapted(attach(flux_lora_target="all+ffs"))
-
-
 def test_families_without_presets_use_their_default(attach):
     assert {name.split(".attn")[1].split(".", 1)[1] for name in adapted(attach("sdxl"))} == {
         "to_q", "to_k", "to_v", "to_out.0",

@@ -236,7 +236,7 @@ def latent_parity(family: Family) -> str | None:
 # -- the one-picture oracle -------------------------------------------------------------------------------------------
 
 
-def correlation(family: Family, steps: int = 400, size: int = 8, rate: float = 3e-3) -> float:
+def correlation(family: Family, steps: int = 500, size: int = 8, rate: float = 3e-3) -> float:
     """Train on one picture's latents, sample with the stock pipeline, and correlate the two."""
     torch.manual_seed(0)
     pipe, settings = tiny.build(family, family.tiny.oracle), options(family.name)

@@ -50,7 +50,7 @@ def test_search_looks_at_names_and_sentences(capsys):
 def test_pending_gives_the_reasons(capsys):
     text = said(["--pending"], capsys)
     assert "crepa_enabled" in text
-    assert "lycoris: " in text
+    assert "lora_type" in text
     assert "snr_gamma" not in text
     rows = json.loads(said(["--pending", "--json"], capsys))["options"]
     assert next(row for row in rows if row["option"] == "controlnet")["pending"].endswith(".")

@@ -33,7 +33,7 @@ def test_the_later_place_wins_and_is_remembered(tmp_path):
     environ = {f"DARKROOM_{n}": "3" for n in ("SEED", "LORA_RANK", "VAE_BATCH_SIZE")}
 
     def preferred(family, flavour):
-        return {"seed": 5, "vae_batch_size": 5, "read_batch_size": 5}
+        return {"seed": 5, "vae_batch_size": 5, "image_processing_batch_size": 5}
 
     made = resolve(["run.json", "--seed", "1"], environ, tmp_path, preferred)
     got = {
@@ -44,7 +44,7 @@ def test_the_later_place_wins_and_is_remembered(tmp_path):
             "train_batch_size",
             "vae_batch_size",
             "max_workers",
-            "read_batch_size",
+            "image_processing_batch_size",
             "num_eval_images",
         )
     }
@@ -54,12 +54,12 @@ def test_the_later_place_wins_and_is_remembered(tmp_path):
         "train_batch_size": (2, "run.json"),
         "vae_batch_size": (3, "environment DARKROOM_VAE_BATCH_SIZE"),
         "max_workers": (9, "config.env"),
-        "read_batch_size": (5, "family default"),
+        "image_processing_batch_size": (5, "family default"),
         "num_eval_images": (4, "default"),
     }
     assert made.path == tmp_path / "run.json"
     assert made.explicit("seed")
-    assert not made.explicit("read_batch_size")
+    assert not made.explicit("image_processing_batch_size")
 
 
 def test_family_defaults_hear_family_and_flavour(tmp_path):

@@ -1,0 +1,370 @@
+"""Checkpoints: whole or absent, found or refused, thinned, and exact on the way back."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+
+import pytest
+import torch
+
+from darkroom.adapters import base
+from darkroom.core import files
+from darkroom.core.errors import CheckpointError, DiskFullError
+from darkroom.train import checkpoint
+from darkroom.train.checkpoint import MANIFEST, STATE, TRAINED, check, differences
+
+from .conftest import rows
+
+
+def names(run) -> list[str]:
+    return [path.name for path in run.keeper.folders()]
+
+
+# -- there and back ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [
+    {}, {"use_ema": True}, {"optimizer": "adamw_schedulefree"}, {"optimizer": "torch-adamw", "use_ema": True},
+], ids=["plain", "ema", "schedule-free", "both"])  # fmt: skip
+def test_a_resumed_run_takes_the_same_steps_to_the_byte(tiny_run, options):
+    if options.get("optimizer") == "adamw_schedulefree":
+        pytest.importorskip("schedulefree")
+    whole, resumed = tiny_run(**options), tiny_run(**options)
+    for seed in range(4):
+        whole.step(rows(seed))
+    folder = whole.save()
+
+    resumed.snapshot.read(folder)
+    for seed in range(4, 8):
+        whole.step(rows(seed))
+        resumed.step(rows(seed))
+
+    assert torch.equal(whole.weight, resumed.weight)
+    assert resumed.snapshot.state == whole.snapshot.state
+    if whole.stepper.ema:
+        assert torch.equal(whole.stepper.ema.shadows["weight"], resumed.stepper.ema.shadows["weight"])
+
+
+def test_generators_go_on_where_they_were(tiny_run):
+    run, other = tiny_run(), tiny_run()
+    torch.rand(3, generator=run.snapshot.draws.structure)
+    torch.rand(5, generator=run.snapshot.draws.noise)
+    torch.manual_seed(77)
+    folder = run.save(1)
+    expected = [torch.rand(2, generator=g) for g in (run.snapshot.draws.structure, run.snapshot.draws.noise)]
+    dropout = torch.rand(2)
+
+    other.snapshot.read(folder)
+
+    drawn = [torch.rand(2, generator=g) for g in (other.snapshot.draws.structure, other.snapshot.draws.noise)]
+    assert all(map(torch.equal, drawn, expected))
+    assert torch.equal(torch.rand(2), dropout)
+
+
+def test_equal_runs_write_equal_bytes(tiny_run, tmp_path):
+    def saved(name: str) -> dict[str, bytes]:
+        run = tiny_run(folder=tmp_path / name, use_ema=True)
+        run.step(rows(1))
+        folder = run.save()
+        return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+    assert saved("a") == saved("b")
+
+
+def test_a_resume_uses_the_learning_rate_of_now(tiny_run):
+    run, other = tiny_run(learning_rate=0.1), tiny_run(learning_rate=0.01)
+    run.step(rows(1))
+
+    other.snapshot.read(run.save())
+
+    assert other.step(rows(2)).metrics["learning_rate"] == 0.01
+
+
+def test_schedule_free_checkpoints_hold_both_kinds_of_weights(tiny_run):
+    pytest.importorskip("schedulefree")
+    run = tiny_run(optimizer="adamw_schedulefree")
+    run.step(rows(1))
+
+    assert (run.save() / TRAINED).exists()
+
+
+def test_weights_of_another_shape_are_refused_with_a_remedy(tiny_run):
+    run, other = tiny_run(), tiny_run()
+    folder = run.save(1)
+    other.snapshot.adapter.model.weight = torch.nn.Parameter(torch.zeros(5, 3))
+
+    with pytest.raises(CheckpointError, match="does not fit this run") as caught:
+        other.snapshot.read(folder)
+
+    assert "resume_from_checkpoint" in str(caught.value)
+
+
+def test_changed_settings_are_listed_with_both_values(tiny_run):
+    folder = tiny_run().save(1)
+
+    assert differences(folder, {"seed": 2, "new": 1}) == {"seed": (1, 2)}
+    assert differences(folder, {"seed": 1}) == {}
+
+
+# -- whole or not -----------------------------------------------------------------------------------------------------
+
+
+def flip(folder):
+    path = folder / "weights.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(folder):
+    path = folder / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def rewrite(folder, change):
+    manifest = json.loads((folder / MANIFEST).read_text())
+    change(manifest)
+    (folder / MANIFEST).write_text(json.dumps(manifest))
+
+
+DAMAGE = {
+    "a flipped byte": (flip, "was changed after it was written"),
+    "a truncated file": (truncate, "bytes instead of"),
+    "a missing file": (lambda folder: (folder / STATE).unlink(), "is missing"),
+    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "was not finished"),
+    "half a manifest": (lambda folder: (folder / MANIFEST).write_text('{"files": ['), "cannot be read"),
+    "a foreign manifest": (lambda f: rewrite(f, lambda m: m.update(files=["weights.bin"])), "cannot be read"),
+    "a path that leads outside": (
+        lambda f: rewrite(f, lambda m: m["files"].append({"path": "../x", "size": 0, "sha256": ""})),
+        "names a file outside it",
+    ),
+    "an absolute path": (
+        lambda f: rewrite(f, lambda m: m["files"].append({"path": "/etc/hosts", "size": 0, "sha256": ""})),
+        "names a file outside it",
+    ),
+}  # fmt: skip
+
+
+def test_a_saved_checkpoint_is_whole(tiny_run):
+    assert check(tiny_run(use_ema=True).save(1)) is None
+
+
+@pytest.mark.parametrize("damage, said", DAMAGE.values(), ids=DAMAGE.keys())
+def test_damage_is_found(tiny_run, damage, said):
+    folder = tiny_run().save(1)
+
+    damage(folder)
+
+    assert said in check(folder)
+
+
+@pytest.mark.parametrize("damage", [d for d, _ in DAMAGE.values()], ids=DAMAGE.keys())
+def test_latest_passes_over_damaged_ones(tiny_run, damage):
+    run = tiny_run()
+    whole = run.save(9)
+    damage(run.save(10))
+
+    assert run.keeper.find("latest") == whole
+
+
+def test_latest_counts_steps_as_numbers_and_rolling_ones_too(tiny_run):
+    run = tiny_run(checkpoints_rolling_total_limit=2)
+    run.save(9)
+    newest = run.save(10, rolling=True)
+
+    assert run.keeper.find("latest") == newest
+
+
+def test_latest_of_nothing_is_a_fresh_run(tiny_run):
+    assert tiny_run().keeper.find("latest") is None
+
+
+@pytest.mark.parametrize("wanted", [None, "", "none", "None"])
+def test_no_resume_is_asked_for(tiny_run, wanted):
+    run = tiny_run()
+    run.save(1)
+
+    assert run.keeper.find(wanted) is None
+
+
+def test_a_checkpoint_is_found_by_name_and_by_path(tiny_run, tmp_path):
+    run = tiny_run(folder=tmp_path / "here")
+    folder = run.save(3)
+
+    assert run.keeper.find("checkpoint-3") == folder
+    assert tiny_run(folder=tmp_path / "elsewhere").keeper.find(str(folder)) == folder
+
+
+def test_an_absent_checkpoint_is_refused_with_those_there_are(tiny_run):
+    run = tiny_run()
+    run.save(3)
+
+    with pytest.raises(CheckpointError, match="checkpoint-3"):
+        run.keeper.find("checkpoint-4")
+
+
+def test_a_damaged_checkpoint_that_was_named_is_refused(tiny_run):
+    run = tiny_run()
+    flip(run.save(3))
+
+    with pytest.raises(CheckpointError, match="was changed after it was written"):
+        run.keeper.find("checkpoint-3")
+
+
+# -- thinning ---------------------------------------------------------------------------------------------------------
+
+
+def test_regular_and_rolling_checkpoints_have_limits_of_their_own(tiny_run):
+    run = tiny_run(checkpoints_total_limit=2, checkpoints_rolling_total_limit=1)
+
+    for step in (2, 10, 20):
+        run.save(step)
+        run.save(step + 1, rolling=True)
+
+    assert names(run) == ["checkpoint-10", "checkpoint-20", "checkpoint-21-rolling"]
+
+
+def test_the_one_just_saved_stays_even_if_it_is_the_lowest(tiny_run):
+    run = tiny_run(checkpoints_total_limit=1)
+    run.save(20)
+
+    run.save(5)
+
+    assert names(run) == ["checkpoint-5"]
+
+
+def test_other_folders_are_left_alone(tiny_run, tmp_path):
+    run = tiny_run(checkpoints_total_limit=1)
+    for name in ("checkpoint-best", "checkpoint-1-backup", "checkpoints"):
+        (tmp_path / name).mkdir()
+
+    run.save(2)
+    run.save(3)
+
+    assert {p.name for p in tmp_path.iterdir()} == {
+        "checkpoint-best", "checkpoint-1-backup", "checkpoints", "checkpoint-3",
+    }  # fmt: skip
+
+
+def test_leftovers_of_a_killed_save_are_cleared(tiny_run, tmp_path):
+    (tmp_path / "checkpoint-7-tmp").mkdir()
+    (tmp_path / "checkpoint-7-tmp" / "half.safetensors").touch()
+
+    run = tiny_run()
+    run.save(8)
+
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-8"}
+
+
+def test_a_checkpoint_that_stepped_aside_for_a_killed_save_gets_its_name_back(tiny_run, tmp_path):
+    run = tiny_run()
+    run.save(7)
+    (tmp_path / "checkpoint-7").rename(tmp_path / "checkpoint-7-old-tmp")
+
+    run.keeper.clear_leftovers()
+
+    assert check(tmp_path / "checkpoint-7") is None
+
+
+def test_the_same_step_can_be_saved_again(tiny_run, tmp_path):
+    run = tiny_run()
+    run.save(7)
+    run.step(rows(1))
+
+    folder = run.save(7)
+
+    assert check(folder) is None
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-7"}
+    other = tiny_run()
+    other.snapshot.read(folder)
+    assert torch.equal(other.weight, run.weight)
+
+
+# -- a full disk ------------------------------------------------------------------------------------------------------
+
+
+def full(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def full_as_safetensors_says_it(*_, **__):
+    raise RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+
+def after(count: int, whole, broken):
+    """A function that works `count` times and then fails."""
+    calls = iter(range(count))
+
+    def act(*args, **kwargs):
+        return whole(*args, **kwargs) if next(calls, None) is not None else broken()
+
+    return act
+
+
+def fill_first_tensors(patch):
+    patch.setattr("safetensors.torch.save_file", full_as_safetensors_says_it)
+
+
+def fill_later_tensors(patch):
+    import safetensors.torch
+
+    patch.setattr("safetensors.torch.save_file", after(2, safetensors.torch.save_file, full_as_safetensors_says_it))
+
+
+def fill_metadata(patch):
+    patch.setattr(base, "_sort_metadata", full)
+
+
+def fill_json(patch):
+    patch.setattr(files, "write_text", full)
+
+
+def fill_flush(patch):
+    patch.setattr(files, "fsync", after(3, files.fsync, full))
+
+
+def fill_manifest(patch):
+    patch.setattr(checkpoint, "write_manifest", full)
+
+
+def fill_folder(patch):
+    patch.setattr("pathlib.Path.mkdir", full)
+
+
+def fill_rename(patch):
+    whole = os.replace
+    patch.setattr(os, "replace", lambda a, b: full() if str(a).endswith("-5-tmp") else whole(a, b))
+
+
+POINTS = [
+    fill_first_tensors, fill_later_tensors, fill_metadata, fill_json, fill_flush, fill_manifest, fill_folder,
+    fill_rename,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["new step", "same step"])
+@pytest.mark.parametrize("fill", POINTS, ids=lambda f: f.__name__)
+def test_a_disk_that_fills_up_leaves_older_checkpoints_whole(tiny_run, tmp_path, fill, again):
+    run = tiny_run(checkpoints_total_limit=1)
+    run.save(5 if again else 3)
+
+    with pytest.MonkeyPatch.context() as patch:
+        fill(patch)
+        with pytest.raises(DiskFullError, match="checkpoint-5|is full"):
+            run.save(5)
+
+    assert names(run) == ["checkpoint-5" if again else "checkpoint-3"]
+    assert check(run.keeper.folders()[0]) is None
+    assert not list(tmp_path.glob("*-tmp"))
+
+
+def test_other_failures_keep_their_own_words(tiny_run, tmp_path, monkeypatch):
+    run = tiny_run()
+    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+
+    with pytest.raises(OSError, match="I/O error"):
+        run.save(5)
+
+    assert not list(tmp_path.iterdir())
