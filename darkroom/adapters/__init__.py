@@ -20,7 +20,7 @@ KINDS.add("full", "darkroom.adapters.full:FullWeights")
 def attach(
     model: Any, options: Any, presets: Mapping[str, Sequence[str]], component: str, dtype: torch.dtype, seed: int
 ) -> Adapter:
-    """Make `model` trainable as the options ask. `presets` are the family's target lists; `component` its name in files.
+    """Make `model` trainable as the options ask. `presets`: the family's target lists; `component`: its name in files.
 
     Raises ConfigError when targets match nothing or options do not fit the kind.
     """

@@ -23,7 +23,7 @@ from darkroom.adapters.targets import target_modules
 from darkroom.core.errors import ConfigError
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-INIT: dict[str, bool | str] = {"default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa"}
+INIT: dict[str, Any] = {"default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa"}
 # these initialisations also change the frozen weights, so the saved adapter must carry the difference
 CHANGES_BASE = frozenset({"olora", "pissa"})
 NAME = "default"

@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_NAMES = r"(?:api|auth|access|secret|hf|hub|bearer)[_-]?(?:key|token)(?:_id)?|token|password|secret|authorization|bearer"
+_NAMES = (
+    r"(?:api|auth|access|secret|hf|hub|bearer)[_-]?(?:key|token)(?:_id)?|token|password|secret|authorization|bearer"
+)
 _SECRET = re.compile(rf"""(?i)(?<![a-z0-9])({_NAMES})(\\?["']?\s*[:=]\s*\\?["']?(?:bearer\s+)?)([^\s"',}}\\]{{6,}})""")
 # without a sign between them only a word with a digit counts: "token abc123", but not "token embeddings"
 _SPOKEN = re.compile(rf"""(?i)(?<![a-z0-9])({_NAMES})(\s+)((?=[^\s"',}}\\]*\d)[^\s"',}}\\]{{6,}})""")
@@ -29,9 +31,7 @@ def redacted(value: Any) -> Any:
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {
-            k: "***" if v and isinstance(k, str) and _KEY.fullmatch(k) else redacted(v) for k, v in value.items()
-        }
+        return {k: "***" if v and isinstance(k, str) and _KEY.fullmatch(k) else redacted(v) for k, v in value.items()}
     return [redacted(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -30,8 +30,8 @@ def huber_constant(c: float, schedule: str, level: Tensor, spread: Tensor) -> Te
     """The Huber constant of each sample, (B,).
 
     `level` is the noise level 0..1 and `spread` the q of the `snr` schedule: sqrt((1 - alpha_bar) / alpha_bar) for
-    discrete processes. For flow the predecessor takes q = sqrt((1 - t) / (t + 1e-4)), which makes the constant small for
-    clean inputs, the opposite of the discrete trend; its values are kept because configurations were tuned on them.
+    discrete processes. For flow the predecessor takes q = sqrt((1 - t) / (t + 1e-4)), which makes the constant small
+    for clean inputs, the opposite of the discrete trend; its values are kept, as configurations were tuned on them.
     """
     if schedule == "constant":
         return torch.full_like(level, c)

@@ -149,4 +149,9 @@ def process_for(prediction: str, schedule: NoiseSchedule | None) -> Flow | Epsil
         return Flow()
     if schedule is None:
         raise ValueError(f"prediction type '{prediction}' needs a noise schedule")
-    return {"epsilon": Epsilon, "v_prediction": VPrediction, "sample": SamplePrediction}[prediction](schedule)
+    kinds: dict[str, type[Epsilon] | type[VPrediction] | type[SamplePrediction]] = {
+        "epsilon": Epsilon,
+        "v_prediction": VPrediction,
+        "sample": SamplePrediction,
+    }
+    return kinds[prediction](schedule)

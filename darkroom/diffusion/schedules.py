@@ -6,6 +6,7 @@ DDPM 2006.11239; cosine 2102.09672; zero terminal SNR 2305.08891.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from functools import cached_property
 
@@ -21,7 +22,7 @@ def betas(kind: str, start: float, end: float, steps: int = 1000) -> Tensor:
         return torch.linspace(start**0.5, end**0.5, steps, dtype=torch.float32) ** 2
     if kind == "squaredcos_cap_v2":
         bar = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
-        return torch.tensor([min(1 - after / before, 0.999) for before, after in zip(bar, bar[1:], strict=False)])
+        return torch.tensor([min(1 - after / before, 0.999) for before, after in itertools.pairwise(bar)])
     raise ValueError(f"unknown beta schedule '{kind}'")
 
 

@@ -29,5 +29,5 @@ class ShiftLine:
 
     @classmethod
     def from_scheduler(cls, config: dict) -> ShiftLine:
-        """Read `base_image_seq_len`, `max_image_seq_len`, `base_shift`, `max_shift`; raises KeyError if one is missing."""
+        """Read `base_image_seq_len`, `max_image_seq_len`, `base_shift`, `max_shift`. Raises KeyError without one."""
         return cls(config["base_image_seq_len"], config["max_image_seq_len"], config["base_shift"], config["max_shift"])

@@ -65,7 +65,10 @@ class FlowTimesteps:
 def bias_weights(
     steps: int, strategy: str = "none", portion: float = 0.25, begin: int = 0, end: int = 1000, multiplier: float = 1.0
 ) -> Tensor:
-    """Draw weights (N,) that sum to 1; `later` favours the noisiest indices, `earlier` the cleanest, `range` [begin, end)."""
+    """Draw weights (N,) that sum to 1.
+
+    `later` favours the noisiest indices, `earlier` the cleanest, `range` those from `begin` up to `end`.
+    """
     weights = torch.ones(steps)
     count = int(portion * steps)
     if strategy == "later" and count:

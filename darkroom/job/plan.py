@@ -24,6 +24,10 @@ from darkroom.train.checkpoint import Keeper
 from darkroom.validate.prompts import Prompt
 
 
+# bytes that a shard spends on naming one tensor
+TENSOR_HEADER = 140
+
+
 def plan(resolved: Resolved) -> dict[str, Any]:
     """The plan as JSON-able data. Raises what would stop the run."""
     family, prompts = preflight.check(resolved)
@@ -84,9 +88,10 @@ def caches(data: Any, family: Family, repository: Repository) -> dict[str, int]:
     width = torch.empty(0, dtype=repository.text_dtype).element_size()
 
     def latent_bytes(w: int, h: int) -> int:
-        return facts.channels * (w // facts.downscale) * (h // facts.downscale) * 4
+        return facts.channels * (w // facts.downscale) * (h // facts.downscale) * 4 + TENSOR_HEADER
 
-    estimate = data.estimate(latent_bytes, lambda caption: numbers * width)
+    # a caption is stored as two tensors, its tokens and its pooled vector
+    estimate = data.estimate(latent_bytes, lambda caption: numbers * width + 2 * TENSOR_HEADER)
     return {
         "latents_to_make": estimate.latents_to_make,
         "latents_to_reuse": estimate.latents_to_reuse,

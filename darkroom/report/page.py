@@ -21,12 +21,14 @@ WIDTH, HEIGHT, LEFT, BOTTOM = 860, 300, 56, 28
 MOST_POINTS = 400
 
 STYLE = """
-body{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem;color:#1d1d1f;background:#fafaf8}
+body{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem}
+body{color:#1d1d1f;background:#fafaf8}
 h1{font-weight:650}h2{margin-top:2.2rem;border-bottom:1px solid #ddd;padding-bottom:.2rem}
 table{border-collapse:collapse;width:100%}td,th{padding:.25rem .6rem;text-align:left;border-bottom:1px solid #e6e6e2}
 th{font-weight:600}code{background:#efefe9;padding:.05rem .3rem;border-radius:3px}.dim{color:#777}
 figure{display:inline-block;margin:.4rem .6rem .4rem 0;vertical-align:top}figcaption{font-size:.85rem;color:#555}
-img{max-width:100%;image-rendering:pixelated;border:1px solid #ddd}.warn{background:#fff6df;padding:.5rem .8rem;margin:.3rem 0}
+img{max-width:100%;image-rendering:pixelated;border:1px solid #ddd}
+.warn{background:#fff6df;padding:.5rem .8rem;margin:.3rem 0}
 .facts{display:flex;gap:2rem;flex-wrap:wrap}.facts b{display:block;font-size:1.4rem}
 @media (prefers-color-scheme:dark){body{background:#1b1b1d;color:#eee}code{background:#333}td,th{border-color:#333}
 .warn{background:#4a3b12}figcaption,.dim{color:#aaa}svg text{fill:#ccc}}
@@ -63,7 +65,7 @@ def _section(title: str, body: str) -> str:
 
 
 def _facts(rows: list[dict], steps: list[dict], end: dict | None) -> str:
-    start = next((row for row in rows if row["event"] == "run_start"), {"summary": {}})
+    start: dict[str, Any] = next((row for row in rows if row["event"] == "run_start"), {"summary": {}})
     facts = {
         "status": end["status"] if end else "running or stopped without a word",
         "steps": f"{steps[-1]['step']} of {steps[-1]['total']}" if steps else "0",
@@ -126,8 +128,9 @@ def _chart(curves: list[tuple[str, str, list[tuple[int, float]]]]) -> str:
         return f"{x:.1f},{y:.1f}"
 
     lines = "".join(
-        f"<polyline fill='none' stroke='{colour}' stroke-width='1.6' points='{' '.join(place(*p) for p in _thin(points))}'/>"
+        f"<polyline fill='none' stroke='{colour}' stroke-width='1.6' points='{path}'/>"
         for _, colour, points in curves
+        if (path := " ".join(place(*point) for point in _thin(points)))
     )
     ticks = "".join(
         f"<text x='{LEFT - 8}' y='{place(0, v).split(',')[1]}' text-anchor='end' font-size='12'>{v:.3g}</text>"
@@ -184,7 +187,8 @@ def _warnings(rows: list[dict], notes: Iterable[str]) -> str:
 def _settings(options: dict[str, Any], sources: dict[str, str]) -> str:
     changed = {k: v for k, v in options.items() if sources.get(k, "default") != "default"}
     rows = "".join(
-        f"<tr><td><code>{_text(k)}</code></td><td>{_text(json.dumps(v, default=str))}</td><td class='dim'>{_text(sources[k])}</td></tr>"
+        f"<tr><td><code>{_text(k)}</code></td><td>{_text(json.dumps(v, default=str))}</td>"
+        f"<td class='dim'>{_text(sources[k])}</td></tr>"
         for k, v in sorted(changed.items())
     )
     return f"<table><tr><th>option</th><th>value</th><th>from</th></tr>{rows}</table>"

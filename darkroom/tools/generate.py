@@ -85,17 +85,25 @@ def count_keys(pipe: Any, family: Family, path: Path, name: str) -> Loaded:
     return Loaded(len(tensors) - len(unmatched), unmatched)
 
 
-def render(pipe: Any, family: Family, recipe: Recipe, options: Any = None) -> Any:
+def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Any:
     """One picture of a recipe by a plain pipeline call with the prompt as text."""
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     return pipe(
-        **family.prompt_call(recipe.prompt, recipe.negative, options),
+        **_prompt(pipe, family, recipe, options),
         **recipe.call,
         width=recipe.width,
         height=recipe.height,
         num_inference_steps=recipe.steps,
         generator=torch.Generator(recipe.seed_device).manual_seed(recipe.seed),
     ).images[0]
+
+
+def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
+    """The prompt as text; an empty one as what caption dropout trained, which some pipelines have no text for."""
+    if recipe.prompt:
+        return family.prompt_call(recipe.prompt, recipe.negative, options)
+    entries = family.text_entries(pipe, ["", recipe.negative], options)
+    return family.embedded_call(*(family.stack_text([entry]) for entry in entries))
 
 
 def run_of(path: Path) -> dict[str, Any]:

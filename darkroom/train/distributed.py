@@ -12,7 +12,10 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def start(options: Any) -> Any:
     """The run's Accelerator. Threads are set first, since torch fixes them on first use."""
     from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
 
+    # a second run in the same process may have another precision
+    AcceleratorState._reset_state()
     if options.torch_num_threads:
         torch.set_num_threads(options.torch_num_threads)
     return Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())

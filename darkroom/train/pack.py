@@ -23,7 +23,7 @@ def flatten(value: Any, path: str = "", tensors: dict[str, Tensor] | None = None
         return {_TENSOR: path}, tensors
     if isinstance(value, dict):
         inner = {str(k): flatten(v, f"{path}/{k}", tensors)[0] for k, v in value.items()}
-        odd = [k for k in value if not isinstance(k, str)]
+        odd = sorted(k for k in value if not isinstance(k, str))
         return ({_KEYS: odd, "value": inner} if odd else inner), tensors
     if isinstance(value, tuple):
         return {_TUPLE: [flatten(v, f"{path}/{i}", tensors)[0] for i, v in enumerate(value)]}, tensors

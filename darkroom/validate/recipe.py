@@ -12,7 +12,7 @@ KEY = "darkroom"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one picture was made. `call` holds the stock pipeline's other arguments, `scheduler` changes to the base's."""
+    """How one picture was made. `call`: the stock pipeline's other arguments; `scheduler`: changes to the base's."""
 
     prompt: str
     negative: str

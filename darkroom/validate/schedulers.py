@@ -26,7 +26,7 @@ def changes(options: Any, is_flow: bool) -> dict[str, Any]:
 
     Raises ConfigError for a sampler that the kind of model cannot use.
     """
-    name, changed = options.validation_noise_scheduler, {}
+    name, changed = options.validation_noise_scheduler, dict[str, Any]()
     table = FLOW if is_flow else DISCRETE
     if name:
         if name not in table:

@@ -128,7 +128,7 @@ def test_parameters_are_rank_times_both_widths(attach):
     assert bench.adapter.describe() == {"kind": "lora", "parameters": 4 * (32 + 32), "rank": 4, "alpha": 4, "layers": 1}
 
 
-@pytest.mark.parametrize("alpha, scale", [(None, 1.0), (8.0, 2.0), (1.0, 0.25)])
+@pytest.mark.parametrize(("alpha", "scale"), [(None, 1.0), (8.0, 2.0), (1.0, 0.25)])
 def test_the_adapter_counts_alpha_over_rank(attach, alpha, scale):
     layer = attach(lora_alpha=alpha).model.single_transformer_blocks[0].attn.to_q
 
@@ -296,7 +296,7 @@ def test_an_adapter_starts_from_what_the_stock_pipeline_reads(attach, tmp_path, 
     assert torch.equal(bench.answer(), other.answer())
 
 
-@pytest.mark.parametrize("change, said", [({"lora_rank": 8}, "has shape"), ({"use_dora": True}, "tensors differ")])
+@pytest.mark.parametrize(("change", "said"), [({"lora_rank": 8}, "has shape"), ({"use_dora": True}, "tensors differ")])
 def test_a_start_that_does_not_fit_is_refused(attach, tmp_path, change, said):
     attach().adapter.export(tmp_path, {})
 
@@ -321,7 +321,9 @@ def adapted(bench) -> set[str]:
     return {name.rsplit(".lora_", 1)[0] for name in bench.adapter.named}
 
 
-@pytest.mark.parametrize("preset", ["all", "mmdit", "context", "context+ffs", "all+ffs", "all+ffs+embedder", "ai-toolkit"])
+@pytest.mark.parametrize(
+    "preset", ["all", "mmdit", "context", "context+ffs", "all+ffs", "all+ffs+embedder", "ai-toolkit"]
+)
 def test_a_preset_adapts_each_of_its_targets(attach, preset):
     bench = attach(flux_lora_target=preset)
 

@@ -24,7 +24,7 @@ def test_smooth_l1_of_a_half():
     assert smooth_l1(HALF, ZERO, 0.1).item() == pytest.approx(0.81980390, rel=1e-5)
 
 
-@pytest.mark.parametrize("name, near_zero", [("huber", 1e-4), ("smooth_l1", 1e-3)])
+@pytest.mark.parametrize(("name", "near_zero"), [("huber", 1e-4), ("smooth_l1", 1e-3)])
 def test_small_differences_count_squared(name, near_zero):
     d = torch.tensor([0.01], dtype=torch.float64)
 
@@ -44,7 +44,7 @@ def test_constant_huber_schedule():
     assert huber_constant(0.1, "constant", HALF, HALF).item() == pytest.approx(0.1)
 
 
-@pytest.mark.parametrize("level, c", [(0.0, 1.0), (0.5, 0.31622777), (1.0, 0.1)])
+@pytest.mark.parametrize(("level", "c"), [(0.0, 1.0), (0.5, 0.31622777), (1.0, 0.1)])
 def test_exponential_huber_schedule(level, c):
     assert huber_constant(0.1, "exponential", torch.tensor([level]), HALF).item() == pytest.approx(c, rel=1e-5)
 
@@ -81,7 +81,7 @@ def test_a_mask_multiplies_and_leaves_the_divisor():
 
 
 @pytest.mark.parametrize(
-    "snr, prediction, weight",
+    ("snr", "prediction", "weight"),
     [
         (20.0, "epsilon", 0.25),
         (20.0, "v_prediction", 0.2380952),
@@ -98,7 +98,7 @@ def test_min_snr(snr, prediction, weight):
 
 
 @pytest.mark.parametrize(
-    "snr, prediction, weight",
+    ("snr", "prediction", "weight"),
     [
         (20.0, "epsilon", 0.2),
         (20.0, "v_prediction", 0.1904762),
@@ -111,7 +111,7 @@ def test_soft_min_snr(snr, prediction, weight):
     assert soft_min_snr(torch.tensor([snr]), 5.0, prediction).item() == pytest.approx(weight, rel=1e-6)
 
 
-@pytest.mark.parametrize("sigma, weight", [(1.0, 0.8), (0.5, 2.0)])
+@pytest.mark.parametrize(("sigma", "weight"), [(1.0, 0.8), (0.5, 2.0)])
 def test_soft_min_snr_equals_the_edm_form_on_clean_latents(sigma, weight):
     # 1 / (sigma^2 + sigma_data^2) with sigma_data 0.5, that is gamma 4
     snr = torch.tensor([sigma**-2])

@@ -46,7 +46,7 @@ def test_a_schedulers_config_is_read():
     torch.testing.assert_close(NoiseSchedule.from_scheduler(config).values, torch.linspace(0.001, 0.02, 1000))
 
 
-@pytest.mark.parametrize("config, asked", [({"rescale_betas_zero_snr": True}, False), ({}, True)])
+@pytest.mark.parametrize(("config", "asked"), [({"rescale_betas_zero_snr": True}, False), ({}, True)])
 def test_zero_terminal_snr_comes_from_the_config_or_the_option(config, asked):
     assert NoiseSchedule.from_scheduler(config, asked).alpha_bar[-1] == 0.0
 

@@ -9,7 +9,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from darkroom.diffusion.shift import ShiftLine, shift_time
 
 
-@pytest.mark.parametrize("t, shifted", [(0.0, 0.0), (0.1, 0.25), (0.5, 0.75), (1.0, 1.0)])
+@pytest.mark.parametrize(("t", "shifted"), [(0.0, 0.0), (0.1, 0.25), (0.5, 0.75), (1.0, 1.0)])
 def test_shift_of_three(t, shifted):
     assert shift_time(torch.tensor(t), 3.0).item() == pytest.approx(shifted)
 
@@ -21,7 +21,7 @@ def test_shift_of_one_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    "line, tokens, k",
+    ("line", "tokens", "k"),
     [
         (ShiftLine(), 4096, 3.158193),
         (ShiftLine(), 1024, 1.877611),

@@ -17,7 +17,7 @@ def three_and_four() -> list[nn.Parameter]:
 
 
 @pytest.mark.parametrize(
-    "method, limit, size, after",
+    ("method", "limit", "size", "after"),
     [
         ("norm", 1.0, 5.0, [0.6, -0.8]),
         ("norm", 10.0, 5.0, [3.0, -4.0]),

@@ -15,7 +15,7 @@ WARM = Shape(warmup=10, total=110)
 
 
 @pytest.mark.parametrize("name", sorted(set(SCHEDULES) - WITHOUT_WARMUP))
-@pytest.mark.parametrize("step, expected", [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0)])
+@pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0)])
 def test_warm_up_rises_in_a_straight_line(name, step, expected):
     assert factor(name, step, WARM) == pytest.approx(expected)
 
@@ -25,7 +25,7 @@ def test_constant_has_no_warm_up():
 
 
 @pytest.mark.parametrize(
-    "name, halfway, end",
+    ("name", "halfway", "end"),
     [
         ("constant_with_warmup", 1.0, 1.0),
         ("linear", 0.5, 0.0),
@@ -40,7 +40,7 @@ def test_halfway_at_the_end_and_after_it(name, halfway, end):
     assert factor(name, 500, WARM) == pytest.approx(end)
 
 
-@pytest.mark.parametrize("step, rate", [(0, 5.05e-5), (50, 1e-4), (100, 5.05e-5), (150, 1e-6), (200, 5.05e-5)])
+@pytest.mark.parametrize(("step", "rate"), [(0, 5.05e-5), (50, 1e-4), (100, 5.05e-5), (150, 1e-6), (200, 5.05e-5)])
 def test_sine_swings_between_the_end_and_the_full_rate(step, rate):
     shape = Shape(warmup=100, total=1000, end=1e-6 / 1e-4)
 
@@ -54,7 +54,7 @@ def test_polynomial_of_power_08_halfway():
     assert 1e-4 * factor("polynomial", 100, shape) == pytest.approx(1e-6)
 
 
-@pytest.mark.parametrize("step, expected", [(0, 1.0), (25, 0.5), (50, 1.0), (75, 0.5), (100, 0.0)])
+@pytest.mark.parametrize(("step", "expected"), [(0, 1.0), (25, 0.5), (50, 1.0), (75, 0.5), (100, 0.0)])
 def test_two_cycles_start_again_halfway(step, expected):
     assert factor("cosine_with_restarts", step, Shape(0, 100, cycles=2)) == pytest.approx(expected)
 

@@ -110,7 +110,7 @@ def test_warm_up_steps_go_into_a_schedule_free_optimizer(name):
 
 
 @pytest.mark.parametrize(
-    "name, values",
+    ("name", "values"),
     [
         ("adamw_bf16", {"betas": (0.9, 0.999), "weight_decay": 0.01, "eps": 1e-6}),
         ("adamw_schedulefree", {"betas": (0.9, 0.999), "weight_decay": 0.01, "eps": 1e-8}),

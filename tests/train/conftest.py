@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Generator, Tensor, nn
 
 from darkroom.adapters.base import Adapter, save_safetensors
@@ -88,6 +89,7 @@ def tiny_run(tmp_path):
 
     def make(precision: str = "no", folder: Path = tmp_path, **options: Any) -> TinyRun:
         config = Config(model_family="flux", **{"optimizer": "torch-adamw", "learning_rate": 0.1, **options})
+        AcceleratorState._reset_state(reset_partial_state=True)
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
         adapter = Plain(model, "transformer")

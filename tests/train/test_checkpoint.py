@@ -151,7 +151,7 @@ def test_a_saved_checkpoint_is_whole(tiny_run):
     assert check(tiny_run(use_ema=True).save(1)) is None
 
 
-@pytest.mark.parametrize("damage, said", DAMAGE.values(), ids=DAMAGE.keys())
+@pytest.mark.parametrize(("damage", "said"), DAMAGE.values(), ids=DAMAGE.keys())
 def test_damage_is_found(tiny_run, damage, said):
     folder = tiny_run().save(1)
 
@@ -352,7 +352,7 @@ def test_a_disk_that_fills_up_leaves_older_checkpoints_whole(tiny_run, tmp_path,
 
     with pytest.MonkeyPatch.context() as patch:
         fill(patch)
-        with pytest.raises(DiskFullError, match="checkpoint-5|is full"):
+        with pytest.raises(DiskFullError, match="The disk is full"):
             run.save(5)
 
     assert names(run) == ["checkpoint-5" if again else "checkpoint-3"]
@@ -362,7 +362,9 @@ def test_a_disk_that_fills_up_leaves_older_checkpoints_whole(tiny_run, tmp_path,
 
 def test_other_failures_keep_their_own_words(tiny_run, tmp_path, monkeypatch):
     run = tiny_run()
-    monkeypatch.setattr("safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error")))
+    monkeypatch.setattr(
+        "safetensors.torch.save_file", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "I/O error"))
+    )
 
     with pytest.raises(OSError, match="I/O error"):
         run.save(5)

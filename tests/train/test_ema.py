@@ -21,7 +21,7 @@ def put(parameter: nn.Parameter, value: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "step, decay", [(1, 0.0), (2, 0.181818), (3, 0.25), (11, 0.55), (101, 0.918182), (2000, 0.995), (10**6, 0.995)]
+    ("step", "decay"), [(1, 0.0), (2, 0.181818), (3, 0.25), (11, 0.55), (101, 0.918182), (2000, 0.995), (10**6, 0.995)]
 )
 def test_decay_rises_to_its_limit(step, decay):
     assert decay_at(step, 0.995) == pytest.approx(decay, abs=1e-6)

@@ -26,9 +26,7 @@ def free(monkeypatch):
 
 
 def guard(tmp_path, threshold, action="stop", script=None, sleep=None) -> None:
-    options = Config(
-        model_family="flux", disk_low_threshold=threshold, disk_low_action=action, disk_low_script=script
-    )
+    options = Config(model_family="flux", disk_low_threshold=threshold, disk_low_action=action, disk_low_script=script)
     check_disk(tmp_path, options, sleep or (lambda seconds: pytest.fail("slept")))
 
 
@@ -94,7 +92,7 @@ def test_a_script_that_fails_stops_the_run_with_its_code(tmp_path, free):
         guard(tmp_path, "1G", "script", f'{sys.executable} -c "raise SystemExit(3)"')
 
 
-@pytest.mark.parametrize("script, said", [(None, "no script is given"), ("/no/such/program", "cannot be run")])
+@pytest.mark.parametrize(("script", "said"), [(None, "no script is given"), ("/no/such/program", "cannot be run")])
 def test_a_script_that_is_not_there_is_a_configuration_error(tmp_path, free, script, said):
     free(0)
 

@@ -11,7 +11,10 @@ from safetensors.torch import load, save
 from darkroom.train.pack import flatten, restore
 
 STATE = {
-    "state": {0: {"step": torch.tensor(3.0), "m": torch.randn(2, 3)}, 10: {"step": 4, "half": torch.ones(2).bfloat16()}},
+    "state": {
+        0: {"step": torch.tensor(3.0), "m": torch.randn(2, 3)},
+        10: {"step": 4, "half": torch.ones(2).bfloat16()},
+    },
     "param_groups": [{"lr": 0.1, "betas": (0.9, 0.99), "params": [0, 1], "amsgrad": False, "eps": None, "name": "a"}],
     "infinite": float("inf"),
     "nested": ((1, (2, 3)), [torch.arange(3)]),

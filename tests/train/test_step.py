@@ -119,8 +119,9 @@ def test_the_average_is_updated_with_the_number_of_finished_steps(tiny_run):
 
 def test_the_schedule_sees_the_number_of_finished_steps(tiny_run):
     run = tiny_run()
-    run.stepper.scheduler.name, run.stepper.scheduler.shape = "linear", dataclasses.replace(
-        run.stepper.scheduler.shape, total=4
+    run.stepper.scheduler.name, run.stepper.scheduler.shape = (
+        "linear",
+        dataclasses.replace(run.stepper.scheduler.shape, total=4),
     )
 
     rates = [run.step(rows(seed)).metrics["learning_rate"] for seed in range(4)]

@@ -1,0 +1,156 @@
+"""A run, from the command line to what it leaves behind, for every family."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+from safetensors.torch import load_file
+
+from darkroom import families
+from darkroom.cli.main import main
+from darkroom.core.errors import Interrupted
+from darkroom.core.events import Event, Step
+from darkroom.cli.common import resolved
+from darkroom.job.train import train
+from darkroom.report.eventlog import read
+from darkroom.tools.verify import verify
+from darkroom.train.checkpoint import check
+
+EVERY = families.names()
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_a_lora_run_leaves_what_it_promises_and_loads_in_the_stock_pipeline(family, arguments, tmp_path):
+    options = {"validation_prompt": "a cup of coffee", "use_ema": True, "gradient_accumulation_steps": 2}
+    code = main(["train", *arguments(family, **options, checkpoint_step_interval=2, train_batch_size=1)])
+
+    out = tmp_path / "out"
+    assert code == 0
+    for name in ("pytorch_lora_weights.safetensors", "ema/pytorch_lora_weights.safetensors", "report.html", "run.lock.json"):
+        assert (out / name).is_file(), name
+    assert [check(out / f"checkpoint-{n}") for n in (2, 4)] == [None, None]
+    names = [row["event"] for row in read(out / "events.jsonl")]
+    assert {"run_start", "phase", "step", "checkpoint", "validation", "run_end"} <= set(names)
+    verdict = verify(out)
+    assert verdict.unmatched == []
+    assert verdict.matched > 0
+    assert verdict.pictures == 1
+    assert verdict.difference is not None
+    assert verdict.difference <= 1
+
+
+@pytest.mark.parametrize("family", EVERY)
+def test_a_full_run_leaves_a_pipeline_that_draws_the_same_picture(family, arguments, tmp_path):
+    options = {"model_type": "full", "max_train_steps": 2, "validation_prompt": "a cup of coffee"}
+    assert main(["train", *arguments(family, **options, disable_benchmark=True)]) == 0
+
+    verdict = verify(tmp_path / "out")
+    assert verdict.unmatched == []
+    assert verdict.pictures == 1
+    assert verdict.difference <= 1
+
+
+def weights(folder):
+    """Bytes of everything in a checkpoint but its manifest."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "checkpoint_manifest.json"
+    }
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_resumed_run_ends_with_the_same_bytes(kind, arguments, tmp_path):
+    options = {
+        "model_type": kind, "lora_dropout": 0.1, "use_ema": True, "caption_dropout_probability": 0.3,
+        "lr_scheduler": "constant", "validation_disable": True, "checkpoint_step_interval": 2,
+        "dataloader_prefetch": True,
+    }  # fmt: skip
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    main(["train", *arguments(**options, max_train_steps=6, output_dir=whole)])
+    main(["train", *arguments(**options, max_train_steps=2, output_dir=parts)])
+    main(["train", *arguments(**options, max_train_steps=6, output_dir=parts)])
+
+    expected, found = weights(whole / "checkpoint-6"), weights(parts / "checkpoint-6")
+    assert expected.keys() == found.keys()
+    # the state keeps max_train_steps, which the first part set otherwise and the second set back
+    assert [name for name in expected if expected[name] != found[name]] == []
+
+
+def test_a_signal_finishes_the_step_saves_and_a_resume_ends_with_the_same_bytes(arguments, tmp_path):
+    options = {"checkpoint_step_interval": 6, "max_train_steps": 6, "validation_disable": True}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    main(["train", *arguments(**options, output_dir=whole)])
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, Step) and event.step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    settings = resolved(arguments(**options, output_dir=stopped))
+    with pytest.raises(Interrupted):
+        train(settings, listener=interrupt)
+    assert check(stopped / "checkpoint-3") is None
+    assert read(stopped / "events.jsonl")[-1]["status"] == "interrupted"
+    assert main(["train", *arguments(**options, output_dir=stopped)]) == 0
+    assert weights(whole / "checkpoint-6") == weights(stopped / "checkpoint-6")
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_does_not(arguments, tmp_path):
+    found = []
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        main(["train", *arguments(seed=seed, output_dir=tmp_path / name, validation_disable=True)])
+        found.append((tmp_path / name / "pytorch_lora_weights.safetensors").read_bytes())
+    assert found[0] == found[1]
+    assert found[0] != found[2]
+
+
+def test_init_lora_starts_from_a_saved_adapter(arguments, tmp_path):
+    main(["train", *arguments(validation_disable=True)])
+    first = tmp_path / "out" / "pytorch_lora_weights.safetensors"
+    main([
+        "train", *arguments(validation_disable=True, init_lora=first, max_train_steps=1, learning_rate=1e-30,
+                            output_dir=tmp_path / "second"),
+    ])  # fmt: skip
+    before, after = load_file(first), load_file(tmp_path / "second" / "pytorch_lora_weights.safetensors")
+    assert max((before[k] - after[k]).abs().max().item() for k in before) < 1e-6
+
+
+def test_resuming_with_another_batch_size_is_refused_by_name(arguments, capsys):
+    main(["train", *arguments(validation_disable=True, checkpoint_step_interval=2)])
+    code = main(["train", *arguments(validation_disable=True, train_batch_size=1)])
+    assert code == 2
+    assert "train_batch_size: 2 then, 1 now" in capsys.readouterr().err
+
+
+def test_base_pictures_equal_a_zero_adapter(arguments, tmp_path):
+    """Before the first step an adapter changes nothing, to the last bit."""
+    from PIL import Image, ImageChops
+
+    main(["train", *arguments(validation_prompt="a cat", validation_on_startup=True, max_train_steps=1)])
+    out = tmp_path / "out"
+    base = Image.open(out / "benchmarks/base_model/validation_0_64x64.png")
+    start = Image.open(out / "validation_images/originals/step_0_validation_0_64x64.png")
+    assert ImageChops.difference(base.convert("RGB"), start.convert("RGB")).getbbox() is None
+
+
+def test_the_lock_file_says_what_the_run_was_made_from(arguments, tmp_path):
+    main(["train", *arguments(validation_disable=True)])
+    lock = json.loads((tmp_path / "out" / "run.lock.json").read_text())
+    assert lock["options"]["seed"] == {"value": 5, "from": "command line"}
+    assert lock["seeds"] == {"seed": 5}
+    assert len(lock["dataset_manifest"]) == 64
+    assert lock["versions"]["torch"]
+
+
+def test_a_second_start_encodes_nothing(arguments, tmp_path, monkeypatch):
+    main(["train", *arguments(validation_disable=True)])
+
+    def refuse(*_):
+        raise AssertionError("an encoder was loaded")
+
+    monkeypatch.setattr("darkroom.families.components.Parts.text", refuse)
+    monkeypatch.setattr("darkroom.families.components.Parts.vae", refuse)
+    assert main(["train", *arguments(validation_disable=True, max_train_steps=5)]) == 0

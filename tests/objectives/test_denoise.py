@@ -1,0 +1,205 @@
+"""The ordinary objective with a network that answers as it is told: which weight, which draw, which input."""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from darkroom import families
+from darkroom.objectives import denoise
+from darkroom.objectives.base import Draws
+from darkroom.options.config import Config
+
+FLOW = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+SHAPES = {"flux": (4, 16, 8, 8), "sdxl": (4, 4, 8, 8)}
+
+
+@dataclasses.dataclass
+class Told:
+    """An objective whose network answers `answer(x_t, t)`, and what it was shown."""
+
+    objective: Any
+    shape: tuple[int, ...]
+    shown: list[tuple[Tensor, Tensor]] = dataclasses.field(default_factory=list)
+
+    def __call__(self, latents: float | Tensor = 0.0, step: int = 0, answer=None, **extra: Any) -> Any:
+        def predict(model: Any, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
+            self.shown.append((x_t, t))
+            return torch.zeros_like(x_t) if answer is None else answer(x_t, t)
+
+        family = self.objective.family
+        told = SimpleNamespace(predict=predict, conditions=lambda *_: {}, latents=family.latents)
+        x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
+        batch = SimpleNamespace(latents=x0, cond={}, **extra)
+        return dataclasses.replace(self.objective, family=told)(None, batch, step)
+
+
+def told(name: str, scheduler: dict[str, Any] | None = None, seed: int = 0, **options: Any) -> Told:
+    draws = Draws(Generator().manual_seed(seed), Generator().manual_seed(seed + 1))
+    config = Config(model_family=name, **options)
+    usual = FLOW if name == "flux" else {}
+    return Told(
+        denoise.build(families.get(name), config, usual if scheduler is None else scheduler, draws), SHAPES[name]
+    )
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_right_answer_costs_nothing(name):
+    run = told(name)
+    x0 = torch.randn(SHAPES[name])
+
+    def answer(x_t: Tensor, t: Tensor) -> Tensor:
+        process = run.objective.process
+        if name == "flux":
+            return (x_t - x0) / t.view(-1, 1, 1, 1)
+        return (x_t - process.mix(x0, torch.zeros_like(x0), t)) / (1 - process.schedule.alpha_bar[t]).sqrt().view(
+            -1, 1, 1, 1
+        )
+
+    assert run(x0, answer=answer).terms["denoise"].item() < 1e-6
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_silent_network_pays_the_variance_of_the_noise(name):
+    assert told(name)(0.0).terms["denoise"].item() == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_generators_alone_decide_a_batch(name):
+    first, again = told(name), told(name)
+    torch.manual_seed(1)
+    a = first(1.0)
+    torch.manual_seed(2)
+
+    assert torch.equal(a.errors, again(1.0).errors)
+    assert not torch.equal(a.errors, first(1.0).errors)
+
+
+@pytest.mark.parametrize(
+    ("options", "weight"),
+    [
+        ({"snr_gamma": 5.0}, lambda snr: torch.clamp(snr, max=5) / snr),
+        ({"use_soft_min_snr": True}, lambda snr: 5 / (snr + 5)),
+        ({"use_soft_min_snr": True, "soft_min_snr_sigma_data": 0.5}, lambda snr: 4 / (snr + 4)),
+        ({"snr_weight": 0.5}, lambda snr: torch.full_like(snr, 0.5)),
+        ({"snr_gamma": 5.0, "prediction_type": "v_prediction"}, lambda snr: torch.clamp(snr, max=5) / (snr + 1)),
+    ],
+)
+def test_errors_are_weighted_by_noise_level(options, weight):
+    plain = told("sdxl", **{k: v for k, v in options.items() if k == "prediction_type"})
+    weighted = told("sdxl", **options)
+
+    before, after = plain(1.0), weighted(1.0)
+
+    (_, t) = weighted.shown[0]
+    torch.testing.assert_close(after.errors / before.errors, weight(weighted.objective.process.snr(t)))
+
+
+def test_the_checkpoint_says_what_it_predicts_unless_the_option_does():
+    published = {"prediction_type": "v_prediction"}
+
+    assert told("sdxl", published).objective.process.prediction == "v_prediction"
+    assert told("sdxl", published, prediction_type="epsilon").objective.process.prediction == "epsilon"
+    assert told("sdxl").objective.process.prediction == "epsilon"
+    assert told("flux").objective.process.prediction == "flow_matching"
+
+
+def test_huber_uses_the_noise_level_of_each_sample():
+    run = told("flux", loss_type="huber", huber_c=0.1, huber_schedule="exponential")
+
+    outcome = run(0.0)
+
+    c = 0.1**outcome.levels
+    assert outcome.errors.shape == (4,)
+    assert torch.all(outcome.errors < 2 * c * 2)
+    assert outcome.levels[outcome.errors.argmax()] == outcome.levels.min()
+
+
+def test_offset_noise_moves_the_mean_of_every_channel():
+    def spread(**options: Any) -> float:
+        run = told("sdxl", **options)
+        run(0.0)
+        (x_t, t) = run.shown[0]
+        noise = x_t / (1 - run.objective.process.schedule.alpha_bar[t]).sqrt().view(-1, 1, 1, 1)
+        return noise.mean((-1, -2)).std().item()
+
+    # the mean of 64 positions has deviation 1/8
+    assert spread() < 0.2
+    assert spread(offset_noise=True, noise_offset=1.0, noise_offset_probability=1.0) > 0.6
+
+
+def test_perturbation_changes_the_input_and_not_the_target():
+    calm, shaken = told("sdxl"), told("sdxl", input_perturbation=0.5, input_perturbation_steps=10)
+
+    first, second = calm(0.0), shaken(0.0)
+
+    assert not torch.equal(calm.shown[0][0], shaken.shown[0][0])
+    assert torch.equal(first.errors, second.errors)
+
+
+def test_perturbation_is_over_after_its_steps():
+    calm, shaken = told("sdxl"), told("sdxl", input_perturbation=0.5, input_perturbation_steps=10)
+
+    calm(0.0, step=10)
+    shaken(0.0, step=10)
+
+    assert torch.equal(calm.shown[0][0], shaken.shown[0][0])
+
+
+def test_a_mask_leaves_out_what_it_covers():
+    mask = torch.zeros(4, 1, 8, 8)
+
+    assert told("flux")(1.0, mask=mask).terms["denoise"].item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("options", "k"),
+    [
+        ({}, 3.0),
+        ({"flow_schedule_shift": 1.5}, 1.5),
+        ({"flow_schedule_shift": 0.0}, 1.0),
+        # 16 tokens lie below the first point of the line: mu = 0.5 - 240 * 0.65 / 3840 = 0.459375
+        ({"flow_schedule_auto_shift": True}, 1.583084),
+    ],
+)
+def test_levels_are_shifted_as_the_options_say(options, k):
+    def levels(**options: Any) -> Tensor:
+        return told("flux", **options).objective.timesteps.draw(torch.zeros(64, 16, 8, 8), Generator().manual_seed(3))
+
+    plain = levels(flow_schedule_shift=1.0)
+
+    torch.testing.assert_close(levels(**options), k * plain / (1 + (k - 1) * plain), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "mean"),
+    [
+        ({"flow_use_uniform_schedule": True}, 0.5),
+        ({"flow_use_beta_schedule": True, "flow_beta_schedule_alpha": 6.0, "flow_beta_schedule_beta": 2.0}, 0.75),
+        ({"flow_sigmoid_scale": 0.0}, 0.5),
+        ({"flux_fast_schedule": True}, 0.85),
+    ],
+)
+def test_each_sampler_is_chosen_by_its_option(options, mean):
+    timesteps = told("flux", flow_schedule_shift=1.0, **options).objective.timesteps
+
+    drawn = timesteps.draw(torch.zeros(4000, 16, 1, 1), Generator().manual_seed(3))
+
+    assert drawn.mean().item() == pytest.approx(mean, abs=0.02)
+
+
+def test_saved_generators_draw_the_same_again():
+    draws = Draws(Generator().manual_seed(1), Generator().manual_seed(2))
+    torch.rand(3, generator=draws.structure)
+    state = {name: t.clone() for name, t in draws.state().items()}
+    expected = (torch.rand(2, generator=draws.structure), torch.rand(2, generator=draws.noise), torch.rand(2))
+
+    draws.load(state)
+
+    again = (torch.rand(2, generator=draws.structure), torch.rand(2, generator=draws.noise), torch.rand(2))
+    assert all(map(torch.equal, again, expected))

@@ -1,0 +1,147 @@
+"""Who may import whom, and what must stay cheap to import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import darkroom
+
+ROOT = Path(darkroom.__file__).parent
+SIBLINGS = {"families", "data", "adapters", "optim", "memory", "report", "publish"}
+BELOW_TOOLS = SIBLINGS | {"core", "options", "media", "diffusion", "objectives", "validate"}
+EVERYTHING = BELOW_TOOLS | {"train", "tools", "job", "demo", "cli"}
+
+# a folder, and the folders or modules that it may import besides itself
+ALLOWED: dict[str, set[str]] = {
+    "core": set(),
+    "options": {"core"},
+    "media": {"core"},
+    "demo": {"core"},
+    "diffusion": {"core"},
+    "families": {"core", "options", "diffusion"},
+    "data": {"core", "options", "media"},
+    "adapters": {"core", "options"},
+    "optim": {"core", "options"},
+    "memory": {"core", "options"},
+    "report": {"core", "options"},
+    "publish": {"core", "options"},
+    "objectives": {"core", "options", "diffusion", "families.base"},
+    "validate": {"core", "options", "media", "diffusion", "families"},
+    # adapters.base: a checkpoint is the adapter's own files, written with the adapter's own writer
+    "train": {"core", "options", "objectives", "optim", "memory", "data.sample", "adapters.base"},
+    # train.checkpoint: verify and self-test ask whether a folder is whole; job.train and cli.common: self-test starts
+    # runs as a person does
+    "tools": BELOW_TOOLS | {"train.checkpoint", "job.train", "cli.common"},
+    "job": EVERYTHING - {"cli"},
+    "cli": {"core", "options"},
+    "__main__": {"cli"},
+}
+# a command may import the rest when it runs, and families is as cheap as options
+ALLOWED_INSIDE_COMMANDS = EVERYTHING
+CHEAP = {"families"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
+
+
+def folder_of(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported(nodes: list[ast.stmt], inside: bool = False) -> Iterator[tuple[str, bool]]:
+    """(module of darkroom without the package's name, is it inside a function) of every import but those for types."""
+    for node in nodes:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            yield from imported(node.orelse, inside)
+            continue
+        if isinstance(node, ast.ImportFrom) and node.level:
+            yield "a relative import", inside
+        elif isinstance(node, ast.ImportFrom) and node.module == "darkroom":
+            yield from ((alias.name, inside) for alias in node.names if not alias.name.startswith("__"))
+        elif isinstance(node, ast.ImportFrom) and str(node.module).startswith("darkroom."):
+            # what is named may be a module of its own
+            base = str(node.module).removeprefix("darkroom.")
+            yield from ((f"{base}.{alias.name}", inside) for alias in node.names)
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names if alias.name.startswith("darkroom.")]
+            yield from ((name.removeprefix("darkroom."), inside) for name in names)
+        deeper = inside or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for field in ("body", "orelse", "finalbody"):
+            yield from imported(getattr(node, field, []), deeper)
+        for handler in (*getattr(node, "handlers", []), *getattr(node, "cases", [])):
+            yield from imported(handler.body, deeper)
+
+
+def permits(allowed: set[str], module: str) -> bool:
+    return any(module == name or module.startswith(f"{name}.") for name in allowed)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_a_module_imports_only_what_its_folder_may(path):
+    folder = folder_of(path)
+    always = ALLOWED[folder] | {folder} | (CHEAP if folder == "cli" else set())
+    inside_functions = always | (ALLOWED_INSIDE_COMMANDS if folder == "cli" else set())
+
+    found = imported(ast.parse(path.read_text(encoding="utf-8")).body)
+
+    wrong = [module for module, inside in found if not permits(inside_functions if inside else always, module)]
+    assert not wrong, f"{folder} must not import {', '.join(wrong)}"
+
+
+def test_every_folder_has_a_row():
+    folders = {folder_of(path) for path in modules()}
+
+    assert folders == ALLOWED.keys()
+
+
+def test_the_walk_sees_every_kind_of_import():
+    text = """
+import darkroom.job.train
+from darkroom import families, __version__
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from darkroom.train.step import Stepper
+try:
+    from darkroom.data import plan
+except ImportError:
+    import darkroom.tools
+class A:
+    def f(self):
+        with self:
+            from darkroom.core.log import redact
+"""
+
+    assert set(imported(ast.parse(text).body)) == {
+        ("job.train", False), ("families", False), ("data.plan", False), ("tools", False), ("core.log.redact", True),
+    }  # fmt: skip
+
+
+HEAVY = "sys.exit(', '.join(sorted({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules))) or 0)"
+CHEAP_CODE = {
+    "core and options": "import darkroom.core.files, darkroom.core.log, darkroom.options.config",
+    "every family": "from darkroom import families; [families.get(n).option_defaults(None) for n in families.names()]",
+    "the import of the program": "import darkroom.cli.main",
+    "darkroom --help": "from darkroom.cli.main import main; main(['--help'])",
+    "darkroom options": "from darkroom.cli.main import main; main(['options'])",
+    "darkroom families": "from darkroom.cli.main import main; main(['families'])",
+    "every command's own import": (
+        "import importlib; from darkroom.cli.main import COMMANDS; "
+        "[importlib.import_module(c.path) for c in COMMANDS.values()]"
+    ),
+}
+
+
+@pytest.mark.parametrize("code", CHEAP_CODE.values(), ids=CHEAP_CODE.keys())
+def test_it_costs_no_torch(code):
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}; {HEAVY}"], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
