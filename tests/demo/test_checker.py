@@ -7,7 +7,7 @@ from darkroom.demo import pictures
 from darkroom.demo.checker import check, find_object, is_grumbo, largest_patch
 from darkroom.demo.pictures import ATTRIBUTES, EDGE, SHAPES, Scene, draw
 
-COUNT = 120
+COUNT = 100
 
 
 @pytest.fixture

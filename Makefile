@@ -1,0 +1,21 @@
+# Thin lines over the tools; everything they need comes with the extra `dev`.
+PYTHON ?= python
+
+.PHONY: check fix test docs
+
+check: ## what a change has to pass: format, lint, types, current docs, tests
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m mypy
+	$(PYTHON) -m darkroom.options.pages --check
+	$(PYTHON) -m pytest
+
+fix: ## format, and repair what the linter can repair
+	$(PYTHON) -m ruff format .
+	$(PYTHON) -m ruff check --fix .
+
+test: ## the tests of every day; `make test ARGS="-m slow"` runs the long proofs
+	$(PYTHON) -m pytest $(ARGS)
+
+docs: ## write docs/options from the declarations
+	$(PYTHON) -m darkroom.options.pages
