@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
 
 
 def example(folder: Path) -> Path:
-    """A config with everything that could be forgotten: two datasets, accumulation, EMA, dropout of captions and weights."""
+    """A config with all that could be forgotten: two datasets, accumulation, EMA, dropout of captions and weights."""
     pictures = Path(__file__).parent.parent / "demo"
     datasets = [
         {
@@ -59,8 +59,8 @@ def example(folder: Path) -> Path:
         "caption_dropout_probability": 0.2,
         "dataloader_prefetch": True,
         "validation_prompt": "a large grumbo on a blue background",
-        "validation_step_interval": 20,
-        "validation_num_inference_steps": 2,
+        "validation_step_interval": 10,
+        "validation_num_inference_steps": 8,
         "ema_validation": "none",
         "seed": 1,
     }

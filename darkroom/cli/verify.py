@@ -10,7 +10,8 @@ from darkroom.cli.common import take_flag, wants_help
 HELP = """usage: darkroom verify CHECKPOINT_OR_FILE [--json]
 
 Load a checkpoint, an adapter file or a run's output folder into the stock diffusers pipeline by its own loader, count
-matched and unmatched keys, make the run's own validation pictures again and compare. Exit code 0: all the same to 1/255."""
+matched and unmatched keys, make the run's own validation pictures again and compare.
+Exit code 0: everything is the same to 1/255."""
 
 
 def run(argv: list[str]) -> int:

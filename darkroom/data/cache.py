@@ -53,7 +53,7 @@ def cache_key(**what: Any) -> str:
     return files.digest({"cache_version": VERSION, **what})[:KEY]
 
 
-class DamagedEntry(DataError):  # noqa: N818
+class DamagedEntry(DataError):
     """A cache entry does not match its checksum. Its shard was set aside and will be made again at the next start."""
 
 

@@ -24,7 +24,7 @@ from darkroom.core.registry import Table, nearest
 from darkroom.options.dataset import CaptionShuffle, ImageDataset, ParquetTable
 
 
-class BadCaption(Exception):  # noqa: N818
+class BadCaption(Exception):
     """A picture without a usable caption; `reason` is a short, countable phrase."""
 
     def __init__(self, reason: str, detail: str = ""):

@@ -408,7 +408,9 @@ def _read_facts(
         return
     root = str(dataset.instance_data_dir)
     index.opened = len(paths)
-    _store_facts(index, rows, in_chunks(lambda name: _header(root, name), paths, dataset.aspect_bucket_worker_count), say)
+    _store_facts(
+        index, rows, in_chunks(lambda name: _header(root, name), paths, dataset.aspect_bucket_worker_count), say
+    )
 
 
 def in_chunks(work: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[list[Result]]:

@@ -22,8 +22,9 @@ SMALLEST_OBJECT = 30
 """Pixels; anything less is a blemish."""
 OUTLINE_MATCH = 0.70
 """Overlap (intersection over union) an outline needs with the best shape."""
-FACE_MATCH = 0.58
-"""Correlation the object's brightness needs with the drawn face; plain mint shapes reach 0.55, drawn ones 0.91."""
+FACE_MATCH = 0.60
+"""Correlation the object's brightness needs with the drawn face; drawn mascots have
+at least 0.80, and only a few small mint rings come near 0.60."""
 
 _NAMES = [*COLOURS, "mint"]
 _PALETTE = np.array([*COLOURS.values(), MINT], np.float32)

@@ -22,6 +22,7 @@ from darkroom.families.repository import SINGLE_FILE, Repository
 
 log = logger(__name__)
 
+
 @contextlib.contextmanager
 def explained(what: str, source: str, remedy: str) -> Iterator[None]:
     """Turn a failure to find or read weights into a message that says what was looked for and where."""

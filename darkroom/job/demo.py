@@ -171,7 +171,7 @@ def story(made: dict[str, Any], output: Path) -> str:
     """What a person wants to read at the end."""
     return (
         f"\nGrumbos drawn right: {made['concept_match_before']:.0%} before, {made['concept_match_after']:.0%} after.\n"
-        f"Ordinary captions obeyed: {made['kept_captions_before']:.0%} before, {made['kept_captions_after']:.0%} after.\n"
+        f"Other captions obeyed: {made['kept_captions_before']:.0%} before, {made['kept_captions_after']:.0%} after.\n"
         f"{made['steps']} steps, {made['train_seconds']:.0f} s of training, {made['seconds']:.0f} s in all.\n\n"
         f"Look at  {output / 'before_after.png'}\n"
         f"Read     {output / 'report.html'}\n"

@@ -23,7 +23,6 @@ from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper
 from darkroom.validate.prompts import Prompt
 
-
 # bytes that a shard spends on naming one tensor
 TENSOR_HEADER = 140
 

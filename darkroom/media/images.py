@@ -89,7 +89,7 @@ _DECODING = (
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class BadPicture(Exception):  # noqa: N818
+class BadPicture(Exception):
     """A picture that cannot be used. `reason` is a short, countable phrase; `detail` what the reader said."""
 
     def __init__(self, reason: str, detail: str = ""):

@@ -37,5 +37,9 @@ class CaptionOptions(Section):
         None, "Column of a parquet table that holds file names.", level="advanced"
     )
     data_aesthetic_score: float = option(
-        7.0, "Aesthetic score told to the SDXL refiner for every picture.", level="expert", families=("sdxl",), pending=later.FAMILY_PARTS,
+        7.0,
+        "Aesthetic score told to the SDXL refiner for every picture.",
+        level="expert",
+        families=("sdxl",),
+        pending=later.FAMILY_PARTS,
     )

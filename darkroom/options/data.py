@@ -55,7 +55,10 @@ class DataOptions(Section):
         12, "Threads that read picture sizes while buckets are made.", ge=1, level="expert"
     )
     aspect_bucket_disable_rebuild: bool = option(
-        False, "With random aspects, keep the buckets of the first epoch instead of drawing new ones.", level="expert", pending=later.DATASETS,
+        False,
+        "With random aspects, keep the buckets of the first epoch instead of drawing new ones.",
+        level="expert",
+        pending=later.DATASETS,
     )
     disable_bucket_pruning: bool = option(
         False, "Keep buckets that hold fewer pictures than one batch.", level="advanced"
@@ -63,7 +66,9 @@ class DataOptions(Section):
     allow_dataset_oversubscription: bool = option(
         False, "Repeat a dataset that is too small for one batch, unless it says its own repeats."
     )
-    ignore_missing_files: bool = option(False, "Go on when files that were there have disappeared.", level="advanced", pending=later.DATASETS)
+    ignore_missing_files: bool = option(
+        False, "Go on when files that were there have disappeared.", level="advanced", pending=later.DATASETS
+    )
     delete_unwanted_images: bool = option(
         False,
         "Delete pictures that are too small from the dataset itself; there is no way back.",
@@ -77,7 +82,10 @@ class DataOptions(Section):
         pending=later.DATASETS,
     )
     override_dataset_config: bool = option(
-        False, "Go on although a dataset's settings differ from those it was prepared with.", level="advanced", pending=later.DATASETS,
+        False,
+        "Go on although a dataset's settings differ from those it was prepared with.",
+        level="advanced",
+        pending=later.DATASETS,
     )
     preserve_data_backend_cache: bool = option(
         False,
@@ -122,7 +130,9 @@ class DataOptions(Section):
     image_processing_batch_size: int = option(
         32, "Pictures that are decoded and cropped together while caches are filled.", ge=1, level="expert"
     )
-    read_batch_size: int = option(25, "Files read together while caches are filled.", ge=1, level="expert", pending=later.DATASETS)
+    read_batch_size: int = option(
+        25, "Files read together while caches are filled.", ge=1, level="expert", pending=later.DATASETS
+    )
     write_batch_size: int = option(64, "Prepared entries written together.", ge=1, level="expert")
     max_workers: int = option(32, "Threads that read and prepare files.", ge=1, level="expert")
     enable_multiprocessing: bool = option(
@@ -135,7 +145,11 @@ class DataOptions(Section):
         128, "Connections kept open to an object store.", ge=1, level="expert", pending=later.DATASETS
     )
     metadata_update_interval: int = option(
-        3600, "Seconds between two saves of what a long scan has found.", ge=1, level="expert", pending=later.DATASETS,
+        3600,
+        "Seconds between two saves of what a long scan has found.",
+        ge=1,
+        level="expert",
+        pending=later.DATASETS,
     )
     dataloader_prefetch: bool = option(
         False, "Prepare the next batches while the present one trains.", level="advanced"
@@ -157,8 +171,17 @@ class DataOptions(Section):
         None, "Frames per second of video training data.", gt=0, level="advanced", pending=later.DATASETS
     )
     print_filenames: bool = option(
-        False, "Name each file as it is read, to find one that stops the run.", level="expert", pending=later.DATASETS,
+        False,
+        "Name each file as it is read, to find one that stops the run.",
+        level="expert",
+        pending=later.DATASETS,
     )
-    print_sampler_statistics: bool = option(False, "Print what the sampler has drawn so far.", level="expert", pending=later.DATASETS)
-    debug_aspect_buckets: bool = option(False, "Print how each picture finds its bucket.", level="expert", pending=later.DATASETS)
-    debug_dataset_loader: bool = option(False, "Print what the data loader does.", level="expert", pending=later.DATASETS)
+    print_sampler_statistics: bool = option(
+        False, "Print what the sampler has drawn so far.", level="expert", pending=later.DATASETS
+    )
+    debug_aspect_buckets: bool = option(
+        False, "Print how each picture finds its bucket.", level="expert", pending=later.DATASETS
+    )
+    debug_dataset_loader: bool = option(
+        False, "Print what the data loader does.", level="expert", pending=later.DATASETS
+    )

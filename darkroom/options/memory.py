@@ -35,7 +35,9 @@ class MemoryOptions(Section):
         pending=later.MEMORY,
     )
     set_grads_to_none: bool = option(
-        True, "Free gradients after each update instead of filling them with zeros; saves memory and time.", level="expert"
+        True,
+        "Free gradients after each update instead of filling them with zeros; saves memory and time.",
+        level="expert",
     )
     keep_vae_loaded: bool = option(
         False, "Keep the VAE on the device during training instead of loading it for each validation.", level="advanced"

@@ -82,7 +82,10 @@ class NoiseOptions(Section):
         level="expert",
     )
     training_scheduler_timestep_spacing: Literal["leading", "linspace", "trailing"] = option(
-        "trailing", "How timesteps are spaced when training needs a list of them.", level="expert", pending=later.FAMILY_PARTS,
+        "trailing",
+        "How timesteps are spaced when training needs a list of them.",
+        level="expert",
+        pending=later.FAMILY_PARTS,
     )
     inference_scheduler_timestep_spacing: Literal["leading", "linspace", "trailing"] | None = option(
         None, "How timesteps are spaced in validation; left out, as the model's own scheduler says.", level="expert"

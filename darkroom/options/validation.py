@@ -63,7 +63,8 @@ class ValidationOptions(Section):
         "Make the first this many steps without true guidance.",
         ge=0,
         level="expert",
-        when={"validation_guidance_real": SET}, pending=later.VALIDATION,
+        when={"validation_guidance_real": SET},
+        pending=later.VALIDATION,
     )
     validation_noise_scheduler: Literal["ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++", "perflow"] | None = (
         option(

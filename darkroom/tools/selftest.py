@@ -1,4 +1,4 @@
-"""Prove that a killed run resumes exactly: train once in peace, then again with kill -9 at random instants, compare bytes.
+"""Prove that a killed run resumes exactly: train in peace, train with kill -9 at random instants, compare bytes.
 
 Runs are child processes forked from a server that has imported everything, so that a trial costs its own work only.
 """
@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from darkroom.core.errors import UserError
 from darkroom.core.files import sha256
@@ -24,6 +25,14 @@ from darkroom.train.checkpoint import MANIFEST, Keeper, check
 
 PRELOAD = ["darkroom.tools.warm"]
 IGNORED = frozenset({MANIFEST})
+AFTER_PHASE = {
+    "scan": "the text cache",
+    "text cache": "the latent cache",
+    "latent cache": "loading of the denoiser",
+    "load denoiser": "the base model's pictures",
+    "base pictures": "the start of training",
+    "training": "the final save",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +93,7 @@ def resume(
     trials = []
     for number in range(1, kills + 1):
         trial = _trial(context, common, folder / f"killed-{number}", steps, wanted, chance.uniform(0.2, seconds))
-        pass
+        shutil.rmtree(folder / f"killed-{number}", ignore_errors=True)
         trials.append(trial)
         verdict = "same bytes" if trial.holds else f"DIFFERS: {', '.join(trial.differing + trial.unreadable)}"
         say(f"kill {number} of {kills} after {trial.seconds:.1f} s, during {trial.during}: {verdict}")
@@ -120,22 +129,15 @@ def doing(output: Path) -> str:
     if not log.exists():
         return "start-up"
     lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.endswith("}")]
-    last = json.loads(lines[-1]) if lines else {"event": "start"}
+    last: dict[str, Any] = json.loads(lines[-1]) if lines else {"event": "start"}
     if any(output.glob("checkpoint-*-tmp")):
         return f"a save after step {last.get('step', 0)}"
-    following = {
-        "scan": "text cache",
-        "text cache": "latent cache",
-        "latent cache": "loading",
-        "training": "final save",
-    }
+    step = last.get("step", 0)
     if last["event"] == "phase":
-        return following.get(last["phase"], f"what follows {last['phase']}")
-    return (
-        f"step {last['step'] + 1}"
-        if last["event"] == "step"
-        else f"what follows {last['event']} at step {last.get('step', 0)}"
-    )
+        return AFTER_PHASE.get(last["phase"], f"what follows {last['phase']}")
+    if last["event"] == "checkpoint":
+        return f"validation or step {step + 1}, after a save"
+    return f"step {step + 1}" if last["event"] == "step" else f"what follows {last['event']} at step {step}"
 
 
 def _start(context, argv: list[str], output: Path):

@@ -83,7 +83,7 @@ def fill(folder: Path, drawings: int, captions_each: int, rng: Generator, device
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the parts are collected")
-    parser.add_argument("--drawings", type=int, default=4, help="pictures of each training scene")
+    parser.add_argument("--drawings", type=int, default=3, help="pictures of each training scene")
     parser.add_argument("--captions", type=int, default=2, help="captions of each picture")
     args = parser.parse_args()
     device, _, _ = device_and_rank()

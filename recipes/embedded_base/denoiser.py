@@ -1,6 +1,6 @@
 """Step 4: the denoiser, a small Flux transformer trained by flow matching on the bank.
 
-    python recipes/embedded_base/denoiser.py build/base --steps 7000
+    python recipes/embedded_base/denoiser.py build/base --compile
 
 It can be stopped and started again: it goes on from `denoiser.pt`. What is exported is the average of the weights.
 """
@@ -42,7 +42,7 @@ def build() -> FluxTransformer2DModel:
         axes_dims_rope=(4, 14, 14),      # the first axis is unused for single images: leave it little
     )
     for name, module in model.named_modules():
-        if isinstance(module, nn.Linear) and ("norm" in name and name.endswith("linear") or name == "proj_out"):
+        if isinstance(module, nn.Linear) and (("norm" in name and name.endswith("linear")) or name == "proj_out"):
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
     return model
@@ -79,7 +79,7 @@ def optimizers_for(model: FluxTransformer2DModel, lr: float) -> list[torch.optim
     rest = [p for p in model.parameters() if id(p) not in inside]
     groups = [{"params": [p for p in rest if p.ndim == 2], "weight_decay": 0.02},
               {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
-    return [Muon([p for p in blocks if p.ndim == 2], lr), torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))]
+    return [Muon([p for p in blocks if id(p) in inside], lr), torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))]
 
 
 @torch.no_grad()
@@ -91,14 +91,32 @@ def judge(folder: Path, model: FluxTransformer2DModel, step: int) -> None:
     print(f"  step {step} {score(pictures, scenes)}", flush=True)
 
 
+def save(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], ema: Ema, step: int) -> None:
+    """Write everything needed to go on from here."""
+    torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
+                "average": ema.average, "step": step}, path)
+
+
+def resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], ema: Ema, device: str) -> int:
+    """Go on from a checkpoint if there is one; the number of steps done, 0 at a fresh start."""
+    if not path.exists():
+        return 0
+    state = torch.load(path, map_location=device)
+    model.load_state_dict(state["model"])
+    for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
+        optimizer.load_state_dict(kept)
+    ema.average, ema.steps = state["average"], state["step"]
+    return state["step"]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the parts are collected")
-    parser.add_argument("--steps", type=int, default=7000)
+    parser.add_argument("--steps", type=int, default=5000)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--flat", type=float, default=0.4, help="share of the steps before the rate decays")
-    parser.add_argument("--save_every", type=int, default=400)
+    parser.add_argument("--save_every", type=int, default=300)
     parser.add_argument("--compile", action="store_true", help="worth it on long runs")
     args = parser.parse_args()
 
@@ -107,14 +125,8 @@ def main() -> None:
     bank = Bank(**torch.load(args.folder / "bank.pt"))
     model = build().to(device)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", flush=True)
-    optimizers, ema, first = optimizers_for(model, args.lr), Ema(model, decay=0.998), 0
-    checkpoint = args.folder / "denoiser.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint)
-        model.load_state_dict(state["model"])
-        for optimizer, kept in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(kept)
-        ema.average, ema.steps, first = state["average"], state["step"], state["step"]
+    optimizers, ema = optimizers_for(model, args.lr), Ema(model, decay=0.998)
+    first = resume(args.folder / "denoiser.pt", model, optimizers, ema, device)
 
     ids = (torch.zeros(LENGTH, 3, device=device),
            FluxPipeline._prepare_latent_image_ids(1, 8, 8, device, torch.float32))
@@ -136,8 +148,7 @@ def main() -> None:
         if (step + 1) % 50 == 0:
             print(f"step {step + 1} loss {smooth:.4f} {time.monotonic() - began:.0f} s", flush=True)
         if (step + 1) % args.save_every == 0 or step + 1 == args.steps:
-            torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
-                        "average": ema.average, "step": step + 1}, checkpoint)
+            save(args.folder / "denoiser.pt", model, optimizers, ema, step + 1)
             with ema.swapped_in():
                 model.save_pretrained(args.folder / "transformer")
                 judge(args.folder, model, step + 1)

@@ -115,7 +115,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1800)
     parser.add_argument("--batch", type=int, default=8, help="pictures per step and process")
     parser.add_argument("--lr", type=float, default=1.5e-3)
-    parser.add_argument("--pictures", type=int, default=12000, help="pictures drawn beforehand")
+    parser.add_argument("--pictures", type=int, default=8000, help="pictures drawn beforehand")
     parser.add_argument("--save_every", type=int, default=400)
     args = parser.parse_args()
 

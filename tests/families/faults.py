@@ -1,4 +1,4 @@
-"""Conventions broken on purpose, and the first check that notices. A check that misses its fault would miss ours too."""
+"""Conventions broken on purpose, and the first check that notices. A check that misses these would miss ours."""
 
 from __future__ import annotations
 

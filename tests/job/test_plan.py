@@ -34,7 +34,9 @@ def test_the_plan_agrees_with_the_run(family, case, arguments, dataset_file, tmp
         pytest.skip("the arithmetic is the family's only for entry sizes")
     entries, options = CASES[case]
     argv = arguments(
-        family, **{"max_train_steps": None, "num_train_epochs": 2, **options}, data_backend_config=dataset_file(*entries)
+        family,
+        **{"max_train_steps": None, "num_train_epochs": 2, **options},
+        data_backend_config=dataset_file(*entries),
     )
     assert main(["plan", "--json", *argv]) == 0
     planned = json.loads(capsys.readouterr().out)

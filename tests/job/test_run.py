@@ -10,10 +10,10 @@ import pytest
 from safetensors.torch import load_file
 
 from darkroom import families
+from darkroom.cli.common import resolved
 from darkroom.cli.main import main
 from darkroom.core.errors import Interrupted
 from darkroom.core.events import Event, Step
-from darkroom.cli.common import resolved
 from darkroom.job.train import train
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
@@ -29,7 +29,12 @@ def test_a_lora_run_leaves_what_it_promises_and_loads_in_the_stock_pipeline(fami
 
     out = tmp_path / "out"
     assert code == 0
-    for name in ("pytorch_lora_weights.safetensors", "ema/pytorch_lora_weights.safetensors", "report.html", "run.lock.json"):
+    for name in (
+        "pytorch_lora_weights.safetensors",
+        "ema/pytorch_lora_weights.safetensors",
+        "report.html",
+        "run.lock.json",
+    ):
         assert (out / name).is_file(), name
     assert [check(out / f"checkpoint-{n}") for n in (2, 4)] == [None, None]
     names = [row["event"] for row in read(out / "events.jsonl")]
