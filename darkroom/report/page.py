@@ -93,7 +93,7 @@ def _losses(steps: list[dict]) -> str:
         return ""
     numbers = [row["step"] for row in steps]
     loss = [sum(row["terms"].values()) for row in steps]
-    window = max(1, len(steps) // 40)
+    window = max(10, len(steps) // 40)
     curves = [("each step", "#c9c9c2", list(zip(numbers, loss, strict=True)))]
     curves.append((f"mean of {window}", COLOURS[4], list(zip(numbers, smooth(loss, window), strict=True))))
     whole = _chart(curves)
@@ -103,7 +103,7 @@ def _losses(steps: list[dict]) -> str:
             bands[next(i for i, (low, high, _) in enumerate(BANDS) if low <= level < high)].append((row["step"], error))
     by_band = []
     for i, points in sorted(bands.items()):
-        means = smooth([e for _, e in points], max(1, len(points) // 20))
+        means = smooth([e for _, e in points], max(10, len(points) // 20))
         by_band.append((BANDS[i][2], COLOURS[i], [(s, m) for (s, _), m in zip(points, means, strict=True)]))
     note = "<p class='dim'>The same by noise level. A band that rises while the others fall is worth a look.</p>"
     return whole + note + _chart(by_band)

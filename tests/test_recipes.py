@@ -1,0 +1,54 @@
+"""Every recipe is a run that could start: its options exist, do not contradict each other, and its dataset file reads."""
+
+from pathlib import Path
+
+import pytest
+
+from darkroom import families
+from darkroom.job import preflight
+from darkroom.options.dataset import read_datasets
+from darkroom.options.sources import resolve
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "recipes").glob("*.toml"))
+# folders that the reader of a recipe brings
+BROUGHT = ("photos",)
+
+
+@pytest.fixture
+def checkout(tmp_path, monkeypatch):
+    """A folder that looks like the root of the repository, so that recipes write beside it and not into it."""
+    for name in ("recipes", "darkroom"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in BROUGHT:
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_resolves_and_passes_every_check(path, checkout):
+    resolved = resolve([f"recipes/{path.name}"], {}, checkout, families.defaults)
+    family, prompts = preflight.check(resolved)
+    assert family.name == resolved.config.model_family
+    assert prompts
+    assert resolved.notes == [], "a setting of the recipe has no effect"
+    assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).images
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_writes_into_a_folder_of_its_own(path, checkout):
+    config = resolve([f"recipes/{path.name}"], {}, checkout, families.defaults).config
+    assert Path(config.output_dir) == Path("output") / path.stem
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_opens_with_what_it_is_and_its_command(path):
+    first, *rest = path.read_text(encoding="utf-8").splitlines()
+    assert first.startswith("# ")
+    assert any(line.startswith(f"#   darkroom train recipes/{path.name}") for line in rest)
+
+
+def test_every_dataset_file_belongs_to_a_recipe():
+    texts = "".join(path.read_text(encoding="utf-8") for path in RECIPES)
+    assert [p.name for p in (ROOT / "recipes" / "datasets").glob("*.json") if p.name not in texts] == []
