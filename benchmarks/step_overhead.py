@@ -50,6 +50,7 @@ def model_and_batch(size: dict[str, int]) -> tuple[Any, Any]:
         latents=torch.randn(count, 16, side, side),
         cond={"text": torch.randn(count, 32, 32), "pooled": torch.randn(count, 32)},
         paths=["memory"] * count,
+        is_regularisation=False,
     )
     batch.to = lambda device: batch
     return adapter, batch
@@ -119,7 +120,7 @@ def darkroom(size: dict[str, int], clock: Callable[[], float]) -> float:
     parameters = list(adapter.named.values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
     draws = Draws(torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))
-    objective = denoise.build(families.get("flux"), config, {}, draws)
+    objective = denoise.build(families.get("flux"), config, {}, draws, adapter.disabled)
     schedule = Scheduler(optimizer, "cosine", Shape(0, total))
     model = adapter.model.train()
     stepper = Stepper(Accelerator(cpu=True), model, parameters, objective, optimizer, schedule, None, config)

@@ -1,4 +1,4 @@
-"""Every recipe is a run that could start: its options exist, do not contradict each other, and its dataset file reads."""
+"""Every recipe is a run that could start: its options exist and agree with each other, and its dataset file reads."""
 
 from pathlib import Path
 

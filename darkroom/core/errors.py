@@ -8,6 +8,7 @@ DarkroomError                 everything we raise on purpose
 │   ├── ModelError            base weights cannot be found or do not fit the family
 │   ├── CheckpointError       a checkpoint is missing, incomplete or belongs to another run
 │   ├── DiskFullError         a write did not fit; nothing that existed was damaged
+│   ├── MemoryFullError       the device or the machine ran out of memory
 │   └── MissingPackage        an optional package is needed; names the extra that installs it
 └── Interrupted               a signal asked us to stop and the state is saved; exit code 130
 """
@@ -72,6 +73,10 @@ class CheckpointError(UserError):
 
 class DiskFullError(UserError):
     """A write did not fit. Files that existed before are untouched."""
+
+
+class MemoryFullError(UserError):
+    """The device or the machine ran out of memory. Checkpoints and caches on disk are untouched."""
 
 
 class MissingPackage(UserError):

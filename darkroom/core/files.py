@@ -17,26 +17,37 @@ from darkroom.core.errors import DiskFullError
 from darkroom.core.units import show_size
 
 
+# no space, no quota, and a file beyond what the file system or the user's limit allows
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def disk_full_says(path: Path, what: str) -> Iterator[None]:
-    """Turn 'no space left' (and an exceeded quota) into a message that says what did not fit and where."""
+    """Turn 'no space left' (and an exceeded quota or file size) into a message that says what did not fit and where."""
     try:
         yield
-    except OSError as cause:
-        if cause.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise DiskFullError(disk_full_message(path, what)) from cause
+    except DiskFullError:
+        raise
     except Exception as cause:
-        # safetensors reports a failed write as its own exception with the system's text inside
-        if "No space left on device" not in str(cause) and "os error 28" not in str(cause):
+        number = full_disk(cause)
+        if number is None:
             raise
-        raise DiskFullError(disk_full_message(path, what)) from cause
+        raise DiskFullError(disk_full_message(path, what, number)) from cause
 
 
-def disk_full_message(path: Path, what: str) -> str:
+def full_disk(cause: BaseException) -> int | None:
+    """The system's error number if `cause` says that a write did not fit, else None."""
+    if isinstance(cause, OSError) and cause.errno is not None:
+        return cause.errno if cause.errno in FULL else None
+    # safetensors reports a failed write as its own exception with the system's text inside
+    return next((n for n in FULL if f"os error {n})" in str(cause) or os.strerror(n) in str(cause)), None)
+
+
+def disk_full_message(path: Path, what: str, number: int = errno.ENOSPC) -> str:
     """The words for a full disk at `path`."""
+    reason = "" if number == errno.ENOSPC else f"; the system says: {os.strerror(number)}"
     return (
-        f"The disk is full: {what} could not be written to {path} ({show_size(free_bytes(path))} free).\n"
+        f"The disk is full: {what} could not be written to {path} ({show_size(free_bytes(path))} free{reason}).\n"
         "  Nothing that was saved before is damaged. Free some space, or point output_dir and the cache "
         "directories to another disk, and start again: the run continues where it was."
     )

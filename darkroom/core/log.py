@@ -40,6 +40,11 @@ class _Redacted(logging.Formatter):
         return redact(super().format(record))
 
 
+class _FileHandler(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - the library's name
+        """A record that does not fit on the disk is lost; what is to be saved reports a full disk itself."""
+
+
 def setup(main_process: bool = True) -> None:
     """Log warnings and above to the terminal; `DARKROOM_LOG_LEVEL` changes that. Other ranks stay quiet."""
     level = os.environ.get("DARKROOM_LOG_LEVEL") or os.environ.get("SIMPLETUNER_LOG_LEVEL") or "INFO"
@@ -54,7 +59,7 @@ def setup(main_process: bool = True) -> None:
 def to_file(path: Path) -> logging.Handler:
     """Also write every record to `path`, with times."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = _FileHandler(path, encoding="utf-8")
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger("darkroom").addHandler(handler)
     return handler

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from stat import S_ISREG
 
 import numpy as np
 import pyarrow as pa
@@ -60,6 +61,10 @@ def list_pictures(root: Path) -> Listing:
         except OSError as cause:
             listing.problems["broken link" if entry.is_symlink() else "unreadable"] += 1
             listing.notes.append(f"{path!r}: {cause.strerror or cause}")
+            continue
+        if not S_ISREG(stat.st_mode):
+            listing.problems["not a file"] += 1  # a pipe or a device: opening it could wait for ever
+            listing.notes.append(f"{path!r}: a pipe, socket or device")
             continue
         (texts if ending == ".txt" else found).append((path, stat.st_size, stat.st_mtime_ns))
     found.sort()

@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from darkroom.core.errors import ModelError
 from darkroom.core.files import disk_full_says
 from darkroom.core.log import logger
+from darkroom.core.memory import is_memory_full
 from darkroom.families.base import Family
 from darkroom.families.repository import SINGLE_FILE, Repository
 
@@ -28,7 +30,9 @@ def explained(what: str, source: str, remedy: str) -> Iterator[None]:
     """Turn a failure to find or read weights into a message that says what was looked for and where."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError) as cause:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as cause:
+        if is_memory_full(cause):
+            raise
         first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
         raise ModelError(f"{what} could not be loaded from '{source}'.\n  {first}\n  {remedy}") from cause
 

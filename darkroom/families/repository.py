@@ -6,13 +6,15 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from darkroom.core.errors import ModelError, missing_option
+from darkroom import families
+from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
 from darkroom.families import tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
@@ -21,6 +23,14 @@ from darkroom.families.facts import Latents
 ASSETS = Path(__file__).parent.parent / "assets"
 WHOLE_FILE = 64 * 2**20
 SINGLE_FILE = (".safetensors", ".gguf")
+SEPARATE_PARTS = (
+    "pretrained_transformer_model_name_or_path",
+    "pretrained_unet_model_name_or_path",
+    "pretrained_vae_model_name_or_path",
+    "pretrained_t5_model_name_or_path",
+)
+INDEX = "model_index.json"
+HUB_SECONDS = 10.0
 VAE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
@@ -95,6 +105,101 @@ class Repository:
         """float32 on a CPU, else the base's."""
         return torch.float32 if self.device.type == "cpu" else self.dtype
 
+    # -- is it there? ----------------------------------------------------------------------------------------------
+
+    def examine(self) -> None:
+        """Is there a model of this family, whole as far as sizes tell? Reads a few headers, no weights.
+
+        Raises ConfigError naming the option to change. The hub is asked only for what is not downloaded yet.
+        """
+        for option in SEPARATE_PARTS:
+            source = getattr(self.options, option)
+            if source and looks_local(source):
+                self._examine_file(option, source)
+        if self.is_single_file:
+            self._examine_file(self._option, self.base)
+        else:
+            self._examine_kind(self._index())
+            self._examine_weights()
+
+    @property
+    def _option(self) -> str:
+        """The option that said where the base is."""
+        return "pretrained_model_name_or_path" if self.options.pretrained_model_name_or_path else "model_flavour"
+
+    def _refused(self, problem: str, change: str, option: str = "") -> ConfigError:
+        option = option or self._option
+        value = getattr(self.options, option) or self.flavour.repository
+        return ConfigError(option, value, "", problem, change)
+
+    def _examine_file(self, option: str, source: str) -> None:
+        path = Path(source).expanduser()
+        if not path.exists():
+            problem = f"There is no such file or folder (seen from {Path.cwd()})."
+            raise self._refused(problem, "Correct the path.", option)
+        if path.suffix == ".safetensors" and (problem := cut_short(path)):
+            raise self._refused(f"The weights file is damaged: {problem}.", "Copy or download it again.", option)
+
+    def _index(self) -> dict[str, Any]:
+        """The base's model_index.json."""
+        folder = Path(self.base)
+        if not folder.exists() and not looks_local(self.base):
+            return self._hub_index()
+        if not folder.exists():
+            problem = f"There is no such folder (seen from {Path.cwd()})."
+            raise self._refused(problem, "Correct the path, or give a hub id such as owner/name.")
+        try:
+            return json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as cause:
+            what = f"Its {INDEX} cannot be read: {cause}" if (folder / INDEX).exists() else f"It has no {INDEX}"
+            change = f"Give a folder in the diffusers layout that holds a {self.family.title} model."
+            raise self._refused(f"{what}.", change) from cause
+
+    def _hub_index(self) -> dict[str, Any]:
+        """model_index.json from the hub's cache, else from the hub, without the library's half minute of retries."""
+        from httpx import HTTPError
+        from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
+
+        try:
+            found = try_to_load_from_cache(self.base, INDEX, revision=self.options.revision)
+            if not isinstance(found, str):
+                HfApi().model_info(self.base, revision=self.options.revision, timeout=HUB_SECONDS)
+                found = hf_hub_download(self.base, INDEX, **self.hub)
+            return json.loads(Path(found).read_text(encoding="utf-8"))
+        except (OSError, ValueError, HTTPError) as cause:
+            first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
+            problem = f"'{self.base}' is no local folder, and the hub has not given it: {first.strip()}"
+            change = "Check the name, the network, HF_TOKEN, and that the model's licence was accepted; or give a folder."
+            raise self._refused(problem, change) from cause
+
+    def _examine_kind(self, index: Mapping[str, Any]) -> None:
+        """Is it this family's kind of model? Tells families of one denoiser class apart by their text encoders."""
+        family = self.family
+
+        def class_of(part: str) -> str:
+            row = index.get(part)
+            return str(row[1] or "") if isinstance(row, list) and len(row) == 2 else ""
+
+        is_other = any(not class_of(part) for part in family.tiny.encoders)
+        if class_of(family.denoiser_part) == family.denoiser and not is_other:
+            return
+        held = index.get("_class_name", "an unnamed pipeline")
+        others = [n for n in families.names() if n != family.name and families.get(n).pipeline == held]
+        switch = f"Set model_family to {others[0]}, or give" if others else "Give"
+        raise self._refused(
+            f"It holds a model for {held}; model_family {family.name} needs one for {family.pipeline} "
+            f"({family.denoiser} with {', '.join(family.tiny.encoders)}).",
+            f"{switch} a {family.title} model.",
+        )
+
+    def _examine_weights(self) -> None:
+        """Every local weights file must be as long as its header says."""
+        for part in (*self.family.tiny.encoders, "vae", self.family.denoiser_part):
+            for path in sorted((Path(self.base) / part).glob("*.safetensors")):
+                if problem := cut_short(path):
+                    change = f"Copy or download {part}/{path.name} again."
+                    raise self._refused(f"The weights file {path} is damaged: {problem}.", change)
+
     # -- settings --------------------------------------------------------------------------------------------------
 
     @functools.cached_property
@@ -155,6 +260,27 @@ class Repository:
             files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
             return digest([[p.name, fingerprint(p)] for p in files])
         return f"{source}@{self.options.revision or 'main'}/{subfolder}"
+
+
+def looks_local(source: str) -> bool:
+    """Is `source` meant as a path? A hub id is `name` or `owner/name`."""
+    is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith((".", "/"))
+    return not is_id or Path(source).suffix in SINGLE_FILE or Path(source).expanduser().exists()
+
+
+def cut_short(path: Path) -> str:
+    """What is wrong with the frame of a safetensors file, in words; empty if it is as long as its header says."""
+    size = path.stat().st_size
+    try:
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or length > size - 8:
+                return f"it has {size} bytes, fewer than its header needs"
+            rows = json.loads(file.read(length))
+        expected = 8 + length + max((r["data_offsets"][1] for n, r in rows.items() if n != "__metadata__"), default=0)
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+        return "it is no safetensors file"
+    return "" if size >= expected else f"it has {size} bytes of {expected}"
 
 
 def fingerprint(path: Path) -> str:

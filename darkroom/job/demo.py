@@ -28,7 +28,7 @@ from darkroom.tools.generate import AdapterFile, load_adapters, stock_pipeline
 from darkroom.validate.sheet import grid
 
 HERE = Path(pictures.__file__).parent
-STEPS = 350
+STEPS = 400
 CONCEPTS, OTHERS = 16, 32
 CONFIG = {
     "model_family": "flux",
@@ -36,7 +36,7 @@ CONFIG = {
     "lora_rank": 16,
     "train_batch_size": 8,
     "max_train_steps": STEPS,
-    "learning_rate": 2e-3,
+    "learning_rate": 3e-3,
     "lr_scheduler": "cosine",
     "lr_warmup_steps": 20,
     "caption_dropout_probability": 0.1,
@@ -46,8 +46,8 @@ CONFIG = {
     "seed": 7,
 }
 DATASETS = [
-    {"id": "grumbo", "instance_data_dir": str(HERE / "concept"), "repeats": 8},
-    {"id": "ordinary", "instance_data_dir": str(HERE / "keep"), "repeats": 1},
+    {"id": "grumbo", "instance_data_dir": str(HERE / "concept"), "repeats": 11},
+    {"id": "ordinary", "instance_data_dir": str(HERE / "keep"), "repeats": 2, "is_regularisation_data": True},
 ]
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from darkroom import families
-from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
+from darkroom.core.errors import ConfigError, ConfigErrors
+from darkroom.core.registry import nearest
 from darkroom.families.base import Family
+from darkroom.families.repository import Repository
 from darkroom.optim.table import row_of
 from darkroom.options import conflicts
-from darkroom.options.sources import Note, Resolved
+from darkroom.options.sources import Note, Resolved, located
 from darkroom.validate import schedulers
 from darkroom.validate.prompts import Prompt, collect
 
@@ -28,15 +33,23 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
         lambda: prompts.extend(collect(config)),
         lambda: _writable(Path(config.output_dir)),
     ):
-        try:
-            probe()
-        except ConfigErrors as several:
-            errors += several.errors
-        except ConfigError as one:
-            errors.append(one)
+        errors += _found(probe)
+    if not errors:
+        errors = _found(lambda: Repository(family, config, torch.device("cpu"), torch.float32).examine())
     if errors:
-        raise ConfigErrors(errors)
+        raise ConfigErrors([located(error, resolved.sources) for error in errors])
     return family, prompts
+
+
+def _found(probe: Callable[[], object]) -> list[ConfigError]:
+    """What a check has to say."""
+    try:
+        probe()
+    except ConfigErrors as several:
+        return several.errors
+    except ConfigError as one:
+        return [one]
+    return []
 
 
 def remarks(resolved: Resolved, family: Family) -> list[Note]:
@@ -62,14 +75,21 @@ def facts(family: Family) -> conflicts.FamilyFacts:
 
 def _flavour(family: Family, config: Any) -> None:
     if config.model_flavour and config.model_flavour not in family.flavour_names():
-        raise missing_option(
+        hint = nearest(config.model_flavour, family.flavour_names())
+        raise ConfigError(
             "model_flavour",
-            f"{family.title} has no flavour '{config.model_flavour}'.",
+            config.model_flavour,
+            "",
+            f"{family.title} has no such flavour" + (f"; did you mean {' or '.join(hint)}?" if hint else "."),
             f"Choose one of: {', '.join(family.flavour_names())}.",
         )
 
 
 def _writable(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise ConfigError(
+            "output_dir", str(output), "", "This is a file, and results need a folder.", "Choose another folder."
+        )
     try:
         output.mkdir(parents=True, exist_ok=True)
         probe = output / ".writable"

@@ -17,7 +17,7 @@ from darkroom import adapters
 from darkroom.adapters.base import Adapter
 from darkroom.core import log as logs
 from darkroom.core.clock import Clock
-from darkroom.core.errors import CheckpointError, ConfigError, DarkroomError, Interrupted
+from darkroom.core.errors import CheckpointError, ConfigError, DarkroomError, DataError, Interrupted
 from darkroom.core.events import Bus, Checkpoint, Event, Progress, RunEnd, RunStart, Step, Validation, Warn
 from darkroom.data import plan as data_plan
 from darkroom.diffusion.noise import seeded
@@ -210,11 +210,23 @@ def prepared(run: Run, engine: Any) -> Any:
     """The datasets, scanned and bucketed."""
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
     plan = data_plan.prepare(run.config, datasets, run.bus, run.family.name)
+    refuse_parentless(run, plan)
     with phase(run.bus, "scan"):
         plan.scan()
         plan.check(engine.num_processes)
     run.bars.say(plan.report())
     return plan
+
+
+def refuse_parentless(run: Run, plan: Any) -> None:
+    """Regularisation data is compared with the model without its adapter; a full run has none."""
+    wanting = [entry.id for entry in plan.file.images if entry.is_regularisation_data]
+    if wanting and run.config.model_type == "full":
+        raise DataError(
+            f"Dataset '{wanting[0]}' has is_regularisation_data, and model_type is full.\n"
+            "  Regularisation data teaches an adapter to leave the base model's answers alone; a full run has no "
+            "adapter.\n  Take is_regularisation_data out, or set model_type to lora."
+        )
 
 
 def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
@@ -303,7 +315,7 @@ def trainer(run: Run, engine: Any, adapter: Adapter, scheduler: dict, steps: int
         engine=engine,
         model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
         parameters=parameters,
-        objective=denoise.build(run.family, config, scheduler, draws),
+        objective=denoise.build(run.family, config, scheduler, draws, adapter.disabled),
         optimizer=engine.prepare_optimizer(raw) if engine.scaler else raw,
         scheduler=Scheduler(raw, "constant" if row.schedule_free else config.lr_scheduler, shape),
         ema=EMA(adapter.named, config) if config.use_ema else None,

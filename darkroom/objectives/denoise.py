@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -37,6 +39,7 @@ class Denoise:
     timesteps: TimestepSampler
     options: Any
     draws: Draws
+    untrained: Callable[[], AbstractContextManager[None]]
 
     def __call__(self, model: Any, batch: Any, step: int) -> Outcome:
         """One batch, forward only. Everything after the network runs in float32."""
@@ -44,14 +47,22 @@ class Denoise:
         t = self.timesteps.draw(x0, self.draws.structure).to(x0.device)  # (B,)
         noise = self._noise(x0)
         x_t = self.process.mix(x0, self._perturbed(noise, step), t)
-        target = self.process.target(x0, noise, t)
-
         cond = batch.cond | self.family.conditions(batch, self.options, self.draws.structure)
-        pred = self.family.predict(model, x_t.to(self._input_dtype(cond, x_t)), t, cond)
+        seen = x_t.to(self._input_dtype(cond, x_t))
+        target = self.process.target(x0, noise, t)
+        if batch.is_regularisation:
+            target = self._parent(model, seen, t, cond)
+        pred = self.family.predict(model, seen, t, cond)
 
         error = self._error(pred.float(), target, t)  # as x0
         errors = mean_per_sample(error, getattr(batch, "mask", None))  # (B,)
-        return Outcome({"denoise": errors.mean()}, errors.detach(), self.process.level(t).detach())
+        name = "regularisation" if batch.is_regularisation else "denoise"
+        return Outcome({name: errors.mean()}, errors.detach(), self.process.level(t).detach())
+
+    def _parent(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """What the model would answer without its adapter: on this data the adapter learns to change nothing."""
+        with torch.no_grad(), self.untrained():
+            return self.family.predict(model, x_t, t, cond).float()
 
     @staticmethod
     def _input_dtype(cond: dict[str, Tensor], x_t: Tensor) -> torch.dtype:
@@ -97,11 +108,20 @@ class Denoise:
         return None if o.snr_weight == 1 else torch.full_like(t, o.snr_weight, dtype=torch.float32)
 
 
-def build(family: Family, options: Any, scheduler: dict[str, Any], draws: Draws) -> Denoise:
-    """The denoising objective of a run; `scheduler` is the base model's scheduler config."""
+def build(
+    family: Family,
+    options: Any,
+    scheduler: dict[str, Any],
+    draws: Draws,
+    untrained: Callable[[], AbstractContextManager[None]],
+) -> Denoise:
+    """The denoising objective of a run.
+
+    `scheduler` is the base model's scheduler config; inside `untrained()` the model has no adapter.
+    """
     prediction = options.prediction_type or _published_prediction(family, scheduler)
     if prediction == "flow_matching":
-        return Denoise(family, Flow(), flow_timesteps(family, options, scheduler), options, draws)
+        return Denoise(family, Flow(), flow_timesteps(family, options, scheduler), options, draws, untrained)
     schedule = NoiseSchedule.from_scheduler(scheduler, options.rescale_betas_zero_snr)
     weights = bias_weights(
         len(schedule.alpha_bar),
@@ -112,7 +132,7 @@ def build(family: Family, options: Any, scheduler: dict[str, Any], draws: Draws)
         options.timestep_bias_multiplier,
     )
     timesteps = DiscreteTimesteps(weights, segmented=not options.disable_segmented_timestep_sampling)
-    return Denoise(family, process_for(prediction, schedule), timesteps, options, draws)
+    return Denoise(family, process_for(prediction, schedule), timesteps, options, draws, untrained)
 
 
 def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:

@@ -49,6 +49,8 @@ PENDING_KEYS = {
         f"conditioning pictures {LATER}",
     ),
     "conditioning_image_embed_batch_size": f"conditioning pictures {LATER}",
+    "slider_strength": f"training of sliders {LATER}",
+    "timestep_sampling_offset": f"noise levels of a dataset's own {LATER.replace('arrives', 'arrive')}",
     "s2v_datasets": f"sound-to-video training {LATER}",
     "grounding": f"grounding by boxes {LATER}",
     "video": f"training on video {LATER}",
@@ -383,8 +385,12 @@ def _load(path: Path) -> list[dict[str, Any]]:
         raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as cause:
         raise DataError(f"The dataset file {path} does not exist.\n  {remedy}") from cause
-    except (OSError, UnicodeDecodeError) as cause:
-        raise DataError(f"The dataset file {path} cannot be read: {cause}\n  {remedy}") from cause
+    except UnicodeDecodeError as cause:
+        raise DataError(f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8.") from cause
+    except RecursionError as cause:
+        raise DataError(f"The dataset file {path} is nested too deeply.\n  {remedy}") from cause
+    except OSError as cause:
+        raise DataError(f"The dataset file {path} cannot be read: {cause.strerror}.\n  {remedy}") from cause
     except json.JSONDecodeError as cause:
         raise DataError(
             f"The dataset file {path} is not valid JSON: {cause.msg} in line {cause.lineno}, column "
@@ -450,6 +456,10 @@ class _Reader:
             if not isinstance(name, str) or not name.strip():
                 self.problem(
                     f"number {number}", "id", name, "Each dataset needs an id.", "Give it a short name of its own."
+                )
+            elif name.startswith("/") or ".." in name.split("/"):
+                self.problem(
+                    name, "id", name, "The id names a folder of the cache and would lead out of it.", "Take '/' and '..' out."
                 )
             elif name in seen:
                 self.problem(name, "id", name, "Two datasets have this id.", "Rename one of them.")
@@ -947,12 +957,12 @@ class _Reader:
         """All missing folders at once, before anything is loaded."""
         for d in images:
             if not d.instance_data_dir.is_dir():
-                what = "is not a folder" if d.instance_data_dir.exists() else "does not exist"
+                what = "This is a file, not a folder" if d.instance_data_dir.exists() else "The folder does not exist"
                 self.problem(
                     d.id,
                     "instance_data_dir",
                     str(d.instance_data_dir),
-                    f"The folder {what} (seen from {Path.cwd()}).",
+                    f"{what} (seen from {Path.cwd()}).",
                     "Correct the path, or set 'disabled' to true for this dataset.",
                 )
 

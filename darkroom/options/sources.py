@@ -189,9 +189,7 @@ class _Reader:
             if chosen is not None:
                 self._place(key, chosen, source)
         elif name == "TRAINER_EXTRA_ARGS":
-            extra = parse_arguments(shlex.split(value), source)
-            self.errors += extra.errors
-            self._place_all(extra.pairs, source)
+            self._place_extra_arguments(value, source)
         elif plain in option_names():
             self._place(plain, value, source)
         elif name in compat.LAUNCHER_VARIABLES:
@@ -199,6 +197,18 @@ class _Reader:
         else:
             self.exports[name] = value
             self.environ.setdefault(name, value)
+
+    def _place_extra_arguments(self, value: str, source: str) -> None:
+        """Options written as on a command line."""
+        try:
+            words = shlex.split(value)
+        except ValueError as wrong:
+            problem = f"This cannot be taken apart into words: {_lower(str(wrong))}."
+            self.errors.append(ConfigError("TRAINER_EXTRA_ARGS", value, source, problem, "Close every quote."))
+            return
+        extra = parse_arguments(words, source)
+        self.errors += extra.errors
+        self._place_all(extra.pairs, source)
 
     # ---- keys --------------------------------------------------------------------------------------------------------
 
@@ -268,7 +278,7 @@ class _Reader:
             return None
         try:
             return json.loads(path.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as wrong:
+        except (OSError, ValueError, RecursionError) as wrong:
             problem = f"{path} is not valid JSON: {wrong}."
             self.errors.append(ConfigError(info.name, value, source, problem, "Correct the file."))
             return None
@@ -358,6 +368,13 @@ class _Reader:
         return str(path.relative_to(self.cwd)) if path.is_relative_to(self.cwd) else str(path)
 
 
+def located(error: ConfigError, sources: Mapping[str, str]) -> ConfigError:
+    """The error with where its option's value came from, if whoever raised it could not know."""
+    if error.source or error.option not in sources:
+        return error
+    return ConfigError(error.option, error.got, sources[error.option], error.problem, error.change)
+
+
 def ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
     """The options that were set to something other than their default and change nothing in this run."""
     notes = []
@@ -396,7 +413,9 @@ def wrong_value(info: OptionInfo, value: Any, source: str, wrong: Mapping[str, A
     else:
         problem = f"This is not {info.accepts}."
     fallback = "" if info.required else f", or leave it out for the default ({info.show(info.default)})"
-    return ConfigError(info.name, info.safe(value), source, problem, f"Write {info.accepts}{fallback}.")
+    # a check of our own says what to write in its own words
+    wanted = "Correct it" if wrong.get("type") == "value_error" and info.kind != "choice" else f"Write {info.accepts}"
+    return ConfigError(info.name, info.safe(value), source, problem, f"{wanted}{fallback}.")
 
 
 def _as_error(note: Note) -> ConfigError:
@@ -585,8 +604,13 @@ def read_json(path: Path) -> tuple[Pairs, list[str]]:
         twice.extend(key for key in dict.fromkeys(keys) if keys.count(key) > 1)
         return dict(pairs)
 
+    text = _text(path)
+    if not text.strip():
+        raise _MalformedError("The file is empty.", 'Write { "option": value, ... }.')
     try:
-        document = json.loads(_text(path), object_pairs_hook=collect)
+        document = json.loads(text, object_pairs_hook=collect)
+    except RecursionError:
+        raise _MalformedError("The file is nested too deeply.", 'Write { "option": value, ... }.') from None
     except json.JSONDecodeError as wrong:
         problem = f"Line {wrong.lineno}, column {wrong.colno}: {_lower(wrong.msg)}."
         change = "Correct it; JSON has double quotes, no comments, and no comma after the last entry."

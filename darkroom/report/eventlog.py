@@ -32,8 +32,9 @@ class EventLog:
             self._file.flush()
 
     def close(self) -> None:
-        """Close the file."""
-        self._file.close()
+        """Close the file. Raises DiskFullError if the last events do not fit."""
+        with disk_full_says(self.path, "an event"):
+            self._file.close()
 
 
 def _drop_torn_line(path: Path) -> None:

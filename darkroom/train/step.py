@@ -76,8 +76,9 @@ class Stepper:
 
     def _report(self, outcomes: list[Outcome], batches: Sequence[Any], rate: float, size: torch.Tensor) -> Report:
         # one transfer for all numbers of the step
-        names = list(outcomes[0].terms)
-        sums = [torch.stack([o.terms[name].detach() for o in outcomes]).mean() for name in names]
+        # each term's share in the step's loss; micro-batches may differ in what they have
+        names = list(dict.fromkeys(name for o in outcomes for name in o.terms))
+        sums = [sum(o.terms[name].detach() for o in outcomes if name in o.terms) / len(outcomes) for name in names]
         errors, levels = torch.cat([o.errors for o in outcomes]), torch.cat([o.levels for o in outcomes])
         flat = torch.cat([torch.stack([*sums, size.to(sums[0])]), errors, levels]).tolist()
         terms = dict(zip(names, flat, strict=False))

@@ -34,7 +34,9 @@ def read_library(path: Path, option: str) -> list[Prompt]:
         raise ConfigError(
             option, str(path), "", f"The file cannot be read: {cause.strerror}.", "Check the path."
         ) from cause
-    except ValueError as cause:
+    except UnicodeDecodeError as cause:
+        raise ConfigError(option, str(path), "", "The file is not UTF-8 text.", "Save it as UTF-8.") from cause
+    except (ValueError, RecursionError) as cause:
         raise ConfigError(option, str(path), "", f"This is not JSON: {cause}.", "Correct the file.") from cause
     if not isinstance(entries, dict):
         raise ConfigError(option, str(path), "", "The file must hold one object.", 'Write {"name": "a prompt", ...}.')

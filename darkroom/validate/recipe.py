@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from darkroom.core.files import atomic
+
 KEY = "darkroom"
 
 
@@ -28,13 +30,13 @@ class Recipe:
     weights: str = "adapter"
 
     def save(self, image: Any, path: Path) -> None:
-        """Write `image` as PNG with the recipe in its header."""
+        """Write `image` as PNG with the recipe in its header. Raises DiskFullError."""
         from PIL.PngImagePlugin import PngInfo
 
         header = PngInfo()
         header.add_text(KEY, json.dumps(dataclasses.asdict(self), sort_keys=True))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        image.save(path, pnginfo=header)
+        with atomic(path) as temporary:
+            image.save(temporary, format="PNG", pnginfo=header)
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from darkroom.core.events import Bus, Progress, Step, Validation
+from darkroom.core.files import atomic
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import Picture, Renderer
@@ -108,7 +109,8 @@ class Validator:
             suffix = "" if label == "checkpoint" else f"__{label.lower()}"
             picture.recipe.save(picture.image, folder / "originals" / f"{name}{suffix}.png")
             panels.append((label, picture.image))
-        stitch(panels, first.prompt.text).save(folder / f"{name}.png")
+        with atomic(folder / f"{name}.png") as temporary:
+            stitch(panels, first.prompt.text).save(temporary, format="PNG")
         return {
             "name": first.prompt.name,
             "prompt": first.prompt.text,

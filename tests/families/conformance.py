@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,7 +54,7 @@ def batch(latents: Tensor) -> Any:
     scale = SIDE // height
     size = torch.tensor([[height * scale, width * scale]] * count)
     return SimpleNamespace(
-        latents=latents, original_sizes=size, target_sizes=size, crops=torch.zeros(count, 2, dtype=torch.long)
+        latents=latents, original_sizes=size, target_sizes=size, crops=torch.zeros(count, 2, dtype=torch.long), is_regularisation=False
     )
 
 
@@ -269,7 +270,7 @@ def _fit(
         engine=Accelerator(cpu=True),
         model=model,
         parameters=parameters,
-        objective=denoise.build(family, settings, dict(scheduler), draws),
+        objective=denoise.build(family, settings, dict(scheduler), draws, nullcontext),
         optimizer=optimizer,
         scheduler=Scheduler(optimizer, "linear", Shape(0, steps)),
         ema=None,

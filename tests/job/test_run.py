@@ -159,3 +159,18 @@ def test_a_second_start_encodes_nothing(arguments, tmp_path, monkeypatch):
     monkeypatch.setattr("darkroom.families.components.Parts.text", refuse)
     monkeypatch.setattr("darkroom.families.components.Parts.vae", refuse)
     assert main(["train", *arguments(validation_disable=True, max_train_steps=5)]) == 0
+
+
+def test_regularisation_data_teaches_an_untrained_adapter_nothing(arguments, dataset_file, tmp_path):
+    """A fresh adapter answers as the base does, so its loss on such data is zero and it stays where it is."""
+    data = dataset_file({"is_regularisation_data": True})
+    options = {"data_backend_config": data, "validation_disable": True, "max_train_steps": 2, "lora_dropout": 0}
+    assert main(["train", *arguments(**options)]) == 0
+    steps = [row for row in read(tmp_path / "out" / "events.jsonl") if row["event"] == "step"]
+    assert [row["terms"] for row in steps] == [{"regularisation": 0.0}] * 2
+
+
+def test_regularisation_data_in_a_full_run_is_refused(arguments, dataset_file, capsys):
+    data = dataset_file({"is_regularisation_data": True})
+    assert main(["train", *arguments(data_backend_config=data, model_type="full")]) == 2
+    assert "is_regularisation_data" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -35,7 +36,7 @@ class Told:
         family = self.objective.family
         told = SimpleNamespace(predict=predict, conditions=lambda *_: {}, latents=family.latents)
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
-        batch = SimpleNamespace(latents=x0, cond={}, **extra)
+        batch = SimpleNamespace(is_regularisation=False, latents=x0, cond={}, **extra)
         return dataclasses.replace(self.objective, family=told)(None, batch, step)
 
 
@@ -44,7 +45,8 @@ def told(name: str, scheduler: dict[str, Any] | None = None, seed: int = 0, **op
     config = Config(model_family=name, **options)
     usual = FLOW if name == "flux" else {}
     return Told(
-        denoise.build(families.get(name), config, usual if scheduler is None else scheduler, draws), SHAPES[name]
+        denoise.build(families.get(name), config, usual if scheduler is None else scheduler, draws, nullcontext),
+        SHAPES[name],
     )
 
 
