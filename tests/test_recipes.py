@@ -6,6 +6,7 @@ import pytest
 
 from darkroom import families
 from darkroom.job import preflight
+from darkroom.options import conflicts
 from darkroom.options.dataset import read_datasets
 from darkroom.options.sources import resolve
 
@@ -27,13 +28,21 @@ def checkout(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_recipe_resolves_and_passes_every_check(path, checkout):
+def test_recipe_resolves_without_a_contradiction(path, checkout):
     resolved = resolve([f"recipes/{path.name}"], {}, checkout, families.defaults)
-    family, prompts = preflight.check(resolved)
-    assert family.name == resolved.config.model_family
-    assert prompts
+    family = families.get(resolved.config.model_family)
+    assert conflicts.check(resolved.config, resolved.sources, preflight.facts(family)) == []
+    assert resolved.config.model_flavour in family.flavours
     assert resolved.notes == [], "a setting of the recipe has no effect"
     assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).images
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_recipe_passes_every_check_before_a_run(path, checkout):
+    # on weights that are here: preflight asks the hub about the others
+    here = [] if "embedded" in path.stem else ["--model_flavour=tiny"]
+    _, prompts = preflight.check(resolve([f"recipes/{path.name}", *here], {}, checkout, families.defaults))
+    assert prompts
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -135,6 +135,9 @@ class LoRA(Adapter):
         prefix = f"{self.component}."
         given = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
         mine = {_peft_name(name): p for name, p in self.named.items()}
+        if not given:
+            others = sorted({name.split(".")[0] for name in tensors})
+            raise ValueError(f"it holds nothing for '{self.component}', only for {', '.join(others) or 'nothing'}")
         missing = mine.keys() ^ given.keys()
         if missing:
             raise ValueError(f"{len(missing)} of {len(mine)} tensors differ, for example {min(missing)}")

@@ -8,6 +8,13 @@ from types import SimpleNamespace
 from typing import Any
 
 
+def count(text: str) -> int:
+    """A whole number above 0, for argparse."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
+    return int(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser("darkroom generate", description="Make pictures through the stock diffusers pipeline.")
@@ -20,11 +27,11 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
     p.add_argument("--negative_prompt", default="")
     p.add_argument("--resolution", help="512 or 768x512; left out, what the run or flavour validates with")
-    p.add_argument("--steps", type=int)
+    p.add_argument("--steps", type=count)
     p.add_argument("--guidance", type=float)
     p.add_argument("--guidance_real", type=float)
     p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--count", type=int, default=1, help="pictures per prompt, with seeds counting up")
+    p.add_argument("--count", type=count, default=1, help="pictures per prompt, with seeds counting up")
     p.add_argument("--output", default="pictures", help="the folder to write into")
     return p
 
@@ -35,6 +42,7 @@ def run(argv: list[str]) -> int:
     import torch
 
     from darkroom import families
+    from darkroom.core.errors import ModelError
     from darkroom.core.files import safe_name
     from darkroom.core.units import parse_resolutions
     from darkroom.families.repository import locate
@@ -44,15 +52,21 @@ def run(argv: list[str]) -> int:
     adapters = [generate.AdapterFile.parse(text) for text in chosen.adapter]
     known = settings(chosen, adapters)
     family = families.get(known["model_family"])
+    if known["model_flavour"] and known["model_flavour"] not in family.flavour_names():
+        names = ", ".join(family.flavour_names())
+        raise ModelError(f"{family.title} has no flavour '{known['model_flavour']}'.\n  Choose one of: {names}.")
     options = SimpleNamespace(**{**defaults(family, known), **{k: v for k, v in known.items() if v is not None}})
+    facts = family.flavour(known["model_flavour"]).latents or family.latents
+    wanted = chosen.resolution or options.validation_resolution or options.resolution
+    try:
+        (width, height), *_ = parse_resolutions(wanted, facts.downscale * facts.patch)
+    except ValueError as cause:
+        raise ModelError(f"--resolution: {cause}.") from cause
     base = chosen.model or known.get("$base") or locate(family.flavour(known["model_flavour"]).repository, family)
     on_gpu = torch.cuda.is_available()
     pipe = generate.stock_pipeline(family, base, torch.bfloat16 if on_gpu else torch.float32)
     for adapter, loaded in zip(adapters, generate.load_adapters(pipe, family, adapters), strict=True):
         print(f"{adapter.path}: {loaded.matched} keys matched, {len(loaded.unmatched)} not")
-    facts = family.flavour(known["model_flavour"]).latents or family.latents
-    wanted = chosen.resolution or options.validation_resolution or options.resolution
-    (width, height), *_ = parse_resolutions(wanted, facts.downscale * facts.patch)
     for prompt in chosen.prompt:
         for i in range(chosen.count):
             recipe = Recipe(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import sys
 import traceback
@@ -12,6 +13,8 @@ from pathlib import Path
 from darkroom import __version__
 from darkroom.core import log
 from darkroom.core.errors import DarkroomError
+from darkroom.core.files import disk_full_message, full_disk
+from darkroom.core.memory import is_memory_full, memory_full_message
 from darkroom.core.registry import import_path, nearest
 
 
@@ -35,6 +38,12 @@ COMMANDS = {
     "families": Command("darkroom.cli.families", "the model families, their flavours and defaults"),
     "doctor": Command("darkroom.cli.doctor", "what this machine has, and what that allows"),
 }
+
+# a file or folder that is in the way, write-protected, or on a disk that fails
+REFUSED = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG,
+    errno.ELOOP, errno.EIO, errno.ESTALE,
+)  # fmt: skip
 
 USAGE = """darkroom {version}: teach a diffusion model your own pictures.
 
@@ -80,13 +89,31 @@ def guarded(name: str, argv: list[str]) -> int:
             print(log.redact(str(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)
+        print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()
         return 0
     except Exception as error:
-        return defect(name, error)
+        told = said_by_the_system(error)
+        if told is None:
+            return defect(name, error)
+        print(log.redact(told), file=sys.stderr)
+        return 2
+
+
+def said_by_the_system(error: Exception) -> str | None:
+    """What to tell about an error of the user's machine that no closer place could explain, or None."""
+    if is_memory_full(error):
+        return memory_full_message(error)
+    where = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else Path.cwd()
+    if (number := full_disk(error)) is not None:
+        return disk_full_message(where.parent, where.name, number)
+    if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
+        return (
+            f"{where}\n  The system refuses this file or folder: {error.strerror}.\n  Check its path and permissions."
+        )
+    return None
 
 
 def defect(name: str, error: Exception) -> int:

@@ -16,7 +16,6 @@ from typing import Any
 from darkroom.core.errors import DiskFullError
 from darkroom.core.units import show_size
 
-
 # no space, no quota, and a file beyond what the file system or the user's limit allows
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -55,6 +55,9 @@ REASONS = (
 """Why a picture is left out, by code; 0 means that it is used. New reasons are added at the end."""
 
 CODE = {reason: code for code, reason in enumerate(REASONS)}
+TRANSIENT = [CODE[reason] for reason in ("unreadable", "vanished", "unreadable caption")]
+"""Reasons that may pass without the file changing: such files are looked at again at every start."""
+
 NUMBERS = {
     "size": np.int64,
     "mtime": np.int64,
@@ -366,6 +369,8 @@ def _reuse(index: Index, old: Index | None, listing: Listing) -> tuple[np.ndarra
             index.numbers[name] = old.numbers[name][source]
     same_text = known & _equal(index, old, source, ("caption_size", "caption_mtime"))
     same_text &= old.settings.get("captions") == index.settings["captions"]
+    same &= _lasting(old, source, "bad")
+    same_text &= _lasting(old, source, "caption_bad")
     for name in NUMBERS:
         if name not in ("size", "mtime", "caption_size", "caption_mtime", "caption_bad"):
             index.numbers[name][same] = old.numbers[name][source[same]]
@@ -383,6 +388,11 @@ def _equal(index: Index, old: Index, source: np.ndarray, names: tuple[str, ...])
     if len(old) == 0:
         return np.zeros(len(index), bool)
     return np.logical_and.reduce([index.numbers[name] == old.numbers[name][source] for name in names])
+
+
+def _lasting(old: Index, source: np.ndarray, name: str) -> np.ndarray:
+    """(n,) bool: rows whose reason, if they have one, goes away only when the file changes."""
+    return ~np.isin(old.numbers[name], TRANSIENT)[source] if len(old) else np.zeros(len(source), bool)
 
 
 def _stamp_texts(index: Index, listing: Listing) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -175,10 +177,23 @@ class Parts(Repository):
         return pipe
 
     def save_pipeline(self, denoiser: Any, folder: Path) -> None:
-        """Write a complete pipeline with this denoiser in place of the base's, as diffusers lays it out."""
-        with disk_full_says(folder, "the pipeline"):
-            pipe = self._pipeline({self.family.denoiser_part: denoiser}, self.dtype)
-            pipe.save_pretrained(folder)
+        """Write a complete pipeline with this denoiser in place of the base's, as diffusers lays it out.
+
+        It appears by renaming, so that an earlier one stays until the new one is whole. Raises DiskFullError.
+        """
+        beside, old = folder.with_name(f"{folder.name}-tmp"), folder.with_name(f"{folder.name}-old-tmp")
+        for leftover in (beside, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+        try:
+            with disk_full_says(folder.parent, folder.name):
+                pipe = self._pipeline({self.family.denoiser_part: denoiser}, self.dtype)
+                pipe.save_pretrained(beside)
+                if folder.exists():
+                    os.replace(folder, old)
+                os.replace(beside, folder)
+        finally:
+            for leftover in (beside, old):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def _release(self) -> None:
         gc.collect()

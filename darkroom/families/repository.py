@@ -157,7 +157,6 @@ class Repository:
 
     def _hub_index(self) -> dict[str, Any]:
         """model_index.json from the hub's cache, else from the hub, without the library's half minute of retries."""
-        from httpx import HTTPError
         from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
         try:
@@ -166,10 +165,12 @@ class Repository:
                 HfApi().model_info(self.base, revision=self.options.revision, timeout=HUB_SECONDS)
                 found = hf_hub_download(self.base, INDEX, **self.hub)
             return json.loads(Path(found).read_text(encoding="utf-8"))
-        except (OSError, ValueError, HTTPError) as cause:
+        except Exception as cause:  # the client hands on the errors of whichever HTTP library it uses
             first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
             problem = f"'{self.base}' is no local folder, and the hub has not given it: {first.strip()}"
-            change = "Check the name, the network, HF_TOKEN, and that the model's licence was accepted; or give a folder."
+            change = (
+                "Check the name, the network, HF_TOKEN, and that the model's licence was accepted; or give a folder."
+            )
             raise self._refused(problem, change) from cause
 
     def _examine_kind(self, index: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +19,18 @@ def stack(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     import torch
 
     return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
+
+
+def too_long(pipe: Any, captions: list[str], limit: int) -> list[str]:
+    """The captions that every tokenizer of the pipeline cuts off: longer than its own length or `limit`, in tokens."""
+    tokenizers = [t for name, t in pipe.components.items() if name.startswith("tokenizer") and t is not None]
+
+    def is_cut(tokenizer: Any, caption: str) -> bool:
+        # no tokenizer makes more tokens than a caption has bytes, but for its few marks
+        most = min(limit, tokenizer.model_max_length)
+        return len(caption.encode()) + 2 > most and len(tokenizer(caption, truncation=False)["input_ids"]) > most
+
+    return [caption for caption in captions if tokenizers and all(is_cut(t, caption) for t in tokenizers)]
 
 
 def zero_padding(embeds: Tensor, tokenizer, captions: list[str], length: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 import traceback
@@ -12,17 +13,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from darkroom import adapters
 from darkroom.adapters.base import Adapter
 from darkroom.core import log as logs
 from darkroom.core.clock import Clock
-from darkroom.core.errors import CheckpointError, ConfigError, DarkroomError, DataError, Interrupted
+from darkroom.core.errors import (
+    CheckpointError,
+    ConfigError,
+    DarkroomError,
+    DataError,
+    DiskFullError,
+    Interrupted,
+)
 from darkroom.core.events import Bus, Checkpoint, Event, Progress, RunEnd, RunStart, Step, Validation, Warn
+from darkroom.core.memory import memory_full_says
 from darkroom.data import plan as data_plan
 from darkroom.diffusion.noise import seeded
 from darkroom.families.base import Family
 from darkroom.families.components import Parts, scheduler_config
+from darkroom.families.repository import looks_local
+from darkroom.families.text import too_long
 from darkroom.job import preflight
 from darkroom.job.phases import phase
 from darkroom.memory import checkpointing
@@ -31,7 +43,7 @@ from darkroom.objectives.base import Draws
 from darkroom.optim import table
 from darkroom.optim.schedules import Scheduler, Shape
 from darkroom.options.dataset import read_datasets
-from darkroom.options.sources import Resolved
+from darkroom.options.sources import Resolved, located
 from darkroom.publish import metadata
 from darkroom.report import lock, page
 from darkroom.report.eventlog import EventLog
@@ -41,7 +53,7 @@ from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper, Snapshot, differences
 from darkroom.train.ema import EMA
 from darkroom.train.guards import check_disk
-from darkroom.train.loop import Loop, StopRequest
+from darkroom.train.loop import Loop, StopRequest, terminable
 from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 from darkroom.validate.prompts import Prompt
@@ -109,7 +121,7 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
 
         plan = prepared(run, engine)
         texts(run, plan, parts, prompts)
-        pixels(run, plan, parts)
+        pixels(run, plan, parts, engine.num_processes)
         if only_caches:
             return Release(run.output, run.output, run.output / "events.jsonl", 0, time.monotonic() - started)
 
@@ -170,7 +182,12 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
         bus.on(Event, listener)
     status, message = "completed", ""
     try:
-        yield run
+        with terminable(), memory_full_says():
+            yield run
+    except ConfigError as wrong:
+        told = located(wrong, resolved.sources)
+        status, message = "failed", str(told)
+        raise told from wrong
     except (Interrupted, KeyboardInterrupt) as stop:
         status, message = "interrupted", str(stop)
         raise
@@ -181,11 +198,14 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
         raise
     finally:
         bars.close()
-        with contextlib.suppress(OSError, DarkroomError):
-            bus.emit(RunEnd(step=run.step, status=status, message=message))
-            events.close()
-            trackers.close()
-            page.write(output, dumped(config), resolved.sources)
+        end = RunEnd(step=run.step, status=status, message=message)
+        report = functools.partial(page.write, output, dumped(config), resolved.sources)
+        for last in (functools.partial(bus.emit, end), events.close, trackers.close, report):
+            try:
+                last()
+            except (OSError, DarkroomError) as cause:
+                if status == "completed":  # else the reason why the run ended matters more
+                    log.warning("%s", cause)
         logs.logger("darkroom").removeHandler(handler)
         handler.close()
 
@@ -232,7 +252,10 @@ def refuse_parentless(run: Run, plan: Any) -> None:
 def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
     """Fill the text cache and let the encoders go. They are loaded only if something is missing."""
 
+    cut: list[str] = []
+
     def encode(captions: list[str]) -> list[dict[str, torch.Tensor]]:
+        cut.extend(too_long(parts.text(), captions, run.config.tokenizer_max_length))
         return run.family.text_entries(parts.text(), captions, run.config)
 
     wanted = [prompt.text for prompt in prompts] + ["", run.config.validation_negative_prompt or ""]
@@ -240,17 +263,25 @@ def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
         plan.want(wanted if prompts and not run.config.validation_disable else [])
         plan.fill_text(encode, identity=parts.text_identity())
         parts.unload_text()
+    if cut:
+        message = (
+            f"{len(cut)} captions are longer than the text encoders read (tokenizer_max_length = "
+            f"{run.config.tokenizer_max_length}); their ends are not seen. For example '{cut[0][:60]}...'."
+        )
+        run.bus.emit(Warn(message=message, about="captions"))
 
 
-def pixels(run: Run, plan: Any, parts: Parts) -> None:
-    """Fill the latent cache and let the VAE go."""
+def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
+    """Fill the latent cache and let the VAE go. Pictures that turn out damaged must leave enough for a batch."""
     from darkroom.families import latents
 
     def encode(pictures: torch.Tensor) -> torch.Tensor:
         return latents.encode(parts.vae(), pictures, parts.latents).cpu()
 
     with phase(run.bus, "latent cache"):
-        plan.fill_latents(encode, identity=parts.vae_identity())
+        filled = plan.fill_latents(encode, identity=parts.vae_identity())
+        if filled.dropped:
+            plan.check(processes)
         parts.unload_vae()
 
 
@@ -272,26 +303,28 @@ def attached(run: Run, model: Any, parts: Parts) -> Adapter:
     dtype = distributed.trained_dtype(config)
     adapter = adapters.attach(model, config, family.targets, family.denoiser_part, dtype, run.seed)
     if config.init_lora and config.model_type == "lora":
-        start_from(adapter, parts, config.init_lora)
+        start_from(adapter, parts, config.init_lora, run.resolved.sources["init_lora"])
     model.train()
     return adapter
 
 
-def start_from(adapter: Any, parts: Parts, path: str) -> None:
+def start_from(adapter: Any, parts: Parts, path: str, source: str = "") -> None:
     """Read an adapter in any format that the stock pipeline reads, and begin with its weights."""
     import diffusers
 
     try:
+        if looks_local(path) and not Path(path).expanduser().exists():
+            raise FileNotFoundError(f"there is no such file or folder (seen from {Path.cwd()})")
         tensors = getattr(diffusers, parts.family.pipeline).lora_state_dict(path)
         tensors = tensors[0] if isinstance(tensors, tuple) else tensors
         count = adapter.start_from(tensors)
-    except (OSError, ValueError) as cause:
+    except (OSError, ValueError, KeyError, SafetensorError) as cause:
         raise ConfigError(
             "init_lora",
             path,
-            "",
-            f"Its weights cannot be used: {cause}.",
-            "Use a file made with the same rank and targets, or leave init_lora out.",
+            source,
+            f"Its weights cannot be used: {str(cause).rstrip('.')}.",
+            "Use a whole file made for this family with the same rank and targets, or leave init_lora out.",
         ) from cause
     log.info("Started from %d tensors of %s.", count, path)
 
@@ -342,18 +375,28 @@ def validation(run: Run, parts: Parts, plan: Any, prompts: list[Prompt]) -> Vali
 
 
 def guarded(run: Run, validator: Validator) -> Callable[[Step], None]:
-    """Validation that fails is reported and training goes on; only the user's own errors stop it."""
+    """Validation that fails is reported and training goes on, also on a full disk: the next save is what counts."""
 
     def on_step(event: Step) -> None:
         try:
-            validator.on_step(event)
-        except DarkroomError:
-            raise
-        except Exception as cause:  # a picture is not worth a run
-            log.debug("%s", traceback.format_exc())
-            run.bus.emit(Warn(step=event.step, message=f"Validation failed: {cause}", about="validation"))
+            with forgiving(run, event.step):
+                validator.on_step(event)
+        except DiskFullError as cause:
+            run.bus.emit(Warn(step=event.step, message=f"No validation pictures. {cause}", about="validation"))
 
     return on_step
+
+
+@contextlib.contextmanager
+def forgiving(run: Run, step: int) -> Iterator[None]:
+    """A picture that cannot be rendered is reported, for it is not worth a run; the user's own errors go on."""
+    try:
+        yield
+    except DarkroomError:
+        raise
+    except Exception as cause:
+        log.debug("%s", traceback.format_exc())
+        run.bus.emit(Warn(step=step, message=f"Validation failed: {cause}", about="validation"))
 
 
 # -- running ----------------------------------------------------------------------------------------------------------
@@ -478,7 +521,7 @@ def released(run: Run, parts: Parts, snapshot: Snapshot, validator: Validator | 
             with snapshot.stepper.ema.applied():
                 snapshot.adapter.export(run.output / "ema", snapshot.metadata(snapshot.state))
     if validator:
-        with phase(run.bus, "final validation", step):
+        with phase(run.bus, "final validation", step), forgiving(run, step):
             validator.final(step)
     run.bars.say(f"Done: {result}")
     return Release(run.output, result, run.output / "report.html", step, time.monotonic() - started)

@@ -386,7 +386,9 @@ def _load(path: Path) -> list[dict[str, Any]]:
     except FileNotFoundError as cause:
         raise DataError(f"The dataset file {path} does not exist.\n  {remedy}") from cause
     except UnicodeDecodeError as cause:
-        raise DataError(f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8.") from cause
+        raise DataError(
+            f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8."
+        ) from cause
     except RecursionError as cause:
         raise DataError(f"The dataset file {path} is nested too deeply.\n  {remedy}") from cause
     except OSError as cause:
@@ -459,7 +461,11 @@ class _Reader:
                 )
             elif name.startswith("/") or ".." in name.split("/"):
                 self.problem(
-                    name, "id", name, "The id names a folder of the cache and would lead out of it.", "Take '/' and '..' out."
+                    name,
+                    "id",
+                    name,
+                    "The id names a folder of the cache and would lead out of it.",
+                    "Take '/' and '..' out.",
                 )
             elif name in seen:
                 self.problem(name, "id", name, "Two datasets have this id.", "Rename one of them.")

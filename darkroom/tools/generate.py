@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
-from darkroom.core.errors import ModelError
+from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import Family
 from darkroom.families.components import explained, quiet
+from darkroom.families.repository import cut_short, looks_local
 from darkroom.validate import schedulers
 from darkroom.validate.recipe import Recipe
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +49,11 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype) -> Any:
     import diffusers
 
     quiet()
-    with explained("The pipeline", base, "Give a diffusers folder, a hub id, or a family and flavour."):
+    if looks_local(base) and not Path(base).exists():
+        raise ModelError(f"There is no model at {base}.\n  Check the path, or give a hub id, or a family and flavour.")
+    with explained(
+        "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
+    ):
         pipe = getattr(diffusers, family.pipeline).from_pretrained(base, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -59,7 +66,10 @@ def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile]) ->
         if not adapter.path.exists():
             raise ModelError(f"There is no adapter at {adapter.path}.\n  Check the path.")
         name = f"adapter_{number}"
-        remedy = "Was it trained on this family? `darkroom verify` says which keys do not fit."
+        file = adapter.path / WEIGHTS if adapter.path.is_dir() else adapter.path
+        if file.suffix == ".safetensors" and file.is_file() and (problem := cut_short(file)):
+            raise ModelError(f"The adapter {file} is damaged: {problem}.\n  Copy it again, or take another checkpoint.")
+        remedy = f"Give a whole LoRA file that was made for {family.title}."
         with explained("The adapter", str(adapter.path), remedy):
             pipe.load_lora_weights(str(adapter.path), adapter_name=name)
         counted.append(count_keys(pipe, family, adapter.path, name))
@@ -73,11 +83,17 @@ def count_keys(pipe: Any, family: Family, path: Path, name: str) -> Loaded:
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    file = path / "pytorch_lora_weights.safetensors" if path.is_dir() else path
+    file = path / WEIGHTS if path.is_dir() else path
     model = getattr(pipe, family.denoiser_part)
+    tensors = {key: t for key, t in load_file(file).items() if not key.endswith(".alpha")}
+    if name not in getattr(model, "peft_config", {}):
+        held = ", ".join(sorted({key.split(".")[0] for key in tensors})) or "nothing"
+        raise ModelError(
+            f"The adapter {path} has nothing for the {family.denoiser_part} of {family.title}: it holds {held}.\n"
+            f"  Give a LoRA file that was made for {family.title}, or the family that this one was made for."
+        )
     inside = get_peft_model_state_dict(model, adapter_name=name)
     unmatched = []
-    tensors = {key: t for key, t in load_file(file).items() if not key.endswith(".alpha")}
     for key, tensor in tensors.items():
         mine = inside.get(key.removeprefix(f"{family.denoiser_part}."))
         if mine is None or mine.shape != tensor.shape or not torch.equal(mine.cpu(), tensor.to(mine.dtype)):
@@ -111,10 +127,13 @@ def run_of(path: Path) -> dict[str, Any]:
     for folder in (path if path.is_dir() else path.parent, *path.resolve().parents):
         lock = folder / "run.lock.json"
         if lock.exists():
-            rows = json.loads(lock.read_text(encoding="utf-8"))
-            return {
-                **{name: row["value"] for name, row in rows["options"].items()},
-                "$base": rows["base"]["source"],
-                "$folder": folder,
-            }
+            try:
+                rows = json.loads(lock.read_text(encoding="utf-8"))
+                values = {name: row["value"] for name, row in rows["options"].items()}
+                return {**values, "$base": rows["base"]["source"], "$folder": folder}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as cause:
+                raise DataError(
+                    f"{lock} cannot be read ({cause}), so it is not known what {path} was made with.\n"
+                    "  Run the same `darkroom train` again: it goes on where it was and writes the file anew."
+                ) from cause
     raise ModelError(f"No run.lock.json belongs to {path}.\n  Give --model_family and --model_flavour (or --model).")

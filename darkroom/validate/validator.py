@@ -77,7 +77,6 @@ class Validator:
 
     def run(self, step: int) -> None:
         """Render every prompt with the present weights (and the averaged ones), save, and tell the bus."""
-        self.last = step
         mode = self.options.ema_validation if self.stepper.ema else "none"
         runs: dict[str, list[Picture]] = {}
         with self.stepper.weights_for_use():
@@ -90,6 +89,7 @@ class Validator:
         rows = [
             self._save(step, dict(zip(runs, pictures, strict=True))) for pictures in zip(*runs.values(), strict=True)
         ]
+        self.last = step
         self.bus.emit(Validation(step=step, pictures=rows))
 
     def _pictures(self, model: Any, prompts: list[Prompt], step: int, weights: str) -> Iterable[Picture]:
