@@ -62,7 +62,9 @@ def make_tiny(names: list[str], folder: str) -> int:
     from pathlib import Path
 
     from darkroom.families import tiny
+    from darkroom.families.components import quiet
 
+    quiet()
     for name in names:
         target = Path(folder) / name if len(names) > 1 else Path(folder)
         tiny.build(families.get(name)).save_pretrained(target)

@@ -94,7 +94,8 @@ def settings(chosen: argparse.Namespace, adapters: list[Any]) -> dict[str, Any]:
             continue
     for name in ("model_family", "model_flavour"):
         if getattr(chosen, name):
-            known[name] = getattr(chosen, name)
+            # the user names the base, so it is not the run's
+            known = {**known, name: getattr(chosen, name), "$base": None}
     if known["model_family"] is None:
         raise ModelError("Which model?\n  Give --model_family and --model_flavour, or --model with --model_family.")
     given = {

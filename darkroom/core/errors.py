@@ -48,7 +48,7 @@ _ABSENT = object()
 
 def missing_option(option: str, problem: str, change: str) -> ConfigError:
     """The error for an option that had to be given and was not."""
-    return ConfigError(option, _ABSENT, "not set", problem, change)
+    return ConfigError(option, _ABSENT, "", problem, change)
 
 
 class ConfigErrors(UserError):

@@ -121,7 +121,12 @@ def generator(seed: int, *what: object) -> Generator:
 def steps_and_epochs(
     batches_per_epoch: int, accumulation: int, max_train_steps: int | None, num_train_epochs: float | None
 ) -> tuple[int, int]:
-    """Optimizer steps and epochs of a run when one of them is left open. Raises DataError when both are."""
+    """Optimizer steps and epochs of a run when one of them is left open; one epoch when neither is given.
+
+    Raises DataError when both are 0.
+    """
+    if max_train_steps is None and num_train_epochs is None:
+        num_train_epochs = 1
     steps_per_epoch = max(1, math.ceil(batches_per_epoch / accumulation))
     if max_train_steps:
         return int(max_train_steps), math.ceil(max_train_steps / steps_per_epoch)

@@ -279,7 +279,7 @@ class Plan:
         return self.order(ranks).lengths()
 
     def steps_and_epochs(self, ranks: int = 1) -> tuple[int, int]:
-        """(max_train_steps, num_train_epochs) with the one that is left open computed. Raises DataError when both are.
+        """(max_train_steps, num_train_epochs) with the one that is left open computed; without either, one epoch.
 
         With `ignore_final_epochs` the number of steps alone decides.
         """

@@ -155,7 +155,7 @@ def _face_score(grey: np.ndarray, cx: float, cy: float, r: float) -> float:
     left, right = max(0, int(cx - 0.8 * r)), min(EDGE, int(cx + 0.8 * r) + 1)
     x, y = (_x - cx)[top:bottom, left:right], (_y - cy)[top:bottom, left:right]
     drawn = _soften(pictures.paint_grumbo(np.zeros((*x.shape, 3), np.float32), x, y, r, np.array(MINT)).mean(2))
-    windows = (grey[top + dy:bottom + dy, left + dx:right + dx] for dy in range(5) for dx in range(1, 4))
+    windows = (grey[top + dy : bottom + dy, left + dx : right + dx] for dy in range(5) for dx in range(1, 4))
     return max(_correlation(window, drawn) for window in windows)
 
 
@@ -169,4 +169,4 @@ def _soften(field: np.ndarray) -> np.ndarray:
     """Mean of every 3 x 3 neighbourhood: an autoencoder blurs the eyes of a small face, and the drawing must match."""
     padded = np.pad(field, 1, mode="edge")
     rows, columns = field.shape
-    return sum(padded[i:i + rows, j:j + columns] for i in range(3) for j in range(3)) / 9
+    return np.mean([padded[i : i + rows, j : j + columns] for i in range(3) for j in range(3)], axis=0)

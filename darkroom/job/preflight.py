@@ -16,6 +16,7 @@ from darkroom.families.repository import Repository
 from darkroom.optim.table import row_of
 from darkroom.options import conflicts
 from darkroom.options.sources import Note, Resolved, located
+from darkroom.report import trackers
 from darkroom.validate import schedulers
 from darkroom.validate.prompts import Prompt, collect
 
@@ -29,6 +30,7 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
     for probe in (
         lambda: _flavour(family, config),
         lambda: row_of(config.optimizer),
+        lambda: trackers.check(config.report_to),
         lambda: schedulers.changes(config, family.prediction == "flow_matching"),
         lambda: prompts.extend(collect(config)),
         lambda: _writable(Path(config.output_dir)),

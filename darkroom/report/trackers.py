@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
-from darkroom.core.errors import MissingPackage
+from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.core.events import Step, Validation
+from darkroom.core.registry import import_path
 
 KNOWN = ("tensorboard", "wandb", "comet_ml")
-PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet_ml": "comet_ml"}
 
 
 def names(report_to: str | None) -> list[str]:
-    """`"tensorboard,wandb"`, `"all"` or `"none"` as a list."""
+    """`"tensorboard,wandb"`, `"all"` (those that are installed) or `"none"` as a list."""
     if not report_to or report_to == "none":
         return []
-    return list(KNOWN) if report_to == "all" else [name.strip() for name in report_to.split(",") if name.strip()]
+    if report_to == "all":
+        return [name for name in KNOWN if importlib.util.find_spec(name)]
+    return [name.strip() for name in report_to.split(",") if name.strip()]
+
+
+def check(report_to: str | None) -> None:
+    """Raise MissingPackage for a tracker that is not installed, ConfigError for a class that cannot be imported."""
+    for name in names(report_to):
+        if name in KNOWN and importlib.util.find_spec(name) is None:
+            raise MissingPackage(name, "trackers", f"report_to = {name}")
+        if name not in KNOWN:
+            _own_class(name)
+
+
+def _own_class(path: str) -> Any:
+    try:
+        return import_path(path)
+    except ImportError as cause:
+        raise ConfigError(
+            "report_to", path, "", str(cause), f"Choose one of {', '.join(KNOWN)}, or give the path of a tracker class."
+        ) from cause
 
 
 class Trackers:
     """Sends step metrics and validation pictures to every tracker in `report_to`."""
 
     def __init__(self, options: Any, output: Path, settings: dict[str, Any]):
-        import importlib.util
-
+        check(options.report_to)
         self.output = output
-        self.trackers = []
-        for name in names(options.report_to):
-            if importlib.util.find_spec(PACKAGES.get(name, name)) is None:
-                raise MissingPackage(PACKAGES.get(name, name), "trackers", f"report_to = {name}")
-            self.trackers.append(self._open(name, options, settings))
+        self.trackers = [self._open(name, options, settings) for name in names(options.report_to)]
 
     def _open(self, name: str, options: Any, settings: dict[str, Any]) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
@@ -39,7 +55,8 @@ class Trackers:
         logs = Path(options.logging_dir)
         folder = logs if logs.is_absolute() else self.output / logs
         extra = {"tensorboard": {"logging_dir": folder}, "wandb": {"name": run}, "comet_ml": {}}.get(name, {})
-        tracker = LOGGER_TYPE_TO_CLASS[name](run if name == "tensorboard" else project, **extra)
+        cls = LOGGER_TYPE_TO_CLASS[name] if name in KNOWN else _own_class(name)
+        tracker = cls(run if name == "tensorboard" else project, **extra)
         if hasattr(tracker, "start"):
             tracker.start()
         plain = (bool, int, float, str)

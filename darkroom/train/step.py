@@ -78,9 +78,10 @@ class Stepper:
         # one transfer for all numbers of the step
         # each term's share in the step's loss; micro-batches may differ in what they have
         names = list(dict.fromkeys(name for o in outcomes for name in o.terms))
-        sums = [sum(o.terms[name].detach() for o in outcomes if name in o.terms) / len(outcomes) for name in names]
+        zero = torch.zeros_like(size)
+        sums = [torch.stack([o.terms.get(n, zero).detach().to(zero) for o in outcomes]).mean() for n in names]
         errors, levels = torch.cat([o.errors for o in outcomes]), torch.cat([o.levels for o in outcomes])
-        flat = torch.cat([torch.stack([*sums, size.to(sums[0])]), errors, levels]).tolist()
+        flat = torch.cat([torch.stack([*sums, size]), errors, levels]).tolist()
         terms = dict(zip(names, flat, strict=False))
         count = len(errors)
         bands = list(zip(flat[-count:], flat[-2 * count : -count], strict=True))
@@ -97,8 +98,8 @@ class Stepper:
         return (
             f"The loss is not a number ({terms}); the weights after this step would be lost, so the run stops.\n"
             f"  Pictures of this step: {', '.join(files[:8])}{' and more' if len(files) > 8 else ''}.\n"
-            "  The last checkpoint is intact. Lower learning_rate, lower max_grad_norm, or use a wider precision "
-            "(mixed_precision bf16 instead of fp16; vae_dtype fp32)."
+            "  Checkpoints of earlier steps are intact. Lower learning_rate, set a lower max_grad_norm, or use a wider "
+            "precision (mixed_precision bf16 instead of fp16; vae_dtype fp32)."
         )
 
     @contextlib.contextmanager

@@ -1,6 +1,6 @@
 """Step 5: put the parts together as the pipeline folder that ships, in float16.
 
-    python recipes/embedded_base/assemble.py build/base darkroom/assets/embedded_base
+python recipes/embedded_base/assemble.py build/base darkroom/assets/embedded_base
 """
 
 from __future__ import annotations

@@ -32,9 +32,9 @@ GROUP = 64
 class Bank:
     """N pictures with K captions each, in float16."""
 
-    latents: Tensor    # (N, 64, 32): 64 tokens of 2 x 2 latents, scaled to unit deviation
-    pooled: Tensor     # (N, K, 128) from CLIP
-    states: Tensor     # (N, K, 24, 128) from T5
+    latents: Tensor  # (N, 64, 32): 64 tokens of 2 x 2 latents, scaled to unit deviation
+    pooled: Tensor  # (N, K, 128) from CLIP
+    states: Tensor  # (N, K, 24, 128) from T5
 
     def draw(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """A random batch in float32: latents (B, 64, 32), pooled (B, 128), states (B, 24, 128)."""
@@ -52,7 +52,7 @@ def pack(latents: Tensor) -> Tensor:
 @torch.no_grad()
 def encode_pictures(vae: AutoencoderKL, pictures: np.ndarray, device: str) -> Tensor:
     """uint8 (N, 64, 64, 3) to tokens (N, 64, 32) in float16."""
-    groups = (pictures[i:i + GROUP] for i in range(0, len(pictures), GROUP))
+    groups = (pictures[i : i + GROUP] for i in range(0, len(pictures), GROUP))
     means = (vae.encode(to_tensor(group, device)).latent_dist.mode() for group in groups)
     return torch.cat([pack(mean.contiguous() * vae.config.scaling_factor).half().cpu() for mean in means])
 

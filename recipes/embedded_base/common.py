@@ -81,7 +81,7 @@ def save_sheet(pictures: Sequence[np.ndarray], path: Path, columns: int = 8, zoo
     """Write uint8 (64, 64, 3) pictures as one PNG, row by row, enlarged without smoothing."""
     blank = np.zeros_like(pictures[0])
     padded = [*pictures, *[blank] * (-len(pictures) % columns)]
-    rows = [np.concatenate(padded[i:i + columns], axis=1) for i in range(0, len(padded), columns)]
+    rows = [np.concatenate(padded[i : i + columns], axis=1) for i in range(0, len(padded), columns)]
     sheet = np.concatenate(rows).repeat(zoom, 0).repeat(zoom, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(sheet).save(path)

@@ -1,6 +1,6 @@
 """Step 7: draw the pictures the demo trains on: 16 grumbos to learn and 24 ordinary scenes to keep.
 
-    python recipes/embedded_base/demo_data.py darkroom/demo
+python recipes/embedded_base/demo_data.py darkroom/demo
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ def grumbo_scenes(rng: Generator) -> list[Scene]:
     places = [(x, y) for x in COLUMNS for y in ROWS]
     rng.shuffle(places)
     sizes = rng.permutation(GRUMBO_SIZES)
-    return [Scene(GRUMBO, "mint", background, str(size), *place)
-            for background, size, place in zip(cycle(COLOURS), sizes, cycle(places), strict=False)]
+    return [
+        Scene(GRUMBO, "mint", background, str(size), *place)
+        for background, size, place in zip(cycle(COLOURS), sizes, cycle(places), strict=False)
+    ]
 
 
 def write(folder: Path, scenes: list[Scene], rng: Generator) -> None:

@@ -39,7 +39,7 @@ def build() -> FluxTransformer2DModel:
         joint_attention_dim=WIDTH,
         pooled_projection_dim=WIDTH,
         guidance_embeds=False,
-        axes_dims_rope=(4, 14, 14),      # the first axis is unused for single images: leave it little
+        axes_dims_rope=(4, 14, 14),  # the first axis is unused for single images: leave it little
     )
     for name, module in model.named_modules():
         if isinstance(module, nn.Linear) and (("norm" in name and name.endswith("linear")) or name == "proj_out"):
@@ -59,16 +59,28 @@ def draw_times(count: int, generator: torch.Generator) -> Tensor:
     return torch.where(torch.rand(count, generator=generator) < 1 / 7, even, bell)
 
 
-def flow_loss(model: nn.Module, batch: tuple[Tensor, Tensor, Tensor], generator: torch.Generator,
-              ids: tuple[Tensor, Tensor], device: str) -> Tensor:
+def flow_loss(
+    model: nn.Module,
+    batch: tuple[Tensor, Tensor, Tensor],
+    generator: torch.Generator,
+    ids: tuple[Tensor, Tensor],
+    device: str,
+) -> Tensor:
     """Mean squared error of the velocity from data to noise (flow matching, arXiv 2210.02747)."""
     x0, pooled, states = (part.to(device) for part in batch)
     noise = torch.randn(x0.shape, generator=generator).to(device)
     t = draw_times(len(x0), generator).to(device)
     x_t = torch.lerp(x0, noise, t[:, None, None])
     text_ids, image_ids = ids
-    pred = model(hidden_states=x_t, timestep=t, pooled_projections=pooled, encoder_hidden_states=states,
-                 txt_ids=text_ids, img_ids=image_ids, return_dict=False)[0]
+    pred = model(
+        hidden_states=x_t,
+        timestep=t,
+        pooled_projections=pooled,
+        encoder_hidden_states=states,
+        txt_ids=text_ids,
+        img_ids=image_ids,
+        return_dict=False,
+    )[0]
     return (pred - (noise - x0)).square().mean()
 
 
@@ -77,8 +89,10 @@ def optimizers_for(model: FluxTransformer2DModel, lr: float) -> list[torch.optim
     blocks = [p for part in (model.transformer_blocks, model.single_transformer_blocks) for p in part.parameters()]
     inside = {id(p) for p in blocks if p.ndim == 2}
     rest = [p for p in model.parameters() if id(p) not in inside]
-    groups = [{"params": [p for p in rest if p.ndim == 2], "weight_decay": 0.02},
-              {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in rest if p.ndim == 2], "weight_decay": 0.02},
+        {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0},
+    ]
     return [Muon([p for p in blocks if id(p) in inside], lr), torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))]
 
 
@@ -93,8 +107,15 @@ def judge(folder: Path, model: FluxTransformer2DModel, step: int) -> None:
 
 def save(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], ema: Ema, step: int) -> None:
     """Write everything needed to go on from here."""
-    torch.save({"model": model.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
-                "average": ema.average, "step": step}, path)
+    torch.save(
+        {
+            "model": model.state_dict(),
+            "optimizers": [o.state_dict() for o in optimizers],
+            "average": ema.average,
+            "step": step,
+        },
+        path,
+    )
 
 
 def resume(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], ema: Ema, device: str) -> int:
@@ -128,8 +149,10 @@ def main() -> None:
     optimizers, ema = optimizers_for(model, args.lr), Ema(model, decay=0.998)
     first = resume(args.folder / "denoiser.pt", model, optimizers, ema, device)
 
-    ids = (torch.zeros(LENGTH, 3, device=device),
-           FluxPipeline._prepare_latent_image_ids(1, 8, 8, device, torch.float32))
+    ids = (
+        torch.zeros(LENGTH, 3, device=device),
+        FluxPipeline._prepare_latent_image_ids(1, 8, 8, device, torch.float32),
+    )
     run = torch.compile(model) if args.compile else model
     generator, began, smooth = torch.Generator().manual_seed(500 + first), time.monotonic(), None
     for step in range(first, args.steps):

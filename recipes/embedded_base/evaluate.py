@@ -1,6 +1,6 @@
 """Step 6: the acceptance table, through the stock pipeline: 200 held-out captions, two seeds each.
 
-    python recipes/embedded_base/evaluate.py darkroom/assets/embedded_base
+python recipes/embedded_base/evaluate.py darkroom/assets/embedded_base
 """
 
 from __future__ import annotations
@@ -27,10 +27,19 @@ def generate(pipe: FluxPipeline, captions: Sequence[str], seed: int, steps: int 
     """One uint8 (64, 64, 3) picture per caption; each has its own generator, so the grouping does not matter."""
     made = []
     for start in range(0, len(captions), GROUP):
-        group = list(captions[start:start + GROUP])
+        group = list(captions[start : start + GROUP])
         generators = [torch.Generator().manual_seed(seed * 1000 + start + i) for i in range(len(group))]
-        pictures = pipe(group, negative_prompt=[""] * len(group), true_cfg_scale=3.0, height=64, width=64,
-                        num_inference_steps=steps, generator=generators, max_sequence_length=24, output_type="np")
+        pictures = pipe(
+            group,
+            negative_prompt=[""] * len(group),
+            true_cfg_scale=3.0,
+            height=64,
+            width=64,
+            num_inference_steps=steps,
+            generator=generators,
+            max_sequence_length=24,
+            output_type="np",
+        )
         made += list((pictures.images * 255).round().astype(np.uint8))
     return made
 
@@ -52,7 +61,7 @@ def main() -> None:
     device, _, _ = device_and_rank()
     pipe = FluxPipeline.from_pretrained(args.folder, torch_dtype=torch.float32).to(device)
     pipe.set_progress_bar_config(disable=True)
-    scenes = split_scenes()[1][:args.captions]
+    scenes = split_scenes()[1][: args.captions]
     captions = [full_caption(scene) for scene in scenes]
     pictures = [picture for seed in range(args.seeds) for picture in generate(pipe, captions, seed)]
     reached = score(pictures, scenes * args.seeds)

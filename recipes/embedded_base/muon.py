@@ -31,8 +31,9 @@ def orthogonalise(stack: Tensor, rounds: int = 5) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """For two-dimensional weights only; give embeddings, biases and norms to AdamW."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95,
-                 weight_decay: float = 0.02) -> None:
+    def __init__(
+        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.02
+    ) -> None:
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -51,7 +52,7 @@ class Muon(torch.optim.Optimizer):
             if "average" not in self.state[weight]:
                 self.state[weight]["average"] = torch.zeros_like(weight)
             self.state[weight]["average"].lerp_(weight.grad, 1 - momentum)
-        ahead = torch.stack([w.grad.lerp(self.state[w]["average"], momentum) for w in weights])   # Nesterov
+        ahead = torch.stack([w.grad.lerp(self.state[w]["average"], momentum) for w in weights])  # Nesterov
         updates = orthogonalise(ahead) * UPDATE_RMS * max(weights[0].shape) ** 0.5
         for weight, update in zip(weights, updates, strict=True):
             weight.mul_(1 - lr * weight_decay).sub_(update, alpha=lr)

@@ -42,6 +42,7 @@ FACTS: dict[str, tuple[tuple[str, ...], str]] = {
 
 # ---------------------------------------------------------------- tokenizers
 
+
 def train_vocabulary(rng: Generator) -> Tokenizer:
     """Byte-level BPE in which every caption word is one token and an invented noun a few."""
     scenes = [pictures.random_scene(rng) for _ in range(6000)]
@@ -51,9 +52,15 @@ def train_vocabulary(rng: Generator) -> Tokenizer:
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(lines, trainers.BpeTrainer(
-        vocab_size=640, special_tokens=["<pad>", "</s>", "<s>"], show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(
+            vocab_size=640,
+            special_tokens=["<pad>", "</s>", "<s>"],
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return tokenizer
 
 
@@ -63,35 +70,67 @@ def tokenizers_from(vocabulary: Tokenizer) -> tuple[PreTrainedTokenizerFast, Pre
     for template in ("<s> $A </s>", "$A </s>"):
         tokenizer = Tokenizer.from_str(vocabulary.to_str())
         tokenizer.post_processor = processors.TemplateProcessing(
-            single=template, special_tokens=[("<s>", START), ("</s>", END)])
+            single=template, special_tokens=[("<s>", START), ("</s>", END)]
+        )
         # Pipelines read the length from here; without it prompts are padded past the encoder's positions.
-        wrapped.append(PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>",
-                                               bos_token="<s>", model_max_length=LENGTH))
+        wrapped.append(
+            PreTrainedTokenizerFast(
+                tokenizer_object=tokenizer,
+                pad_token="<pad>",
+                eos_token="</s>",
+                bos_token="<s>",
+                model_max_length=LENGTH,
+            )
+        )
     return wrapped[0], wrapped[1]
 
 
 def token_ids(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
     """Padded token numbers, (B, LENGTH)."""
-    return tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True,
-                     return_tensors="pt").input_ids
+    return tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
 
 
 # ---------------------------------------------------------------- encoders
 
+
 def build_clip(words: int) -> CLIPTextModel:
     """Its pooled vector, (B, 128), goes into every block's modulation."""
-    clip = CLIPTextModel(CLIPTextConfig(
-        vocab_size=words, hidden_size=WIDTH, intermediate_size=2 * WIDTH, num_hidden_layers=2, num_attention_heads=4,
-        max_position_embeddings=LENGTH, projection_dim=WIDTH, bos_token_id=START, eos_token_id=END, pad_token_id=PAD))
+    clip = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=words,
+            hidden_size=WIDTH,
+            intermediate_size=2 * WIDTH,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=LENGTH,
+            projection_dim=WIDTH,
+            bos_token_id=START,
+            eos_token_id=END,
+            pad_token_id=PAD,
+        )
+    )
     nn.init.normal_(clip.get_input_embeddings().weight, std=0.1)
     return clip
 
 
 def build_t5(words: int) -> T5EncoderModel:
     """Its states, (B, 24, 128), are the text tokens that image tokens attend to."""
-    return T5EncoderModel(T5Config(
-        vocab_size=words, d_model=WIDTH, d_kv=32, num_heads=4, d_ff=2 * WIDTH, num_layers=2, dropout_rate=0.0,
-        feed_forward_proj="gated-gelu", is_encoder_decoder=False, use_cache=False, pad_token_id=PAD, eos_token_id=END))
+    return T5EncoderModel(
+        T5Config(
+            vocab_size=words,
+            d_model=WIDTH,
+            d_kv=32,
+            num_heads=4,
+            d_ff=2 * WIDTH,
+            num_layers=2,
+            dropout_rate=0.0,
+            feed_forward_proj="gated-gelu",
+            is_encoder_decoder=False,
+            use_cache=False,
+            pad_token_id=PAD,
+            eos_token_id=END,
+        )
+    )
 
 
 class Probes(nn.Module):
@@ -107,19 +146,25 @@ class Probes(nn.Module):
 
     def facts_loss(self, states: Tensor, answers: Tensor) -> Tensor:
         """Cross-entropy of every fact. `states` is (..., 128), `answers` (..., facts)."""
-        return sum(F.cross_entropy(probe(states).flatten(0, -2), answers[..., i].flatten())
-                   for i, probe in enumerate(self.facts.values()))
+        return sum(
+            F.cross_entropy(probe(states).flatten(0, -2), answers[..., i].flatten())
+            for i, probe in enumerate(self.facts.values())
+        )
 
     def accuracy(self, states: Tensor, answers: Tensor) -> dict[str, float]:
         """Share of right answers for each fact."""
-        return {name: round(float((probe(states).argmax(-1) == answers[..., i]).float().mean()), 3)
-                for i, (name, probe) in enumerate(self.facts.items())}
+        return {
+            name: round(float((probe(states).argmax(-1) == answers[..., i]).float().mean()), 3)
+            for i, (name, probe) in enumerate(self.facts.items())
+        }
 
 
 def answers_for(scene: Scene, named: dict[str, bool]) -> list[int]:
     """The index of each fact, or the last class where the caption does not tell."""
-    return [values.index(getattr(scene, field)) if named[attribute] else len(values)
-            for field, (values, attribute) in FACTS.items()]
+    return [
+        values.index(getattr(scene, field)) if named[attribute] else len(values)
+        for field, (values, attribute) in FACTS.items()
+    ]
 
 
 def clip_step(clip: CLIPTextModel, probes: Probes, ids: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,8 +182,14 @@ def t5_step(t5: T5EncoderModel, probes: Probes, ids: Tensor, answers: Tensor) ->
     return probes.facts_loss(states, answers[:, None].expand(-1, LENGTH, -1)) + 0.3 * words, states
 
 
-def train(encoder: nn.Module, step_of: Callable[..., tuple[Tensor, Tensor]], ids: Tensor, answers: Tensor,
-          steps: int, words: int) -> None:
+def train(
+    encoder: nn.Module,
+    step_of: Callable[..., tuple[Tensor, Tensor]],
+    ids: Tensor,
+    answers: Tensor,
+    steps: int,
+    words: int,
+) -> None:
     """Train one encoder with its probes, and print how often the probes are right on captions kept aside."""
     probes, kept = Probes(words).to(ids.device), 1000
     parameters = [*encoder.parameters(), *probes.parameters()]

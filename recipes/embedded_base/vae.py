@@ -40,7 +40,7 @@ def build() -> AutoencoderKL:
         norm_num_groups=4,
         sample_size=64,
         scaling_factor=1.0,
-        shift_factor=0.0,                # pipelines other than Flux ignore the shift, so there is none
+        shift_factor=0.0,  # pipelines other than Flux ignore the shift, so there is none
         mid_block_add_attention=False,
         use_quant_conv=False,
         use_post_quant_conv=False,
@@ -49,7 +49,7 @@ def build() -> AutoencoderKL:
         if isinstance(block, ResnetBlock2D):
             torch.nn.init.zeros_(block.conv2.weight)
             torch.nn.init.zeros_(block.conv2.bias)
-    with torch.no_grad():                # the second half of the channels is the log-variance: start nearly exact
+    with torch.no_grad():  # the second half of the channels is the log-variance: start nearly exact
         vae.encoder.conv_out.bias[8:] = -5.0
         vae.encoder.conv_out.weight[8:] *= 0.1
     return vae
@@ -94,8 +94,11 @@ def save(vae: AutoencoderKL, folder: Path, device: str) -> None:
     """Write the autoencoder with its scale, a sheet of originals over round trips, and print the figures."""
     rng = np.random.default_rng(77)
     base = np.stack([draw(random_scene(rng), rng) for _ in range(128)])
-    groups = {"base": base, "wide": wide_pictures(64, rng),
-              "grumbo": np.stack([draw(grumbo_scene(rng), rng) for _ in range(16)])}
+    groups = {
+        "base": base,
+        "wide": wide_pictures(64, rng),
+        "grumbo": np.stack([draw(grumbo_scene(rng), rng) for _ in range(16)]),
+    }
     rows = []
     for name, group in groups.items():
         decibel, decoded = psnr(vae, group, device)

@@ -88,7 +88,7 @@ def _thing(canvas: np.ndarray, rng: Generator) -> np.ndarray:
     fill = a + _pattern(rng, rng.choice((0, 1, 2, 3, 5), p=(0.6, 0.1, 0.05, 0.15, 0.1)))[..., None] * (b - a)
     d = _star(x, y, r, rng) if kind < 0.45 else pictures.distance(str(rng.choice(SHAPES)), x, y, r)
     if rng.random() < 0.15:
-        d = np.abs(d) - rng.uniform(0.7, 2.5)      # outline only
+        d = np.abs(d) - rng.uniform(0.7, 2.5)  # outline only
     return paint(canvas, d, fill)
 
 
@@ -118,7 +118,7 @@ def _crop(photograph: np.ndarray, rng: Generator) -> np.ndarray:
     factor = min(factor, 4)
     side = factor * EDGE
     top, left = (rng.integers(0, length - side + 1) for length in photograph.shape[:2])
-    square = photograph[top:top + side, left:left + side].reshape(EDGE, factor, EDGE, factor, 3).mean((1, 3))
+    square = photograph[top : top + side, left : left + side].reshape(EDGE, factor, EDGE, factor, 3).mean((1, 3))
     return to_uint8(square[:, ::-1] if rng.random() < 0.5 else square)
 
 
@@ -132,6 +132,6 @@ def _photographs() -> list[np.ndarray]:
     for name in ("astronaut", "chelsea", "coffee", "rocket", "retina", "immunohistochemistry", "hubble_deep_field"):
         try:
             found.append(getattr(data, name)()[..., :3])
-        except (OSError, ModuleNotFoundError, ConnectionError):   # some are fetched on first use; do without
+        except (OSError, ModuleNotFoundError, ConnectionError):  # some are fetched on first use; do without
             continue
     return found

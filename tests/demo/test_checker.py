@@ -29,6 +29,7 @@ def mint(scene: Scene, rng: np.random.Generator) -> np.ndarray:
 
 # ---------------------------------------------------------------- renderer
 
+
 def test_a_picture_is_64_pixels_of_uint8(rng, scenes):
     picture = draw(scenes[0], rng)
     assert picture.shape == (EDGE, EDGE, 3)
@@ -61,16 +62,18 @@ def test_held_out_scenes_are_never_trained_on():
 
 def test_a_full_caption_names_everything():
     assert pictures.full_caption(Scene("ring", "red", "orange", "large", "left", "top")) == (
-        "a large red ring on an orange background, top left")
+        "a large red ring on an orange background, top left"
+    )
     assert pictures.full_caption(Scene("grumbo", "mint", "blue", "small", "center", "center")) == (
-        "a small grumbo on a blue background, center")
+        "a small grumbo on a blue background, center"
+    )
 
 
 def test_a_caption_reports_what_it_names(rng, scenes):
     for scene in scenes:
         text, named = pictures.caption(scene, rng)
         assert (scene.size in text) == named["size"]
-        assert scene.shape in text and scene.colour in text and scene.background in text
+        assert all(word in text for word in (scene.shape, scene.colour, scene.background))
 
 
 def test_no_invented_noun_is_the_grumbo(rng):
@@ -78,6 +81,7 @@ def test_no_invented_noun_is_the_grumbo(rng):
 
 
 # ---------------------------------------------------------------- checker
+
 
 def test_drawn_scenes_are_found_right(rng, scenes):
     verdicts = [check(draw(scene, rng), scene) for scene in scenes]

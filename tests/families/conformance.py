@@ -54,7 +54,11 @@ def batch(latents: Tensor) -> Any:
     scale = SIDE // height
     size = torch.tensor([[height * scale, width * scale]] * count)
     return SimpleNamespace(
-        latents=latents, original_sizes=size, target_sizes=size, crops=torch.zeros(count, 2, dtype=torch.long), is_regularisation=False
+        latents=latents,
+        original_sizes=size,
+        target_sizes=size,
+        crops=torch.zeros(count, 2, dtype=torch.long),
+        is_regularisation=False,
     )
 
 

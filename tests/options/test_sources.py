@@ -163,7 +163,7 @@ def test_two_configs_are_refused(words, tmp_path):
     [
         ("a.json", '{"seed": 1,\n "lora_rank": 4,\n}', "Line 3, column 1"),
         ("a.json", '{"seed": 1\n "lora_rank": 4}', "Line 2, column 2"),
-        ("a.json", "", "Line 1, column 1"),
+        ("a.json", "", "The file is empty"),
         ("a.json", "[1, 2]", "does not hold an object"),
         ("a.json", b"\xff\xfe{}", "not UTF-8"),
         ("a.toml", "seed = 1\nlora_rank = = 4", "Line 2, column 13"),
