@@ -37,7 +37,7 @@ def test_the_first_line_shows_value_and_source(got, source, head):
 
 
 def test_an_absent_option_shows_no_value():
-    assert str(missing_option("model_family", "p", "c")).splitlines()[0] == "model_family (from not set)"
+    assert str(missing_option("model_family", "p", "c")).splitlines()[0] == "model_family"
 
 
 def test_several_errors_are_shown_together():
