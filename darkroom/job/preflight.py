@@ -33,7 +33,12 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
         lambda: trackers.check(config.report_to),
         lambda: schedulers.changes(config, family.prediction == "flow_matching"),
         lambda: prompts.extend(collect(config)),
-        lambda: _writable(Path(config.output_dir)),
+        lambda: _writable("output_dir", config.output_dir),
+        *(
+            lambda option=option: _writable(option, getattr(config, option))
+            for option in ("cache_dir", "cache_dir_text", "cache_dir_vae")
+            if getattr(config, option) not in (None, "", "cache")  # "cache" stands for the usual place
+        ),
     ):
         errors += _found(probe)
     if not errors:
@@ -87,17 +92,15 @@ def _flavour(family: Family, config: Any) -> None:
         )
 
 
-def _writable(output: Path) -> None:
-    if output.exists() and not output.is_dir():
-        raise ConfigError(
-            "output_dir", str(output), "", "This is a file, and results need a folder.", "Choose another folder."
-        )
+def _writable(option: str, given: str) -> None:
+    folder = Path(given).expanduser()
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(option, given, "", "This is a file, and a folder is needed.", "Choose another folder.")
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        probe = output / ".writable"
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
         probe.touch()
         probe.unlink()
     except OSError as cause:
-        raise ConfigError(
-            "output_dir", str(output), "", f"Nothing can be written there: {cause.strerror}.", "Choose another folder."
-        ) from cause
+        problem = f"Nothing can be written there: {cause.strerror}."
+        raise ConfigError(option, given, "", problem, "Choose another folder.") from cause

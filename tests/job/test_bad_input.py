@@ -307,7 +307,7 @@ CONFIGS = {
     "a.toml": ("seed = 5\nx = = 3\n", "Line 2, column 5: invalid value."),
     "a.env": ("SEED=5\nthis is wrong\n", "Line 2: this is not NAME=value."),
     "quote.env": ("TRAINER_EXTRA_ARGS=--seed '5\n", "This cannot be taken apart into words: no closing quotation."),
-    "empty.toml": ("", "model_family (from not set)"),
+    "empty.toml": ("", "model_family\n  A run needs it: the architecture to train"),
     "a.yaml": ("seed: 5", "a.yaml is none of the kinds of config that can be read."),
     "missing.json": (None, "There is no such config. These were tried:"),
     "folder": (None, "There is no such config. These were tried:"),
@@ -345,9 +345,9 @@ OPTIONS = {
     "betas": ({"optimizer_beta1": 0.9}, "The two betas are passed on together, and only one is set."),
     "warm-up": ({"lr_warmup_steps": 50}, "The learning rate would still be rising when the run ends after 2 updates."),
     "script": ({"disk_low_action": "script"}, "disk_low_script does not say which program makes room."),
-    "output is a file": ({"output_dir": "datasets.json"}, "This is a file, and results need a folder."),
+    "output is a file": ({"output_dir": "datasets.json"}, "This is a file, and a folder is needed."),
     "output": ({"output_dir": "/proc/nope/out"}, "output_dir = '/proc/nope/out' (from command line)\n  Nothing can be"),
-    "cache is a file": ({"cache_dir": "datasets.json"}, "The system refuses this file or folder: Not a directory."),
+    "cache is a file": ({"cache_dir": "datasets.json"}, "cache_dir = 'datasets.json' (from command line)\n  This is a"),
     "library": ({"user_prompt_library": "/nope.json"}, "user_prompt_library = '/nope.json' (from command line)"),
     "checkpoint": ({"resume_from_checkpoint": "checkpoint-9"}, "resume_from_checkpoint = 'checkpoint-9'\n  There is"),
     "targets": ({"peft_lora_target_modules": '["nope"]'}, "These targets match no layer that a LoRA can adapt."),
@@ -522,8 +522,8 @@ def assert_same(out: Path, undisturbed: Path) -> None:
 
 BROKEN = {
     "missing": "there is no such file or folder",
-    "cut": "Unable to load weights",
-    "empty": "Unable to load weights",
+    "cut": "the file is damaged: it has",
+    "empty": "the file is damaged: it has",
     "other family": "it holds nothing for 'transformer', only for unet",
 }
 
@@ -575,6 +575,13 @@ def test_generate_and_verify_refuse_an_adapter_that_cannot_be_used(kind, told, a
         assert f"There is nothing at {path}." in told(MISTAKE, "verify", path)
 
 
+def test_a_file_in_the_way_of_a_result_is_named(told, tmp_path):
+    (tmp_path / "taken").write_text("x")
+    said = told(MISTAKE, "families", "flux", f"--make_tiny={tmp_path / 'taken'}")
+    assert f"{tmp_path / 'taken'}" in said
+    assert "The system refuses this file or folder: Not a directory." in said
+
+
 @pytest.mark.parametrize(
     ("argument", "problem"),
     [
@@ -596,12 +603,12 @@ def test_generate_refuses_what_it_cannot_use(argument, problem, told):
 
 @pytest.fixture
 def full_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Makes every rename to a path that holds a text fail, as on a full disk."""
+    """Makes every rename to a path that holds a text (a slash stands for its end) fail, as on a full disk."""
     replace = os.replace
 
     def patch(text: str, number: int = errno.ENOSPC) -> None:
         def fail(source: Any, target: Any) -> None:
-            if text in str(target):
+            if text in f"{target}/":
                 raise OSError(number, os.strerror(number))
             replace(source, target)
 
@@ -619,7 +626,7 @@ PLACES = {
     "run.lock.json": 0,
     "checkpoint-1-tmp/optimizer": 0,
     "checkpoint-2-tmp/training_state": 1,
-    "out/checkpoint-2": 1,
+    "out/checkpoint-2/": 1,
     "out/pytorch_lora_weights": 2,
 }
 
