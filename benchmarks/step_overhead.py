@@ -1,8 +1,9 @@
 """What Darkroom's loop costs over a bare PyTorch loop.
 
 Same model (a random Flux with LoRA), same batches in memory, same optimizer, same clipping, one process each, threads
-pinned to one. The two run in turn, A B A B, and the ratio is taken pair by pair, so that a machine whose speed drifts
-drifts under both. The Darkroom side runs the real loop with its event log, progress and sampling of noise levels.
+pinned to one. Both processes live side by side and take turns, a chunk of steps each, A B A B; the ratio is taken chunk
+by chunk, so that a machine whose speed drifts drifts under both. The Darkroom side runs the real loop with its event
+log, progress and sampling of noise levels; a chunk's time includes everything between its steps.
 
     python benchmarks/step_overhead.py [--json]
 """
@@ -10,7 +11,6 @@ drifts under both. The Darkroom side runs the real loop with its event log, prog
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import statistics
@@ -18,16 +18,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 SIZES = {
-    "20ms": {"num_layers": 1, "num_single_layers": 2, "num_attention_heads": 4, "batch": 1, "side": 16, "steps": 150},
-    "200ms": {"num_layers": 1, "num_single_layers": 2, "num_attention_heads": 8, "batch": 4, "side": 24, "steps": 25},
+    "20ms": {"num_layers": 1, "num_single_layers": 2, "num_attention_heads": 4, "batch": 1, "side": 16, "chunk": 20},
+    "200ms": {"num_layers": 1, "num_single_layers": 2, "num_attention_heads": 8, "batch": 4, "side": 24, "chunk": 3},
 }
-WARM_UP = 5
+WARM_UP = 3
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -65,8 +65,18 @@ def options() -> Any:
     return resolve(argv, {}, Path.cwd(), families.defaults, partial=True).config
 
 
-def bare(size: dict[str, int], clock: Callable[[], float]) -> float:
-    """Median seconds of a step of the loop that anybody would write."""
+def paced(chunk: int, clock: Callable[[], float]) -> Iterator[None]:
+    """Waits for a line on standard input, lets a chunk of steps pass, prints seconds per step; again and again."""
+    while sys.stdin.readline().strip():
+        start = clock()
+        for _ in range(chunk):
+            yield
+        print((clock() - start) / chunk, flush=True)
+    raise SystemExit
+
+
+def bare(size: dict[str, int], clock: Callable[[], float]) -> None:
+    """The loop that anybody would write."""
     import torch
 
     from darkroom.families.flux import image_ids, pack
@@ -78,9 +88,7 @@ def bare(size: dict[str, int], clock: Callable[[], float]) -> float:
     ids = image_ids(*batch.latents.shape[-2:], x0.device, x0.dtype)
     text, pooled = batch.cond["text"], batch.cond["pooled"]
     txt_ids, guidance = torch.zeros(text.shape[1], 3), torch.ones(len(x0))
-    times = []
-    for _ in range(WARM_UP + size["steps"]):
-        start = clock()
+    for _ in paced(size["chunk"], clock):
         noise, t = torch.randn_like(x0), torch.sigmoid(torch.randn(len(x0)))
         level = t[:, None, None]
         answer = model(
@@ -93,12 +101,10 @@ def bare(size: dict[str, int], clock: Callable[[], float]) -> float:
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         loss.item()
-        times.append(clock() - start)
-    return statistics.median(times[WARM_UP:])
 
 
-def darkroom(size: dict[str, int], clock: Callable[[], float]) -> float:
-    """Median seconds of a step of the real loop, everything between two steps included."""
+def darkroom(size: dict[str, int], clock: Callable[[], float]) -> None:
+    """The real loop."""
     import torch
     from accelerate import Accelerator
     from rich.console import Console
@@ -116,7 +122,7 @@ def darkroom(size: dict[str, int], clock: Callable[[], float]) -> float:
     from darkroom.train.step import Stepper
 
     adapter, batch = model_and_batch(size)
-    config, total = options(), WARM_UP + size["steps"]
+    config, total = options(), 10**6
     parameters = list(adapter.named.values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
     draws = Draws(torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))
@@ -124,34 +130,41 @@ def darkroom(size: dict[str, int], clock: Callable[[], float]) -> float:
     schedule = Scheduler(optimizer, "cosine", Shape(0, total))
     model = adapter.model.train()
     stepper = Stepper(Accelerator(cpu=True), model, parameters, objective, optimizer, schedule, None, config)
-    marks: list[float] = []
     with tempfile.TemporaryDirectory() as folder, open("/dev/null", "w") as nowhere:
         bus, bars = Bus(), ProgressBars(Console(file=nowhere))
         bus.on(Event, EventLog(Path(folder) / "events.jsonl", Clock()))
         bus.on(Step, bars.on_step)
-        bus.on(Step, lambda event: marks.append(clock()))
-        batches = [SimpleNamespace(**vars(batch), position=i) for i in range(total)]
-        for one in batches:
-            one.to = lambda device, one=one: one
-        loader = SimpleNamespace(epoch=lambda n, start: iter(batches[start:]))
+        batch.position = 0
+        loader = SimpleNamespace(epoch=lambda n, start: (batch for _ in paced(size["chunk"], clock)))
         Loop(stepper, loader, lambda n: total, TrainState(), total, bus).run(StopRequest())
-    gaps = [b - a for a, b in itertools.pairwise(marks)]
-    return statistics.median(gaps[WARM_UP - 1 :])
 
 
-def timed(side: str, size: str, clock: str) -> float:
-    """One process's median."""
-    command = [sys.executable, __file__, "--side", side, "--size", size, "--clock", clock]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    return float(done.stdout.split()[-1])
+class Side:
+    """One of the two processes."""
+
+    def __init__(self, side: str, size: str, clock: str):
+        command = [sys.executable, __file__, "--side", side, "--size", size, "--clock", clock]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+        self.process = subprocess.Popen(command, text=True, env=environment, **pipes)
+
+    def chunk(self) -> float:
+        """Seconds per step of the next chunk."""
+        assert self.process.stdin
+        assert self.process.stdout
+        print("go", file=self.process.stdin, flush=True)
+        return float(self.process.stdout.readline())
+
+    def end(self) -> None:
+        """Let the process go."""
+        self.process.communicate("\n")
 
 
 def main() -> None:
     """Measure, and print the table and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="end with one line of JSON")
-    parser.add_argument("--pairs", type=int, default=4)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--clock", choices=list(CLOCKS), default="wall", help="cpu where others use the machine too")
     parser.add_argument("--side", choices=["bare", "darkroom"], help=argparse.SUPPRESS)
     parser.add_argument("--size", choices=list(SIZES), help=argparse.SUPPRESS)
@@ -160,18 +173,22 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(1)
-        print(globals()[chosen.side](SIZES[chosen.size], CLOCKS[chosen.clock]))
+        globals()[chosen.side](SIZES[chosen.size], CLOCKS[chosen.clock])
         return
     ratios = {}
     for name in SIZES:
-        pairs = []
-        for _ in range(chosen.pairs):
-            pairs.append((timed("darkroom", name, chosen.clock), timed("bare", name, chosen.clock)))
+        mine, theirs = Side("darkroom", name, chosen.clock), Side("bare", name, chosen.clock)
+        pairs = [(mine.chunk(), theirs.chunk()) for _ in range(WARM_UP + chosen.rounds)][WARM_UP:]
+        mine.end()
+        theirs.end()
         quotients = [a / b for a, b in pairs]
         ratios[name] = statistics.median(quotients)
-        mine, theirs = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
-        each = ", ".join(f"{q:.3f}" for q in quotients)
-        print(f"{name}: Darkroom {mine:.1f} ms, bare {theirs:.1f} ms, ratio {ratios[name]:.3f} (pairs: {each})")
+        ours, bare_loop = (statistics.median(column) * 1e3 for column in zip(*pairs, strict=True))
+        low, _, high = statistics.quantiles(quotients, n=4)
+        print(
+            f"{name}: Darkroom {ours:.1f} ms, bare {bare_loop:.1f} ms, "
+            f"ratio {ratios[name]:.3f} (middle half of {len(pairs)} rounds {low:.3f} to {high:.3f})"
+        )
     if chosen.json:
         print(json.dumps({"ratio_20ms": round(ratios["20ms"], 4), "ratio_200ms": round(ratios["200ms"], 4)}))
 
