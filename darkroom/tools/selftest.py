@@ -41,7 +41,6 @@ class Trial:
 
     seconds: float
     during: str
-    kills: int
     differing: list[str]
     unreadable: list[str]
 
@@ -111,7 +110,7 @@ def _trial(context, argv: list[str], output: Path, steps: int, wanted: dict[str,
     _finish(context, argv, output, steps)
     mine = last_checkpoint(output, steps)
     differing = sorted(name for name in wanted.keys() | mine.keys() if wanted.get(name) != mine.get(name))
-    return Trial(after, during, 1, differing, unreadable)
+    return Trial(after, during, differing, unreadable)
 
 
 def last_checkpoint(output: Path, steps: int) -> dict[str, str]:

@@ -1,0 +1,16 @@
+"""`darkroom selftest resume` kills real processes and compares real bytes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.mark.slow
+def test_runs_killed_by_force_end_with_the_bytes_of_a_run_in_peace(tmp_path):
+    command = [sys.executable, "-m", "darkroom", "selftest", "resume", "--steps", "12", "--kills", "3", "--seed", "4"]
+    done = subprocess.run([*command, "--folder", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("same bytes") == 4
