@@ -14,7 +14,7 @@ import darkroom
 
 ROOT = Path(darkroom.__file__).parent
 SIBLINGS = {"families", "data", "adapters", "optim", "memory", "report", "publish"}
-BELOW_TOOLS = SIBLINGS | {"core", "options", "media", "diffusion", "objectives", "validate"}
+BELOW_TOOLS = SIBLINGS | {"core", "options", "media", "storage", "diffusion", "objectives", "validate"}
 EVERYTHING = BELOW_TOOLS | {"train", "tools", "job", "demo", "cli"}
 
 # a folder, and the folders or modules that it may import besides itself
@@ -25,7 +25,8 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"core"},
     "diffusion": {"core"},
     "families": {"core", "options", "diffusion"},
-    "data": {"core", "options", "media"},
+    "storage": {"core", "options"},
+    "data": {"core", "options", "media", "storage"},
     "adapters": {"core", "options"},
     "optim": {"core", "options"},
     "memory": {"core", "options"},

@@ -67,6 +67,13 @@ class Adapter:
         raise TypeError(f"a {self.kind} run has no untouched model beside it")
         yield
 
+    @contextlib.contextmanager
+    def scaled(self, factor: float | None) -> Iterator[None]:
+        """Inside, the adapter counts `factor` times as much, also backwards. Raises TypeError for kinds that cannot."""
+        if factor not in (None, 1.0):
+            raise TypeError(f"a {self.kind} run has no strength that could be changed")
+        yield
+
     def describe(self) -> dict[str, Any]:
         """What the run's summary says of the adapter."""
         return {"kind": self.kind, "parameters": sum(p.numel() for p in self.named.values())}

@@ -98,6 +98,24 @@ class LoRA(Adapter):
         finally:
             self.model.enable_adapters()  # type: ignore[operator]
 
+    @contextlib.contextmanager
+    def scaled(self, factor: float | None) -> Iterator[None]:
+        """The scaling of every layer times `factor`, put back afterwards."""
+        if factor in (None, 1.0):
+            yield
+            return
+        layers = [
+            m for m in self.model.modules() if isinstance(getattr(m, "scaling", None), dict) and NAME in m.scaling
+        ]
+        before = [layer.scaling[NAME] for layer in layers]
+        try:
+            for layer, scale in zip(layers, before, strict=True):
+                layer.scaling[NAME] = scale * factor
+            yield
+        finally:
+            for layer, scale in zip(layers, before, strict=True):
+                layer.scaling[NAME] = scale
+
     def layers(self) -> dict[str, Tensor]:
         """Adapter tensors by peft name, as other programs read them. See `relative_to_start` for PiSSA and OLoRA."""
         tensors = {

@@ -1,35 +1,39 @@
-"""Samples to buckets: pictures of one target size, which is what a batch can be made of.
+"""Samples to buckets: of one target size and length, with companions of one size: what a batch can be made of.
 
-A bucket is known to people by its aspect (`1.75`) and to the code by its target size, so that two sizes whose
-rounded aspects
+A bucket is known to people by its aspect (`1.75`), clips of one dataset with several lengths by size and frames
+(`832x480@49`), and to the code by everything that its samples have in common, so that two sizes whose rounded aspects
 agree can never meet in one batch.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from darkroom.core.errors import DataError
+from darkroom.data.companions import Companion, shape_columns
 from darkroom.data.index import CODE, Index, unique_pairs
 from darkroom.media.resize import Size
-from darkroom.options.dataset import ImageDataset
+from darkroom.options.datasets import SampleDataset
 
 
 @dataclass(frozen=True, eq=False)
 class Bucket:
-    """One bucket: its name, target size, and the index rows in it, sorted by path."""
+    """One bucket: its name, target size, frames, and the index rows in it, sorted by path."""
 
     aspect: float
     target: Size
     rows: np.ndarray  # (n,) int64
+    frames: int = 1
+    by_length: bool = False
 
     @property
     def key(self) -> str:
-        """The aspect as people read it."""
-        return str(self.aspect)
+        """The aspect as people read it; with the frames where they tell buckets apart."""
+        return f"{self.target[0]}x{self.target[1]}@{self.frames}" if self.by_length else str(self.aspect)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -53,7 +57,14 @@ class Buckets:
         return int(self.sizes.sum())
 
 
-def make_buckets(index: Index, dataset: ImageDataset, *, prune: bool, oversubscribe: bool = False) -> Buckets:
+def make_buckets(
+    index: Index,
+    dataset: SampleDataset,
+    companions: Sequence[Companion] = (),
+    *,
+    prune: bool,
+    oversubscribe: bool = False,
+) -> Buckets:
     """Group the usable rows. With `prune`, buckets that cannot fill one batch are left out and their rows marked.
 
     Buckets that oversubscription will fill are kept.
@@ -61,22 +72,39 @@ def make_buckets(index: Index, dataset: ImageDataset, *, prune: bool, oversubscr
     at = index.numbers
     at["unfit"][at["unfit"] == CODE["insufficient_for_batch"]] = 0
     rows = index.usable
-    unique, inverse = unique_pairs(at["target_width"][rows], at["target_height"][rows])
-    order = np.argsort(inverse, kind="stable")
-    parts = np.split(rows[order], np.cumsum(np.bincount(inverse, minlength=len(unique)))[:-1]) if len(rows) else []
+    groups = _groups([column[rows] for column in shape_columns(index, companions)])
+    order = np.argsort(groups, kind="stable")
+    parts = np.split(rows[order], np.cumsum(np.bincount(groups))[:-1]) if len(rows) else []
+    by_length = dataset.video is not None and (
+        dataset.video.bucket_strategy == "resolution_frames" or len(np.unique(at["count"][rows])) > 1
+    )
     made = [
-        Bucket(float(at["aspect"][part[0]]), (int(size[0]), int(size[1])), part)
-        for size, part in zip(unique, parts, strict=True)
+        Bucket(
+            float(at["aspect"][part[0]]),
+            (int(at["target_width"][part[0]]), int(at["target_height"][part[0]])),
+            part,
+            int(at["count"][part[0]]),
+            by_length,
+        )
+        for part in parts
     ]
-    made.sort(key=lambda b: (b.aspect, b.target))
-    keeps = not prune or dataset.dataset_type == "eval" or (oversubscribe and not dataset.repeats_given)
+    made.sort(key=lambda b: (b.aspect, b.target, b.frames, int(b.rows[0])))
+    keeps = not prune or not dataset.is_training or (oversubscribe and not dataset.repeats_given)
     small = [] if keeps else [b for b in made if len(b) * (dataset.repeats + 1) < dataset.train_batch_size]
     for bucket in small:
         at["unfit"][bucket.rows] = CODE["insufficient_for_batch"]
     return Buckets(tuple(b for b in made if b not in small), tuple(small))
 
 
-def scheduled(buckets: Buckets, dataset: ImageDataset, effective: int, oversubscribe: bool) -> np.ndarray:
+def _groups(columns: list[np.ndarray]) -> np.ndarray:
+    """(n,) int64: a number for each row, equal where all columns agree."""
+    groups = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        groups = unique_pairs(groups, column)[1]
+    return groups
+
+
+def scheduled(buckets: Buckets, dataset: SampleDataset, effective: int, oversubscribe: bool) -> np.ndarray:
     """(buckets,) int64: how many samples of each bucket an epoch deals out, before the last batch is filled."""
     counts = buckets.sizes * (dataset.repeats + 1)
     if oversubscribe and not dataset.repeats_given:
@@ -86,17 +114,17 @@ def scheduled(buckets: Buckets, dataset: ImageDataset, effective: int, oversubsc
 
 
 def check_feasible(
-    dataset: ImageDataset, buckets: Buckets, *, ranks: int, accumulation: int, oversubscribe: bool
+    dataset: SampleDataset, buckets: Buckets, *, ranks: int, accumulation: int, oversubscribe: bool
 ) -> None:
     """Every bucket must fill one effective batch. Raises DataError naming each that does not, and the ways out."""
-    if dataset.dataset_type == "eval" or (oversubscribe and not dataset.repeats_given):
+    if not dataset.is_training or (oversubscribe and not dataset.repeats_given):
         return
     effective = dataset.train_batch_size * ranks * accumulation
     short = [b for b in buckets.buckets if len(b) * (dataset.repeats + 1) < effective]
     if not short:
         return
     lines = [
-        f"    bucket {b.key} ({b.target[0]}x{b.target[1]}): {len(b)} pictures, needs repeats "
+        f"    bucket {b.key} ({b.target[0]}x{b.target[1]}): {len(b)} samples, needs repeats "
         f"{math.ceil(effective / len(b)) - 1} or more"
         for b in short
     ]

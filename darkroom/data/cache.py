@@ -58,7 +58,10 @@ class DamagedEntry(DataError):
 
 
 class ShardCache:
-    """A folder of shards. One process writes; any number may read."""
+    """A folder of shards, written by one process or several, read by any number.
+
+    `on_shard` is told the name of every shard that was written, for those who keep a copy elsewhere.
+    """
 
     def __init__(
         self,
@@ -67,7 +70,9 @@ class ShardCache:
         compress: bool = False,
         write_batch: int = 128,
         on_warn: Callable[[str], None] | None = None,
+        on_shard: Callable[[str], None] | None = None,
     ):
+        self._on_shard = on_shard or (lambda name: None)
         self.folder, self.compress, self.write_batch = Path(folder), compress, max(1, write_batch)
         self._warn = on_warn or (lambda message: None)
         self._pending: dict[str, Tensors] = {}
@@ -237,6 +242,7 @@ class ShardCache:
             self._shards.append(name)
             self._recent |= {key.encode(): (len(self._shards) - 1, size) for key, size in sizes.items()}
             self._pending.clear()
+            self._on_shard(name)
             if len(self._recent) > 16 * self.write_batch:
                 self._merge_recent()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,13 +15,23 @@ from torch import Tensor
 
 from darkroom.core.errors import DataError
 from darkroom.data.buckets import Buckets
+from darkroom.data.companions import Companion
 from darkroom.data.index import Index
-from darkroom.data.latent_cache import LatentCache
-from darkroom.data.order import Order, caption_draws
+from darkroom.data.order import Order, caption_draws, mask_draws
 from darkroom.data.sample import Batch
+from darkroom.data.sample_cache import SampleCache
 from darkroom.data.text_cache import TextCache
+from darkroom.data.watch import QUIET, Watch
 
 Stack = Callable[[list[dict[str, Tensor]]], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A companion of a source with its cache."""
+
+    companion: Companion
+    cache: SampleCache
 
 
 @dataclass(frozen=True)
@@ -30,12 +41,39 @@ class Source:
     id: str
     index: Index
     buckets: Buckets
-    latents: LatentCache
+    latents: SampleCache
     texts: TextCache
     empty: TextCache  # holds the condition of a dropped caption
+    beside: tuple[Beside, ...] = ()
+    combined: bool = False  # several pictures beside a sample are attached at once, not one of them
     is_regularisation: bool = False
     slider_strength: float | None = None
     timestep_offset: float = 0.0
+
+    def with_role(self, role: str) -> list[Beside]:
+        """The companions of one role, in the listed order."""
+        return [b for b in self.beside if b.companion.role == role]
+
+    def chosen(self, row: int, epoch: int) -> list[Beside]:
+        """The pictures beside one sample in this epoch: all that it has, or one of them."""
+        there = [b for b in self.beside if b.companion.role != "mask" and b.companion.there[row]]
+        if self.combined or len(there) < 2:
+            return there
+        return [there[zlib.crc32(f"{self.index.path(row)}\0{epoch}".encode()) % len(there)]]
+
+    def captions_of(self, row: int, epoch: int) -> tuple[str, ...]:
+        """The captions of a sample: those of the picture beside it when that brings its own."""
+        own = [b for b in self.chosen(row, epoch) if b.companion.has_captions]
+        return own[0].companion.index.captions_of(row) if own else self.index.captions_of(row)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """What chance decides for one batch."""
+
+    captions: list[str]
+    dropped: list[bool]
+    segmented: list[bool]  # whether a segmentation masks the loss this time
 
 
 def stack_equal(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -53,40 +91,73 @@ def stack_equal(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return made
 
 
-def gather(
-    source: Source,
-    rows: Sequence[int],
-    captions: list[str],
-    dropped: Sequence[bool],
-    stack: Stack | None,
-    epoch: int,
-    position: int,
-) -> Batch:
-    """The batch of these index rows with these captions."""
+def gather(source: Source, rows: Sequence[int], draws: Draws, stack: Stack | None, epoch: int, position: int) -> Batch:
+    """The batch of these index rows."""
     at, chosen = source.index.numbers, np.asarray(rows, np.int64)
     conditions = [
-        (source.empty if drop else source.texts).get(caption) for caption, drop in zip(captions, dropped, strict=True)
+        (source.empty if drop else source.texts).get(caption)
+        for caption, drop in zip(draws.captions, draws.dropped, strict=True)
     ]
+    entries = [source.latents.get(int(row)) for row in chosen]
+    dropped = torch.tensor(draws.dropped, dtype=torch.bool)
 
     def pairs(first: str, second: str) -> Tensor:
         return torch.from_numpy(np.stack([at[first][chosen], at[second][chosen]], 1).astype(np.int64))
 
     return Batch(
-        latents=torch.stack([source.latents.get(int(row)) for row in chosen]),
+        latents=torch.stack([entry["latents"] for entry in entries]),
         cond=(stack or stack_equal)(conditions),
-        captions=captions,
+        captions=draws.captions,
         paths=[source.index.path(int(row)) for row in chosen],
         original_sizes=pairs("height", "width"),
         target_sizes=pairs("target_height", "target_width"),
         crops=pairs("top", "left"),
-        dropped=torch.tensor(list(dropped), dtype=torch.bool),
+        dropped=dropped,
         dataset=source.id,
         is_regularisation=source.is_regularisation,
         slider_strength=source.slider_strength,
         timestep_offset=source.timestep_offset,
+        extras={name: torch.stack([entry[name] for entry in entries]) for name in entries[0] if name != "latents"},
+        references=pictures(source, rows, "reference", epoch, dropped),
+        controls=pictures(source, rows, "control", epoch, dropped),
+        mask=mask_of(source, rows, draws.segmented),
         epoch=epoch,
         position=position,
     )
+
+
+def pictures(source: Source, rows: Sequence[int], role: str, epoch: int, dropped: Tensor) -> tuple[Tensor, ...]:
+    """The pictures of one role beside these samples, (B, ...) each, nothing but zeros where conditioning is dropped."""
+    if not source.with_role(role):
+        return ()
+    found = [
+        [_picture(b.cache.get(int(row))) for b in source.chosen(int(row), epoch) if b.companion.role == role]
+        for row in rows
+    ]
+    shapes = {tuple(tuple(picture.shape) for picture in sample) for sample in found}
+    if len(shapes) > 1:
+        raise DataError(
+            f"Dataset '{source.id}': the {role} pictures of one batch differ in size: {sorted(shapes)}.\n"
+            "  Set train_batch_size of this dataset to 1, or conditioning_multidataset_sampling to combined."
+        )
+    stacked = [torch.stack(parts) for parts in zip(*found, strict=True)]
+    return tuple(torch.where(dropped.view(-1, *[1] * (t.dim() - 1)), torch.zeros_like(t), t) for t in stacked)
+
+
+def _picture(entry: dict[str, Tensor]) -> Tensor:
+    return entry["pixels"].float().div(127.5).sub(1.0) if "pixels" in entry else entry["latents"]
+
+
+def mask_of(source: Source, rows: Sequence[int], segmented: Sequence[bool]) -> Tensor | None:
+    """Where the loss counts, (B, 1, ...), or None: all masks of a sample multiplied."""
+    made: Tensor | None = None
+    for b in source.with_role("mask"):
+        mask = torch.stack([b.cache.get(int(row))["mask"] for row in rows])
+        if b.companion.entry.conditioning_type == "segmentation":
+            drawn = torch.tensor(list(segmented)).view(-1, *[1] * (mask.dim() - 1))
+            mask = torch.where(drawn, mask, torch.ones_like(mask))
+        made = mask if made is None else made * mask
+    return made
 
 
 class Loader:
@@ -95,17 +166,24 @@ class Loader:
     def __init__(
         self,
         order: Order,
-        sources: Sequence[Source],
+        sources: Callable[[int], Sequence[Source]],
         *,
         rank: int = 0,
         caption_dropout: float = 0.0,
+        masked_loss_probability: float = 1.0,
         stack: Stack | None = None,
         prefetch: bool = True,
         qlen: int = 10,
+        on_warn: Callable[[str, str], None] | None = None,
+        watch: Watch = QUIET,
     ):
-        self.order, self.sources, self.rank, self.caption_dropout = order, list(sources), rank, caption_dropout
+        self.watch = watch
+        self.order, self.sources, self.rank, self.caption_dropout = order, sources, rank, caption_dropout
+        self.masked_loss_probability = masked_loss_probability
         self.stack, self.prefetch, self.qlen = stack, prefetch, max(1, qlen)
+        self.on_warn = on_warn or (lambda about, message: None)
         self._running: list[_Prefetch] = []
+        self._used: dict[int, SampleCache] = {}
 
     def __enter__(self) -> Loader:
         return self
@@ -120,18 +198,50 @@ class Loader:
     def batch(self, epoch: int, position: int) -> Batch:
         """The batch at one place, made here and now."""
         plan = self.order.epoch(epoch).batch(position, self.rank)
-        source = self.sources[plan.dataset]
-        rows = source.buckets.buckets[plan.bucket].rows[plan.members]
+        source = self.sources(epoch)[plan.dataset]
+        rows = self._sound(source, source.buckets.buckets[plan.bucket].rows, plan.members)
         size = len(rows)
-        draws = caption_draws(self.order.seed, epoch, position, size * self.order.ranks)[
-            self.rank * size : (self.rank + 1) * size
-        ]
+        share = slice(self.rank * size, (self.rank + 1) * size)
+        draws = caption_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
         dropped = [bool(draw < self.caption_dropout) for draw in draws[:, 1]]
         captions = [
-            "" if drop else _choose(source.index.captions_of(int(row)), draw)
+            "" if drop else _choose(source.captions_of(int(row), epoch), draw)
             for row, draw, drop in zip(rows, draws[:, 0], dropped, strict=True)
         ]
-        return gather(source, rows.tolist(), captions, dropped, self.stack, epoch, position)
+        masked = mask_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
+        segmented = [bool(draw < self.masked_loss_probability) for draw in masked]
+        made = gather(source, rows.tolist(), Draws(captions, dropped, segmented), self.stack, epoch, position)
+        self.watch.batch(made, last=position == self.length(epoch) - 1)
+        return made
+
+    def _sound(self, source: Source, bucket: np.ndarray, members: np.ndarray) -> np.ndarray:
+        """The rows of a batch. One that turns out damaged while it is encoded on demand gives way to the next of its
+        bucket, and is reported."""
+        rows = bucket[members]
+        caches = [source.latents, *(b.cache for b in source.beside)]
+        if all(cache.encode is None for cache in caches):
+            return rows
+        self._used.update((id(cache), cache) for cache in caches)
+        made = []
+        for member in members.tolist():
+            for step in range(len(bucket)):
+                row = int(bucket[(member + step) % len(bucket)])
+                if source.index.numbers["bad"][row] == 0 and self._is_ready(source, caches, row):
+                    break
+            else:
+                raise DataError(
+                    f"Dataset '{source.id}': no sample of the bucket of '{source.index.path(int(bucket[0]))}' can be "
+                    "read any more.\n  Replace the damaged files, or take the dataset out."
+                )
+            made.append(row)
+        return np.array(made, np.int64)
+
+    def _is_ready(self, source: Source, caches: Sequence[SampleCache], row: int) -> bool:
+        there = [True, *(bool(b.companion.index.numbers["bad"][row] == 0) for b in source.beside)]
+        if all(cache.ready(row) for cache, has in zip(caches, there, strict=True) if has):
+            return True
+        self.on_warn(source.id, f"'{source.index.place(row)}' cannot be used; another sample takes its place.")
+        return False
 
     def epoch(self, n: int, start: int = 0) -> Iterator[Batch]:
         """The batches of epoch `n` from position `start` on."""
@@ -153,6 +263,9 @@ class Loader:
         """Stop the threads of epochs that were not read to their end."""
         for ahead in list(self._running):
             ahead.close()
+        for cache in self._used.values():
+            cache.cache.flush()
+            cache.index.save()
 
 
 class _Prefetch:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -146,6 +146,7 @@ class Order:
         ranks: int = 1,
         accumulation: int = 1,
         mode: str = "auto-weighting",
+        by_epoch: Callable[[int], Sequence[DatasetShape]] | None = None,
     ):
         if mode not in MODES:
             raise DataError(
@@ -159,6 +160,7 @@ class Order:
             accumulation,
             mode,
         )
+        self._by_epoch = by_epoch or (lambda epoch: self.datasets)
         self._last: EpochPlan | None = None
         self._lengths: dict[int, int] = {}
         if all(d.probability == 0 for d in self.datasets):
@@ -177,7 +179,7 @@ class Order:
         """Micro-batches per rank in epoch `n`."""
         if n in self._lengths:
             return self._lengths[n]
-        drawn = [d for d in self.datasets if d.probability > 0]
+        drawn = [d for d in self._by_epoch(n) if d.probability > 0]
         if any(d.start_step > 1 or d.end_step is not None or d.disable_after_epoch_step is not None for d in drawn):
             self._lengths[n] = len(self._plan(n))  # only playing it through tells what a schedule of steps leaves
         else:
@@ -196,9 +198,8 @@ class Order:
 
     # ------------------------------------------------------------------ inside a dataset
 
-    def _deal(self, number: int, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _deal(self, d: DatasetShape, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One dataset's epoch: members (batches * size * ranks,), filled (same), bucket of each batch (batches,)."""
-        d = self.datasets[number]
         width = d.batch_size * self.ranks
         members, filled, turns = [], [], []
         for bucket, (size, deals) in enumerate(zip(d.bucket_sizes.tolist(), d.deals.tolist(), strict=True)):
@@ -239,19 +240,20 @@ class Order:
     # ------------------------------------------------------------------ between datasets
 
     def _plan(self, epoch: int) -> EpochPlan:
+        datasets = self._by_epoch(epoch)
         rows = [
-            self._deal(i, epoch)
+            self._deal(d, epoch)
             if d.probability > 0 and _in_epoch(d, epoch)
             else (np.zeros(0, np.int32), np.zeros(0, bool), np.zeros(0, np.int32))
-            for i, d in enumerate(self.datasets)
+            for d in datasets
         ]
         counts = np.array([len(turns) for _, _, turns in rows], np.int64)
-        drawn = self._mix(epoch, counts)
+        drawn = self._mix(epoch, counts, datasets)
         buckets, starts = np.zeros(len(drawn), np.int32), np.zeros(len(drawn), np.int64)
         for i, (_, _, turns) in enumerate(rows):
             at = np.flatnonzero(drawn == i)
             buckets[at] = turns[: len(at)]
-            starts[at] = np.arange(len(at)) * self.datasets[i].batch_size * self.ranks
+            starts[at] = np.arange(len(at)) * datasets[i].batch_size * self.ranks
         return EpochPlan(
             epoch,
             drawn,
@@ -260,10 +262,10 @@ class Order:
             starts,
             tuple(m for m, _, _ in rows),
             tuple(f for _, f, _ in rows),
-            tuple(d.batch_size for d in self.datasets),
+            tuple(d.batch_size for d in datasets),
         )
 
-    def _mix(self, epoch: int, counts: np.ndarray) -> np.ndarray:
+    def _mix(self, epoch: int, counts: np.ndarray, datasets: Sequence[DatasetShape]) -> np.ndarray:
         """(n,) int16: the dataset of each micro-batch.
 
         Weights hold until a dataset runs out, so whole stretches are drawn at once.
@@ -281,7 +283,7 @@ class Order:
         while left.any():
             most = min(_CHUNK, len(draws) - position)
             steps = before + (position + np.arange(most)) // self.accumulation + 1
-            weights = self._weights(epoch, steps, left, counts)
+            weights = self._weights(datasets, steps, left)
             stop = np.flatnonzero(weights.sum(1) == 0)
             most = int(stop[0]) if len(stop) else most
             if most == 0:
@@ -301,11 +303,11 @@ class Order:
             d.start_step > 1 or d.end_step is not None or d.disable_after_epoch_step is not None for d in self.datasets
         )
 
-    def _weights(self, epoch: int, steps: np.ndarray, left: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    def _weights(self, datasets: Sequence[DatasetShape], steps: np.ndarray, left: np.ndarray) -> np.ndarray:
         """(n, datasets) float64: the weight of each dataset at each step; 0 when it is exhausted or not active."""
-        lengths = np.array([d.weight for d in self.datasets], np.float64)
-        made = np.zeros((len(steps), len(self.datasets)))
-        for i, d in enumerate(self.datasets):
+        lengths = np.array([d.weight for d in datasets], np.float64)
+        made = np.zeros((len(steps), len(datasets)))
+        for i, d in enumerate(datasets):
             if left[i] == 0:
                 continue
             weight = np.full(len(steps), d.probability)
@@ -369,3 +371,8 @@ def _rotate(weights: np.ndarray, groups: np.ndarray, turn: int) -> tuple[np.ndar
 def caption_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
     """(count, 2) numbers in 0..1, a row per slot of a micro-batch over all ranks: variant, dropout."""
     return generator(seed, epoch, "captions", position).random((count, 2))
+
+
+def mask_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
+    """(count,) numbers in 0..1, one per slot of a micro-batch over all ranks: whether a segmentation masks the loss."""
+    return generator(seed, epoch, "masks", position).random(count)

@@ -1,6 +1,6 @@
 """From a dataset file to batches, for the code that runs a job.
 
-    plan = prepare(config, datasets, bus, model_family).scan()
+    plan = prepare(config, datasets, bus, needs).scan()
     plan.fill_text(encode_text, identity)
     plan.fill_latents(encode_pixels, identity)
     with plan.loader() as loader:
@@ -11,9 +11,10 @@ Everything up to and including the estimate works without torch.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +23,28 @@ import numpy as np
 from darkroom.core.errors import DataError
 from darkroom.core.events import Bus, Progress, Warn
 from darkroom.core.files import digest
+from darkroom.data import generated
 from darkroom.data import report as reports
 from darkroom.data.buckets import Buckets, check_feasible, make_buckets, scheduled
 from darkroom.data.cache import FillReport, ShardCache
-from darkroom.data.index import CODE, Index, Say, empty_report, scan, sizing_of
-from darkroom.data.latent_cache import EncodePixels, LatentCache
+from darkroom.data.clips import Clipping
+from darkroom.data.companions import Companion, leave_out_incomplete, paired
+from darkroom.data.decide import decide
+from darkroom.data.encoders import EncodePixels, latents_by, masks_by, pixels_as_they_are
+from darkroom.data.index import CODE, Index, Say
+from darkroom.data.needs import Needs
 from darkroom.data.order import DatasetShape, Lengths, Order, steps_and_epochs
+from darkroom.data.sample_cache import DAMAGED, Encode, SampleCache
+from darkroom.data.survey import Terms, empty_report, read_sizes_table, sizing_of, survey, table_of
+from darkroom.data.team import ALONE, Team
 from darkroom.data.text_cache import EncodeText, TextCache
-from darkroom.media.resize import Size
-from darkroom.options.dataset import DatasetFile, ImageDataset, setting
+from darkroom.data.watch import Watch
+from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds, setting
+from darkroom.options.datasets.entries import LOSS_MASKS
+from darkroom.options.datasets.where import LocalFiles
+from darkroom.storage import open_store
+from darkroom.storage.base import Missing, Refused, Store
+from darkroom.storage.mirror import Mirror
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,9 +62,10 @@ EXAMPLES = 5
 class PlannedDataset:
     """One dataset of the plan, after the scan."""
 
-    entry: ImageDataset
+    entry: SampleDataset
     index: Index
     buckets: Buckets
+    companions: list[Companion] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -59,13 +74,13 @@ class PlannedDataset:
 
     @property
     def dropped(self) -> dict[str, int]:
-        """How many pictures are not used, by reason."""
+        """How many samples are not used, by reason."""
         counts = {**self.index.reasons(), **(self.index.problems or {})}
         return counts | ({"max_num_samples": self.index.left_out} if self.index.left_out else {})
 
 
 @dataclass(frozen=True)
-class Missing:
+class Lacking:
     """How many entries the caches lack."""
 
     texts: int
@@ -87,13 +102,14 @@ def prepare(
     config: Any,
     datasets: DatasetFile,
     bus: Bus,
-    model_family: str,
+    needs: Needs,
     *,
     alignment: int | None = None,
     canvas: int | None = None,
+    team: Team = ALONE,
 ) -> Plan:
     """The plan of a run. Nothing is opened yet. `alignment` and `canvas` (pixels) override what the options say."""
-    return Plan(config, datasets, bus, model_family, alignment, canvas)
+    return Plan(config, datasets, bus, needs, alignment, canvas, team)
 
 
 class Plan:
@@ -104,87 +120,169 @@ class Plan:
         config: Any,
         file: DatasetFile,
         bus: Bus,
-        family: str,
+        needs: Needs,
         alignment: int | None = None,
         canvas: int | None = None,
+        team: Team = ALONE,
     ):
-        self.config, self.file, self.bus, self.family, self.canvas = config, file, bus, family, canvas
+        self.config, self.file, self.bus, self.needs, self.team = config, file, bus, needs, team
         self.wanted: frozenset[str] = frozenset()
-        self.alignment = alignment or int(setting(config, "aspect_bucket_alignment", 64))
-        self.rounding = int(setting(config, "aspect_bucket_rounding", 2))
         self.seed = int(setting(config, "seed", SEED))
         self.accumulation = int(setting(config, "gradient_accumulation_steps", 1))
         self.oversubscribe = bool(setting(config, "allow_dataset_oversubscription", False))
         self.prune = not setting(config, "disable_bucket_pruning", False)
         self.mode = str(setting(config, "data_backend_sampling", "auto-weighting"))
+        self.combined = setting(config, "conditioning_multidataset_sampling", "random") == "combined"
         self.caption_dropout = float(setting(config, "caption_dropout_probability", 0.1))
         self.output = Path(str(setting(config, "output_dir", "output"))).expanduser()
         self.cache_dir = Path(str(setting(config, "cache_dir", self.output / "cache"))).expanduser()
+        self.terms = Terms(
+            needs,
+            self.cache_dir / "index",
+            self.seed,
+            alignment or int(setting(config, "aspect_bucket_alignment", 64)),
+            int(setting(config, "aspect_bucket_rounding", 2)),
+            canvas,
+            team=team,
+            keep_vanished=bool(setting(config, "ignore_missing_files", False)),
+            save_seconds=float(setting(config, "metadata_update_interval", 3600)),
+            telling=bool(setting(config, "debug_aspect_buckets", False)),
+        )
+        self.watch = Watch(
+            filenames=bool(setting(config, "print_filenames", False)),
+            statistics=bool(setting(config, "print_sampler_statistics", False)),
+            batches=bool(setting(config, "debug_dataset_loader", False)),
+        )
         self.datasets: list[PlannedDataset] = []
         self.text_identity: str | None = None
         self.latent_identity: str | None = None
-        self._stores: dict[Path, ShardCache] = {}
+        self.plain_identity: str | None = None  # of pictures beside samples, which keep nothing but their latents
+        self._encoders: tuple[Encode | None, Encode | None] = (None, None)  # of samples, of pictures beside them
+        self._encode_text: EncodeText | None = None
+        self._caches: dict[Path, ShardCache] = {}
+        self._stores: dict[str, Store] = {}
+        self._epoch: tuple[int, list[PlannedDataset], list[Source]] | None = None
 
     # ------------------------------------------------------------------ scanning
 
     def scan(self) -> Plan:
-        """List all folders, read what changed, make buckets. Raises DataError, DiskFullError."""
-        for message in self.file.warnings:
-            self.bus.emit(Warn(message=message, about="datasets"))
-        self.datasets = [self._scan(entry) for entry in self.file.images]
+        """List all storages, read what changed, make buckets. Raises ConfigError, DataError, DiskFullError."""
+        if self.team.is_first:
+            for message in self.file.warnings:
+                self.bus.emit(Warn(message=message, about="datasets"))
+        self._check_needs()
+        entries = [e for e in self.file.samples if e.is_training or e.dataset_type == "eval"]
+        self.datasets = [self._scan(entry) for entry in entries]
         return self
 
-    def _scan(self, entry: ImageDataset) -> PlannedDataset:
-        sizing = sizing_of(
-            entry, alignment=self.alignment, rounding=self.rounding, canvas=self.canvas, table=self._sizes_table(entry)
-        )
-        index = scan(
+    def _check_needs(self) -> None:
+        """Refuse what the family cannot be trained on."""
+        for entry in self.file.samples:
+            kind = entry.dataset_type
+            if kind in ("image", "video") and kind not in self.needs.media:
+                offered = " and ".join(sorted(self.needs.media))
+                raise DataError(
+                    f"Dataset '{entry.id}' is of type {kind}, and {self.needs.called} trains on {offered}.\n"
+                    f"  Change its dataset_type, disable it, or choose a family that trains on {kind}."
+                )
+            picture = str(entry.conditioning_type)
+            takes = self.needs.references if picture.startswith("reference") else self.needs.control is not None
+            if kind == "conditioning" and picture not in LOSS_MASKS and not takes and entry.source_dataset_id:
+                raise DataError(
+                    f"Dataset '{entry.id}' brings {picture} pictures, and {self.needs.called} takes none as it is "
+                    "trained here.\n  Take it out of conditioning_data, or choose a family or flavour that takes them."
+                )
+
+    def store_of(self, entry: SampleDataset) -> Store:
+        """Where the samples of a dataset are, opened once."""
+        if entry.id not in self._stores:
+            self._stores[entry.id] = open_store(entry.where)
+        return self._stores[entry.id]
+
+    def _terms_of(self, entry: SampleDataset) -> Terms:
+        filters = self.file.text_of(entry).caption_filter_list
+        return replace(self.terms, filters=filters, sizes_table=read_sizes_table(self.output, entry))
+
+    def _survey(self, entry: SampleDataset) -> Index:
+        return survey(
             entry,
-            sizing,
-            self.cache_dir / "index",
-            self.seed,
-            filters=self.file.text_of(entry).caption_filter_list,
+            self.store_of(entry),
+            self._terms_of(entry),
             on_progress=self._say(f"scan {entry.id}"),
             on_warn=lambda text: self._warn(entry.id, text),
         )
-        made = PlannedDataset(
-            entry, index, make_buckets(index, entry, prune=self.prune, oversubscribe=self.oversubscribe)
-        )
+
+    def _scan(self, entry: SampleDataset) -> PlannedDataset:
+        index = self._survey(entry)
+        made = PlannedDataset(entry, index, Buckets(()), self._companions(entry, index))
+        self._bucket(made)
         self._explain(made)
         if made.buckets.count == 0:
             raise empty_report(entry, index, made.dropped, self._effective(entry, 1))
         return made
 
-    def _sizes_table(self, entry: ImageDataset) -> dict[float, Size]:
-        """Target sizes by aspect that a person (or SimpleTuner) wrote into the output folder for this resolution."""
-        if entry.size_kind != "area":
-            return {}
-        path = self.output / f"aspect_resolution_map-{entry.in_unit(entry.resolution)}.json"
-        try:
-            return {
-                float(key): (int(size[0]), int(size[1]))
-                for key, size in json.loads(path.read_text(encoding="utf-8")).items()
-            }
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError, TypeError, IndexError, AttributeError) as cause:
-            raise DataError(
-                f"The resolution map {path} cannot be read: {cause}\n"
-                '  It holds one object such as {"1.75": [1344, 768]}; correct or remove it.'
-            ) from cause
+    def _companions(self, entry: SampleDataset, index: Index) -> list[Companion]:
+        """Everything beside a dataset. Pictures that are still to be generated count as being there."""
+        made = []
+        for companion in self.file.companions(entry):
+            if companion.generator is not None and generated.missing(index, companion):
+                made.append(Companion(companion, index.selected(np.arange(len(index)), absent="missing companion")))
+                made[-1].index.numbers["unfit"][:] = 0
+            else:
+                made.append(paired(index, self._survey(companion), companion))
+        return made
 
-    def _delete_unwanted(self, entry: ImageDataset, index: Index) -> None:
-        rows = np.flatnonzero(index.numbers["unfit"] == CODE["resolution_filter"])
-        for row in rows:
-            (index.root / index.path(int(row))).unlink(missing_ok=True)
-        if len(rows):
-            self._warn(
-                entry.id, f"{len(rows)} pictures below minimum_image_size were deleted (delete_unwanted_images)."
-            )
+    def _bucket(self, d: PlannedDataset) -> None:
+        leave_out_incomplete(d.index, d.companions, self.combined)
+        d.buckets = make_buckets(d.index, d.entry, d.companions, prune=self.prune, oversubscribe=self.oversubscribe)
+
+    def generate(self) -> int:
+        """Make the conditioning pictures that are still missing. Returns how many. Raises DataError, DiskFullError."""
+        made = 0
+        for d in self.datasets:
+            wanting = [c.entry for c in d.companions if c.entry.generator and generated.missing(d.index, c.entry)]
+            for entry in wanting if self.team.is_first else []:
+                made += generated.make(d.index, entry, self.seed, self._say(f"generate {entry.id}"))
+            if wanting:
+                self.team.wait()
+                d.companions = self._companions(d.entry, d.index)
+                self._bucket(d)
+        return made
+
+    def generated_to_make(self) -> dict[str, int]:
+        """Conditioning dataset to the number of pictures that are still to be generated for it."""
+        return {
+            c.entry.id: count
+            for d in self.datasets
+            for c in d.companions
+            if c.entry.generator and (count := len(generated.missing(d.index, c.entry)))
+        }
+
+    def to_delete(self) -> list[tuple[str, str, str]]:
+        """(dataset, path, reason) of every file that filling the caches would delete from the dataset itself."""
+        found = []
+        for d in self.datasets:
+            reasons = {"resolution_filter"} if d.entry.delete_unwanted_images else set()
+            reasons |= set(DAMAGED) if d.entry.delete_problematic_images else set()
+            if reasons and d.index.store.writable:
+                found += [(d.id, path, reason) for path, reason in d.index.left_out_rows() if reason in reasons]
+        return found
+
+    def _delete(self) -> None:
+        """Delete what `to_delete` lists. Not while scanning: a mere plan, or another process, must delete nothing."""
+        counts: dict[str, int] = {}
+        for name, path, _ in self.to_delete():
+            d = next(d for d in self.datasets if d.id == name)
+            with suppress(Missing, Refused):
+                d.index.store.delete(path)
+                counts[name] = counts.get(name, 0) + 1
+        for name, count in counts.items():
+            asked = "delete_unwanted_images, delete_problematic_images"
+            self._warn(name, f"{count} files that are too small or broken were deleted ({asked}).")
 
     def _explain(self, made: PlannedDataset) -> None:
         """One warning about everything that is not used, with some names."""
-        if not made.dropped:
+        if not made.dropped or not self.team.is_first:
             return
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(made.dropped.items()))
         names = [
@@ -215,7 +313,7 @@ class Plan:
     @property
     def training(self) -> list[PlannedDataset]:
         """The datasets that are trained on, in the order of the file."""
-        return [d for d in self.datasets if d.entry.dataset_type == "image"]
+        return [d for d in self.datasets if d.entry.is_training]
 
     @property
     def evaluation(self) -> list[PlannedDataset]:
@@ -228,14 +326,19 @@ class Plan:
         return self
 
     def manifest_hash(self) -> str:
-        """A hash of which pictures with which captions and crops are trained on."""
-        return digest([[d.id, d.index.fingerprint()] for d in self.datasets])
+        """A hash of which samples with which captions, crops and companions are trained on."""
+        return digest(
+            [[d.id, d.index.fingerprint(), [c.index.fingerprint() for c in d.companions]] for d in self.datasets]
+        )
 
     def captions_by_cache(self) -> dict[str, list[str]]:
         """Text cache id to the captions it has to hold, each once, sorted."""
         found: dict[str, set[str]] = {t.id: set() for t in self.file.text_embeds}
         for d in self.datasets:
-            found[self.file.text_of(d.entry).id].update(d.index.distinct_captions())
+            cache = found[self.file.text_of(d.entry).id]
+            cache.update(d.index.distinct_captions())
+            for c in d.companions:
+                cache.update(c.index.distinct_captions() if c.has_captions else ())
         if self.caption_dropout > 0:
             found[self.file.default_text.id].add("")
         found[self.file.default_text.id].update(self.wanted)
@@ -245,12 +348,23 @@ class Plan:
         """All captions, each once, sorted; with "" when captions are sometimes dropped."""
         return sorted({text for texts in self.captions_by_cache().values() for text in texts})
 
-    def _effective(self, entry: ImageDataset, ranks: int) -> int:
+    def _effective(self, entry: SampleDataset, ranks: int) -> int:
         return entry.train_batch_size * ranks * self.accumulation
 
     def order(self, ranks: int = 1) -> Order:
         """The order of batches for `ranks` data-parallel processes."""
-        shapes = [
+        by_epoch = (lambda n: self._shapes(self.in_epoch(n), ranks)) if any(map(self.recrops, self.training)) else None
+        return Order(
+            self._shapes(self.training, ranks),
+            seed=self.seed,
+            ranks=ranks,
+            accumulation=self.accumulation,
+            mode=self.mode,
+            by_epoch=by_epoch,
+        )
+
+    def _shapes(self, datasets: Sequence[PlannedDataset], ranks: int) -> list[DatasetShape]:
+        return [
             DatasetShape(
                 id=d.id,
                 bucket_sizes=d.buckets.sizes,
@@ -265,9 +379,8 @@ class Plan:
                 slider_strength=d.entry.slider_strength,
                 scheduled=scheduled(d.buckets, d.entry, self._effective(d.entry, ranks), self.oversubscribe),
             )
-            for d in self.training
+            for d in datasets
         ]
-        return Order(shapes, seed=self.seed, ranks=ranks, accumulation=self.accumulation, mode=self.mode)
 
     @property
     def lengths(self) -> Lengths:
@@ -304,78 +417,230 @@ class Plan:
                     f"Dataset '{d.id}' is oversubscribed: pictures of its small buckets are repeated to fill batches.",
                 )
 
+    # ------------------------------------------------------------------ epochs with crops of their own
+
+    def recrops(self, d: PlannedDataset) -> bool:
+        """Whether a dataset draws its crops anew in every epoch."""
+        kept = bool(setting(self.config, "aspect_bucket_disable_rebuild", False))
+        draws = d.entry.crop and d.entry.crop_aspect == "random" and not kept
+        return d.entry.vae_cache_clear_each_epoch or draws
+
+    def in_epoch(self, n: int) -> list[PlannedDataset]:
+        """The training datasets as they are in epoch `n` (from 1)."""
+        if self._epoch is None or self._epoch[0] != n:
+            made = [self._recropped(d, n) if n > 1 and self.recrops(d) else d for d in self.training]
+            self._epoch = (n, made, [])
+        return self._epoch[1]
+
+    def _recropped(self, d: PlannedDataset, n: int) -> PlannedDataset:
+        """A dataset with the crops of epoch `n`, and buckets made of them."""
+        index = d.index.selected(np.arange(len(d.index)), absent="vanished")
+        index.numbers["part"], index.numbers["unfit"] = d.index.numbers["part"].copy(), d.index.numbers["unfit"].copy()
+        terms = self._terms_of(d.entry)
+        sizing = sizing_of(
+            d.entry,
+            alignment=terms.alignment,
+            rounding=terms.rounding,
+            canvas=terms.canvas,
+            table=terms.sizes_table,
+        )
+        table = table_of(d.entry, d.index.store)
+        decide(index, np.arange(len(index)), d.entry, sizing, (self.seed, n), table)
+        companions = [self._with_crops_of(index, c) for c in d.companions]
+        made = PlannedDataset(d.entry, index, Buckets(()), companions)
+        self._bucket(made)
+        return made
+
+    @staticmethod
+    def _with_crops_of(source: Index, companion: Companion) -> Companion:
+        if not companion.entry.is_aligned or companion.index.origin is None:
+            return companion
+        return paired(source, companion.index.origin[0], companion.entry)
+
     # ------------------------------------------------------------------ caches
 
-    def use(self, *, text_identity: str | None = None, latent_identity: str | None = None) -> Plan:
+    def use(
+        self,
+        *,
+        text_identity: str | None = None,
+        latent_identity: str | None = None,
+        plain_identity: str | None = None,
+    ) -> Plan:
         """Say which encoders' caches are meant, when nothing is to be encoded here."""
         self.text_identity = text_identity or self.text_identity
         self.latent_identity = latent_identity or self.latent_identity
+        self.plain_identity = plain_identity or self.plain_identity or self.latent_identity
         return self
 
-    def _store(self, folder: Path, entry: Any) -> ShardCache:
-        """The cache in a folder, opened once."""
-        if folder not in self._stores:
-            self._stores[folder] = ShardCache(
+    def _cache(self, folder: Path, entry: Any, where: Any = None) -> ShardCache:
+        """The cache in a folder, opened once; with a copy in a remote storage when `where` names one."""
+        if folder not in self._caches:
+            mirror = None
+            if where is not None and not isinstance(where, LocalFiles):
+                mirror = Mirror(open_store(where), folder)
+                mirror.pull()
+            self._caches[folder] = ShardCache(
                 folder,
                 compress=entry.compress_cache,
                 write_batch=entry.write_batch_size,
                 on_warn=lambda text: self._warn(entry.id, text),
+                on_shard=mirror.push if mirror else None,
             )
-        return self._stores[folder]
+        return self._caches[folder]
 
     def text_cache(self, name: str) -> TextCache:
         """The text cache with this id."""
         entry = next(t for t in self.file.text_embeds if t.id == name)
-        return TextCache(self._store(entry.cache_dir, entry), _given(self.text_identity, "fill_text"))
+        cache = self._cache(entry.cache_dir, entry, entry.where)
+        live = self._encode_text if _on_demand(entry) else None
+        return TextCache(cache, _given(self.text_identity, "fill_text"), live, keep=not entry.text_cache_disable)
 
-    def latent_cache(self, d: PlannedDataset) -> LatentCache:
-        """The latent cache of a dataset."""
-        return LatentCache(
-            self._store(d.entry.cache_dir_vae, d.entry), d.index, _given(self.latent_identity, "fill_latents")
+    def latent_cache(self, d: PlannedDataset, epoch: int = 1) -> SampleCache:
+        """The latent cache of a dataset. Crops of a later epoch have a folder of their own."""
+        folder = d.entry.cache_dir_vae
+        recrops = self.recrops(d)
+        if recrops:
+            folder = folder / f"epoch-{epoch}"
+        live = self._encoders[0] if d.entry.on_demand or (recrops and epoch > 1) else None
+        return SampleCache(
+            self._latents_in(folder, d.entry),
+            d.index,
+            _given(self.latent_identity, "fill_latents"),
+            self._clipping(d.entry),
+            live,
+            keep=not d.entry.vae_cache_disable,
+            watch=self.watch,
         )
 
-    def missing(self) -> Missing:
+    def _latents_in(self, folder: Path, entry: SampleDataset) -> ShardCache:
+        named = self.file.store_of(entry)
+        return self._cache(folder, entry, named.where if named else None)
+
+    def _clipping(self, entry: SampleDataset) -> Clipping | None:
+        return Clipping(entry.video, self.needs) if entry.video is not None else None
+
+    def companion_cache(self, d: PlannedDataset, c: Companion) -> SampleCache:
+        """The cache of what is beside a dataset: latents, masks at their size, or pixels."""
+        identity, encode = self._companion_encoder(c)
+        live = encode if c.entry.on_demand or d.entry.on_demand or self.recrops(d) else None
+        return SampleCache(
+            self._latents_in(c.entry.cache_dir_vae, c.entry),
+            c.index,
+            identity,
+            self._clipping(c.entry),
+            live,
+            keep=not c.entry.vae_cache_disable,
+            watch=self.watch,
+        )
+
+    def _companion_encoder(self, c: Companion) -> tuple[str, Encode | None]:
+        """Identity and encoder of what is beside a sample."""
+        if c.role == "mask":
+            kind = str(c.entry.conditioning_type)
+            return f"{kind} {self.needs.downscale} {self.needs.temporal}", masks_by(kind, self.needs)
+        if c.role == "control" and self.needs.control == "pixels":
+            return "pixels", pixels_as_they_are
+        return _given(self.plain_identity, "fill_latents"), self._encoders[1]
+
+    def missing(self) -> Lacking:
         """What the caches of the encoders in `use` lack; all of it when their identity is unknown."""
-        by_cache = self.captions_by_cache()
-        texts = [
-            len(c) if self.text_identity is None else len(self.text_cache(n).missing(c)) for n, c in by_cache.items()
-        ]
-        latents = [
-            len(d.index.usable)
-            if self.latent_identity is None
-            else int((~self.latent_cache(d).known(d.index.usable)).sum())
-            for d in self.datasets
-        ]
-        return Missing(sum(texts), sum(latents))
+        texts = sum(
+            len(c) if self.text_identity is None else len(self.text_cache(n).missing(c))
+            for n, c in self.captions_by_cache().items()
+            if not _on_demand(next(t for t in self.file.text_embeds if t.id == n))
+        )
+        latents = 0
+        for d in self.datasets:
+            for cache, rows in self._to_fill(d):
+                latents += len(rows) if cache is None else int((~cache.known(rows)).sum())
+        return Lacking(texts, latents)
+
+    def _to_fill(self, d: PlannedDataset) -> Iterator[tuple[SampleCache | None, np.ndarray]]:
+        """Each cache that is filled by the VAE before training, with its rows; None while its identity is unknown."""
+        if not d.entry.on_demand:
+            yield self.latent_cache(d) if self.latent_identity else None, d.index.usable
+        for c in d.companions:
+            if c.role != "mask" and not c.entry.on_demand:
+                yield self.companion_cache(d, c) if self.plain_identity else None, _needed(d, c)
+
+    @property
+    def encodes_while_training(self) -> bool:
+        """Whether the VAE is needed during training."""
+        return any(d.entry.on_demand or self.recrops(d) for d in self.datasets)
+
+    @property
+    def reads_while_training(self) -> bool:
+        """Whether the text encoders are needed during training."""
+        return any(map(_on_demand, self.file.text_embeds))
 
     def fill_text(self, encode: EncodeText, identity: str) -> FillReport:
         """Encode all captions that are not cached. Raises DiskFullError and what the encoder raises."""
         self.use(text_identity=identity)
+        self._encode_text = encode
         total = FillReport()
         for entry in self.file.text_embeds:
-            captions = self.captions_by_cache()[entry.id]
+            if _on_demand(entry) or entry.skips("text"):
+                continue
+            captions = self._share_of(self.captions_by_cache()[entry.id], entry)
             total += self.text_cache(entry.id).fill(
                 captions, encode, entry.text_encoder_batch_size, self._say("encode text")
             )
+            if self.team.size > 1:
+                self.team.wait()
+                self._cache(entry.cache_dir, entry).refresh()
         return total
 
-    def fill_latents(self, encode: EncodePixels, identity: str) -> FillReport:
-        """Encode all pictures that are not cached. Undecodable ones are left out, reported, and remembered."""
-        self.use(latent_identity=identity)
+    def _share_of(self, captions: list[str], entry: TextEmbeds) -> list[str]:
+        rows = self.team.share(np.arange(len(captions)), entry.write_batch_size)
+        return [captions[i] for i in rows]
+
+    def fill_latents(
+        self, encode: EncodePixels, identity: str, plain: tuple[EncodePixels, str] | None = None
+    ) -> FillReport:
+        """Encode all samples that are not cached. Undecodable ones are left out, reported, and remembered.
+
+        `plain` encodes pictures beside samples, when it is another encoder than the one of the samples.
+        """
+        self.use(latent_identity=identity, plain_identity=plain[1] if plain else identity)
+        self._encoders = latents_by(encode), latents_by(plain[0] if plain else encode)
+        self.generate()
+        if self.team.is_first:
+            self._delete()
         total = FillReport()
         for d in self.datasets:
-            if d.entry.delete_unwanted_images:  # not while scanning: a mere plan, or another rank, must delete nothing
-                self._delete_unwanted(d.entry, d.index)
-            report = self.latent_cache(d).fill(encode, d.entry, self._say("encode latents"))
-            total += FillReport(
-                report.made, report.reused, {f"{d.id}: {p}": r for p, r in report.dropped.items()}, report.seconds
-            )
+            report = self._fill(d)
+            total += report
             if report.dropped:
-                d.buckets = make_buckets(d.index, d.entry, prune=self.prune, oversubscribe=self.oversubscribe)
+                self._bucket(d)
                 self._explain(d)
             if d.buckets.count == 0:
                 raise empty_report(d.entry, d.index, d.dropped, self._effective(d.entry, 1))
         return total
+
+    def _fill(self, d: PlannedDataset) -> FillReport:
+        """Fill the caches of one dataset and of what is beside it."""
+        total = FillReport()
+        say = self._say("encode latents")
+        for c in d.companions:
+            if c.entry.on_demand or d.entry.on_demand or c.entry.skips("vae"):
+                continue
+            own = self.companion_cache(d, c)
+            narrowed = own.index.numbers["unfit"].copy()
+            own.index.numbers["unfit"][d.index.dropped != 0] = CODE["missing companion"]
+            _, encode = self._companion_encoder(c)
+            assert encode is not None
+            total += _named(self._filled(own, encode, c.entry, say), c.entry.id)
+            own.index.numbers["unfit"] = narrowed
+        leave_out_incomplete(d.index, d.companions, self.combined)
+        if not d.entry.on_demand and not d.entry.skips("vae"):
+            assert self._encoders[0] is not None
+            total += _named(self._filled(self.latent_cache(d), self._encoders[0], d.entry, say), d.id)
+        return total
+
+    def _filled(self, cache: SampleCache, encode: Encode, entry: SampleDataset, say: Say) -> FillReport:
+        report = cache.fill(encode, entry, say, self.team)
+        cache.agree(self.team)
+        return report
 
     def text(self, caption: str) -> dict[str, Tensor]:
         """The condition of a caption from the default text cache."""
@@ -383,21 +648,39 @@ class Plan:
 
     # ------------------------------------------------------------------ batches
 
-    def source(self, d: PlannedDataset) -> Source:
+    def source(self, d: PlannedDataset, epoch: int = 1) -> Source:
         """A dataset with its caches."""
-        from darkroom.data.loader import Source
+        from darkroom.data.loader import Beside, Source
 
         return Source(
             d.id,
             d.index,
             d.buckets,
-            self.latent_cache(d),
+            self.latent_cache(d, epoch),
             self.text_cache(self.file.text_of(d.entry).id),
             self.text_cache(self.file.default_text.id),
+            tuple(Beside(c, self.companion_cache(d, c)) for c in d.companions),
+            self.combined,
             d.entry.is_regularisation_data,
             d.entry.slider_strength,
             d.entry.timestep_sampling_offset,
         )
+
+    def sources(self, epoch: int) -> list[Source]:
+        """The training datasets with their caches, as they are in an epoch. Latents of epochs before go."""
+        datasets = self.in_epoch(epoch)
+        assert self._epoch is not None
+        if not self._epoch[2]:
+            for d in filter(self.recrops, self.training):
+                self._forget_other_epochs(d.entry.cache_dir_vae, epoch)
+            self._epoch[2].extend(self.source(d, epoch) for d in datasets)
+        return self._epoch[2]
+
+    def _forget_other_epochs(self, folder: Path, epoch: int) -> None:
+        for old in folder.glob("epoch-*"):
+            if old.name != f"epoch-{epoch}" and self.team.is_first:
+                self._caches.pop(old, None)
+                shutil.rmtree(old, ignore_errors=True)
 
     def loader(
         self, *, rank: int = 0, ranks: int = 1, stack: Stack | None = None, order: Order | None = None
@@ -407,42 +690,47 @@ class Plan:
 
         return Loader(
             order or self.order(ranks),
-            [self.source(d) for d in self.training],
+            self.sources,
             rank=rank,
             caption_dropout=self.caption_dropout,
+            masked_loss_probability=float(setting(self.config, "masked_loss_probability", 1.0)),
             stack=stack,
             prefetch=bool(setting(self.config, "dataloader_prefetch", False)),
             qlen=int(setting(self.config, "dataloader_prefetch_qlen", 10)),
+            on_warn=self._warn,
+            watch=self.watch,
         )
 
     def eval_loader(self, dataset: str, *, stack: Stack | None = None, limit: int | None = None) -> Iterator[Batch]:
         """The samples of a held-out dataset, one by one, always in the same order and with their first caption."""
-        from darkroom.data.loader import gather
+        from darkroom.data.loader import Draws, gather
 
         found = next((d for d in self.datasets if d.id == dataset), None)
         if found is None:
             raise DataError(f"There is no dataset '{dataset}'; there are {', '.join(d.id for d in self.datasets)}.")
         source = self.source(found)
         for position, row in enumerate(found.index.usable[:limit].tolist()):
-            yield gather(source, [row], [found.index.captions_of(row)[0]], [False], stack, 0, position)
+            draws = Draws([source.captions_of(row, 0)[0]], [False], [True])
+            yield gather(source, [row], draws, stack, 0, position)
 
     # ------------------------------------------------------------------ telling
 
-    def estimate(self, latent_bytes: Callable[[int, int], int], text_bytes: Callable[[str], int]) -> Estimate:
-        """Entries and bytes the caches will need. `latent_bytes` is given a target's width and height."""
+    def estimate(self, latent_bytes: Callable[[int, int, int], int], text_bytes: Callable[[str], int]) -> Estimate:
+        """Entries and bytes the caches will need. `latent_bytes` is given a target's width, height and frames."""
         latents = reused = written = 0
         for d in self.datasets:
-            rows = d.index.usable
-            known = np.zeros(len(rows), bool) if self.latent_identity is None else self.latent_cache(d).known(rows)
-            reused += int(known.sum())
-            latents += int((~known).sum())
-            todo = rows[~known]
-            shapes = np.stack([d.index.numbers["target_width"][todo], d.index.numbers["target_height"][todo]], 1)
-            for (width, height), count in zip(*np.unique(shapes, axis=0, return_counts=True), strict=True):
-                written += int(count) * latent_bytes(int(width), int(height))
+            for cache, rows in self._to_fill(d):
+                index = d.index if cache is None else cache.index
+                known = np.zeros(len(rows), bool) if cache is None else cache.known(rows)
+                reused += int(known.sum())
+                latents += int((~known).sum())
+                columns = [index.numbers[name][rows[~known]] for name in ("target_width", "target_height", "count")]
+                for shape, count in zip(*np.unique(np.stack(columns, 1), axis=0, return_counts=True), strict=True):
+                    written += int(count) * latent_bytes(*map(int, shape))
         texts = [
             t
             for n, c in self.captions_by_cache().items()
+            if not _on_demand(next(e for e in self.file.text_embeds if e.id == n))
             for t in (c if self.text_identity is None else self.text_cache(n).missing(c))
         ]
         total = sum(len(c) for c in self.captions_by_cache().values())
@@ -455,6 +743,20 @@ class Plan:
     def as_dict(self, ranks: int = 1) -> dict[str, Any]:
         """The same for machines."""
         return reports.as_dict(self, ranks)
+
+
+def _needed(d: PlannedDataset, c: Companion) -> np.ndarray:
+    """Rows of a companion that go with samples that are used."""
+    return np.flatnonzero((d.index.dropped == 0) & c.there)
+
+
+def _named(report: FillReport, name: str) -> FillReport:
+    dropped = {f"{name}: {path}": reason for path, reason in report.dropped.items()}
+    return FillReport(report.made, report.reused, dropped, report.seconds)
+
+
+def _on_demand(entry: TextEmbeds) -> bool:
+    return entry.text_cache_ondemand or entry.text_cache_disable
 
 
 def _given(identity: str | None, step: str) -> str:

@@ -25,19 +25,24 @@ def table(plan: Plan, ranks: int = 1) -> str:
 
 def _dataset(d: PlannedDataset, batches: int | None) -> list[str]:
     e = d.entry
+    what = "clips" if e.dataset_type == "video" else "pictures"
     role = (
         "held out"
         if e.dataset_type == "eval"
         else f"repeats {e.repeats}, probability {e.probability:g}, batch {e.train_batch_size}"
     )
     length = f", {batches} batches" if batches is not None else ""
-    head = f"{d.id}: {d.buckets.count} pictures in {len(d.buckets.buckets)} buckets ({role}{length})"
+    head = f"{d.id}: {d.buckets.count} {what} in {len(d.buckets.buckets)} buckets ({role}{length})"
     rows = [f"  {b.key:>8}  {b.target[0]:>5} x {b.target[1]:<5} {len(b):>8}" for b in d.buckets.buckets[:MOST_BUCKETS]]
     more = d.buckets.buckets[MOST_BUCKETS:]
     if more:
         rows.append(f"  and {len(more)} more buckets with {sum(map(len, more))} pictures")
     left = [f"  left out: {count} {reason}" for reason, count in sorted(d.dropped.items())]
-    return [head, f"  {'aspect':>8}  {'target':>13} {'pictures':>8}", *rows, *left]
+    beside = [
+        f"  with {c.entry.id}: {c.role}, {c.entry.conditioning_type}, for {int(c.there.sum())} of them"
+        for c in d.companions
+    ]
+    return [head, *beside, f"  {'aspect':>8}  {'target':>13} {what:>8}", *rows, *left]
 
 
 def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
@@ -48,7 +53,7 @@ def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
             {
                 "id": d.id,
                 "type": d.entry.dataset_type,
-                "folder": str(d.entry.instance_data_dir),
+                "folder": d.index.store.name,
                 "pictures": d.buckets.count,
                 "listed": len(d.index),
                 "opened": d.index.opened,
@@ -57,7 +62,11 @@ def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
                 "probability": d.entry.probability,
                 "batch_size": d.entry.train_batch_size,
                 "batches": lengths.by_dataset.get(d.id, 0),
-                "buckets": [{"aspect": b.key, "target": list(b.target), "pictures": len(b)} for b in d.buckets.buckets],
+                "companions": [{"id": c.entry.id, "role": c.role, "there": int(c.there.sum())} for c in d.companions],
+                "buckets": [
+                    {"aspect": b.key, "target": list(b.target), "frames": b.frames, "pictures": len(b)}
+                    for b in d.buckets.buckets
+                ],
             }
             for d in plan.datasets
         ],

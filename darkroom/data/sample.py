@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 class Batch:
     """Encoded samples of one bucket of one dataset. Sizes are (height, width) in pixels, crops (top, left)."""
 
-    latents: Tensor  # (B, C, h, w)
+    latents: Tensor  # (B, C, h, w), or (B, C, f, h, w) of clips
     cond: dict[str, Any]  # the stacked text condition
     captions: list[str]  # B; "" where the caption was dropped
     paths: list[str]  # B, relative to the dataset's folder
@@ -25,6 +25,10 @@ class Batch:
     is_regularisation: bool = False
     slider_strength: float | None = None
     timestep_offset: float = 0.0
+    extras: dict[str, Tensor] = field(default_factory=dict)  # (B, ...) what the family keeps beside the latents
+    references: tuple[Tensor, ...] = ()  # latents (B, C, h, w) each; zeros where the conditioning was dropped
+    controls: tuple[Tensor, ...] = ()  # latents, or pixels (B, 3, H, W) in -1..1
+    mask: Tensor | None = None  # (B, 1, h, w) or (B, 1, f, h, w), 0..1: where the loss counts
     epoch: int = 1
     position: int = 0  # of this micro-batch inside the epoch; the next one is position + 1
 
@@ -39,12 +43,18 @@ class Batch:
                 return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
             if isinstance(value, (list, tuple)):
                 return type(value)(move(item) for item in value)
+            if isinstance(value, dict):
+                return {name: move(item) for name, item in value.items()}
             return value
 
         return replace(
             self,
             latents=move(self.latents),
-            cond={k: move(v) for k, v in self.cond.items()},
+            cond=move(self.cond),
+            extras=move(self.extras),
+            references=move(self.references),
+            controls=move(self.controls),
+            mask=move(self.mask),
             dropped=move(self.dropped),
             original_sizes=move(self.original_sizes),
             target_sizes=move(self.target_sizes),

@@ -1,129 +1,129 @@
-"""Listing a folder of pictures: which files there are, how large and how old, without opening one."""
+"""Which samples a dataset has: what its storage lists, or what its table names."""
 
 from __future__ import annotations
 
-import os
+import json
 import random
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
-from stat import S_ISREG
+from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from darkroom.data.tables import SampleTable, without_ending
 from darkroom.media.images import EXTENSIONS
+from darkroom.media.video import VIDEO_ENDINGS
+from darkroom.storage.base import Found, Store
 
 
 @dataclass
 class Listing:
-    """The files below a folder, sorted by path. `problems` counts what could not be listed, by reason."""
+    """Media files with their text files, sorted by path. Sizes in bytes; ages as the storage stamps them."""
 
-    paths: pa.Array  # (n,) string, relative, with forward slashes
-    size: np.ndarray  # (n,) int64, bytes
-    mtime: np.ndarray  # (n,) int64, nanoseconds
-    texts: pa.Array  # (m,) string, the .txt files, relative and without their ending
+    paths: pa.Array  # (n,) string, relative to the root
+    size: np.ndarray  # (n,) int64
+    mtime: np.ndarray  # (n,) int64
+    texts: pa.Array  # (m,) string: paths of the text files, relative and without their ending
     text_size: np.ndarray  # (m,) int64
     text_mtime: np.ndarray  # (m,) int64
     problems: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     folders: int = 0
     others: int = 0
-    stored: bool = False  # taken from an index instead of the folder; text files are as they were
+    stored: bool = False  # taken from an index or a table instead of the storage; text files are as they were
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, rows: np.ndarray) -> None:
-        """Keep only these pictures."""
+        """Keep only these samples."""
         self.paths, self.size, self.mtime = self.paths.take(pa.array(rows)), self.size[rows], self.mtime[rows]
 
+    def with_those_of(self, paths: pa.Array, numbers: dict[str, np.ndarray], hashes: np.ndarray) -> Listing:
+        """Also what an index knows the content of and what is gone, as it was."""
+        gone = pc.invert(pc.is_in(paths, self.paths)).to_numpy(zero_copy_only=False) & (hashes != b"")
+        if not gone.any():
+            return self
+        rows = np.flatnonzero(gone)
+        joined = pa.concat_arrays([self.paths, paths.take(pa.array(rows))])
+        order = pc.sort_indices(joined).to_numpy()
+        self.size = np.concatenate([self.size, numbers["size"][rows]])[order]
+        self.mtime = np.concatenate([self.mtime, numbers["mtime"][rows]])[order]
+        self.paths = joined.take(pa.array(order))
+        return self
 
-def list_pictures(root: Path) -> Listing:
-    """Everything below `root`, hidden names apart. Links to folders are followed, except where they would lead in
-    circles."""
-    found: list[tuple[str, int, int]] = []
-    texts: list[tuple[str, int, int]] = []
-    listing = Listing(pa.array([], pa.string()), *_numbers([]), pa.array([], pa.string()), *_numbers([]))
-    for path, entry in _walk(root, listing):
-        ending = PurePosixPath(path).suffix.lower()
-        if ending not in EXTENSIONS and ending != ".txt":
-            listing.others += 1
-            continue
-        try:
-            path.encode()
-            stat = entry.stat()
-        except UnicodeEncodeError:
-            listing.problems["file name is not UTF-8"] += 1
-            continue
-        except OSError as cause:
-            listing.problems["broken link" if entry.is_symlink() else "unreadable"] += 1
-            listing.notes.append(f"{path!r}: {cause.strerror or cause}")
-            continue
-        if not S_ISREG(stat.st_mode):
-            listing.problems["not a file"] += 1  # a pipe or a device: opening it could wait for ever
-            listing.notes.append(f"{path!r}: a pipe, socket or device")
-            continue
-        (texts if ending == ".txt" else found).append((path, stat.st_size, stat.st_mtime_ns))
-    found.sort()
-    texts.sort()
-    listing.paths = pa.array([row[0] for row in found], pa.string())
-    listing.size, listing.mtime = _numbers(found)
-    listing.texts = pa.array([row[0][:-4] for row in texts], pa.string())
-    listing.text_size, listing.text_mtime = _numbers(texts)
-    return listing
+    def as_tables(self) -> tuple[pa.Table, pa.Table]:
+        """Media and texts as tables, for other processes."""
+        media = pa.table({"paths": self.paths, "size": self.size, "mtime": self.mtime})
+        texts = pa.table({"paths": self.texts, "size": self.text_size, "mtime": self.text_mtime})
+        facts = {"problems": self.problems, "notes": self.notes, "folders": self.folders, "others": self.others}
+        return media.replace_schema_metadata({"facts": json.dumps(facts | {"stored": self.stored})}), texts
+
+    @classmethod
+    def from_tables(cls, media: pa.Table, texts: pa.Table) -> Listing:
+        """The inverse of `as_tables`."""
+        facts = json.loads((media.schema.metadata or {})[b"facts"])
+        facts["problems"] = Counter(facts["problems"])
+        columns: list[Any] = []
+        for table in (media, texts):
+            columns += [table["paths"].combine_chunks(), table["size"].to_numpy(), table["mtime"].to_numpy()]
+        return cls(*columns, **facts)
 
 
-def _numbers(rows: list[tuple[str, int, int]]) -> tuple[np.ndarray, np.ndarray]:
-    count = len(rows)
-    return np.fromiter((r[1] for r in rows), np.int64, count), np.fromiter((r[2] for r in rows), np.int64, count)
+def endings_of(kind: str) -> frozenset[str]:
+    """The endings, in lower case, of the files that a dataset of this type is made of."""
+    return {"image": EXTENSIONS, "video": VIDEO_ENDINGS}.get(kind, EXTENSIONS | VIDEO_ENDINGS)
 
 
-def _walk(root: Path, listing: Listing) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Files below `root` with their relative path. A folder that is its own ancestor through a link is not entered
-    again."""
-    stat = root.stat()
-    stack: list[tuple[str, str, frozenset[tuple[int, int]]]] = [
-        (str(root), "", frozenset([(stat.st_dev, stat.st_ino)]))
-    ]
-    while stack:
-        folder, prefix, ancestors = stack.pop()
-        listing.folders += 1
-        try:
-            with os.scandir(folder) as entries:
-                inside = list(entries)
-        except OSError as cause:
-            listing.problems["unreadable folder"] += 1
-            listing.notes.append(f"{prefix or '.'}: {cause.strerror or cause}")
-            continue
-        for entry in inside:
-            if entry.name.startswith("."):
-                continue
-            try:
-                is_folder = entry.is_dir()
-                identity = _identity(entry) if is_folder else None
-            except OSError as cause:
-                listing.problems["link loop" if entry.is_symlink() else "unreadable"] += 1
-                listing.notes.append(f"{prefix + entry.name!r}: {cause.strerror or cause}")
-                continue
-            if identity is None:
-                yield prefix + entry.name, entry
-            elif identity in ancestors:
-                listing.problems["link loop"] += 1
-                listing.notes.append(f"{prefix + entry.name}: leads back to a folder above it")
-            else:
-                stack.append((entry.path, prefix + entry.name + "/", ancestors | {identity}))
+def is_clip(path: str) -> bool:
+    """Whether a path names a film rather than a picture."""
+    return PurePosixPath(path).suffix.lower() in VIDEO_ENDINGS
 
 
-def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:
-    stat = entry.stat()
-    return stat.st_dev, stat.st_ino
+def list_samples(store: Store, endings: frozenset[str], text_ending: str = ".txt") -> Listing:
+    """Everything in the store with one of these endings, and the text files beside. Raises DataError."""
+    found = store.find(endings | {text_ending})
+    is_text = np.array([path.lower().endswith(text_ending) for path in found.paths], bool)
+    media, texts = np.flatnonzero(~is_text), np.flatnonzero(is_text)
+    made = _listing(found, media)
+    made.texts = without_ending(pa.array([found.paths[i] for i in texts], pa.string()))
+    made.text_size, made.text_mtime = _stamps(found, texts)
+    return made
+
+
+def _listing(found: Found, rows: np.ndarray) -> Listing:
+    none = np.zeros(0, np.int64)
+    size, mtime = _stamps(found, rows)
+    return Listing(
+        pa.array([found.paths[i] for i in rows], pa.string()),
+        size,
+        mtime,
+        pa.array([], pa.string()),
+        none,
+        none,
+        found.problems,
+        found.notes,
+        found.folders,
+        found.others,
+    )
+
+
+def _stamps(found: Found, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(found.sizes, np.int64)[rows], np.array(found.stamps, np.int64)[rows]
+
+
+def listed_in(table: SampleTable) -> Listing:
+    """The samples that a table names, sorted, without asking the storage whether they are there."""
+    paths = table.keys.take(pc.sort_indices(table.keys))
+    none, zeros = np.zeros(0, np.int64), np.zeros(len(paths), np.int64)
+    return Listing(paths, zeros, zeros, pa.array([], pa.string()), none, none, stored=True)
 
 
 def choose_samples(listing: Listing, dataset: str, most: int | None) -> int:
-    """Keep at most `most` pictures, always the same ones for the same files and dataset id. Returns how many were
+    """Keep at most `most` samples, always the same ones for the same files and dataset id. Returns how many were
     left out."""
     if most is None or len(listing) <= most:
         return 0
@@ -134,13 +134,8 @@ def choose_samples(listing: Listing, dataset: str, most: int | None) -> int:
     return left
 
 
-def without_ending(paths: pa.Array) -> pa.Array:
-    """Paths without their last ending: `a.b/c.jpg` to `a.b/c`."""
-    return pc.replace_substring_regex(paths, r"\.[^./]*$", "")
-
-
 def text_of(listing: Listing) -> np.ndarray:
-    """(n,) int64: for each picture the row of its text file, or -1."""
+    """(n,) int64: for each sample the row of its text file, or -1."""
     if len(listing.texts) == 0:
         return np.full(len(listing), -1, np.int64)
     rows = pc.index_in(without_ending(listing.paths), listing.texts)

@@ -19,10 +19,13 @@ EncodeText = Callable[[list[str]], "list[dict[str, Tensor]]"]
 
 
 class TextCache:
-    """The conditions of captions, for one encoder. `identity` says everything about it that changes its output."""
+    """The conditions of captions, for one encoder. `identity` says everything about it that changes its output.
 
-    def __init__(self, cache: ShardCache, identity: str):
-        self.cache, self.identity = cache, identity
+    With `encode` a caption that is not there is encoded when it is asked for, and with `keep` it is also stored.
+    """
+
+    def __init__(self, cache: ShardCache, identity: str, encode: EncodeText | None = None, keep: bool = True):
+        self.cache, self.identity, self.encode, self.keep = cache, identity, encode, keep
 
     def key(self, caption: str) -> str:
         """The entry of a caption."""
@@ -54,8 +57,17 @@ class TextCache:
         try:
             return self.cache.get(self.key(caption))
         except KeyError as cause:
+            if self.encode is not None:
+                return self._make(caption)
             shown = caption if len(caption) <= 60 else caption[:57] + "..."
             raise DataError(
                 f"The caption '{shown}' is not in the text cache {self.cache.folder}.\n"
                 "  Start again without skipping the text cache; only what is missing is made."
             ) from cause
+
+    def _make(self, caption: str) -> dict[str, Tensor]:
+        assert self.encode is not None
+        made = self.encode([caption])[0]
+        if self.keep:
+            self.cache.put(self.key(caption), made)
+        return made

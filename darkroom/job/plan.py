@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from darkroom.data import plan as data_plan
 from darkroom.families.base import Family
 from darkroom.families.repository import Repository
 from darkroom.job import preflight
-from darkroom.options.dataset import read_datasets
+from darkroom.job.needs import needs
+from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.report.eventlog import read
 from darkroom.train import distributed
@@ -32,12 +34,16 @@ def plan(resolved: Resolved) -> dict[str, Any]:
     family, prompts = preflight.check(resolved)
     config = resolved.config
     datasets = read_datasets(config.data_backend_config, config, os.environ)
-    data = data_plan.prepare(config, datasets, Bus(), family.name).scan()
+    data = data_plan.prepare(config, datasets, Bus(), needs(family, config)).scan()
     data.check()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     repository = Repository(family, config, device, distributed.base_dtype(config))
     data.want(wanted(config, prompts))
-    data.use(text_identity=repository.text_identity(), latent_identity=repository.vae_identity())
+    data.use(
+        text_identity=repository.text_identity(),
+        latent_identity=repository.sample_identity(),
+        plain_identity=repository.vae_identity(),
+    )
     steps, epochs = data.steps_and_epochs()
     return {
         "settings": settings(resolved),
@@ -86,8 +92,8 @@ def caches(data: Any, family: Family, repository: Repository) -> dict[str, int]:
     numbers = family.text_numbers(repository.text_configs, repository.options)
     width = torch.empty(0, dtype=repository.text_dtype).element_size()
 
-    def latent_bytes(w: int, h: int) -> int:
-        return facts.channels * (w // facts.downscale) * (h // facts.downscale) * 4 + TENSOR_HEADER
+    def latent_bytes(w: int, h: int, frames: int) -> int:
+        return math.prod(facts.shape(h, w, frames)) * 4 + TENSOR_HEADER
 
     # a caption is stored as two tensors, its tokens and its pooled vector
     estimate = data.estimate(latent_bytes, lambda caption: numbers * width + 2 * TENSOR_HEADER)

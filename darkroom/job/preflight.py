@@ -15,10 +15,20 @@ from darkroom.families.base import Family
 from darkroom.families.repository import Repository
 from darkroom.optim.table import row_of
 from darkroom.options import conflicts
+from darkroom.options.config import option_info
 from darkroom.options.sources import Note, Resolved, located
 from darkroom.report import trackers
 from darkroom.validate import schedulers
 from darkroom.validate.prompts import Prompt, collect
+
+WITHOUT_EFFECT = {
+    "checkpointing_use_tempdir": "checkpoints are always completed in a folder of their own and then renamed",
+    "read_batch_size": "files are read one by one, ahead of the encoder",
+    "vae_cache_scan_behaviour": "a cache entry is named by what made it, so it cannot disagree with its bucket",
+    "override_dataset_config": "the dataset file always counts as it is; nothing is taken from an earlier run",
+    "enable_multiprocessing": "files are prepared by threads, and shared out when a run has several processes",
+}
+"""Options whose purpose is met in another way, with how."""
 
 
 def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
@@ -63,9 +73,10 @@ def remarks(resolved: Resolved, family: Family) -> list[Note]:
     """What a person should know of these settings although nothing is wrong with them."""
     config, sources = resolved.config, resolved.sources
     notes = [*resolved.notes, *conflicts.remarks(config, sources, facts(family))]
-    if not config.checkpointing_use_tempdir:
-        reason = "no effect: checkpoints are always completed in a folder of their own and then renamed"
-        notes.append(Note("checkpointing_use_tempdir", False, sources["checkpointing_use_tempdir"], reason))
+    for name, reason in WITHOUT_EFFECT.items():
+        value = getattr(config, name)
+        if value != option_info(name).default:
+            notes.append(Note(name, value, sources[name], f"no effect: {reason}", ineffective=True))
     return notes
 
 

@@ -30,19 +30,21 @@ from darkroom.core.errors import (
 from darkroom.core.events import Bus, Checkpoint, Event, Progress, RunEnd, RunStart, Step, Validation, Warn
 from darkroom.core.memory import memory_full_says
 from darkroom.data import plan as data_plan
+from darkroom.data.team import Team
 from darkroom.diffusion.noise import seeded
 from darkroom.families.base import Family
 from darkroom.families.components import Parts, scheduler_config
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.families.text import too_long
 from darkroom.job import preflight
+from darkroom.job.needs import needs
 from darkroom.job.phases import phase
 from darkroom.memory import checkpointing
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.optim import table
 from darkroom.optim.schedules import Scheduler, Shape
-from darkroom.options.dataset import read_datasets
+from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved, located
 from darkroom.publish import metadata
 from darkroom.report import lock, page
@@ -229,7 +231,8 @@ def _every_option() -> list[Any]:
 def prepared(run: Run, engine: Any) -> Any:
     """The datasets, scanned and bucketed."""
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
-    plan = data_plan.prepare(run.config, datasets, run.bus, run.family.name)
+    team = Team(engine.process_index, engine.num_processes, engine.wait_for_everyone)
+    plan = data_plan.prepare(run.config, datasets, run.bus, needs(run.family, run.config), team=team)
     refuse_parentless(run, plan)
     with phase(run.bus, "scan"):
         plan.scan()
@@ -239,14 +242,22 @@ def prepared(run: Run, engine: Any) -> Any:
 
 
 def refuse_parentless(run: Run, plan: Any) -> None:
-    """Regularisation data is compared with the model without its adapter; a full run has none."""
-    wanting = [entry.id for entry in plan.file.images if entry.is_regularisation_data]
-    if wanting and run.config.model_type == "full":
-        raise DataError(
-            f"Dataset '{wanting[0]}' has is_regularisation_data, and model_type is full.\n"
-            "  Regularisation data teaches an adapter to leave the base model's answers alone; a full run has no "
-            "adapter.\n  Take is_regularisation_data out, or set model_type to lora."
-        )
+    """Regularisation data and sliders need an adapter; a full run has none."""
+    if run.config.model_type != "full":
+        return
+    for entry in plan.file.training:
+        if entry.is_regularisation_data:
+            raise DataError(
+                f"Dataset '{entry.id}' has is_regularisation_data, and model_type is full.\n"
+                "  Regularisation data teaches an adapter to leave the base model's answers alone; a full run has no "
+                "adapter.\n  Take is_regularisation_data out, or set model_type to lora."
+            )
+        if entry.slider_strength not in (None, 1.0):
+            raise DataError(
+                f"Dataset '{entry.id}' has slider_strength = {entry.slider_strength:g}, and model_type is full.\n"
+                "  A slider is an adapter that is trained in both directions; a full run has none.\n"
+                "  Take slider_strength out, or set model_type to lora."
+            )
 
 
 def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
@@ -262,7 +273,8 @@ def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
     with phase(run.bus, "text cache"):
         plan.want(wanted if prompts and not run.config.validation_disable else [])
         plan.fill_text(encode, identity=parts.text_identity())
-        parts.unload_text()
+        if not plan.reads_while_training:
+            parts.unload_text()
     if cut:
         message = (
             f"{len(cut)} captions are longer than the text encoders read (tokenizer_max_length = "
@@ -275,14 +287,20 @@ def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
     """Fill the latent cache and let the VAE go. Pictures that turn out damaged must leave enough for a batch."""
     from darkroom.families import latents
 
-    def encode(pictures: torch.Tensor) -> torch.Tensor:
+    def plain(pictures: torch.Tensor) -> torch.Tensor:
         return latents.encode(parts.vae(), pictures, parts.latents).cpu()
 
+    def encode(pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+        z = plain(pictures)
+        beside = run.family.sample_entries(parts, pictures, z, run.config)
+        return {"latents": z, **{name: tensor.cpu() for name, tensor in beside.items()}}
+
     with phase(run.bus, "latent cache"):
-        filled = plan.fill_latents(encode, identity=parts.vae_identity())
+        filled = plan.fill_latents(encode, parts.sample_identity(), plain=(plain, parts.vae_identity()))
         if filled.dropped:
             plan.check(processes)
-        parts.unload_vae()
+        if not plan.encodes_while_training:
+            parts.unload_vae()
 
 
 # -- model ------------------------------------------------------------------------------------------------------------
@@ -356,6 +374,7 @@ def trainer(run: Run, engine: Any, adapter: Adapter, scheduler: dict, steps: int
         ema=EMA(adapter.named, config) if config.use_ema else None,
         options=config,
         own_clip=row.own_clip,
+        scaled=adapter.scaled,
     )
     return stepper, draws
 

@@ -206,10 +206,16 @@ def prepare(data: bytes, sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
     return resize_and_crop(image, sizes, crop)
 
 
+def resampling(size: Size, sizes: Sizes) -> Image.Resampling:
+    """The filter that brings a picture of `size` to its intermediary size."""
+    shrinks = sizes.intermediary[0] <= size[0] and sizes.intermediary[1] <= size[1]
+    return Image.Resampling.BOX if sizes.area_down and shrinks else Image.Resampling.LANCZOS
+
+
 def resize_and_crop(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
     """An RGB picture to uint8 (H, W, 3) of the target size."""
     if image.size != tuple(sizes.intermediary):
-        image = image.resize(sizes.intermediary, Image.Resampling.LANCZOS)
+        image = image.resize(sizes.intermediary, resampling(image.size, sizes))
     top, left = crop
     width, height = sizes.target
     return np.asarray(image)[top : top + height, left : left + width].copy()

@@ -13,6 +13,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from darkroom.media.kohya import KohyaSizing
+
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
@@ -38,16 +40,21 @@ class Sizing:
     max_upscale: float | None = None
     canvas: int | None = None
     table: Mapping[float, Size] = field(default_factory=dict)
+    kohya: KohyaSizing | None = None
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What becomes of one picture: resized to `intermediary`, cropped to `target`, kept in bucket `aspect`."""
+    """What becomes of one picture: resized to `intermediary`, cropped to `target`, kept in bucket `aspect`.
+
+    With `area_down` a picture that shrinks is averaged over areas, as musubi-tuner does, instead of by Lanczos.
+    """
 
     original: Size
     target: Size
     intermediary: Size
     aspect: float
+    area_down: bool = False
 
 
 def snap(value: float, alignment: int) -> int:
@@ -187,6 +194,9 @@ def sizes_for(aspect: float, original: Size, sizing: Sizing) -> tuple[Size, Size
 
 def plan_sizes(original: Size, sizing: Sizing, draw: float = 0.0) -> Sizes:
     """All sizes of one picture of `original` size; `draw` (0..1) decides a random aspect."""
+    if sizing.kohya is not None:
+        target, intermediary = sizing.kohya.sizes(original)
+        return Sizes(original, target, intermediary, aspect_of(target, sizing.rounding), area_down=True)
     ratio = original[0] / original[1]
     square = sizing.crop and sizing.crop_aspect == "square"
     target, intermediary = sizes_for(choose_aspect(original, sizing, draw), original, sizing)

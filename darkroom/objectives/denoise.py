@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from darkroom.core.errors import DataError
 from darkroom.diffusion import noise as noises
 from darkroom.diffusion.losses import LOSSES, huber_constant, mean_per_sample
 from darkroom.diffusion.process import Flow, per_sample, process_for
@@ -40,11 +42,12 @@ class Denoise:
     options: Any
     draws: Draws
     untrained: Callable[[], AbstractContextManager[None]]
+    moved: Callable[[float], TimestepSampler] | None = None  # the sampler with a dataset's own offset
 
     def __call__(self, model: Any, batch: Any, step: int) -> Outcome:
         """One batch, forward only. Everything after the network runs in float32."""
         x0 = batch.latents.float()
-        t = self.timesteps.draw(x0, self.draws.structure).to(x0.device)  # (B,)
+        t = self._times(x0, batch.timestep_offset).to(x0.device)  # (B,)
         noise = self._noise(x0)
         x_t = self.process.mix(x0, self._perturbed(noise, step), t)
         cond = batch.cond | self.family.conditions(batch, self.options, self.draws.structure)
@@ -55,9 +58,20 @@ class Denoise:
         pred = self.family.predict(model, seen, t, cond)
 
         error = self._error(pred.float(), target, t)  # as x0
-        errors = mean_per_sample(error, getattr(batch, "mask", None))  # (B,)
+        errors = mean_per_sample(error, batch.mask)  # (B,)
         name = "regularisation" if batch.is_regularisation else "denoise"
         return Outcome({name: errors.mean()}, errors.detach(), self.process.level(t).detach())
+
+    def _times(self, x0: Tensor, offset: float) -> Tensor:
+        """Noise levels (B,). A dataset's own offset moves them before they are squeezed into 0..1."""
+        if offset == 0:
+            return self.timesteps.draw(x0, self.draws.structure)
+        if self.moved is None:
+            raise DataError(
+                f"timestep_sampling_offset = {offset:g}\n  It moves the normal draw of a flow model's noise levels, "
+                f"and this run of {self.family.title} has none.\n  Take it out of the dataset."
+            )
+        return self.moved(offset).draw(x0, self.draws.structure)
 
     def _parent(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """What the model would answer without its adapter: on this data the adapter learns to change nothing."""
@@ -121,7 +135,10 @@ def build(
     """
     prediction = options.prediction_type or _published_prediction(family, scheduler)
     if prediction == "flow_matching":
-        return Denoise(family, Flow(), flow_timesteps(family, options, scheduler), options, draws, untrained)
+        normal = not (options.flux_fast_schedule or options.flow_use_uniform_schedule or options.flow_use_beta_schedule)
+        moved = functools.lru_cache(functools.partial(flow_timesteps, family, options, scheduler)) if normal else None
+        timesteps = flow_timesteps(family, options, scheduler)
+        return Denoise(family, Flow(), timesteps, options, draws, untrained, moved)
     schedule = NoiseSchedule.from_scheduler(scheduler, options.rescale_betas_zero_snr)
     weights = bias_weights(
         len(schedule.alpha_bar),
@@ -131,8 +148,8 @@ def build(
         options.timestep_bias_end,
         options.timestep_bias_multiplier,
     )
-    timesteps = DiscreteTimesteps(weights, segmented=not options.disable_segmented_timestep_sampling)
-    return Denoise(family, process_for(prediction, schedule), timesteps, options, draws, untrained)
+    whole = DiscreteTimesteps(weights, segmented=not options.disable_segmented_timestep_sampling)
+    return Denoise(family, process_for(prediction, schedule), whole, options, draws, untrained)
 
 
 def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:
@@ -142,8 +159,8 @@ def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:
     return scheduler.get("prediction_type") or family.prediction
 
 
-def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any]) -> FlowTimesteps:
-    """The flow sampler that the options describe."""
+def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any], offset: float = 0.0) -> FlowTimesteps:
+    """The flow sampler that the options describe; `offset` is added to a normal draw."""
     if options.flux_fast_schedule:
         return FlowTimesteps(fast)
 
@@ -152,7 +169,7 @@ def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any]) -> F
             return uniform(count, generator)
         if options.flow_use_beta_schedule:
             return beta(count, generator, options.flow_beta_schedule_alpha, options.flow_beta_schedule_beta)
-        return logit_normal(count, generator, options.flow_sigmoid_scale)
+        return logit_normal(count, generator, options.flow_sigmoid_scale, offset)
 
     if options.flow_schedule_auto_shift:
         line = ShiftLine.from_scheduler(scheduler)

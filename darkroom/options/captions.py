@@ -19,7 +19,6 @@ class CaptionOptions(Section):
     ] = option(
         "filename",
         "Where captions come from: a .txt beside the picture, its file name, a parquet table, or one prompt for all.",
-        pending_choices={"csv": later.DATASETS, "huggingface": later.DATASETS},
     )
     caption_dropout_probability: float = option(
         0.1,

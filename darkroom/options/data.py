@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from darkroom.options import later
 from darkroom.options.field import SET, Section, option
 
 
@@ -58,7 +57,6 @@ class DataOptions(Section):
         False,
         "With random aspects, keep the buckets of the first epoch instead of drawing new ones.",
         level="expert",
-        pending=later.DATASETS,
     )
     disable_bucket_pruning: bool = option(
         False, "Keep buckets that hold fewer pictures than one batch.", level="advanced"
@@ -66,38 +64,31 @@ class DataOptions(Section):
     allow_dataset_oversubscription: bool = option(
         False, "Repeat a dataset that is too small for one batch, unless it says its own repeats."
     )
-    ignore_missing_files: bool = option(
-        False, "Go on when files that were there have disappeared.", level="advanced", pending=later.DATASETS
-    )
+    ignore_missing_files: bool = option(False, "Go on when files that were there have disappeared.", level="advanced")
     delete_unwanted_images: bool = option(
         False,
         "Delete pictures that are too small from the dataset itself; there is no way back.",
         level="expert",
-        pending=later.DATASETS,
     )
     delete_problematic_images: bool = option(
         False,
         "Delete pictures that cannot be read from the dataset itself; there is no way back.",
         level="expert",
-        pending=later.DATASETS,
     )
     override_dataset_config: bool = option(
         False,
         "Go on although a dataset's settings differ from those it was prepared with.",
         level="advanced",
-        pending=later.DATASETS,
     )
     preserve_data_backend_cache: bool = option(
         False,
         "Keep the list of files between runs instead of listing a large bucket again.",
         level="advanced",
-        pending=later.DATASETS,
     )
     skip_file_discovery: str | None = option(
         None,
         "Comma-separated stages whose search for files is left out: vae, aspect, metadata, text.",
         level="expert",
-        pending=later.DATASETS,
     )
     cache_dir_text: str | None = option(
         None, "Folder for prepared caption embeddings; left out, cache/text inside output_dir.", level="advanced"
@@ -113,43 +104,34 @@ class DataOptions(Section):
         False,
         "Encode pictures when they are first needed, not before training.",
         level="advanced",
-        pending=later.CACHING,
     )
     vae_cache_disable: bool = option(
         False,
         "Encode pictures whenever they are needed and write nothing.",
         level="advanced",
-        pending=later.CACHING,
     )
     vae_cache_scan_behaviour: Literal["recreate", "sync"] = option(
         "recreate",
         "When a scan finds a prepared latent of another size: make it anew, or move the picture to its bucket.",
         level="expert",
-        pending=later.CACHING,
     )
     image_processing_batch_size: int = option(
         32, "Pictures that are decoded and cropped together while caches are filled.", ge=1, level="expert"
     )
-    read_batch_size: int = option(
-        25, "Files read together while caches are filled.", ge=1, level="expert", pending=later.DATASETS
-    )
+    read_batch_size: int = option(25, "Files read together while caches are filled.", ge=1, level="expert")
     write_batch_size: int = option(64, "Prepared entries written together.", ge=1, level="expert")
     max_workers: int = option(32, "Threads that read and prepare files.", ge=1, level="expert")
     enable_multiprocessing: bool = option(
         False,
         "Prepare files in several processes instead of threads.",
         level="expert",
-        pending=later.DATASETS,
     )
-    aws_max_pool_connections: int = option(
-        128, "Connections kept open to an object store.", ge=1, level="expert", pending=later.DATASETS
-    )
+    aws_max_pool_connections: int = option(128, "Connections kept open to an object store.", ge=1, level="expert")
     metadata_update_interval: int = option(
         3600,
         "Seconds between two saves of what a long scan has found.",
         ge=1,
         level="expert",
-        pending=later.DATASETS,
     )
     dataloader_prefetch: bool = option(
         False, "Prepare the next batches while the present one trains.", level="advanced"
@@ -165,23 +147,13 @@ class DataOptions(Section):
         "random",
         "With several conditioning datasets, give each sample one at random or all of them.",
         level="advanced",
-        pending=later.CONDITIONING,
     )
-    framerate: float | None = option(
-        None, "Frames per second of video training data.", gt=0, level="advanced", pending=later.DATASETS
-    )
+    framerate: float | None = option(None, "Frames per second of video training data.", gt=0, level="advanced")
     print_filenames: bool = option(
         False,
         "Name each file as it is read, to find one that stops the run.",
         level="expert",
-        pending=later.DATASETS,
     )
-    print_sampler_statistics: bool = option(
-        False, "Print what the sampler has drawn so far.", level="expert", pending=later.DATASETS
-    )
-    debug_aspect_buckets: bool = option(
-        False, "Print how each picture finds its bucket.", level="expert", pending=later.DATASETS
-    )
-    debug_dataset_loader: bool = option(
-        False, "Print what the data loader does.", level="expert", pending=later.DATASETS
-    )
+    print_sampler_statistics: bool = option(False, "Print what the sampler has drawn so far.", level="expert")
+    debug_aspect_buckets: bool = option(False, "Print how each picture finds its bucket.", level="expert")
+    debug_dataset_loader: bool = option(False, "Print what the data loader does.", level="expert")

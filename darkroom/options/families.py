@@ -97,7 +97,7 @@ class FamilyOptions(Section):
         "Train LTX from text alone, or also from a first frame.",
         level="advanced",
         families=_LTX,
-        pending=later.DATASETS,
+        pending=later.FAMILY,
     )
     ltx_i2v_prob: float = option(
         0.1,
@@ -107,7 +107,7 @@ class FamilyOptions(Section):
         level="expert",
         families=_LTX,
         when=_LTX_I2V,
-        pending=later.DATASETS,
+        pending=later.FAMILY,
     )
     ltx_partial_noise_fraction: float = option(
         0.05,
@@ -117,12 +117,12 @@ class FamilyOptions(Section):
         level="expert",
         families=_LTX,
         when=_LTX_I2V,
-        pending=later.DATASETS,
+        pending=later.FAMILY,
     )
     ltx_protect_first_frame: bool = option(
         False,
         "Keep the first frame free of noise in LTX training.",
         level="expert",
         families=_LTX,
-        pending=later.DATASETS,
+        pending=later.FAMILY,
     )

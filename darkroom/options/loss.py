@@ -48,7 +48,6 @@ class LossOptions(Section):
         ge=0,
         le=1,
         level="advanced",
-        pending=later.CONDITIONING,
     )
     diff2flow_enabled: bool = option(
         False, "Read an epsilon or v model as a flow model.", level="expert", pending=later.METHODS

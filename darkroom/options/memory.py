@@ -53,7 +53,7 @@ class MemoryOptions(Section):
         "Compute the 3-D convolutions of a video VAE in patches, somewhat slower.",
         level="expert",
         families=("hunyuanvideo", "kandinsky5_video"),
-        pending=later.DATASETS,
+        pending=later.FAMILY_PARTS,
     )
     accelerator_cache_clear_interval: int | None = option(
         None,

@@ -110,23 +110,23 @@ class ValidationOptions(Section):
         False,
         "Start from pictures of the datasets, for models that edit pictures.",
         level="advanced",
-        pending=later.CONDITIONING,
+        pending=later.VALIDATION,
     )
     validation_stitch_input_location: Literal["left", "right"] = option(
         "left",
         "Side of a validation picture on which its input picture is shown.",
         level="expert",
         when={"validation_using_datasets": True},
-        pending=later.CONDITIONING,
+        pending=later.VALIDATION,
     )
     validation_torch_compile: bool = option(
         False, "Compile the model for validation.", level="expert", pending=later.COMPILE
     )
     validation_num_video_frames: int | None = option(
-        None, "Number of frames of validation videos.", ge=1, level="advanced", pending=later.DATASETS
+        None, "Number of frames of validation videos.", ge=1, level="advanced"
     )
     validation_audio_only: bool = option(
-        False, "Make only the sound of models that make video with sound.", level="expert", pending=later.DATASETS
+        False, "Make only the sound of models that make video with sound.", level="expert", pending=later.FAMILY_PARTS
     )
     validation_guidance_skip_layers: list[int] | None = option(
         None,

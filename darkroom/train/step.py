@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,6 +40,7 @@ class Stepper:
     ema: EMA | None
     options: Any
     own_clip: bool = False
+    scaled: Callable[[float | None], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # type: ignore[assignment]
 
     def __call__(self, batches: Sequence[Any], step: int) -> Report:
         """Update the weights once from `batches`, whose gradients are averaged. `step` counts finished steps.
@@ -49,7 +50,8 @@ class Stepper:
         rate = self.scheduler.set(step)
         outcomes = []
         for number, batch in enumerate(batches, 1):
-            with self._synchronised(number == len(batches)):
+            # backward recomputes what checkpointing dropped, so the strength must still hold there
+            with self._synchronised(number == len(batches)), self.scaled(batch.slider_strength):
                 with self.engine.autocast():
                     outcome = self.objective(self.model, batch, step)
                 self.engine.backward(sum(outcome.terms.values()) / len(batches))

@@ -13,7 +13,8 @@ from PIL import Image
 
 from darkroom.core.events import Bus, Event
 from darkroom.data.plan import Plan, prepare
-from darkroom.options.dataset import DatasetFile, read_datasets
+from darkroom.data.needs import Needs
+from darkroom.options.datasets import DatasetFile, read_datasets
 
 
 def write_picture(
@@ -44,6 +45,7 @@ class Workshop:
             "compress_disk_cache": False,
         }
         self.events: list[Event] = []
+        self.needs = Needs("toy")
 
     @property
     def config(self) -> Any:
@@ -66,7 +68,7 @@ class Workshop:
     def plan(self, *entries: Any) -> Plan:
         bus = Bus()
         bus.on(Event, self.events.append)
-        return prepare(self.config, self.read(*(entries or (self.entry(),))), bus, "toy")
+        return prepare(self.config, self.read(*(entries or (self.entry(),))), bus, self.needs)
 
     def add(self, count: int, size: tuple[int, int] = (64, 64), prefix: str = "p", folder: str = "") -> list[Path]:
         return [

@@ -10,7 +10,7 @@ import pytest
 
 from darkroom.core.errors import DataError
 from darkroom.data.captions import compile_filters, shuffled
-from darkroom.options.dataset import CaptionShuffle
+from darkroom.options.datasets import CaptionShuffle
 
 
 def captions(shop, **keys) -> list[str]:
@@ -86,7 +86,7 @@ def test_a_table_gives_captions_and_sizes_without_opening_a_picture(shop, name: 
     rows = {"id": ["sub/p0", "sub/p1"], "description": [["a", "b"], ["c"]], "width": [96, 96], "height": ["64", "64"]}
     if name == "t.parquet":
         rows["height"] = [64, 64]
-    monkeypatch.setattr("darkroom.data.index.read_size", lambda path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr("darkroom.data.facts.read_size", lambda path: pytest.fail(f"{path} was opened"))
     plan = shop.plan(shop.entry(**table(shop, rows, name))).scan()
     assert plan.captions() == ["a", "b", "c"]
     assert plan.datasets[0].dropped == {"not in the table": 1}
@@ -117,7 +117,7 @@ def test_a_fallback_column_stands_in_for_empty_captions(shop) -> None:
         ({"id": [None], "description": ["x"]}, "without a name"),
         ({"id": ["p000"], "description": [""]}, "have no caption"),
         ({"id": ["p000"], "description": [["x", None]]}, "missing captions"),
-        ({"id": ["p000"], "description": [5]}, "int values"),
+        ({"id": ["p000"], "description": [5]}, "int64 values"),
         ({"id": ["p000"], "description": ["x"]}, "no column 'width'"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.core.errors import ConfigError, ConfigErrors, DataError, UserError
-from darkroom.options.dataset import read_datasets
+from darkroom.options.datasets import read_datasets
 
 TEXT = {"id": "text", "dataset_type": "text_embeds", "default": True}
 
@@ -23,7 +23,7 @@ def complaint(shop, *entries, **options) -> str:
 def test_a_minimal_entry_takes_over_the_global_options(shop) -> None:
     shop.options |= {"vae_batch_size": 3, "aspect_bucket_alignment": 64}
     made = shop.read({"id": "pics", "instance_data_dir": str(shop.pictures) + "/"})
-    entry = made.images[0]
+    entry = made.samples[0]
     assert (entry.vae_batch_size, entry.train_batch_size, entry.resolution_type, entry.crop) == (
         3,
         2,
@@ -41,7 +41,7 @@ def test_a_made_up_text_cache_avoids_taken_names(shop) -> None:
 
 def test_placeholders_are_filled_and_unknown_ones_left(shop) -> None:
     entry = shop.entry(cache_dir_vae="{output_dir}/{model_family}/{id}/{env:WHERE}/{env:UNSET}{other}")
-    made = shop.read(entry, environ={"WHERE": "here"}).images[0]
+    made = shop.read(entry, environ={"WHERE": "here"}).samples[0]
     assert str(made.cache_dir_vae) == f"{shop.folder}/out/toy/pics/here/{{other}}"
 
 
@@ -54,7 +54,7 @@ def test_disabled_entries_are_not_looked_at(shop) -> None:
 
 def test_the_home_folder_is_expanded(shop, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(shop.folder))
-    assert shop.read(shop.entry(instance_data_dir="~/pictures")).images[0].instance_data_dir == shop.pictures
+    assert shop.read(shop.entry(instance_data_dir="~/pictures")).samples[0].where.root == shop.pictures
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,12 @@ def test_the_home_folder_is_expanded(shop, monkeypatch) -> None:
     [
         ({"resoluton": 512}, ["resoluton", "Did you mean resolution"]),
         ({"crop_style": "midle"}, ["crop_style", "random, center, centre, corner"]),
-        ({"crop_style": "face"}, ["crop_style", "later release"]),
         ({"crop_aspect": "wide"}, ["crop_aspect", "square, preserve, closest, random"]),
         ({"resolution_type": "inches"}, ["resolution_type", "pixel, area, pixel_area"]),
         ({"dataset_type": "vidoe"}, ["dataset_type", "Did you mean video"]),
-        ({"dataset_type": "video"}, ["video", "later release", "disabled"]),
-        ({"conditioning_type": "mask"}, ["conditioning", "later release"]),
-        ({"type": "aws"}, ["aws", "later release"]),
+        ({"dataset_type": "grounding"}, ["grounding", "later release", "disabled"]),
+        ({"conditioning_type": "mask"}, ["belong to those of another dataset"]),
+        ({"type": "aws"}, ["needs aws_bucket_name, aws_endpoint_url, aws_access_key_id, aws_secret_access_key"]),
         ({"type": "ftp"}, ["There is no such storage"]),
         ({"type": "csv", "dataset_type": "text_embeds"}, ["cannot hold a cache"]),
         ({"caption_strategy": "huggingface"}, ["caption_strategy", "exist only in datasets of type huggingface"]),
@@ -82,8 +81,8 @@ def test_the_home_folder_is_expanded(shop, monkeypatch) -> None:
         ({"parquet": {"captions": 1}}, ["parquet.path", "parquet.captions"]),
         ({"caption_filter_list": ["x"]}, ["belongs to a text_embeds entry"]),
         ({"disable_vae_cache": True}, ["Write vae_cache_disable"]),
-        ({"vae_cache_ondemand": True}, ["vae_cache_ondemand", "later release"]),
-        ({"conditioning_data": "other"}, ["conditioning_data", "later release"]),
+        ({"audio": {"channels": 2}}, ["audio", "No family that trains on sound"]),
+        ({"conditioning_data": "other"}, ["No enabled conditioning dataset is called 'other'"]),
         ({"maximum_image_size": 2048}, ["Set target_downsample_size"]),
         ({"resolution_type": "area", "resolution": 1.0, "minimum_image_size": 512}, ["megapixels"]),
         (
@@ -176,8 +175,8 @@ def test_an_absent_file_or_option_is_explained(shop) -> None:
 
 def test_what_is_not_offered_yet_becomes_a_warning_when_asked(shop) -> None:
     shop.options["ignore_unsupported"] = True
-    made = shop.read(shop.entry(conditioning_data="x", nonsense=1), {"id": "clips", "dataset_type": "video"})
-    assert [d.id for d in made.images] == ["pics"]
+    made = shop.read(shop.entry(delete_nsfw_images=True, nonsense=1), {"id": "songs", "dataset_type": "audio"})
+    assert [d.id for d in made.samples] == ["pics"]
     assert len(made.warnings) == 3
 
 
@@ -194,7 +193,7 @@ def test_other_spellings_and_forms_are_understood(shop) -> None:
             crop_aspect_buckets=[{"aspect_ratio": 1.0, "weight": 0.25}, {"aspect_bucket": 2, "weight": 0.75}],
         )
     )
-    entry = made.images[0]
+    entry = made.samples[0]
     assert (entry.probability, entry.repeats, entry.repeats_given, entry.is_regularisation_data) == (1.0, 2, True, True)
     assert (entry.crop_aspect_buckets, entry.crop_aspect_weights) == ((1.0, 2.0), (0.25, 0.75))
     assert any("hash_filenames" in w for w in made.warnings)
@@ -209,5 +208,5 @@ def test_filters_come_from_arrays_and_files(shop) -> None:
 
 
 def test_square_edges_and_areas_agree_on_one_unit(shop) -> None:
-    entry = shop.read(shop.entry(resolution=1024)).images[0]
+    entry = shop.read(shop.entry(resolution=1024)).samples[0]
     assert entry.in_unit(entry.resolution) == pytest.approx(1.048576)

@@ -29,7 +29,7 @@ def test_batches_hold_the_latents_of_their_pictures(shop) -> None:
         assert batch.latents.shape[1:] == (3, int(batch.target_sizes[0, 0]) // 8, int(batch.target_sizes[0, 1]) // 8)
         for i, path in enumerate(batch.paths):
             index, at = plan.datasets[0].index, row[path]
-            assert torch.equal(batch.latents[i], plan.latent_cache(plan.datasets[0]).get(at))
+            assert torch.equal(batch.latents[i], plan.latent_cache(plan.datasets[0]).get(at)["latents"])
             assert batch.cond["text"][i, 0] == len(batch.captions[i])
             assert batch.original_sizes[i].tolist() == list(index.sizes(at).original)[::-1]
             assert tuple(batch.crops[i].tolist()) == index.crop(at)
@@ -45,7 +45,8 @@ def test_latents_are_the_encoding_of_the_prepared_pixels(shop) -> None:
     plan = shop.filled()
     index = plan.datasets[0].index
     pixels = to_tensor(prepare(paths[0].read_bytes(), index.sizes(0), index.crop(0)))
-    assert torch.allclose(plan.latent_cache(plan.datasets[0]).get(0), shop.encode_pixels(pixels[None])[0], atol=1e-6)
+    made = plan.latent_cache(plan.datasets[0]).get(0)["latents"]
+    assert torch.allclose(made, shop.encode_pixels(pixels[None])[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("prefetch", [False, True])
@@ -145,8 +146,8 @@ def test_buckets_that_cannot_fill_a_batch_are_all_named(shop) -> None:
     for word in (
         "'pics'",
         "effective batch of 4",
-        "3 pictures, needs repeats 1",
-        "2 pictures, needs repeats 1",
+        "3 samples, needs repeats 1",
+        "2 samples, needs repeats 1",
         "allow_dataset_oversubscription",
     ):
         assert word in str(caught.value)
@@ -216,7 +217,7 @@ def test_slider_and_regularisation_are_told_to_the_step(shop) -> None:
 
 
 def test_planning_needs_no_torch() -> None:
-    code = "import sys, darkroom.data.plan, darkroom.options.dataset; sys.exit('torch' in sys.modules)"
+    code = "import sys, darkroom.data.plan, darkroom.options.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

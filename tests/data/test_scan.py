@@ -9,16 +9,24 @@ import pytest
 
 from darkroom.core.errors import DataError
 from darkroom.core.events import Progress, Warn
-from darkroom.data import index as indexes
-from darkroom.data.scan import choose_samples, list_pictures
+from darkroom.data import facts
+from darkroom.data.scan import Listing, choose_samples, endings_of, list_samples
+from darkroom.data.threads import in_chunks
+from darkroom.options.datasets.where import LocalFiles
+from darkroom.storage import open_store
+
+
+def list_pictures(root: Path) -> Listing:
+    """The pictures in a folder."""
+    return list_samples(open_store(LocalFiles(root=root)), endings_of("image"))
 
 
 @pytest.fixture
 def opened(monkeypatch) -> list[str]:
     """Names of the pictures whose headers were read."""
     names: list[str] = []
-    real = indexes.read_size
-    monkeypatch.setattr(indexes, "read_size", lambda path: (names.append(Path(path).name), real(path))[1])
+    real = facts.read_size
+    monkeypatch.setattr(facts, "read_size", lambda path: (names.append(Path(path).name), real(path))[1])
     return names
 
 
@@ -237,7 +245,7 @@ def test_slow_storage_is_read_by_several_threads(monkeypatch) -> None:
         seen.add(threading.get_ident())
         return item
 
-    found = [x for chunk in indexes.in_chunks(work, range(400), 4) for x in chunk]
+    found = [x for chunk in in_chunks(work, range(400), 4) for x in chunk]
     assert found == list(range(400))
     assert len(seen) > 2
 

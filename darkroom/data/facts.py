@@ -1,0 +1,125 @@
+"""What is read from each file: sizes from headers, lengths of clips, and where a face is when crops ask for it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pyarrow as pa
+
+from darkroom.data.index import CODE, FACTS, Index, Say
+from darkroom.data.scan import is_clip
+from darkroom.data.tables import SampleTable
+from darkroom.data.threads import in_chunks
+from darkroom.media.images import BadPicture, load_rgb, read_size
+from darkroom.media.video import probe
+from darkroom.options.datasets import SampleDataset
+from darkroom.storage.base import Missing, Refused, Store
+
+Row = tuple[int, int, int, float, float, float, float, int]
+"""width, height, frames, fps, duration, focus x, focus y, reason code: the order of FACTS."""
+
+NOTHING = (0, 0, 0, 0.0, 0.0, -1.0, -1.0)
+
+
+class Saver:
+    """Saves an index now and then while it is being filled, so that a scan of hours that is stopped goes on."""
+
+    def __init__(self, index: Index, seconds: float):
+        self.index, self.seconds, self.last = index, seconds, time.monotonic()
+
+    def __call__(self) -> None:
+        """Save if it is time to. Decisions are not made yet, so they do not count as made."""
+        if time.monotonic() - self.last < self.seconds:
+            return
+        settings, self.index.settings = self.index.settings, {**self.index.settings, "decisions": ""}
+        self.index.changed = True
+        self.index.save()
+        self.index.settings, self.last = settings, time.monotonic()
+
+
+def read_facts(
+    index: Index,
+    rows: np.ndarray,
+    dataset: SampleDataset,
+    table: SampleTable,
+    say: Say | None,
+    saver: Callable[[], None] | None = None,
+) -> None:
+    """Facts of `rows`: from the table when it has them, or from file headers, read by several threads."""
+    if len(rows) == 0:
+        return
+    paths = index.paths.take(pa.array(rows))
+    if {"width", "height"} <= set(table.numbers):
+        _from_table(index, rows, paths, dataset, table)
+        return
+    index.opened = len(rows)
+    store, sizes = index.store, index.numbers["size"][rows].tolist()
+    faces = dataset.crop_style == "face"
+    workers = min(dataset.aspect_bucket_worker_count, store.connections) if not store.remote else store.connections
+    asked = list(zip(paths.to_pylist(), sizes, strict=True))
+    found = in_chunks(lambda item: _header(store, *item, faces), asked, workers, store.remote)
+    _keep(index, rows, found, say, saver or (lambda: None))
+
+
+def _from_table(index: Index, rows: np.ndarray, paths: pa.Array, dataset: SampleDataset, table: SampleTable) -> None:
+    """Facts that stand in the table. A row without a size is left out."""
+    at = table.rows_of(paths)
+    safe = np.maximum(at, 0)
+    for name in ("width", "height", "frames", "fps"):
+        if name in table.numbers and len(table):
+            index.numbers[name][rows] = np.nan_to_num(table.numbers[name][safe])
+    known = (at >= 0) & (index.numbers["width"][rows] > 0) & (index.numbers["height"][rows] > 0)
+    if dataset.video is None:
+        index.numbers["frames"][rows] = 1
+    else:
+        known &= index.numbers["frames"][rows] > 0
+        rate = index.numbers["fps"][rows]
+        index.numbers["duration"][rows] = np.divide(
+            index.numbers["frames"][rows], rate, out=np.zeros(len(rows)), where=rate > 0
+        )
+    for name in ("focus_x", "focus_y"):
+        index.numbers[name][rows] = -1
+    index.numbers["bad"][rows] = np.where(known, 0, CODE["not in the table"])
+
+
+def _keep(
+    index: Index, rows: np.ndarray, found: Iterator[list[Row]], say: Say | None, saver: Callable[[], None]
+) -> None:
+    done = 0
+    for chunk in found:
+        at = rows[done : done + len(chunk)]
+        for name, column in zip(FACTS, zip(*chunk, strict=True), strict=True):
+            index.numbers[name][at] = np.array(column, FACTS[name])
+        done += len(chunk)
+        saver()
+        if say is not None:
+            say(done, len(rows))
+
+
+def _header(store: Store, path: str, size: int, faces: bool) -> Row:
+    """Facts of one file. Raises Unreachable when the storage as a whole does not answer."""
+    try:
+        if is_clip(path):
+            clip = probe(store.local(path) or store.open(path, size))
+            return clip.width, clip.height, clip.frames, clip.fps, clip.duration, -1.0, -1.0, 0
+        if faces:
+            return _with_face(store.read(path))
+        local = store.local(path)
+        width, height = read_size(str(local) if local else store.open(path, size))
+        return width, height, 1, 0.0, 0.0, -1.0, -1.0, 0
+    except BadPicture as bad:
+        return *NOTHING, CODE[bad.reason]
+    except (Missing, FileNotFoundError):
+        return *NOTHING, CODE["vanished"]
+    except (Refused, OSError):
+        return *NOTHING, CODE["unreadable"]
+
+
+def _with_face(data: bytes) -> Row:
+    from darkroom.media.faces import face_centre
+
+    image = load_rgb(data)
+    centre = face_centre(np.asarray(image)) or (-1.0, -1.0)
+    return image.width, image.height, 1, 0.0, 0.0, *centre, 0

@@ -1,0 +1,37 @@
+"""What a model asks of data, as plain values, so that nothing here has to know a family."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from darkroom.media.frames import FrameRule
+
+ANY_NUMBER = FrameRule()
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Which samples a family can use.
+
+    media       kinds of samples that it trains on
+    frames      which numbers of frames its clips may have
+    fps         frames per second that it was trained with, None when it has no rate of its own
+    downscale   pixels per latent position along an edge; `temporal` frames per latent frame after the first, 0 for none
+    references  it takes other pictures beside the noised one
+    control     how a control picture reaches it: as "latents", as "pixels", or not at all
+    """
+
+    name: str
+    title: str = ""
+    media: frozenset[str] = frozenset({"image"})
+    frames: FrameRule = ANY_NUMBER
+    fps: float | None = None
+    downscale: int = 8
+    temporal: int = 0
+    references: bool = False
+    control: str | None = None
+
+    @property
+    def called(self) -> str:
+        """Its name for people."""
+        return self.title or self.name

@@ -1,0 +1,55 @@
+"""Processes that prepare data together: each does its share, and all go on with the same result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from darkroom.core import files
+
+
+def _nobody() -> None:
+    """There is nobody to wait for."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among several. `wait` returns when all have called it."""
+
+    rank: int = 0
+    size: int = 1
+    wait: Callable[[], None] = _nobody
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process does what must be done once."""
+        return self.rank == 0
+
+    def share(self, rows: np.ndarray, chunk: int) -> np.ndarray:
+        """This process's part of `rows`: every `size`-th chunk, so that a chunk becomes the same shard whoever makes
+        it."""
+        if self.size == 1:
+            return rows
+        starts = range(self.rank * chunk, len(rows), self.size * chunk)
+        return np.concatenate([rows[:0], *(rows[i : i + chunk] for i in starts)])
+
+    def exchanged(self, place: Path, mine: pa.Table) -> list[pa.Table]:
+        """What every process found, in the order of ranks; `place` names the files that carry it."""
+        if self.size == 1:
+            return [mine]
+        names = [place.with_name(f"{place.name}.part-{rank}") for rank in range(self.size)]
+        with files.atomic(names[self.rank]) as temporary:
+            pq.write_table(mine, temporary)
+        self.wait()
+        found = [pq.read_table(name, memory_map=False) for name in names]
+        self.wait()
+        names[self.rank].unlink(missing_ok=True)
+        return found
+
+
+ALONE = Team()

@@ -1,0 +1,26 @@
+"""What the chosen family and flavour ask of the datasets."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from darkroom.data.needs import Needs
+from darkroom.families.base import Family
+from darkroom.media.frames import FrameRule
+
+MEDIA = {"images": "image", "video": "video"}
+
+
+def needs(family: Family, config: Any) -> Needs:
+    """The family's facts in the words of the data path."""
+    supports, latents = family.supports_for(config.model_flavour), family.latents_for(config.model_flavour)
+    return Needs(
+        family.name,
+        family.title,
+        media=frozenset(kind for word, kind in MEDIA.items() if word in supports),
+        frames=FrameRule(step=max(1, latents.temporal)),
+        fps=config.framerate or family.fps_for(config.model_flavour),
+        downscale=latents.downscale,
+        temporal=latents.temporal,
+        references="references" in supports,
+    )

@@ -1,0 +1,75 @@
+"""musubi-tuner's size arithmetic (kohya-ss): buckets of one area in fixed steps, and control pictures near a size.
+
+Sizes are (width, height) in pixels. A picture is scaled to cover its bucket, halves rounded up, and cropped at the
+centre.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from dataclasses import dataclass
+
+Pair = tuple[int, int]
+
+
+@functools.lru_cache(maxsize=32)
+def buckets(area: int, step: int) -> tuple[Pair, ...]:
+    """All buckets of about `area` pixels, sorted: widths from half the square's edge up to it, both ways round."""
+    edge = math.isqrt(area)
+    found: set[Pair] = set()
+    for width in range(edge // 2 // step * step, edge + step, step):
+        if width == 0:
+            continue
+        height = area // width // step * step
+        found |= {(width, height), (height, width)}
+    return tuple(sorted(found))
+
+
+def near(size: Pair, area: int, step: int) -> Pair:
+    """The size of about `area` pixels whose aspect is nearest to that of `size`; used for control pictures."""
+    ratio = size[0] / size[1]
+    base = int(math.sqrt(area * ratio)) // step * step
+    offered = [(w, area // w // step * step) for i in range(-2, 3) if (w := base + i * step) > 0]
+    return min((pair for pair in offered if pair[1] > 0), key=lambda pair: abs(pair[0] / pair[1] - ratio))
+
+
+def covering(size: Pair, bucket: Pair) -> Pair:
+    """`size` scaled until it covers the bucket."""
+    if size == bucket:
+        return size
+    scale = max(bucket[0] / size[0], bucket[1] / size[1])
+    return int(size[0] * scale + 0.5), int(size[1] * scale + 0.5)
+
+
+@dataclass(frozen=True)
+class KohyaSizing:
+    """How one musubi-tuner dataset chooses sizes; the fields as in its dataset file, `step` by architecture."""
+
+    mode: str = "bucket"
+    capped: bool = False
+    resolution: Pair = (960, 544)
+    enable_bucket: bool = False
+    bucket_no_upscale: bool = False
+    step: int = 16
+
+    def target(self, size: Pair) -> Pair:
+        """The size that a picture of `size` is trained at."""
+        area = self.resolution[0] * self.resolution[1]
+        whole = (max(self.step, size[0] // self.step * self.step), max(self.step, size[1] // self.step * self.step))
+        fits = size[0] * size[1] <= area
+        if self.mode == "own":
+            return near(size, area, self.step) if self.capped and not fits else whole
+        if self.mode == "fit":
+            return near(size, area, self.step)
+        if not self.enable_bucket:
+            return self.resolution
+        if self.bucket_no_upscale and fits:
+            return whole
+        ratio = size[0] / size[1]
+        return min(buckets(area, self.step), key=lambda pair: abs(pair[0] / pair[1] - ratio))
+
+    def sizes(self, size: Pair) -> tuple[Pair, Pair]:
+        """Target and intermediary of a picture of `size`."""
+        target = self.target(size)
+        return target, covering(size, target)

@@ -1,0 +1,154 @@
+"""Keys of a dataset entry that need a word of their own: other names, fallbacks, and those that are refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+LATER = "arrives in a later release"
+SOUND = "no family that trains on sound is here yet"
+
+REFUSED_TYPES = {
+    "audio": SOUND,
+    "caption": f"a dataset of captions without pictures serves only distillation, which {LATER}",
+    "distillation_cache": f"the cache of distillation artefacts {LATER}",
+    "grounding": f"grounding by boxes {LATER}",
+}
+REFUSED_STORAGE = {
+    "memory": "a cache in memory needs mount rights and is gone at exit; an operating system's own RAM disk does the "
+    "same with type local",
+    "webshart": "webshart shards need a package of that name that Darkroom does not know how to read",
+}
+REFUSED_KEYS = {
+    **dict.fromkeys(("audio", "s2v_datasets", "lyrics_column"), SOUND),
+    "grounding": f"grounding by boxes {LATER}",
+    "delete_nsfw_images": f"the content classifier {LATER}",
+    "caption_file_extensions": REFUSED_TYPES["caption"],
+    "shuffle": REFUSED_TYPES["caption"],
+}
+"""Keys that are known and refused, with the reason, unless they ask for nothing (null, false, empty)."""
+
+ALIASES = {
+    "instance_data_root": "instance_data_dir",
+    "text_embed_cache": "text_embeds",
+    "disable": "disabled",
+    "is_regularization_data": "is_regularisation_data",
+}
+RENAMED = {"disable_vae_cache": "vae_cache_disable"}
+WITHOUT_EFFECT = {
+    "hash_filenames": "cache entries are always named by their content",
+    "shorten_filenames": "cache entries are always named by their content",
+    "ignore_epochs": "it is deprecated; use repeats",
+    "read_batch_size": "files are read one by one, ahead of the encoder",
+    "metadata_update_interval": "what a scan has read is kept once a minute",
+    "vae_cache_scan_behaviour": "a cache entry is named by what made it, so it cannot disagree with its bucket",
+    "disable_validation": "validation does not take its prompts from datasets yet",
+    "config_version": "Darkroom compares the settings themselves",
+    "conditioning_image_embed_batch_size": "these features are made together with the latents, vae_batch_size at once",
+    "cache_dir_conditioning_image_embeds": "these features are kept beside the latents",
+    "auto_load": "rows are read when they are needed",
+    "description_column": "it is not used for captions; name it as caption_column",
+}
+
+GLOBALS: dict[str, tuple[str, Any]] = {
+    "resolution": ("resolution", 1024),
+    "resolution_type": ("resolution_type", "pixel_area"),
+    "minimum_image_size": ("minimum_image_size", None),
+    "maximum_image_size": ("maximum_image_size", None),
+    "target_downsample_size": ("target_downsample_size", None),
+    "delete_unwanted_images": ("delete_unwanted_images", False),
+    "delete_problematic_images": ("delete_problematic_images", False),
+    "caption_strategy": ("caption_strategy", "filename"),
+    "instance_prompt": ("instance_prompt", None),
+    "prepend_instance_prompt": ("prepend_instance_prompt", False),
+    "only_instance_prompt": ("only_instance_prompt", False),
+    "train_batch_size": ("train_batch_size", 4),
+    "compress_cache": ("compress_disk_cache", True),
+    "preserve_data_backend_cache": ("preserve_data_backend_cache", False),
+    "skip_file_discovery": ("skip_file_discovery", ""),
+    "vae_cache_ondemand": ("vae_cache_ondemand", False),
+    "vae_cache_disable": ("vae_cache_disable", False),
+    "write_batch_size": ("write_batch_size", 128),
+    "vae_batch_size": ("vae_batch_size", 4),
+    "image_processing_batch_size": ("image_processing_batch_size", 32),
+    "max_workers": ("max_workers", 32),
+    "text_encoder_batch_size": ("text_encoder_batch_size", 1),
+    "aspect_bucket_worker_count": ("aspect_bucket_worker_count", 12),
+}
+"""Key of an entry: the global option it falls back to, and the value when that is not set either."""
+
+ONE_FOR_VIDEO = ("vae_batch_size", "image_processing_batch_size")
+"""Sizes of work that are 1 for clips unless the entry says otherwise: a clip is many pictures."""
+
+S3_KEYS = (
+    "aws_bucket_name",
+    "aws_endpoint_url",
+    "aws_region_name",
+    "aws_access_key_id",
+    "aws_secret_access_key",
+    "aws_session_token",
+    "aws_data_prefix",
+    "aws_max_pool_connections",
+)
+CSV_KEYS = ("csv_file", "csv_cache_dir", "csv_caption_column", "csv_url_column")
+HUB_KEYS = (
+    "dataset_name",
+    "split",
+    "revision",
+    "image_column",
+    "video_column",
+    "cache_dir",
+    "streaming",
+    "num_proc",
+    "caption_column",
+    "fallback_caption_column",
+    "width_column",
+    "height_column",
+    "num_frames_column",
+    "fps_column",
+    "quality_column",
+    "file_extension",
+    "composite_image_config",
+    "split_composite_images",
+    "composite_image_column",
+    "filter_func",
+)
+STORAGE_KEYS = {"local": ("instance_data_dir",), "aws": S3_KEYS, "csv": CSV_KEYS, "huggingface": HUB_KEYS}
+"""Keys that say where samples are, by type."""
+
+TABLE_COLUMNS_OF_OTHERS = (
+    "bbox_column",
+    "id_column",
+    "default_extension",
+    "identifier_prefix",
+    "engine",
+    "audio_sample_rate_column",
+    "audio_num_samples_column",
+    "audio_duration_column",
+    "audio_channels_column",
+    "lyrics_column",
+)
+"""Keys of a parquet block that only other kinds of data use."""
+
+FOLLOWS_SOURCE = ("resolution", "resolution_type", "maximum_image_size", "target_downsample_size", "kohya")
+FOLLOWS_WHEN_ALIGNED = (
+    "crop",
+    "crop_style",
+    "crop_aspect",
+    "crop_aspect_buckets",
+    "crop_aspect_weights",
+    "max_upscale_threshold",
+    "video",
+)
+"""What a conditioning dataset takes over from its source: always, and when it is pixel-aligned."""
+
+GENERATED_TAKES = (
+    "image_embeds",
+    "vae_batch_size",
+    "image_processing_batch_size",
+    "max_workers",
+    "compress_cache",
+    "write_batch_size",
+    "vae_cache_ondemand",
+    "vae_cache_disable",
+)
+"""Keys that a generated conditioning dataset takes over from its source as they are written."""

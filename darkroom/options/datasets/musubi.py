@@ -1,0 +1,302 @@
+"""musubi-tuner's dataset file (TOML, or JSON with the same tables) as entries of the SimpleTuner kind.
+
+Sizes keep musubi-tuner's own bucket arithmetic, so that both trainers see the same pixels. Its caches are not read:
+they name neither the content nor the encoder.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from darkroom.core.errors import DataError
+from darkroom.options.datasets.notes import Notes
+
+Values = dict[str, Any]
+
+COMMON = ("resolution", "caption_extension", "batch_size", "num_repeats", "enable_bucket", "bucket_no_upscale")
+IMAGE = (
+    "image_directory",
+    "image_jsonl_file",
+    "cache_directory",
+    "control_directory",
+    "multiple_target",
+    "no_resize_control",
+    "control_resolution",
+    "fp_latent_window_size",
+    "fp_1f_clean_indices",
+    "fp_1f_target_index",
+    "fp_1f_no_post",
+)
+VIDEO = (
+    "video_directory",
+    "video_jsonl_file",
+    "cache_directory",
+    "control_directory",
+    "target_frames",
+    "frame_extraction",
+    "frame_stride",
+    "frame_sample",
+    "max_frames",
+    "source_fps",
+    "fp_latent_window_size",
+)
+RENAMED = {
+    "flux_kontext_no_resize_control": "no_resize_control",
+    "qwen_image_edit_no_resize_control": "no_resize_control",
+    "qwen_image_edit_control_resolution": "control_resolution",
+}
+FRAMEPACK = ("fp_latent_window_size", "fp_1f_clean_indices", "fp_1f_target_index", "fp_1f_no_post")
+STEPS = {"hidream_o1": 32}
+"""Pixels between edges of buckets; 16 for all other families."""
+
+
+def load(path: Path) -> Values:
+    """The TOML document. Raises DataError."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as cause:
+        raise DataError(
+            f"The dataset file {path} does not exist.\n  Point dataset_config to a musubi-tuner dataset file."
+        ) from cause
+    except UnicodeDecodeError as cause:
+        raise DataError(
+            f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8."
+        ) from cause
+    except OSError as cause:
+        raise DataError(f"The dataset file {path} cannot be read: {cause.strerror}.") from cause
+    except tomllib.TOMLDecodeError as cause:
+        raise DataError(
+            f"The dataset file {path} is not valid TOML: {cause}.\n  Texts are quoted and true is lower case."
+        ) from cause
+
+
+def entries(path: Path, document: Values, family: str, config: Any, notes: Notes) -> list[Values]:
+    """The entries that do what the document says. Problems are noted under the number of the dataset."""
+    datasets, general = document.get("datasets"), document.get("general", {})
+    if not isinstance(datasets, list) or not datasets or not all(isinstance(d, dict) for d in datasets):
+        raise DataError(
+            f"The dataset file {path} has no [[datasets]].\n  Add one with image_directory or video_directory."
+        )
+    if not isinstance(general, dict):
+        raise DataError(f"The dataset file {path}: general is a table of settings.\n  Write [general].")
+    for key in sorted(set(document) - {"datasets", "general"}):
+        notes.unknown_key("general", key, document[key], ("datasets", "general"))
+    for key in sorted(set(general) - set(COMMON)):
+        notes.unknown_key("general", key, general[key], COMMON)
+    made: list[Values] = []
+    for number, raw in enumerate(datasets, 1):
+        made += _Conversion(raw, general, f"dataset-{number}", family, config, notes).entries()
+    return made
+
+
+class _Conversion:
+    """One [[datasets]] table."""
+
+    def __init__(self, raw: Values, general: Values, name: str, family: str, config: Any, notes: Notes):
+        self.name, self.family, self.notes = name, family, notes
+        own = self._renamed(raw)
+        self.is_video = any(key in own for key in ("video_directory", "video_jsonl_file"))
+        self.known = (*COMMON, *(VIDEO if self.is_video else IMAGE))
+        self.values = {**{key: value for key, value in general.items() if key in COMMON}, **own}
+        self.config = config
+
+    def _renamed(self, raw: Values) -> Values:
+        made = dict(raw)
+        for old, new in RENAMED.items():
+            if old in made:
+                self.notes.warn(self.name, f"{old} is an old name of {new}.")
+                value = made.pop(old)
+                made.setdefault(new, value)
+        return made
+
+    def entries(self) -> list[Values]:
+        """The dataset, and one conditioning dataset per control."""
+        for key in [key for key in self.values if key not in self.known]:
+            self.notes.unknown_key(self.name, key, self.values[key], self.known)
+        place = self._place()
+        if place is None:
+            return []
+        self._refusals()
+        main: Values = {
+            "id": self.name,
+            "dataset_type": "video" if self.is_video else "image",
+            "_made": True,
+            **place,
+            **self._captions(),
+            "kohya": self._buckets(),
+            "crop_style": "center",
+            "train_batch_size": self.values.get("batch_size", 1),
+            "repeats": max(0, int(self.values.get("num_repeats", 1)) - 1),
+        }
+        if self.values.get("cache_directory"):
+            main["cache_dir_vae"] = str(Path(str(self.values["cache_directory"])).expanduser() / "darkroom" / self.name)
+        if self.is_video:
+            main["video"] = self._video()
+        controls = self._controls()
+        if controls:
+            main["conditioning_data"] = [control["id"] for control in controls]
+        return [main, *controls]
+
+    def _place(self) -> Values | None:
+        """Where the samples are: a folder (never those below it) or a list."""
+        medium = "video" if self.is_video else "image"
+        folder, lines = self.values.get(f"{medium}_directory"), self.values.get(f"{medium}_jsonl_file")
+        if folder:
+            return {"instance_data_dir": str(folder), "_recursive": False}
+        if lines:
+            file = Path(str(lines)).expanduser()
+            if not file.is_file():
+                self._problem(f"{medium}_jsonl_file", lines, "There is no such file.", "Correct the path.")
+                return None
+            key = _numbered(file, f"{medium}_path")
+            return {"_jsonl": {"file": file, "key": key, "name_key": key}, "caption_strategy": "jsonl"}
+        self._problem(
+            f"{medium}_directory",
+            None,
+            "Nothing says where the samples are.",
+            f"Set {medium}_directory or {medium}_jsonl_file.",
+        )
+        return None
+
+    def _captions(self) -> Values:
+        if self._has_lines():
+            return {}
+        ending = self.values.get("caption_extension")
+        if not ending:
+            self.notes.warn(self.name, "caption_extension is not set; captions are read from .txt files.")
+        return {"caption_strategy": "textfile", "caption_extension": ending or ".txt", "disable_multiline_split": True}
+
+    def _has_lines(self) -> bool:
+        medium = "video" if self.is_video else "image"
+        return not self.values.get(f"{medium}_directory")
+
+    def _pair(self, key: str, otherwise: Any) -> Any:
+        given = self.values.get(key, otherwise)
+        return [given, given] if isinstance(given, int) else given
+
+    def _buckets(self) -> Values:
+        return {
+            "resolution": self._pair("resolution", [960, 544]),
+            "enable_bucket": self.is_video or bool(self.values.get("enable_bucket", False)),
+            "bucket_no_upscale": not self.is_video
+            and bool(self.values.get("enable_bucket", False))
+            and bool(self.values.get("bucket_no_upscale", False)),
+            "step": STEPS.get(self.family, 16),
+        }
+
+    def _video(self) -> Values:
+        v = self.values
+        if isinstance(v.get("source_fps"), int):
+            self._problem(
+                "source_fps", v["source_fps"], "A rate has a decimal point here.", f"Write {v['source_fps']}.0."
+            )
+        mode = v.get("frame_extraction", "head")
+        if mode == "uniform" and v.get("frame_sample", 1) == 1:
+            self.notes.warn(self.name, "frame_extraction uniform with frame_sample = 1 is the same as head.")
+            mode = "head"
+        made = {
+            "target_frames": sorted(set(v.get("target_frames", [1]))),
+            "frame_extraction": mode,
+            "frame_stride": v.get("frame_stride", 1),
+            "frame_sample": v.get("frame_sample", 1),
+            "source_fps": v.get("source_fps"),
+            "bucket_strategy": "resolution_frames",
+            "frame_interval": 1,
+        }
+        return made | ({"max_frames": v.get("max_frames", 129)} if mode == "full" else {})
+
+    def _refusals(self) -> None:
+        if self.values.get("multiple_target"):
+            reason = "several target pictures per sample come with the layered family that is trained on them"
+            self.notes.refuse_key(self.name, "multiple_target", True, reason)
+        for key in FRAMEPACK:
+            if key in self.values and self.family != "framepack":
+                self.notes.warn(self.name, f"{key} has no effect; it belongs to FramePack.")
+            elif key in self.values:
+                self.notes.refuse_key(self.name, key, self.values[key], "it comes with the FramePack family")
+
+    # -- controls ---------------------------------------------------------------------------------------------------
+
+    def _controls(self) -> list[Values]:
+        """One conditioning dataset per control number."""
+        if self._has_lines():
+            medium = "video" if self.is_video else "image"
+            file = Path(str(self.values[f"{medium}_jsonl_file"])).expanduser()
+            keys, name_key = _keys_in(file, "control_path"), _numbered(file, f"{medium}_path")
+            places = [{"_jsonl": {"file": file, "key": key, "name_key": name_key}} for key in keys]
+            return [self._control(number, place) for number, place in enumerate(places)]
+        folder = self.values.get("control_directory")
+        if not folder:
+            return []
+        root = Path(str(folder)).expanduser()
+        count = 1 if self.is_video else _most_controls(root, Path(str(self.values["image_directory"])).expanduser())
+        place = {
+            "instance_data_dir": str(folder),
+            "_recursive": False,
+            "pairing": "path" if self.is_video else "prefix",
+        }
+        return [self._control(number, place | {"number": number}) for number in range(count)]
+
+    def _control(self, number: int, place: Values) -> Values:
+        sizes = self._control_sizes()
+        return {
+            "id": f"{self.name}-control-{number}",
+            "dataset_type": "conditioning",
+            "conditioning_type": "reference_loose" if sizes else "reference_strict",
+            "source_dataset_id": self.name,
+            "caption_strategy": None,
+            "optional": number > 0,
+            "_made": True,
+            **({"kohya": sizes, "crop_style": "center"} if sizes else {}),
+            **place,
+        }
+
+    def _control_sizes(self) -> Values | None:
+        """musubi.md section 5: None means that controls take the target's bucket."""
+        free, given = bool(self.values.get("no_resize_control")), self._pair("control_resolution", None)
+        step = STEPS.get(self.family, 16)
+        if not free:
+            return {"mode": "fit", "resolution": given, "step": step} if given else None
+        return {"mode": "own", "step": step} | ({"resolution": given, "capped": True} if given else {})
+
+    def _problem(self, key: str, got: Any, problem: str, change: str) -> None:
+        self.notes.problem(self.name, key, got, problem, change)
+
+
+def _first_line(file: Path) -> Mapping[str, Any]:
+    try:
+        with open(file, encoding="utf-8") as lines:
+            made = json.loads(next(lines, "{}"))
+        return made if isinstance(made, dict) else {}
+    except (OSError, ValueError):
+        return {}  # the reader of the list says what is wrong with it
+
+
+def _numbered(file: Path, key: str) -> str:
+    """The key, or its first numbered form when the lines use that."""
+    keys = _keys_in(file, key)
+    return keys[0] if keys else key
+
+
+def _keys_in(file: Path, key: str) -> list[str]:
+    """`key`, `key_0`, `key_1`... as the first line has them, in the order of their numbers."""
+    found = [name for name in _first_line(file) if re.fullmatch(rf"{key}(_\d+)?", name)]
+    return sorted(found, key=lambda name: int(name.removeprefix(key).lstrip("_") or -1))
+
+
+def _most_controls(controls: Path, targets: Path) -> int:
+    """How many controls the target with the most has: files whose name starts with the target's."""
+    if not controls.is_dir() or not targets.is_dir():
+        return 1
+    stems = sorted({path.stem for path in targets.iterdir() if path.is_file()}, key=len, reverse=True)
+    counts: dict[str, int] = {}
+    for path in controls.iterdir():
+        owner = next((s for s in stems if path.stem == s or re.fullmatch(rf"{re.escape(s)}_\d+", path.stem)), None)
+        if owner is not None:
+            counts[owner] = counts.get(owner, 0) + 1
+    return max(counts.values(), default=1)

@@ -1,0 +1,522 @@
+"""The dataset file: which samples are trained on, how they are sized, captioned, repeated and cached.
+
+The file is a JSON array of objects, as in SimpleTuner, or a musubi-tuner dataset file. `read_datasets` fills
+placeholders, takes over global options, checks everything that can be checked without opening a sample, and reports
+every problem at once.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from darkroom.core.errors import ConfigError, DataError, missing_option
+from darkroom.options.datasets import keys as k
+from darkroom.options.datasets import musubi, rules, storage
+from darkroom.options.datasets.entries import (
+    CaptionShuffle,
+    DatasetFile,
+    Entry,
+    ImageEmbeds,
+    MetadataTable,
+    SampleDataset,
+    TextEmbeds,
+    VideoBlock,
+)
+from darkroom.options.datasets.notes import Notes, choose
+from darkroom.options.datasets.where import lower
+
+MODELS: dict[str, type[Entry]] = {
+    "image": SampleDataset,
+    "video": SampleDataset,
+    "conditioning": SampleDataset,
+    "eval": SampleDataset,
+    "text_embeds": TextEmbeds,
+    "image_embeds": ImageEmbeds,
+    "conditioning_image_embeds": ImageEmbeds,
+}
+_DERIVED = {"repeats_given", "crop_aspect_weights", "where"}
+_MADE = {"generator", "kohya", "pairing", "number", "optional"}  # set by other readers, never written by people
+_READ_HERE = {"conditioning", *(key for group in k.STORAGE_KEYS.values() for key in group), "aws", "huggingface"}
+
+
+def setting(config: Any, name: str, otherwise: Any = None) -> Any:
+    """A global option, or `otherwise` when it is absent, none or an empty text."""
+    value = getattr(config, name, None)
+    return otherwise if value is None or value == "" else value
+
+
+def local_path(value: Any) -> Path:
+    """A path as people write it: `~` means the home folder, a trailing slash nothing."""
+    return Path(str(value).strip()).expanduser()
+
+
+def read_datasets(path: str | Path | None, config: Any, environ: Mapping[str, str] | None = None) -> DatasetFile:
+    """Read and check a dataset file. Raises ConfigError, ConfigErrors (all problems at once) or DataError."""
+    if path in (None, ""):
+        raise missing_option(
+            "data_backend_config",
+            "A training run needs a dataset file.",
+            "Point it to a JSON file that lists your folders of pictures; see docs/datasets.md.",
+        )
+    file = local_path(path)
+    return _Reader(file, config, environ or {}).read()
+
+
+def _load(path: Path) -> Any:
+    """The JSON document in the file."""
+    remedy = "Point data_backend_config to a JSON file that holds an array of dataset entries; see docs/datasets.md."
+    try:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError as cause:
+        raise DataError(f"The dataset file {path} does not exist.\n  {remedy}") from cause
+    except UnicodeDecodeError as cause:
+        raise DataError(
+            f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8."
+        ) from cause
+    except RecursionError as cause:
+        raise DataError(f"The dataset file {path} is nested too deeply.\n  {remedy}") from cause
+    except OSError as cause:
+        raise DataError(f"The dataset file {path} cannot be read: {cause.strerror}.\n  {remedy}") from cause
+    except json.JSONDecodeError as cause:
+        raise DataError(
+            f"The dataset file {path} is not valid JSON: {cause.msg} in line {cause.lineno}, column "
+            f"{cause.colno}.\n  JSON allows neither comments nor a comma after the last item."
+        ) from cause
+
+
+def _array(path: Path, raw: Any) -> list[dict[str, Any]]:
+    """The array of objects that the document must be."""
+    remedy = "Point data_backend_config to a JSON file that holds an array of dataset entries; see docs/datasets.md."
+    if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
+        raise DataError(f"The dataset file {path} holds {_kind(raw)}, not an array of objects.\n  {remedy}")
+    if not raw:
+        raise DataError(f"The dataset file {path} lists no dataset; at least one is needed.\n  See docs/datasets.md.")
+    return raw
+
+
+def _kind(value: Any) -> str:
+    names: dict[type, str] = {dict: "one object", list: "an array with something else than objects", str: "a text"}
+    return names.get(type(value), "a single value")
+
+
+class Made(NamedTuple):
+    """A checked entry with the keys that were written for it."""
+
+    entry: Entry
+    written: frozenset[str]
+
+
+class _Reader:
+    """One reading of one file."""
+
+    def __init__(self, path: Path, config: Any, environ: Mapping[str, str]):
+        self.path, self.config, self.environ = path, config, environ
+        self.family = str(setting(config, "model_family", "model"))
+        self.output = str(setting(config, "output_dir", "output"))
+        self.cache = local_path(setting(config, "cache_dir", Path(self.output) / "cache"))
+        self.notes = Notes(path, bool(setting(config, "ignore_unsupported", False)))
+
+    # ------------------------------------------------------------------ the whole file
+
+    def read(self) -> DatasetFile:
+        raw = self.entries()
+        enabled = [entry for entry in raw if not _is_disabled(entry)]
+        disabled = tuple(str(entry.get("id", "")) for entry in raw if _is_disabled(entry))
+        if not enabled:
+            raise DataError(f"Every entry of the dataset file {self.path} is disabled.\n  Enable at least one.")
+        rules.check_ids(enabled, self.notes)
+        prepared = [self.prepared(entry) for entry in enabled if rules.has_name(entry)]
+        prepared += [made for entry in prepared for made in self.generated(entry)]
+        made = [one for entry in prepared if (one := self.entry(entry)) is not None]
+        samples = rules.linked([one for one in made if isinstance(one.entry, SampleDataset)], self.notes)
+        texts = [one.entry for one in made if isinstance(one.entry, TextEmbeds)]
+        latents = [one.entry for one in made if isinstance(one.entry, ImageEmbeds)]
+        if samples or not self.notes.problems:
+            texts = self.text_stores(texts, {one.entry.id for one in made})
+            rules.check_together(samples, texts, latents, self.notes, self.config, complete=not self.notes.problems)
+        self.notes.raise_if_any()
+        return DatasetFile(
+            path=self.path,
+            samples=tuple(samples),
+            text_embeds=tuple(texts),
+            image_embeds=tuple(latents),
+            disabled=disabled,
+            warnings=tuple(self.notes.warnings),
+        )
+
+    def entries(self) -> list[dict[str, Any]]:
+        """The entries as SimpleTuner writes them, whoever wrote the file."""
+        if self.path.suffix.lower() == ".toml":
+            return musubi.entries(self.path, musubi.load(self.path), self.family, self.config, self.notes)
+        raw = _load(self.path)
+        if isinstance(raw, dict) and "datasets" in raw:
+            return musubi.entries(self.path, raw, self.family, self.config, self.notes)
+        return _array(self.path, raw)
+
+    def text_stores(self, texts: list[TextEmbeds], taken: set[str]) -> list[TextEmbeds]:
+        """The text caches with exactly one default; one is made up when the file has none."""
+        defaults = [t.id for t in texts if t.default]
+        if len(defaults) > 1:
+            self.notes.problem(
+                defaults[1],
+                "default",
+                True,
+                f"Two text caches are the default: {', '.join(defaults)}.",
+                "Leave it on one of them.",
+            )
+        if texts and not defaults:
+            texts = [texts[0].model_copy(update={"default": True}), *texts[1:]]
+        if not texts:
+            name = next(
+                n for i in range(len(taken) + 1) if (n := f"text-embeds-{i}" if i else "text-embeds") not in taken
+            )
+            folder = self.cache / "text" / self.family
+            values = self.inherited(TextEmbeds, {}) | {"where": {"type": "local", "root": folder}, "cache_dir": folder}
+            texts = [TextEmbeds(id=name, default=True, **values)]
+        return texts
+
+    # ------------------------------------------------------------------ one entry
+
+    def prepared(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """The entry with its placeholders filled and its keys under their first names."""
+        filled = self.fill(raw, raw["id"])
+        return {k.ALIASES.get(key, key): value for key, value in filled.items() if key not in ("disabled", "disable")}
+
+    def fill(self, value: Any, entry: str) -> Any:
+        """Placeholders replaced in every text, also in nested lists and objects."""
+        if isinstance(value, dict):
+            return {key: self.fill(item, entry) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self.fill(item, entry) for item in value]
+        if not isinstance(value, str):
+            return value
+        words = {"model_family": self.family, "output_dir": self.output, "id": entry}
+        value = re.sub(r"\{env:([^{}]+)\}", lambda m: self.environ.get(m[1], ""), value)
+        return re.sub(r"\{(model_family|output_dir|id)\}", lambda m: words[m[1]], value)
+
+    def generated(self, raw: dict[str, Any]) -> list[dict[str, Any]]:
+        """The conditioning datasets that an entry asks to be made from its own pictures; it is given their names."""
+        blocks = raw.get("conditioning")
+        if blocks in (None, False, [], {}):
+            return []
+        made = []
+        for block in blocks if isinstance(blocks, list) else [blocks]:
+            if not isinstance(block, dict) or not isinstance(block.get("type"), str):
+                self.notes.problem(
+                    raw["id"],
+                    "conditioning",
+                    block,
+                    "Each block names the type of picture to make.",
+                    'Write for example {"type": "canny"}.',
+                )
+                continue
+            made.append(self.generated_entry(raw, block))
+        taken = raw.get("conditioning_data") or []
+        raw["conditioning_data"] = [*([taken] if isinstance(taken, str) else taken), *(row["id"] for row in made)]
+        return made
+
+    def generated_entry(self, source: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+        """One generated conditioning dataset as an entry of its own."""
+        name = f"{source['id']}_conditioning_{block['type']}"
+        own = ("type", "conditioning_type", "captions", "caption_strategy", "instance_data_dir", "params")
+        params = {key: value for key, value in block.items() if key not in own} | (block.get("params") or {})
+        kind = block.get("conditioning_type")
+        kind = kind or ("controlnet" if setting(self.config, "controlnet", False) else "reference_strict")
+        latents = source.get("cache_dir_vae")
+        base = local_path(latents) / name if latents else self.cache / "vae" / name
+        captions = block.get("captions")
+        words = {"caption_strategy": block.get("caption_strategy")}
+        if captions:
+            words = {"caption_strategy": "instanceprompt", "instance_prompt": captions}
+        return {
+            **{key: source[key] for key in k.GENERATED_TAKES if key in source},
+            **words,
+            "id": name,
+            "dataset_type": "conditioning",
+            "conditioning_type": kind,
+            "source_dataset_id": source["id"],
+            "instance_data_dir": str(block.get("instance_data_dir") or self.cache / "conditioning_data" / name),
+            "cache_dir_vae": str(base),
+            "generator": {"type": block["type"], "params": params},
+            "_made": True,
+        }
+
+    def entry(self, raw: dict[str, Any]) -> Made | None:
+        """One checked entry, or None after noting why not."""
+        name, kind = raw["id"], self.kind_of(raw)
+        if kind is None:
+            return None
+        written = frozenset(raw)
+        model = MODELS[kind]
+        values = self.known_keys(raw, kind)
+        where = storage.where(raw, kind, name, self.config, self.notes)
+        for key in k.ONE_FOR_VIDEO if kind == "video" else ():
+            values.setdefault(key, 1)
+        values = {**self.inherited(model, values), **values, "dataset_type": kind}
+        if where is not None:
+            values["where"] = where
+        (self.sample_values if model is SampleDataset else self.store_values)(values, raw)
+        if "where" not in values:
+            return None
+        try:
+            made = model.model_validate(values)
+        except ValidationError as cause:
+            self.translate(cause, name)
+            return None
+        if isinstance(made, SampleDataset):
+            rules.check_sample(made, self.family, self.environ, self.notes)
+        return Made(made, written)
+
+    def kind_of(self, raw: dict[str, Any]) -> str | None:
+        """The dataset type, or None when it cannot be used."""
+        name = raw["id"]
+        if raw.get("conditioning_type") and lower(raw.get("dataset_type") or "") != "conditioning":
+            raw["dataset_type"] = "conditioning"
+        kind = lower(raw.get("dataset_type") or "image")
+        if kind in k.REFUSED_TYPES:
+            self.notes.refuse_entry(name, "dataset_type", kind, k.REFUSED_TYPES[kind])
+            return None
+        if kind not in MODELS:
+            offered = choose([*MODELS, *k.REFUSED_TYPES], kind)
+            self.notes.problem(name, "dataset_type", kind, "There is no such dataset type.", offered)
+            return None
+        return kind
+
+    def known_keys(self, raw: dict[str, Any], kind: str) -> dict[str, Any]:
+        """The keys that the model of `kind` reads; all others are explained."""
+        model, kept, name, notes = MODELS[kind], {}, raw["id"], self.notes
+        known = set(model.model_fields) - _DERIVED - (set() if raw.get("_made") else _MADE)
+        for key, value in raw.items():
+            if key == "type" or key.startswith("_"):
+                continue
+            if key in known:
+                kept[key] = value
+            elif key in _READ_HERE and model is SampleDataset:
+                continue  # `storage.where` and `generated` take these
+            elif key == "caption_filter_list":
+                notes.problem(name, key, value, "A caption filter belongs to a text_embeds entry.", "Move it there.")
+            elif key in k.RENAMED:
+                notes.problem(name, key, value, "This key has another name.", f"Write {k.RENAMED[key]}.")
+            elif key in k.WITHOUT_EFFECT:
+                notes.warn(name, f"{key} has no effect; {k.WITHOUT_EFFECT[key]}.")
+            elif key in k.REFUSED_KEYS:
+                notes.refuse_key(name, key, value, k.REFUSED_KEYS[key])
+            elif key in ("aws", *k.S3_KEYS) or (key == "instance_data_dir" and value):
+                continue
+            elif key in _READ_HERE or any(key in m.model_fields for m in MODELS.values()):
+                notes.warn(name, f"{key} has no effect on a {kind} entry.")
+            else:
+                notes.unknown_key(name, key, value, [*sorted(known), *sorted(_READ_HERE), *k.ALIASES])
+        return kept
+
+    def inherited(self, model: type[Entry], values: dict[str, Any]) -> dict[str, Any]:
+        """Values of the global options for the keys that the entry leaves out or sets to null."""
+        found = {}
+        for key, (option, otherwise) in k.GLOBALS.items():
+            if key not in model.model_fields or values.get(key) is not None:
+                continue
+            if key == "caption_strategy" and values.get("dataset_type") == "conditioning":
+                continue
+            values.pop(key, None)
+            found[key] = setting(self.config, option, otherwise)
+        return found
+
+    def store_values(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
+        """Folder and filter of a cache entry. The folder of a remote cache is where its local copy is kept."""
+        name, given = values["id"], raw.get("cache_dir")
+        where = values.get("where")
+        if where is not None and where["type"] != "local":
+            values["cache_dir"] = self.cache / "mirror" / name
+        elif given:
+            values["cache_dir"] = local_path(given)
+        elif values["dataset_type"] == "text_embeds":
+            values["cache_dir"] = self.text_folder()
+        if where is not None and where["type"] == "local":
+            where["root"] = values.get("cache_dir") or self.cache
+        if values.get("caption_filter_list"):
+            values["caption_filter_list"] = self.filters(values["caption_filter_list"], name)
+
+    def text_folder(self) -> Path:
+        """Where captions are cached when the entry does not say."""
+        given = setting(self.config, "cache_dir_text")
+        return self.cache / "text" / self.family if given in (None, "cache") else local_path(given)
+
+    def filters(self, given: Any, name: str) -> list[str]:
+        """The caption filter: an array, or a file of lines or with an array."""
+        if isinstance(given, list):
+            return [str(item) for item in given]
+        file = local_path(given)
+        try:
+            text = file.read_text(encoding="utf-8")
+            return [str(item) for item in json.loads(text)] if file.suffix == ".json" else text.splitlines()
+        except (OSError, ValueError) as cause:
+            self.notes.problem(
+                name,
+                "caption_filter_list",
+                given,
+                f"The filter file cannot be read: {cause}",
+                "Give an array, a .json file with an array, or a .txt file with one entry per line.",
+            )
+            return []
+
+    def sample_values(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
+        """Forms of values that people write, brought to the model's form."""
+        name, kind = values["id"], values["dataset_type"]
+        values["repeats_given"] = values.get("repeats") not in (None, 0)
+        if kind == "conditioning":
+            values.setdefault("caption_strategy", None)
+        keeps = {"caption_strategy"} if kind == "conditioning" else set()
+        for key in [key for key, value in values.items() if value is None and key not in keeps]:
+            del values[key]
+        default = setting(self.config, "cache_dir_vae")
+        base = local_path(default) / name if default else self.cache / "vae" / self.family / name
+        values["cache_dir_vae"] = local_path(values["cache_dir_vae"]) if values.get("cache_dir_vae") else base
+        if isinstance(values.get("conditioning_data"), str):
+            values["conditioning_data"] = [values["conditioning_data"]]
+        self.sources_of_facts(values, raw)
+        self.aspect_buckets(values, name)
+        if kind == "video" or isinstance(values.get("video"), dict):
+            values["video"] = self.video(values.get("video") or {}, name)
+        table = values.get("parquet")
+        if isinstance(table, dict):
+            values["parquet"] = self.table(table)
+        if isinstance(values.get("skip_file_discovery"), (list, tuple)):
+            values["skip_file_discovery"] = ",".join(map(str, values["skip_file_discovery"]))
+
+    def video(self, block: dict[str, Any], name: str) -> dict[str, Any]:
+        """The video block with its counts filled in."""
+        made = {key: value for key, value in block.items() if value is not None}
+        if not made.get("num_frames") and not made.get("target_frames") and made.get("frame_extraction") != "full":
+            rate = float(setting(self.config, "framerate", 30))
+            made["num_frames"] = max(1, int(5 * rate))
+            self.notes.warn(name, f"video.num_frames is not set; five seconds at {rate:g} frames per second are used.")
+        return made
+
+    def sources_of_facts(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
+        """Where sizes and captions come from, which for links and hub rows is the list itself."""
+        name, notes = values["id"], self.notes
+        kind = lower(raw.get("type") or "local")
+        given = lower(values.get("metadata_backend", "huggingface" if kind == "huggingface" else "discovery"))
+        if given == "filesystem":
+            notes.warn(name, "metadata_backend filesystem is an old name of discovery.")
+        if given == "webshart":
+            notes.refuse_entry(name, "metadata_backend", given, k.REFUSED_STORAGE["webshart"])
+        values["metadata_backend"] = "discovery" if given in ("json", "filesystem") else given
+        own = {"csv": "csv", "huggingface": "huggingface"}.get(kind)
+        if own and "caption_strategy" not in raw and values["dataset_type"] != "conditioning":
+            values["caption_strategy"] = own
+        strategy = lower(values.get("caption_strategy"))
+        strategy = values["caption_strategy"] = "instanceprompt" if strategy == "instance_prompt" else strategy
+        if strategy == "webshart":
+            notes.refuse_entry(name, "caption_strategy", strategy, k.REFUSED_STORAGE["webshart"])
+        if strategy in ("csv", "huggingface") and strategy != kind:
+            notes.problem(
+                name,
+                "caption_strategy",
+                strategy,
+                f"These captions exist only in datasets of type {strategy}, and this one is of type {kind}.",
+                "Use textfile, filename, instanceprompt or parquet.",
+            )
+        if kind == "csv" and strategy not in ("csv", None):
+            notes.problem(
+                name,
+                "caption_strategy",
+                strategy,
+                "A list of links brings its own captions.",
+                "Write csv, or leave it out.",
+            )
+        if kind == "huggingface" and strategy not in ("huggingface", "instanceprompt", None):
+            notes.problem(
+                name,
+                "caption_strategy",
+                strategy,
+                "Rows of a hub dataset have captions in their columns.",
+                "Write huggingface, or instanceprompt for one caption for all.",
+            )
+        if (kind == "huggingface") != (values["metadata_backend"] == "huggingface"):
+            offered = "huggingface, or leave it out" if kind == "huggingface" else "discovery or parquet"
+            notes.problem(
+                name,
+                "metadata_backend",
+                values["metadata_backend"],
+                f"It does not go with type {kind}.",
+                f"Write {offered}.",
+            )
+
+    def table(self, table: dict[str, Any]) -> dict[str, Any]:
+        """The parquet block with the global column names, without columns that only other media use."""
+        made = {key: v for key, v in table.items() if key not in k.TABLE_COLUMNS_OF_OTHERS and v is not None}
+        made.setdefault("filename_column", setting(self.config, "parquet_filename_column", "id"))
+        made.setdefault("caption_column", setting(self.config, "parquet_caption_column", "description"))
+        return made
+
+    def aspect_buckets(self, values: dict[str, Any], name: str) -> None:
+        """`crop_aspect_buckets` as numbers, or as objects with weights, to two tuples."""
+        given = values.get("crop_aspect_buckets")
+        if not given:
+            return
+        rows = given if isinstance(given, list) else [given]
+        objects = [row for row in rows if isinstance(row, dict)]
+        if not objects:
+            return
+        aspects = [
+            next((row[key] for key in ("aspect", "aspect_bucket", "aspect_ratio") if key in row), None)
+            for row in objects
+        ]
+        weights = [row.get("weight") for row in objects]
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (*aspects, *weights))
+        if len(objects) != len(rows) or not numbers:
+            self.notes.problem(
+                name,
+                "crop_aspect_buckets",
+                given,
+                "Each weighted aspect is an object with numbers for aspect and weight.",
+                'Write for example [{"aspect": 1.0, "weight": 0.7}, {"aspect": 1.5, "weight": 0.3}].',
+            )
+            return
+        total = sum(weights)  # type: ignore[arg-type]
+        if abs(total - 1.0) > 1e-6:
+            problem = f"The weights add up to {total:g}, not to 1."
+            self.notes.problem(name, "crop_aspect_buckets", given, problem, "Change them so that they do.")
+        values["crop_aspect_buckets"], values["crop_aspect_weights"] = aspects, weights
+
+    def translate(self, cause: ValidationError, name: str) -> None:
+        """pydantic's findings in our words."""
+        told = self.notes.told_of(name)
+        for found in cause.errors():
+            parts = [str(part) for part in found["loc"] if not re.match(r"function-|local$|url$|aws$", str(part))]
+            key = ".".join(parts).removeprefix("where.") or "entry"
+            if key.split(".")[0] in told:
+                continue
+            choices = re.findall(r"'([^']*)'", str(found.get("ctx", {}).get("expected", "")))
+            if found["type"] == "literal_error":
+                offered = choose(choices, str(found["input"]))
+                self.notes.problem(name, key, found["input"], "This is not one of the choices.", offered)
+            elif found["type"] == "missing":
+                self.notes.problems.append(
+                    missing_option(
+                        f"{key} of dataset '{name}' in {self.path}",
+                        "This key has to be given.",
+                        "See docs/datasets.md.",
+                    )
+                )
+            elif found["type"] == "extra_forbidden":
+                known = {*MetadataTable.model_fields, *CaptionShuffle.model_fields, *VideoBlock.model_fields}
+                self.notes.unknown_key(name, key, found["input"], sorted(known))
+            else:
+                text = found["msg"].removeprefix("Value error, ")
+                problem = text[0].upper() + text[1:] + "."
+                self.notes.problem(name, key, found["input"], problem, "Correct the value; see docs/datasets.md.")
+
+
+def _is_disabled(entry: Mapping[str, Any]) -> bool:
+    return any(entry.get(key) in (True, "true", "True", 1) for key in ("disabled", "disable"))
+
+
+__all__ = ["ConfigError", "read_datasets", "setting"]

@@ -1,0 +1,167 @@
+"""From the keys of an entry to where its samples are: one function per type of storage, each returning the values of
+a model in `where`, or None after noting what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from darkroom.core.registry import Table
+from darkroom.options.datasets import keys as k
+from darkroom.options.datasets.notes import Notes, choose
+from darkroom.options.datasets.where import Panels, RowFilter, lower
+
+Values = dict[str, Any]
+TYPES: Table[Callable[[Values, str, str, Any, Notes], Values | None]] = Table("storage type")
+
+CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds")
+
+
+def where(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+    """Where the samples or the cache of an entry are, as values for a model of `where`."""
+    given = lower(raw.get("type") or "local")
+    if given in k.REFUSED_STORAGE:
+        notes.refuse_entry(name, "type", given, k.REFUSED_STORAGE[given])
+        return None
+    if given not in TYPES:
+        notes.problem(name, "type", given, "There is no such storage.", choose([*TYPES, *k.REFUSED_STORAGE], given))
+        return None
+    if kind in CACHES and given in ("csv", "huggingface"):
+        problem = "A list of links cannot hold a cache." if given == "csv" else "A hub dataset cannot hold a cache."
+        notes.problem(name, "type", given, problem, "Use type local or aws.")
+        return None
+    return TYPES[given](raw, kind, name, config, notes)
+
+
+def _local(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+    """A folder, or any URL that fsspec knows."""
+    if kind in CACHES:
+        return {"type": "local", "root": Path()}  # the reader fills in the cache folder
+    if isinstance(raw.get("_jsonl"), dict):
+        return {"type": "jsonl", **raw["_jsonl"]}
+    given = raw.get("instance_data_dir")
+    if not given:
+        notes.problem(
+            name,
+            "instance_data_dir",
+            given,
+            "A local dataset needs the folder that holds its pictures.",
+            "Set instance_data_dir.",
+        )
+        return None
+    text = str(given).strip()
+    if "://" in text and not text.startswith("file://"):
+        return {"type": "url", "url": text}
+    return {
+        "type": "local",
+        "root": Path(text.removeprefix("file://")).expanduser(),
+        "recursive": raw.get("_recursive", True),
+    }
+
+
+def _aws(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+    """A bucket. The keys may also stand in a block `aws`, with or without their prefix."""
+    block = raw.get("aws") if isinstance(raw.get("aws"), dict) else {}
+    assert isinstance(block, dict)
+    values = {key if key.startswith("aws_") else f"aws_{key}": value for key, value in block.items()}
+    values |= {key: raw[key] for key in k.S3_KEYS if key in raw}
+    if raw.get("instance_data_dir") and not values.get("aws_data_prefix"):
+        values["aws_data_prefix"] = str(raw["instance_data_dir"])
+    if kind in CACHES and raw.get("cache_dir"):
+        parts = [values.get("aws_data_prefix") or "", str(raw["cache_dir"])]
+        values["aws_data_prefix"] = "/".join(part.strip("/") for part in parts if part)
+    needed = ("aws_bucket_name", "aws_endpoint_url", "aws_access_key_id", "aws_secret_access_key")
+    if not _complete(values, needed, "aws", name, notes):
+        return None
+    values.setdefault("aws_max_pool_connections", getattr(config, "aws_max_pool_connections", None))
+    return {"type": "aws", **_given(values)}
+
+
+def _csv(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+    """A table of links."""
+    values = {key: raw.get(key) for key in k.CSV_KEYS}
+    if not _complete(values, ("csv_file", "csv_cache_dir", "csv_caption_column"), "csv", name, notes):
+        return None
+    for key in ("csv_file", "csv_cache_dir"):
+        values[key] = Path(str(values[key])).expanduser()
+    connections = raw.get("max_workers") or getattr(config, "max_workers", None)
+    return {"type": "csv", **_given(values | {"connections": connections})}
+
+
+def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+    """Rows of a hub dataset. Keys may stand at top level or in a block `huggingface`."""
+    given = raw.get("huggingface")
+    block = given if isinstance(given, dict) else {}
+    first = ("dataset_name", "split", "revision", "image_column", "video_column")
+    values = {key: raw.get(key, block.get(key)) if key in first else block.get(key, raw.get(key)) for key in k.HUB_KEYS}
+    if not _complete(values, ("dataset_name",), "huggingface", name, notes):
+        return None
+    medium = "video" if kind == "video" or raw.get("video") else "image"
+    values["media_column"] = values.pop(f"{medium}_column") or values.pop("composite_image_column", None) or medium
+    values["file_extension"] = str(values["file_extension"] or {"image": "jpg", "video": "mp4"}[medium]).lstrip(".")
+    values["panels"] = _panels(values, name, notes)
+    values["filter_func"] = _filter(values, name, notes)
+    if values.get("cache_dir"):
+        values["cache_dir"] = Path(str(values["cache_dir"])).expanduser()
+    ours = ("image_column", "video_column", "composite_image_config", "split_composite_images", "quality_column")
+    return {
+        "type": "huggingface",
+        **_given({key: v for key, v in values.items() if key not in ours}, "composite_image_column"),
+    }
+
+
+def _panels(values: Values, name: str, notes: Notes) -> Values | None:
+    given = values.get("composite_image_config")
+    if values.get("split_composite_images") and not given:
+        given = {"enabled": True, "image_count": 2, "select_index": 0}
+    if not isinstance(given, dict) or not given.get("enabled", False):
+        return None
+    known = {key: value for key, value in given.items() if key in Panels.model_fields}
+    if known.get("select_index", 0) >= known.get("image_count", 1):
+        notes.problem(
+            name,
+            "composite_image_config",
+            given,
+            "select_index counts from 0 and must be below image_count.",
+            "Correct one of them.",
+        )
+    return known
+
+
+def _filter(values: Values, name: str, notes: Notes) -> Values | None:
+    given = values.get("filter_func")
+    if not given:
+        return None
+    if not isinstance(given, dict) or set(given) - set(RowFilter.model_fields):
+        known = ", ".join(RowFilter.model_fields)
+        notes.problem(name, "filter_func", given, "These are not conditions on rows.", f"It may hold {known}.")
+        return None
+    made = dict(given)
+    if values.get("quality_column"):
+        made.setdefault("quality_column", values["quality_column"])
+    return made
+
+
+def _complete(values: Values, needed: tuple[str, ...], kind: str, name: str, notes: Notes) -> bool:
+    """Whether every needed key is there; all missing ones are named at once."""
+    missing = [key for key in needed if values.get(key) in (None, "")]
+    if missing:
+        notes.problem(
+            name,
+            missing[0],
+            values.get(missing[0]),
+            f"Storage of type {kind} needs {', '.join(missing)}.",
+            "Set them" + (", for secrets as {env:NAME}." if kind == "aws" else "."),
+        )
+    return not missing
+
+
+def _given(values: Values, *without: str) -> Values:
+    return {key: value for key, value in values.items() if value is not None and key not in without}
+
+
+TYPES.add("local", _local)
+TYPES.add("aws", _aws)
+TYPES.add("csv", _csv)
+TYPES.add("huggingface", _huggingface)
