@@ -11,7 +11,7 @@ import pytest
 
 from darkroom.cli.main import COMMANDS, main
 from darkroom.options.config import option_names
-from darkroom.options.dataset import ImageDataset, read_datasets
+from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -81,7 +81,7 @@ def test_every_name_with_an_underscore_is_an_option_or_a_dataset_key(name):
     """On the pages for people who train, such a name in inline code is something that they can set."""
     text = FENCE.sub("", (ROOT / name).read_text(encoding="utf-8"))
     named = {word for word in re.findall(r"`([a-z][a-z0-9_]*)`", text) if "_" in word}
-    assert named - set(option_names()) - set(ImageDataset.model_fields) == set()
+    assert named - set(option_names()) - set(SampleDataset.model_fields) == set()
 
 
 @pytest.mark.parametrize("path", WRITTEN, **IDS)
@@ -121,7 +121,7 @@ def test_the_settings_of_readme_and_tutorial_make_a_run(tmp_path, monkeypatch):
             name = "datasets.json" if isinstance(json.loads(text), list) else "config.json"
             (tmp_path / name).write_text(text, encoding="utf-8")
         config = resolve(["config.json"], {}, tmp_path).config
-        assert [entry.id for entry in read_datasets(config.data_backend_config, config, {}).images] == ["photos"]
+        assert [entry.id for entry in read_datasets(config.data_backend_config, config, {}).samples] == ["photos"]
 
 
 @pytest.mark.parametrize("path", WRITTEN, **IDS)

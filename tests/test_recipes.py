@@ -7,7 +7,7 @@ import pytest
 from darkroom import families
 from darkroom.job import preflight
 from darkroom.options import conflicts
-from darkroom.options.dataset import read_datasets
+from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import resolve
 
 ROOT = Path(__file__).parent.parent
@@ -31,10 +31,10 @@ def checkout(tmp_path, monkeypatch):
 def test_recipe_resolves_without_a_contradiction(path, checkout):
     resolved = resolve([f"recipes/{path.name}"], {}, checkout, families.defaults)
     family = families.get(resolved.config.model_family)
-    assert conflicts.check(resolved.config, resolved.sources, preflight.facts(family)) == []
+    assert conflicts.check(resolved.config, resolved.sources, preflight.facts(family, resolved.config)) == []
     assert resolved.config.model_flavour in family.flavours
     assert resolved.notes == [], "a setting of the recipe has no effect"
-    assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).images
+    assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).samples
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

@@ -104,9 +104,7 @@ class LoRA(Adapter):
         if factor in (None, 1.0):
             yield
             return
-        layers = [
-            m for m in self.model.modules() if isinstance(getattr(m, "scaling", None), dict) and NAME in m.scaling
-        ]
+        layers: list[Any] = [m for m in self.model.modules() if NAME in (getattr(m, "scaling", None) or {})]
         before = [layer.scaling[NAME] for layer in layers]
         try:
             for layer, scale in zip(layers, before, strict=True):

@@ -1,4 +1,4 @@
-"""`darkroom generate`: pictures from a base and adapters."""
+"""`darkroom generate`: pictures and clips from a base and adapters."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
     p.add_argument("--negative_prompt", default="")
     p.add_argument("--resolution", help="512 or 768x512; left out, what the run or flavour validates with")
+    p.add_argument("--image", help="the picture to start from, for flavours that take one")
+    p.add_argument("--frames", type=count, help="the length of clips; left out, what the flavour validates with")
     p.add_argument("--steps", type=count)
     p.add_argument("--guidance", type=float)
     p.add_argument("--guidance_real", type=float)
@@ -46,8 +48,11 @@ def run(argv: list[str]) -> int:
     from darkroom.core.files import safe_name
     from darkroom.core.units import parse_resolutions
     from darkroom.families.repository import locate
+    from darkroom.media.video import write_mp4
     from darkroom.tools import generate
+    from darkroom.validate import clip
     from darkroom.validate.recipe import Recipe
+    from darkroom.validate.render import call_of
 
     adapters = [generate.AdapterFile.parse(text) for text in chosen.adapter]
     known = settings(chosen, adapters)
@@ -56,7 +61,13 @@ def run(argv: list[str]) -> int:
         names = ", ".join(family.flavour_names())
         raise ModelError(f"{family.title} has no flavour '{known['model_flavour']}'.\n  Choose one of: {names}.")
     options = SimpleNamespace(**{**defaults(family, known), **{k: v for k, v in known.items() if v is not None}})
-    facts = family.flavour(known["model_flavour"]).latents or family.latents
+    facts = family.latents_for(known["model_flavour"])
+    fps = family.fps_for(known["model_flavour"])
+    takes = family.flavour(known["model_flavour"]).picture
+    if takes == "needed" and not chosen.image:
+        raise ModelError(f"This flavour of {family.title} starts from a picture.\n  Give --image.")
+    if takes == "none" and chosen.image:
+        raise ModelError(f"This flavour of {family.title} starts from no picture.\n  Leave --image out.")
     wanted = chosen.resolution or options.validation_resolution or options.resolution
     try:
         (width, height), *_ = parse_resolutions(wanted, facts.downscale * facts.patch)
@@ -64,18 +75,24 @@ def run(argv: list[str]) -> int:
         raise ModelError(f"--resolution: {cause}.") from cause
     base = chosen.model or known.get("$base") or locate(family.flavour(known["model_flavour"]).repository, family)
     on_gpu = torch.cuda.is_available()
-    pipe = generate.stock_pipeline(family, base, torch.bfloat16 if on_gpu else torch.float32)
+    dtype = torch.bfloat16 if on_gpu else torch.float32
+    pipe = generate.stock_pipeline(family, base, dtype, known["model_flavour"])
     for adapter, loaded in zip(adapters, generate.load_adapters(pipe, family, adapters), strict=True):
         print(f"{adapter.path}: {loaded.matched} keys matched, {len(loaded.unmatched)} not")
     for prompt in chosen.prompt:
         for i in range(chosen.count):
             recipe = Recipe(
                 prompt, chosen.negative_prompt, width, height, options.validation_num_inference_steps,
-                chosen.seed + i, "cpu", family.call(options), {},
+                chosen.seed + i, "cpu", call_of(family, width, height, options), {},
+                picture=chosen.image or "", fps=(options.framerate or fps) if fps else 0.0,
             )  # fmt: skip
             path = Path(chosen.output) / f"{safe_name(prompt, 60)}_{chosen.seed + i}.png"
-            recipe.save(generate.render(pipe, family, recipe, options), path)
+            frames = generate.render(pipe, family, recipe, options)
+            recipe.save(clip.film(frames), path)
             print(path)
+            if len(frames) > 1:
+                write_mp4(path.with_suffix(".mp4"), frames, recipe.fps)
+                print(path.with_suffix(".mp4"))
     return 0
 
 
@@ -102,6 +119,7 @@ def settings(chosen: argparse.Namespace, adapters: list[Any]) -> dict[str, Any]:
         "validation_num_inference_steps": chosen.steps,
         "validation_guidance": chosen.guidance,
         "validation_guidance_real": chosen.guidance_real,
+        "validation_num_video_frames": chosen.frames,
     }
     return {**known, **{k: v for k, v in given.items() if v is not None}}
 

@@ -2,7 +2,7 @@
 
 >>> from darkroom import families
 >>> families.names()
-['flux', 'sd3', 'sdxl']
+['flux', 'sd3', 'sdxl', 'wan']
 >>> families.get("flux").title
 'FLUX.1'
 """

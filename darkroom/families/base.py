@@ -6,6 +6,7 @@ touch tensors import it when they run. diffusers classes are named as text and r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,7 @@ from darkroom.families.text import split, stack
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-    Cond = dict[str, Tensor]
+    Cond = dict[str, Any]
 
 EMBEDDED = "embedded:"
 TINY = "tiny:"
@@ -24,8 +25,11 @@ TINY = "tiny:"
 class Family:
     """One architecture. Subclasses set the facts and write `encode_text` and `predict`.
 
-    Tensors: x_t (B, C, H, W) normalised latents; t (B,), a fraction 0..1 (1 = noise) for flow families, an index
-    0..999 for discrete ones; cond a dict of (B, ...) tensors, the cached text condition plus `conditions`.
+    Tensors: x_t (B, C, H, W) normalised latents, for video (B, C, F, H, W); t (B,), a fraction 0..1 (1 = noise) for
+    flow families, an index 0..999 for discrete ones; cond a dict of (B, ...) tensors, or of tuples of them, the cached
+    text condition plus `conditions`.
+
+    What a published flavour has of its own stands in its `Flavour`; the `..._for` methods fill in the family's.
     """
 
     name: ClassVar[str]
@@ -40,8 +44,11 @@ class Family:
     flavours: ClassVar[Mapping[str, Flavour]]
     default_flavour: ClassVar[str]
     tiny: ClassVar[Tiny]
+    # further tiny flavours, each a small copy of a published one
+    tinies: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
-    supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing"})
+    supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing", "images"})
+    fps: ClassVar[float | None] = None
     t5_part: ClassVar[str | None] = None
     guidance_input: ClassVar[bool] = False
 
@@ -49,13 +56,47 @@ class Family:
 
     def flavour(self, name: str | None) -> Flavour:
         """The flavour called `name`, or the default one. `tiny` exists for every family. Raises KeyError."""
-        if name == "tiny":
-            return Flavour(TINY + self.name, TINY_DEFAULTS)
-        return self.flavours[name or self.default_flavour]
+        published = self.flavours[self.published(name)]
+        if name not in self.tiny_names():
+            return published
+        facts = self.latents_for(name)
+        step = max(16, facts.downscale * facts.patch)
+        own = {"aspect_bucket_alignment": step, **(TINY_CLIP if facts.temporal else {})}
+        defaults = {**published.defaults, **TINY_DEFAULTS, **own}
+        return dataclasses.replace(published, repository=f"{TINY}{name}", defaults=defaults, note="")
 
     def flavour_names(self) -> list[str]:
-        """Published flavours, then `tiny`."""
-        return [*self.flavours, "tiny"]
+        """Published flavours, then the tiny ones."""
+        return [*self.flavours, *self.tiny_names()]
+
+    def tiny_names(self) -> list[str]:
+        """`tiny`, a small copy of the default flavour, and further tiny flavours."""
+        return ["tiny", *self.tinies]
+
+    def published(self, flavour: str | None) -> str:
+        """The published flavour that `flavour` is, or is a small copy of."""
+        chosen = flavour or self.default_flavour
+        return {"tiny": self.default_flavour, **self.tinies}.get(chosen, chosen)
+
+    def latents_for(self, flavour: str | None) -> Latents:
+        """The latent space of a flavour."""
+        return self.flavours[self.published(flavour)].latents or self.latents
+
+    def pipeline_for(self, flavour: str | None) -> str:
+        """The stock pipeline of a flavour."""
+        return self.flavours[self.published(flavour)].pipeline or self.pipeline
+
+    def tiny_for(self, flavour: str | None) -> Tiny:
+        """The parts of a flavour: its classes, and how large they are in its tiny model."""
+        return self.flavours[self.published(flavour)].tiny or self.tiny
+
+    def fps_for(self, flavour: str | None) -> float | None:
+        """Frames per second of a flavour's clips; None if it makes pictures."""
+        return self.flavours[self.published(flavour)].fps or self.fps
+
+    def supports_for(self, flavour: str | None) -> frozenset[str]:
+        """What can be done with a flavour, among it the samples it takes: images, video, references."""
+        return self.supports | self.flavours[self.published(flavour)].supports
 
     def option_defaults(self, flavour: str | None) -> dict[str, Any]:
         """Option defaults: the family's, then the flavour's."""
@@ -95,21 +136,45 @@ class Family:
         """How many numbers one caption's cache entry holds, from the encoders' configs by component."""
         raise TypeError(f"{type(self).__name__} must define text_numbers")
 
+    # -- what else a sample brings ---------------------------------------------------------------------------------
+
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> Cond:
+        """What is cached of a sample beside its latents, {name: (B, ...)}; in training it is `batch.extras`.
+
+        pixels (B, 3, H, W) or (B, 3, F, H, W) in -1..1, latents their normalised latents; `parts` has the models.
+        """
+        return {}
+
+    def sample_identity(self, options: Any) -> dict[str, Any]:
+        """Options that change `sample_entries`; part of the cache's name."""
+        return {}
+
     # -- the step --------------------------------------------------------------------------------------------------
 
     def conditions(self, batch: Any, options: Any, generator: Generator) -> Cond:
-        """Further inputs of a training batch beside its text: sizes, guidance. Draws come from `generator`."""
+        """Further inputs of a training batch beside its text: sizes, guidance, `extras`, `references`.
+
+        Draws come from `generator`.
+        """
         return {}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The network's answer for the family's prediction type, (B, C, H, W). Conventions are converted here only."""
+        """The network's answer for the family's prediction type, as x_t. Conventions are converted here only."""
         raise TypeError(f"{type(self).__name__} must define predict")
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
     def call(self, options: Any) -> dict[str, Any]:
-        """Keyword arguments of the stock pipeline's call that do not depend on the prompt."""
+        """Keyword arguments of the stock pipeline's call that depend on neither the prompt nor the size."""
         return {"guidance_scale": options.validation_guidance}
+
+    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+        """The size in pixels as the stock pipeline takes it."""
+        return {"width": width, "height": height}
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """The picture that a prompt starts from, a PIL one of any size, as the stock pipeline takes it."""
+        raise TypeError(f"{type(self).__name__} must define picture_call")
 
     def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
         """The prompt as the stock pipeline takes it as text."""
@@ -136,7 +201,6 @@ class Family:
 TINY_DEFAULTS: Mapping[str, Any] = {
     "resolution": 64,
     "validation_resolution": "64",
-    "aspect_bucket_alignment": 16,
     "mixed_precision": "no",
     "optimizer": "torch-adamw",
     "learning_rate": 1e-3,
@@ -144,6 +208,7 @@ TINY_DEFAULTS: Mapping[str, Any] = {
     "tokenizer_max_length": 32,
     "gradient_checkpointing": False,
 }
+TINY_CLIP: Mapping[str, Any] = {"validation_num_video_frames": 5}
 
 
 def config_of(model: Any) -> Any:

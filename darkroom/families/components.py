@@ -49,6 +49,7 @@ class Parts(Repository):
         super().__init__(family, options, device, dtype)
         self._text: Any = None
         self._vae: Any = None
+        self._extras: dict[str, Any] = {}
         quiet()
 
     @property
@@ -73,13 +74,14 @@ class Parts(Repository):
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def text(self) -> Any:
-        """The stock pipeline with its text encoders and tokenizers only, on the device."""
+        """The family's stock pipeline with its text encoders and tokenizers only, on the device."""
         if self._text is None:
             absent = {"vae": None, self.family.denoiser_part: None}
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
                 extra = self._separate_t5(dtype)
-                self._text = self._pipeline(absent | extra, dtype)
+                # every flavour reads text alike, and the family's own pipeline needs the fewest other parts for it
+                self._text = self._pipeline(self.family.pipeline, absent | extra, dtype)
             for part in self._text.components.values():
                 if isinstance(part, torch.nn.Module):
                     part.requires_grad_(False).eval().to(self.device)
@@ -89,12 +91,13 @@ class Parts(Repository):
         source, part = self.options.pretrained_t5_model_name_or_path, self.family.t5_part
         if source is None or part is None:
             return {}
-        from transformers import T5EncoderModel
+        import transformers
 
-        return {part: T5EncoderModel.from_pretrained(source, dtype=dtype)}
+        cls = getattr(transformers, self.kinds.encoders[part].cls)
+        return {part: cls.from_pretrained(source, dtype=dtype)}
 
-    def _pipeline(self, parts: dict[str, Any], dtype: torch.dtype) -> Any:
-        cls = self._class(self.family.pipeline)
+    def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
+        cls = self._class(name)
         if self.is_single_file:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **parts)
         return cls.from_pretrained(self.base, dtype=dtype, **self._folder_arguments, **parts)
@@ -119,7 +122,7 @@ class Parts(Repository):
         return self._vae
 
     def _load_vae(self, source: str | None, dtype: torch.dtype) -> Any:
-        cls = self._class(self.family.tiny.vae.cls)
+        cls = self._class(self.kinds.vae.cls)
         if source is None:
             if self.is_single_file:
                 return cls.from_single_file(self.base, config=self.default_base, subfolder="vae", dtype=dtype)
@@ -130,10 +133,24 @@ class Parts(Repository):
             return cls.from_pretrained(source, subfolder="vae", dtype=dtype)
         return cls.from_pretrained(source, dtype=dtype)
 
+    def extra(self, name: str) -> Any:
+        """What else reads a sample's pixels: an image encoder, frozen and on the device, or a processor."""
+        if name not in self._extras:
+            import transformers
+
+            cls = getattr(transformers, self.kinds.extras[name].cls)
+            is_model = issubclass(cls, torch.nn.Module)
+            arguments = {"dtype": self.text_dtype, **self._folder_arguments} if is_model else self.hub
+            with explained(f"The part '{name}'", self.settings_base, self._remedy):
+                part = cls.from_pretrained(self.settings_base, subfolder=name, **arguments)
+            self._extras[name] = part.requires_grad_(False).eval().to(self.device) if is_model else part
+        return self._extras[name]
+
     def unload_vae(self) -> None:
-        """Let the VAE go, unless `keep_vae_loaded`."""
+        """Let the VAE, and what else reads pixels, go, unless `keep_vae_loaded`."""
         if not self.options.keep_vae_loaded:
             self._vae = None
+            self._extras.clear()
             self._release()
 
     def denoiser(self, dtype: torch.dtype | None = None) -> Any:
@@ -155,10 +172,11 @@ class Parts(Repository):
 
     def scheduler(self) -> Any:
         """The base's own scheduler, as its pipeline would use it."""
-        base = self.default_base if self.is_single_file else self.base
-        cls = self._class(self.family.tiny.scheduler.cls)
-        with explained("The scheduler's settings", base, self._remedy):
-            config = cls.load_config(base, subfolder="scheduler", **({} if self.is_single_file else self.hub))
+        cls = self._class(self.kinds.scheduler.cls)
+        with explained("The scheduler's settings", self.settings_base, self._remedy):
+            config = cls.load_config(
+                self.settings_base, subfolder="scheduler", **({} if self.is_single_file else self.hub)
+            )
             # the class that the model names, not the family's usual one
             return self._class(config.get("_class_name", cls.__name__)).from_config(config)
 
@@ -166,11 +184,14 @@ class Parts(Repository):
         """The stock pipeline around live parts and without text encoders, for prompts that are encoded already."""
         import inspect
 
-        cls = self._class(self.family.pipeline)
+        cls = self._class(self.pipeline)
         known = inspect.signature(cls.__init__).parameters
         parts: dict[str, Any] = {
             name: None for name, p in known.items() if name != "self" and p.default is inspect.Parameter.empty
         }
+        # a component is a row of library and class; the rest is what the pipeline is told
+        parts |= {name: value for name, value in self.index.items() if name in known and not isinstance(value, list)}
+        parts |= {name: self.extra(name) for name in self.kinds.extras}
         parts |= {"vae": vae, "scheduler": scheduler, self.family.denoiser_part: denoiser}
         pipe = cls(**parts)
         pipe.set_progress_bar_config(disable=True)
@@ -186,7 +207,7 @@ class Parts(Repository):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with disk_full_says(folder.parent, folder.name):
-                pipe = self._pipeline({self.family.denoiser_part: denoiser}, self.dtype)
+                pipe = self._pipeline(self.pipeline, {self.family.denoiser_part: denoiser}, self.dtype)
                 pipe.save_pretrained(beside)
                 if folder.exists():
                     os.replace(folder, old)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -15,26 +15,52 @@ class Latents:
     downscale   pixels per latent position along an edge
     patch       latent positions per token along an edge
     normaliser  how the VAE's output becomes a latent; a name in `families.latents.NORMALISERS`
+    temporal    frames per latent frame after the first; 0: pictures only, latents have no frame axis
     """
 
     channels: int
     downscale: int = 8
     patch: int = 1
     normaliser: str = "scale"
+    temporal: int = 0
 
-    def tokens(self, height: int, width: int) -> int:
-        """Image tokens of a latent of `height` x `width` positions."""
-        return (height // self.patch) * (width // self.patch)
+    def tokens(self, height: int, width: int, frames: int = 1) -> int:
+        """Tokens of a latent of `frames` x `height` x `width` positions."""
+        return frames * (height // self.patch) * (width // self.patch)
+
+    def whole_frames(self, frames: int) -> int:
+        """The largest legal clip length of at most `frames` frames: n with (n - 1) % temporal == 0; 0 if there is none.
+
+        >>> Latents(16, temporal=4).whole_frames(16)
+        13
+        """
+        if frames < 1:
+            return 0
+        return frames - (frames - 1) % self.temporal if self.temporal else 1
+
+    def shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
+        """Shape of the latent of `frames` frames of `height` x `width` pixels: (C, h, w), for video (C, F, h, w)."""
+        depth = ((frames - 1) // self.temporal + 1,) if self.temporal else ()
+        return (self.channels, *depth, height // self.downscale, width // self.downscale)
 
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
-    """One set of published weights: where it is, the option defaults that suit it, its latents if not the family's."""
+    """One set of published weights: where it is, the option defaults that suit it, and what differs from its family.
+
+    supports  what it takes beyond what every flavour of the family takes
+    picture   may or must a prompt come with a picture to start from
+    """
 
     repository: str
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     note: str = ""
     latents: Latents | None = None
+    pipeline: str | None = None
+    tiny: Tiny | None = None
+    fps: float | None = None
+    supports: frozenset[str] = frozenset()
+    picture: Literal["none", "optional", "needed"] = "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +76,8 @@ class Tiny:
     """A complete random model that runs on a CPU in seconds, built from the family's own classes.
 
     encoders    component name to text encoder; tokenizers: component name to a builder in `families.tiny`
+    extras      component name to whatever else of transformers reads a sample's pixels: image encoders, processors
+    settings    what the stock pipeline is told besides its components
     oracle      denoiser arguments for the one-picture oracle where the tiny denoiser is too narrow for it
     """
 
@@ -58,4 +86,6 @@ class Tiny:
     encoders: Mapping[str, Part]
     tokenizers: Mapping[str, str]
     scheduler: Part
+    extras: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     oracle: Mapping[str, Any] = dataclasses.field(default_factory=dict)

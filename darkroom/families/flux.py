@@ -1,7 +1,8 @@
 """FLUX.1: double and single stream blocks over packed 2x2 latents, flow matching, CLIP pooled text and T5 tokens.
 
 Upstream: black-forest-labs/flux. The network takes the noise level as 0..1 and answers noise - x0.
-Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first inside a token.
+Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first inside a token. Kontext (2506.15742) sees
+the tokens of reference pictures after those of the picture, numbered in the first column of the positions.
 """
 
 from __future__ import annotations
@@ -40,12 +41,12 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 @functools.lru_cache(maxsize=64)
-def image_ids(height: int, width: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Row and column of each token, (H/2 * W/2, 3); the first column is 0."""
+def image_ids(height: int, width: int, device: torch.device, dtype: torch.dtype, number: int = 0) -> Tensor:
+    """Number, row and column of each token, (H/2 * W/2, 3): the picture is 0, its references count from 1."""
     import torch
 
     rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
-    return torch.stack([torch.zeros_like(rows), rows, columns], -1).reshape(-1, 3).to(device, dtype)
+    return torch.stack([torch.full_like(rows, number), rows, columns], -1).reshape(-1, 3).to(device, dtype)
 
 
 class Flux(Family):
@@ -64,6 +65,14 @@ class Flux(Family):
             "black-forest-labs/FLUX.1-schnell",
             {"tokenizer_max_length": 256, "validation_num_inference_steps": 4, "validation_guidance": 0.0},
             note="distilled to four steps; training on it directly wears the distillation off",
+        ),
+        "kontext": Flavour(
+            "black-forest-labs/FLUX.1-Kontext-dev",
+            {"validation_guidance": 2.5},
+            note="edits pictures: train it with reference pictures",
+            pipeline="FluxKontextPipeline",
+            supports=frozenset({"references"}),
+            picture="optional",
         ),
         "fluxbooru": Flavour("terminusresearch/fluxbooru-v0.3", {"validation_guidance_real": 6.0}),
         "libreflux": Flavour("jimmycarter/LibreFlux-SimpleTuner", {"validation_guidance_real": 6.0}),
@@ -89,6 +98,7 @@ class Flux(Family):
             note="ships with Darkroom: 64-pixel shapes, for trying everything without a GPU or a download",
         ),
     }
+    tinies = {"tiny-kontext": "kontext"}
     defaults = {
         "tokenizer_max_length": 512,
         "validation_guidance": 3.0,
@@ -146,31 +156,39 @@ class Flux(Family):
             text = zero_padding(text, pipe.tokenizer_2, captions, length)
         return {"text": text, "pooled": pooled}
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
-        """guidance (B,): constant, or drawn between the two bounds."""
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+        """guidance (B,): constant, or drawn between the two bounds; references, a tuple of (B, C, h, w)."""
         import torch
 
         count = len(batch.latents)
+        found: dict[str, Any] = {"guidance": torch.full((count,), float(options.flux_guidance_value))}
         if options.flux_guidance_mode == "random-range":
             low, high = options.flux_guidance_min, options.flux_guidance_max
-            return {"guidance": low + (high - low) * torch.rand(count, generator=generator)}
-        return {"guidance": torch.full((count,), float(options.flux_guidance_value))}
+            found["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
+        if "references" in self.supports_for(options.model_flavour):
+            found["references"] = batch.references
+        return found
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
         """Velocity from data to noise, (B, C, H, W)."""
+        import torch
+
         height, width = x_t.shape[-2:]
         text = cond["text"]
+        # in this order, after the picture; what the network answers for references is of no use
+        seen = [x_t, *(reference.to(x_t) for reference in cond.get("references", ()))]
+        ids = [image_ids(*each.shape[-2:], x_t.device, x_t.dtype, number) for number, each in enumerate(seen)]
         tokens = model(
-            hidden_states=pack(x_t),
+            hidden_states=torch.cat([pack(each) for each in seen], dim=1),
             timestep=t.to(x_t.dtype),
             guidance=cond["guidance"].to(x_t.device) if config_of(model).guidance_embeds else None,
             pooled_projections=cond["pooled"],
             encoder_hidden_states=text,
             txt_ids=text.new_zeros(text.shape[1], 3),
-            img_ids=image_ids(height, width, x_t.device, x_t.dtype),
+            img_ids=torch.cat(ids),
             return_dict=False,
         )[0]
-        return unpack(tokens, height, width)
+        return unpack(tokens[:, : self.latents.tokens(height, width)], height, width)
 
     def call(self, options: Any) -> dict[str, Any]:
         return {
@@ -178,6 +196,21 @@ class Flux(Family):
             "true_cfg_scale": options.validation_guidance_real,
             "max_sequence_length": options.tokenizer_max_length,
         }
+
+    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+        size = super().size_call(width, height, options)
+        if "references" not in self.supports_for(options.model_flavour):
+            return size
+        # Kontext's pipeline would make every picture one of about a million pixels
+        return {**size, "max_area": width * height}
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """The picture in its own shape, with about as many pixels as the result; edges are multiples of 16."""
+        from PIL import Image
+
+        scale = (width * height / (picture.width * picture.height)) ** 0.5
+        size = [max(16, round(edge * scale / 16) * 16) for edge in picture.size]
+        return {"image": picture.convert("RGB").resize(size, Image.Resampling.LANCZOS), "_auto_resize": False}
 
     def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
         # the pipeline's real guidance is off without a negative prompt, even an empty one

@@ -18,7 +18,7 @@ from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
 from darkroom.families import tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
-from darkroom.families.facts import Latents
+from darkroom.families.facts import Latents, Tiny
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WHOLE_FILE = 64 * 2**20
@@ -44,7 +44,7 @@ def cache_home() -> Path:
 def locate(repository: str, family: Family) -> str:
     """A repository as diffusers takes it: tiny and embedded models become local folders, the rest stays."""
     if repository.startswith(TINY):
-        return str(tiny.folder(family, cache_home() / "tiny"))
+        return str(tiny.folder(family, cache_home() / "tiny", repository.removeprefix(TINY)))
     if repository.startswith(EMBEDDED):
         return str(ASSETS / repository.removeprefix(EMBEDDED))
     return str(Path(repository).expanduser()) if repository.startswith("~") else repository
@@ -76,7 +76,22 @@ class Repository:
     @property
     def latents(self) -> Latents:
         """The latent space of this flavour."""
-        return self.flavour.latents or self.family.latents
+        return self.family.latents_for(self.options.model_flavour)
+
+    @property
+    def kinds(self) -> Tiny:
+        """The classes of this flavour's parts, as its tiny model has them."""
+        return self.family.tiny_for(self.options.model_flavour)
+
+    @property
+    def pipeline(self) -> str:
+        """The stock pipeline of this flavour."""
+        return self.family.pipeline_for(self.options.model_flavour)
+
+    @property
+    def settings_base(self) -> str:
+        """Where the settings of the parts are: a single file has none, so its flavour's folder or repository."""
+        return self.default_base if self.is_single_file else self.base
 
     @property
     def hub(self) -> dict[str, Any]:
@@ -119,7 +134,7 @@ class Repository:
         if self.is_single_file:
             self._examine_file(self._option, self.base)
         else:
-            self._examine_kind(self._index())
+            self._examine_kind(self.index)
             self._examine_weights()
 
     @property
@@ -140,11 +155,12 @@ class Repository:
         if path.suffix == ".safetensors" and (problem := cut_short(path)):
             raise self._refused(f"The weights file is damaged: {problem}.", "Copy or download it again.", option)
 
-    def _index(self) -> dict[str, Any]:
-        """The base's model_index.json."""
-        folder = Path(self.base)
-        if not folder.exists() and not looks_local(self.base):
-            return self._hub_index()
+    @functools.cached_property
+    def index(self) -> dict[str, Any]:
+        """The model_index.json of the base. Raises ConfigError."""
+        folder = Path(self.settings_base)
+        if not folder.exists() and not looks_local(self.settings_base):
+            return self._hub_index(self.settings_base)
         if not folder.exists():
             problem = f"There is no such folder (seen from {Path.cwd()})."
             raise self._refused(problem, "Correct the path, or give a hub id such as owner/name.")
@@ -155,19 +171,20 @@ class Repository:
             change = f"Give a folder in the diffusers layout that holds a {self.family.title} model."
             raise self._refused(f"{what}.", change) from cause
 
-    def _hub_index(self) -> dict[str, Any]:
+    def _hub_index(self, base: str) -> dict[str, Any]:
         """model_index.json from the hub's cache, else from the hub, without the library's half minute of retries."""
         from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
         try:
-            found = try_to_load_from_cache(self.base, INDEX, revision=self.options.revision)
+            revision = self.options.revision if base == self.base else None
+            found = try_to_load_from_cache(base, INDEX, revision=revision)
             if not isinstance(found, str):
-                HfApi().model_info(self.base, revision=self.options.revision, timeout=HUB_SECONDS)
-                found = hf_hub_download(self.base, INDEX, **self.hub)
+                HfApi().model_info(base, revision=revision, timeout=HUB_SECONDS)
+                found = hf_hub_download(base, INDEX, **({"revision": revision} if revision else {}))
             return json.loads(Path(found).read_text(encoding="utf-8"))
         except Exception as cause:  # the client hands on the errors of whichever HTTP library it uses
             first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-            problem = f"'{self.base}' is no local folder, and the hub has not given it: {first.strip()}"
+            problem = f"'{base}' is no local folder, and the hub has not given it: {first.strip()}"
             change = (
                 "Check the name, the network, HF_TOKEN, and that the model's licence was accepted; or give a folder."
             )
@@ -181,21 +198,36 @@ class Repository:
             row = index.get(part)
             return str(row[1] or "") if isinstance(row, list) and len(row) == 2 else ""
 
-        is_other = any(not class_of(part) for part in family.tiny.encoders)
-        if class_of(family.denoiser_part) == family.denoiser and not is_other:
-            return
         held = index.get("_class_name", "an unnamed pipeline")
+        needed = {**self.kinds.encoders, **self.kinds.extras}
+        is_other = any(not class_of(part) for part in needed)
+        siblings = [name for name in family.flavours if family.pipeline_for(name) == held]
+        if siblings and held != self.pipeline:
+            flavour = self.options.model_flavour or family.default_flavour
+            raise self._refused(
+                f"It holds a model for {held}; model_flavour {flavour} needs one for {self.pipeline}.",
+                f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
+            )
+        denoisers = [part for part in index if class_of(part) == family.denoiser]
+        if len(denoisers) > 1:
+            raise self._refused(
+                f"It holds {len(denoisers)} denoisers, {' and '.join(denoisers)}, for different noise levels; "
+                "a run trains one for all of them.",
+                f"Give a {family.title} model with one denoiser.",
+            )
+        if denoisers == [family.denoiser_part] and not is_other:
+            return
         others = [n for n in families.names() if n != family.name and families.get(n).pipeline == held]
         switch = f"Set model_family to {others[0]}, or give" if others else "Give"
         raise self._refused(
-            f"It holds a model for {held}; model_family {family.name} needs one for {family.pipeline} "
-            f"({family.denoiser} with {', '.join(family.tiny.encoders)}).",
+            f"It holds a model for {held}; model_family {family.name} needs one for {self.pipeline} "
+            f"({family.denoiser} with {', '.join(needed)}).",
             f"{switch} a {family.title} model.",
         )
 
     def _examine_weights(self) -> None:
         """Every local weights file must be as long as its header says."""
-        for part in (*self.family.tiny.encoders, "vae", self.family.denoiser_part):
+        for part in (*self.kinds.encoders, *self.kinds.extras, "vae", self.family.denoiser_part):
             for path in sorted((Path(self.base) / part).glob("*.safetensors")):
                 if problem := cut_short(path):
                     change = f"Copy or download {part}/{path.name} again."
@@ -206,11 +238,11 @@ class Repository:
     @functools.cached_property
     def text_configs(self) -> Mapping[str, Mapping[str, Any]]:
         """The text encoders' config.json by component. Raises ModelError when they cannot be read."""
-        return {name: self.config(name) for name in self.family.tiny.encoders}
+        return {name: self.config(name) for name in self.kinds.encoders}
 
     def config(self, part: str) -> dict[str, Any]:
         """One component's config.json, from a folder or the hub. Raises ModelError."""
-        base = self.default_base if self.is_single_file else self.base
+        base = self.settings_base
         path = Path(base) / part / "config.json"
         try:
             if not Path(base).exists():
@@ -235,7 +267,7 @@ class Repository:
 
     def text_identity(self) -> str:
         """What made a text embedding: weights, precision and the options that change it."""
-        names = [*self.family.tiny.encoders, *self.family.tiny.tokenizers]
+        names = [*self.kinds.encoders, *self.kinds.tokenizers]
         weights = [self._identity(name, self.base) for name in names]
         if self.options.pretrained_t5_model_name_or_path:
             weights.append(self._identity("", self.options.pretrained_t5_model_name_or_path))
@@ -246,6 +278,14 @@ class Repository:
         source = self.options.pretrained_vae_model_name_or_path
         weights = self._identity("" if source else "vae", source or self.base)
         return digest([weights, self.latents.normaliser, str(self.vae_dtype), self.options.vae_enable_tiling])
+
+    def sample_identity(self) -> str:
+        """What made a training sample's latents and whatever the family keeps beside them."""
+        beside = self.family.sample_identity(self.options)
+        if not beside:
+            return self.vae_identity()
+        extras = [self._identity(name, self.base) for name in self.kinds.extras]
+        return digest([self.vae_identity(), beside, str(self.text_dtype), extras])
 
     def base_identity(self) -> dict[str, str]:
         """What the lock file says of the base weights."""

@@ -102,7 +102,7 @@ class SD3(Family):
         """Velocity from data to noise, (B, 16, H, W)."""
         return model(
             hidden_states=x_t,
-            timestep=(t * 1000).to(x_t.dtype),
+            timestep=t.float() * 1000,  # in bf16, times near 1000 would be rounded to steps of 4
             encoder_hidden_states=cond["text"],
             pooled_projections=cond["pooled"],
             return_dict=False,

@@ -41,10 +41,10 @@ def clip(width: int = 32, vocabulary: int = 514, act: str = "quick_gelu", cls: s
     )
 
 
-def t5(width: int = 32) -> Part:
+def t5(width: int = 32, cls: str = "T5EncoderModel") -> Part:
     """A T5 encoder of two layers for the piece tokenizer."""
     return Part(
-        "T5EncoderModel",
+        cls,
         {
             "d_model": width,
             "d_kv": 8,
@@ -78,6 +78,28 @@ def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Part:
     )
 
 
+def clip_vision(width: int = 32, side: int = 30) -> dict[str, Part]:
+    """A CLIP image encoder of two layers that reads squares of `side` pixels, and its processor."""
+    return {
+        "image_encoder": Part(
+            "CLIPVisionModel",
+            {
+                "hidden_size": width,
+                "intermediate_size": 37,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "image_size": side,
+                "patch_size": side // 2,
+                "projection_dim": width,
+            },
+        ),
+        "image_processor": Part(
+            "CLIPImageProcessor",
+            {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}},
+        ),
+    }
+
+
 def _clip_tokenizer(extra: tuple[str, ...] = ()) -> Any:
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
@@ -104,37 +126,45 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def build(family: Family, denoiser: Mapping[str, Any] | None = None) -> Any:
-    """The family's tiny pipeline with random weights from the fixed seed; `denoiser` overrides its arguments."""
-    import diffusers
-    import torch
+def _of_transformers(part: Part) -> Any:
+    """A model from its config, or a processor, which has none."""
     import transformers
 
-    spec = family.tiny
+    cls = getattr(transformers, part.cls)
+    if not hasattr(cls, "config_class"):
+        return cls(**part.config)
+    return cls(cls.config_class(**part.config)).eval()
+
+
+def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: str = "tiny") -> Any:
+    """A tiny pipeline with random weights from the fixed seed; `denoiser` overrides its arguments."""
+    import diffusers
+    import torch
+
+    spec = family.tiny_for(flavour)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        parts: dict[str, Any] = {}
-        for name, part in spec.encoders.items():
-            cls = getattr(transformers, part.cls)
-            parts[name] = cls(cls.config_class(**part.config)).eval()
+        parts: dict[str, Any] = dict(spec.settings)
+        for name, part in {**spec.encoders, **spec.extras}.items():
+            parts[name] = _of_transformers(part)
         for name, kind in spec.tokenizers.items():
             parts[name] = TOKENIZERS[kind]()
         parts["vae"] = getattr(diffusers, spec.vae.cls)(**spec.vae.config).eval()
         model = getattr(diffusers, spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})})
         parts[family.denoiser_part] = model.eval()
         parts["scheduler"] = getattr(diffusers, spec.scheduler.cls)(**spec.scheduler.config)
-        pipe = getattr(diffusers, family.pipeline)(**parts)
+        pipe = getattr(diffusers, family.pipeline_for(flavour))(**parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
-def folder(family: Family, root: Path) -> Path:
-    """The folder of the family's tiny model below `root`, made on first use; its name holds a hash of the recipe."""
-    recipe = digest([SEED, dataclasses.asdict(family.tiny), family.pipeline])[:12]
+def folder(family: Family, root: Path, flavour: str = "tiny") -> Path:
+    """The folder of a tiny model below `root`, made on first use; its name holds a hash of the recipe."""
+    recipe = digest([SEED, dataclasses.asdict(family.tiny_for(flavour)), family.pipeline_for(flavour)])[:12]
     target = Path(root) / f"{family.name}-{recipe}"
     if not target.exists():
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        build(family).save_pretrained(temporary)
+        build(family, flavour=flavour).save_pretrained(temporary)
         try:
             os.replace(temporary, target)
         except OSError:

@@ -35,7 +35,7 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
     """The run's family and its validation prompts. Raises ConfigErrors with all that is wrong at once."""
     config = resolved.config
     family = families.get(config.model_family)
-    errors = list(conflicts.check(config, resolved.sources, facts(family)))
+    errors = list(conflicts.check(config, resolved.sources, facts(family, config)))
     prompts: list[Prompt] = []
     for probe in (
         lambda: _flavour(family, config),
@@ -72,7 +72,7 @@ def _found(probe: Callable[[], object]) -> list[ConfigError]:
 def remarks(resolved: Resolved, family: Family) -> list[Note]:
     """What a person should know of these settings although nothing is wrong with them."""
     config, sources = resolved.config, resolved.sources
-    notes = [*resolved.notes, *conflicts.remarks(config, sources, facts(family))]
+    notes = [*resolved.notes, *conflicts.remarks(config, sources, facts(family, config))]
     for name, reason in WITHOUT_EFFECT.items():
         value = getattr(config, name)
         if value != option_info(name).default:
@@ -80,14 +80,14 @@ def remarks(resolved: Resolved, family: Family) -> list[Note]:
     return notes
 
 
-def facts(family: Family) -> conflicts.FamilyFacts:
+def facts(family: Family, config: Any) -> conflicts.FamilyFacts:
     """What conflict rules need to know of a family."""
     return conflicts.FamilyFacts(
         family=family.name,
         title=family.title,
         prediction="flow" if family.prediction == "flow_matching" else family.prediction,
         guidance_input=family.guidance_input,
-        supports=family.supports,
+        supports=family.supports_for(config.model_flavour if config.model_flavour in family.flavour_names() else None),
     )
 
 

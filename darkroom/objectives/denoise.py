@@ -159,6 +159,11 @@ def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:
     return scheduler.get("prediction_type") or family.prediction
 
 
+def frames_of(x0: Tensor) -> int:
+    """Latent frames of (B, C, F, H, W); 1 for pictures."""
+    return x0.shape[2] if x0.dim() == 5 else 1
+
+
 def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any], offset: float = 0.0) -> FlowTimesteps:
     """The flow sampler that the options describe; `offset` is added to a normal draw."""
     if options.flux_fast_schedule:
@@ -173,6 +178,7 @@ def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any], offs
 
     if options.flow_schedule_auto_shift:
         line = ShiftLine.from_scheduler(scheduler)
-        return FlowTimesteps(base, lambda x0: line.shift(family.latents.tokens(*x0.shape[-2:])))
+        latents = family.latents_for(options.model_flavour)
+        return FlowTimesteps(base, lambda x0: line.shift(latents.tokens(*x0.shape[-2:], frames=frames_of(x0))))
     k = options.flow_schedule_shift or 1.0
     return FlowTimesteps(base, lambda x0: k)

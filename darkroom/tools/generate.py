@@ -1,4 +1,4 @@
-"""Pictures from a base model and adapter files, through the stock diffusers pipeline and nothing else."""
+"""Pictures and clips from a base model and adapter files, through the stock diffusers pipeline and nothing else."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import Family
 from darkroom.families.components import explained, quiet
 from darkroom.families.repository import cut_short, looks_local
-from darkroom.validate import schedulers
+from darkroom.validate import clip, schedulers
 from darkroom.validate.recipe import Recipe
+from darkroom.validate.render import arguments
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
@@ -44,7 +45,7 @@ class Loaded:
     unmatched: list[str]
 
 
-def stock_pipeline(family: Family, base: str, dtype: torch.dtype) -> Any:
+def stock_pipeline(family: Family, base: str, dtype: torch.dtype, flavour: str | None = None) -> Any:
     """The stock pipeline of a base folder or hub id, complete. Raises ModelError."""
     import diffusers
 
@@ -54,7 +55,7 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype) -> Any:
     with explained(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
-        pipe = getattr(diffusers, family.pipeline).from_pretrained(base, dtype=dtype)
+        pipe = getattr(diffusers, family.pipeline_for(flavour)).from_pretrained(base, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -101,17 +102,11 @@ def count_keys(pipe: Any, family: Family, path: Path, name: str) -> Loaded:
     return Loaded(len(tensors) - len(unmatched), unmatched)
 
 
-def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Any:
-    """One picture of a recipe by a plain pipeline call with the prompt as text."""
+def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> clip.Frames:
+    """What a recipe makes, by a plain pipeline call with the prompt as text: frames (F, H, W, 3), one for a picture."""
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
-    return pipe(
-        **_prompt(pipe, family, recipe, options),
-        **recipe.call,
-        width=recipe.width,
-        height=recipe.height,
-        num_inference_steps=recipe.steps,
-        generator=torch.Generator(recipe.seed_device).manual_seed(recipe.seed),
-    ).images[0]
+    prompt = _prompt(pipe, family, recipe, options)
+    return clip.from_output(pipe(**prompt, **arguments(family, recipe, options), return_dict=False)[0])
 
 
 def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:

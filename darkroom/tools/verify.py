@@ -15,6 +15,7 @@ from darkroom.core.errors import ModelError
 from darkroom.families.repository import locate
 from darkroom.tools import generate
 from darkroom.train.checkpoint import STATE, check
+from darkroom.validate import clip
 from darkroom.validate.recipe import Recipe
 
 LIMIT = 1.0
@@ -49,9 +50,9 @@ def verify(path: Path) -> Verdict:
         return Verdict(0, [], 0, None, problem)
     base = locate(options["$base"], family)
     if options["model_type"] == "full":
-        pipe, matched, unmatched = full_pipeline(family, path, base)
+        pipe, matched, unmatched = full_pipeline(family, path, base, settings.model_flavour)
     else:
-        pipe = generate.stock_pipeline(family, base, torch.float32)
+        pipe = generate.stock_pipeline(family, base, torch.float32, settings.model_flavour)
         (loaded,) = generate.load_adapters(pipe, family, [generate.AdapterFile(adapter_file(path))])
         matched, unmatched = loaded.matched, loaded.unmatched
     pictures = originals(Path(options["$folder"]), step_of(path))
@@ -67,7 +68,7 @@ def adapter_file(path: Path) -> Path:
     return file
 
 
-def full_pipeline(family: Any, path: Path, base: str) -> tuple[Any, int, list[str]]:
+def full_pipeline(family: Any, path: Path, base: str, flavour: str | None) -> tuple[Any, int, list[str]]:
     """The stock pipeline with a fully trained denoiser; its keys are checked by a strict load."""
     import diffusers
 
@@ -78,7 +79,7 @@ def full_pipeline(family: Any, path: Path, base: str) -> tuple[Any, int, list[st
     model, info = cls.from_pretrained(
         folder, subfolder=family.denoiser_part, dtype=torch.float32, output_loading_info=True
     )
-    pipe = generate.stock_pipeline(family, base, torch.float32)
+    pipe = generate.stock_pipeline(family, base, torch.float32, flavour)
     pipe.register_modules(**{family.denoiser_part: model.to(pipe.device)})
     odd = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
     return pipe, len(model.state_dict()) - len(info["missing_keys"]), list(map(str, odd))
@@ -103,12 +104,12 @@ def originals(output: Path, step: int | None) -> list[Path]:
 
 
 def difference(pipe: Any, family: Any, settings: Any, picture: Path) -> float:
-    """Largest difference of a picture and its stock rendering, in steps of 1/255."""
+    """Largest difference of a picture, or of the frames it shows, and its stock rendering, in steps of 1/255."""
     from PIL import Image
 
     recipe = Recipe.read(picture)
     pipe.set_adapters(["adapter_0"], [recipe.strength]) if recipe.strength != 1.0 else None
     with Image.open(picture) as saved:
         mine = np.asarray(saved.convert("RGB"), dtype=np.int16)
-    theirs = np.asarray(generate.render(pipe, family, recipe, settings).convert("RGB"), dtype=np.int16)
+    theirs = np.asarray(clip.film(generate.render(pipe, family, recipe, settings)), dtype=np.int16)
     return float(np.abs(mine - theirs).max()) if mine.shape == theirs.shape else 255.0

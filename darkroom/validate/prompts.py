@@ -16,17 +16,19 @@ LIBRARY = Path(__file__).parent / "library.json"
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One picture to make: a short name for files, the text, and the adapter's strength for it."""
+    """One picture to make: a short name for files, the text, the adapter's strength for it, a picture to start from."""
 
     name: str
     text: str
     strength: float = 1.0
+    picture: str = ""
 
 
 def read_library(path: Path, option: str) -> list[Prompt]:
-    """A JSON object of short name to text, or to `{"prompt": ..., "adapter_strength": ...}`.
+    """A JSON object of short name to text, or to `{"prompt": ..., "adapter_strength": ..., "image": ...}`.
 
-    `caption` and `tags` are other names of `prompt`; blank names are skipped. Raises ConfigError naming the entry.
+    `caption` and `tags` are other names of `prompt`; blank names are skipped; the path of an image may be relative to
+    the library. Raises ConfigError naming the entry.
     """
     try:
         entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -61,15 +63,27 @@ def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
     if isinstance(value, dict):
         text = value.get("prompt") or value.get("caption") or value.get("tags")
         strength = value.get("adapter_strength", 1.0)
-        if isinstance(text, str) and isinstance(strength, (int, float)):
-            return Prompt(safe_name(name), text, float(strength))
+        image = value.get("image", "")
+        if isinstance(text, str) and isinstance(strength, (int, float)) and isinstance(image, str):
+            return Prompt(safe_name(name), text, float(strength), _found(image, name, option, path))
     raise ConfigError(
         option,
         str(path),
         "",
         f"The entry '{name}' is neither a text nor an object with a 'prompt'.",
-        'Write "name": "a prompt" or "name": {"prompt": "...", "adapter_strength": 0.8}.',
+        'Write "name": "a prompt" or "name": {"prompt": "...", "adapter_strength": 0.8, "image": "start.png"}.',
     )
+
+
+def _found(image: str, name: str, option: str, library: Path) -> str:
+    """The path of an entry's image, seen from its library; empty if it has none."""
+    if not image:
+        return ""
+    place = (Path(library).expanduser().parent / Path(image).expanduser()).absolute()
+    if place.is_file():
+        return str(place)
+    problem = f"The image of the entry '{name}' is not there: {place}."
+    raise ConfigError(option, str(library), "", problem, "Correct its path; it may be relative to the library.")
 
 
 def collect(options: Any) -> list[Prompt]:

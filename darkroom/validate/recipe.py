@@ -14,7 +14,11 @@ KEY = "darkroom"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one picture was made. `call`: the stock pipeline's other arguments; `scheduler`: changes to the base's."""
+    """How one picture was made. `call`: the stock pipeline's other arguments; `scheduler`: changes to the base's.
+
+    picture  path of the picture that it started from, or empty
+    fps      frames per second of a clip, else 0
+    """
 
     prompt: str
     negative: str
@@ -28,6 +32,8 @@ class Recipe:
     strength: float = 1.0
     step: int = 0
     weights: str = "adapter"
+    picture: str = ""
+    fps: float = 0.0
 
     def save(self, image: Any, path: Path) -> None:
         """Write `image` as PNG with the recipe in its header. Raises DiskFullError."""

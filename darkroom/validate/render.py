@@ -1,4 +1,4 @@
-"""Pictures from live weights through the stock diffusers pipeline."""
+"""Pictures and clips from live weights through the stock diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -10,22 +10,36 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from darkroom.core.errors import ConfigError
+from darkroom.core.optional import need
 from darkroom.core.units import parse_resolutions
 from darkroom.families import latents as latent_space
+from darkroom.families.base import Family
 from darkroom.families.components import Parts
-from darkroom.validate import schedulers
+from darkroom.validate import clip, schedulers
+from darkroom.validate.clip import Frames
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A rendered prompt: `index` counts pictures of the same prompt."""
+    """A rendered prompt: `index` counts pictures of the same prompt. A clip has several frames (F, H, W, 3)."""
 
     prompt: Prompt
     index: int
-    image: Any
+    frames: Frames
     recipe: Recipe
+
+    @property
+    def image(self) -> Any:
+        """The picture, or the clip's frames side by side."""
+        return clip.film(self.frames)
+
+    @property
+    def is_clip(self) -> bool:
+        """Is there anything to play?"""
+        return len(self.frames) > 1
 
     @property
     def size(self) -> str:
@@ -47,11 +61,39 @@ def resting(model: nn.Module) -> Iterator[None]:
 
 
 class Renderer:
-    """Renders prompts whose text is encoded already: `text(prompt)` gives the condition of one caption."""
+    """Renders prompts whose text is encoded already: `text(prompt)` gives the condition of one caption.
 
-    def __init__(self, parts: Parts, options: Any, text: Callable[[str], dict[str, Tensor]]):
+    `start` is the path of the picture that prompts start from which bring none, where the flavour starts from one.
+    """
+
+    def __init__(self, parts: Parts, options: Any, text: Callable[[str], dict[str, Tensor]], start: str = ""):
         self.parts, self.options, self.text, self.family = parts, options, text, parts.family
+        self.start = start
         self.changes = schedulers.changes(options, self.family.prediction == "flow_matching")
+
+    def check(self, prompts: Iterable[Prompt]) -> None:
+        """Raises ConfigError if a prompt lacks the picture it has to start from, or clips the package to write them."""
+        if self.fps:
+            need("av", "video", "Validation of a model that makes clips")
+        lacking = [prompt.name for prompt in prompts if not self._picture_of(prompt)]
+        if self.parts.flavour.picture == "needed" and lacking:
+            raise ConfigError(
+                "validation_prompt",
+                ", ".join(lacking),
+                "",
+                f"{self.family.title} starts a clip from a picture here, and these prompts bring none.",
+                'Give them as "name": {"prompt": "...", "image": "start.png"} in a user_prompt_library and set '
+                "validation_disable_unconditional, or set validation_disable.",
+            )
+
+    def _picture_of(self, prompt: Prompt) -> str:
+        return "" if self.parts.flavour.picture == "none" else prompt.picture or self.start
+
+    @property
+    def fps(self) -> float:
+        """Frames per second of what is rendered; 0 for pictures."""
+        rate = self.family.fps_for(self.options.model_flavour)
+        return float(self.options.framerate or rate) if rate else 0.0
 
     def recipes(self, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[tuple[Prompt, int, Recipe]]:
         """Every picture to make: prompts x resolutions x images, in that order."""
@@ -74,11 +116,13 @@ class Renderer:
                         steps=o.validation_num_inference_steps,
                         seed=first + index % o.num_validation_images,
                         seed_device="cpu" if o.validation_seed_source == "cpu" else self.parts.device.type,
-                        call=self.family.call(o),
+                        call=call_of(self.family, width, height, o),
                         scheduler=self.changes,
                         strength=prompt.strength,
                         step=step,
                         weights=weights,
+                        picture=self._picture_of(prompt),
+                        fps=self.fps,
                     ),
                 )
 
@@ -88,12 +132,12 @@ class Renderer:
             pipe = self.parts.assemble(model, self.parts.vae(), self.parts.scheduler())
             for prompt, index, recipe in self.recipes(prompts, step, weights):
                 with _strength(model, recipe.strength):
-                    yield Picture(prompt, index, self._picture(pipe, recipe), recipe)
+                    yield Picture(prompt, index, self._frames(pipe, recipe), recipe)
 
-    def _picture(self, pipe: Any, recipe: Recipe) -> Any:
+    def _frames(self, pipe: Any, recipe: Recipe) -> Frames:
         model = getattr(pipe, self.family.denoiser_part)
         text, negative = (self._condition(t, model) for t in (recipe.prompt, recipe.negative))
-        return draw(pipe, self.parts, recipe, self.family.embedded_call(text, negative))
+        return draw(pipe, self.parts, recipe, self.family.embedded_call(text, negative), self.options)
 
     def _condition(self, caption: str, model: Any) -> dict[str, Tensor]:
         entry = self.family.stack_text([self.text(caption)])
@@ -103,22 +147,32 @@ class Renderer:
         }
 
 
-def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any]) -> Any:
-    """One PIL picture. The pipeline samples; the VAE decodes in its own precision, which may be wider."""
+def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], options: Any) -> Frames:
+    """Frames (F, H, W, 3). The pipeline samples; the VAE decodes in its own precision, which may be wider."""
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
-    sampled = pipe(
-        **prompt,
-        **recipe.call,
-        width=recipe.width,
-        height=recipe.height,
-        num_inference_steps=recipe.steps,
-        generator=torch.Generator(recipe.seed_device).manual_seed(recipe.seed),
-        output_type="latent",
-    ).images
+    call = arguments(parts.family, recipe, options)
+    sampled = pipe(**prompt, **call, output_type="latent", return_dict=False)[0]
     scale = parts.latents.downscale
     latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)
-    pixels = latent_space.decode(parts.vae(), latents.float(), parts.latents)
-    return pipe.image_processor.postprocess(pixels, output_type="pil")[0]
+    return clip.from_pixels(latent_space.decode(parts.vae(), latents.float(), parts.latents))
+
+
+def call_of(family: Family, width: int, height: int, options: Any) -> dict[str, Any]:
+    """What a recipe keeps of the pipeline's call; the size itself is a line of its own there."""
+    call = {**family.call(options), **family.size_call(width, height, options)}
+    return {name: value for name, value in call.items() if name not in ("width", "height")}
+
+
+def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
+    """A recipe as arguments of the stock pipeline's call, all but the prompt. Reads the picture that it starts from."""
+    call = {"width": recipe.width, "height": recipe.height, **recipe.call}
+    if recipe.picture:
+        from PIL import Image
+
+        with Image.open(recipe.picture) as picture:
+            call |= family.picture_call(picture, recipe.width, recipe.height, options)
+    call["num_inference_steps"] = recipe.steps
+    return {**call, "generator": torch.Generator(recipe.seed_device).manual_seed(recipe.seed)}
 
 
 @contextlib.contextmanager

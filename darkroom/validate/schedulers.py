@@ -51,9 +51,15 @@ def changes(options: Any, is_flow: bool) -> dict[str, Any]:
 
 
 def apply(scheduler: Any, changed: dict[str, Any]) -> Any:
-    """A fresh scheduler from `scheduler`'s settings and `changes`."""
+    """A fresh scheduler from `scheduler`'s settings and `changes`. A flow's shift goes along by each class's name."""
+    import inspect
+
     import diffusers
 
     settings = dict(changed)
     cls = getattr(diffusers, settings.pop("_class", type(scheduler).__name__))
-    return cls.from_config(dict(scheduler.config), **settings)
+    config = dict(scheduler.config)
+    for mine, other in (("shift", "flow_shift"), ("flow_shift", "shift")):
+        if mine in inspect.signature(cls.__init__).parameters and mine not in config and other in config:
+            settings.setdefault(mine, config[other])
+    return cls.from_config(config, **settings)

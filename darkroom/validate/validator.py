@@ -3,6 +3,8 @@
 validation_images/step_N_<name>_<index>_<WxH>.png   what people look at: base | current (| EMA), prompt below
 validation_images/originals/...                     each picture alone, with its recipe inside
 benchmarks/base_model/...                           the base model's pictures, made once
+
+A clip is an MP4 beside its original and beside the base model's; the pictures show its frames.
 """
 
 from __future__ import annotations
@@ -31,6 +33,7 @@ class Validator:
         self.renderer, self.prompts, self.output, self.bus = renderer, prompts, Path(output), bus
         self.options = renderer.options
         self.last = -1
+        renderer.check(prompts)
 
     def watch(self, model: Any, stepper: Stepper) -> None:
         """Render these weights from now on."""
@@ -66,7 +69,7 @@ class Validator:
             return
         prompts = list(dict.fromkeys(wanted[name][0] for name in stale))
         for picture in self._pictures(model, prompts, 0, "base"):
-            picture.recipe.save(picture.image, self._base_path(picture))
+            self._keep(picture, self._base_path(picture))
         self.renderer.parts.unload_vae()
 
     def _is_current(self, name: str, recipe: Recipe) -> bool:
@@ -107,17 +110,27 @@ class Validator:
         panels = [("base model", Image.open(path))] if (path := self._base_path(first)).exists() else []
         for label, picture in versions.items():
             suffix = "" if label == "checkpoint" else f"__{label.lower()}"
-            picture.recipe.save(picture.image, folder / "originals" / f"{name}{suffix}.png")
+            self._keep(picture, folder / "originals" / f"{name}{suffix}.png")
             panels.append((label, picture.image))
         with atomic(folder / f"{name}.png") as temporary:
             stitch(panels, first.prompt.text).save(temporary, format="PNG")
-        return {
+        row = {
             "name": first.prompt.name,
             "prompt": first.prompt.text,
             "resolution": first.size,
             "path": f"validation_images/{name}.png",
             "original": f"validation_images/originals/{name}.png",
         }
+        return {**row, "clip": f"validation_images/originals/{name}.mp4"} if first.is_clip else row
+
+    @staticmethod
+    def _keep(picture: Picture, path: Path) -> None:
+        """The picture, or a clip and its frames, with the recipe."""
+        picture.recipe.save(picture.image, path)
+        if picture.is_clip:
+            from darkroom.media.video import write_mp4
+
+            write_mp4(path.with_suffix(".mp4"), picture.frames, picture.recipe.fps)
 
     @staticmethod
     def _base_name(prompt: Prompt, index: int, recipe: Recipe) -> str:

@@ -1,16 +1,18 @@
-"""Three checks that hold a family to the stock diffusers pipeline, on a CPU, with random weights.
+"""Three checks that hold a family's flavour to the stock diffusers pipeline, on a CPU, with random weights.
 
     call_parity     what reaches the denoiser in training is what the pipeline gives it
     latent_parity   what is cached reaches the pipeline's decoder as the VAE made it
-    oracle          trained on one picture by the real step, the pipeline's own sampler finds that picture
+    oracle          trained on one sample by the real step, the pipeline's own sampler finds that sample
 
-Each returns None, or a sentence that says what differs. `python -m tests.families.conformance` prints the tables.
+Each takes a case, a family with one of its tiny flavours, and returns None, or a sentence that says what differs.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -24,6 +26,7 @@ from darkroom import families
 from darkroom.families import latents as latent_space
 from darkroom.families import tiny
 from darkroom.families.base import Family
+from darkroom.families.facts import Latents
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.optim.schedules import Scheduler, Shape
@@ -32,15 +35,19 @@ from darkroom.train.step import Stepper
 
 PROMPT, NEGATIVE = "a small red house", "fog"
 SIDE = 64
+FRAMES = 5
 STEPS = 3
 IGNORED = frozenset({"return_dict"})
 LEAST_CORRELATION = 0.95
 
 
+# -- cases ------------------------------------------------------------------------------------------------------------
+
+
 @functools.cache
-def options(name: str, **changes: Any) -> Any:
-    """The options of a tiny run of the family."""
-    argv = [f"--model_family={name}", "--model_flavour=tiny"]
+def options(name: str, flavour: str) -> Any:
+    """The options of a tiny run of the flavour."""
+    argv = [f"--model_family={name}", f"--model_flavour={flavour}"]
     config = resolve(argv, {}, Path.cwd(), families.defaults, partial=True).config
     values = {field: getattr(config, field) for field in type(config).model_fields}
     # one guidance for both sides: what the pipeline is called with is what training is told
@@ -48,17 +55,111 @@ def options(name: str, **changes: Any) -> Any:
     return SimpleNamespace(**values)
 
 
-def batch(latents: Tensor) -> Any:
-    """A training batch without text: uncropped pictures of the pipeline's size."""
-    count, (height, width) = len(latents), latents.shape[-2:]
-    scale = SIDE // height
-    size = torch.tensor([[height * scale, width * scale]] * count)
+@dataclasses.dataclass(frozen=True)
+class Sample:
+    """One sample as training has it, and the PIL picture that the pipeline is given to start from."""
+
+    pixels: Tensor  # (1, 3, H, W) or (1, 3, F, H, W) in -1..1
+    latents: Tensor  # (1, C, h, w) or (1, C, F, h, w)
+    extras: dict[str, Tensor]
+    references: tuple[Tensor, ...]
+    start: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A family, whole or broken on purpose, and the tiny flavour that is checked."""
+
+    family: Family
+    flavour: str
+
+    @property
+    def settings(self) -> Any:
+        return options(self.family.name, self.flavour)
+
+    @property
+    def facts(self) -> Latents:
+        return self.family.latents_for(self.flavour)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one sample's latents."""
+        return self.facts.shape(SIDE, SIDE, FRAMES)
+
+    def pipe(self, **denoiser: Any) -> Any:
+        """The tiny pipeline. One that cleans prompts by an optional package cleans none of ours without it."""
+        pipe = tiny.build(self.family, denoiser, self.flavour)
+        vars(sys.modules[type(pipe).__module__]).setdefault("ftfy", SimpleNamespace(fix_text=str))
+        return pipe
+
+    def sample(self, pipe: Any, name: str = "astronaut") -> Sample:
+        """A photograph, or a camera moving over it, encoded as the job encodes it."""
+        parts = SimpleNamespace(vae=lambda: pipe.vae, extra=lambda part: getattr(pipe, part), latents=self.facts)
+        pixels = clip(name) if self.facts.temporal else photograph(name)
+        x0 = latent_space.encode(pipe.vae, pixels, self.facts)
+        extras = self.family.sample_entries(parts, pixels, x0, self.settings)
+        references: tuple[Tensor, ...] = ()
+        start = pixels if pixels.ndim == 4 else pixels[:, :, 0]
+        if "references" in self.family.supports_for(self.flavour):
+            start = photograph("coffee", 96, 48)
+            references = (latent_space.encode(pipe.vae, start, self.facts),)
+        return Sample(pixels, x0, extras, references, to_pil(start))
+
+    def call(self, sample: Sample) -> dict[str, Any]:
+        """Everything that the pipeline is given but the prompt, the steps and the draws."""
+        size = (SIDE, SIDE, self.settings)
+        picture = self.family.flavour(self.flavour).picture != "none"
+        started = self.family.picture_call(sample.start, *size) if picture else {}
+        return {**self.family.call(self.settings), **self.family.size_call(*size), **started}
+
+
+def cases() -> list[tuple[str, str]]:
+    """Every family with each of its tiny flavours."""
+    return [(name, flavour) for name in families.names() for flavour in families.get(name).tiny_names()]
+
+
+def case(name: str, flavour: str) -> Case:
+    """A case of a family that is whole."""
+    return Case(families.get(name), flavour)
+
+
+def photograph(name: str, width: int = SIDE, height: int = SIDE) -> Tensor:
+    """A real photograph, (1, 3, height, width) in -1..1."""
+    import numpy as np
+    from PIL import Image
+    from skimage import data
+
+    image = Image.fromarray(getattr(data, name)()).resize((width, height), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+
+
+def clip(name: str) -> Tensor:
+    """A camera that moves over a photograph, (1, 3, FRAMES, SIDE, SIDE) in -1..1."""
+    wide = photograph(name, SIDE + 4 * FRAMES, SIDE)
+    return torch.stack([wide[..., 4 * i : 4 * i + SIDE] for i in range(FRAMES)], dim=2)
+
+
+def to_pil(pixels: Tensor) -> Any:
+    """(1, 3, H, W) in -1..1 as a PIL picture."""
+    from PIL import Image
+
+    return Image.fromarray(((pixels[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
+
+
+def batch(samples: list[Sample], latents: Tensor) -> Any:
+    """A training batch without text: uncropped samples of the pipeline's size, at the given latents."""
+    count = len(latents)
+    size = torch.tensor([[SIDE, SIDE]] * count)
     return SimpleNamespace(
         latents=latents,
+        extras={name: torch.cat([s.extras[name] for s in samples]) for name in samples[0].extras},
+        references=tuple(map(torch.cat, zip(*(s.references for s in samples), strict=True))),
         original_sizes=size,
         target_sizes=size,
         crops=torch.zeros(count, 2, dtype=torch.long),
         is_regularisation=False,
+        timestep_offset=0.0,
+        slider_strength=None,
     )
 
 
@@ -90,41 +191,41 @@ def _is_empty(value: Any) -> bool:
 # -- call parity ------------------------------------------------------------------------------------------------------
 
 
-def call_parity(family: Family) -> str | None:
+def call_parity(case: Case) -> str | None:
     """Compare every argument of the denoiser at every noise level of a short sampling, with and without a negative."""
-    pipe, settings = tiny.build(family), options(family.name)
-    model = getattr(pipe, family.denoiser_part)
+    pipe, family = case.pipe(), case.family
+    with torch.no_grad():
+        sample = case.sample(pipe)
     for negative in (NEGATIVE, ""):
-        entries = family.text_entries(pipe, [PROMPT, negative], settings)
-        if problem := _sampling_differs(family, pipe, model, entries, negative, settings):
+        entries = family.text_entries(pipe, [PROMPT, negative], case.settings)
+        if problem := _sampling_differs(case, pipe, sample, entries, negative):
             return problem
-    return _batch_differs(family, model, entries, settings)
+    return _batch_differs(case, pipe, sample, entries)
 
 
 def _sampling_differs(
-    family: Family, pipe: Any, model: Any, entries: list[dict[str, Tensor]], negative: str, settings: Any
+    case: Case, pipe: Any, sample: Sample, entries: list[dict[str, Tensor]], negative: str
 ) -> str | None:
+    family = case.family
+    model = getattr(pipe, family.denoiser_part)
+    call = case.call(sample)
+    if "true_cfg_scale" in call:
+        call["true_cfg_scale"] = 2.0
     with Recorder(model) as stock, torch.no_grad():
         pipe(
-            **family.prompt_call(PROMPT, negative, settings),
-            **(family.call(settings) | _real_guidance(family)),
-            width=SIDE, height=SIDE, num_inference_steps=STEPS,
+            **family.prompt_call(PROMPT, negative, case.settings), **call, num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(0), output_type="latent",
         )  # fmt: skip
     calls_per_step = len(stock.calls) // STEPS
     for i, call in enumerate(stock.calls):
         t = _noise_level(family, pipe.scheduler.timesteps[i // calls_per_step])
         for row, given in enumerate(_rows(call)):
-            x_t = _latents_of(family, given)
-            mine = [_predicted_call(family, model, x_t, t, entry, settings) for entry in entries]
+            x_t = _latents_of(case, given)
+            mine = [_predicted_call(case, model, x_t, t, [sample], [entry]) for entry in entries]
             differences = [_difference(given, m) for m in mine]
             if all(differences):
                 return f"call {i}, row {row}: {differences[0]}"
     return None
-
-
-def _real_guidance(family: Family) -> dict[str, Any]:
-    return {"true_cfg_scale": 2.0} if "true_cfg_scale" in family.call(options(family.name)) else {}
 
 
 def _noise_level(family: Family, timestep: Tensor) -> Tensor:
@@ -145,23 +246,30 @@ def _rows(call: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield {name: row(value, i) for name, value in call.items()}
 
 
-def _latents_of(family: Family, call: dict[str, Any]) -> Tensor:
+def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
+    """The noised latents in the denoiser's first argument; what it is given besides comes behind them."""
     first = next(iter(call.values()))
-    side = SIDE // family.latents.downscale
-    return family.from_pipeline(first, side, side)
-
-
-def _condition(family: Family, x_t: Tensor, entries: list[dict[str, Tensor]], settings: Any) -> dict[str, Tensor]:
-    return family.stack_text(entries) | family.conditions(batch(x_t), settings, torch.Generator().manual_seed(0))
+    own = case.family.to_pipeline(torch.zeros(1, *case.shape)).shape
+    return case.family.from_pipeline(first[tuple(slice(0, n) for n in own)], *case.shape[-2:])
 
 
 def _predicted_call(
-    family: Family, model: Any, x_t: Tensor, t: Tensor, entry: dict[str, Tensor], settings: Any
+    case: Case, model: Any, x_t: Tensor, t: Tensor, samples: list[Sample], entries: list[dict[str, Tensor]]
 ) -> dict[str, Any]:
-    with Recorder(model) as mine, torch.no_grad():
-        family.predict(model, x_t, t, _condition(family, x_t, [entry], settings))
+    with Recorder(model) as mine:
+        _predict(case, model, x_t, t, samples, entries)
     (call,) = mine.calls
     return call
+
+
+def _predict(
+    case: Case, model: Any, x_t: Tensor, t: Tensor, samples: list[Sample], entries: list[dict[str, Tensor]]
+) -> Tensor:
+    family = case.family
+    draws = torch.Generator().manual_seed(0)
+    cond = family.stack_text(entries) | family.conditions(batch(samples, x_t), case.settings, draws)
+    with torch.no_grad():
+        return family.predict(model, x_t, t, cond)
 
 
 def _difference(stock: dict[str, Any], mine: dict[str, Any]) -> str | None:
@@ -179,24 +287,26 @@ def _value_difference(theirs: Any, ours: Any) -> str | None:
     if not isinstance(theirs, Tensor):
         return None if theirs == ours else f"is {ours!r}, not {theirs!r}"
     theirs = theirs.expand(ours.shape) if theirs.ndim == 0 else theirs
-    if theirs.shape != ours.shape or theirs.dtype != ours.dtype:
+    # a sampler that rounds its times to whole numbers says nothing about their type
+    same_kind = theirs.dtype == ours.dtype or (ours.is_floating_point() and not theirs.is_floating_point())
+    if theirs.shape != ours.shape or not same_kind:
         return f"is {tuple(ours.shape)} {ours.dtype}, not {tuple(theirs.shape)} {theirs.dtype}"
     if not torch.allclose(theirs.double(), ours.double(), rtol=1e-6, atol=1e-6):
         return f"differs by up to {(theirs.double() - ours.double()).abs().max():.3g}"
     return None
 
 
-def _batch_differs(family: Family, model: Any, entries: list[dict[str, Tensor]], settings: Any) -> str | None:
+def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str, Tensor]]) -> str | None:
     """A batch of two must answer as its samples do alone."""
-    side = SIDE // family.latents.downscale
-    x_t = torch.randn(2, family.latents.channels, side, side, generator=torch.Generator().manual_seed(1))
-    t = _noise_level(family, torch.tensor(500.0 if family.prediction == "flow_matching" else 500)).expand(2)
-    with torch.no_grad():
-        both = family.predict(model, x_t, t, _condition(family, x_t, entries, settings))
-        alone = [
-            family.predict(model, x_t[i : i + 1], t[i : i + 1], _condition(family, x_t[i : i + 1], [entry], settings))
-            for i, entry in enumerate(entries)
-        ]
+    model = getattr(pipe, case.family.denoiser_part)
+    samples = [sample, case.sample(pipe, "chelsea")]
+    x_t = torch.randn(2, *case.shape, generator=torch.Generator().manual_seed(1))
+    t = _noise_level(case.family, torch.tensor(500.0 if case.family.prediction == "flow_matching" else 500)).expand(2)
+    both = _predict(case, model, x_t, t, samples, entries)
+    alone = [
+        _predict(case, model, x_t[i : i + 1], t[i : i + 1], samples[i : i + 1], [entry])
+        for i, entry in enumerate(entries)
+    ]
     gap = (both - torch.cat(alone)).abs().max().item()
     return f"a batch differs from its samples by {gap:.3g}" if gap > 1e-4 else None
 
@@ -204,22 +314,12 @@ def _batch_differs(family: Family, model: Any, entries: list[dict[str, Tensor]],
 # -- latent parity ----------------------------------------------------------------------------------------------------
 
 
-def picture(side: int = SIDE) -> Tensor:
-    """A real photograph, (1, 3, side, side) in -1..1."""
-    import numpy as np
-    from PIL import Image
-    from skimage import data
-
-    image = Image.fromarray(data.astronaut()).resize((side, side), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
-
-
-def latent_parity(family: Family) -> str | None:
-    """Hand a picture's cached latents to the pipeline as its last step's result and watch its decoder."""
-    pipe, settings = tiny.build(family), options(family.name)
-    cached = latent_space.encode(pipe.vae, picture(), family.latents)
+def latent_parity(case: Case) -> str | None:
+    """Hand a sample's cached latents to the pipeline as its last step's result and watch its decoder."""
+    pipe, family = case.pipe(), case.family
     with torch.no_grad():
-        encoded = pipe.vae.encode(picture()).latent_dist.mode()
+        sample = case.sample(pipe)
+        encoded = pipe.vae.encode(sample.pixels).latent_dist.mode()
     seen: list[Tensor] = []
     plain = pipe.vae.decode
 
@@ -229,8 +329,8 @@ def latent_parity(family: Family) -> str | None:
 
     pipe.vae.decode = decode
     pipe(
-        **family.prompt_call(PROMPT, "", settings), **family.call(settings), width=SIDE, height=SIDE,
-        num_inference_steps=1, callback_on_step_end=lambda *_: {"latents": family.to_pipeline(cached)},
+        **family.prompt_call(PROMPT, "", case.settings), **case.call(sample),
+        num_inference_steps=1, callback_on_step_end=lambda *_: {"latents": family.to_pipeline(sample.latents)},
     )  # fmt: skip
     if seen[-1].shape != encoded.shape:
         return f"the decoder was given {tuple(seen[-1].shape)}, not {tuple(encoded.shape)}"
@@ -238,58 +338,58 @@ def latent_parity(family: Family) -> str | None:
     return f"the decoder was given latents that differ by {gap:.3g} standard deviations" if gap > 1e-4 else None
 
 
-# -- the one-picture oracle -------------------------------------------------------------------------------------------
+# -- the one-sample oracle --------------------------------------------------------------------------------------------
 
 
-def correlation(family: Family, steps: int = 500, size: int = 8, rate: float = 3e-3) -> float:
-    """Train on one picture's latents, sample with the stock pipeline, and correlate the two."""
+def correlation(case: Case, steps: int = 500, size: int = 8, rate: float = 3e-3) -> float:
+    """Train on one sample's latents, sample with the stock pipeline, and correlate the two."""
     torch.manual_seed(0)
-    pipe, settings = tiny.build(family, family.tiny.oracle), options(family.name)
-    model = getattr(pipe, family.denoiser_part)
-    x0 = latent_space.encode(pipe.vae, picture(), family.latents)
-    x0 = (x0 - x0.mean()) / x0.std()
-    (entry,) = family.text_entries(pipe, [PROMPT], settings)
-    _fit(family, model, pipe.scheduler.config, x0.expand(size, -1, -1, -1), [entry] * size, settings, steps, rate)
+    family = case.family
+    pipe = case.pipe(**family.tiny_for(case.flavour).oracle)
+    with torch.no_grad():
+        sample = case.sample(pipe)
+    x0 = (sample.latents - sample.latents.mean()) / sample.latents.std()
+    (entry,) = family.text_entries(pipe, [PROMPT], case.settings)
+    many = batch([sample] * size, torch.cat([x0] * size))
+    _fit(case, pipe, many, family.stack_text([entry] * size), steps, rate)
     calm = {"guidance_scale": 1.0} if not family.guidance_input else {}
     sampled = pipe(
-        **family.prompt_call(PROMPT, "", settings), **(family.call(settings) | calm), width=SIDE, height=SIDE,
-        num_inference_steps=20, generator=torch.Generator().manual_seed(1), output_type="latent",
-    ).images  # fmt: skip
+        **family.prompt_call(PROMPT, "", case.settings), **(case.call(sample) | calm), num_inference_steps=20,
+        generator=torch.Generator().manual_seed(1), output_type="latent", return_dict=False,
+    )[0]  # fmt: skip
     found = family.from_pipeline(sampled, *x0.shape[-2:])
     return torch.corrcoef(torch.stack([found.flatten(), x0.flatten()]))[0, 1].item()
 
 
-def _fit(
-    family: Family, model: Any, scheduler: Any, x0: Tensor, entries: list, settings: Any, steps: int, rate: float
-) -> None:
+def _fit(case: Case, pipe: Any, many: Any, text: dict[str, Tensor], steps: int, rate: float) -> None:
     """The real training step, on one batch over and over."""
     from accelerate import Accelerator
 
-    model.train()
+    model = getattr(pipe, case.family.denoiser_part).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
-    settings = SimpleNamespace(**{**vars(settings), "grad_clip_method": "norm", "max_grad_norm": 1.0})
+    settings = SimpleNamespace(**{**vars(case.settings), "grad_clip_method": "norm", "max_grad_norm": 1.0})
     draws = Draws(torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))
     stepper = Stepper(
         engine=Accelerator(cpu=True),
         model=model,
         parameters=parameters,
-        objective=denoise.build(family, settings, dict(scheduler), draws, nullcontext),
+        objective=denoise.build(case.family, settings, dict(pipe.scheduler.config), draws, nullcontext),
         optimizer=optimizer,
         scheduler=Scheduler(optimizer, "linear", Shape(0, steps)),
         ema=None,
         options=settings,
     )
-    fixed = SimpleNamespace(**vars(batch(x0)), cond=family.stack_text(entries), paths=["one"], mask=None)
+    fixed = SimpleNamespace(**vars(many), cond=text, paths=["one"], mask=None)
     for step in range(steps):
         stepper([fixed], step)
     model.eval()
 
 
-def oracle(family: Family) -> str | None:
-    """The sampled latents must be the picture's."""
-    found = correlation(family)
-    return f"the sampled latents correlate {found:.3f} with the picture's" if found < LEAST_CORRELATION else None
+def oracle(case: Case) -> str | None:
+    """The sampled latents must be the sample's."""
+    found = correlation(case)
+    return f"the sampled latents correlate {found:.3f} with the sample's" if found < LEAST_CORRELATION else None
 
 
 CHECKS = {"call parity": call_parity, "latent parity": latent_parity, "oracle": oracle}

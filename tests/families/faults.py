@@ -6,12 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from darkroom import families
 from darkroom.families import flux
 from darkroom.families.base import Family
-from tests.families.conformance import CHECKS
+from darkroom.families.latents import NORMALISERS
+from tests.families.conformance import CHECKS, Case
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,11 +24,12 @@ class Fault:
     family: str
     caught_by: str
     members: Callable[[type[Family]], dict[str, Any]]
+    flavour: str = "tiny"
 
-    def broken(self) -> Family:
+    def broken(self) -> Case:
         """The family with the fault."""
         cls = type(families.get(self.family))
-        return type(f"Broken{cls.__name__}", (cls,), self.members(cls))()
+        return Case(type(f"Broken{cls.__name__}", (cls,), self.members(cls))(), self.flavour)
 
 
 def _predict(change: Callable[..., Tensor]) -> Callable[[type[Family]], dict[str, Any]]:
@@ -38,7 +41,7 @@ def _predict(change: Callable[..., Tensor]) -> Callable[[type[Family]], dict[str
     return members
 
 
-def _conditions(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[type[Family]], dict[str, Any]]:
+def _conditions(name: str, change: Callable[[Any], Any]) -> Callable[[type[Family]], dict[str, Any]]:
     def members(cls: type[Family]) -> dict[str, Any]:
         def conditions(self, batch, options, generator):
             found = cls.conditions(self, batch, options, generator)
@@ -60,6 +63,17 @@ def _latents(**changes: Any) -> Callable[[type[Family]], dict[str, Any]]:
     return lambda cls: {"latents": dataclasses.replace(cls.latents, **changes)}
 
 
+def _entries(name: str, change: Callable[[Tensor], Tensor]) -> Callable[[type[Family]], dict[str, Any]]:
+    def members(cls: type[Family]) -> dict[str, Any]:
+        def sample_entries(self, *args):
+            found = cls.sample_entries(self, *args)
+            return {**found, name: change(found[name])}
+
+        return {"sample_entries": sample_entries}
+
+    return members
+
+
 def _pack_rows_first(latents: Tensor) -> Tensor:
     b, c, h, w = latents.shape
     return latents.view(b, c, h // 2, 2, w // 2, 2).permute(0, 2, 4, 3, 5, 1).reshape(b, h * w // 4, c * 4)
@@ -78,16 +92,31 @@ def _other_packing(cls: type[Family]) -> dict[str, Any]:
     }
 
 
-def _swapped_ids(plain, self, model, x_t, t, cond):
-    def swapped(*args: Any) -> Tensor:
-        return plain_ids(*args)[:, [0, 2, 1]]
+def _ids(change: Callable[[Tensor], Tensor]) -> Callable[[type[Family]], dict[str, Any]]:
+    def changed(plain, self, model, x_t, t, cond):
+        plain_ids, flux.image_ids = flux.image_ids, lambda *args: change(plain_ids(*args))
+        try:
+            return plain(self, model, x_t, t, cond)
+        finally:
+            flux.image_ids = plain_ids
 
-    plain_ids, flux.image_ids = flux.image_ids, swapped
-    try:
-        return plain(self, model, x_t, t, cond)
-    finally:
-        flux.image_ids = plain_ids
+    return _predict(changed)
 
+
+def _unnumbered(ids: Tensor) -> Tensor:
+    return ids * ids.new_tensor([0, 1, 1])
+
+
+def _mask_last(given: Tensor) -> Tensor:
+    """The mask of the given frames, here the last one."""
+    return torch.cat([given[:, :4].flip(2), given[:, 4:]], dim=1)
+
+
+MEANS_ONLY = "means only"
+NORMALISERS[MEANS_ONLY] = (
+    lambda z, config: z - z.new_tensor(config.latents_mean).view(1, -1, 1, 1, 1),
+    lambda z, config: z + z.new_tensor(config.latents_mean).view(1, -1, 1, 1, 1),
+)
 
 FAULTS = [
     Fault("sign of the answer", "sd3", "oracle", _predict(lambda plain, *a: -plain(*a))),
@@ -100,7 +129,7 @@ FAULTS = [
     Fault("latent shift", "flux", "latent parity", _latents(normaliser="scale")),
     Fault("latent shift", "sd3", "latent parity", _latents(normaliser="scale")),
     Fault("latent scale", "sdxl", "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
-    Fault("position ids", "flux", "call parity", _predict(_swapped_ids)),
+    Fault("position ids", "flux", "call parity", _ids(lambda ids: ids[:, [0, 2, 1]])),
     Fault("guidance", "flux", "call parity", _conditions("guidance", lambda g: g * 1000)),
     Fault("mask of the padding", "flux", "call parity", _text(lambda c: {**c, "text": c["text"] * _mask(c["text"])})),
     Fault("mask of the padding", "sd3", "call parity", _text(lambda c: {**c, "text": c["text"] * _mask(c["text"])})),
@@ -108,6 +137,20 @@ FAULTS = [
     Fault("dropped leading tokens", "sdxl", "call parity", _text(lambda c: {**c, "text": c["text"].roll(-2, 1)})),
     Fault("pooled vector", "sd3", "call parity", _text(lambda c: {**c, "pooled": c["pooled"].flip(-1)})),
     Fault("size conditions", "sdxl", "call parity", _conditions("time_ids", lambda ids: ids.flip(-1) + 1)),
+    Fault("sign of the answer", "wan", "oracle", _predict(lambda plain, *a: -plain(*a))),
+    Fault("time scale", "wan", "call parity", _predict(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
+    Fault("time direction", "wan", "call parity", _predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
+    Fault("times of the tokens", "wan", "call parity", _conditions("noisy", lambda n: n.cumsum(1) - 1), "tiny-ti2v"),
+    Fault("latent scale", "wan", "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
+    Fault("channel statistics", "wan", "latent parity", _latents(normaliser=MEANS_ONLY)),
+    Fault("text padding", "wan", "call parity", _text(lambda c: {**c, "text": c["text"] + (c["text"] == 0)})),
+    Fault("dropped leading tokens", "wan", "call parity", _text(lambda c: {**c, "text": c["text"].roll(-2, 1)})),
+    Fault("given frames", "wan", "call parity", _conditions("given", _mask_last), "tiny-i2v"),
+    Fault("order of the channels", "wan", "call parity", _conditions("given", lambda g: g.roll(4, 1)), "tiny-i2v"),
+    Fault("first frame", "wan", "call parity", _entries("first_frame", lambda z: z * 1.1), "tiny-i2v"),
+    Fault("picture's features", "wan", "call parity", _entries("image", lambda e: e[:, 1:]), "tiny-i2v"),
+    Fault("number of a reference", "flux", "call parity", _ids(_unnumbered), "tiny-kontext"),
+    Fault("no references", "flux", "call parity", _conditions("references", lambda r: ()), "tiny-kontext"),
     Fault("unconditional text", "sdxl", "call parity", lambda cls: {"unconditional": lambda self, pipe, e, o: e}),
 ]
 

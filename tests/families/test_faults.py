@@ -11,7 +11,7 @@ SLOW = [fault for fault in FAULTS if fault.caught_by == "oracle"]
 
 
 def title(fault: Fault) -> str:
-    return f"{fault.family}: {fault.convention}"
+    return f"{fault.family} {fault.flavour}: {fault.convention}"
 
 
 @pytest.mark.parametrize("fault", QUICK, ids=title)

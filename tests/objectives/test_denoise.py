@@ -36,7 +36,8 @@ class Told:
         family = self.objective.family
         told = SimpleNamespace(predict=predict, conditions=lambda *_: {}, latents=family.latents)
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
-        batch = SimpleNamespace(is_regularisation=False, latents=x0, cond={}, **extra)
+        fields = {"is_regularisation": False, "timestep_offset": 0.0, "mask": None, **extra}
+        batch = SimpleNamespace(latents=x0, cond={}, **fields)
         return dataclasses.replace(self.objective, family=told)(None, batch, step)
 
 

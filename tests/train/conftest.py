@@ -31,6 +31,7 @@ class Rows:
     y: Tensor
     position: int = 0
     paths: tuple[str, ...] = ("a.png", "b.png")
+    slider_strength: float | None = None
 
     def to(self, device: torch.device) -> Rows:
         return self

@@ -91,3 +91,19 @@ def test_a_later_prompt_of_the_same_name_wins(tmp_path):
     path = library(tmp_path, {"unconditional": "not empty"})
 
     assert prompts(user_prompt_library=str(path)) == [Prompt("unconditional", "not empty")]
+
+
+def test_an_entry_may_bring_the_picture_that_it_starts_from(tmp_path):
+    (tmp_path / "start.png").write_bytes(b"x")
+    path = library(tmp_path, {"clip": {"prompt": "it moves", "image": "start.png"}})
+
+    assert read_library(path, "user_prompt_library") == [
+        Prompt("clip", "it moves", picture=str(tmp_path / "start.png"))
+    ]
+
+
+def test_an_entrys_picture_that_is_not_there_is_refused_with_its_path(tmp_path):
+    path = library(tmp_path, {"clip": {"prompt": "it moves", "image": "nowhere.png"}})
+
+    with pytest.raises(ConfigError, match=r"'clip'.*nowhere\.png"):
+        read_library(path, "user_prompt_library")

@@ -85,3 +85,16 @@ def test_the_bases_scheduler_is_not_touched():
     schedulers.apply(base, {"timestep_spacing": "trailing"})
 
     assert base.config.timestep_spacing == "leading"
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "option"),
+    [
+        (diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0), "unipc", "flow_shift"),
+        (diffusers.UniPCMultistepScheduler(flow_shift=5.0, use_flow_sigmas=True), "euler", "shift"),
+    ],
+)
+def test_the_shift_of_a_flow_goes_along(base, name, option):
+    made = schedulers.apply(base, changed(True, validation_noise_scheduler=name))
+
+    assert made.config[option] == base.config.get("shift", base.config.get("flow_shift"))

@@ -126,6 +126,8 @@ class _Reader:
 
     def read(self) -> DatasetFile:
         raw = self.entries()
+        if not raw:
+            self.notes.raise_if_any()
         enabled = [entry for entry in raw if not _is_disabled(entry)]
         disabled = tuple(str(entry.get("id", "")) for entry in raw if _is_disabled(entry))
         if not enabled:

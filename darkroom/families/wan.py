@@ -1,0 +1,266 @@
+"""Wan 2.1 and 2.2: one stream of video patches that attends to UMT5 text, flow matching, a causal video VAE.
+
+Paper 2503.20314; upstream: Wan-Video/Wan2.1. The network takes the noise level as 0..1000 and answers noise - x0.
+Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; text (B, L, D) with zeros behind each caption's end.
+Image to video: the network also sees, as further channels, which frames are given (B, 4, F, H, W) and the latents of a
+clip that is grey but for its first frame (B, 16, F, H, W); Wan 2.1 reads that frame through CLIP too, (B, 257, 1280).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.tiny import clip_vision, t5
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+IMAGE_TO_VIDEO = "image_to_video"
+# these weights were trained with a noise level for every token
+TOKEN_TIMES = frozenset({"ti2v-5b-2.2"})
+WIDE_LATENTS = Latents(channels=48, downscale=16, patch=2, normaliser="channels", temporal=4)
+
+DENOISER = {
+    "patch_size": (1, 2, 2),
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 32,
+    "freq_dim": 32,
+    "ffn_dim": 32,
+    "num_layers": 2,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "rope_max_seq_len": 32,
+}
+VAE = {
+    "base_dim": 8,
+    "z_dim": 16,
+    "dim_mult": [1, 1, 1, 1],
+    "num_res_blocks": 1,
+    "temperal_downsample": [False, True, True],
+}
+ORACLE = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 256}
+
+
+def _tiny(denoiser: Mapping[str, Any], oracle: Mapping[str, Any], shift: float = 3.0, **more: Any) -> Tiny:
+    given: dict[str, Any] = {
+        "vae": Part("AutoencoderKLWan", VAE),
+        "encoders": {"text_encoder": t5(cls="UMT5EncoderModel")},
+        "tokenizers": {"tokenizer": "t5"},
+        "scheduler": Part(
+            "UniPCMultistepScheduler",
+            {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift},
+        ),
+    }
+    return Tiny(
+        denoiser=Part("WanTransformer3DModel", {**DENOISER, **denoiser}),
+        oracle={**ORACLE, **oracle},
+        **{**given, **more},
+    )
+
+
+TINY_I2V = _tiny(
+    {"in_channels": 36, "image_dim": 32, "added_kv_proj_dim": 24},
+    {"added_kv_proj_dim": 128},
+    shift=5.0,
+    extras=clip_vision(),
+)
+TINY_TI2V = _tiny(
+    {"in_channels": 48, "out_channels": 48},
+    {"num_attention_heads": 8, "ffn_dim": 512},
+    shift=5.0,
+    vae=Part(
+        "AutoencoderKLWan",
+        {
+            **VAE,
+            "decoder_base_dim": 8,
+            "z_dim": 48,
+            "is_residual": True,
+            "in_channels": 12,
+            "out_channels": 12,
+            "patch_size": 2,
+            "scale_factor_spatial": 16,
+            "scale_factor_temporal": 4,
+            # unlike each other, so that a mix-up of channels shows
+            "latents_mean": tuple(i / 48 - 0.5 for i in range(48)),
+            "latents_std": tuple(0.5 + i / 48 for i in range(48)),
+        },
+    ),
+    settings={"expand_timesteps": True},
+)
+
+LARGE = {"resolution": 720, "validation_resolution": "1280x720", "flow_schedule_shift": 5.0}
+
+
+class Wan(Family):
+    name, title = "wan", "Wan"
+    pipeline, denoiser = "WanPipeline", "WanTransformer3DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
+    blocks = ("blocks",)
+    t5_part = "text_encoder"
+    fps = 16.0
+    supports = Family.supports | {"video"}
+    default_flavour = "t2v-480p-1.3b-2.1"
+    flavours = {
+        "t2v-480p-1.3b-2.1": Flavour("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
+        "t2v-480p-14b-2.1": Flavour("Wan-AI/Wan2.1-T2V-14B-Diffusers"),
+        "i2v-14b-2.1": Flavour(
+            "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers",
+            {"flow_schedule_shift": 5.0},
+            pipeline="WanImageToVideoPipeline",
+            tiny=TINY_I2V,
+            supports=frozenset({IMAGE_TO_VIDEO}),
+            picture="needed",
+        ),
+        "i2v-14b-2.1-720p": Flavour(
+            "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
+            LARGE,
+            pipeline="WanImageToVideoPipeline",
+            tiny=TINY_I2V,
+            supports=frozenset({IMAGE_TO_VIDEO}),
+            picture="needed",
+        ),
+        "ti2v-5b-2.2": Flavour(
+            "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
+            {**LARGE, "aspect_bucket_alignment": 64, "validation_resolution": "1280x704"},
+            note="trained from text only; its own way of starting from a picture is not offered",
+            latents=WIDE_LATENTS,
+            tiny=TINY_TI2V,
+            fps=24.0,
+        ),
+    }
+    tinies = {"tiny-i2v": "i2v-14b-2.1", "tiny-ti2v": "ti2v-5b-2.2"}
+    defaults = {
+        "resolution": 480,
+        "validation_resolution": "832x480",
+        "aspect_bucket_alignment": 32,
+        "tokenizer_max_length": 512,
+        "flow_schedule_shift": 3.0,
+        "validation_guidance": 5.0,
+        "validation_num_inference_steps": 40,
+        "validation_num_video_frames": 81,
+    }
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
+    tiny = _tiny({}, {})
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def text_identity(self, options: Any) -> dict[str, Any]:
+        """The stock pipeline cleans a prompt further where ftfy is installed."""
+        import importlib.util
+
+        return {**super().text_identity(options), "ftfy": importlib.util.find_spec("ftfy") is not None}
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D) from UMT5."""
+        text, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text}
+
+    # -- the first frame -------------------------------------------------------------------------------------------
+
+    def _starts_from_a_picture(self, options: Any) -> bool:
+        return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
+
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+        """For image to video, of the clip's first frame: first_frame (B, 16, F, H, W) and, for 2.1, image (B, N, D).
+
+        The VAE looks back in time, so every latent frame of an otherwise grey clip knows something of the first.
+        """
+        if not self._starts_from_a_picture(options):
+            return {}
+        import torch
+
+        from darkroom.families.latents import encode
+
+        clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)  # (B, 3, F, H, W)
+        start = clip[:, :, :1]
+        grey = start.new_zeros(1, 1, clip.shape[2] - 1, 1, 1).expand(*start.shape[:2], -1, *start.shape[3:])
+        entries = {"first_frame": encode(parts.vae(), torch.cat([start, grey], dim=2), parts.latents)}
+        if "image_encoder" in self.tiny_for(options.model_flavour).extras:
+            entries["image"] = _read_pictures(parts, start.squeeze(2))
+        return entries
+
+    def sample_identity(self, options: Any) -> dict[str, Any]:
+        return {"starts_from": "first frame"} if self._starts_from_a_picture(options) else {}
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+        """given (B, 20, F, H, W) and image (B, N, D) of image to video; noisy (B, F) where each token has its time."""
+        import torch
+
+        found: dict[str, Tensor] = {}
+        if self._starts_from_a_picture(options):
+            first = batch.extras["first_frame"]
+            # four channels, one for each frame that a latent frame stands for; the first stands for one, four times
+            mask = torch.zeros_like(first[:, : self.latents.temporal])
+            mask[:, :, 0] = 1
+            found["given"] = torch.cat([mask, first], dim=1)
+            if "image" in batch.extras:
+                found["image"] = batch.extras["image"]
+        if self.published(options.model_flavour) in TOKEN_TIMES:
+            found["noisy"] = torch.ones(len(batch.latents), batch.latents.shape[2])
+        return found
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, C, F, H, W)."""
+        import torch
+
+        given, image, noisy = (cond.get(name) for name in ("given", "image", "noisy"))
+        # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
+        time = t.float() * 1000  # (B,)
+        if noisy is not None:
+            per_frame = self.latents.tokens(*x_t.shape[-2:])
+            time = (time[:, None] * noisy.to(time)).repeat_interleave(per_frame, dim=1)  # (B, N)
+        return model(
+            hidden_states=x_t if given is None else torch.cat([x_t, given.to(x_t)], dim=1),
+            timestep=time,
+            encoder_hidden_states=cond["text"],
+            encoder_hidden_states_image=None if image is None else image.to(x_t),
+            return_dict=False,
+        )[0]
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {
+            "guidance_scale": options.validation_guidance,
+            "max_sequence_length": options.tokenizer_max_length,
+            "num_frames": self.latents.whole_frames(options.validation_num_video_frames),
+        }
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """The picture cut to the shape of the clip: the pipeline itself would stretch it."""
+        from PIL import Image, ImageOps
+
+        return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
+
+
+def _read_pictures(parts: Any, pixels: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in -1..1 as CLIP's last hidden states but one, (B, N, D)."""
+    import torch
+    from PIL import Image
+
+    rows = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    encoder = parts.extra("image_encoder")
+    read = parts.extra("image_processor")(images=[Image.fromarray(row) for row in rows], return_tensors="pt")
+    with torch.no_grad():
+        states = encoder(pixel_values=read["pixel_values"].to(encoder.device), output_hidden_states=True)
+    return states.hidden_states[-2]
+
+
+FAMILY = Wan()

@@ -1,0 +1,403 @@
+"""Folders behind a network: anything fsspec knows, with retries, and files of which only the needed parts travel."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+from darkroom.core.errors import DataError
+from darkroom.options.datasets.where import UrlFiles
+from darkroom.storage.base import (
+    REMEDY,
+    Found,
+    Missing,
+    Refused,
+    Say,
+    Unreachable,
+    check_plain,
+    hashed,
+    is_hidden,
+    is_plain,
+    shown_url,
+    wanted,
+    words,
+)
+from darkroom.storage.retry import Passing, Retry
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Result = TypeVar("Result")
+
+HEAD = 64 << 10  # bytes of the first request: holds the header of nearly every JPEG, PNG and WebP
+STEP = 256 << 10  # bytes after a jump; doubled while reading goes on from there
+STEP_MOST = 8 << 20
+KEPT = 4  # blocks of one open file kept in memory, so that going back and forth costs no request
+CONNECTIONS = 16
+
+PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529})
+GONE_STATUS = frozenset({404, 410})
+NETWORK_PACKAGES = frozenset(
+    (
+        *("aiohttp", "azure", "botocore", "gcsfs", "google", "h11", "httpcore", "httpcore2", "httpx", "httpx2"),
+        *("huggingface_hub", "paramiko", "requests", "smbprotocol", "urllib3"),
+    )
+)
+
+
+class RemoteStore:
+    """A folder of a file system of fsspec. Kinds of their own override the methods under "one attempt each"."""
+
+    writable, remote = True, True
+
+    def __init__(self, name: str, connections: int, retry: Retry | None = None, remedy: str = REMEDY):
+        self.name, self.connections = name, connections
+        self.retry, self.remedy = retry or Retry(), remedy
+        self.secrets: tuple[str, ...] = ()
+        self._slots = threading.BoundedSemaphore(connections)
+
+    # ------------------------------------------------------------------ what callers use
+
+    def identity(self) -> dict[str, Any]:
+        """Names the folder."""
+        raise NotImplementedError
+
+    def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
+        """All files, hidden names apart. Raises DataError when the folder may not be listed, Unreachable."""
+        rows: list[tuple[str, int, int]] = []
+        found = Found([], [], [])
+        folders: set[str] = set()
+        try:
+            for path, size, stamp in self._list(say):
+                if is_hidden(path):
+                    continue
+                folders.add(path.rpartition("/")[0])
+                if not wanted(path, endings):
+                    found.others += 1
+                elif not is_plain(path):
+                    found.problems["unusable name"] += 1
+                    found.notes.append(f"{path!r}: a part of the name is empty, '.' or '..'")
+                else:
+                    rows.append((path, size, stamp))
+        except (Missing, Refused) as cause:
+            raise DataError(f"{self.name} cannot be listed: {cause}\n  {self.remedy}") from None
+        return Found.of(rows, problems=found.problems, notes=found.notes, folders=len(folders), others=found.others)
+
+    def read(self, path: str) -> bytes:
+        """A whole file. Raises Missing, Refused, Unreachable."""
+        check_plain(path)
+        return self.attempts(f"reading '{path}'", path, lambda: self._get(path))
+
+    def open(self, path: str, size: int | None = None) -> BinaryIO:
+        """A seekable file that is fetched in blocks as it is read. Raises Missing, Refused, Unreachable, here or
+        while it is read."""
+        check_plain(path)
+        part, length = self._parts(path)
+        return ranged(
+            lambda start, end: self.attempts(f"reading a part of '{path}'", path, lambda: part(start, end)),
+            lambda: self.attempts(f"asking for the size of '{path}'", path, length),
+            path,
+            size,
+        )
+
+    def local(self, path: str) -> Path | None:
+        """None: it is elsewhere."""
+        return None
+
+    def delete(self, path: str) -> None:
+        """Remove a file. Raises Missing, Refused, Unreachable."""
+        check_plain(path)
+        tried = 0
+
+        def once() -> None:
+            nonlocal tried
+            tried += 1
+            try:
+                self._remove(path)
+            except FileNotFoundError:
+                if tried == 1:  # later it may be gone because the answer to an earlier attempt was lost
+                    raise
+
+        self.attempts(f"deleting '{path}'", path, once)
+
+    def write(self, path: str, data: bytes) -> None:
+        """Write a file, whole or not at all. Raises Refused, Unreachable."""
+        check_plain(path)
+        self.attempts(f"writing '{path}'", path, lambda: self._put(path, data))
+
+    def upload(self, path: str, source: Path) -> None:
+        """Write a file from one on this machine, in pieces. Raises as `write`."""
+        check_plain(path)
+        with source.open("rb") as file:
+
+            def once() -> None:
+                file.seek(0)
+                self._put_from(path, file)
+
+            self.attempts(f"writing '{path}'", path, once)
+
+    def rows(self) -> pa.Table | None:
+        """None: a folder knows nothing but names."""
+        return None
+
+    # ------------------------------------------------------------------ trouble
+
+    def attempts(self, what: str, path: str, work: Callable[[], Result]) -> Result:
+        """The result of `work`, repeated as far as that may help. Raises Missing, Refused, Unreachable."""
+
+        def once() -> Result:
+            try:
+                with self._slots:
+                    return work()
+            except (Missing, Refused, Passing, Unreachable):
+                raise
+            except Exception as cause:
+                judged = self.judge(cause, path)
+                if judged is None:
+                    raise  # a mistake of ours, not of the network
+                raise judged from None  # what was raised may carry a secret in its text
+
+        return self.retry.call(once, what, self.name, self.remedy)
+
+    def judge(self, cause: Exception, path: str) -> Exception | None:
+        """What an exception of the client means: Missing, Refused, Passing, or None when it is no matter of storage."""
+        return judged(cause, path, self.secrets)
+
+    # ------------------------------------------------------------------ one attempt each
+
+    def _list(self, say: Say | None) -> list[tuple[str, int, int]]:
+        """(path, bytes, stamp) of every file, with retries inside."""
+        raise NotImplementedError
+
+    def _get(self, path: str) -> bytes:
+        raise NotImplementedError
+
+    def _parts(self, path: str) -> tuple[Callable[[int, int], bytes], Callable[[], int]]:
+        """Two functions: bytes `start` to `end` of a file (fewer at its end), and its size."""
+        raise NotImplementedError
+
+    def _remove(self, path: str) -> None:
+        raise NotImplementedError
+
+    def _put(self, path: str, data: bytes) -> None:
+        raise NotImplementedError
+
+    def _put_from(self, path: str, file: BinaryIO) -> None:
+        raise NotImplementedError
+
+
+def judged(cause: Exception, path: str, secrets: tuple[str, ...] = ()) -> Exception | None:
+    """Sort an exception of fsspec or of a network client: Missing, Refused, Passing, or None (not about storage)."""
+    status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
+    reason = words(cause, secrets)
+    if status in GONE_STATUS or isinstance(cause, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+        return Missing(f"'{path}' is not there")
+    if isinstance(status, int) and 400 <= status < 500 and status not in PASSING_STATUS:
+        return Refused(f"'{path}': HTTP {status} ({reason})")
+    if isinstance(cause, (PermissionError, NotImplementedError, ValueError, FileExistsError)):
+        return Refused(f"'{path}': {reason}")
+    if isinstance(cause, (OSError, EOFError)) or type(cause).__module__.partition(".")[0] in NETWORK_PACKAGES:
+        return Passing(reason)
+    return None
+
+
+# ---------------------------------------------------------------------- fsspec
+
+# names under which file systems give what changes with the content; "created" last, as most never change it
+TIMES = ("mtime", "last_modified", "LastModified", "modified", "updated", "uploaded")
+MARKS = ("etag", "ETag", "e_tag", "md5", "md5Hash", "content_md5", "sha256", "oid", "blob_id", "xet_hash")
+# options that tell one place from another and are no secret; others may be and stay out of the identity
+TELLING = ("endpoint_url", "endpoint", "host", "port", "project", "account_name", "revision", "repo_type")
+# here a finished write appears at once; elsewhere it is written beside and renamed
+WHOLE_WRITES = frozenset(["memory", "gs", "gcs", "az", "abfs", "abfss", "adl", "s3", "s3a", "oss", "oci", "hf", "r2"])
+
+
+class UrlStore(RemoteStore):
+    """`memory://`, `hf://`, `gs://`, `sftp://` and whatever else has a client for fsspec."""
+
+    def __init__(self, where: UrlFiles, retry: Retry | None = None):
+        super().__init__(shown_url(where.url), CONNECTIONS, retry)
+        self.options = dict(where.options)
+        self.secrets = tuple(
+            str(value) for key, value in self.options.items() if isinstance(value, str) and key not in TELLING
+        )
+        self.fs, self.root = self._connect(where.url)
+        scheme = where.url.partition("://")[0]
+        self._atomic = scheme in WHOLE_WRITES
+        # files of the hub read ahead by themselves, 5 MB for each header; we choose the blocks
+        self._exact = {"cache_type": "none"} if scheme == "hf" else {}
+
+    def _connect(self, url: str) -> tuple[Any, str]:
+        from fsspec.core import url_to_fs
+
+        scheme = url.partition("://")[0]
+        try:
+            fs, root = url_to_fs(url, **self.options)
+        except (ImportError, ValueError) as cause:
+            remedy = (
+                "For S3 and what speaks its protocol use type aws, which needs no further package."
+                if scheme in ("s3", "s3a")
+                else "Install the package that is named, or use a URL of another kind."
+            )
+            raise DataError(f"{self.name} cannot be opened: {words(cause, self.secrets)}\n  {remedy}") from None
+        except Exception as cause:
+            if judged(cause, "") is None:
+                raise
+            raise Unreachable(self.name, 1, 0, words(cause, self.secrets)) from None
+        return fs, str(root).rstrip("/")
+
+    def identity(self) -> dict[str, Any]:
+        """The URL without credentials, and the options that name a place."""
+        telling = {key: str(self.options[key]) for key in TELLING if key in self.options}
+        return {"type": "url", "url": self.name.rstrip("/"), "options": telling}
+
+    def _list(self, say: Say | None) -> list[tuple[str, int, int]]:
+        def once() -> dict[str, Any]:
+            self.fs.invalidate_cache()
+            inside: dict[str, Any] = self.fs.find(self.root, detail=True)
+            if not inside and not self.fs.exists(self.root or "/"):
+                raise Missing("nothing is there")
+            return inside
+
+        inside = self.attempts("listing", self.root, once)
+        if say is not None:
+            say(len(inside), len(inside))
+        return [
+            (name.removeprefix(self.root).lstrip("/"), int(info.get("size") or 0), _stamp(info))
+            for name, info in inside.items()
+        ]
+
+    def _get(self, path: str) -> bytes:
+        data: bytes = self.fs.cat_file(f"{self.root}/{path}")
+        return data
+
+    def _parts(self, path: str) -> tuple[Callable[[int, int], bytes], Callable[[], int]]:
+        full = f"{self.root}/{path}"
+
+        def part(start: int, end: int) -> bytes:
+            data: bytes = self.fs.cat_file(full, start, end, **self._exact)
+            return data
+
+        return part, lambda: int(self.fs.info(full)["size"])
+
+    def _remove(self, path: str) -> None:
+        self.fs.rm_file(f"{self.root}/{path}")
+
+    def _put(self, path: str, data: bytes) -> None:
+        self._placed(path, lambda full: self.fs.pipe_file(full, data))
+
+    def _put_from(self, path: str, file: BinaryIO) -> None:
+        def send(full: str) -> None:
+            with self.fs.open(full, "wb") as out:
+                while block := file.read(STEP_MOST):
+                    out.write(block)
+
+        self._placed(path, send)
+
+    def _placed(self, path: str, send: Callable[[str], None]) -> None:
+        full = f"{self.root}/{path}"
+        folder, _, name = full.rpartition("/")
+        if self._atomic:
+            send(full)
+            return
+        self.fs.makedirs(folder, exist_ok=True)
+        send(f"{folder}/.{name}.tmp")
+        self.fs.mv(f"{folder}/.{name}.tmp", full)
+
+
+def _stamp(info: dict[str, Any]) -> int:
+    """A number that changes with the content, from what a file system tells about a file."""
+    for key in (*TIMES, *MARKS, "created"):
+        value = info.get(key)
+        if isinstance(value, datetime):
+            return int(value.timestamp() * 1_000_000) * 1000
+        if key in TIMES and isinstance(value, (int, float)) and not isinstance(value, bool):
+            return int(value * 1_000_000_000)
+        if value:
+            return hashed(value)
+    return hashed(info.get("size"))
+
+
+# ---------------------------------------------------------------------- files in parts
+
+
+def ranged(
+    part: Callable[[int, int], bytes], length: Callable[[], int], path: str, size: int | None = None
+) -> BinaryIO:
+    """A seekable file over `part(start, end)`. The first request brings 64 KiB, so a picture's header costs one."""
+    return cast(BinaryIO, io.BufferedReader(_Ranged(part, length, path, size), 8192))
+
+
+class _Ranged(io.RawIOBase):
+    """Blocks on demand: small after a jump, larger while reading goes on, a few kept."""
+
+    def __init__(
+        self, part: Callable[[int, int], bytes], length: Callable[[], int], path: str, size: int | None = None
+    ):
+        self._part, self._length, self._path = part, length, path
+        self._size = size if size is not None and size >= 0 else None
+        self._at, self._step = 0, STEP
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()  # start to bytes
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}[whence] if whence != io.SEEK_END else self._known_size()
+        if base + offset < 0:
+            raise ValueError(f"position {base + offset} is before the start of '{self._path}'")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        if self._size is not None and self._at >= self._size:
+            return 0
+        start, block = self._block()
+        piece = memoryview(block)[self._at - start : self._at - start + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def _known_size(self) -> int:
+        if self._size is None:
+            self._size = self._length()
+        return self._size
+
+    def _block(self) -> tuple[int, bytes]:
+        """The block that holds the position, and where it starts; empty at the end."""
+        for start, block in self._blocks.items():
+            if start <= self._at < start + len(block):
+                self._blocks.move_to_end(start)
+                return start, block
+        start = self._at
+        # past the first block the end must be known: to ask for bytes behind it is an error with some servers
+        if start and start >= self._known_size():
+            return start, b""
+        if any(start == begin + len(block) for begin, block in self._blocks.items()):
+            self._step = min(self._step * 2, STEP_MOST)
+        else:
+            self._step = STEP
+        end = start + (HEAD if not self._blocks and start == 0 else self._step)
+        if self._size is not None:
+            end = min(end, self._size)
+        block = self._part(start, end)
+        if len(block) < end - start:
+            if self._size is not None:
+                raise Refused(f"'{self._path}' has changed while it was read: it ends at byte {start + len(block)}")
+            self._size = start + len(block)
+        self._blocks[start] = block
+        while len(self._blocks) > KEPT:
+            # the first block goes last: headers are read again and again
+            self._blocks.pop(next(begin for begin in self._blocks if begin or len(self._blocks) == 1))
+        return start, block

@@ -1,0 +1,50 @@
+"""What a pipeline made, as frames of bytes; a picture is one frame. Frames side by side as one picture."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+Frames = NDArray[np.uint8]
+SHOWN = 16
+
+
+def from_pixels(pixels: Tensor) -> Frames:
+    """The first of a batch of pixels (B, 3, H, W) or (B, 3, F, H, W), about -1..1, as frames (F, H, W, 3)."""
+    clip = pixels[0] if pixels.ndim == 5 else pixels[0].unsqueeze(1)  # (3, F, H, W)
+    return _bytes((clip / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float().cpu().numpy())
+
+
+def from_output(output: Any) -> Frames:
+    """The first of what a pipeline returns, as frames (F, H, W, 3): PIL pictures, lists of them, or arrays in 0..1."""
+    first = output[0]
+    if isinstance(first, np.ndarray):
+        return _bytes(first if first.ndim == 4 else first[None])
+    pictures = first if isinstance(first, list) else [first]
+    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+
+
+def _bytes(values: NDArray[Any]) -> Frames:
+    """0..1 to 0..255, rounded as the stock pipelines round."""
+    return (values * 255).round().astype(np.uint8)
+
+
+def film(frames: Frames, most: int = SHOWN) -> Any:
+    """Frames as one PIL picture without gaps, row by row: all of them, or `most` evenly spaced ones with both ends.
+
+    Nothing is scaled, so two films are equal where these frames are. One frame is a film of its own.
+    """
+    from PIL import Image
+
+    shown = frames[np.linspace(0, len(frames) - 1, min(len(frames), most)).round().astype(int)]
+    columns = int(np.ceil(len(shown) ** 0.5))
+    rows = -(-len(shown) // columns)
+    _, height, width, _ = frames.shape
+    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    for i, frame in enumerate(shown):
+        top, left = i // columns * height, i % columns * width
+        sheet[top : top + height, left : left + width] = frame
+    return Image.fromarray(sheet)

@@ -1,0 +1,146 @@
+"""Clips: which frames become samples, how they are grouped, and what a batch of them holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from darkroom.core.errors import DataError
+from darkroom.data.clips import Clipping
+from darkroom.data.needs import Needs
+from darkroom.media.frames import Cut, FrameRule
+from darkroom.media.video import write_mp4
+from darkroom.options.datasets import VideoBlock
+
+NEEDS = Needs("toy", media=frozenset({"image", "video"}), frames=FrameRule(step=4), fps=16.0, temporal=4)
+
+
+def write_clip(path: Path, frames: int, size: tuple[int, int] = (96, 64), fps: float = 24.0, caption: str = "a clip") -> Path:
+    """Frame i is one grey, 4 * i; so a decoded frame says which one it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    grey = np.arange(frames, dtype=np.uint8)[:, None, None, None] * 4
+    write_mp4(path, np.broadcast_to(grey, (frames, size[1], size[0], 3)).copy(), fps)
+    path.with_suffix(".txt").write_text(caption)
+    return path
+
+
+def encode(pixels: torch.Tensor) -> torch.Tensor:
+    """(B, 3, F, H, W) to (B, 3, (F - 1) / 4 + 1, H / 8, W / 8): the first frame of each group, averaged."""
+    clips = pixels.unsqueeze(2) if pixels.ndim == 4 else pixels
+    return torch.nn.functional.avg_pool3d(clips[:, :, ::4], (1, 8, 8))
+
+
+@pytest.fixture
+def clips(shop):
+    """A project whose family trains on clips."""
+    shop.needs = NEEDS
+    shop.encode_pixels = encode
+    return shop
+
+
+def entry(shop, **video):
+    return shop.entry(id="clips", dataset_type="video", train_batch_size=1, video=video)
+
+
+def test_the_first_frames_of_each_clip_make_a_batch(clips) -> None:
+    for i in range(3):
+        write_clip(clips.pictures / f"c{i}.mp4", 12 + i)
+    plan = clips.filled(entry(clips, num_frames=10, min_frames=10))
+    index = plan.datasets[0].index
+    assert index.numbers["count"].tolist() == [9, 9, 9]  # 10 is brought down to 4 n + 1
+    with plan.loader() as loader:
+        batch = next(loader.epoch(1))
+    assert batch.latents.shape[1:3] == (3, 3)
+    shown = (batch.latents[0, 0, :, 0, 0] + 1) * 127.5 / 4  # the number of the frame that each latent frame shows
+    assert shown.round().tolist() == [0, 4, 8]
+
+
+def test_a_clip_gives_several_samples_that_are_encoded_apart(clips) -> None:
+    write_clip(clips.pictures / "c.mp4", 20)
+    plan = clips.filled(entry(clips, frame_extraction="chunk", target_frames=[5]))
+    index = plan.datasets[0].index
+    assert index.numbers["start"].tolist() == [0, 5, 10, 15]
+    cache = plan.latent_cache(plan.datasets[0])
+    first = [(float(cache.get(row)["latents"][0, 0, 0, 0]) + 1) * 127.5 / 4 for row in range(4)]
+    assert [round(x) for x in first] == [0, 5, 10, 15]
+    again = clips.plan(entry(clips, frame_extraction="chunk", target_frames=[5])).scan()
+    assert again.datasets[0].index.opened == 0
+    assert len(again.datasets[0].index) == 4
+    assert again.fill_latents(encode, "vae-1").made == 0
+
+
+def test_changing_the_extraction_cuts_the_same_files_anew(clips) -> None:
+    write_clip(clips.pictures / "c.mp4", 21)
+    clips.filled(entry(clips, frame_extraction="chunk", target_frames=[5]))
+    plan = clips.plan(entry(clips, frame_extraction="full", max_frames=17)).scan()
+    assert plan.datasets[0].index.opened == 0
+    assert plan.datasets[0].index.numbers["count"].tolist() == [17]
+
+
+def test_lengths_make_buckets_of_their_own(clips) -> None:
+    write_clip(clips.pictures / "short.mp4", 9)
+    write_clip(clips.pictures / "long.mp4", 18)
+    clips.options["train_batch_size"] = 1
+    plan = clips.filled(entry(clips, bucket_strategy="resolution_frames", frame_interval=1))
+    assert [b.key for b in plan.datasets[0].buckets.buckets] == ["80x56@9", "80x56@17"]
+
+
+def test_frames_are_taken_at_a_rate_by_their_time(clips) -> None:
+    write_clip(clips.pictures / "c.mp4", 24, fps=24.0)
+    plan = clips.filled(entry(clips, num_frames=5, fps=12.0))
+    with plan.loader() as loader:
+        batch = next(loader.epoch(1))
+    shown = (batch.latents[0, 0, :, 0, 0] + 1) * 127.5 / 4
+    assert shown.round().tolist() == [0, 8]  # five frames at half the rate are 0, 2, 4, 6, 8
+
+
+@pytest.mark.parametrize(
+    ("block", "frames", "wanted"),
+    [
+        ({"num_frames": 9}, 8, "too_short"),
+        ({"num_frames": 9, "min_frames": 13}, 12, "too_short"),
+        ({"num_frames": 9, "max_frames": 20}, 21, "too_long"),
+        ({"num_frames": 9, "max_frames": 20}, 20, [Cut(0, 9)]),
+        ({"num_frames": 8}, 8, [Cut(0, 5)]),
+        ({"bucket_strategy": "resolution_frames", "frame_interval": 8, "num_frames": None}, 27, [Cut(0, 21)]),
+        ({"frame_extraction": "slide", "target_frames": [5], "frame_stride": 4}, 13, [Cut(0, 5), Cut(4, 5), Cut(8, 5)]),
+        ({"frame_extraction": "uniform", "target_frames": [5], "frame_sample": 3}, 13, [Cut(0, 5), Cut(4, 5), Cut(8, 5)]),
+        ({"target_frames": [1, 9]}, 9, [Cut(0, 1), Cut(0, 9)]),
+        ({"frame_extraction": "full", "max_frames": 129}, 30, [Cut(0, 29)]),
+        ({"source_fps": 32.0, "num_frames": 5}, 12, [Cut(0, 5)]),
+    ],
+)  # fmt: skip
+def test_a_clip_is_cut_by_its_rules(block, frames, wanted) -> None:
+    assert Clipping(VideoBlock(**block), NEEDS).of(frames, frames / 24) == wanted
+
+
+def test_bad_films_are_left_out_and_named(clips) -> None:
+    for i in range(2):
+        write_clip(clips.pictures / f"c{i}.mp4", 9)
+    whole = (clips.pictures / "c0.mp4").read_bytes()
+    (clips.pictures / "empty.mp4").write_bytes(b"")
+    (clips.pictures / "words.mp4").write_text("not a film")
+    (clips.pictures / "torn.mp4").write_bytes(whole[: len(whole) // 3])
+    write_clip(clips.pictures / "short.mp4", 3)
+    for name in ("empty", "words", "torn"):
+        (clips.pictures / f"{name}.txt").write_text("x")
+    plan = clips.filled(entry(clips, num_frames=9))
+    dropped = plan.datasets[0].dropped
+    assert plan.datasets[0].buckets.count == 2
+    assert dropped.pop("too_short") == 1
+    assert dropped.pop("empty file") == 1
+    assert sum(dropped.values()) == 2
+
+
+def test_a_family_of_pictures_refuses_clips(shop) -> None:
+    write_clip(shop.pictures / "c.mp4", 9)
+    with pytest.raises(DataError, match="trains on image"):
+        shop.plan(entry(shop, num_frames=9)).scan()
+
+
+def test_too_few_frames_asked_for_is_an_error(clips) -> None:
+    with pytest.raises(Exception, match="cannot give num_frames = 9"):
+        clips.read(entry(clips, num_frames=9, min_frames=5))

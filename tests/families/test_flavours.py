@@ -1,0 +1,131 @@
+"""What a flavour has of its own, and the base models that suit it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from darkroom import families
+from darkroom.core.errors import ConfigError
+from darkroom.families import tiny
+from darkroom.families.components import Parts
+from darkroom.families.repository import locate
+from tests.families import conformance
+
+FLAVOURS = [(name, flavour) for name in families.names() for flavour in families.get(name).flavour_names()]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DARKROOM_HOME", str(tmp_path / "home"))
+
+
+def parts_of(name: str, flavour: str, **changes) -> Parts:
+    settings = SimpleNamespace(**{**vars(conformance.options(name, flavour)), **changes})
+    return Parts(families.get(name), settings, torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize(("name", "flavour"), FLAVOURS)
+def test_every_flavour_has_all_its_facts(name, flavour):
+    import diffusers
+
+    family = families.get(name)
+
+    assert hasattr(diffusers, family.pipeline_for(flavour))
+    assert {"images", "lora"} <= family.supports_for(flavour)
+    assert ("video" in family.supports_for(flavour)) == bool(family.latents_for(flavour).temporal)
+    assert (family.fps_for(flavour) is not None) == bool(family.latents_for(flavour).temporal)
+
+
+@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+def test_a_tiny_flavour_is_its_published_one_in_all_but_size(name, flavour):
+    family = families.get(name)
+    published = family.published(flavour)
+
+    assert published in family.flavours
+    assert family.tiny_for(flavour) is family.tiny_for(published)
+    assert family.supports_for(flavour) == family.supports_for(published)
+    assert family.option_defaults(flavour)["resolution"] == 64
+
+
+def test_an_unknown_flavour_is_a_key_error():
+    with pytest.raises(KeyError):
+        families.get("wan").flavour("t3v")
+
+
+def test_only_kontext_takes_references():
+    flux = families.get("flux")
+
+    assert [f for f in flux.flavour_names() if "references" in flux.supports_for(f)] == ["kontext", "tiny-kontext"]
+
+
+# -- base models ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+def test_parts_of_a_tiny_base_make_its_stock_pipeline_again(name, flavour):
+    parts = parts_of(name, flavour)
+    parts.examine()
+
+    pipe = parts.assemble(parts.denoiser(), parts.vae(), parts.scheduler())
+
+    whole = tiny.build(parts.family, flavour=flavour)
+    assert type(pipe) is type(whole)
+    told = {key: value for key, value in whole.config.items() if not isinstance(value, (list, tuple))}
+    assert {key: pipe.config[key] for key in told if not key.startswith("_")} == {
+        key: value for key, value in told.items() if not key.startswith("_")
+    }
+    for extra in parts.kinds.extras:
+        assert type(getattr(pipe, extra)) is type(getattr(whole, extra))
+
+
+@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+def test_text_of_every_flavour_is_read_without_its_other_parts(name, flavour):
+    parts = parts_of(name, flavour)
+
+    (entry,) = parts.family.text_entries(parts.text(), ["a cat"], parts.options)
+
+    assert type(parts.text()).__name__ == parts.family.pipeline
+    assert entry["text"].isfinite().all()
+    assert not parts._extras
+
+
+def test_a_base_for_another_flavour_is_refused_with_that_flavours_name():
+    other = locate("tiny:tiny-i2v", families.get("wan"))
+
+    with pytest.raises(ConfigError, match="WanImageToVideoPipeline") as caught:
+        parts_of("wan", "t2v-480p-1.3b-2.1", pretrained_model_name_or_path=other).examine()
+
+    assert "model_flavour to i2v-14b-2.1" in caught.value.change
+
+
+def test_a_base_with_two_denoisers_is_refused(tmp_path):
+    base = tmp_path / "two"
+    shutil.copytree(locate("tiny:tiny", families.get("wan")), base)
+    index = json.loads((base / "model_index.json").read_text())
+    index["transformer_2"] = index["transformer"]
+    (base / "model_index.json").write_text(json.dumps(index))
+
+    with pytest.raises(ConfigError, match="2 denoisers, transformer and transformer_2"):
+        parts_of("wan", "tiny", pretrained_model_name_or_path=str(base)).examine()
+
+
+def test_what_is_cached_beside_latents_is_part_of_their_identity():
+    base = locate("tiny:tiny-i2v", families.get("wan"))
+
+    parts = parts_of("wan", "tiny-i2v", pretrained_model_name_or_path=base)
+
+    assert parts.sample_identity() != parts.vae_identity()
+
+
+def test_letting_the_vae_go_lets_go_of_all_that_reads_pixels():
+    parts = parts_of("wan", "tiny-i2v")
+    first = parts.extra("image_encoder")
+
+    assert parts.extra("image_encoder") is first
+    parts.unload_vae()
+    assert parts.extra("image_encoder") is not first

@@ -1,0 +1,76 @@
+"""Pixels to latents and back, with and without a frame axis."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from darkroom import families
+from darkroom.families import latents as latent_space
+from darkroom.families import tiny
+from darkroom.families.facts import Latents
+
+VIDEO = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
+PICTURES = Latents(channels=4)
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return tiny.build(families.get("wan")).vae
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(3)) * 2 - 1
+
+
+@pytest.mark.parametrize(("frames", "legal"), [(0, 0), (1, 1), (4, 1), (5, 5), (16, 13), (77, 77), (81, 81)])
+def test_a_clip_has_one_frame_and_then_fours(frames, legal):
+    assert VIDEO.whole_frames(frames) == legal
+
+
+def test_pictures_have_one_frame():
+    assert [PICTURES.whole_frames(n) for n in (0, 1, 9)] == [0, 1, 1]
+
+
+@pytest.mark.parametrize("frames", [1, 5, 9])
+def test_shapes_are_those_of_the_vae(vae, frames):
+    found = latent_space.encode(vae, noise(2, 3, frames, 32, 48), VIDEO)
+
+    assert tuple(found.shape) == (2, *VIDEO.shape(32, 48, frames)) == (2, 16, (frames - 1) // 4 + 1, 4, 6)
+
+
+def test_a_picture_is_a_clip_of_one_frame(vae):
+    pixels = noise(2, 3, 32, 32)
+
+    torch.testing.assert_close(
+        latent_space.encode(vae, pixels, VIDEO), latent_space.encode(vae, pixels[:, :, None], VIDEO)
+    )
+
+
+def test_latents_are_standardised_channel_by_channel(vae):
+    pixels = noise(1, 3, 5, 32, 32)
+    with torch.no_grad():
+        z = vae.encode(pixels).latent_dist.mode()
+
+    found = latent_space.encode(vae, pixels, VIDEO)
+
+    for c in (0, 7, 15):
+        mean, std = vae.config.latents_mean[c], vae.config.latents_std[c]
+        torch.testing.assert_close(found[:, c], (z[:, c] - mean) / std)
+
+
+def test_decoding_undoes_the_normalisation(vae):
+    pixels = noise(1, 3, 5, 32, 32)
+    with torch.no_grad():
+        plain = vae.decode(vae.encode(pixels).latent_dist.mode()).sample
+
+    back = latent_space.decode(vae, latent_space.encode(vae, pixels, VIDEO), VIDEO)
+
+    assert back.shape == pixels.shape
+    torch.testing.assert_close(back, plain, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("shape", "facts"), [((1, 3, 6, 32, 32), VIDEO), ((1, 3, 5, 32, 32), PICTURES)])
+def test_a_clip_that_would_lose_frames_is_refused(vae, shape, facts):
+    with pytest.raises(ValueError, match="no clip of"):
+        latent_space.encode(vae, noise(*shape), facts)

@@ -1,0 +1,86 @@
+"""What only Wan does: the first frame of image to video, and the times of tokens."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from darkroom.families import latents as latent_space
+from tests.families import conformance
+from tests.families.conformance import Recorder, batch, case
+
+
+@pytest.fixture(scope="module")
+def i2v():
+    return case("wan", "tiny-i2v")
+
+
+@pytest.fixture(scope="module")
+def pipe(i2v):
+    return i2v.pipe()
+
+
+def entries(i2v, pipe, pixels):
+    parts = SimpleNamespace(vae=lambda: pipe.vae, extra=lambda name: getattr(pipe, name), latents=i2v.facts)
+    x0 = latent_space.encode(pipe.vae, pixels, i2v.facts)
+    return i2v.family.sample_entries(parts, pixels, x0, i2v.settings)
+
+
+def test_text_to_video_keeps_nothing_beside_its_latents(pipe):
+    plain = case("wan", "tiny")
+
+    assert entries(plain, plain.pipe(), conformance.clip("astronaut")) == {}
+    assert plain.family.sample_identity(plain.settings) == {}
+
+
+def test_only_the_first_frame_is_given(i2v, pipe):
+    pixels = conformance.clip("astronaut")
+    changed = pixels.clone()
+    changed[:, :, 1:] = 0.5
+
+    one, other = entries(i2v, pipe, pixels), entries(i2v, pipe, changed)
+
+    assert one.keys() == {"first_frame", "image"}
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_picture_is_given_whole(i2v, pipe):
+    picture = conformance.photograph("astronaut")
+
+    found = entries(i2v, pipe, picture)
+
+    torch.testing.assert_close(found["first_frame"], latent_space.encode(pipe.vae, picture, i2v.facts))
+
+
+def test_a_batch_keeps_what_its_samples_keep(i2v, pipe):
+    clips = [conformance.clip(name) for name in ("astronaut", "chelsea")]
+
+    both = entries(i2v, pipe, torch.cat(clips))
+
+    for i, pixels in enumerate(clips):
+        for name, value in entries(i2v, pipe, pixels).items():
+            torch.testing.assert_close(both[name][i : i + 1], value, atol=1e-5, rtol=1e-5)
+
+
+def test_the_mask_says_which_frames_are_given(i2v, pipe):
+    sample = i2v.sample(pipe)
+
+    given = i2v.family.conditions(batch([sample], sample.latents), i2v.settings, torch.Generator())["given"]
+
+    assert given.shape == (1, 20, 2, 8, 8)
+    assert given[0, :4].amax(dim=(0, 2, 3)).tolist() == given[0, :4].amin(dim=(0, 2, 3)).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("t", [0.9961, 0.9987])
+def test_close_noise_levels_stay_apart_in_half_precision(t):
+    plain = case("wan", "tiny")
+    model = plain.pipe().transformer.to(torch.bfloat16)
+    x_t = torch.zeros(1, *plain.shape, dtype=torch.bfloat16)
+
+    with Recorder(model) as seen, torch.no_grad():
+        text = torch.zeros(1, 8, 32, dtype=torch.bfloat16)
+        plain.family.predict(model, x_t, torch.tensor([t]), {"text": text})
+
+    assert seen.calls[0]["timestep"].item() == pytest.approx(1000 * t)

@@ -1,0 +1,133 @@
+"""Live weights give what the stock pipeline gives, for pictures, clips, and what starts from a picture."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from darkroom import families
+from darkroom.core.errors import ConfigError
+from darkroom.core.events import Bus, Validation
+from darkroom.families import tiny
+from darkroom.families.components import Parts
+from darkroom.validate.clip import film, from_output
+from darkroom.validate.prompts import Prompt
+from darkroom.validate.recipe import Recipe
+from darkroom.validate.render import Renderer, arguments
+from darkroom.validate.validator import Validator
+from tests.families import conformance
+
+PROMPT = Prompt("house", "a small red house")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("DARKROOM_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def start(tmp_path) -> str:
+    """A picture to start from."""
+    path = tmp_path / "start.png"
+    conformance.to_pil(conformance.photograph("coffee", 96, 80)).save(path)
+    return str(path)
+
+
+def renderer(name: str, flavour: str, start: str = "") -> tuple[Renderer, torch.nn.Module]:
+    settings = conformance.options(name, flavour)
+    parts = Parts(families.get(name), settings, torch.device("cpu"), torch.float32)
+    return Renderer(parts, settings, encoder(parts), start), parts.denoiser()
+
+
+def encoder(parts: Parts):
+    return lambda caption: parts.family.text_entries(parts.text(), [caption], parts.options)[0]
+
+
+@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
+    made, model = renderer(name, flavour, start)
+    (picture,) = made.render(model, [PROMPT], 1, "adapter")
+    family, recipe = made.family, picture.recipe
+
+    pipe = tiny.build(family, flavour=flavour)
+    text = [family.stack_text([made.text(caption)]) for caption in (recipe.prompt, recipe.negative)]
+    stock = pipe(**family.embedded_call(*text), **arguments(family, recipe, made.options), return_dict=False)[0]
+
+    gap = np.abs(picture.frames.astype(int) - from_output(stock).astype(int)).max()
+    assert gap <= 1
+    assert picture.frames.shape[1:] == (64, 64, 3)
+    assert len(picture.frames) == (5 if recipe.fps else 1)
+    assert bool(recipe.picture) == (family.flavour(flavour).picture != "none")
+
+
+def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
+    pytest.importorskip("av")
+    made, model = renderer("wan", "tiny")
+    heard: list = []
+    bus = Bus()
+    bus.on(Validation, heard.append)
+    validator = Validator(made, [PROMPT], tmp_path / "out", bus)
+    validator.base(model)
+    stepper = SimpleNamespace(ema=None, weights_for_use=lambda: torch.no_grad())
+    validator.watch(model, stepper)
+
+    validator.run(3)
+
+    row = heard[-1].pictures[0]
+    original = tmp_path / "out" / row["original"]
+    recipe = Recipe.read(original)
+    assert (recipe.fps, recipe.call["num_frames"]) == (16.0, 5)
+    assert Image.open(original).size == (3 * 64, 2 * 64)
+    for clip in (tmp_path / "out" / row["clip"], tmp_path / "out/benchmarks/base_model/house_0_64x64.mp4"):
+        assert clip.read_bytes()[4:8] == b"ftyp"
+    assert Image.open(tmp_path / "out" / row["path"]).width > 3 * 64
+
+
+def test_a_clip_of_one_frame_is_a_picture():
+    made, model = renderer("wan", "tiny")
+    made.options = SimpleNamespace(**{**vars(made.options), "validation_num_video_frames": 3})
+
+    (picture,) = made.render(model, [PROMPT], 1, "adapter")
+
+    assert not picture.is_clip
+    assert picture.image.size == (64, 64)
+
+
+def test_a_prompt_without_the_picture_that_it_needs_is_refused():
+    made, _ = renderer("wan", "tiny-i2v")
+
+    with pytest.raises(ConfigError, match="starts a clip from a picture") as caught:
+        made.check([PROMPT])
+
+    assert "user_prompt_library" in caught.value.change
+
+
+def test_a_prompts_own_picture_comes_first(start):
+    made, _ = renderer("wan", "tiny-i2v", start="elsewhere.png")
+
+    recipes = [recipe for *_, recipe in made.recipes([PROMPT, Prompt("own", "x", picture=start)], 0, "base")]
+
+    assert [recipe.picture for recipe in recipes] == ["elsewhere.png", start]
+
+
+def test_a_recipe_of_an_earlier_version_can_still_be_read(tmp_path):
+    import json
+
+    old = {
+        "prompt": "p", "negative": "", "width": 8, "height": 8, "steps": 1, "seed": 0, "seed_device": "cpu",
+        "call": {}, "scheduler": {}, "strength": 1.0, "step": 0, "weights": "adapter",
+    }  # fmt: skip
+    from PIL.PngImagePlugin import PngInfo
+
+    header, path = PngInfo(), tmp_path / "old.png"
+    header.add_text("darkroom", json.dumps(old))
+    data = io.BytesIO()
+    film(np.zeros((1, 8, 8, 3), np.uint8)).save(data, format="PNG", pnginfo=header)
+    path.write_bytes(data.getvalue())
+
+    assert Recipe.read(path) == Recipe("p", "", 8, 8, 1, 0, "cpu", {}, {})
