@@ -23,7 +23,7 @@ from darkroom.data import plan as plans
 from darkroom.data.cache import ShardCache
 from darkroom.families import latents as latent_space
 from darkroom.families.facts import Latents
-from darkroom.options.dataset import read_datasets
+from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import resolve
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}

@@ -23,7 +23,7 @@ from darkroom.core.units import show_size
 from darkroom.data import index as indexes
 from darkroom.data.buckets import make_buckets
 from darkroom.data.order import DatasetShape, Order
-from darkroom.options.dataset import ImageDataset
+from darkroom.options.datasets import SampleDataset
 
 SHAPES = ((96, 64), (64, 64), (64, 96), (128, 96))
 
@@ -47,9 +47,9 @@ def write_pictures(folder: Path, count: int) -> None:
         (part / f"{i:07d}.txt").write_text(f"picture number {i}, small and noisy")
 
 
-def entry(folder: Path) -> ImageDataset:
+def entry(folder: Path) -> SampleDataset:
     """A dataset entry for the folder."""
-    return ImageDataset(
+    return SampleDataset(
         id="bench", instance_data_dir=folder, cache_dir_vae=folder / "vae", resolution=64, caption_strategy="textfile"
     )
 

@@ -610,8 +610,9 @@ class Plan:
         for d in self.datasets:
             report = self._fill(d)
             total += report
-            if report.dropped:
-                self._bucket(d)
+            before = d.buckets.count
+            self._bucket(d)  # also when another process met what had to be left out
+            if d.buckets.count != before or report.dropped:
                 self._explain(d)
             if d.buckets.count == 0:
                 raise empty_report(d.entry, d.index, d.dropped, self._effective(d.entry, 1))

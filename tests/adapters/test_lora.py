@@ -374,3 +374,41 @@ def test_a_preset_for_deeper_models_is_refused_on_a_shallow_one(attach):
 def test_a_preset_that_needs_a_controlnet_is_refused(attach):
     with pytest.raises(ConfigError, match="needs a ControlNet"):
         attach(flux_lora_target="controlnet")
+
+
+# -- strength ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_strength_scales_what_the_adapter_adds_and_is_put_back(attach, base_answer):
+    bench = attach()
+    bench.train()
+    usual = bench.answer()
+    with bench.adapter.scaled(-0.5):
+        half_back = bench.answer()
+    with bench.adapter.scaled(0.0):
+        nothing = bench.answer()
+
+    torch.testing.assert_close(nothing, base_answer("flux"), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(half_back, usual, atol=1e-3)
+    assert torch.equal(bench.answer(), usual)
+
+
+def test_a_negative_strength_turns_the_gradient_round(attach):
+    bench = attach()
+    with torch.no_grad():  # B is zero, so only B has a gradient, and it is linear in the strength
+        for name, parameter in bench.adapter.named.items():
+            if "lora_B" in name:
+                parameter.zero_()
+    from tests.adapters.conftest import answer
+
+    def gradient(strength):
+        for parameter in bench.adapter.named.values():
+            parameter.grad = None
+        with bench.adapter.scaled(strength):
+            answer(bench.family, bench.model, grad=True).sum().backward()
+        return {n: p.grad.clone() for n, p in bench.adapter.named.items() if "lora_B" in n}
+
+    forwards, backwards = gradient(0.6), gradient(-0.6)
+    assert any(g.abs().max() > 0 for g in forwards.values())
+    for name, one in forwards.items():
+        torch.testing.assert_close(one, -backwards[name], atol=1e-6, rtol=1e-4)

@@ -18,7 +18,9 @@ from darkroom.options.datasets import VideoBlock
 NEEDS = Needs("toy", media=frozenset({"image", "video"}), frames=FrameRule(step=4), fps=16.0, temporal=4)
 
 
-def write_clip(path: Path, frames: int, size: tuple[int, int] = (96, 64), fps: float = 24.0, caption: str = "a clip") -> Path:
+def write_clip(
+    path: Path, frames: int, size: tuple[int, int] = (96, 64), fps: float = 24.0, caption: str = "a clip"
+) -> Path:
     """Frame i is one grey, 4 * i; so a decoded frame says which one it is."""
     path.parent.mkdir(parents=True, exist_ok=True)
     grey = np.arange(frames, dtype=np.uint8)[:, None, None, None] * 4
@@ -107,7 +109,7 @@ def test_frames_are_taken_at_a_rate_by_their_time(clips) -> None:
         ({"num_frames": 8}, 8, [Cut(0, 5)]),
         ({"bucket_strategy": "resolution_frames", "frame_interval": 8, "num_frames": None}, 27, [Cut(0, 21)]),
         ({"frame_extraction": "slide", "target_frames": [5], "frame_stride": 4}, 13, [Cut(0, 5), Cut(4, 5), Cut(8, 5)]),
-        ({"frame_extraction": "uniform", "target_frames": [5], "frame_sample": 3}, 13, [Cut(0, 5), Cut(4, 5), Cut(8, 5)]),
+        ({"frame_extraction": "uniform", "target_frames": [5], "frame_sample": 2}, 13, [Cut(0, 5), Cut(8, 5)]),
         ({"target_frames": [1, 9]}, 9, [Cut(0, 1), Cut(0, 9)]),
         ({"frame_extraction": "full", "max_frames": 129}, 30, [Cut(0, 29)]),
         ({"source_fps": 32.0, "num_frames": 5}, 12, [Cut(0, 5)]),

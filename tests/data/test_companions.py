@@ -158,7 +158,11 @@ def test_another_ending_is_found_by_the_name(edits) -> None:
 
 
 def test_a_second_start_encodes_nothing(edits) -> None:
-    entries = (main(edits, "before", "masks"), beside(edits, "before", "reference_strict"), beside(edits, "masks", "mask"))
+    entries = (
+        main(edits, "before", "masks"),
+        beside(edits, "before", "reference_strict"),
+        beside(edits, "masks", "mask"),
+    )
     first = edits.filled(*entries)
     again = edits.plan(*entries).scan().use(text_identity="text-1", latent_identity="vae-1")
     assert again.missing().latents == 0
@@ -174,7 +178,11 @@ def test_a_family_without_references_refuses_them(edits) -> None:
 
 @pytest.mark.parametrize(
     ("block", "size"),
-    [({"type": "canny"}, None), ({"type": "superresolution", "blur_radius": 3}, None), ({"type": "random_masks"}, None)],
+    [
+        ({"type": "canny"}, None),
+        ({"type": "superresolution", "blur_radius": 3}, None),
+        ({"type": "random_masks"}, None),
+    ],
 )
 def test_control_pictures_are_made_from_the_samples_once(edits, block, size) -> None:
     entry = edits.entry(conditioning={**block, "conditioning_type": "reference_strict"})

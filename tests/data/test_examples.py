@@ -90,8 +90,9 @@ def test_pictures_in_an_object_store_with_a_table(project) -> None:
             out = io.BytesIO()
             Image.new("RGB", size, (40 * i, 20, 90)).save(out, "jpeg")
             bucket.put(f"scans/v3/box {i}/scan{i}.jpg", out.getvalue())
-            rows.append({"file": f"box {i}/scan{i}.jpg", "long_caption": None if i == 1 else f"scan {i}", "tags": f"tag {i}",
-                         "w": size[0], "h": size[1]})  # fmt: skip
+            caption = None if i == 1 else f"scan {i}"
+            name = f"box {i}/scan{i}.jpg"
+            rows.append({"file": name, "long_caption": caption, "tags": f"tag {i}", "w": size[0], "h": size[1]})
         table = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows), table)
         bucket.put("scans/v3/index.parquet", table.getvalue())
@@ -145,8 +146,9 @@ def test_a_slider_with_rows_of_a_hub_dataset(project) -> None:
     for i, (width, sharpness) in enumerate([(600, 0.9), (600, 0.1), (200, 0.9), (640, 0.5)]):
         out = io.BytesIO()
         Image.new("RGB", (width, 600), (60 * i, 90, 20)).save(out, "jpeg")
-        rows.append({"image": {"bytes": out.getvalue(), "path": None}, "caption": f"face {i}", "tags": ["calm", f"t{i}"],
-                     "width": width, "height": 600, "quality_assessment": {"sharpness": sharpness}})  # fmt: skip
+        image = {"bytes": out.getvalue(), "path": None}
+        facts = {"width": width, "height": 600, "quality_assessment": {"sharpness": sharpness}}
+        rows.append({"image": image, "caption": f"face {i}", "tags": ["calm", f"t{i}"], **facts})
     folder = Path("portraits")
     folder.mkdir()
     pq.write_table(pa.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
@@ -237,8 +239,8 @@ def test_musubi_lists_of_lines(project) -> None:
     for i in range(3):
         write_picture(Path("anywhere") / f"{i}" / "same name.png", (96, 64), i, None)
         write_picture(Path("controls") / f"c{i}.png", (96, 64), 20 + i, None)
-        lines.append({"image_path": f"anywhere/{i}/same name.png", "caption": f"line {i}",
-                      "control_path_0": f"controls/c{i}.png", "control_path_1": f"controls/c{(i + 1) % 3}.png"})  # fmt: skip
+        controls = {f"control_path_{n}": f"controls/c{(i + n) % 3}.png" for n in range(2)}
+        lines.append({"image_path": f"anywhere/{i}/same name.png", "caption": f"line {i}", **controls})
     Path("list.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     Path("musubi.toml").write_text(
         "[[datasets]]\nimage_jsonl_file = 'list.jsonl'\ncache_directory = 'cache'\nresolution = [96, 64]\n"

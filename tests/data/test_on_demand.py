@@ -107,9 +107,7 @@ def test_the_rebuild_can_be_switched_off(shop) -> None:
     shop.add(6, (128, 128))
     shop.options["aspect_bucket_disable_rebuild"] = True
     plan = shop.filled(random_aspects(shop))
-    first, second = (
-        {b.paths[0]: tuple(b.target_sizes[0].tolist()) for b in whole_epoch(plan, n)} for n in (1, 2)
-    )
+    first, second = ({b.paths[0]: tuple(b.target_sizes[0].tolist()) for b in whole_epoch(plan, n)} for n in (1, 2))
     assert first == second
     assert not plan.encodes_while_training
 

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from darkroom import families
+from darkroom.core.errors import DataError
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.options.config import Config
@@ -34,7 +35,9 @@ class Told:
             return torch.zeros_like(x_t) if answer is None else answer(x_t, t)
 
         family = self.objective.family
-        told = SimpleNamespace(predict=predict, conditions=lambda *_: {}, latents=family.latents)
+        told = SimpleNamespace(
+            title=family.title, predict=predict, conditions=lambda *_: {}, latents_for=family.latents_for
+        )
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
         fields = {"is_regularisation": False, "timestep_offset": 0.0, "mask": None, **extra}
         batch = SimpleNamespace(latents=x0, cond={}, **fields)
@@ -206,3 +209,23 @@ def test_saved_generators_draw_the_same_again():
 
     again = (torch.rand(2, generator=draws.structure), torch.rand(2, generator=draws.noise), torch.rand(2))
     assert all(map(torch.equal, again, expected))
+
+
+def test_a_mask_takes_its_part_out_of_the_loss():
+    left = (torch.arange(SHAPES["flux"][-1]) < SHAPES["flux"][-1] // 2).float()
+    whole, half = told("flux")(0.0), told("flux")(0.0, mask=left)
+    assert half.terms["denoise"] < 0.6 * whole.terms["denoise"]
+    assert told("flux")(0.0, mask=torch.zeros(1)).terms["denoise"] == 0
+
+
+def test_an_offset_of_a_dataset_moves_its_noise_levels():
+    usual, cleaner = told("flux"), told("flux")
+    usual()
+    cleaner(timestep_offset=-2.0)
+    expected = torch.sigmoid(torch.logit(usual.shown[0][1]) - 2.0)
+    torch.testing.assert_close(cleaner.shown[0][1], expected, atol=1e-4, rtol=1e-3)
+
+
+def test_an_offset_is_refused_where_nothing_normal_is_drawn():
+    with pytest.raises(DataError, match="timestep_sampling_offset"):
+        told("sdxl")(timestep_offset=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 
 import pytest
@@ -142,3 +143,18 @@ def test_weights_for_use_give_the_trained_bytes_back(tiny_run, name):
 
     assert torch.equal(run.weight, trained)
     assert torch.equal(used, trained) == (name == "torch-adamw")
+
+
+def test_the_strength_of_a_slider_holds_forwards_and_backwards(tiny_run):
+    run = tiny_run()
+    seen: list[float | None] = []
+
+    @contextlib.contextmanager
+    def scaled(factor):
+        seen.append(factor)
+        yield
+        seen.append("left")
+
+    run.stepper.scaled = scaled
+    run.stepper([dataclasses.replace(rows(0), slider_strength=-0.6), rows(1)], 0)
+    assert seen == [-0.6, "left", None, "left"]

@@ -1,0 +1,138 @@
+"""What every generator of control pictures has: parameters, and a call that makes one picture from another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from darkroom.core.registry import nearest
+
+Kind = Literal["whole", "number", "flag", "text", "choice"]
+
+_WORDS = {"whole": "a whole number", "number": "a number", "flag": "true or false", "text": "a text"}
+
+
+@dataclass(frozen=True)
+class Param:
+    """One parameter: default, kind, bounds and what it does. With `many`, a list of such values, with at least one."""
+
+    default: Any
+    kind: Kind
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    choices: tuple[str, ...] = ()
+    many: bool = False
+    length: int | None = None
+
+    @property
+    def expected(self) -> str:
+        """What may be written, in words."""
+        words = "one of " + ", ".join(self.choices) if self.kind == "choice" else _WORDS[self.kind]
+        if self.above is not None:
+            words += f" above {self.above:g}"
+        if self.low is not None and self.high is not None:
+            words += f" from {self.low:g} to {self.high:g}"
+        elif self.low is not None:
+            words += f" of {self.low:g} or more"
+        if self.many:
+            words = f"a list of {self.length or 'one or more'}, each {words}"
+        return words + (", or null" if self.default is None else "")
+
+    def read(self, value: Any) -> Any:
+        """The value as the generator takes it. Raises ValueError when it is of another kind or out of bounds."""
+        if value is None and self.default is None:
+            return None
+        if not self.many:
+            return self._one(value)
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            raise ValueError
+        if self.length is not None and len(value) != self.length:
+            raise ValueError
+        return tuple(self._one(item) for item in value)
+
+    def _one(self, value: Any) -> Any:
+        if self.kind == "flag":
+            fits = isinstance(value, bool)
+        elif self.kind in ("text", "choice"):
+            fits = isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
+        else:
+            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and self._within(value)
+            if fits and self.kind == "whole":
+                fits, value = value == int(value), int(value)
+        if not fits:
+            raise ValueError
+        return value
+
+    def _within(self, value: float) -> bool:
+        return (
+            np.isfinite(value).item()
+            and (self.low is None or value >= self.low)
+            and (self.high is None or value <= self.high)
+            and (self.above is None or value > self.above)
+        )
+
+
+class Control:
+    """Makes a control picture, uint8 (H, W, 3), from a picture of the same shape.
+
+    Equal pictures, parameters and states of the generator of random numbers give equal pictures. `params` of a call are
+    complete: they come from `check`.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    params: ClassVar[Mapping[str, Param]] = {}
+    needs_model: ClassVar[bool] = False
+    """Weights of a network are loaded, and a GPU helps: it runs in the main process."""
+    seeded: ClassVar[bool] = False
+    """Random numbers are drawn."""
+    needs_clip: ClassVar[bool] = False
+    """Only a clip can be used: what it shows is in no single picture."""
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Every parameter with its default."""
+        return {name: param.default for name, param in self.params.items()}
+
+    def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every parameter, given or default. Raises ValueError: names the parameter, what is wrong and the remedy."""
+        made = self.defaults
+        for name, value in given.items():
+            if name not in self.params:
+                hint = nearest(name, self.params)
+                known = ", ".join(self.params) if self.params else "it takes none"
+                raise ValueError(
+                    f"{self.name} has no parameter '{name}'; "
+                    + (f"did you mean {' or '.join(hint)}?" if hint else f"take it out (parameters: {known})")
+                )
+            param = self.params[name]
+            try:
+                made[name] = param.read(value)
+            except (ValueError, OverflowError):
+                raise ValueError(f"{name} = {value!r} does not suit {self.name}; give {param.expected}") from None
+        self.check_together(made)
+        return made
+
+    def check_together(self, params: Mapping[str, Any]) -> None:
+        """What no parameter shows on its own. Raises ValueError."""
+
+    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        """The control picture uint8 (H, W, 3) of `picture` uint8 (H, W, 3)."""
+        raise NotImplementedError
+
+    def clip(self, frames: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        """The control clip of `frames`, both uint8 (F, H, W, 3); frame by frame unless a generator knows better."""
+        return np.stack([self(frame, params, generator) for frame in frames])
+
+
+def in_order(params: Mapping[str, Any], low: str, high: str) -> None:
+    """Two parameters that bound a range. Raises ValueError when the lower is above the higher."""
+    if params[low] > params[high]:
+        raise ValueError(
+            f"{low} = {params[low]} is above {high} = {params[high]}; lower {low} or raise {high} until it is not"
+        )

@@ -1,0 +1,33 @@
+"""Canny: thin white edges on black (J. Canny, A Computational Approach to Edge Detection, 1986), by OpenCV."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from darkroom.core.optional import need
+from darkroom.media.controls.base import Control, Param, in_order
+from darkroom.media.controls.pixels import grey_to_rgb
+
+
+class Canny(Control):
+    """Edges of the grey picture."""
+
+    name = "canny"
+    aliases = ("edges",)
+    params = {
+        "low_threshold": Param(50, "number", "Slopes below this are no edge.", low=0, high=10000),
+        "high_threshold": Param(
+            100, "number", "Slopes above this are an edge; those in between, beside one.", low=0, high=10000
+        ),
+    }
+
+    def check_together(self, params: Mapping[str, Any]) -> None:
+        in_order(params, "low_threshold", "high_threshold")
+
+    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        cv2 = need("cv2", "vision", "The control generator canny")
+        grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
+        return grey_to_rgb(cv2.Canny(grey, params["low_threshold"], params["high_threshold"]))

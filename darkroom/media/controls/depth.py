@@ -1,0 +1,34 @@
+"""Depth: how near every point is, near is white, by a depth estimation network (DPT: Ranftl and others, 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from darkroom.media.controls.base import Control, Param
+from darkroom.media.controls.networks import pipeline
+
+MODELS = {"DPT": "Intel/dpt-large"}
+"""Hub ids by `model_type`."""
+
+
+class Depth(Control):
+    """The network's estimate, stretched to 0..255 by the pipeline, at the size of the picture."""
+
+    name = "depth"
+    aliases = ("depth_map", "depth_midas")
+    needs_model = True
+    params = {
+        "model_type": Param("DPT", "choice", "Kind of network.", choices=tuple(MODELS)),
+        "model": Param(None, "text", "Local folder or hub id; by default the usual one of its kind."),
+    }
+
+    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        model = params["model"] or MODELS[params["model_type"]]
+        estimate = pipeline("depth-estimation", model, self.name, "model")(Image.fromarray(picture))["depth"]
+        if estimate.size != picture.shape[1::-1]:
+            estimate = estimate.resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
+        return np.asarray(estimate.convert("RGB"))

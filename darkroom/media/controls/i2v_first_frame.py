@@ -1,0 +1,22 @@
+"""The first frame of a clip, for models that continue a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from darkroom.media.controls.base import Control
+
+
+class FirstFrame(Control):
+    """A clip becomes a clip of one frame, its first. A picture is its own first frame."""
+
+    name = "i2v_first_frame"
+
+    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        return picture.copy()
+
+    def clip(self, frames: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        return frames[:1].copy()

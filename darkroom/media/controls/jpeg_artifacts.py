@@ -1,0 +1,86 @@
+"""JPEG artefacts: the picture stored as JPEG, badly and perhaps several times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from darkroom.media.controls.base import Control, Param, in_order
+from darkroom.media.controls.pixels import through_jpeg, to_bytes, with_noise
+
+BLOCK = 8
+"""JPEG codes squares of this many pixels."""
+
+
+class JpegArtifacts(Control):
+    """Blur, noise, some rounds of JPEG of falling quality, and noise along the edges of its blocks."""
+
+    name = "jpeg_artifacts"
+    aliases = ("jpeg", "compression")
+    seeded = True
+    params = {
+        "quality_mode": Param(
+            "fixed",
+            "choice",
+            "fixed: `quality`; range: any within `quality_range`; random: one of `quality_list`.",
+            choices=("fixed", "range", "random"),
+        ),
+        "quality": Param(25, "whole", "JPEG quality.", low=1, high=100),
+        "quality_range": Param((10, 50), "whole", "Lowest and highest quality.", low=1, high=100, many=True, length=2),
+        "quality_list": Param((10, 20, 30, 40), "whole", "Qualities to choose from.", low=1, high=100, many=True),
+        "compression_rounds": Param(1, "whole", "How often the picture is stored.", low=1, high=50),
+        "round_quality_decay": Param(0.9, "number", "Factor on the quality per further round.", above=0, high=1),
+        "subsampling": Param(None, "choice", "Resolution of colours.", choices=("4:4:4", "4:2:2", "4:2:0")),
+        "optimize": Param(False, "flag", "Smaller files; the picture stays the same."),
+        "progressive": Param(False, "flag", "Progressive files; the picture stays the same."),
+        "pre_blur": Param(False, "flag", "Whether the picture is blurred first."),
+        "pre_blur_radius": Param(0.5, "number", "Radius of that blur in pixels.", low=0, high=200),
+        "add_noise": Param(False, "flag", "Whether noise is added before the first round."),
+        "noise_level": Param(0.01, "number", "Standard deviation of the noise; white is 1.", low=0, high=1),
+        "enhance_blocks": Param(False, "flag", "Whether the blocks' edges get noise in the end."),
+        "block_noise_level": Param(0.02, "number", "Standard deviation of that noise; white is 1.", low=0, high=1),
+    }
+
+    def check_together(self, params: Mapping[str, Any]) -> None:
+        low, high = params["quality_range"]
+        in_order({"quality_range[0]": low, "quality_range[1]": high}, "quality_range[0]", "quality_range[1]")
+
+    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        quality = first_quality(params, generator)
+        if params["pre_blur"]:
+            image = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(params["pre_blur_radius"]))
+            picture = np.asarray(image)
+        if params["add_noise"]:
+            picture = with_noise(picture, params["noise_level"], generator)
+        options = {"optimize": params["optimize"], "progressive": params["progressive"]}
+        if params["subsampling"] is not None:
+            options["subsampling"] = params["subsampling"]
+        for number in range(params["compression_rounds"]):
+            lowered = int(quality * params["round_quality_decay"] ** number)
+            picture = through_jpeg(picture, min(95, max(1, lowered)), **options)
+        if params["enhance_blocks"]:
+            picture = on_block_edges(picture, params["block_noise_level"], generator)
+        return picture
+
+
+def first_quality(params: Mapping[str, Any], generator: np.random.Generator) -> int:
+    """The quality of the first round."""
+    match params["quality_mode"]:
+        case "range":
+            low, high = params["quality_range"]
+            return int(generator.integers(low, high + 1))
+        case "random":
+            return params["quality_list"][generator.integers(len(params["quality_list"]))]
+        case _:
+            return params["quality"]
+
+
+def on_block_edges(picture: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
+    """Noise on the first row and column of every block."""
+    edges = np.zeros(picture.shape[:2], bool)
+    edges[::BLOCK], edges[:, ::BLOCK] = True, True
+    noise = generator.standard_normal(picture.shape, np.float32) * np.float32(255 * level)
+    return to_bytes(picture + noise * edges[..., None])

@@ -1,0 +1,38 @@
+"""Segmentation: a level of grey for every class that a network tells apart."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from darkroom.media.controls.base import Control, Param
+from darkroom.media.controls.networks import pipeline
+from darkroom.media.controls.pixels import grey_to_rgb
+
+
+class Segmentation(Control):
+    """Class i of n becomes the level int(i / n * 255): equal things have equal levels in all pictures."""
+
+    name = "segmentation"
+    aliases = ("semantic_segmentation",)
+    needs_model = True
+    params = {
+        "model_name": Param(
+            "facebook/mask2former-swin-large-cityscapes-semantic", "text", "Local folder or hub id of the network."
+        ),
+    }
+
+    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        import torch
+
+        network = pipeline("image-segmentation", params["model_name"], self.name, "model_name")
+        inputs = network.image_processor(images=[Image.fromarray(picture)], return_tensors="pt").to(network.device)
+        with torch.inference_mode():
+            outputs = network.model(**inputs)
+        classes = network.image_processor.post_process_semantic_segmentation(outputs)[0].cpu().numpy()  # (h, w)
+        levels = (classes / network.model.config.num_labels * 255).clip(0, 255).astype(np.uint8)
+        image = Image.fromarray(levels).resize(picture.shape[1::-1], Image.Resampling.NEAREST)
+        return grey_to_rgb(np.asarray(image))

@@ -1,0 +1,554 @@
+"""Clips: counting their frames without decoding them, and reading chosen ones, upright and in square pixels.
+
+Frame k is the k-th picture that a player shows. A clip is a video file (PyAV reads it), the same as bytes or an open
+file, or a folder of pictures, whose names say the order. Animated pictures (GIF, WebP) are no clips.
+
+Rotation and mirroring that the file asks for are applied; pixels that are not square are stretched along the edge that
+is too short, so no line is lost. More than 8 bits are rounded, alpha is dropped, and wide-gamut or HDR colours are
+taken as they are. Arrays are uint8 (F, H, W, 3).
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from darkroom.core.files import atomic
+from darkroom.core.optional import need
+from darkroom.media import images
+from darkroom.media.containers import Source, opened, packets, say
+from darkroom.media.images import MOST_PIXELS, BadPicture
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+    from darkroom.media.resize import Size, Sizes
+
+VIDEO_ENDINGS = frozenset(
+    ".mp4 .m4v .mov .avi .mkv .webm .flv .wmv .mpg .mpeg .3gp .3g2 .ogv .m2ts".split()  # noqa: SIM905
+)
+"""Endings, in lower case, that are listed as videos."""
+
+FAR = 24
+"""A cut that starts at this frame or later is looked up by time stamp, so that decoding can start near it."""
+
+_REORDER = 32
+"""Packets are stored at most 16 places away from where their frames are shown (H.264, HEVC); twice that is safe."""
+
+_BY_SHOWN, _BY_DECODED = ("mov", "matroska"), ("avi", "flv", "asf")
+"""Formats in which every packet has a time stamp of its own, by the time that their tables of key frames hold. In MPEG
+streams only some packets have one, and those in between are guesses that turn out otherwise after a jump."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What is known of a clip without decoding it: upright size in square pixels, frames, rate, seconds.
+
+    A folder of pictures has no times: `fps` and `duration` are 0.
+    """
+
+    width: int
+    height: int
+    frames: int
+    fps: float
+    duration: float
+
+
+@dataclass(frozen=True)
+class _Row:
+    """One packet: when it is shown and when decoded, in units of the stream's time base."""
+
+    pts: int | None
+    dts: int | None
+    key: bool
+
+
+@dataclass(frozen=True)
+class _Look:
+    """How decoded pictures become upright ones: swap the axes, mirror them, and then their size in square pixels."""
+
+    coded: Size
+    swapped: bool
+    mirrored: tuple[bool, bool]
+    shown: Size
+
+    def upright(self, frame: VideoFrame) -> np.ndarray:
+        """uint8 (H, W, 3), not stretched yet. A picture of another size is brought to that of the first."""
+        width, height = self.coded
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+        if self.swapped:
+            pixels = pixels.transpose(1, 0, 2)
+        across, down = self.mirrored
+        return np.ascontiguousarray(pixels[:: -1 if down else 1, :: -1 if across else 1])
+
+
+class _Trouble(Exception):
+    """This way of reading the frames does not work for this file."""
+
+    def __init__(self, reason: str, detail: str):
+        self.reason, self.detail = reason, detail
+        super().__init__(detail)
+
+
+# --- what a clip is ---------------------------------------------------------------------------------------------------
+
+
+def probe(source: Source) -> Clip:
+    """Size, frames and rate of a clip. Raises BadPicture.
+
+    Only the first frame is decoded: where rotation is noted and whether anything can be decoded show there. Frames are
+    taken from the container's own table where it has one (MP4, MOV, AVI) and its entries lie within the file; otherwise
+    the packets are counted.
+    """
+    if _is_folder(source):
+        return _probe_folder(Path(source))  # type: ignore[arg-type]
+    with opened(source, "video") as container:
+        stream = _video(container)
+        count = _listed(container, stream)
+        rate = float(stream.average_rate or 0)
+        if count is not None and rate > 0:
+            return Clip(*_scan(container, stream, whole=False)[0].shown, count, rate, count / rate)
+        look, rows = _scan(container, stream, whole=True)
+        fps, duration = _pace(rows, float(stream.time_base or 0), rate or float(stream.guessed_rate or 0))
+        return Clip(*look.shown, len(rows), fps, duration)
+
+
+def times(source: Source) -> np.ndarray:
+    """When each frame is shown, in seconds after the first: float64 (F,), ascending. Raises BadPicture. No decoding.
+
+    A folder of pictures has no times and is refused with the reason "no frame times".
+    """
+    if _is_folder(source):
+        raise BadPicture("no frame times", "the clip is a folder of pictures; take its frames by number")
+    with opened(source, "video") as container:
+        stream = _video(container)
+        rows = _rows(container, stream)
+        rate = float(stream.average_rate or stream.guessed_rate or 25)
+        return _shown(rows, float(stream.time_base or 0), rate)
+
+
+def _video(container: InputContainer) -> VideoStream:
+    """The film of a file: the stream marked as default, else the first; cover art is none. Raises BadPicture."""
+    av = need("av", "video", "Reading video files")
+    still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
+    streams = [s for s in container.streams.video if not s.disposition & still]
+    if not streams:
+        raise BadPicture("no video stream")
+    stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
+    context = stream.codec_context
+    if context is None:
+        raise BadPicture("unreadable", "the installed FFmpeg has no decoder for it")
+    _bound(context.width, context.height)
+    context.options = {"max_pixels": str(MOST_PIXELS)}
+    return stream
+
+
+def _bound(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise BadPicture("too many pixels", f"{width}x{height}")
+
+
+def _listed(container: InputContainer, stream: VideoStream) -> int | None:
+    """Frames by the container's table of them, as far as they lie within the file; None if there is no full table."""
+    name = container.format.name
+    if not stream.frames or not (name.startswith("mov,") or name == "avi"):
+        return None
+    entries = list(stream.index_entries)  # read once: the table is not safe to keep
+    size = container.size
+    held = list(itertools.takewhile(lambda e: size <= 0 or e.pos + e.size <= size, entries))
+    if len(entries) < stream.frames or (name == "avi" and len(held) != stream.frames):
+        return None
+    usable = [(e.is_keyframe, e.is_discard) for e in held if e.size > 0]
+    first = next((i for i, (key, _) in enumerate(usable) if key), 0)
+    return sum(not discarded for _, discarded in usable[first:]) or None
+
+
+def _scan(container: InputContainer, stream: VideoStream, whole: bool) -> tuple[_Look, list[_Row]]:
+    """Decode up to the first frame, and list the packets: all of them or those up to there. Raises BadPicture."""
+    av = need("av", "video", "Reading video files")
+    look: _Look | None = None
+    rows: list[_Row] = []
+    said = ""
+    for packet in packets(container, stream):
+        _note(packet, rows)
+        if look is None:
+            try:
+                look = next((_look(frame, stream) for frame in _soonest(stream, packet)), None)
+            except av.FFmpegError as cause:
+                said = say(cause)
+        if look is not None and not whole:
+            break
+    if look is None:
+        raise BadPicture("truncated", said or "no frame can be decoded")
+    return look, rows
+
+
+def _soonest(stream: VideoStream, packet: Packet) -> list[VideoFrame]:
+    """Frames of a packet. A key frame is asked for at once: decoders wait for later packets to put frames in order."""
+    frames = stream.decode(packet)
+    if frames or not packet.is_keyframe:
+        return frames
+    frames = stream.decode(None)
+    stream.codec_context.flush_buffers()
+    return frames or stream.decode(packet)
+
+
+def _rows(container: InputContainer, stream: VideoStream, most: int | None = None) -> list[_Row]:
+    """The packets from the start of the file on, about `most`. The container must not have been read yet."""
+    rows: list[_Row] = []
+    for packet in packets(container, stream):
+        _note(packet, rows)
+        if most is not None and len(rows) >= most:
+            break
+    return rows
+
+
+def _note(packet: Packet, rows: list[_Row]) -> None:
+    """List a packet that becomes a frame. What stands before the first key frame cannot be decoded and is none."""
+    if not packet.size or packet.is_discard:
+        return
+    if packet.is_keyframe and rows and not rows[0].key:
+        rows.clear()
+    rows.append(_Row(packet.pts, packet.dts, packet.is_keyframe))
+
+
+def _stamps(rows: Sequence[_Row]) -> list[int] | None:
+    """Presentation times in the order they are shown, or None where they are not certain."""
+    stamps = sorted(row.pts for row in rows if row.pts is not None)
+    return stamps if len(stamps) == len(rows) == len(set(stamps)) else None
+
+
+def _shown(rows: Sequence[_Row], time_base: float, rate: float) -> np.ndarray:
+    """Seconds after the first frame; by decoding times or by the rate where presentation times are missing."""
+    for stamps in ([row.pts for row in rows], [row.dts for row in rows]):
+        known = [stamp for stamp in stamps if stamp is not None]
+        if len(known) == len(rows) and time_base > 0:
+            made = np.sort(np.asarray(known, np.float64)) * time_base
+            return made - made[:1].sum()
+    return np.arange(len(rows)) / rate
+
+
+def _pace(rows: Sequence[_Row], time_base: float, nominal: float) -> tuple[float, float]:
+    """Frames a second and seconds, from time stamps; the container's rate where it agrees within half a percent."""
+    shown = _shown(rows, time_base, nominal or 25.0)
+    if len(shown) < 2 or shown[-1] <= 0:
+        fps = nominal or 25.0
+        return fps, len(shown) / fps
+    measured = (len(shown) - 1) / float(shown[-1])
+    fps = nominal if nominal and abs(measured / nominal - 1) < 0.005 else measured
+    return fps, float(shown[-1]) + 1 / fps
+
+
+def _look(frame: VideoFrame, stream: VideoStream) -> _Look:
+    """From a decoded frame and what the stream says of its pixels. Raises BadPicture."""
+    across, down, swapped = False, False, False
+    side_data: Any = frame.side_data
+    matrix = next((d for d in side_data if d.type.name == "DISPLAYMATRIX"), None)
+    if matrix is not None:
+        # x' = a x + c y, y' = b x + d y in 16.16 fixed point, stored row by row as a b u, c d v, x y w
+        a, b, _, c, d = np.frombuffer(bytes(matrix), "<i4")[:5].tolist()
+        swapped = abs(b) + abs(c) > abs(a) + abs(d)
+        across, down = (c < 0, b < 0) if swapped else (a < 0, d < 0)
+    width, height = _square(frame.width, frame.height, stream.sample_aspect_ratio)
+    shown = (height, width) if swapped else (width, height)
+    _bound(*shown)
+    return _Look((frame.width, frame.height), swapped, (across, down), shown)
+
+
+def _square(width: int, height: int, aspect: Fraction | None) -> Size:
+    """The size in square pixels for pixels of `aspect` (width over height). Absurd aspects count as 1."""
+    if not aspect or not 1 / 16 <= aspect <= 16:
+        return width, height
+    return (round(width * aspect), height) if aspect >= 1 else (width, round(height / aspect))
+
+
+# --- its frames -------------------------------------------------------------------------------------------------------
+
+
+def read_frames(source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarray:
+    """The frames with these numbers (ascending, may repeat): uint8 (F, H, W, 3), upright, RGB. Raises BadPicture.
+
+    Damaged parts of a file are no problem as long as the wanted frames do not depend on them.
+    """
+
+    def fit(pixels: np.ndarray, shown: Size) -> np.ndarray:
+        if pixels.shape[1::-1] == shown:
+            return pixels
+        return np.asarray(Image.fromarray(pixels).resize(shown, Image.Resampling.LANCZOS))
+
+    return _gather(source, indices, fit)
+
+
+def prepare_clip(
+    source: Source, indices: Sequence[int] | np.ndarray, sizes: Sizes, crop: tuple[int, int]
+) -> np.ndarray:
+    """The frames with these numbers at the target size: uint8 (F, H, W, 3), resized (Lanczos), cropped at (top, left).
+
+    Each frame is resized as soon as it is decoded, so besides the result only one frame is held at full size. Raises
+    BadPicture, also when the clip is not of the size that was planned for.
+    """
+
+    def fit(pixels: np.ndarray, shown: Size) -> np.ndarray:
+        if shown != tuple(sizes.original):
+            raise BadPicture(
+                "size differs",
+                f"the clip is {shown[0]}x{shown[1]}, the index says {sizes.original[0]}x{sizes.original[1]}",
+            )
+        return images.resize_and_crop(Image.fromarray(pixels), sizes, crop)
+
+    return _gather(source, indices, fit)
+
+
+def _gather(
+    source: Source, indices: Sequence[int] | np.ndarray, fit: Callable[[np.ndarray, Size], np.ndarray]
+) -> np.ndarray:
+    """Every wanted frame, made by `fit` from the decoded picture and the size it has to be seen at."""
+    wanted = np.asarray(indices, np.int64)
+    if not len(wanted) or wanted[0] < 0 or (np.diff(wanted) < 0).any():
+        raise ValueError("frame numbers must be one or more, 0 or above and ascending")
+    out: np.ndarray | None = None
+    each = _folder_frames if _is_folder(source) else _frames
+    for number, pixels, shown in each(source, np.unique(wanted).tolist()):
+        made = fit(pixels, shown)
+        if out is None:
+            out = np.empty((len(wanted), *made.shape), np.uint8)
+        out[wanted == number] = made
+    assert out is not None
+    return out
+
+
+_Frames = Iterator[tuple[int, np.ndarray, "Size"]]
+"""Frame number, the picture upright but not stretched yet, and the size in square pixels that it has to be seen at."""
+
+
+def _frames(source: Source, wanted: list[int]) -> _Frames:
+    """Wanted frames in order, by the cheapest way that works; a frame may come twice when a way fails midway."""
+    ways = [_by_number, _by_stamp] if wanted[0] < FAR else [_from_key_frame, _by_number, _by_stamp]
+    trouble: _Trouble | None = None
+    for way in ways:
+        try:
+            yield from way(source, wanted)
+            return
+        except _Trouble as cause:
+            trouble = trouble if cause.reason == "unknown" else cause
+            if cause.reason == "truncated":
+                break
+    assert trouble is not None
+    raise BadPicture(trouble.reason, trouble.detail)
+
+
+def _by_number(source: Source, wanted: list[int]) -> _Frames:
+    """Decode from the start and count."""
+    with opened(source, "video") as container:
+        stream = _video(container)
+        left, look = iter(wanted), None
+        target = next(left)
+        for number, (frame, clean) in enumerate(_decoded(container, stream)):
+            look = look or _look(frame, stream)
+            if not clean:  # frames may be missing, and counting is no longer certain
+                raise _Trouble("damaged", f"frame {number} or one before it")
+            if number == target:
+                yield number, look.upright(frame), look.shown
+                following = next(left, None)
+                if following is None:
+                    return
+                target = following
+    count = 0 if look is None else number + 1
+    raise _Trouble("truncated", f"frame {target} is wanted and the clip ends after {count}")
+
+
+def _by_stamp(source: Source, wanted: list[int], near: bool = False) -> _Frames:
+    """Look up the time stamps of the wanted frames and decode until all have been seen; `near`: from a key frame on."""
+    with opened(source, "video") as container:
+        rows = _rows(container, _video(container), wanted[-1] + 1 + _REORDER)
+    stamps = _stamps(rows)
+    if stamps is None or len(stamps) <= wanted[-1]:
+        raise _Trouble("unknown", "its frames have no certain time stamps")
+    numbers = {stamps[number]: number for number in wanted}
+    first, last = stamps[wanted[0]], stamps[wanted[-1]]
+    with opened(source, "video") as container:
+        stream = _video(container)
+        if near:
+            _seek(container, stream, rows, first)
+        look = None
+        for frame, clean in _decoded(container, stream, latest=first if near else None):
+            look = look or _look(frame, stream)
+            if frame.pts in numbers:
+                number = numbers.pop(frame.pts)
+                if not clean:
+                    raise _Trouble("damaged", f"frame {number}, or one that it is made from, cannot be decoded")
+                yield number, look.upright(frame), look.shown
+            if not numbers or (frame.pts is not None and frame.pts > last):
+                break
+    if numbers:
+        raise _Trouble("damaged", f"frame {min(numbers.values())} cannot be decoded")
+
+
+def _from_key_frame(source: Source, wanted: list[int]) -> _Frames:
+    """Decode from the last key frame at or before the first wanted frame."""
+    return _by_stamp(source, wanted, near=True)
+
+
+def _seek(container: InputContainer, stream: VideoStream, rows: Sequence[_Row], first: int) -> None:
+    """Go to a key frame from which the frame with stamp `first` can be decoded, or where there is none, stay."""
+    av = need("av", "video", "Reading video files")
+    family = container.format.name.split(",")[0]
+    if family not in (*_BY_SHOWN, *_BY_DECODED):
+        raise _Trouble("unknown", f"time stamps of {family} files are not certain after a jump")
+    before = [row for row in rows if row.key and row.pts is not None and row.pts <= first]
+    key = max(before, key=lambda row: row.pts or 0, default=None)
+    if key is None or key is rows[0]:
+        return
+    stamp = key.pts if family in _BY_SHOWN or key.dts is None else key.dts
+    try:
+        container.seek(stamp or 0, stream=stream, backward=True)
+    except av.FFmpegError as cause:
+        raise _Trouble("unknown", say(cause)) from cause
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream, latest: int | None = None
+) -> Iterator[tuple[VideoFrame, bool]]:
+    """Frames in the order they are shown, and whether each is whole: undamaged, as are those it may be made from.
+
+    The first packet must be shown at `latest` or before: after a jump too far, frames would be made from missing ones.
+    """
+    av = need("av", "video", "Reading video files")
+    clean = True
+    for packet in packets(container, stream):
+        if latest is not None and packet.size:
+            if packet.pts is None or packet.pts > latest:
+                raise _Trouble("unknown", "the file cannot be entered where it says")
+            latest = None
+        try:
+            frames = stream.decode(packet)
+        except av.FFmpegError:
+            clean = False
+            continue
+        for frame in frames:
+            clean = not frame.is_corrupt and (clean or bool(frame.key_frame))
+            yield frame, clean
+
+
+# --- folders of pictures ----------------------------------------------------------------------------------------------
+
+
+def _is_folder(source: Source) -> bool:
+    return isinstance(source, (str, Path)) and Path(source).is_dir()
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder; numbers in their names count as numbers, so 10 comes after 9. Raises BadPicture."""
+
+    def key(path: Path) -> list[tuple[int, int, str]]:
+        parts = re.split(r"([0-9]+)", path.name)
+        return [(1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
+
+    try:
+        found = [p for p in folder.iterdir() if p.suffix.lower() in images.EXTENSIONS and not p.name.startswith(".")]
+    except PermissionError as cause:
+        raise BadPicture("unreadable", str(cause)) from cause
+    if not found:
+        raise BadPicture("not a video", f"the folder {folder.name} holds no pictures")
+    return sorted(found, key=key)
+
+
+def _probe_folder(folder: Path) -> Clip:
+    found = _pictures(folder)
+    size = images.read_size(found[0])
+    for path in found[1:]:
+        _same(images.read_size(path), size, path)
+    return Clip(*size, len(found), 0.0, 0.0)
+
+
+def _same(size: Size, first: Size, path: Path) -> None:
+    if size != first:
+        raise BadPicture(
+            "size differs", f"{path.name} is {size[0]}x{size[1]}, the folder's first picture {first[0]}x{first[1]}"
+        )
+
+
+def _folder_frames(source: Source, wanted: list[int]) -> _Frames:
+    found = _pictures(Path(source))  # type: ignore[arg-type]
+    if wanted[-1] >= len(found):
+        raise BadPicture("truncated", f"frame {wanted[-1]} is wanted and the folder holds {len(found)} pictures")
+    first: Size | None = None
+    for number in wanted:
+        try:
+            data = found[number].read_bytes()
+        except FileNotFoundError as cause:
+            raise BadPicture("vanished", found[number].name) from cause
+        except OSError as cause:
+            raise BadPicture("unreadable", say(cause)) from cause
+        image = images.load_rgb(data)
+        first = first or image.size
+        _same(image.size, first, found[number])
+        yield number, np.asarray(image), image.size
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write_mp4(
+    path: str | Path,
+    frames: np.ndarray,
+    fps: float,
+    *,
+    audio: tuple[np.ndarray, int] | None = None,
+    quality: int = 18,
+) -> None:
+    """Write uint8 (F, H, W, 3) as H.264 with 4:2:0 colours (BT.709), which every browser plays; atomically.
+
+    `audio` is (float32 (channels, samples) in -1..1, samples a second), with one or two channels, stored as AAC.
+    `quality` is x264's rate factor: 0 best, 51 worst. Raises ValueError for odd edges, which 4:2:0 cannot hold.
+    """
+    av = need("av", "video", "Writing video files")
+    if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
+        raise ValueError(f"a video is written from uint8 (F, H, W, 3), not {frames.dtype} {frames.shape}")
+    height, width = frames.shape[1:3]
+    if width % 2 or height % 2:
+        raise ValueError(
+            f"a video of {width}x{height} pixels cannot be written: H.264 with 4:2:0 colours needs even edges; "
+            f"crop it to {width - width % 2}x{height - height % 2}"
+        )
+    with atomic(Path(path)) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
+        stream.options = {"crf": str(quality)}
+        bt709 = av.video.reformatter.Colorspace.ITU709
+        for name in ("colorspace", "color_primaries", "color_trc"):
+            setattr(stream.codec_context, name, int(bt709))
+        sound = None if audio is None else _add_sound(av, container, *audio)
+        for pixels in frames:
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+            container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=bt709)))
+        container.mux(stream.encode(None))
+        if sound is not None:
+            container.mux(itertools.chain.from_iterable(sound))
+
+
+def _add_sound(av: Any, container: Any, samples: np.ndarray, rate: int) -> Iterator[list[Packet]]:
+    """A sound track; the packets follow when they are asked for."""
+    if samples.ndim != 2 or samples.shape[0] not in (1, 2):
+        raise ValueError(f"a sound track is written from float32 (1 or 2, samples), not {samples.shape}")
+    layout = "mono" if samples.shape[0] == 1 else "stereo"
+    stream = container.add_stream("aac", rate=rate, layout=layout)
+
+    def encoded() -> Iterator[list[Packet]]:
+        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32), format="fltp", layout=layout)
+        frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
+        yield stream.encode(frame)
+        yield stream.encode(None)
+
+    return encoded()
