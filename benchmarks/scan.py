@@ -1,7 +1,7 @@
-"""How fast a dataset is scanned: cold, warm, and against a bare loop of Pillow headers in the same run.
+"""How fast a dataset is scanned: against a bare loop of Pillow headers, and a million rows up to their first batch.
 
-    python benchmarks/scan.py --count 10000       # real small pictures in a temporary folder
-    python benchmarks/scan.py --rows 1000000      # the index alone: rows without files
+    python benchmarks/scan.py --count 10000       # small pictures in a temporary folder: cold, warm, bare loop
+    python benchmarks/scan.py --rows 1000000      # names, sizes and captions in a Parquet table; files are hard links
 
 Peak memory is the highest resident size of the process so far, Python and libraries included.
 """
@@ -10,20 +10,26 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
+import os
 import resource
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
 
+from darkroom.core.events import Bus
 from darkroom.core.units import show_size
-from darkroom.data import index as indexes
-from darkroom.data.buckets import make_buckets
-from darkroom.data.order import DatasetShape, Order
-from darkroom.options.datasets import SampleDataset
+from darkroom.data.needs import Needs
+from darkroom.data.plan import Plan, prepare
+from darkroom.options.datasets import read_datasets
 
 SHAPES = ((96, 64), (64, 64), (64, 96), (128, 96))
 
@@ -33,13 +39,19 @@ def peak() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def write_pictures(folder: Path, count: int) -> None:
-    """`count` JPEG files with captions, 1000 to a folder. The same few pictures, so that writing is quick."""
-    rng, encoded = np.random.default_rng(0), []
+def encoded_pictures() -> list[bytes]:
+    """One JPEG of each shape."""
+    rng, made = np.random.default_rng(0), []
     for width, height in SHAPES:
         buffer = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(buffer, "jpeg")
-        encoded.append(buffer.getvalue())
+        made.append(buffer.getvalue())
+    return made
+
+
+def write_pictures(folder: Path, count: int) -> None:
+    """`count` JPEG files with captions, 1000 to a folder. The same few pictures, so that writing is quick."""
+    encoded = encoded_pictures()
     for i in range(count):
         part = folder / f"{i // 1000:04d}"
         part.mkdir(parents=True, exist_ok=True)
@@ -47,19 +59,47 @@ def write_pictures(folder: Path, count: int) -> None:
         (part / f"{i:07d}.txt").write_text(f"picture number {i}, small and noisy")
 
 
-def entry(folder: Path) -> SampleDataset:
-    """A dataset entry for the folder."""
-    return SampleDataset(
-        id="bench", instance_data_dir=folder, cache_dir_vae=folder / "vae", resolution=64, caption_strategy="textfile"
-    )
+def link_pictures(folder: Path, count: int) -> None:
+    """`count` names for a few files: hard links, 30,000 to a file at most."""
+    encoded = encoded_pictures()
+    source = folder.parent / "sources"
+    source.mkdir()
+    for i in range(count):
+        part = folder / f"{i // 1000:04d}"
+        if i % 1000 == 0:
+            part.mkdir(parents=True)
+        origin = source / f"{i % len(SHAPES)}-{i // (30_000 * len(SHAPES))}.jpg"
+        if not origin.exists():
+            origin.write_bytes(encoded[i % len(SHAPES)])
+        os.link(origin, part / f"{i:07d}.jpg")
 
 
-def timed(what: str, work):  # type: ignore[no-untyped-def]
+def write_table(path: Path, count: int) -> None:
+    """Name, size and caption of each picture."""
+    names = [f"{i // 1000:04d}/{i:07d}.jpg" for i in range(count)]
+    sizes = np.array(SHAPES)[np.arange(count) % len(SHAPES)]
+    captions = [f"picture number {i}, small and noisy" for i in range(count)]
+    pq.write_table(pa.table({"file": names, "text": captions, "w": sizes[:, 0], "h": sizes[:, 1]}), path)
+
+
+def plan_of(folder: Path, **keys: Any) -> Plan:
+    """The plan over `folder/pictures`."""
+    entry = {"id": "bench", "instance_data_dir": str(folder / "pictures"), "resolution": 64, **keys}
+    file = folder / "datasets.json"
+    file.write_text(json.dumps([entry]))
+    config = SimpleNamespace(
+        output_dir=str(folder / "out"), model_family="bench", aspect_bucket_alignment=8, train_batch_size=4, seed=0,
+        caption_dropout_probability=0.0,
+    )  # fmt: skip
+    return prepare(config, read_datasets(file, config, {}), Bus(), Needs("bench"))
+
+
+def timed(what: str, work: Callable[[], Any]) -> tuple[Any, float]:
     """Run and print seconds and peak memory."""
     start = time.perf_counter()
     result = work()
     seconds = time.perf_counter() - start
-    print(f"{what:<42} {seconds:8.3f} s   peak {show_size(peak())}")
+    print(f"{what:<48} {seconds:8.3f} s   peak {show_size(peak())}")
     return result, seconds
 
 
@@ -73,73 +113,75 @@ def bare_loop(folder: Path) -> None:
 def bench_files(count: int) -> None:
     """Cold and warm scans of real files."""
     with tempfile.TemporaryDirectory() as temporary:
-        folder, cache = Path(temporary) / "pictures", Path(temporary) / "cache"
-        write_pictures(folder, count)
-        dataset = entry(folder)
-        sizing = indexes.sizing_of(dataset, alignment=8, rounding=2)
-        bare_loop(folder)  # the system's file cache is warm for everyone
-        _, bare = timed("bare Pillow header loop", lambda: bare_loop(folder))
-        first, cold = timed("cold scan (headers and captions)", lambda: indexes.scan(dataset, sizing, cache, 0))
-        second, warm = timed("warm scan (nothing changed)", lambda: indexes.scan(dataset, sizing, cache, 0))
+        folder = Path(temporary)
+        write_pictures(folder / "pictures", count)
+        bare_loop(folder / "pictures")  # the system's file cache is warm for everyone
+        _, bare = timed("bare Pillow header loop", lambda: bare_loop(folder / "pictures"))
+        keys = {"caption_strategy": "textfile"}
+        first, cold = timed("cold scan (headers, captions, buckets)", lambda: plan_of(folder, **keys).scan())
+        second, warm = timed("warm scan (nothing changed)", lambda: plan_of(folder, **keys).scan())
+        opened = [plan.datasets[0].index.opened for plan in (first, second)]
+        size = first.datasets[0].index.file.stat().st_size
         print(
-            f"{count} pictures: cold {cold / bare:.2f}, warm {warm / bare:.2f} times the bare loop; opened "
-            f"{first.opened} "
-            f"and {second.opened}; index {show_size(first.file.stat().st_size)}"
+            f"{count} pictures: cold {cold / bare:.2f}, warm {warm / bare:.2f} times the bare loop; "
+            f"opened {opened[0]} and {opened[1]}; index {show_size(size)}"
         )
+
+
+def first_batch(plan: Plan) -> None:
+    """Encode what the first batch needs, on demand, and build it."""
+    import torch
+
+    plan.fill_text(lambda captions: [{"text": torch.zeros(4)} for _ in captions], "text")
+    plan.fill_latents(lambda pixels: torch.nn.functional.avg_pool2d(pixels, 8), "latents")
+    with plan.loader() as loader:
+        next(iter(loader.epoch(1)))
 
 
 def bench_rows(count: int) -> None:
-    """Saving, loading, bucketing and ordering `count` synthetic rows."""
+    """A table of `count` rows from nothing to the first batch; twice, listing the folder and trusting the table."""
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        dataset = entry(folder).model_copy(update={"preserve_data_backend_cache": True, "train_batch_size": 4})
-        sizing = indexes.sizing_of(dataset, alignment=8, rounding=2)
-        before = peak()
-        rng = np.random.default_rng(0)
-        made = indexes._start(
-            dataset, _listing(count), indexes.index_file(folder, dataset), indexes._settings(dataset, sizing, 0)
-        )
-        made.numbers["width"], made.numbers["height"] = rng.integers(64, 320, count), rng.integers(64, 320, count)
-        made.raw = pa.array(([f"caption of picture {i}"] for i in range(count)), pa.list_(pa.string()))
-        from darkroom.data.captions import CaptionTable
+        link_pictures(folder / "pictures", count)
+        write_table(folder / "table.parquet", count)
+        block = {
+            "path": str(folder / "table.parquet"),
+            "filename_column": "file",
+            "caption_column": "text",
+            "width_column": "w",
+            "height_column": "h",
+            "identifier_includes_extension": True,
+        }
+        keys = {"metadata_backend": "parquet", "caption_strategy": "parquet", "parquet": block}
+        keys |= {"vae_cache_ondemand": True}
+        import torch  # noqa: F401 - its import is not what is measured
 
-        timed(
-            "sizes, buckets and crops for all rows",
-            lambda: indexes._decide(made, np.arange(count), dataset, sizing, 0, CaptionTable()),
-        )
-        timed("write the index", made.save)
+        text = {"id": "text", "dataset_type": "text_embeds", "default": True, "text_cache_ondemand": True}
         print(
-            f"index {show_size(made.file.stat().st_size)}; memory so far {show_size(peak() - before)} above the start"
+            f"{count} rows, table {show_size((folder / 'table.parquet').stat().st_size)}, before: {show_size(peak())}"
         )
-        made = None
-        loaded, _ = timed("load at a second start", lambda: indexes.scan(dataset, sizing, folder, 0))
-        buckets, _ = timed("group into buckets", lambda: make_buckets(loaded, dataset, prune=True))
-        order = Order([DatasetShape("bench", buckets.sizes, 4)], seed=0)
-        plan, _ = timed("order of one epoch", lambda: order.epoch(1))
-        held = (
-            sum(c.nbytes for c in loaded.numbers.values())
-            + loaded.paths.nbytes
-            + loaded.raw.nbytes
-            + loaded.hashes.nbytes
-        )
-        print(f"{count} rows: columns {show_size(held)}, {len(buckets.buckets)} buckets, {len(plan)} batches")
-
-
-def _listing(count: int):  # type: ignore[no-untyped-def]
-    """A listing of files that do not exist."""
-    from darkroom.data.scan import Listing
-
-    none = np.zeros(0, np.int64)
-    paths = pa.array([f"{i // 1000:04d}/{i:07d}.jpg" for i in range(count)], pa.string())
-    return Listing(
-        paths, np.full(count, 5000, np.int64), np.arange(count, dtype=np.int64), pa.array([], pa.string()), none, none
-    )
+        for name, more in (("listed", {}), ("trusted", {"skip_file_discovery": "metadata", "cache_file_suffix": "t"})):
+            file = folder / "datasets.json"
+            made = plan_of(folder, **keys, **more)
+            file.write_text(json.dumps([json.loads(file.read_text())[0], text]))
+            made = prepare(made.config, read_datasets(file, made.config, {}), Bus(), Needs("bench"))
+            timed(f"{name}: scan, first start", made.scan)
+            again = prepare(made.config, read_datasets(file, made.config, {}), Bus(), Needs("bench"))
+            timed(f"{name}: scan, second start", again.scan)
+            timed(f"{name}: order of the first epoch", lambda again=again: again.order().epoch(1))  # type: ignore[misc]
+            timed(f"{name}: first batch, encoded on demand", lambda again=again: first_batch(again))  # type: ignore[misc]
+            index = again.datasets[0].index
+            held = sum(c.nbytes for c in index.numbers.values())
+            held += index.paths.nbytes + index.raw.nbytes + index.hashes.nbytes
+            print(
+                f"  {len(index)} rows in columns of {show_size(held)}, index file {show_size(index.file.stat().st_size)}"
+            )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=0, help="pictures to write and scan")
-    parser.add_argument("--rows", type=int, default=0, help="synthetic index rows")
+    parser.add_argument("--rows", type=int, default=0, help="rows of the table, and links to pictures")
     options = parser.parse_args()
     if options.count:
         bench_files(options.count)

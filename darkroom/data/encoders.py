@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -40,7 +40,7 @@ def latents_by(encode: EncodePixels) -> Encode:
     return run
 
 
-def masks_by(kind: str, needs: Needs) -> Encode:
+def masks_by(kind: Literal["mask", "segmentation"], needs: Needs) -> Encode:
     """Where the loss counts, at the size of the latents: "mask" (1, h, w), or (1, f, h, w) for clips of families with
     a frame axis; 0..1."""
     import torch

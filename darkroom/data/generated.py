@@ -101,8 +101,7 @@ def _make_one(source: Index, path: str, target: Path, name: str, params: dict[st
     clip = source.store.local(path) or io.BytesIO(source.store.read(path))
     facts = video.probe(clip)
     count = 1 if name == FIRST_FRAME else facts.frames
-    frames = video.read_frames(clip, np.arange(count))
-    made = np.stack([control(frame, params, generator) for frame in frames])
+    made = control.clip(video.read_frames(clip, np.arange(count)), params, generator)
     if name == FIRST_FRAME:
         _save(target, made[0])
     else:

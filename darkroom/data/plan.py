@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -536,7 +536,7 @@ class Plan:
     def _companion_encoder(self, c: Companion) -> tuple[str, Encode | None]:
         """Identity and encoder of what is beside a sample."""
         if c.role == "mask":
-            kind = str(c.entry.conditioning_type)
+            kind: Literal["mask", "segmentation"] = "mask" if c.entry.conditioning_type == "mask" else "segmentation"
             return f"{kind} {self.needs.downscale} {self.needs.temporal}", masks_by(kind, self.needs)
         if c.role == "control" and self.needs.control == "pixels":
             return "pixels", pixels_as_they_are

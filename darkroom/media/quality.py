@@ -37,7 +37,7 @@ def load_small(data: bytes, edge: int) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "JPEG" and min(image.size) >= 2 * edge:
-                image.draft(None, (edge, edge))  # type: ignore[arg-type]
+                image.draft(None, (edge, edge))
                 return to_rgb(ImageOps.exif_transpose(image))
     except Exception:  # whatever it is, the careful reader below names it
         pass

@@ -199,8 +199,10 @@ def _soonest(stream: VideoStream, packet: Packet) -> list[VideoFrame]:
     frames = stream.decode(packet)
     if frames or not packet.is_keyframe:
         return frames
-    frames = stream.decode(None)
-    stream.codec_context.flush_buffers()
+    try:
+        frames = stream.decode(None)
+    finally:
+        stream.codec_context.flush_buffers()  # else it takes no further packets
     return frames or stream.decode(packet)
 
 

@@ -179,6 +179,6 @@ def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any], offs
     if options.flow_schedule_auto_shift:
         line = ShiftLine.from_scheduler(scheduler)
         latents = family.latents_for(options.model_flavour)
-        return FlowTimesteps(base, lambda x0: line.shift(latents.tokens(*x0.shape[-2:], frames=frames_of(x0))))
+        return FlowTimesteps(base, lambda x0: line.shift(latents.tokens(x0.shape[-2], x0.shape[-1], frames_of(x0))))
     k = options.flow_schedule_shift or 1.0
     return FlowTimesteps(base, lambda x0: k)

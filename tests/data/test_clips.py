@@ -146,3 +146,17 @@ def test_a_family_of_pictures_refuses_clips(shop) -> None:
 def test_too_few_frames_asked_for_is_an_error(clips) -> None:
     with pytest.raises(Exception, match="cannot give num_frames = 9"):
         clips.read(entry(clips, num_frames=9, min_frames=5))
+
+
+def test_control_clips_are_made_of_clips_frame_by_frame(clips) -> None:
+    from dataclasses import replace
+
+    clips.needs = replace(NEEDS, references=True)
+    for i in range(2):
+        write_clip(clips.pictures / f"c{i}.mp4", 9)
+    made = clips.filled(entry(clips, num_frames=9) | {"conditioning": {"type": "superresolution", "add_noise": False}})
+    with made.loader() as loader:
+        batch = next(loader.epoch(1))
+    assert batch.references[0].shape == batch.latents.shape
+    assert torch.allclose(batch.references[0], batch.latents, atol=0.05)  # a blurred grey is the same grey
+    assert len(list((clips.folder / "out/cache/conditioning_data").rglob("*.mp4.mp4"))) == 2
