@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from PIL import Image
 
-from darkroom.data.index import Index, Say
+from darkroom.data.index import REASONS, Index, Say
 from darkroom.data.scan import is_clip
 from darkroom.data.threads import in_chunks
 from darkroom.media import quality, video
@@ -30,6 +30,8 @@ SMALL = (320, 200)
 REMOTE_BYTES = 2 * 2**30
 """No more than this is read from a store that is not on this machine."""
 
+PIECE = 2**20
+
 CLIP_SHARE = 10
 """One clip takes about as long as so many pictures."""
 
@@ -47,7 +49,7 @@ class Look:
     miniature: np.ndarray = field(default_factory=lambda: np.zeros((16, 16, 3), np.uint8))
     is_transparent: bool = False
     picture: bytes = b""
-    size: tuple[int, int] = (4, 3)
+    size: tuple[int, int] = (1, 1)
 
 
 def evenly(rows: np.ndarray, count: int) -> np.ndarray:
@@ -125,7 +127,10 @@ def content_of(index: Index, row: int) -> str:
     """Hash of a row's bytes, read in pieces; empty when it cannot be read."""
     try:
         with index.store.open(index.path(row), int(index.numbers["size"][row]) or None) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+            sums = hashlib.sha256()
+            while piece := file.read(PIECE):
+                sums.update(piece)
+            return sums.hexdigest()
     except (Missing, Refused, OSError):
         return ""
 
@@ -183,15 +188,8 @@ class Album:
     def _look(self, row: int) -> Look:
         if row not in self.looks:
             bad = int(self.index.numbers["bad"][row])
-            self.looks[row] = Look(row, self.index_reason(bad)) if bad else look(self.index, row)
+            self.looks[row] = Look(row, REASONS[bad]) if bad else look(self.index, row)
         return self.looks[row]
-
-    @staticmethod
-    def index_reason(code: int) -> str:
-        """What the index says of a file that cannot be read."""
-        from darkroom.data.index import REASONS
-
-        return REASONS[code]
 
     def spend(self, picture: bytes) -> bytes:
         """The picture, if there is room for it."""

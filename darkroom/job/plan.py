@@ -27,6 +27,7 @@ from darkroom.validate.prompts import Prompt
 
 # bytes that a shard spends on naming one tensor
 TENSOR_HEADER = 140
+MOST_LISTED = 20
 
 
 def plan(resolved: Resolved) -> dict[str, Any]:
@@ -56,6 +57,8 @@ def plan(resolved: Resolved) -> dict[str, Any]:
         "epochs": epochs,
         "resume": resume_point(config),
         "caches": caches(data, family, repository),
+        "to_generate": data.generated_to_make(),
+        "to_delete": [{"dataset": name, "path": path, "reason": why} for name, path, why in data.to_delete()],
         "disk_free": free_bytes(Path(config.output_dir)),
         "weights": weights(repository, family),
         "validation": validation(config, prompts, steps, data.lengths.steps_per_epoch),
@@ -157,6 +160,13 @@ def show(made: dict[str, Any]) -> str:
         f"({show_size(cache['bytes_to_write'])} to write, {show_size(made['disk_free'])} free); "
         f"{cache['latents_to_reuse']} and {cache['texts_to_reuse']} are there already."
     )
+    for name, count in made["to_generate"].items():
+        lines.append(f"To generate: {count} conditioning pictures for '{name}'.")
+    if made["to_delete"]:
+        lines.append(f"! To delete from the datasets themselves: {len(made['to_delete'])} files; there is no way back:")
+        lines += [f"    {row['dataset']}: {row['path']} ({row['reason']})" for row in made["to_delete"][:MOST_LISTED]]
+        more = len(made["to_delete"]) - MOST_LISTED
+        lines += [f"    and {more} more; --json lists all"] if more > 0 else []
     sizes = [f"{name} {show_size(size)}" for name, size in made["weights"].items() if size is not None]
     held = ", ".join(sizes) or "not known before the weights are downloaded"
     lines.append(f"Weights, loaded one after the other: {held}.")

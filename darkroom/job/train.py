@@ -297,7 +297,7 @@ def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
 
     with phase(run.bus, "latent cache"):
         filled = plan.fill_latents(encode, parts.sample_identity(), plain=(plain, parts.vae_identity()))
-        if filled.dropped:
+        if filled.dropped or processes > 1:
             plan.check(processes)
         if not plan.encodes_while_training:
             parts.unload_vae()

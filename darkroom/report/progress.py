@@ -34,7 +34,7 @@ class ProgressBars:
     def on_progress(self, event: events.Progress) -> None:
         """A phase moved on."""
         if self.is_live:
-            self._move(event.phase, event.done, event.total, "")
+            self._move(event.phase, event.done, event.total or None, "")
         elif event.done == event.total:
             self.console.print(f"{event.phase}: {event.done} {event.unit}", soft_wrap=True)
 
@@ -57,7 +57,7 @@ class ProgressBars:
         pace = self._pace or 0.0
         return f"{pace:.2f} s/step" if pace >= 1 else f"{1 / max(pace, 1e-9):.1f} steps/s"
 
-    def _move(self, phase: str, done: int, total: int, note: str) -> None:
+    def _move(self, phase: str, done: int, total: int | None, note: str) -> None:
         if self._bars is None:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
