@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Tensors = dict[str, "Tensor"]
 
-VERSION = 1
+VERSION = 2
+FORMAT = "darkroom-cache"
 KEY = 32  # hex digits of a key: 128 bits
 ENDING = ".shard.safetensors"
 HANDLES = 512  # shards kept open; each is a memory map and a parsed header, but no file handle
@@ -263,7 +264,8 @@ class ShardCache:
             sums[key] = checksum(packed)
             sizes[key] = sum(t.numel() * t.element_size() for t in packed.values())
             flat |= packed
-        facts = {"format": "darkroom-cache", "version": str(VERSION), "sums": json.dumps(sums)}
+        # one entry only: the library writes several in the random order of a hash table
+        facts = {FORMAT: json.dumps({"version": VERSION, "sums": sums})}
         with files.atomic(path) as temporary:
             save_file(flat, str(temporary), metadata=facts)
         return sizes
@@ -298,8 +300,8 @@ def read_header(path: Path) -> Header:
             if length > size - 8:
                 raise ValueError("the header is cut off")
             raw = json.loads(file.read(length))
-        facts = raw.pop("__metadata__", {})
-        if facts.get("format") != "darkroom-cache" or facts.get("version") != str(VERSION):
+        facts = json.loads(raw.pop("__metadata__", {}).get(FORMAT, "{}"))
+        if facts.get("version") != VERSION:
             raise ValueError("not a cache shard of this version")
         names: dict[str, list[str]] = {}
         entries: dict[str, int] = {}
@@ -310,7 +312,7 @@ def read_header(path: Path) -> Header:
             entries[key] = entries.get(key, 0) + end - begin
         if 8 + length + sum(entries.values()) != size:
             raise ValueError("the file is not as long as its header says")
-        return Header(names, entries, json.loads(facts["sums"]))
+        return Header(names, entries, facts["sums"])
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as cause:
         raise ValueError(f"{type(cause).__name__}: {cause}") from cause
 

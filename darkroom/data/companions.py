@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.compute as pc
 
 from darkroom.data.index import CODE, Index
-from darkroom.data.scan import is_clip
+from darkroom.data.scan import are_clips
 from darkroom.data.tables import without_ending
 from darkroom.options.datasets import SampleDataset
 
@@ -50,7 +50,7 @@ def paired(source: Index, own: Index, entry: SampleDataset) -> Companion:
     if entry.is_aligned:
         for name in COPIED:
             index.numbers[name] = source.numbers[name].copy()
-        clips = np.fromiter((is_clip(path) for path in index.paths.to_pylist()), bool, len(index))
+        clips = are_clips(index.paths)
         index.numbers["count"] = np.where(clips, source.numbers["count"], 1).astype(np.int32)
         index.numbers["unfit"][:] = 0
         index.area_down = source.area_down

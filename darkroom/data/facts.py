@@ -13,14 +13,16 @@ from darkroom.data.scan import is_clip
 from darkroom.data.tables import SampleTable
 from darkroom.data.threads import in_chunks
 from darkroom.media.images import BadPicture, load_rgb, read_size
-from darkroom.media.video import probe
+from darkroom.media.video import probe, read_frames
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Missing, Refused, Store
 
 Row = tuple[int, int, int, float, float, float, float, int]
 """width, height, frames, fps, duration, focus x, focus y, reason code: the order of FACTS."""
 
-NOTHING = (0, 0, 0, 0.0, 0.0, -1.0, -1.0)
+NO_FACE = (-1.0, -1.0)
+NOTHING = (0, 0, 0, 0.0, 0.0, *NO_FACE)
+FIRST = np.zeros(1, np.int64)  # of a clip: the frame on which a face is looked for
 
 
 class Saver:
@@ -103,7 +105,8 @@ def _header(store: Store, path: str, size: int, faces: bool) -> Row:
     try:
         if is_clip(path):
             clip = probe(store.local(path) or store.open(path, size))
-            return clip.width, clip.height, clip.frames, clip.fps, clip.duration, -1.0, -1.0, 0
+            face = _face_in(read_frames(store.local(path) or store.open(path, size), FIRST)[0]) if faces else NO_FACE
+            return clip.width, clip.height, clip.frames, clip.fps, clip.duration, *face, 0
         if faces:
             return _with_face(store.read(path))
         local = store.local(path)
@@ -118,8 +121,11 @@ def _header(store: Store, path: str, size: int, faces: bool) -> Row:
 
 
 def _with_face(data: bytes) -> Row:
+    image = load_rgb(data)
+    return image.width, image.height, 1, 0.0, 0.0, *_face_in(np.asarray(image)), 0
+
+
+def _face_in(picture: np.ndarray) -> tuple[float, float]:
     from darkroom.media.faces import face_centre
 
-    image = load_rgb(data)
-    centre = face_centre(np.asarray(image)) or (-1.0, -1.0)
-    return image.width, image.height, 1, 0.0, 0.0, *centre, 0
+    return face_centre(picture) or NO_FACE

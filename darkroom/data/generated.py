@@ -95,6 +95,10 @@ def _make_one(source: Index, path: str, target: Path, name: str, params: dict[st
     generator = np.random.default_rng(int.from_bytes(key, "little"))
     target.parent.mkdir(parents=True, exist_ok=True)
     if not is_clip(path):
+        if control.needs_clip:
+            raise DataError(
+                f"'{path}' is a picture, and {name} is made from clips.\n  Use it in a dataset of type video."
+            )
         picture = np.asarray(load_rgb(source.store.read(path)))
         _save(target, control(picture, params, generator))
         return

@@ -298,7 +298,8 @@ class Plan:
 
         def say(done: int, total: int) -> None:
             nonlocal last
-            share = done * 100 // max(total, 1)
+            # a listing does not know its end; it is told as it comes, and other work once a per cent
+            share = done * 100 // total if total else -done
             if share != last:
                 last = share
                 self.bus.emit(Progress(phase=phase, done=done, total=total))

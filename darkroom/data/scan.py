@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from darkroom.data.tables import SampleTable, without_ending
 from darkroom.media.images import EXTENSIONS
 from darkroom.media.video import VIDEO_ENDINGS
-from darkroom.storage.base import Found, Store
+from darkroom.storage.base import Store
 
 
 @dataclass
@@ -83,36 +84,33 @@ def is_clip(path: str) -> bool:
     return PurePosixPath(path).suffix.lower() in VIDEO_ENDINGS
 
 
-def list_samples(store: Store, endings: frozenset[str], text_ending: str = ".txt") -> Listing:
+def are_clips(paths: pa.Array) -> np.ndarray:
+    """(n,) bool: which paths name films."""
+    endings = "|".join(sorted(ending[1:] for ending in VIDEO_ENDINGS))
+    return pc.match_substring_regex(paths, rf"\.(?i:{endings})$").to_numpy(zero_copy_only=False)
+
+
+def list_samples(
+    store: Store, endings: frozenset[str], text_ending: str = ".txt", say: Callable[[int, int], None] | None = None
+) -> Listing:
     """Everything in the store with one of these endings, and the text files beside. Raises DataError."""
-    found = store.find(endings | {text_ending})
-    is_text = np.array([path.lower().endswith(text_ending) for path in found.paths], bool)
+    found = store.find(endings | {text_ending}, say)
+    paths = pa.array(found.paths, pa.string())
+    is_text = pc.ends_with(pc.utf8_lower(paths), text_ending.lower()).to_numpy(zero_copy_only=False)
     media, texts = np.flatnonzero(~is_text), np.flatnonzero(is_text)
-    made = _listing(found, media)
-    made.texts = without_ending(pa.array([found.paths[i] for i in texts], pa.string()))
-    made.text_size, made.text_mtime = _stamps(found, texts)
-    return made
-
-
-def _listing(found: Found, rows: np.ndarray) -> Listing:
-    none = np.zeros(0, np.int64)
-    size, mtime = _stamps(found, rows)
+    size, mtime = np.array(found.sizes, np.int64), np.array(found.stamps, np.int64)
     return Listing(
-        pa.array([found.paths[i] for i in rows], pa.string()),
-        size,
-        mtime,
-        pa.array([], pa.string()),
-        none,
-        none,
+        paths.take(pa.array(media)),
+        size[media],
+        mtime[media],
+        without_ending(paths.take(pa.array(texts))),
+        size[texts],
+        mtime[texts],
         found.problems,
         found.notes,
         found.folders,
         found.others,
     )
-
-
-def _stamps(found: Found, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return np.array(found.sizes, np.int64)[rows], np.array(found.stamps, np.int64)[rows]
 
 
 def listed_in(table: SampleTable) -> Listing:

@@ -33,7 +33,7 @@ from darkroom.data.index import (
     load,
 )
 from darkroom.data.needs import Needs
-from darkroom.data.scan import Listing, choose_samples, endings_of, is_clip, list_samples, listed_in, text_of
+from darkroom.data.scan import Listing, are_clips, choose_samples, endings_of, list_samples, listed_in, text_of
 from darkroom.data.tables import SampleTable
 from darkroom.data.team import ALONE, Team
 from darkroom.data.threads import CHUNK
@@ -85,7 +85,7 @@ def survey(
     file = index_file(terms.folder, dataset, store)
     old = load(file, store, settings["version"])
     team = terms.team
-    listing = _agreed(_listing(dataset, store, old, table, terms) if team.is_first else None, file, team)
+    listing = _agreed(_listing(dataset, store, old, table, terms, on_progress) if team.is_first else None, file, team)
     left_out = choose_samples(listing, dataset.id, dataset.max_num_samples)
     index = _start(dataset, store, listing, file, settings)
     index.problems, index.left_out = listing.problems, left_out
@@ -96,7 +96,7 @@ def survey(
     _share_columns(index, stale, FACTS, team)
     _read_captions(index, team.share(stale_text, CHUNK), dataset, table)
     _share_captions(index, stale_text, team)
-    clips = _clips_in(index)
+    clips = are_clips(index.paths)
     same = old is not None and old.settings.get("decisions") == settings["decisions"] and not clips.any()
     index.numbers["unfit"][clips] = 0
     cut_clips(index, clipping, clips)
@@ -131,14 +131,16 @@ def _tell_buckets(index: Index) -> None:
         )  # fmt: skip
 
 
-def _listing(dataset: SampleDataset, store: Store, old: Index | None, table: SampleTable, terms: Terms) -> Listing:
+def _listing(
+    dataset: SampleDataset, store: Store, old: Index | None, table: SampleTable, terms: Terms, say: Say | None
+) -> Listing:
     """What there is, or what the user asks to believe."""
     if _is_trusted(dataset):
         if old is not None:
             return _as_listing(old)
         if dataset.metadata_backend == "parquet" and table.with_ending:
             return listed_in(table)
-    made = list_samples(store, endings_of(dataset.dataset_type), dataset.caption_extension)
+    made = list_samples(store, endings_of(dataset.dataset_type), dataset.caption_extension, say)
     return made.with_those_of(old.paths, old.numbers, old.hashes) if terms.keep_vanished and old else made
 
 
@@ -251,11 +253,6 @@ def _start(dataset: SampleDataset, store: Store, listing: Listing, file: Path, s
     made = Index(dataset.id, store, listing.paths, numbers, np.zeros(count, "S32"), empty, file, settings)
     made.area_down = dataset.kohya is not None
     return made
-
-
-def _clips_in(index: Index) -> np.ndarray:
-    """(n,) bool: which rows are films."""
-    return np.fromiter((is_clip(path) for path in index.paths.to_pylist()), bool, len(index))
 
 
 def _reuse(index: Index, old: Index | None, listing: Listing) -> tuple[np.ndarray, np.ndarray]:

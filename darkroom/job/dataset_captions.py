@@ -83,8 +83,10 @@ class Reader:
 
 
 def word_start(text: str, at: int) -> int:
-    """Where the word begins that the character `at` belongs to."""
-    while 0 < at < len(text) and not text[at].isspace() and not text[at - 1].isspace():
+    """Where the word begins that the character `at` belongs to, or the next one after a space."""
+    while at < len(text) and text[at].isspace():
+        at += 1
+    while 0 < at < len(text) and not text[at - 1].isspace():
         at -= 1
     return at
 

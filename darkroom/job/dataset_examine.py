@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -92,9 +93,7 @@ def look(index: Index, row: int) -> Look:
     path = index.path(row)
     try:
         if is_clip(path):
-            first = np.asarray([int(index.numbers["start"][row])])
-            frame = video.read_frames(source_of(index, row), np.minimum(first, index.numbers["frames"][row] - 1))[0]
-            return _seen(row, Image.fromarray(frame))
+            return _seen(row, first_frame(index, row))
         data = index.store.read(path)
         through = quality.shows_through(data)
         return _seen(row, quality.load_small(data, EDGE), hashlib.sha256(data).hexdigest(), through)
@@ -135,18 +134,29 @@ def content_of(index: Index, row: int) -> str:
         return ""
 
 
-def source_of(index: Index, row: int) -> Source:
+@contextmanager
+def source_of(index: Index, row: int) -> Iterator[Source]:
     """Where a clip can be read from: its file on this machine, or an open one that brings what is asked for."""
     path = index.path(row)
-    return index.store.local(path) or index.store.open(path, int(index.numbers["size"][row]) or None)
+    if (here := index.store.local(path)) is not None:
+        yield here
+        return
+    with index.store.open(path, int(index.numbers["size"][row]) or None) as file:
+        yield file
+
+
+def first_frame(index: Index, row: int) -> Image.Image:
+    """The first frame of a row's part of its clip. Raises BadPicture, Missing, Refused."""
+    first = min(int(index.numbers["start"][row]), max(0, int(index.numbers["frames"][row]) - 1))
+    with source_of(index, row) as source:
+        return Image.fromarray(video.read_frames(source, np.asarray([first]))[0])
 
 
 def picture_of(index: Index, row: int) -> Image.Image:
     """The whole picture of a row, or the first frame of its part. Raises BadPicture, Missing, Refused."""
     path = index.path(row)
     if is_clip(path):
-        first = np.asarray([min(int(index.numbers["start"][row]), max(0, int(index.numbers["frames"][row]) - 1))])
-        return Image.fromarray(video.read_frames(source_of(index, row), first)[0])
+        return first_frame(index, row)
     return load_rgb(index.store.read(path))
 
 

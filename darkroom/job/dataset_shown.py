@@ -101,10 +101,12 @@ def _strip(case: Case, bucket: Bucket, row: int, clipping: Clipping | None) -> S
     index, at = case.d.index, case.d.index.numbers
     fps = float(at["fps"][row])
     try:
-        seconds = video.times(source_of(index, row))
+        with source_of(index, row) as source:
+            seconds = video.times(source)
         frames = frame_numbers(clipping, seconds, int(at["start"][row]), int(at["count"][row]), fps)
         some = frames[np.unique(np.linspace(0, len(frames) - 1, MOMENTS).round().astype(int))]
-        pictures = video.read_frames(source_of(index, row), some)
+        with source_of(index, row) as source:
+            pictures = video.read_frames(source, some)
     except (BadPicture, Missing, Refused):
         return None
     sizes, crop = index.sizes(row), index.crop(row)

@@ -121,9 +121,9 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
         engine = distributed.start(run.config)
         parts = Parts(family, run.config, engine.device, distributed.base_dtype(run.config))
 
-        plan = prepared(run, engine)
+        plan = prepared(run, engine, only_caches)
         texts(run, plan, parts, prompts)
-        pixels(run, plan, parts, engine.num_processes)
+        pixels(run, plan, parts, 0 if only_caches else engine.num_processes)
         if only_caches:
             return Release(run.output, run.output, run.output / "events.jsonl", 0, time.monotonic() - started)
 
@@ -228,15 +228,16 @@ def _every_option() -> list[Any]:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def prepared(run: Run, engine: Any) -> Any:
-    """The datasets, scanned and bucketed."""
+def prepared(run: Run, engine: Any, only_caches: bool) -> Any:
+    """The datasets, scanned and bucketed. Filling caches does not ask whether they make whole batches."""
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
     team = Team(engine.process_index, engine.num_processes, engine.wait_for_everyone)
     plan = data_plan.prepare(run.config, datasets, run.bus, needs(run.family, run.config), team=team)
     refuse_parentless(run, plan)
     with phase(run.bus, "scan"):
         plan.scan()
-        plan.check(engine.num_processes)
+        if not only_caches:
+            plan.check(engine.num_processes)
     run.bars.say(plan.report())
     return plan
 
@@ -297,7 +298,7 @@ def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
 
     with phase(run.bus, "latent cache"):
         filled = plan.fill_latents(encode, parts.sample_identity(), plain=(plain, parts.vae_identity()))
-        if filled.dropped or processes > 1:
+        if processes and (filled.dropped or processes > 1):
             plan.check(processes)
         if not plan.encodes_while_training:
             parts.unload_vae()

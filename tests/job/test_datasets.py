@@ -172,3 +172,25 @@ def test_the_plan_lists_what_would_be_deleted_and_made(arguments, dataset_file, 
     assert main(["plan", "--json", *argv]) == 0
     again = json.loads(capsys.readouterr().out)
     assert (again["to_delete"], again["to_generate"]) == ([], {})
+
+
+@pytest.mark.slow
+def test_two_processes_fill_the_caches_as_one_does(dataset_file, tmp_path):
+    import hashlib
+    import subprocess
+    import sys
+
+    made = []
+    for processes in (1, 2):
+        out = tmp_path / f"by-{processes}"
+        options = {
+            "model_family": "flux", "model_flavour": "tiny", "data_backend_config": dataset_file(), "seed": 3,
+            "output_dir": out, "train_batch_size": 1, "write_batch_size": 2, "vae_batch_size": 1,
+        }  # fmt: skip
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(processes), "-m", "darkroom"]
+        words = [f"--{name}={value}" for name, value in options.items()]
+        subprocess.run([*launch, "cache", *words], check=True, capture_output=True)
+        files = sorted(path for path in (out / "cache").rglob("*") if path.is_file())
+        made.append({p.relative_to(out).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files})
+    assert made[0] == made[1]
+    assert sum(name.endswith(".safetensors") for name in made[0]) > 4
