@@ -11,7 +11,6 @@ import random
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from darkroom.core.registry import Table
-from darkroom.data.tables import CAPTIONS, SampleTable, without_ending
+from darkroom.data.tables import CAPTIONS, SampleTable, stem_of, without_ending
 from darkroom.data.threads import in_chunks
 from darkroom.options.datasets import CaptionShuffle, SampleDataset
 from darkroom.storage.base import Missing, Refused
@@ -56,8 +55,7 @@ def from_text_file(asked: Asked) -> Found:
 
     def one(path: str) -> tuple[list[str] | None, str]:
         try:
-            name = PurePosixPath(path).with_suffix(dataset.caption_extension)
-            text = store.read(str(name)).decode("utf-8-sig")
+            text = store.read(stem_of(path) + dataset.caption_extension).decode("utf-8-sig")
         except Missing:
             return None, "missing caption"
         except UnicodeDecodeError:

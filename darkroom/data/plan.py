@@ -41,7 +41,7 @@ from darkroom.data.text_cache import EncodeText, TextCache
 from darkroom.data.watch import Watch
 from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds, setting
 from darkroom.options.datasets.entries import LOSS_MASKS
-from darkroom.options.datasets.where import LocalFiles
+from darkroom.options.datasets.where import LocalFiles, S3Files
 from darkroom.storage import open_store
 from darkroom.storage.base import Missing, Refused, Store
 from darkroom.storage.mirror import Mirror
@@ -337,9 +337,8 @@ class Plan:
         found: dict[str, set[str]] = {t.id: set() for t in self.file.text_embeds}
         for d in self.datasets:
             cache = found[self.file.text_of(d.entry).id]
-            cache.update(d.index.distinct_captions())
-            for c in d.companions:
-                cache.update(c.index.distinct_captions() if c.has_captions else ())
+            for index, entry in ((d.index, d.entry), *((c.index, c.entry) for c in d.companions if c.has_captions)):
+                cache.update(() if entry.skips("text") else index.distinct_captions())
         if self.caption_dropout > 0:
             found[self.file.default_text.id].add("")
         found[self.file.default_text.id].update(self.wanted)
@@ -515,7 +514,11 @@ class Plan:
 
     def _latents_in(self, folder: Path, entry: SampleDataset) -> ShardCache:
         named = self.file.store_of(entry)
-        return self._cache(folder, entry, named.where if named else None)
+        where = named.where if named else None
+        if isinstance(where, S3Files):  # several datasets may name it, and each has a folder of its own there
+            parts = (where.aws_data_prefix.strip("/"), entry.id, *folder.relative_to(entry.cache_dir_vae).parts)
+            where = where.model_copy(update={"aws_data_prefix": "/".join(filter(None, parts))})
+        return self._cache(folder, entry, where)
 
     def _clipping(self, entry: SampleDataset) -> Clipping | None:
         return Clipping(entry.video, self.needs) if entry.video is not None else None
@@ -578,6 +581,7 @@ class Plan:
         """Encode all captions that are not cached. Raises DiskFullError and what the encoder raises."""
         self.use(text_identity=identity)
         self._encode_text = encode
+        self.generate()  # what is made may have captions of its own
         total = FillReport()
         for entry in self.file.text_embeds:
             if _on_demand(entry) or entry.skips("text"):

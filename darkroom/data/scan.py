@@ -7,7 +7,6 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -81,7 +80,7 @@ def endings_of(kind: str) -> frozenset[str]:
 
 def is_clip(path: str) -> bool:
     """Whether a path names a film rather than a picture."""
-    return PurePosixPath(path).suffix.lower() in VIDEO_ENDINGS
+    return path[path.rfind(".") :].lower() in VIDEO_ENDINGS
 
 
 def are_clips(paths: pa.Array) -> np.ndarray:

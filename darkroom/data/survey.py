@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -72,7 +73,7 @@ def survey(
     on_warn: Callable[[str], None] | None = None,
 ) -> Index:
     """The index of a dataset as it is now. Raises DataError, DiskFullError."""
-    table = table_of(dataset, store)
+    table = tables.read(dataset, store) if _has_table(dataset) else SampleTable()
     sizing = sizing_of(
         dataset,
         alignment=terms.alignment,
@@ -86,6 +87,10 @@ def survey(
     old = load(file, store, settings["version"])
     team = terms.team
     listing = _agreed(_listing(dataset, store, old, table, terms, on_progress) if team.is_first else None, file, team)
+    if not _has_table(dataset):  # a list of links knows its files once they are here
+        table = table_of(dataset, store)
+        if table.captions is not None:
+            settings["captions"] = files.digest([settings["captions"], _content_of(table.captions)])
     left_out = choose_samples(listing, dataset.id, dataset.max_num_samples)
     index = _start(dataset, store, listing, file, settings)
     index.problems, index.left_out = listing.problems, left_out
@@ -115,10 +120,22 @@ def survey(
 
 def table_of(dataset: SampleDataset, store: Store) -> SampleTable:
     """The table that knows the samples: the storage's own rows, or the one of the parquet block."""
-    if dataset.metadata_backend == "parquet" or cap.source_name(dataset) == "parquet":
+    if _has_table(dataset):
         return tables.read(dataset, store)
     rows = store.rows()
     return SampleTable() if rows is None else tables.from_rows(rows)
+
+
+def _has_table(dataset: SampleDataset) -> bool:
+    return dataset.metadata_backend == "parquet" or cap.source_name(dataset) == "parquet"
+
+
+def _content_of(captions: pa.Array) -> str:
+    """A hash that tells whether a storage's own captions changed."""
+    sums = hashlib.sha256()
+    for part in captions.buffers():
+        sums.update(part or b"")
+    return sums.hexdigest()
 
 
 def _tell_buckets(index: Index) -> None:

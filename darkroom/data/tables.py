@@ -56,6 +56,12 @@ def without_ending(paths: pa.Array) -> pa.Array:
     return pc.replace_substring_regex(paths, r"\.[^./]*$", "")
 
 
+def stem_of(path: str) -> str:
+    """One path without its last ending."""
+    dot = path.rfind(".")
+    return path[:dot] if dot > path.rfind("/") else path
+
+
 def from_rows(rows: pa.Table) -> SampleTable:
     """The table of a store that knows its own rows."""
     names = {name: name for name in NUMBERS if name in rows.column_names}
