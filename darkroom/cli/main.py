@@ -30,6 +30,9 @@ COMMANDS = {
     "demo": Command("darkroom.cli.demo", "teach the built-in model something new, here and now; no GPU, no download"),
     "train": Command("darkroom.cli.train", "train a LoRA or a whole model from a config"),
     "plan": Command("darkroom.cli.plan", "show everything a run would do, without loading weights"),
+    "dataset": Command(
+        "darkroom.cli.dataset", "look at your data: a page of pictures, captions and what is wrong with them"
+    ),
     "cache": Command("darkroom.cli.cache", "fill the caches of a run and stop"),
     "generate": Command("darkroom.cli.generate", "make pictures with a base and adapters"),
     "verify": Command("darkroom.cli.verify", "load what a run saved into the stock pipeline and compare"),

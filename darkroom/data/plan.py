@@ -165,14 +165,22 @@ class Plan:
 
     # ------------------------------------------------------------------ scanning
 
-    def scan(self) -> Plan:
-        """List all storages, read what changed, make buckets. Raises ConfigError, DataError, DiskFullError."""
+    def scan(self, *, lenient: bool = False) -> Plan:
+        """List all storages, read what changed, make buckets. Raises ConfigError, DataError, DiskFullError.
+
+        With `lenient` a dataset of which nothing can be used, and samples that the family cannot take, stay in the plan
+        instead of ending it: for those who want to look at them.
+        """
         if self.team.is_first:
             for message in self.file.warnings:
                 self.bus.emit(Warn(message=message, about="datasets"))
-        self._check_needs()
+        if not lenient:
+            self._check_needs()
         entries = [e for e in self.file.samples if e.is_training or e.dataset_type == "eval"]
         self.datasets = [self._scan(entry) for entry in entries]
+        for d in [] if lenient else self.datasets:
+            if d.buckets.count == 0:
+                raise empty_report(d.entry, d.index, d.dropped, self._effective(d.entry, 1))
         return self
 
     def _check_needs(self) -> None:
@@ -217,8 +225,6 @@ class Plan:
         made = PlannedDataset(entry, index, Buckets(()), self._companions(entry, index))
         self._bucket(made)
         self._explain(made)
-        if made.buckets.count == 0:
-            raise empty_report(entry, index, made.dropped, self._effective(entry, 1))
         return made
 
     def _companions(self, entry: SampleDataset, index: Index) -> list[Companion]:

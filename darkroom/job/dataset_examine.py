@@ -146,7 +146,8 @@ def source_of(index: Index, row: int) -> Iterator[Source]:
 
 
 def first_frame(index: Index, row: int) -> Image.Image:
-    """The first frame of a row's part of its clip. Raises BadPicture, Missing, Refused."""
+    """About the first frame of a row's part of its clip: a change of rate is not counted in. Raises BadPicture,
+    Missing, Refused."""
     first = min(int(index.numbers["start"][row]), max(0, int(index.numbers["frames"][row]) - 1))
     with source_of(index, row) as source:
         return Image.fromarray(video.read_frames(source, np.asarray([first]))[0])

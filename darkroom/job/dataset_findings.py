@@ -253,12 +253,13 @@ def alone(case: Case) -> Iterator[Finding]:
 
 def duplicates(case: Case) -> Iterator[Finding]:
     """The same bytes more than once, wherever in the dataset, and pictures that only look the same."""
-    exact = same_bytes(case)
+    exact, is_all = same_bytes(case)
     if exact:
         extra = sum(len(group) - 1 for group in exact)
         yield case.group(
             "duplicate", "fix", exact,
-            f"{many(extra, case.noun)} {'is an exact copy' if extra == 1 else 'are exact copies'} of others",
+            f"{'' if is_all else 'At least '}{many(extra, case.noun)} "
+            f"{'is an exact copy' if extra == 1 else 'are exact copies'} of others",
             "Keep one of each. What should count more is better served by repeats than by copies.",
             lambda row: size_of(case, row),
         )  # fmt: skip
@@ -276,24 +277,27 @@ def duplicates(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def same_bytes(case: Case) -> list[list[int]]:
-    """Groups of rows of equal content. Beyond the rows looked at only files of one size in bytes and pixels are read,
-    no more of them than were looked at."""
+def same_bytes(case: Case) -> tuple[list[list[int]], bool]:
+    """Groups of rows of equal content, and whether those are all. Beyond the rows looked at only files of one size in
+    bytes and pixels are read, no more of them than were looked at."""
     index = case.d.index
     at = index.numbers
     content = {one.row: one.content for one in case.looks if one.content}
     rows = np.flatnonzero((at["bad"] == 0) & (at["part"] == 0) & (at["size"] > 0))
+    is_all = True
     if len(rows):
         facts = np.stack([at[name][rows].astype(np.int64) for name in ("size", "width", "height")], 1)
         _, which, counts = np.unique(facts, axis=0, return_inverse=True, return_counts=True)
         twins = [int(row) for row in rows[counts[which.reshape(-1)] > 1] if int(row) not in content]
-        for row in twins[: max(100, len(case.looks))]:
+        most = max(100, len(case.looks))
+        is_all = len(twins) <= most
+        for row in twins[:most]:
             content[row] = content_of(index, row)
     groups: dict[str, list[int]] = {}
     for row in sorted(content):
         if content[row]:
             groups.setdefault(content[row], []).append(row)
-    return [group for group in groups.values() if len(group) > 1]
+    return [group for group in groups.values() if len(group) > 1], is_all
 
 
 def looks_bad(case: Case) -> Iterator[Finding]:
@@ -515,7 +519,8 @@ def frame_rates(case: Case) -> Iterator[Finding]:
     """Clips that are shown faster or slower than they are, and frames that are shown twice."""
     index, block, needs = case.d.index, case.d.entry.video, case.plan.needs
     at = index.numbers
-    rows = np.array([r for r in case.once.tolist() if is_clip(index.path(r)) and at["fps"][r] > 0], np.int64)
+    rows = case.once[at["fps"][case.once] > 0] if block is not None else []
+    rows = np.array([row for row in rows if is_clip(index.path(int(row)))], np.int64)
     if block is None or not len(rows):
         return
 

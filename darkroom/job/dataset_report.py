@@ -18,8 +18,7 @@ from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.events import Bus, Progress
 from darkroom.core.log import redact
 from darkroom.core.registry import nearest
-from darkroom.data.buckets import Buckets
-from darkroom.data.plan import Plan, PlannedDataset
+from darkroom.data.plan import Plan, PlannedDataset, prepare
 from darkroom.data.scan import is_clip
 from darkroom.families.base import Family
 from darkroom.job import dataset_shown as shown
@@ -37,15 +36,12 @@ LIMIT = 2000
 ROOM = 5 * 2**20
 """Bytes of thumbnails on the whole page; base64 makes a third more of it."""
 
-
-class Examination(Plan):
-    """A plan that goes on with a dataset of which nothing can be used: that is what the page is about."""
-
-    def _scan(self, entry: SampleDataset) -> PlannedDataset:
-        index = self._survey(entry)
-        made = PlannedDataset(entry, index, Buckets(()), self._companions(entry, index))
-        self._bucket(made)
-        return made
+ROLES = {
+    "held": "measuring the loss, never trained on",
+    "regularisation": "keeping what the model knows",
+    "slider": "one end of a slider",
+}
+"""What a dataset is for, where that is not simply to be learned, by the first word of its role."""
 
 
 def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> Report:
@@ -54,7 +50,7 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> Report:
     family = families.get(config.model_family)
     _check_flavour(family, config.model_flavour)
     file = read_datasets(config.data_backend_config, config, os.environ)
-    plan = Examination(config, file, bus, needs(family, config)).scan()
+    plan = prepare(config, file, bus, needs(family, config)).scan(lenient=True)
     tokenizers, why_not = readers(family, config)
     cases = [_examined(plan, d, tokenizers, bus, limit) for d in plan.datasets]
     across = between(cases)  # what is between datasets matters most, so it may take room for its pictures first
@@ -174,7 +170,8 @@ def _facts(case: Case, filled: int) -> list[tuple[str, str]]:
     e = case.d.entry
     unit = {"pixel": "shorter edge", "area": "megapixels", "pixel_area": "area of a square"}[e.resolution_type]
     crop = f"{e.crop_aspect}, {e.crop_style}" if e.crop else "only to whole steps of the model"
-    rows = [("Resolution", f"{e.resolution:g} ({unit})"), ("Crop", crop)]
+    rows = [("For", told)] if (told := ROLES.get(_role(e).split()[0], "")) else []
+    rows += [("Resolution", f"{e.resolution:g} ({unit})"), ("Crop", crop)]
     if e.is_training:
         rows += [
             ("Batch", number(e.train_batch_size)),

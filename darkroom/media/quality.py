@@ -136,17 +136,6 @@ def alike(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int]]:
 # ---------------------------------------------------------------------- what sizing does to it
 
 
-def enlargement(sizes: Sizes) -> float:
-    """How many times wider a picture is when it is trained on than as it is stored; below 1 it is shrunk."""
-    return max(sizes.intermediary[0] / sizes.original[0], sizes.intermediary[1] / sizes.original[1])
-
-
-def lost(sizes: Sizes) -> float:
-    """Share of the picture's area, 0..1, that the crop cuts off."""
-    width, height = sizes.intermediary
-    return max(0.0, 1 - sizes.target[0] * sizes.target[1] / (width * height))
-
-
 def kept(sizes: Sizes, crop: tuple[int, int]) -> tuple[float, float, float, float]:
     """What the crop keeps as shares of the picture: left, top, width, height."""
     (width, height), (top, left) = sizes.intermediary, crop
