@@ -11,12 +11,11 @@ Everything up to and including the estimate works without torch.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,25 +25,23 @@ from darkroom.core.files import digest
 from darkroom.data import generated
 from darkroom.data import report as reports
 from darkroom.data.buckets import Buckets, check_feasible, make_buckets, scheduled
-from darkroom.data.cache import FillReport, ShardCache
-from darkroom.data.clips import Clipping
+from darkroom.data.cache import FillReport
+from darkroom.data.caching import Caching, on_demand
 from darkroom.data.companions import Companion, leave_out_incomplete, paired
 from darkroom.data.decide import decide
-from darkroom.data.encoders import EncodePixels, latents_by, masks_by, pixels_as_they_are
+from darkroom.data.encoders import EncodePixels
 from darkroom.data.index import CODE, Index, Say
 from darkroom.data.needs import Needs
 from darkroom.data.order import DatasetShape, Lengths, Order, steps_and_epochs
-from darkroom.data.sample_cache import DAMAGED, Encode, SampleCache
+from darkroom.data.sample_cache import DAMAGED, SampleCache
 from darkroom.data.survey import Terms, empty_report, read_sizes_table, sizing_of, survey, table_of
 from darkroom.data.team import ALONE, Team
 from darkroom.data.text_cache import EncodeText, TextCache
 from darkroom.data.watch import Watch
-from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds, setting
+from darkroom.options.datasets import DatasetFile, SampleDataset, setting
 from darkroom.options.datasets.entries import LOSS_MASKS
-from darkroom.options.datasets.where import LocalFiles, S3Files
 from darkroom.storage import open_store
 from darkroom.storage.base import Missing, Refused, Store
-from darkroom.storage.mirror import Mirror
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,6 +53,8 @@ SEED = 42
 """Used when no seed is set: crops must be the same at every start for the caches to hold."""
 
 EXAMPLES = 5
+MANY = 1000
+"""Files after which a listing tells how far it is."""
 
 
 @dataclass(eq=False)
@@ -153,13 +152,9 @@ class Plan:
             statistics=bool(setting(config, "print_sampler_statistics", False)),
             batches=bool(setting(config, "debug_dataset_loader", False)),
         )
+        keeps_crops = bool(setting(config, "aspect_bucket_disable_rebuild", False))
+        self.caches = Caching(file, needs, keeps_crops, self.watch, self._warn)
         self.datasets: list[PlannedDataset] = []
-        self.text_identity: str | None = None
-        self.latent_identity: str | None = None
-        self.plain_identity: str | None = None  # of pictures beside samples, which keep nothing but their latents
-        self._encoders: tuple[Encode | None, Encode | None] = (None, None)  # of samples, of pictures beside them
-        self._encode_text: EncodeText | None = None
-        self._caches: dict[Path, ShardCache] = {}
         self._stores: dict[str, Store] = {}
         self._epoch: tuple[int, list[PlannedDataset], list[Source]] | None = None
 
@@ -212,13 +207,17 @@ class Plan:
         return replace(self.terms, filters=filters, sizes_table=read_sizes_table(self.output, entry))
 
     def _survey(self, entry: SampleDataset) -> Index:
-        return survey(
+        say = self._say(f"scan {entry.id}")
+        index = survey(
             entry,
             self.store_of(entry),
             self._terms_of(entry),
-            on_progress=self._say(f"scan {entry.id}"),
+            on_progress=say,
             on_warn=lambda text: self._warn(entry.id, text),
         )
+        if index.opened == 0 and len(index) >= MANY:  # the listing has shown a bar that nothing else will end
+            say(len(index), len(index))
+        return index
 
     def _scan(self, entry: SampleDataset) -> PlannedDataset:
         index = self._survey(entry)
@@ -359,7 +358,8 @@ class Plan:
 
     def order(self, ranks: int = 1) -> Order:
         """The order of batches for `ranks` data-parallel processes."""
-        by_epoch = (lambda n: self._shapes(self.in_epoch(n), ranks)) if any(map(self.recrops, self.training)) else None
+        recrops = any(self.caches.recrops(d.entry) for d in self.training)
+        by_epoch = (lambda n: self._shapes(self.in_epoch(n), ranks)) if recrops else None
         return Order(
             self._shapes(self.training, ranks),
             seed=self.seed,
@@ -425,16 +425,10 @@ class Plan:
 
     # ------------------------------------------------------------------ epochs with crops of their own
 
-    def recrops(self, d: PlannedDataset) -> bool:
-        """Whether a dataset draws its crops anew in every epoch."""
-        kept = bool(setting(self.config, "aspect_bucket_disable_rebuild", False))
-        draws = d.entry.crop and d.entry.crop_aspect == "random" and not kept
-        return d.entry.vae_cache_clear_each_epoch or draws
-
     def in_epoch(self, n: int) -> list[PlannedDataset]:
         """The training datasets as they are in epoch `n` (from 1)."""
         if self._epoch is None or self._epoch[0] != n:
-            made = [self._recropped(d, n) if n > 1 and self.recrops(d) else d for d in self.training]
+            made = [self._recropped(d, n) if n > 1 and self.caches.recrops(d.entry) else d for d in self.training]
             self._epoch = (n, made, [])
         return self._epoch[1]
 
@@ -473,137 +467,63 @@ class Plan:
         plain_identity: str | None = None,
     ) -> Plan:
         """Say which encoders' caches are meant, when nothing is to be encoded here."""
-        self.text_identity = text_identity or self.text_identity
-        self.latent_identity = latent_identity or self.latent_identity
-        self.plain_identity = plain_identity or self.plain_identity or self.latent_identity
+        self.caches.use(text_identity, latent_identity, plain_identity)
         return self
-
-    def _cache(self, folder: Path, entry: Any, where: Any = None) -> ShardCache:
-        """The cache in a folder, opened once; with a copy in a remote storage when `where` names one."""
-        if folder not in self._caches:
-            mirror = None
-            if where is not None and not isinstance(where, LocalFiles):
-                mirror = Mirror(open_store(where), folder)
-                mirror.pull()
-            self._caches[folder] = ShardCache(
-                folder,
-                compress=entry.compress_cache,
-                write_batch=entry.write_batch_size,
-                on_warn=lambda text: self._warn(entry.id, text),
-                on_shard=mirror.push if mirror else None,
-            )
-        return self._caches[folder]
 
     def text_cache(self, name: str) -> TextCache:
         """The text cache with this id."""
-        entry = next(t for t in self.file.text_embeds if t.id == name)
-        cache = self._cache(entry.cache_dir, entry, entry.where)
-        live = self._encode_text if _on_demand(entry) else None
-        return TextCache(cache, _given(self.text_identity, "fill_text"), live, keep=not entry.text_cache_disable)
+        return self.caches.texts(name)
 
     def latent_cache(self, d: PlannedDataset, epoch: int = 1) -> SampleCache:
-        """The latent cache of a dataset. Crops of a later epoch have a folder of their own."""
-        folder = d.entry.cache_dir_vae
-        recrops = self.recrops(d)
-        if recrops:
-            folder = folder / f"epoch-{epoch}"
-        live = self._encoders[0] if d.entry.on_demand or (recrops and epoch > 1) else None
-        return SampleCache(
-            self._latents_in(folder, d.entry),
-            d.index,
-            _given(self.latent_identity, "fill_latents"),
-            self._clipping(d.entry),
-            live,
-            keep=not d.entry.vae_cache_disable,
-            watch=self.watch,
-        )
-
-    def _latents_in(self, folder: Path, entry: SampleDataset) -> ShardCache:
-        named = self.file.store_of(entry)
-        where = named.where if named else None
-        if isinstance(where, S3Files):  # several datasets may name it, and each has a folder of its own there
-            parts = (where.aws_data_prefix.strip("/"), entry.id, *folder.relative_to(entry.cache_dir_vae).parts)
-            where = where.model_copy(update={"aws_data_prefix": "/".join(filter(None, parts))})
-        return self._cache(folder, entry, where)
-
-    def _clipping(self, entry: SampleDataset) -> Clipping | None:
-        return Clipping(entry.video, self.needs) if entry.video is not None else None
-
-    def companion_cache(self, d: PlannedDataset, c: Companion) -> SampleCache:
-        """The cache of what is beside a dataset: latents, masks at their size, or pixels."""
-        identity, encode = self._companion_encoder(c)
-        live = encode if c.entry.on_demand or d.entry.on_demand or self.recrops(d) else None
-        return SampleCache(
-            self._latents_in(c.entry.cache_dir_vae, c.entry),
-            c.index,
-            identity,
-            self._clipping(c.entry),
-            live,
-            keep=not c.entry.vae_cache_disable,
-            watch=self.watch,
-        )
-
-    def _companion_encoder(self, c: Companion) -> tuple[str, Encode | None]:
-        """Identity and encoder of what is beside a sample."""
-        if c.role == "mask":
-            kind: Literal["mask", "segmentation"] = "mask" if c.entry.conditioning_type == "mask" else "segmentation"
-            return f"{kind} {self.needs.downscale} {self.needs.temporal}", masks_by(kind, self.needs)
-        if c.role == "control" and self.needs.control == "pixels":
-            return "pixels", pixels_as_they_are
-        return _given(self.plain_identity, "fill_latents"), self._encoders[1]
+        """The latent cache of a dataset."""
+        return self.caches.samples(d, epoch)
 
     def missing(self) -> Lacking:
         """What the caches of the encoders in `use` lack; all of it when their identity is unknown."""
-        texts = sum(
-            len(c) if self.text_identity is None else len(self.text_cache(n).missing(c))
-            for n, c in self.captions_by_cache().items()
-            if not _on_demand(next(t for t in self.file.text_embeds if t.id == n))
-        )
         latents = 0
         for d in self.datasets:
-            for cache, rows in self._to_fill(d):
+            for cache, rows in self.caches.to_fill(d):
                 latents += len(rows) if cache is None else int((~cache.known(rows)).sum())
-        return Lacking(texts, latents)
+        return Lacking(len(self._missing_texts()), latents)
 
-    def _to_fill(self, d: PlannedDataset) -> Iterator[tuple[SampleCache | None, np.ndarray]]:
-        """Each cache that is filled by the VAE before training, with its rows; None while its identity is unknown."""
-        if not d.entry.on_demand:
-            yield self.latent_cache(d) if self.latent_identity else None, d.index.usable
-        for c in d.companions:
-            if c.role != "mask" and not c.entry.on_demand:
-                yield self.companion_cache(d, c) if self.plain_identity else None, _needed(d, c)
+    def _missing_texts(self) -> list[str]:
+        """Captions that are encoded before training and not cached yet."""
+        found = []
+        captions = self.captions_by_cache()
+        for entry in self.file.text_embeds:
+            if not on_demand(entry):
+                wanted = captions[entry.id]
+                found += self.text_cache(entry.id).missing(wanted) if self.caches.text_identity else wanted
+        return found
 
     @property
     def encodes_while_training(self) -> bool:
         """Whether the VAE is needed during training."""
-        return any(d.entry.on_demand or self.recrops(d) for d in self.datasets)
+        return any(d.entry.on_demand or self.caches.recrops(d.entry) for d in self.datasets)
 
     @property
     def reads_while_training(self) -> bool:
         """Whether the text encoders are needed during training."""
-        return any(map(_on_demand, self.file.text_embeds))
+        return any(map(on_demand, self.file.text_embeds))
 
     def fill_text(self, encode: EncodeText, identity: str) -> FillReport:
         """Encode all captions that are not cached. Raises DiskFullError and what the encoder raises."""
         self.use(text_identity=identity)
-        self._encode_text = encode
+        self.caches.encode_texts_with(encode)
         self.generate()  # what is made may have captions of its own
         total = FillReport()
         for entry in self.file.text_embeds:
-            if _on_demand(entry) or entry.skips("text"):
+            if on_demand(entry) or entry.skips("text"):
                 continue
-            captions = self._share_of(self.captions_by_cache()[entry.id], entry)
+            captions = self.captions_by_cache()[entry.id]
+            mine = self.team.share(np.arange(len(captions)), entry.write_batch_size)
             total += self.text_cache(entry.id).fill(
-                captions, encode, entry.text_encoder_batch_size, self._say("encode text")
+                [captions[i] for i in mine], encode, entry.text_encoder_batch_size, self._say("encode text")
             )
             if self.team.size > 1:
                 self.team.wait()
-                self._cache(entry.cache_dir, entry).refresh()
+                self.caches.shards_of(entry).refresh()
         return total
-
-    def _share_of(self, captions: list[str], entry: TextEmbeds) -> list[str]:
-        rows = self.team.share(np.arange(len(captions)), entry.write_batch_size)
-        return [captions[i] for i in rows]
 
     def fill_latents(
         self, encode: EncodePixels, identity: str, plain: tuple[EncodePixels, str] | None = None
@@ -613,7 +533,7 @@ class Plan:
         `plain` encodes pictures beside samples, when it is another encoder than the one of the samples.
         """
         self.use(latent_identity=identity, plain_identity=plain[1] if plain else identity)
-        self._encoders = latents_by(encode), latents_by(plain[0] if plain else encode)
+        self.caches.encode_samples_with(encode, plain[0] if plain else encode)
         self.generate()
         if self.team.is_first:
             self._delete()
@@ -632,27 +552,26 @@ class Plan:
     def _fill(self, d: PlannedDataset) -> FillReport:
         """Fill the caches of one dataset and of what is beside it."""
         total = FillReport()
-        say = self._say("encode latents")
         for c in d.companions:
             if c.entry.on_demand or d.entry.on_demand or c.entry.skips("vae"):
                 continue
-            own = self.companion_cache(d, c)
-            narrowed = own.index.numbers["unfit"].copy()
-            own.index.numbers["unfit"][d.index.dropped != 0] = CODE["missing companion"]
-            _, encode = self._companion_encoder(c)
-            assert encode is not None
-            total += _named(self._filled(own, encode, c.entry, say), c.entry.id)
-            own.index.numbers["unfit"] = narrowed
+            unfit = c.index.numbers["unfit"].copy()
+            c.index.numbers["unfit"][d.index.dropped != 0] = CODE["missing companion"]  # what goes with nothing
+            total += self._filled(self.caches.beside(d, c), c, c.entry)
+            c.index.numbers["unfit"] = unfit
         leave_out_incomplete(d.index, d.companions, self.combined)
         if not d.entry.on_demand and not d.entry.skips("vae"):
-            assert self._encoders[0] is not None
-            total += _named(self._filled(self.latent_cache(d), self._encoders[0], d.entry, say), d.id)
+            total += self._filled(self.caches.samples(d), None, d.entry)
         return total
 
-    def _filled(self, cache: SampleCache, encode: Encode, entry: SampleDataset, say: Say) -> FillReport:
-        report = cache.fill(encode, entry, say, self.team)
+    def _filled(self, cache: SampleCache, c: Companion | None, entry: SampleDataset) -> FillReport:
+        """Fill one cache, and agree with the other processes about it."""
+        encode = self.caches.encoder_of(c)[1]
+        assert encode is not None
+        report = cache.fill(encode, entry, self._say("encode latents"), self.team)
         cache.agree(self.team)
-        return report
+        dropped = {f"{entry.id}: {path}": reason for path, reason in report.dropped.items()}
+        return FillReport(report.made, report.reused, dropped, report.seconds)
 
     def text(self, caption: str) -> dict[str, Tensor]:
         """The condition of a caption from the default text cache."""
@@ -671,7 +590,7 @@ class Plan:
             self.latent_cache(d, epoch),
             self.text_cache(self.file.text_of(d.entry).id),
             self.text_cache(self.file.default_text.id),
-            tuple(Beside(c, self.companion_cache(d, c)) for c in d.companions),
+            tuple(Beside(c, self.caches.beside(d, c)) for c in d.companions),
             self.combined,
             d.entry.is_regularisation_data,
             d.entry.slider_strength,
@@ -683,16 +602,11 @@ class Plan:
         datasets = self.in_epoch(epoch)
         assert self._epoch is not None
         if not self._epoch[2]:
-            for d in filter(self.recrops, self.training):
-                self._forget_other_epochs(d.entry.cache_dir_vae, epoch)
+            for d in self.training if self.team.is_first else []:
+                if self.caches.recrops(d.entry):
+                    self.caches.forget_other_epochs(d.entry, epoch)
             self._epoch[2].extend(self.source(d, epoch) for d in datasets)
         return self._epoch[2]
-
-    def _forget_other_epochs(self, folder: Path, epoch: int) -> None:
-        for old in folder.glob("epoch-*"):
-            if old.name != f"epoch-{epoch}" and self.team.is_first:
-                self._caches.pop(old, None)
-                shutil.rmtree(old, ignore_errors=True)
 
     def loader(
         self, *, rank: int = 0, ranks: int = 1, stack: Stack | None = None, order: Order | None = None
@@ -731,7 +645,7 @@ class Plan:
         """Entries and bytes the caches will need. `latent_bytes` is given a target's width, height and frames."""
         latents = reused = written = 0
         for d in self.datasets:
-            for cache, rows in self._to_fill(d):
+            for cache, rows in self.caches.to_fill(d):
                 index = d.index if cache is None else cache.index
                 known = np.zeros(len(rows), bool) if cache is None else cache.known(rows)
                 reused += int(known.sum())
@@ -739,12 +653,7 @@ class Plan:
                 columns = [index.numbers[name][rows[~known]] for name in ("target_width", "target_height", "count")]
                 for shape, count in zip(*np.unique(np.stack(columns, 1), axis=0, return_counts=True), strict=True):
                     written += int(count) * latent_bytes(*map(int, shape))
-        texts = [
-            t
-            for n, c in self.captions_by_cache().items()
-            if not _on_demand(next(e for e in self.file.text_embeds if e.id == n))
-            for t in (c if self.text_identity is None else self.text_cache(n).missing(c))
-        ]
+        texts = self._missing_texts()
         total = sum(len(c) for c in self.captions_by_cache().values())
         return Estimate(latents, reused, len(texts), total - len(texts), written + sum(map(text_bytes, texts)))
 
@@ -755,23 +664,3 @@ class Plan:
     def as_dict(self, ranks: int = 1) -> dict[str, Any]:
         """The same for machines."""
         return reports.as_dict(self, ranks)
-
-
-def _needed(d: PlannedDataset, c: Companion) -> np.ndarray:
-    """Rows of a companion that go with samples that are used."""
-    return np.flatnonzero((d.index.dropped == 0) & c.there)
-
-
-def _named(report: FillReport, name: str) -> FillReport:
-    dropped = {f"{name}: {path}": reason for path, reason in report.dropped.items()}
-    return FillReport(report.made, report.reused, dropped, report.seconds)
-
-
-def _on_demand(entry: TextEmbeds) -> bool:
-    return entry.text_cache_ondemand or entry.text_cache_disable
-
-
-def _given(identity: str | None, step: str) -> str:
-    if identity is None:
-        raise RuntimeError(f"call {step} or use before asking for this cache")
-    return identity

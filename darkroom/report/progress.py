@@ -68,7 +68,7 @@ class ProgressBars:
         if phase not in self._tasks:
             self._tasks[phase] = self._bars.add_task(phase, total=total, note=note, completed=done)
         self._bars.update(self._tasks[phase], completed=done, total=total, note=note)
-        if done >= total and phase != "training":
+        if total is not None and done >= total and phase != "training":
             self._bars.remove_task(self._tasks.pop(phase))
 
     def say(self, text: str) -> None:

@@ -7,6 +7,28 @@ from typing import Any
 LATER = "arrives in a later release"
 SOUND = "no family that trains on sound is here yet"
 
+AUDIO_KEYS = (
+    "bucket_strategy",
+    "duration_interval",
+    "duration_interval_seconds",
+    "bucket_interval",
+    "max_duration_seconds",
+    "min_duration_seconds",
+    "truncation_mode",
+    "channels",
+    "sample_rate",
+    "lyrics_filename_format",
+    "lyrics_extension",
+    "lyrics_suffix",
+    "cache_dir",
+    "auto_split",
+    "allow_zero_audio",
+    "source_from_video",
+    "audio_only",
+    "target_resolution",
+)
+"""Keys of the block `audio`, which may also stand in the entry behind `audio_`."""
+
 REFUSED_TYPES = {
     "audio": SOUND,
     "caption": f"a dataset of captions without pictures serves only distillation, which {LATER}",
@@ -19,8 +41,14 @@ REFUSED_STORAGE = {
     "webshart": "webshart shards need a package of that name that Darkroom does not know how to read",
 }
 REFUSED_KEYS = {
-    **dict.fromkeys(("audio", "s2v_datasets", "lyrics_column"), SOUND),
-    "grounding": f"grounding by boxes {LATER}",
+    **dict.fromkeys(("audio", "s2v_datasets", "lyrics_column", "audio_column", "audio_caption_fields"), SOUND),
+    **dict.fromkeys((f"audio_{key}" for key in AUDIO_KEYS), SOUND),
+    **dict.fromkeys(("grounding", "bbox_column"), REFUSED_TYPES["grounding"]),
+    "distillation_type": REFUSED_TYPES["distillation_cache"],
+    **dict.fromkeys(("source", "metadata", "hf_token", "subfolder", "webshart"), REFUSED_STORAGE["webshart"]),
+    **dict.fromkeys(
+        ("memory_filesystem_path", "memory_filesystem_size", "memory_filesystem_sudo"), REFUSED_STORAGE["memory"]
+    ),
     "delete_nsfw_images": f"the content classifier {LATER}",
     "caption_file_extensions": REFUSED_TYPES["caption"],
     "shuffle": REFUSED_TYPES["caption"],
@@ -34,18 +62,20 @@ ALIASES = {
     "is_regularization_data": "is_regularisation_data",
 }
 RENAMED = {"disable_vae_cache": "vae_cache_disable"}
+BESIDE_LATENTS = "these features are kept beside the latents"
 WITHOUT_EFFECT = {
     "hash_filenames": "cache entries are always named by their content",
     "shorten_filenames": "cache entries are always named by their content",
     "ignore_epochs": "it is deprecated; use repeats",
     "read_batch_size": "files are read one by one, ahead of the encoder",
-    "metadata_update_interval": "what a scan has read is kept once a minute",
+    "metadata_update_interval": "the option of that name holds for all datasets",
     "vae_cache_scan_behaviour": "a cache entry is named by what made it, so it cannot disagree with its bucket",
     "disable_validation": "validation does not take its prompts from datasets yet",
     "config_version": "Darkroom compares the settings themselves",
     "conditioning_image_embed_batch_size": "these features are made together with the latents, vae_batch_size at once",
-    "cache_dir_conditioning_image_embeds": "these features are kept beside the latents",
+    "cache_dir_conditioning_image_embeds": BESIDE_LATENTS,
     "auto_load": "rows are read when they are needed",
+    "num_proc": "rows are filtered by their columns, without further processes",
     "description_column": "it is not used for captions; name it as caption_column",
 }
 
@@ -55,6 +85,7 @@ GLOBALS: dict[str, tuple[str, Any]] = {
     "minimum_image_size": ("minimum_image_size", None),
     "maximum_image_size": ("maximum_image_size", None),
     "target_downsample_size": ("target_downsample_size", None),
+    "max_upscale_threshold": ("max_upscale_threshold", None),
     "delete_unwanted_images": ("delete_unwanted_images", False),
     "delete_problematic_images": ("delete_problematic_images", False),
     "caption_strategy": ("caption_strategy", "filename"),
@@ -98,7 +129,6 @@ HUB_KEYS = (
     "video_column",
     "cache_dir",
     "streaming",
-    "num_proc",
     "caption_column",
     "fallback_caption_column",
     "width_column",
@@ -114,6 +144,53 @@ HUB_KEYS = (
 )
 STORAGE_KEYS = {"local": ("instance_data_dir",), "aws": S3_KEYS, "csv": CSV_KEYS, "huggingface": HUB_KEYS}
 """Keys that say where samples are, by type."""
+
+READ_BY = {
+    "local": STORAGE_KEYS["local"],
+    "aws": (*S3_KEYS, "aws", "instance_data_dir"),
+    "csv": CSV_KEYS,
+    "huggingface": (*HUB_KEYS, "huggingface"),
+}
+"""The same with blocks and with keys that stand in for others: what an entry of a type makes use of."""
+
+TRAINING_ONLY = (
+    "probability",
+    "repeats",
+    "train_batch_size",
+    "start_epoch",
+    "start_step",
+    "end_epoch",
+    "end_step",
+    "disable_after_epoch_step",
+    "is_regularisation_data",
+    "slider_strength",
+    "timestep_sampling_offset",
+)
+IDLE = {
+    "image": ("video", "source_dataset_id"),
+    "video": ("source_dataset_id",),
+    "eval": (*TRAINING_ONLY, "vae_cache_clear_each_epoch", "source_dataset_id"),
+    "conditioning": (
+        *TRAINING_ONLY,
+        "vae_cache_clear_each_epoch",
+        "minimum_image_size",
+        "delete_unwanted_images",
+        "text_embeds",
+    ),
+    "text_embeds": ("preserve_data_backend_cache",),
+    "image_embeds": ("compress_cache", "preserve_data_backend_cache", "skip_file_discovery", "write_batch_size"),
+    "conditioning_image_embeds": (
+        "compress_cache",
+        "preserve_data_backend_cache",
+        "skip_file_discovery",
+        "write_batch_size",
+        "cache_dir",
+    ),
+}
+"""Keys that the model of an entry has and that do nothing on this kind of entry."""
+
+STAGES = ("vae", "aspect", "metadata", "text", "caption")
+"""What `skip_file_discovery` may name."""
 
 TABLE_COLUMNS_OF_OTHERS = (
     "bbox_column",

@@ -139,6 +139,9 @@ class _Conversion:
             main["video"] = self._video()
         controls = self._controls()
         if controls:
+            if len(controls) > 1 and getattr(self.config, "conditioning_multidataset_sampling", None) != "combined":
+                wanted = "set conditioning_multidataset_sampling to combined, or each sample is given one of them"
+                self.notes.warn(self.name, f"its samples have up to {len(controls)} controls; {wanted}.")
             main["conditioning_data"] = [control["id"] for control in controls]
         return [main, *controls]
 
@@ -180,6 +183,9 @@ class _Conversion:
         return [given, given] if isinstance(given, int) else given
 
     def _buckets(self) -> Values:
+        if self.values.get("bucket_no_upscale") and (self.is_video or not self.values.get("enable_bucket")):
+            why = "clips always have buckets" if self.is_video else "enable_bucket is false"
+            self.notes.warn(self.name, f"bucket_no_upscale has no effect: {why}.")
         return {
             "resolution": self._pair("resolution", [960, 544]),
             "enable_bucket": self.is_video or bool(self.values.get("enable_bucket", False)),
@@ -196,6 +202,8 @@ class _Conversion:
                 "source_fps", v["source_fps"], "A rate has a decimal point here.", f"Write {v['source_fps']}.0."
             )
         mode = v.get("frame_extraction", "head")
+        if mode != "full" and "max_frames" in v:
+            self.notes.warn(self.name, "max_frames has no effect: frame_extraction is not full.")
         if mode == "uniform" and v.get("frame_sample", 1) == 1:
             self.notes.warn(self.name, "frame_extraction uniform with frame_sample = 1 is the same as head.")
             mode = "head"
@@ -225,6 +233,8 @@ class _Conversion:
     def _controls(self) -> list[Values]:
         """One conditioning dataset per control number."""
         if self._has_lines():
+            if self.values.get("control_directory"):
+                self.notes.warn(self.name, "control_directory has no effect: controls are named in the list.")
             medium = "video" if self.is_video else "image"
             file = Path(str(self.values[f"{medium}_jsonl_file"])).expanduser()
             keys, name_key = _keys_in(file, "control_path"), _numbered(file, f"{medium}_path")

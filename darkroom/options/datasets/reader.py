@@ -273,6 +273,7 @@ class _Reader:
             return None
         if isinstance(made, SampleDataset):
             rules.check_sample(made, self.family, self.environ, self.notes)
+        rules.check_discovery(made, self.notes)
         return Made(made, written)
 
     def kind_of(self, raw: dict[str, Any]) -> str | None:
@@ -294,13 +295,20 @@ class _Reader:
         """The keys that the model of `kind` reads; all others are explained."""
         model, kept, name, notes = MODELS[kind], {}, raw["id"], self.notes
         known = set(model.model_fields) - _DERIVED - (set() if raw.get("_made") else _MADE)
+        where = lower(raw.get("type") or "local")
         for key, value in raw.items():
             if key == "type" or key.startswith("_"):
                 continue
-            if key in known:
+            if key in k.IDLE.get(kind, ()):
+                if value not in (None, False, ""):
+                    notes.warn(name, f"{key} has no effect on a {kind} entry.")
+            elif key in known:
                 kept[key] = value
-            elif key in _READ_HERE and model is SampleDataset:
-                continue  # `storage.where` and `generated` take these
+            elif key == "conditioning" and model is SampleDataset:
+                continue  # `generated` takes it
+            elif key in _READ_HERE and model is SampleDataset:  # `storage.where` takes those of its type
+                if value not in (None, "") and key not in k.READ_BY.get(where, _READ_HERE):
+                    notes.warn(name, f"{key} has no effect on an entry of type {where}.")
             elif key == "caption_filter_list":
                 notes.problem(name, key, value, "A caption filter belongs to a text_embeds entry.", "Move it there.")
             elif key in k.RENAMED:
@@ -309,10 +317,11 @@ class _Reader:
                 notes.warn(name, f"{key} has no effect; {k.WITHOUT_EFFECT[key]}.")
             elif key in k.REFUSED_KEYS:
                 notes.refuse_key(name, key, value, k.REFUSED_KEYS[key])
-            elif key in ("aws", *k.S3_KEYS) or (key == "instance_data_dir" and value):
+            elif key in k.READ_BY["aws"] and where == "aws":
                 continue
             elif key in _READ_HERE or any(key in m.model_fields for m in MODELS.values()):
-                notes.warn(name, f"{key} has no effect on a {kind} entry.")
+                if value not in (None, ""):
+                    notes.warn(name, f"{key} has no effect on a {kind} entry.")
             else:
                 notes.unknown_key(name, key, value, [*sorted(known), *sorted(_READ_HERE), *k.ALIASES])
         return kept
@@ -341,6 +350,10 @@ class _Reader:
             values["cache_dir"] = self.text_folder()
         if where is not None and where["type"] == "local":
             where["root"] = values.get("cache_dir") or self.cache
+            if given and values["dataset_type"] == "image_embeds":
+                self.notes.warn(name, "cache_dir has no effect here; each dataset names its own cache_dir_vae.")
+        if values["dataset_type"] == "conditioning_image_embeds":
+            self.notes.warn(name, f"the entry has no effect; {k.BESIDE_LATENTS}.")
         if values.get("caption_filter_list"):
             values["caption_filter_list"] = self.filters(values["caption_filter_list"], name)
 
@@ -387,7 +400,7 @@ class _Reader:
             values["video"] = self.video(values.get("video") or {}, name)
         table = values.get("parquet")
         if isinstance(table, dict):
-            values["parquet"] = self.table(table)
+            values["parquet"] = self.table(table, name)
         if isinstance(values.get("skip_file_discovery"), (list, tuple)):
             values["skip_file_discovery"] = ",".join(map(str, values["skip_file_discovery"]))
 
@@ -398,6 +411,8 @@ class _Reader:
             rate = float(setting(self.config, "framerate", 30))
             made["num_frames"] = max(1, int(5 * rate))
             self.notes.warn(name, f"video.num_frames is not set; five seconds at {rate:g} frames per second are used.")
+        if "is_i2v" in made:
+            self.notes.warn(name, "video.is_i2v has no effect; the flavour says whether clips start from a picture.")
         return made
 
     def sources_of_facts(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
@@ -451,8 +466,10 @@ class _Reader:
                 f"Write {offered}.",
             )
 
-    def table(self, table: dict[str, Any]) -> dict[str, Any]:
+    def table(self, table: dict[str, Any], name: str) -> dict[str, Any]:
         """The parquet block with the global column names, without columns that only other media use."""
+        for key in (key for key in k.TABLE_COLUMNS_OF_OTHERS if table.get(key) is not None):
+            self.notes.warn(name, f"parquet.{key} has no effect; only sound, boxes and lists of captions use it.")
         made = {key: v for key, v in table.items() if key not in k.TABLE_COLUMNS_OF_OTHERS and v is not None}
         made.setdefault("filename_column", setting(self.config, "parquet_filename_column", "id"))
         made.setdefault("caption_column", setting(self.config, "parquet_caption_column", "description"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import DataError
 from darkroom.options.datasets import keys as k
-from darkroom.options.datasets.entries import LOSS_MASKS, ImageEmbeds, SampleDataset, TextEmbeds
-from darkroom.options.datasets.notes import Notes
+from darkroom.options.datasets.entries import LOSS_MASKS, Entry, ImageEmbeds, SampleDataset, TextEmbeds, VideoBlock
+from darkroom.options.datasets.notes import Notes, choose
 from darkroom.options.datasets.where import LocalFiles
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ def check_sample(d: SampleDataset, family: str, environ: Mapping[str, str], note
     _check_sizes(d, family, environ, notes)
     _check_captions(d, notes)
     _check_video(d, notes)
+    _check_idle(d, notes)
     if d.crop and d.crop_aspect in ("closest", "random") and not d.crop_aspect_buckets:
         notes.problem(
             d.id,
@@ -181,6 +183,52 @@ def _check_video(d: SampleDataset, notes: Notes) -> None:
         notes.warn(d.id, "bucket_strategy resolution_frames with one num_frames makes a single bucket of lengths.")
 
 
+def _check_idle(d: SampleDataset, notes: Notes) -> None:
+    """Settings that do nothing beside the others."""
+    by_list, v = d.crop and d.crop_aspect in ("closest", "random"), d.video or VideoBlock()
+    sizes_known = d.metadata_backend == "parquet" or getattr(d.where, "width_column", None) is not None
+    takes_parts = bool(v.target_frames) or v.frame_extraction != "head"
+    idle = {
+        "crop_aspect": not d.crop and d.crop_aspect in ("closest", "random") and "crop is false",
+        "crop_aspect_buckets": bool(d.crop_aspect_buckets) and not by_list and "crop_aspect is not closest or random",
+        "max_upscale_threshold": d.max_upscale_threshold is not None and not by_list and "no aspect is chosen",
+        "maximum_image_size": d.maximum_image_size is not None and not d.crop and "crop is false",
+        "target_downsample_size": d.target_downsample_size is not None
+        and d.maximum_image_size is None
+        and "maximum_image_size is not set",
+        "crop_style": d.crop_style == "face" and sizes_known and "sizes come from columns, so no face is looked for",
+        "parquet": d.parquet is not None
+        and "parquet" not in (d.metadata_backend, d.caption_strategy)
+        and "neither metadata_backend nor caption_strategy is parquet",
+        "video.num_frames": v.num_frames is not None
+        and (bool(v.target_frames) or v.frame_extraction == "full")
+        and "target_frames or frame_extraction full decides",
+        "video.min_frames": v.min_frames is not None and takes_parts and "parts of clips are taken",
+        "video.max_frames": v.max_frames is not None
+        and takes_parts
+        and v.frame_extraction != "full"
+        and "parts of clips are taken",
+        "video.frame_interval": v.frame_interval is not None
+        and v.bucket_strategy != "resolution_frames"
+        and "bucket_strategy is not resolution_frames",
+        "video.frame_stride": v.frame_stride != 1 and v.frame_extraction != "slide" and "frame_extraction is not slide",
+        "video.frame_sample": v.frame_sample != 1
+        and v.frame_extraction != "uniform"
+        and "frame_extraction is not uniform",
+    }
+    for key, why in idle.items():
+        if why:
+            notes.warn(d.id, f"{key} has no effect: {why}.")
+
+
+def check_discovery(e: Entry, notes: Notes) -> None:
+    """Names of stages and kinds of lists."""
+    for word in re.split(r"[,\s]+", e.skip_file_discovery):
+        if word and not any(stage in word for stage in k.STAGES):
+            problem = f"There is no stage '{word}'."
+            notes.problem(e.id, "skip_file_discovery", e.skip_file_discovery, problem, choose(k.STAGES, word))
+
+
 # -- sources and what goes with them ----------------------------------------------------------------------------------
 
 
@@ -299,6 +347,10 @@ def check_together(
         _check_reference(d.id, "text_embeds", d.text_embeds, [t.id for t in texts], notes)
         _check_reference(d.id, "image_embeds", d.image_embeds, stores, notes)
         _check_reference(d.id, "conditioning_image_embeds", d.conditioning_image_embeds, features, notes)
+        if d.conditioning_image_embeds is not None:
+            notes.warn(d.id, f"conditioning_image_embeds has no effect; {k.BESIDE_LATENTS}.")
+        if d.disable_after_epoch_step and getattr(config, "data_backend_sampling", None) == "uniform":
+            notes.warn(d.id, "disable_after_epoch_step has no effect: data_backend_sampling is uniform.")
     _check_sampling(samples, config, notes)
     _check_folders(samples, texts, notes)
     _check_directories(samples, notes)

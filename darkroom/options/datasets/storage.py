@@ -93,6 +93,17 @@ def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -
     """Rows of a hub dataset. Keys may stand at top level or in a block `huggingface`."""
     given = raw.get("huggingface")
     block = given if isinstance(given, dict) else {}
+    if given not in (None, {}) and not block:
+        notes.problem(
+            name, "huggingface", given, "It is an object with keys.", 'Write for example {"streaming": true}.'
+        )
+    for key in (key for key in block if key not in k.HUB_KEYS):
+        if key in k.WITHOUT_EFFECT:
+            notes.warn(name, f"huggingface.{key} has no effect; {k.WITHOUT_EFFECT[key]}.")
+        elif key in k.REFUSED_KEYS or key == "config":  # SimpleTuner's `config` holds the fields of sound
+            notes.refuse_key(name, f"huggingface.{key}", block[key], k.REFUSED_KEYS.get(key, k.SOUND))
+        else:
+            notes.unknown_key(name, key, block[key], k.HUB_KEYS)
     first = ("dataset_name", "split", "revision", "image_column", "video_column")
     values = {key: raw.get(key, block.get(key)) if key in first else block.get(key, raw.get(key)) for key in k.HUB_KEYS}
     if not _complete(values, ("dataset_name",), "huggingface", name, notes):
@@ -118,6 +129,8 @@ def _panels(values: Values, name: str, notes: Notes) -> Values | None:
     if not isinstance(given, dict) or not given.get("enabled", False):
         return None
     known = {key: value for key, value in given.items() if key in Panels.model_fields}
+    for key in set(given) - set(known):
+        notes.unknown_key(name, key, given[key], Panels.model_fields)
     if known.get("select_index", 0) >= known.get("image_count", 1):
         notes.problem(
             name,
