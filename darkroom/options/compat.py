@@ -103,7 +103,7 @@ MUSUBI_KEYS = _words(
     bulk_decode byt5 cfg_apply_ratio cfg_skip_mode ckpt_dir clamp_quantile clip clip_max_length compile compile_args
     compile_backend compile_cache_size_limit compile_dynamic compile_fullgraph compile_mode console_back
     console_num_images console_width control_image_mask_path control_image_path control_path cpu_noise cuda_allow_tf32
-    cuda_cudnn_benchmark custom_system_prompt dataset_config ddp_gradient_as_bucket_view ddp_static_graph ddp_timeout
+    cuda_cudnn_benchmark custom_system_prompt ddp_gradient_as_bucket_view ddp_static_graph ddp_timeout
     debug_mode device diffusers_prefix dim dim_from_weights dino_loss_backend dino_loss_every_n_steps
     dino_loss_feature_mode dino_loss_layer dino_loss_model_type dino_loss_no_norm dino_loss_resize dino_loss_use_gram
     dino_loss_weight disable_cudnn_backend disable_numpy_memmap discrete_flow_shift dit dit_dtype dit_high_noise

@@ -13,7 +13,9 @@ class DataOptions(Section):
     page: ClassVar[str] = "data"
     title: ClassVar[str] = "Data"
 
-    data_backend_config: str | None = option(None, "File that lists the datasets of the run.", required=True)
+    data_backend_config: str | None = option(
+        None, "File that lists the datasets of the run.", required=True, aliases=("dataset_config",)
+    )
     data_backend_sampling: Literal["uniform", "auto-weighting"] = option(
         "auto-weighting",
         "Draw from datasets by their stated probability alone, or also in proportion to their size.",

@@ -301,7 +301,7 @@ class _Reader:
                 continue
             if key in k.IDLE.get(kind, ()):
                 if value not in (None, False, ""):
-                    notes.warn(name, f"{key} has no effect on a {kind} entry.")
+                    notes.warn(name, f"{key} has no effect on entries of type {kind}.")
             elif key in known:
                 kept[key] = value
             elif key == "conditioning" and model is SampleDataset:
@@ -321,7 +321,7 @@ class _Reader:
                 continue
             elif key in _READ_HERE or any(key in m.model_fields for m in MODELS.values()):
                 if value not in (None, ""):
-                    notes.warn(name, f"{key} has no effect on a {kind} entry.")
+                    notes.warn(name, f"{key} has no effect on entries of type {kind}.")
             else:
                 notes.unknown_key(name, key, value, [*sorted(known), *sorted(_READ_HERE), *k.ALIASES])
         return kept
