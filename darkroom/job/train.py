@@ -482,13 +482,14 @@ def announce(run: Run, plan: Any, adapter: Adapter, steps: int, epochs: int, res
     """Say what is about to happen."""
     config = run.config
     described = adapter.describe()
+    sizes = sorted({d.entry.train_batch_size for d in plan.training})
     clip = f"{config.grad_clip_method} {config.max_grad_norm:g}" if config.max_grad_norm else "off"
     summary = {
         "model": f"{run.family.title} ({config.model_flavour or run.family.default_flavour})",
         "training": f"{described['kind']}, {described['parameters']:,} parameters",
-        "pictures": sum(len(d.index.usable) for d in plan.training),
+        "samples": sum(len(d.index.usable) for d in plan.training),
         "epochs": epochs,
-        "batch": f"{config.train_batch_size} x {config.gradient_accumulation_steps}",
+        "batch": f"{' or '.join(map(str, sizes))} x {config.gradient_accumulation_steps}",
         "optimizer": config.optimizer,
         "gradient clipping": clip,
     }

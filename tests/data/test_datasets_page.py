@@ -32,7 +32,7 @@ def test_an_example_is_read_without_a_warning(shop, text: str, monkeypatch) -> N
     Path("datasets.json").write_text(text)
     made = read_datasets("datasets.json", shop.config, {"ARCHIVE_KEY": "k", "ARCHIVE_SECRET": "s", "CACHE_KEY": "k",
                                                         "CACHE_SECRET": "s"})  # fmt: skip
-    assert made.warnings == ()
+    assert [text for text in made.warnings if "it is held out and encoded" not in text] == []
 
 
 def test_the_musubi_example_is_read(shop, monkeypatch) -> None:

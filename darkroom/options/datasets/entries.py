@@ -47,6 +47,11 @@ def _off(value: Any) -> Any:
     return None if value in (0, "", None) else value
 
 
+def _truth(value: Any) -> Any:
+    """The words true and false as what they mean; other texts as they are."""
+    return {"true": True, "false": False, "": False}.get(lower(value), value) if isinstance(value, str) else value
+
+
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 Limit = Annotated[float | None, BeforeValidator(_off), Field(gt=0)]
@@ -140,7 +145,7 @@ class Entry(Part):
 
     id: Name
     compress_cache: bool = True
-    preserve_data_backend_cache: bool | str = False
+    preserve_data_backend_cache: Annotated[bool | str, BeforeValidator(_truth)] = False
     skip_file_discovery: str = ""
     write_batch_size: Count = 128
 

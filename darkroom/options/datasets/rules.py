@@ -65,6 +65,8 @@ def check_sample(d: SampleDataset, family: str, environ: Mapping[str, str], note
         notes.problem(
             d.id, "crop_aspect_buckets", buckets, "An aspect is width / height and above 0.", "Correct the list."
         )
+    if d.dataset_type == "eval":
+        notes.warn(d.id, "it is held out and encoded; measuring the loss on it comes with the evaluation release.")
     change = "Change one of them."
     if d.end_epoch is not None and d.end_epoch < d.start_epoch:
         notes.problem(d.id, "end_epoch", d.end_epoch, f"It lies before start_epoch = {d.start_epoch}.", change)
