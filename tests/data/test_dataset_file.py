@@ -210,3 +210,10 @@ def test_filters_come_from_arrays_and_files(shop) -> None:
 def test_square_edges_and_areas_agree_on_one_unit(shop) -> None:
     entry = shop.read(shop.entry(resolution=1024)).samples[0]
     assert entry.in_unit(entry.resolution) == pytest.approx(1.048576)
+
+
+def test_a_key_with_an_underscore_is_a_comment_and_nothing_else(shop) -> None:
+    made = shop.read(shop.entry(_note="taken in May", _made=True, _recursive=False)).samples[0]
+    assert made.where.recursive
+    text = complaint(shop, shop.entry(_made=True, kohya={"resolution": [64, 64]}))
+    assert "kohya" in text

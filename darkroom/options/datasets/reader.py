@@ -159,7 +159,8 @@ class _Reader:
         raw = _load(self.path)
         if isinstance(raw, dict) and "datasets" in raw:
             return musubi.entries(self.path, raw, self.family, self.config, self.notes)
-        return _array(self.path, raw)
+        # what starts with an underscore is a comment here, and a word between our own readers elsewhere
+        return [{key: v for key, v in e.items() if not key.startswith("_")} for e in _array(self.path, raw)]
 
     def text_stores(self, texts: list[TextEmbeds], taken: set[str]) -> list[TextEmbeds]:
         """The text caches with exactly one default; one is made up when the file has none."""
@@ -319,7 +320,7 @@ class _Reader:
                 notes.refuse_key(name, key, value, k.REFUSED_KEYS[key])
             elif key in k.READ_BY["aws"] and where == "aws":
                 continue
-            elif key in _READ_HERE or any(key in m.model_fields for m in MODELS.values()):
+            elif key in _READ_HERE or (key not in _MADE and any(key in m.model_fields for m in MODELS.values())):
                 if value not in (None, ""):
                     notes.warn(name, f"{key} has no effect on entries of type {kind}.")
             else:
