@@ -173,9 +173,8 @@ def bench_rows(count: int) -> None:
             index = again.datasets[0].index
             held = sum(c.nbytes for c in index.numbers.values())
             held += index.paths.nbytes + index.raw.nbytes + index.hashes.nbytes
-            print(
-                f"  {len(index)} rows in columns of {show_size(held)}, index file {show_size(index.file.stat().st_size)}"
-            )
+            size = show_size(index.file.stat().st_size)
+            print(f"  {len(index)} rows in columns of {show_size(held)}, index file {size}")
 
 
 if __name__ == "__main__":
