@@ -50,7 +50,11 @@ class Family:
     supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing", "images"})
     fps: ClassVar[float | None] = None
     t5_part: ClassVar[str | None] = None
+    # parts of the stock pipeline that neither encoding nor rendering needs
+    idle_parts: ClassVar[tuple[str, ...]] = ()
     guidance_input: ClassVar[bool] = False
+    # the stock pipeline takes a negative prompt and reads it as it reads any caption, the empty one aside
+    negative_is_caption: ClassVar[bool] = True
 
     # -- options ---------------------------------------------------------------------------------------------------
 
@@ -62,7 +66,7 @@ class Family:
         facts = self.latents_for(name)
         step = max(16, facts.downscale * facts.patch)
         own = {"aspect_bucket_alignment": step, **(TINY_CLIP if facts.temporal else {})}
-        defaults = {**published.defaults, **TINY_DEFAULTS, **own}
+        defaults = {**published.defaults, **TINY_DEFAULTS, **own, **self.tiny_for(name).defaults}
         return dataclasses.replace(published, repository=f"{TINY}{name}", defaults=defaults, note="")
 
     def flavour_names(self) -> list[str]:
@@ -85,6 +89,10 @@ class Family:
     def pipeline_for(self, flavour: str | None) -> str:
         """The stock pipeline of a flavour."""
         return self.flavours[self.published(flavour)].pipeline or self.pipeline
+
+    def text_pipeline_for(self, flavour: str | None) -> str:
+        """The stock pipeline that reads a flavour's text: the family's own needs the fewest other parts for it."""
+        return self.pipeline
 
     def tiny_for(self, flavour: str | None) -> Tiny:
         """The parts of a flavour: its classes, and how large they are in its tiny model."""

@@ -76,12 +76,12 @@ class Parts(Repository):
     def text(self) -> Any:
         """The family's stock pipeline with its text encoders and tokenizers only, on the device."""
         if self._text is None:
-            absent = {"vae": None, self.family.denoiser_part: None}
+            absent = dict.fromkeys(["vae", self.family.denoiser_part, *self.family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
                 extra = self._separate_t5(dtype)
-                # every flavour reads text alike, and the family's own pipeline needs the fewest other parts for it
-                self._text = self._pipeline(self.family.pipeline, absent | extra, dtype)
+                reader = self.family.text_pipeline_for(self.options.model_flavour)
+                self._text = self._pipeline(reader, absent | extra, dtype)
             for part in self._text.components.values():
                 if isinstance(part, torch.nn.Module):
                     part.requires_grad_(False).eval().to(self.device)

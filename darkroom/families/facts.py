@@ -16,6 +16,7 @@ class Latents:
     patch       latent positions per token along an edge
     normaliser  how the VAE's output becomes a latent; a name in `families.latents.NORMALISERS`
     temporal    frames per latent frame after the first; 0: pictures only, latents have no frame axis
+    framed      the VAE itself has a frame axis, of one frame, that the family's latents lack
     """
 
     channels: int
@@ -23,6 +24,7 @@ class Latents:
     patch: int = 1
     normaliser: str = "scale"
     temporal: int = 0
+    framed: bool = False
 
     def tokens(self, height: int, width: int, frames: int = 1) -> int:
         """Tokens of a latent of `frames` x `height` x `width` positions."""
@@ -79,6 +81,7 @@ class Tiny:
     extras      component name to whatever else of transformers reads a sample's pixels: image encoders, processors
     settings    what the stock pipeline is told besides its components
     oracle      denoiser arguments for the one-picture oracle where the tiny denoiser is too narrow for it
+    defaults    option defaults that suit this tiny model and no other
     """
 
     denoiser: Part
@@ -89,3 +92,4 @@ class Tiny:
     extras: Mapping[str, Part] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     oracle: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)

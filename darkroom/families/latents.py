@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from darkroom.families.facts import Latents
 
 
-def _scale(z: Tensor, config: Any) -> Tensor:
-    return z * config.scaling_factor
+def _scale(z: Tensor, vae: Any) -> Tensor:
+    return z * vae.config.scaling_factor
 
 
-def _unscale(z: Tensor, config: Any) -> Tensor:
-    return z / config.scaling_factor
+def _unscale(z: Tensor, vae: Any) -> Tensor:
+    return z / vae.config.scaling_factor
 
 
-def _shift_scale(z: Tensor, config: Any) -> Tensor:
-    return (z - config.shift_factor) * config.scaling_factor
+def _shift_scale(z: Tensor, vae: Any) -> Tensor:
+    return (z - vae.config.shift_factor) * vae.config.scaling_factor
 
 
-def _unshift_scale(z: Tensor, config: Any) -> Tensor:
-    return z / config.scaling_factor + config.shift_factor
+def _unshift_scale(z: Tensor, vae: Any) -> Tensor:
+    return z / vae.config.scaling_factor + vae.config.shift_factor
 
 
 def _per_channel(numbers: Any, z: Tensor) -> Tensor:
@@ -35,19 +35,50 @@ def _per_channel(numbers: Any, z: Tensor) -> Tensor:
     return z.new_tensor(numbers).view(1, -1, *[1] * (z.ndim - 2))
 
 
-def _standardise(z: Tensor, config: Any) -> Tensor:
-    return (z - _per_channel(config.latents_mean, z)) / _per_channel(config.latents_std, z)
+def _standardise(z: Tensor, vae: Any) -> Tensor:
+    return (z - _per_channel(vae.config.latents_mean, z)) / _per_channel(vae.config.latents_std, z)
 
 
-def _unstandardise(z: Tensor, config: Any) -> Tensor:
-    return z * _per_channel(config.latents_std, z) + _per_channel(config.latents_mean, z)
+def _unstandardise(z: Tensor, vae: Any) -> Tensor:
+    return z * _per_channel(vae.config.latents_std, z) + _per_channel(vae.config.latents_mean, z)
+
+
+def _unshuffle(z: Tensor) -> Tensor:
+    """(B, C, H, W) to (B, 4C, H/2, W/2); of the new channels the old one is outermost, then row, then column."""
+    b, c, h, w = z.shape
+    return z.view(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(b, 4 * c, h // 2, w // 2)
+
+
+def _shuffle(z: Tensor) -> Tensor:
+    """The way back to (B, C, H, W)."""
+    b, c, h, w = z.shape
+    return z.view(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, c // 4, 2 * h, 2 * w)
+
+
+def _statistics(vae: Any, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and spread of every channel as the VAE's batch norm knows them."""
+    spread = (vae.bn.running_var.float() + vae.config.batch_norm_eps).sqrt()
+    return vae.bn.running_mean.to(z).view(1, -1, 1, 1), spread.to(z).view(1, -1, 1, 1)
+
+
+def _unshuffle_standardise(z: Tensor, vae: Any) -> Tensor:
+    z = _unshuffle(z)
+    mean, spread = _statistics(vae, z)
+    return (z - mean) / spread
+
+
+def _unstandardise_shuffle(z: Tensor, vae: Any) -> Tensor:
+    mean, spread = _statistics(vae, z)
+    return _shuffle(z * spread + mean)
 
 
 NORMALISERS: dict[str, tuple[Callable[[Tensor, Any], Tensor], Callable[[Tensor, Any], Tensor]]] = {
     "scale": (_scale, _unscale),
     "shift_scale": (_shift_scale, _unshift_scale),
     "channels": (_standardise, _unstandardise),
+    "batch_norm": (_unshuffle_standardise, _unstandardise_shuffle),
 }
+"""By name: what (z, the VAE) become as a latent, and the way back."""
 
 
 def encode(vae: Any, pixels: Tensor, facts: Latents) -> Tensor:
@@ -65,15 +96,28 @@ def encode(vae: Any, pixels: Tensor, facts: Latents) -> Tensor:
     frames = pixels.shape[2] if pixels.ndim == 5 else 1
     if pixels.ndim != (5 if facts.temporal else 4) or facts.whole_frames(frames) != frames:
         raise ValueError(f"these latents hold no clip of {frames} frames: {tuple(pixels.shape)}, {facts}")
+    if facts.framed:
+        pixels = pixels.unsqueeze(2)
     with torch.no_grad():
-        z = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist.mode()
-    return NORMALISERS[facts.normaliser][0](z.float(), vae.config)
+        z = _encoded(vae.encode(pixels.to(vae.device, vae.dtype))).float()
+    return NORMALISERS[facts.normaliser][0](z.squeeze(2) if facts.framed else z, vae)
+
+
+def _encoded(answer: Any) -> Tensor:
+    """The mean of what an encoder answers, or its one latent where it knows no distribution."""
+    return answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
 
 
 def decode(vae: Any, latents: Tensor, facts: Latents) -> Tensor:
-    """The way back: normalised latents to pixels (B, 3, H, W) or (B, 3, F, H, W), about -1..1, float32."""
+    """The way back: normalised latents to pixels (B, 3, H, W) or (B, 3, F, H, W), about -1..1, float32.
+
+    Some pipelines hand over what their VAE takes; with other channels than the denoiser's it is known as that.
+    """
     import torch
 
-    z = NORMALISERS[facts.normaliser][1](latents, vae.config)
+    z = latents.to(vae.device)
+    if z.shape[1] == facts.channels:
+        z = NORMALISERS[facts.normaliser][1](z, vae)
     with torch.no_grad():
-        return vae.decode(z.to(vae.device, vae.dtype), return_dict=False)[0].float()
+        pixels = vae.decode((z.unsqueeze(2) if facts.framed else z).to(vae.dtype), return_dict=False)[0].float()
+    return pixels.squeeze(2) if facts.framed else pixels

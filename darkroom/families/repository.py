@@ -200,7 +200,9 @@ class Repository:
 
         held = index.get("_class_name", "an unnamed pipeline")
         needed = {**self.kinds.encoders, **self.kinds.extras}
-        is_other = any(not class_of(part) for part in needed)
+        others = [n for n in families.names() if n != family.name and families.get(n).pipeline == held]
+        mine = {family.pipeline_for(name) for name in family.flavours}
+        is_other = any(not class_of(part) for part in needed) or bool(others and held not in mine)
         siblings = [name for name in family.flavours if family.pipeline_for(name) == held]
         if siblings and held != self.pipeline:
             flavour = self.options.model_flavour or family.default_flavour
@@ -217,7 +219,6 @@ class Repository:
             )
         if denoisers == [family.denoiser_part] and not is_other:
             return
-        others = [n for n in families.names() if n != family.name and families.get(n).pipeline == held]
         switch = f"Set model_family to {others[0]}, or give" if others else "Give"
         raise self._refused(
             f"It holds a model for {held}; model_family {family.name} needs one for {self.pipeline} "

@@ -8,8 +8,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-def split(batch: dict[str, Tensor]) -> list[dict[str, Tensor]]:
-    """{name: (B, ...)} to B dicts {name: (...)}, detached, on the CPU."""
+def split(batch: dict[str, Any]) -> list[dict[str, Tensor]]:
+    """{name: (B, ...), or B tensors} to B dicts {name: (...)}, detached, on the CPU."""
     count = len(next(iter(batch.values())))
     return [{name: value[i].detach().cpu().clone() for name, value in batch.items()} for i in range(count)]
 
@@ -21,9 +21,25 @@ def stack(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
 
+def stack_padded(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """B entries whose `text` (L_i, D) has its own length to text (B, L, D), with zeros behind each end.
+
+    Which rows are real is `mask` (B, L), true there; it is left out where no row is padding.
+    """
+    import torch
+    from torch.nn.utils.rnn import pad_sequence
+
+    texts = [entry["text"] for entry in entries]
+    text = pad_sequence(texts, batch_first=True)
+    lengths = torch.tensor([len(rows) for rows in texts], device=text.device)
+    mask = torch.arange(text.shape[1], device=text.device) < lengths[:, None]
+    return {"text": text} if mask.all() else {"text": text, "mask": mask}
+
+
 def too_long(pipe: Any, captions: list[str], limit: int) -> list[str]:
     """The captions that every tokenizer of the pipeline cuts off: longer than its own length or `limit`, in tokens."""
-    tokenizers = [t for name, t in pipe.components.items() if name.startswith("tokenizer") and t is not None]
+    found = [t for name, t in pipe.components.items() if name.startswith("tokenizer") and t is not None]
+    tokenizers = [getattr(t, "tokenizer", t) for t in found]  # a processor of text and pictures holds one
 
     def is_cut(tokenizer: Any, caption: str) -> bool:
         # no tokenizer makes more tokens than a caption has bytes, but for its few marks

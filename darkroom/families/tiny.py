@@ -58,6 +58,124 @@ def t5(width: int = 32, cls: str = "T5EncoderModel") -> Part:
     )
 
 
+def qwen3(cls: str = "Qwen3Model", layers: int = 2, width: int = 32) -> Part:
+    """A Qwen3 language model for the chat tokenizer."""
+    return Part(
+        cls,
+        {
+            "vocab_size": 300,
+            "hidden_size": width,
+            "intermediate_size": 37,
+            "num_hidden_layers": layers,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "max_position_embeddings": 4096,
+            "pad_token_id": 256,
+            "eos_token_id": 258,
+            "bos_token_id": 256,
+        },
+    )
+
+
+def gemma2(width: int = 32) -> Part:
+    """A Gemma 2 language model of two layers for its tokenizer."""
+    return Part(
+        "Gemma2Model",
+        {
+            "vocab_size": 400,
+            "hidden_size": width,
+            "intermediate_size": 37,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "pad_token_id": 0,
+            "eos_token_id": 1,
+            "bos_token_id": 2,
+            "sliding_window": 32,
+        },
+    )
+
+
+def mistral3(layers: int, width: int = 32) -> Part:
+    """A Mistral 3 language model for the chat tokenizer, and the picture reader it comes with."""
+    return Part(
+        "Mistral3ForConditionalGeneration",
+        {
+            "text_config": {
+                "model_type": "mistral",
+                "vocab_size": 300,
+                "hidden_size": width,
+                "intermediate_size": 37,
+                "num_hidden_layers": layers,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "head_dim": 8,
+                "max_position_embeddings": 4096,
+                "sliding_window": None,
+            },
+            "vision_config": {
+                "model_type": "pixtral",
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "head_dim": 8,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "image_token_index": 262,
+            "spatial_merge_size": 1,
+        },
+    )
+
+
+def qwen2_vl(width: int = 32) -> Part:
+    """A Qwen2.5-VL language model of two layers for the chat tokenizer, and the picture reader it comes with."""
+    return Part(
+        "Qwen2_5_VLForConditionalGeneration",
+        {
+            "text_config": {
+                "vocab_size": 300,
+                "hidden_size": width,
+                "intermediate_size": 37,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "num_key_value_heads": 2,
+                "max_position_embeddings": 4096,
+                "bos_token_id": 256,
+                "eos_token_id": 258,
+                "rope_scaling": {
+                    "type": "default",
+                    "rope_type": "default",
+                    "mrope_section": [1, 1, 2],
+                    "rope_theta": 1000000.0,
+                },
+                "rope_theta": 1000000.0,
+                "use_sliding_window": False,
+            },
+            "vision_config": {
+                "depth": 2,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_heads": 2,
+                "out_hidden_size": width,
+                "patch_size": 14,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "window_size": 56,
+                "fullatt_block_indexes": [1],
+                "in_channels": 3,
+            },
+            "vision_start_token_id": 259,
+            "vision_end_token_id": 260,
+            "image_token_id": 262,
+            "video_token_id": 263,
+        },
+    )
+
+
 def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Part:
     """An AutoencoderKL with the usual downscale of 8 and the family's own latent channels and scale."""
     return Part(
@@ -119,10 +237,50 @@ def _t5_tokenizer() -> Any:
     return T5Tokenizer(vocab=pieces, extra_ids=0)
 
 
+CHAT_MARKS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>",
+    "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+# the real tokenizer has one token for each of these; pipelines drop a fixed number of tokens of their templates
+CHAT_WORDS = (
+    "system", "user", "assistant", "<think>", "</think>", "Describe", " the", " image", " by", " detailing",
+    " color", " shape", " size", " texture", " quantity", " text", " spatial", " relationships", " of", " objects",
+    " and", " background",
+)  # fmt: skip
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content if message.content is string else message.content | map(attribute='text') | join }}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def _chat_tokenizer() -> Any:
+    from tokenizers import AddedToken, pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[], chat_template=CHAT)
+    tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in CHAT_MARKS], special_tokens=True)
+    tokenizer.add_tokens(list(CHAT_WORDS))
+    return tokenizer
+
+
+def _gemma_tokenizer() -> Any:
+    from transformers import GemmaTokenizer
+
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    pieces = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *map(chr, range(33, 127))]
+    return GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], add_bos_token=True)
+
+
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "clip": _clip_tokenizer,
     "clip_g": lambda: _clip_tokenizer(("!!",)),
     "t5": _t5_tokenizer,
+    "chat": _chat_tokenizer,
+    "gemma": _gemma_tokenizer,
 }
 
 
@@ -150,6 +308,14 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
         for name, kind in spec.tokenizers.items():
             parts[name] = TOKENIZERS[kind]()
         parts["vae"] = getattr(diffusers, spec.vae.cls)(**spec.vae.config).eval()
+        for module in parts["vae"].modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                # a fresh one knows mean 0 and spread 1, which hide whether anybody asks it
+                mean, spread = module.running_mean, module.running_var
+                assert mean is not None
+                assert spread is not None
+                mean.normal_(std=0.5)
+                spread.uniform_(0.5, 2)
         model = getattr(diffusers, spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})})
         parts[family.denoiser_part] = model.eval()
         parts["scheduler"] = getattr(diffusers, spec.scheduler.cls)(**spec.scheduler.config)

@@ -48,7 +48,6 @@ class FamilyOptions(Section):
         json=True,
         level="expert",
         families=("flux2",),
-        pending=later.FAMILY,
     )
     sd3_clip_uncond_behaviour: Literal["empty_string", "zero"] = option(
         "empty_string",
@@ -74,7 +73,6 @@ class FamilyOptions(Section):
         "Instruction that Sana's text encoder reads before each caption; left out, the published one.",
         level="expert",
         families=("sana", "sanavideo"),
-        pending=later.FAMILY,
     )
     hidream_use_load_balancing_loss: bool = option(
         False,

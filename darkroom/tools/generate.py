@@ -110,10 +110,11 @@ def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> clip.Fram
 
 
 def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
-    """The prompt as text; an empty one as what caption dropout trained, which some pipelines have no text for."""
-    if recipe.prompt:
+    """The prompt as text. Embedded where the pipeline would read it otherwise than training did: an empty one, for
+    which some have no text, and a negative one where they read those by other rules."""
+    if recipe.prompt and (family.negative_is_caption or not recipe.negative):
         return family.prompt_call(recipe.prompt, recipe.negative, options)
-    entries = family.text_entries(pipe, ["", recipe.negative], options)
+    entries = family.text_entries(pipe, [recipe.prompt, recipe.negative], options)
     return family.embedded_call(*(family.stack_text([entry]) for entry in entries))
 
 

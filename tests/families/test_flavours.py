@@ -36,7 +36,7 @@ def test_every_flavour_has_all_its_facts(name, flavour):
     family = families.get(name)
 
     assert hasattr(diffusers, family.pipeline_for(flavour))
-    assert {"images", "lora"} <= family.supports_for(flavour)
+    assert {"images", "full"} <= family.supports_for(flavour)
     assert ("video" in family.supports_for(flavour)) == bool(family.latents_for(flavour).temporal)
     assert (family.fps_for(flavour) is not None) == bool(family.latents_for(flavour).temporal)
 
@@ -89,7 +89,7 @@ def test_text_of_every_flavour_is_read_without_its_other_parts(name, flavour):
 
     (entry,) = parts.family.text_entries(parts.text(), ["a cat"], parts.options)
 
-    assert type(parts.text()).__name__ == parts.family.pipeline
+    assert type(parts.text()).__name__ == parts.family.text_pipeline_for(flavour)
     assert entry["text"].isfinite().all()
     assert not parts._extras
 
@@ -101,6 +101,30 @@ def test_a_base_for_another_flavour_is_refused_with_that_flavours_name():
         parts_of("wan", "t2v-480p-1.3b-2.1", pretrained_model_name_or_path=other).examine()
 
     assert "model_flavour to i2v-14b-2.1" in caught.value.change
+
+
+def test_a_base_of_another_family_with_the_same_denoiser_is_refused_with_that_familys_name():
+    other = locate("tiny:tiny", families.get("sdxl"))
+
+    with pytest.raises(ConfigError, match="StableDiffusionXLPipeline") as caught:
+        parts_of("sd1x", "1.5", pretrained_model_name_or_path=other).examine()
+
+    assert "model_family to sdxl" in caught.value.change
+
+
+def test_both_generations_of_stable_diffusion_take_each_others_bases():
+    other = locate("tiny:tiny", families.get("sd2x"))
+
+    parts_of("sd1x", "1.5", pretrained_model_name_or_path=other).examine()
+
+
+def test_lora_is_offered_where_the_stock_pipeline_can_load_it():
+    import diffusers
+
+    for name in families.names():
+        family = families.get(name)
+        has_loader = hasattr(getattr(diffusers, family.pipeline), "load_lora_weights")
+        assert ("lora" in family.supports) == has_loader, name
 
 
 def test_a_base_with_two_denoisers_is_refused(tmp_path):

@@ -74,3 +74,28 @@ def test_decoding_undoes_the_normalisation(vae):
 def test_a_clip_that_would_lose_frames_is_refused(vae, shape, facts):
     with pytest.raises(ValueError, match="no clip of"):
         latent_space.encode(vae, noise(*shape), facts)
+
+
+@pytest.mark.parametrize("name", families.names())
+def test_decoding_undoes_encoding_in_every_latent_space(name):
+    family = families.get(name)
+    facts, vae = family.latents, tiny.build(family).vae
+    z = noise(2, *facts.shape(64, 96))
+    _, back = latent_space.NORMALISERS[facts.normaliser]
+    forth, _ = latent_space.NORMALISERS[facts.normaliser]
+
+    torch.testing.assert_close(forth(back(z, vae), vae), z, rtol=1e-4, atol=1e-4)
+    shape = (2, 3, 1, 64, 96) if facts.temporal else (2, 3, 64, 96)
+    assert tuple(latent_space.decode(vae, z, facts).shape) == shape
+    assert latent_space.encode(vae, noise(*shape), facts).shape == z.shape
+
+
+def test_what_a_pipeline_has_made_for_its_decoder_is_decoded_as_it_is():
+    family = families.get("flux2")
+    vae = tiny.build(family).vae
+    latents = noise(1, *family.latents.shape(64, 64))
+    finished = latent_space.NORMALISERS["batch_norm"][1](latents, vae)
+
+    found = latent_space.decode(vae, finished, family.latents)
+
+    torch.testing.assert_close(found, latent_space.decode(vae, latents, family.latents))

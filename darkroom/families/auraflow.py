@@ -1,0 +1,95 @@
+"""AuraFlow: joint and single stream blocks over 2x2 patches of four channels, flow matching, a UMT5 encoder for text.
+
+Upstream: cloneofsimo/minRF. The network takes the noise level as 0..1 and answers noise - x0.
+Shapes: latents (B, 4, H, W); text (B, L, D) with zeros behind each caption's end. Its table of learned positions limits
+the size of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.tiny import kl_vae, t5
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class AuraFlow(Family):
+    name, title = "auraflow", "AuraFlow"
+    pipeline, denoiser = "AuraFlowPipeline", "AuraFlowTransformer2DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=4, downscale=8, patch=2)
+    blocks = ("joint_transformer_blocks", "single_transformer_blocks")
+    t5_part = "text_encoder"
+    default_flavour = "v0.3"
+    flavours = {
+        "v0.3": Flavour("terminusresearch/auraflow-v0.3"),
+        "pony": Flavour("purplesmartai/pony-v7-base", {"tokenizer_max_length": 768}),
+        "v0.2": Flavour("fal/AuraFlow-v0.2"),
+        "v0.1": Flavour("fal/AuraFlow"),
+    }
+    defaults = {
+        "tokenizer_max_length": 256,
+        "flow_schedule_shift": 1.73,
+        "validation_guidance": 2.0,
+        "validation_num_inference_steps": 20,
+    }
+    targets = {
+        "default": ("to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+    }
+    tiny = Tiny(
+        denoiser=Part(
+            "AuraFlowTransformer2DModel",
+            {
+                "sample_size": 32,
+                "patch_size": 2,
+                "in_channels": 4,
+                "num_mmdit_layers": 1,
+                "num_single_dit_layers": 1,
+                "attention_head_dim": 8,
+                "num_attention_heads": 4,
+                "joint_attention_dim": 32,
+                "caption_projection_dim": 32,
+                "out_channels": 4,
+                "pos_embed_max_size": 256,
+            },
+        ),
+        vae=kl_vae(4, 0.13025),
+        encoders={"text_encoder": t5(cls="UMT5EncoderModel")},
+        tokenizers={"tokenizer": "t5"},
+        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 1.73}),
+        oracle={"attention_head_dim": 32, "caption_projection_dim": 128},
+    )
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D); the pipeline has put zeros where there is padding."""
+        text, _, _, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 4, H, W)."""
+        return model(x_t, encoder_hidden_states=cond["text"], timestep=t.to(x_t.dtype), return_dict=False)[0]
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        # the pipeline asks for masks and uses them only where it reads a prompt itself
+        return {
+            "prompt_embeds": text["text"],
+            "prompt_attention_mask": text["text"].new_ones(text["text"].shape[:2]),
+            "negative_prompt_embeds": negative["text"],
+            "negative_prompt_attention_mask": negative["text"].new_ones(negative["text"].shape[:2]),
+        }
+
+
+FAMILY = AuraFlow()

@@ -1,0 +1,235 @@
+"""FLUX.2: double and single stream blocks over 128 channels at 1/16, flow matching, a language model for text.
+
+Upstream: black-forest-labs/flux2. The network takes the noise level as 0..1 and answers noise - x0.
+Shapes: latents (B, 128, H, W), the VAE's 2x2 neighbours side by side, become tokens (B, H * W, 128); text (B, L, 3D),
+three hidden layers side by side. Positions have four columns: picture, row, column, text token. Reference pictures
+follow the picture's tokens, numbered 10, 20 and so on. dev reads text with Mistral 3 and has a guidance input; klein
+reads it with Qwen3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family, config_of
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.tiny import mistral3, qwen3
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
+# attention and feed-forward of a single block are one layer; its attn.to_out would match a list in the double blocks
+SINGLE = ("attn.to_qkv_mlp_proj",)
+TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
+FEED_FORWARD = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out")
+
+REFERENCE_STEP = 10
+LEAST_EDGE = 64
+DEV_LAYERS, KLEIN_LAYERS = (10, 20, 30), (9, 18, 27)
+DEV_PIPELINE = "Flux2Pipeline"
+NO_NEGATIVE = "no_negative"
+
+DENOISER = {
+    "patch_size": 1,
+    "in_channels": 128,
+    "num_layers": 1,
+    "num_single_layers": 1,
+    "attention_head_dim": 16,
+    "num_attention_heads": 2,
+    "joint_attention_dim": 96,
+    "timestep_guidance_channels": 32,
+    "axes_dims_rope": (4, 4, 4, 4),
+}
+
+
+def _tiny(encoder: Part, guided: bool, **more: Any) -> Tiny:
+    return Tiny(
+        denoiser=Part("Flux2Transformer2DModel", {**DENOISER, "guidance_embeds": guided}),
+        vae=Part(
+            "AutoencoderKLFlux2",
+            {
+                "down_block_types": ("DownEncoderBlock2D",) * 4,
+                "up_block_types": ("UpDecoderBlock2D",) * 4,
+                "block_out_channels": (8,) * 4,
+                "layers_per_block": 1,
+                "norm_num_groups": 4,
+                "latent_channels": 32,
+                "sample_size": 64,
+            },
+        ),
+        encoders={"text_encoder": encoder},
+        tokenizers={"tokenizer": "chat"},
+        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True}),
+        oracle={"attention_head_dim": 64, "num_attention_heads": 4, "axes_dims_rope": (16, 16, 16, 16)},
+        **more,
+    )
+
+
+def pack(latents: Tensor) -> Tensor:
+    """(B, C, H, W) to tokens (B, H * W, C)."""
+    return latents.flatten(2).transpose(1, 2)
+
+
+def positions(latents: Tensor, number: int) -> Tensor:
+    """Picture number, row, column and 0 of each token of (B, C, H, W), as (B, H * W, 4)."""
+    import torch
+
+    height, width = latents.shape[-2:]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    ids = torch.stack([torch.full_like(rows, number), rows, columns, torch.zeros_like(rows)], -1).reshape(1, -1, 4)
+    return ids.expand(len(latents), -1, -1).to(latents.device)
+
+
+def text_positions(text: Tensor) -> Tensor:
+    """The number of each text token in the last of four columns, (B, L, 4)."""
+    import torch
+
+    ids = torch.zeros(*text.shape[:2], 4, dtype=torch.long, device=text.device)
+    ids[..., 3] = torch.arange(text.shape[1], device=text.device)
+    return ids
+
+
+class Flux2(Family):
+    name, title = "flux2", "FLUX.2"
+    pipeline, denoiser = "Flux2KleinPipeline", "Flux2Transformer2DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=128, downscale=16, patch=1, normaliser="batch_norm")
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    guidance_input = True
+    negative_is_caption = False
+    supports = Family.supports | {"references"}
+    default_flavour = "klein-9b"
+    flavours = {
+        "klein-9b": Flavour("black-forest-labs/FLUX.2-klein-base-9B", picture="optional"),
+        "klein-4b": Flavour("black-forest-labs/FLUX.2-klein-base-4B", picture="optional"),
+        "dev": Flavour(
+            "black-forest-labs/FLUX.2-dev",
+            pipeline=DEV_PIPELINE,
+            tiny=_tiny(
+                mistral3(DEV_LAYERS[-1] + 1),
+                guided=True,
+                # the instruction before every caption is long in letters
+                defaults={"tokenizer_max_length": 256},
+            ),
+            picture="optional",
+        ),
+    }
+    tinies = {"tiny-dev": "dev"}
+    defaults = {
+        "tokenizer_max_length": 512,
+        "aspect_bucket_alignment": 16,
+        "validation_guidance": 4.0,
+        "validation_num_inference_steps": 50,
+    }
+    targets = {
+        "default": ATTENTION + SINGLE,
+        "all": ATTENTION + TEXT_ATTENTION + FEED_FORWARD + SINGLE,
+        "attention": ATTENTION + TEXT_ATTENTION + SINGLE,
+        "mlp": FEED_FORWARD,
+        "context": TEXT_ATTENTION,
+        "tiny": ATTENTION[:3],
+    }
+    tiny = _tiny(qwen3("Qwen3ForCausalLM", KLEIN_LAYERS[-1] + 1), guided=False)
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def text_pipeline_for(self, flavour: str | None) -> str:
+        """dev and klein read text each in its own way."""
+        return self.pipeline_for(flavour)
+
+    def text_layers(self, options: Any) -> tuple[int, ...]:
+        """The three layers of the language model that make a text."""
+        usual = DEV_LAYERS if self._is_dev(options) else KLEIN_LAYERS
+        return tuple(options.custom_text_encoder_intermediary_layers or usual)
+
+    def _is_dev(self, options: Any) -> bool:
+        return self.pipeline_for(options.model_flavour) == DEV_PIPELINE
+
+    def text_identity(self, options: Any) -> dict[str, Any]:
+        return {**super().text_identity(options), "layers": self.text_layers(options)}
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        config = configs["text_encoder"]
+        width = config.get("text_config", config)["hidden_size"]
+        return options.tokenizer_max_length * len(self.text_layers(options)) * width + self._is_dev(options)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, 3D), where padding counts as text; for dev also the mark that there is no negative one, (B,)."""
+        text, _ = pipe.encode_prompt(
+            captions,
+            max_sequence_length=options.tokenizer_max_length,
+            text_encoder_out_layers=self.text_layers(options),
+        )
+        return {"text": text, NO_NEGATIVE: text.new_ones(len(text))} if self._is_dev(options) else {"text": text}
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+        """guidance (B,) for a flavour with an input for it; references, a tuple of (B, 128, h, w)."""
+        import torch
+
+        count = len(batch.latents)
+        found: dict[str, Any] = {
+            "guidance": torch.full((count,), float(options.flux_guidance_value)),
+            "references": batch.references,
+        }
+        if options.flux_guidance_mode == "random-range":
+            low, high = options.flux_guidance_min, options.flux_guidance_max
+            found["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
+        return found
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+        """Velocity from data to noise, (B, 128, H, W)."""
+        import torch
+
+        # in this order; what the network answers for references is of no use
+        seen = [x_t, *(reference.to(x_t) for reference in cond.get("references", ()))]
+        ids = [positions(each, number * REFERENCE_STEP) for number, each in enumerate(seen)]
+        tokens = model(
+            hidden_states=torch.cat([pack(each) for each in seen], dim=1),
+            timestep=t.to(x_t.dtype),
+            guidance=cond["guidance"].to(x_t.device) if config_of(model).guidance_embeds else None,
+            encoder_hidden_states=cond["text"],
+            txt_ids=text_positions(cond["text"]),
+            img_ids=torch.cat(ids, dim=1),
+            return_dict=False,
+        )[0]
+        return self.from_pipeline(tokens[:, : x_t[0, 0].numel()], *x_t.shape[-2:])
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {
+            "guidance_scale": options.validation_guidance,
+            "max_sequence_length": options.tokenizer_max_length,
+            "text_encoder_out_layers": self.text_layers(options),
+        }
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """The picture in its own shape, with about as many pixels as the result; edges are multiples of 16, from 64."""
+        from PIL import Image
+
+        scale = max((width * height / (picture.width * picture.height)) ** 0.5, LEAST_EDGE / min(picture.size))
+        size = [round(edge * scale / 16) * 16 for edge in picture.size]
+        return {"image": picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
+
+    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+        # klein is guided away from the empty prompt and takes no other; dev from none
+        return {"prompt": prompt}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        if NO_NEGATIVE in text:
+            return {"prompt_embeds": text["text"]}
+        return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
+
+    def to_pipeline(self, latents: Tensor) -> Tensor:
+        return pack(latents)
+
+    def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """Tokens to (B, 128, height, width). A finished picture comes as the VAE takes it, (B, 32, ...), and stays."""
+        return latents.transpose(1, 2).unflatten(2, (height, width)) if latents.ndim == 3 else latents
+
+
+FAMILY = Flux2()

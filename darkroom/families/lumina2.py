@@ -1,0 +1,105 @@
+"""Lumina-Image 2.0: one stream of text and picture tokens, flow matching, a Gemma 2 language model for text.
+
+Paper 2503.21758; upstream: Alpha-VLLM/Lumina-Image-2.0. The network takes the noise level as 1 - t, 0 for pure noise,
+and answers x0 - noise: time and velocity both run the other way than here.
+Shapes: latents (B, 16, H, W); text (B, L, D) with a mask (B, L) of its real tokens. An instruction stands before every
+caption but the empty one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.tiny import gemma2, kl_vae
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Lumina2(Family):
+    name, title = "lumina2", "Lumina Image 2.0"
+    pipeline, denoiser = "Lumina2Pipeline", "Lumina2Transformer2DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    blocks = ("noise_refiner", "context_refiner", "layers")
+    negative_is_caption = False
+    default_flavour = "2.0"
+    flavours = {
+        "2.0": Flavour("Alpha-VLLM/Lumina-Image-2.0"),
+        "neta-lumina": Flavour("terminusresearch/neta-lumina-v1"),
+    }
+    defaults = {
+        "tokenizer_max_length": 256,
+        "flow_schedule_shift": 6.0,
+        "validation_guidance": 4.0,
+        "validation_num_inference_steps": 30,
+    }
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
+    tiny = Tiny(
+        denoiser=Part(
+            "Lumina2Transformer2DModel",
+            {
+                "sample_size": 8,
+                "patch_size": 2,
+                "in_channels": 16,
+                "hidden_size": 24,
+                "num_layers": 2,
+                "num_refiner_layers": 1,
+                "num_attention_heads": 3,
+                "num_kv_heads": 1,
+                "multiple_of": 2,
+                "axes_dim_rope": (4, 2, 2),
+                "axes_lens": (600, 64, 64),
+                "cap_feat_dim": 32,
+            },
+        ),
+        vae=kl_vae(16, 0.3611, 0.1159),
+        encoders={"text_encoder": gemma2()},
+        tokenizers={"tokenizer": "gemma"},
+        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 6.0}),
+        oracle={"hidden_size": 128, "num_attention_heads": 4, "num_kv_heads": 2, "axes_dim_rope": (8, 12, 12)},
+        # the instruction before every caption is long in letters
+        defaults={"tokenizer_max_length": 192},
+    )
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D) of the last layer but one, mask (B, L)."""
+        text, mask, _, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text, "mask": mask}
+
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+        """The empty text without the instruction, as the stock pipeline reads a negative prompt."""
+        _, _, text, mask = pipe.encode_prompt("", max_sequence_length=options.tokenizer_max_length)
+        return {"text": text[0].detach().cpu(), "mask": mask[0].cpu()}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 16, H, W)."""
+        return -model(
+            hidden_states=x_t,
+            timestep=1 - t.float(),
+            encoder_hidden_states=cond["text"],
+            encoder_attention_mask=cond["mask"],
+            return_dict=False,
+        )[0]
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {
+            "prompt_embeds": text["text"],
+            "prompt_attention_mask": text["mask"],
+            "negative_prompt_embeds": negative["text"],
+            "negative_prompt_attention_mask": negative["mask"],
+        }
+
+
+FAMILY = Lumina2()

@@ -1,0 +1,167 @@
+"""Sana: linear attention over latents at 1/32, flow matching, a Gemma 2 language model for text.
+
+Paper 2410.10629; upstream: NVlabs/Sana. The network takes the noise level as 0..1000, times a factor of its config, and
+answers noise - x0. Shapes: latents (B, 32, H, W) of an autoencoder without a distribution; text (B, L, D) with a mask
+(B, L) of its real tokens. An instruction stands before every caption but the empty one; its rows are dropped, but for
+the first.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family, config_of
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.tiny import gemma2
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+WIDTHS = (8, 8, 16, 16, 32, 32)
+SCALES = ((), (), (), (5,), (5,), (5,))
+
+
+class Sana(Family):
+    name, title = "sana", "Sana"
+    pipeline, denoiser = "SanaPipeline", "SanaTransformer2DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=32, downscale=32)
+    blocks = ("transformer_blocks",)
+    negative_is_caption = False
+    default_flavour = "sana1.5-4.8b-1024"
+    flavours = {
+        "sana1.5-4.8b-1024": Flavour("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"),
+        "sana1.5-1.6b-1024": Flavour("Efficient-Large-Model/SANA1.5_1.6B_1024px_diffusers"),
+        "sana1.0-1.6b-2048": Flavour(
+            "Efficient-Large-Model/Sana_1600M_2Kpx_BF16_diffusers",
+            {"resolution": 2048, "validation_resolution": "2048"},
+        ),
+        "sana1.0-1.6b-1024": Flavour("Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"),
+        "sana1.0-600m-1024": Flavour("Efficient-Large-Model/Sana_600M_1024px_diffusers"),
+        "sana1.0-600m-512": Flavour(
+            "Efficient-Large-Model/Sana_600M_512px_diffusers", {"resolution": 512, "validation_resolution": "512"}
+        ),
+    }
+    defaults = {
+        "tokenizer_max_length": 300,
+        "flow_schedule_shift": 3.0,
+        "vae_dtype": "fp32",
+        "validation_guidance": 4.5,
+        "validation_num_inference_steps": 20,
+    }
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
+    tiny = Tiny(
+        denoiser=Part(
+            "SanaTransformer2DModel",
+            {
+                "patch_size": 1,
+                "in_channels": 32,
+                "out_channels": 32,
+                "num_layers": 1,
+                "attention_head_dim": 8,
+                "num_attention_heads": 4,
+                "num_cross_attention_heads": 4,
+                "cross_attention_head_dim": 8,
+                "cross_attention_dim": 32,
+                "caption_channels": 32,
+                "sample_size": 32,
+            },
+        ),
+        vae=Part(
+            "AutoencoderDC",
+            {
+                "latent_channels": 32,
+                "attention_head_dim": 8,
+                "encoder_block_types": BLOCKS,
+                "decoder_block_types": BLOCKS,
+                "encoder_block_out_channels": WIDTHS,
+                "decoder_block_out_channels": WIDTHS,
+                "encoder_layers_per_block": (1,) * 6,
+                "decoder_layers_per_block": (1,) * 6,
+                "encoder_qkv_multiscales": SCALES,
+                "decoder_qkv_multiscales": SCALES,
+                "scaling_factor": 0.41407,
+            },
+        ),
+        encoders={"text_encoder": gemma2()},
+        tokenizers={"tokenizer": "gemma"},
+        scheduler=Part(
+            "DPMSolverMultistepScheduler",
+            {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
+        ),
+        oracle={
+            "attention_head_dim": 32,
+            "num_cross_attention_heads": 4,
+            "cross_attention_head_dim": 32,
+            "cross_attention_dim": 128,
+            "num_layers": 2,
+        },
+    )
+
+    def text_identity(self, options: Any) -> dict[str, Any]:
+        return {**super().text_identity(options), "instruction": options.sana_complex_human_instruction}
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D) of the last layer, mask (B, L)."""
+        published = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
+        text, mask, _, _ = pipe.encode_prompt(
+            captions,
+            do_classifier_free_guidance=False,
+            max_sequence_length=options.tokenizer_max_length,
+            complex_human_instruction=_instruction(options).get("complex_human_instruction", published),
+        )
+        return {"text": text, "mask": mask}
+
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+        """The empty text without the instruction, as the stock pipeline reads a negative prompt."""
+        text, mask, _, _ = pipe.encode_prompt(
+            "", do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text[0].detach().cpu(), "mask": mask[0].cpu()}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 32, H, W)."""
+        return model(
+            x_t,
+            encoder_hidden_states=cond["text"],
+            encoder_attention_mask=cond["mask"],
+            timestep=t.float() * 1000 * config_of(model).timestep_scale,
+            return_dict=False,
+        )[0]
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {
+            "guidance_scale": options.validation_guidance,
+            "max_sequence_length": options.tokenizer_max_length,
+            # it would paint another size and crop it
+            "use_resolution_binning": False,
+            **_instruction(options),
+        }
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {
+            # the pipeline would read the default, an empty text, where it has no reader
+            "negative_prompt": None,
+            "prompt_embeds": text["text"],
+            "prompt_attention_mask": text["mask"],
+            "negative_prompt_embeds": negative["text"],
+            "negative_prompt_attention_mask": negative["mask"],
+        }
+
+    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+        return {"prompt": prompt, "negative_prompt": negative}
+
+
+def _instruction(options: Any) -> dict[str, list[str] | None]:
+    """The user's own instruction as the pipeline takes it, None for an empty one; no entry leaves the published one."""
+    own = options.sana_complex_human_instruction
+    return {} if own is None else {"complex_human_instruction": [own] if own else None}
+
+
+FAMILY = Sana()

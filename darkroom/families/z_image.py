@@ -1,0 +1,113 @@
+"""Z-Image: one stream of picture and text tokens, flow matching, a Qwen3 language model that reads the caption.
+
+Paper 2511.22699; upstream: Tongyi-MAI/Z-Image. The network takes the noise level as 1 - t, 0 for pure noise, and
+answers x0 - noise: time and velocity both run the other way than here.
+Shapes: latents (B, 16, H, W); text (L, D) of each caption, its own length, B of them padded to (B, L, D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.text import stack_padded
+from darkroom.families.tiny import kl_vae, qwen3
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class ZImage(Family):
+    name, title = "z_image", "Z-Image"
+    pipeline, denoiser = "ZImagePipeline", "ZImageTransformer2DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    blocks = ("noise_refiner", "context_refiner", "layers")
+    default_flavour = "base"
+    flavours = {
+        "base": Flavour("Tongyi-MAI/Z-Image", {"flow_schedule_shift": 6.0}),
+        "turbo": Flavour(
+            "Tongyi-MAI/Z-Image-Turbo",
+            # its guidance counts from 0
+            {"validation_guidance": 0.0, "validation_num_inference_steps": 9},
+            note="distilled to a few steps; training on it directly wears the distillation off",
+        ),
+        "ostris-de-turbo": Flavour(
+            "Tongyi-MAI/Z-Image-Turbo",
+            {"pretrained_transformer_model_name_or_path": "ostris/Z-Image-De-Turbo"},
+            note="Turbo with its distillation taken back, so that it can be trained",
+        ),
+    }
+    defaults = {
+        "tokenizer_max_length": 512,
+        "flow_schedule_shift": 3.0,
+        "validation_guidance": 4.0,
+        "validation_num_inference_steps": 50,
+    }
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
+    tiny = Tiny(
+        denoiser=Part(
+            "ZImageTransformer2DModel",
+            {
+                "in_channels": 16,
+                "dim": 32,
+                "n_layers": 2,
+                "n_refiner_layers": 1,
+                "n_heads": 2,
+                "n_kv_heads": 2,
+                "cap_feat_dim": 32,
+                "axes_dims": (8, 4, 4),
+                "axes_lens": (256, 32, 32),
+            },
+        ),
+        vae=kl_vae(16, 0.3611, 0.1159),
+        encoders={"text_encoder": qwen3()},
+        tokenizers={"tokenizer": "chat"},
+        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        oracle={"dim": 128, "axes_dims": (16, 24, 24)},
+    )
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        """At most: a caption is stored in its own length."""
+        return options.tokenizer_max_length * configs["text_encoder"]["hidden_size"]
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+        """text, B tensors (L, D), of the last layer but one; the chat template counts as text."""
+        # the pipeline writes into the list that it is given
+        text, _ = pipe.encode_prompt(
+            list(captions), do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text}
+
+    def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return stack_padded(entries)
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 16, H, W)."""
+        import torch
+
+        toward_data = model(
+            list(x_t.unsqueeze(2)),  # B clips of one frame, (16, 1, H, W)
+            1 - t.float(),
+            _rows(cond["text"], cond.get("mask")),
+            return_dict=False,
+        )[0]
+        return -torch.stack(toward_data).squeeze(2)
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {"prompt_embeds": list(text["text"]), "negative_prompt_embeds": list(negative["text"])}
+
+
+def _rows(text: Tensor, mask: Tensor | None) -> list[Tensor]:
+    """Each caption's own rows of text (B, L, D)."""
+    if mask is None:
+        return list(text)
+    return [rows[:length] for rows, length in zip(text, mask.sum(1).tolist(), strict=True)]
+
+
+FAMILY = ZImage()

@@ -1,0 +1,81 @@
+"""Text conditions of unequal length, and what each family makes of a caption."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from darkroom import families
+from darkroom.families import tiny
+from darkroom.families.text import split, stack_padded, too_long
+from tests.families import conformance
+
+
+def rows(count: int) -> dict[str, torch.Tensor]:
+    return {"text": torch.arange(1.0, count + 1)[:, None].expand(-1, 2)}
+
+
+def test_shorter_texts_get_zeros_behind_their_end_and_a_mask_of_what_is_real():
+    batch = stack_padded([rows(3), rows(1)])
+
+    assert batch["text"][:, :, 0].tolist() == [[1, 2, 3], [1, 0, 0]]
+    assert batch["mask"].tolist() == [[True, True, True], [True, False, False]]
+
+
+def test_texts_of_one_length_need_no_mask():
+    assert stack_padded([rows(2), rows(2)]).keys() == {"text"}
+
+
+def test_texts_of_own_length_are_split_as_they_are():
+    assert [len(entry["text"]) for entry in split({"text": [torch.zeros(3, 2), torch.zeros(1, 2)]})] == [3, 1]
+
+
+@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+def test_a_captions_entry_holds_no_more_numbers_than_the_plan_counts(name, flavour):
+    family, options = families.get(name), conformance.options(name, flavour)
+    pipe = tiny.build(family, flavour=flavour)
+    configs = {part: getattr(pipe, part).config.to_dict() for part in family.tiny_for(flavour).encoders}
+
+    (entry,) = family.text_entries(pipe, ["a cat on a mat"], options)
+
+    held, counted = sum(tensor.numel() for tensor in entry.values()), family.text_numbers(configs, options)
+    assert held == counted or (held < counted and len(entry["text"]) < options.tokenizer_max_length)
+
+
+def test_captions_given_are_left_as_they_are():
+    family, captions = families.get("z_image"), ["a cat"]
+
+    family.encode_text(tiny.build(family), captions, conformance.options("z_image", "tiny"))
+
+    assert captions == ["a cat"]
+
+
+def test_a_processor_of_text_and_pictures_is_asked_for_its_tokenizer():
+    tokenizer = tiny.TOKENIZERS["chat"]()
+    processor = type("Processor", (), {"tokenizer": tokenizer})()
+    pipe = type("Pipe", (), {"components": {"tokenizer": processor}})()
+
+    assert too_long(pipe, ["short", "x" * 40], 20) == ["x" * 40]
+
+
+def test_flux2_reads_the_layers_that_are_asked_for():
+    family, options = families.get("flux2"), conformance.options("flux2", "tiny")
+    chosen = type("Settings", (), {**vars(options), "custom_text_encoder_intermediary_layers": [1, 2, 3]})
+
+    assert family.text_layers(options) == (9, 18, 27)
+    assert family.text_layers(chosen) == family.call(chosen)["text_encoder_out_layers"] == (1, 2, 3)
+    assert family.text_identity(chosen) != family.text_identity(options)
+
+
+@pytest.mark.parametrize("own", ["", "Enhance: "])
+def test_sana_reads_the_instruction_that_is_asked_for(own):
+    family, options = families.get("sana"), conformance.options("sana", "tiny")
+    chosen = type("Settings", (), {**vars(options), "sana_complex_human_instruction": own})
+    pipe = tiny.build(family)
+
+    (published,), (found,) = (family.text_entries(pipe, ["a cat"], o) for o in (options, chosen))
+    unconditional = family.text_entries(pipe, [""], chosen)[0]
+
+    assert not torch.equal(published["text"], found["text"])
+    assert found["text"].shape == published["text"].shape == unconditional["text"].shape
+    assert family.text_identity(chosen) != family.text_identity(options)
