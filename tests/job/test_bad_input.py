@@ -154,7 +154,7 @@ def test_unusual_pictures_and_names_are_trained_on_and_only_the_first_frame_and_
     assert "odd: 13 pictures in 2 buckets" in said
     assert "0.6     48 x 80" in said  # the turned one stands upright
     assert "left out" not in said
-    assert "pictures: 13" in said
+    assert "samples: 13" in said
 
 
 def test_bad_pictures_are_left_out_counted_and_named(told, short, pictures, tmp_path):
@@ -178,7 +178,7 @@ def test_bad_pictures_are_left_out_counted_and_named(told, short, pictures, tmp_
     assert "! Dataset 'set0': not used: 1 empty file, 1 not a picture, 1 too many pixels." in said
     assert "! Dataset 'set0': not used: 1 empty file, 1 not a picture, 1 too many pixels, 3 truncated." in said
     assert "bomb.png (too many pixels)" in said
-    assert "pictures: 4" in said
+    assert "samples: 4" in said
     assert {p.name for p in folder.iterdir()} >= bad.keys()  # nothing of the user's is deleted
 
 
@@ -195,7 +195,7 @@ def test_captions_that_cannot_be_used_are_left_out_and_long_ones_are_reported(to
     counts = "1 caption is not UTF-8, 2 empty caption, 1 missing caption"
     assert f"! Dataset 'set0': not used: {counts}." in said
     assert "! 1 captions are longer than the text encoders read (tokenizer_max_length = 32)" in said
-    assert "pictures: 5" in said
+    assert "samples: 5" in said
 
 
 def test_equal_names_in_other_folders_and_with_other_endings_do_not_collide(told, short, pictures, tmp_path):
