@@ -2,4 +2,10 @@
 
 import os
 
+from hypothesis import settings
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# how long an example takes says something about the machine, not about the code
+settings.register_profile("darkroom", deadline=None)
+settings.load_profile("darkroom")
