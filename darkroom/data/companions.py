@@ -69,7 +69,8 @@ def _by_path(source: Index, own: Index) -> np.ndarray:
 
 def _by_prefix(source: Index, own: Index, number: int) -> np.ndarray:
     """musubi-tuner's way: `cat.png` has the controls `cat.*` and `cat_0.*`, `cat_1.*`...; the `number`-th of them."""
-    stems = {path: row for row, path in enumerate(without_ending(source.paths).to_pylist())}
+    targets = without_ending(source.paths).to_pylist()
+    stems = set(targets)
     found: dict[str, list[tuple[int, int]]] = {}
     for row, path in enumerate(own.paths.to_pylist()):
         stem = str(PurePosixPath(path).with_suffix(""))
@@ -79,7 +80,7 @@ def _by_prefix(source: Index, own: Index, number: int) -> np.ndarray:
         elif numbered and numbered[1] in stems:
             found.setdefault(numbered[1], []).append((int(numbered[2]), row))
     rows = np.full(len(source), -1, np.int64)
-    for i, stem in enumerate(without_ending(source.paths).to_pylist()):
+    for i, stem in enumerate(targets):
         controls = sorted(found.get(stem, []))
         rows[i] = controls[number][1] if number < len(controls) else -1
     return rows

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from darkroom.data.index import CODE, Index, unique_pairs
 from darkroom.data.tables import SampleTable
+from darkroom.media.faces import crop_around
 from darkroom.media.resize import Size, Sizes, Sizing, measure, plan_sizes, stable_draws
 from darkroom.options.datasets import SampleDataset
 
@@ -107,14 +108,7 @@ def _place_crops(index: Index, rows: np.ndarray, dataset: SampleDataset, draw: t
     at["top"][rows[some]] = np.minimum(spare_y[some], (draws[:, 0] * (spare_y[some] + 1)).astype(np.int32))
     at["left"][rows[some]] = np.minimum(spare_x[some], (draws[:, 1] * (spare_x[some] + 1)).astype(np.int32))
     if dataset.crop_style == "face":
-        _centre_on_faces(at, rows, spare_x, spare_y)
-
-
-def _centre_on_faces(at: dict[str, np.ndarray], rows: np.ndarray, spare_x: np.ndarray, spare_y: np.ndarray) -> None:
-    found = at["focus_x"][rows] >= 0
-    for offset, focus, inter, target, spare in (
-        ("left", "focus_x", "inter_width", "target_width", spare_x),
-        ("top", "focus_y", "inter_height", "target_height", spare_y),
-    ):
-        wanted = (at[focus][rows] * at[inter][rows] - at[target][rows] / 2).astype(np.int32)
-        at[offset][rows] = np.where(found, np.clip(wanted, 0, spare), at[offset][rows])
+        for row in rows[at["focus_x"][rows] >= 0]:
+            centre = float(at["focus_x"][row]), float(at["focus_y"][row])
+            sizes = ((int(at[f"{which}_width"][row]), int(at[f"{which}_height"][row])) for which in ("inter", "target"))
+            at["top"][row], at["left"][row] = crop_around(centre, *sizes)

@@ -321,11 +321,6 @@ class Plan:
         """The datasets that are trained on, in the order of the file."""
         return [d for d in self.datasets if d.entry.is_training]
 
-    @property
-    def evaluation(self) -> list[PlannedDataset]:
-        """The datasets that are held out."""
-        return [d for d in self.datasets if d.entry.dataset_type == "eval"]
-
     def want(self, captions: Iterable[str]) -> Plan:
         """Keep these captions in the default text cache too: validation prompts."""
         self.wanted = frozenset([*self.wanted, *captions])

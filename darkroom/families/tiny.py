@@ -58,17 +58,24 @@ def t5(width: int = 32, cls: str = "T5EncoderModel") -> Part:
     )
 
 
+def _decoder(vocabulary: int, layers: int, width: int) -> dict[str, int]:
+    """What small language models have in common: four heads over two keys."""
+    return {
+        "vocab_size": vocabulary,
+        "hidden_size": width,
+        "intermediate_size": 37,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+    }
+
+
 def qwen3(cls: str = "Qwen3Model", layers: int = 2, width: int = 32) -> Part:
     """A Qwen3 language model for the chat tokenizer."""
     return Part(
         cls,
         {
-            "vocab_size": 300,
-            "hidden_size": width,
-            "intermediate_size": 37,
-            "num_hidden_layers": layers,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            **_decoder(300, layers, width),
             "head_dim": 8,
             "max_position_embeddings": 4096,
             "pad_token_id": 256,
@@ -83,12 +90,7 @@ def gemma2(width: int = 32) -> Part:
     return Part(
         "Gemma2Model",
         {
-            "vocab_size": 400,
-            "hidden_size": width,
-            "intermediate_size": 37,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
+            **_decoder(400, 2, width),
             "head_dim": 8,
             "pad_token_id": 0,
             "eos_token_id": 1,
@@ -105,12 +107,7 @@ def mistral3(layers: int, width: int = 32) -> Part:
         {
             "text_config": {
                 "model_type": "mistral",
-                "vocab_size": 300,
-                "hidden_size": width,
-                "intermediate_size": 37,
-                "num_hidden_layers": layers,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
+                **_decoder(300, layers, width),
                 "head_dim": 8,
                 "max_position_embeddings": 4096,
                 "sliding_window": None,
@@ -137,12 +134,7 @@ def qwen2_vl(width: int = 32) -> Part:
         "Qwen2_5_VLForConditionalGeneration",
         {
             "text_config": {
-                "vocab_size": 300,
-                "hidden_size": width,
-                "intermediate_size": 37,
-                "num_hidden_layers": 2,
-                "num_attention_heads": 4,
-                "num_key_value_heads": 2,
+                **_decoder(300, 2, width),
                 "max_position_embeddings": 4096,
                 "bos_token_id": 256,
                 "eos_token_id": 258,

@@ -14,10 +14,9 @@ from contextlib import suppress
 from typing import Any
 
 from darkroom import families
-from darkroom.core.errors import ConfigError, DataError
+from darkroom.core.errors import DataError
 from darkroom.core.events import Bus, Progress
 from darkroom.core.log import redact
-from darkroom.core.registry import nearest
 from darkroom.data.plan import Plan, PlannedDataset, prepare
 from darkroom.data.scan import is_clip
 from darkroom.families.base import Family
@@ -26,6 +25,7 @@ from darkroom.job.dataset_captions import Reader, read_captions, readers, summar
 from darkroom.job.dataset_examine import Album, candidates, choose, examine
 from darkroom.job.dataset_findings import Case, between, findings
 from darkroom.job.needs import needs
+from darkroom.job.preflight import check_flavour
 from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.report.dataset_facts import Report, Sheet, many, number
@@ -48,7 +48,7 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> Report:
     """Everything the page shows. Raises UserError for settings, a dataset file or a storage that cannot be read."""
     config = resolved.config
     family = families.get(config.model_family)
-    _check_flavour(family, config.model_flavour)
+    check_flavour(family, config.model_flavour)
     file = read_datasets(config.data_backend_config, config, os.environ)
     plan = prepare(config, file, bus, needs(family, config)).scan(lenient=True)
     tokenizers, why_not = readers(family, config)
@@ -59,16 +59,6 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> Report:
     notes = [redact(text) for text in file.warnings]
     notes += [f"{name} is switched off in the dataset file and not looked at." for name in file.disabled]
     return Report(_title(sheets), lead, facts, sheets, across, notes)
-
-
-def _check_flavour(family: Family, flavour: str | None) -> None:
-    if flavour and flavour not in family.flavour_names():
-        hint = nearest(flavour, family.flavour_names())
-        meant = f"; did you mean {' or '.join(hint)}?" if hint else "."
-        raise ConfigError(
-            "model_flavour", flavour, "", f"{family.title} has no such flavour{meant}",
-            f"Choose one of: {', '.join(family.flavour_names())}.",
-        )  # fmt: skip
 
 
 def _examined(plan: Plan, d: PlannedDataset, tokenizers: list[Reader], bus: Bus, limit: int) -> Case:

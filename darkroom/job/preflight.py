@@ -38,7 +38,7 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
     errors = list(conflicts.check(config, resolved.sources, facts(family, config)))
     prompts: list[Prompt] = []
     for probe in (
-        lambda: _flavour(family, config),
+        lambda: check_flavour(family, config.model_flavour),
         lambda: row_of(config.optimizer),
         lambda: trackers.check(config.report_to),
         lambda: schedulers.changes(config, family.prediction == "flow_matching"),
@@ -91,12 +91,13 @@ def facts(family: Family, config: Any) -> conflicts.FamilyFacts:
     )
 
 
-def _flavour(family: Family, config: Any) -> None:
-    if config.model_flavour and config.model_flavour not in family.flavour_names():
-        hint = nearest(config.model_flavour, family.flavour_names())
+def check_flavour(family: Family, flavour: str | None) -> None:
+    """Raises ConfigError for a flavour that the family does not have."""
+    if flavour and flavour not in family.flavour_names():
+        hint = nearest(flavour, family.flavour_names())
         raise ConfigError(
             "model_flavour",
-            config.model_flavour,
+            flavour,
             "",
             f"{family.title} has no such flavour" + (f"; did you mean {' or '.join(hint)}?" if hint else "."),
             f"Choose one of: {', '.join(family.flavour_names())}.",

@@ -17,8 +17,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from darkroom.media.resize import Size, Sizes
 
 EXTENSIONS = frozenset(
@@ -219,10 +217,3 @@ def resize_and_crop(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> 
     top, left = crop
     width, height = sizes.target
     return np.asarray(image)[top : top + height, left : left + width].copy()
-
-
-def to_tensor(pixels: np.ndarray) -> Tensor:
-    """uint8 (H, W, 3) to float32 (3, H, W) in -1..1."""
-    import torch
-
-    return torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32).div_(127.5).sub_(1.0)

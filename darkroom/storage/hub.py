@@ -66,7 +66,7 @@ class HubStore(ReadOnly):
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides which rows there are and what is known of them."""
-        return self.where.model_dump(mode="json", exclude={"cache_dir", "num_proc"})
+        return self.where.model_dump(mode="json", exclude={"cache_dir"})
 
     @property
     def source(self) -> Source:

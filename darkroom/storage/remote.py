@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
@@ -50,7 +51,7 @@ NETWORK_PACKAGES = frozenset(
 )
 
 
-class RemoteStore:
+class RemoteStore(ABC):
     """A folder of a file system of fsspec. Kinds of their own override the methods under "one attempt each"."""
 
     writable, remote = True, True
@@ -63,9 +64,9 @@ class RemoteStore:
 
     # ------------------------------------------------------------------ what callers use
 
+    @abstractmethod
     def identity(self) -> dict[str, Any]:
         """Names the folder."""
-        raise NotImplementedError
 
     def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
         """All files, hidden names apart. Raises DataError when the folder may not be listed, Unreachable."""
@@ -170,25 +171,29 @@ class RemoteStore:
 
     # ------------------------------------------------------------------ one attempt each
 
+    @abstractmethod
     def _list(self, say: Say | None) -> list[tuple[str, int, int]]:
         """(path, bytes, stamp) of every file, with retries inside."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _get(self, path: str) -> bytes:
-        raise NotImplementedError
+        """A whole file."""
 
+    @abstractmethod
     def _parts(self, path: str) -> tuple[Callable[[int, int], bytes], Callable[[], int]]:
         """Two functions: bytes `start` to `end` of a file (fewer at its end), and its size."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _remove(self, path: str) -> None:
-        raise NotImplementedError
+        """Remove a file."""
 
+    @abstractmethod
     def _put(self, path: str, data: bytes) -> None:
-        raise NotImplementedError
+        """Write a file."""
 
+    @abstractmethod
     def _put_from(self, path: str, file: BinaryIO) -> None:
-        raise NotImplementedError
+        """Write a file from an open one, in pieces."""
 
 
 def judged(cause: Exception, path: str, secrets: tuple[str, ...] = ()) -> Exception | None:

@@ -39,12 +39,13 @@ def test_batches_hold_the_latents_of_their_pictures(shop) -> None:
 
 
 def test_latents_are_the_encoding_of_the_prepared_pixels(shop) -> None:
-    from darkroom.media.images import prepare, to_tensor
+    from darkroom.data.encoders import pixels_of
+    from darkroom.media.images import prepare
 
     paths = shop.add(2, (64, 64))
     plan = shop.filled()
     index = plan.datasets[0].index
-    pixels = to_tensor(prepare(paths[0].read_bytes(), index.sizes(0), index.crop(0)))
+    pixels = pixels_of([prepare(paths[0].read_bytes(), index.sizes(0), index.crop(0))])[0]
     made = plan.latent_cache(plan.datasets[0]).get(0)["latents"]
     assert torch.allclose(made, shop.encode_pixels(pixels[None])[0], atol=1e-6)
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from darkroom.media.images import BadPicture, frames_of, load_rgb, prepare, read_size, to_tensor
+from darkroom.data.encoders import pixels_of
+from darkroom.media.images import BadPicture, frames_of, load_rgb, prepare, read_size
 from darkroom.media.resize import Sizes
 
 
@@ -127,6 +128,6 @@ def test_prepare_refuses_a_picture_of_another_size() -> None:
 
 
 def test_tensors_run_from_minus_one_to_one() -> None:
-    made = to_tensor(np.array([[[0, 127, 255]]], np.uint8))
+    made = pixels_of([np.array([[[0, 127, 255]]], np.uint8)])[0]
     assert made.shape == (3, 1, 1)
     assert made.flatten().tolist() == pytest.approx([-1.0, -0.0039, 1.0], abs=1e-4)

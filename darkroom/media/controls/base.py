@@ -123,7 +123,7 @@ class Control:
 
     def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         """The control picture uint8 (H, W, 3) of `picture` uint8 (H, W, 3)."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} must define __call__")
 
     def clip(self, frames: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         """The control clip of `frames`, both uint8 (F, H, W, 3); frame by frame unless a generator knows better."""

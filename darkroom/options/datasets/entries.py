@@ -308,11 +308,6 @@ class DatasetFile(BaseModel):
         return tuple(d for d in self.samples if d.is_training)
 
     @property
-    def evaluation(self) -> tuple[SampleDataset, ...]:
-        """The datasets that are held out."""
-        return tuple(d for d in self.samples if d.dataset_type == "eval")
-
-    @property
     def default_text(self) -> TextEmbeds:
         """The text cache that holds the empty caption."""
         return next(t for t in self.text_embeds if t.default)

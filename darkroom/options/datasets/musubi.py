@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -53,26 +52,6 @@ RENAMED = {
 FRAMEPACK = ("fp_latent_window_size", "fp_1f_clean_indices", "fp_1f_target_index", "fp_1f_no_post")
 STEPS = {"hidream_o1": 32}
 """Pixels between edges of buckets; 16 for all other families."""
-
-
-def load(path: Path) -> Values:
-    """The TOML document. Raises DataError."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as cause:
-        raise DataError(
-            f"The dataset file {path} does not exist.\n  Point dataset_config to a musubi-tuner dataset file."
-        ) from cause
-    except UnicodeDecodeError as cause:
-        raise DataError(
-            f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8."
-        ) from cause
-    except OSError as cause:
-        raise DataError(f"The dataset file {path} cannot be read: {cause.strerror}.") from cause
-    except tomllib.TOMLDecodeError as cause:
-        raise DataError(
-            f"The dataset file {path} is not valid TOML: {cause}.\n  Texts are quoted and true is lower case."
-        ) from cause
 
 
 def entries(path: Path, document: Values, family: str, config: Any, notes: Notes) -> list[Values]:

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from darkroom.core.errors import ConfigError, DataError, missing_option
+from darkroom.core.errors import DataError, missing_option
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets import musubi, rules, storage
+from darkroom.options.datasets.document import REMEDY, document
 from darkroom.options.datasets.entries import (
     CaptionShuffle,
     DatasetFile,
@@ -68,33 +69,10 @@ def read_datasets(path: str | Path | None, config: Any, environ: Mapping[str, st
     return _Reader(file, config, environ or {}).read()
 
 
-def _load(path: Path) -> Any:
-    """The JSON document in the file."""
-    remedy = "Point data_backend_config to a JSON file that holds an array of dataset entries; see docs/datasets.md."
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError as cause:
-        raise DataError(f"The dataset file {path} does not exist.\n  {remedy}") from cause
-    except UnicodeDecodeError as cause:
-        raise DataError(
-            f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8."
-        ) from cause
-    except RecursionError as cause:
-        raise DataError(f"The dataset file {path} is nested too deeply.\n  {remedy}") from cause
-    except OSError as cause:
-        raise DataError(f"The dataset file {path} cannot be read: {cause.strerror}.\n  {remedy}") from cause
-    except json.JSONDecodeError as cause:
-        raise DataError(
-            f"The dataset file {path} is not valid JSON: {cause.msg} in line {cause.lineno}, column "
-            f"{cause.colno}.\n  JSON allows neither comments nor a comma after the last item."
-        ) from cause
-
-
 def _array(path: Path, raw: Any) -> list[dict[str, Any]]:
     """The array of objects that the document must be."""
-    remedy = "Point data_backend_config to a JSON file that holds an array of dataset entries; see docs/datasets.md."
     if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
-        raise DataError(f"The dataset file {path} holds {_kind(raw)}, not an array of objects.\n  {remedy}")
+        raise DataError(f"The dataset file {path} holds {_kind(raw)}, not an array of objects.\n  {REMEDY}")
     if not raw:
         raise DataError(f"The dataset file {path} lists no dataset; at least one is needed.\n  See docs/datasets.md.")
     return raw
@@ -154,10 +132,8 @@ class _Reader:
 
     def entries(self) -> list[dict[str, Any]]:
         """The entries as SimpleTuner writes them, whoever wrote the file."""
-        if self.path.suffix.lower() == ".toml":
-            return musubi.entries(self.path, musubi.load(self.path), self.family, self.config, self.notes)
-        raw = _load(self.path)
-        if isinstance(raw, dict) and "datasets" in raw:
+        raw = document(self.path)
+        if isinstance(raw, dict) and (self.path.suffix.lower() == ".toml" or "datasets" in raw):
             return musubi.entries(self.path, raw, self.family, self.config, self.notes)
         # what starts with an underscore is a comment here, and a word between our own readers elsewhere
         return [{key: v for key, v in e.items() if not key.startswith("_")} for e in _array(self.path, raw)]
@@ -537,6 +513,3 @@ class _Reader:
 
 def _is_disabled(entry: Mapping[str, Any]) -> bool:
     return any(entry.get(key) in (True, "true", "True", 1) for key in ("disabled", "disable"))
-
-
-__all__ = ["ConfigError", "read_datasets", "setting"]

@@ -115,11 +115,15 @@ def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -
     values["filter_func"] = _filter(values, name, notes)
     if values.get("cache_dir"):
         values["cache_dir"] = Path(str(values["cache_dir"])).expanduser()
-    ours = ("image_column", "video_column", "composite_image_config", "split_composite_images", "quality_column")
-    return {
-        "type": "huggingface",
-        **_given({key: v for key, v in values.items() if key not in ours}, "composite_image_column"),
-    }
+    ours = (
+        "image_column",
+        "video_column",
+        "composite_image_config",
+        "composite_image_column",
+        "split_composite_images",
+        "quality_column",
+    )
+    return {"type": "huggingface", **_given(values, *ours)}
 
 
 def _panels(values: Values, name: str, notes: Notes) -> Values | None:

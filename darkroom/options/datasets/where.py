@@ -111,7 +111,6 @@ class HubRows(Part):
     file_extension: str = "jpg"
     cache_dir: Path | None = None
     streaming: bool = False
-    num_proc: Count = 16
     caption_column: Names = ("caption",)
     fallback_caption_column: str | None = None
     description_column: str | None = None
