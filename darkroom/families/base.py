@@ -53,6 +53,8 @@ class Family:
     # parts of the stock pipeline that neither encoding nor rendering needs
     idle_parts: ClassVar[tuple[str, ...]] = ()
     guidance_input: ClassVar[bool] = False
+    # arguments of the stock pipeline's call with which it answers as the network does
+    unguided: ClassVar[Mapping[str, Any]] = {"guidance_scale": 1.0}
     # the stock pipeline takes a negative prompt and reads it as it reads any caption, the empty one aside
     negative_is_caption: ClassVar[bool] = True
 
@@ -97,6 +99,10 @@ class Family:
     def tiny_for(self, flavour: str | None) -> Tiny:
         """The parts of a flavour: its classes, and how large they are in its tiny model."""
         return self.flavours[self.published(flavour)].tiny or self.tiny
+
+    def unguided_for(self, flavour: str | None) -> Mapping[str, Any]:
+        """The call's arguments that switch guidance off for a flavour."""
+        return self.unguided
 
     def fps_for(self, flavour: str | None) -> float | None:
         """Frames per second of a flavour's clips; None if it makes pictures."""

@@ -22,6 +22,8 @@ from darkroom.core.files import disk_full_says
 from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
 from darkroom.families.base import Family
+from darkroom.families.classes import named
+from darkroom.families.pixels import PixelSpace
 from darkroom.families.repository import SINGLE_FILE, Repository
 
 log = logger(__name__)
@@ -66,11 +68,6 @@ class Parts(Repository):
             "accepted; for a local folder check the path."
         )
 
-    def _class(self, name: str) -> Any:
-        import diffusers
-
-        return getattr(diffusers, name)
-
     # -- parts -----------------------------------------------------------------------------------------------------
 
     def text(self) -> Any:
@@ -91,13 +88,11 @@ class Parts(Repository):
         source, part = self.options.pretrained_t5_model_name_or_path, self.family.t5_part
         if source is None or part is None:
             return {}
-        import transformers
-
-        cls = getattr(transformers, self.kinds.encoders[part].cls)
+        cls = named(self.kinds.encoders[part].cls)
         return {part: cls.from_pretrained(source, dtype=dtype)}
 
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
-        cls = self._class(name)
+        cls = named(name)
         if self.is_single_file:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **parts)
         return cls.from_pretrained(self.base, dtype=dtype, **self._folder_arguments, **parts)
@@ -115,14 +110,16 @@ class Parts(Repository):
             with explained("The VAE", source or self.base, self._remedy):
                 self._vae = self._load_vae(source, dtype)
             self._vae.requires_grad_(False).eval().to(self.device)
-            if self.options.vae_enable_tiling:
+            if self.options.vae_enable_tiling and self.kinds.vae:
                 self._vae.enable_tiling()
-            if self.options.vae_enable_slicing:
+            if self.options.vae_enable_slicing and self.kinds.vae:
                 self._vae.enable_slicing()
         return self._vae
 
     def _load_vae(self, source: str | None, dtype: torch.dtype) -> Any:
-        cls = self._class(self.kinds.vae.cls)
+        if self.kinds.vae is None:
+            return PixelSpace()
+        cls = named(self.kinds.vae.cls)
         if source is None:
             if self.is_single_file:
                 return cls.from_single_file(self.base, config=self.default_base, subfolder="vae", dtype=dtype)
@@ -136,9 +133,7 @@ class Parts(Repository):
     def extra(self, name: str) -> Any:
         """What else reads a sample's pixels: an image encoder, frozen and on the device, or a processor."""
         if name not in self._extras:
-            import transformers
-
-            cls = getattr(transformers, self.kinds.extras[name].cls)
+            cls = named(self.kinds.extras[name].cls)
             is_model = issubclass(cls, torch.nn.Module)
             arguments = {"dtype": self.text_dtype, **self._folder_arguments} if is_model else self.hub
             with explained(f"The part '{name}'", self.settings_base, self._remedy):
@@ -162,7 +157,7 @@ class Parts(Repository):
         return model.to(self.device)
 
     def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype) -> Any:
-        cls = self._class(self.family.denoiser)
+        cls = named(self.family.denoiser)
         if Path(source).suffix in SINGLE_FILE:
             config = self.base if source != self.base else self.default_base
             return cls.from_single_file(source, config=config, subfolder=subfolder, dtype=dtype)
@@ -172,19 +167,19 @@ class Parts(Repository):
 
     def scheduler(self) -> Any:
         """The base's own scheduler, as its pipeline would use it."""
-        cls = self._class(self.kinds.scheduler.cls)
+        cls = named(self.kinds.scheduler.cls)
         with explained("The scheduler's settings", self.settings_base, self._remedy):
             config = cls.load_config(
                 self.settings_base, subfolder="scheduler", **({} if self.is_single_file else self.hub)
             )
             # the class that the model names, not the family's usual one
-            return self._class(config.get("_class_name", cls.__name__)).from_config(config)
+            return named(config.get("_class_name", cls.__name__)).from_config(config)
 
     def assemble(self, denoiser: Any, vae: Any, scheduler: Any) -> Any:
         """The stock pipeline around live parts and without text encoders, for prompts that are encoded already."""
         import inspect
 
-        cls = self._class(self.pipeline)
+        cls = named(self.pipeline)
         known = inspect.signature(cls.__init__).parameters
         parts: dict[str, Any] = {
             name: None for name, p in known.items() if name != "self" and p.default is inspect.Parameter.empty
@@ -192,7 +187,8 @@ class Parts(Repository):
         # a component is a row of library and class; the rest is what the pipeline is told
         parts |= {name: value for name, value in self.index.items() if name in known and not isinstance(value, list)}
         parts |= {name: self.extra(name) for name in self.kinds.extras}
-        parts |= {"vae": vae, "scheduler": scheduler, self.family.denoiser_part: denoiser}
+        parts |= {"scheduler": scheduler, self.family.denoiser_part: denoiser}
+        parts |= {"vae": vae} if self.kinds.vae else {}
         pipe = cls(**parts)
         pipe.set_progress_bar_config(disable=True)
         return pipe

@@ -77,7 +77,8 @@ class Part:
 class Tiny:
     """A complete random model that runs on a CPU in seconds, built from the family's own classes.
 
-    encoders    component name to text encoder; tokenizers: component name to a builder in `families.tiny`
+    vae         None where pixels themselves are denoised
+    encoders    component name to text encoder; tokenizers: component name to a builder in `families.tiny.tokenizers`
     extras      component name to whatever else of transformers reads a sample's pixels: image encoders, processors
     settings    what the stock pipeline is told besides its components
     oracle      denoiser arguments for the one-picture oracle where the tiny denoiser is too narrow for it
@@ -85,7 +86,7 @@ class Tiny:
     """
 
     denoiser: Part
-    vae: Part
+    vae: Part | None
     encoders: Mapping[str, Part]
     tokenizers: Mapping[str, str]
     scheduler: Part

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import EMBEDDED, Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.text import zero_padding
-from darkroom.families.tiny import clip, kl_vae, t5
+from darkroom.families.tiny.parts import clip, kl_vae, t5
 
 if TYPE_CHECKING:
     import torch
@@ -57,6 +57,7 @@ class Flux(Family):
     blocks = ("transformer_blocks", "single_transformer_blocks")
     t5_part = "text_encoder_2"
     guidance_input = True
+    unguided = {}
     default_flavour = "krea"
     flavours = {
         "krea": Flavour("black-forest-labs/FLUX.1-Krea-dev"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.tiny import mistral3, qwen3
+from darkroom.families.tiny.parts import mistral3, qwen3
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -143,6 +143,9 @@ class Flux2(Family):
         """The three layers of the language model that make a text."""
         usual = DEV_LAYERS if self._is_dev(options) else KLEIN_LAYERS
         return tuple(options.custom_text_encoder_intermediary_layers or usual)
+
+    def unguided_for(self, flavour: str | None) -> Mapping[str, Any]:
+        return {} if self.published(flavour) == "dev" else self.unguided
 
     def _is_dev(self, options: Any) -> bool:
         return self.pipeline_for(options.model_flavour) == DEV_PIPELINE

@@ -14,7 +14,7 @@ from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux import pack, unpack
 from darkroom.families.text import stack_padded
-from darkroom.families.tiny import qwen2_vl
+from darkroom.families.tiny.parts import qwen2_vl
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -24,6 +24,7 @@ class QwenImage(Family):
     name, title = "qwen_image", "Qwen-Image"
     pipeline, denoiser = "QwenImagePipeline", "QwenImageTransformer2DModel"
     prediction = "flow_matching"
+    unguided = {"true_cfg_scale": 1.0}
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)
     blocks = ("transformer_blocks",)
     default_flavour = "v2.0"

@@ -18,6 +18,7 @@ from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
 from darkroom.families import tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
+from darkroom.families.classes import short
 from darkroom.families.facts import Latents, Tiny
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -103,11 +104,12 @@ class Repository:
     def denoiser_source(self) -> tuple[str, str]:
         """Where the denoiser is: a repository, folder or file, and the folder inside it."""
         o, part = self.options, self.family.denoiser_part
-        separate, subfolder = {
-            "transformer": (o.pretrained_transformer_model_name_or_path, o.pretrained_transformer_subfolder),
-            "unet": (o.pretrained_unet_model_name_or_path, o.pretrained_unet_subfolder),
-        }[part]
-        return (str(Path(separate).expanduser()) if separate else self.base), subfolder or part
+        if part == "unet":
+            separate, subfolder = o.pretrained_unet_model_name_or_path, o.pretrained_unet_subfolder
+        else:
+            separate, subfolder = o.pretrained_transformer_model_name_or_path, o.pretrained_transformer_subfolder
+        usual = subfolder in (None, "transformer", "unet")
+        return (str(Path(separate).expanduser()) if separate else self.base), part if usual else subfolder
 
     @property
     def vae_dtype(self) -> torch.dtype:
@@ -210,7 +212,7 @@ class Repository:
                 f"It holds a model for {held}; model_flavour {flavour} needs one for {self.pipeline}.",
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
             )
-        denoisers = [part for part in index if class_of(part) == family.denoiser]
+        denoisers = [part for part in index if class_of(part) == short(family.denoiser)]
         if len(denoisers) > 1:
             raise self._refused(
                 f"It holds {len(denoisers)} denoisers, {' and '.join(denoisers)}, for different noise levels; "
@@ -222,7 +224,7 @@ class Repository:
         switch = f"Set model_family to {others[0]}, or give" if others else "Give"
         raise self._refused(
             f"It holds a model for {held}; model_family {family.name} needs one for {self.pipeline} "
-            f"({family.denoiser} with {', '.join(needed)}).",
+            f"({short(family.denoiser)} with {', '.join(needed)}).",
             f"{switch} a {family.title} model.",
         )
 
@@ -276,6 +278,8 @@ class Repository:
 
     def vae_identity(self) -> str:
         """What made a latent: weights, precision, normalisation, tiling."""
+        if self.kinds.vae is None:
+            return digest(["pixels"])
         source = self.options.pretrained_vae_model_name_or_path
         weights = self._identity("" if source else "vae", source or self.base)
         return digest([weights, self.latents.normaliser, str(self.vae_dtype), self.options.vae_enable_tiling])

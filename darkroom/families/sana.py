@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.tiny import gemma2
+from darkroom.families.tiny.parts import gemma2
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.tiny import clip, kl_vae
+from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
     from torch import Tensor

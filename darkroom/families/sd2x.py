@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from darkroom.families.facts import Flavour, Part, Tiny
 from darkroom.families.sd1x import NO_CHECKER, ORACLE, SCHEDULE, UNET, SD1x
-from darkroom.families.tiny import clip, kl_vae
+from darkroom.families.tiny.parts import clip, kl_vae
 
 
 class SD2x(SD1x):

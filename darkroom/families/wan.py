@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.tiny import clip_vision, t5
+from darkroom.families.tiny.parts import clip_vision, t5
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.text import stack_padded
-from darkroom.families.tiny import kl_vae, qwen3
+from darkroom.families.tiny.parts import kl_vae, qwen3
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,7 @@ class ZImage(Family):
     name, title = "z_image", "Z-Image"
     pipeline, denoiser = "ZImagePipeline", "ZImageTransformer2DModel"
     prediction = "flow_matching"
+    unguided = {"guidance_scale": 0.0}  # it counts from 0
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
     default_flavour = "base"

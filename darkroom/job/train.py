@@ -33,6 +33,7 @@ from darkroom.data import plan as data_plan
 from darkroom.data.team import Team
 from darkroom.diffusion.noise import seeded
 from darkroom.families.base import Family
+from darkroom.families.classes import named
 from darkroom.families.components import Parts, scheduler_config
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.families.text import too_long
@@ -329,14 +330,12 @@ def attached(run: Run, model: Any, parts: Parts) -> Adapter:
 
 def start_from(adapter: Any, parts: Parts, path: str, source: str = "") -> None:
     """Read an adapter in any format that the stock pipeline reads, and begin with its weights."""
-    import diffusers
-
     try:
         if looks_local(path) and not Path(path).expanduser().exists():
             raise FileNotFoundError(f"there is no such file or folder (seen from {Path.cwd()})")
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := cut_short(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
-        tensors = getattr(diffusers, parts.family.pipeline).lora_state_dict(path)
+        tensors = named(parts.family.pipeline).lora_state_dict(path)
         tensors = tensors[0] if isinstance(tensors, tuple) else tensors
         count = adapter.start_from(tensors)
     except (OSError, ValueError, KeyError, SafetensorError) as cause:

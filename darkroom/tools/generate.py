@@ -12,6 +12,7 @@ import torch
 
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import Family
+from darkroom.families.classes import named
 from darkroom.families.components import explained, quiet
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.validate import clip, schedulers
@@ -47,15 +48,13 @@ class Loaded:
 
 def stock_pipeline(family: Family, base: str, dtype: torch.dtype, flavour: str | None = None) -> Any:
     """The stock pipeline of a base folder or hub id, complete. Raises ModelError."""
-    import diffusers
-
     quiet()
     if looks_local(base) and not Path(base).exists():
         raise ModelError(f"There is no model at {base}.\n  Check the path, or give a hub id, or a family and flavour.")
     with explained(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
-        pipe = getattr(diffusers, family.pipeline_for(flavour)).from_pretrained(base, dtype=dtype)
+        pipe = named(family.pipeline_for(flavour)).from_pretrained(base, dtype=dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -12,6 +12,7 @@ import torch
 
 from darkroom import families
 from darkroom.core.errors import ModelError
+from darkroom.families.classes import named
 from darkroom.families.repository import locate
 from darkroom.tools import generate
 from darkroom.train.checkpoint import STATE, check
@@ -70,12 +71,10 @@ def adapter_file(path: Path) -> Path:
 
 def full_pipeline(family: Any, path: Path, base: str, flavour: str | None) -> tuple[Any, int, list[str]]:
     """The stock pipeline with a fully trained denoiser; its keys are checked by a strict load."""
-    import diffusers
-
     folder = next((f for f in (path / "pipeline", path) if (f / family.denoiser_part).is_dir()), None)
     if folder is None:
         raise ModelError(f"There is no {family.denoiser_part}/ in {path}.\n  Give a checkpoint or output folder.")
-    cls = getattr(diffusers, family.denoiser)
+    cls = named(family.denoiser)
     model, info = cls.from_pretrained(
         folder, subfolder=family.denoiser_part, dtype=torch.float32, output_loading_info=True
     )

@@ -39,14 +39,8 @@ FRAMES = 5
 STEPS = 3
 IGNORED = frozenset({"return_dict"})
 LEAST_CORRELATION = 0.95
-# width and height of a reference, another shape than the picture's; some pipelines refuse edges below 64
-REFERENCE = {"flux2": (128, 64)}
-# arguments of pipelines that count guidance from 0, or call it otherwise
-NO_GUIDANCE: dict[tuple[str, str], dict[str, float]] = {
-    ("z_image", "tiny"): {"guidance_scale": 0.0},
-    ("qwen_image", "tiny"): {"true_cfg_scale": 1.0},
-    ("flux2", "tiny"): {"guidance_scale": 1.0},
-}
+# width and height of a reference, another shape than the picture's
+REFERENCE = (128, 64)
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------
@@ -109,7 +103,7 @@ class Case:
         references: tuple[Tensor, ...] = ()
         start = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         if "references" in self.family.supports_for(self.flavour):
-            start = photograph("coffee", *REFERENCE.get(self.family.name, (96, 48)))
+            start = photograph("coffee", *REFERENCE)
             references = (latent_space.encode(pipe.vae, start, self.facts),)
         return Sample(pixels, x0, extras, references, to_pil(start))
 
@@ -368,10 +362,9 @@ def correlation(case: Case, steps: int = 500, size: int = 8, rate: float = 3e-3)
     (entry,) = family.text_entries(pipe, [PROMPT], case.settings)
     many = batch([sample] * size, torch.cat([x0] * size))
     _fit(case, pipe, many, family.stack_text([entry] * size), steps, rate)
-    usual = {} if family.guidance_input else {"guidance_scale": 1.0}
-    calm = NO_GUIDANCE.get((family.name, case.flavour), usual)
+    call = {**case.call(sample), **family.unguided_for(case.flavour)}
     sampled = pipe(
-        **family.prompt_call(PROMPT, "", case.settings), **(case.call(sample) | calm), num_inference_steps=20,
+        **family.prompt_call(PROMPT, "", case.settings), **call, num_inference_steps=20,
         generator=torch.Generator().manual_seed(1), output_type="latent", return_dict=False,
     )[0]  # fmt: skip
     found = family.from_pipeline(sampled, *x0.shape[-2:])

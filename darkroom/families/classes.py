@@ -1,0 +1,29 @@
+"""Classes that family files name as text, so that listing families imports no torch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from darkroom.core.registry import import_path
+
+
+def named(name: str) -> Any:
+    """The class called `name` in diffusers, else in transformers; elsewhere it is named as `package.module:Class`.
+
+    Raises AttributeError, or ImportError for a path.
+    """
+    if ":" in name:
+        return import_path(name)
+    import diffusers
+    import transformers
+
+    return getattr(diffusers, name, None) or getattr(transformers, name)
+
+
+def short(name: str) -> str:
+    """The name that a model's index has for the class.
+
+    >>> short("package.module:Denoiser")
+    'Denoiser'
+    """
+    return name.rpartition(":")[2]

@@ -1,0 +1,76 @@
+"""Tiny random models: complete diffusers folders of a family's own classes, made once from a fixed seed.
+
+parts       their encoders and autoencoders; tokenizers: what reads captions for them
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from darkroom.core.files import digest
+from darkroom.families.classes import named
+from darkroom.families.facts import Part
+from darkroom.families.tiny.tokenizers import TOKENIZERS
+
+if TYPE_CHECKING:
+    from darkroom.families.base import Family
+
+SEED = 20260101
+
+
+def _of_transformers(part: Part) -> Any:
+    """A model from its config, or a processor, which has none."""
+    cls = named(part.cls)
+    if not hasattr(cls, "config_class"):
+        return cls(**part.config)
+    return cls(cls.config_class(**part.config)).eval()
+
+
+def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: str = "tiny") -> Any:
+    """A tiny pipeline with random weights from the fixed seed; `denoiser` overrides its arguments."""
+    import torch
+
+    spec = family.tiny_for(flavour)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        parts: dict[str, Any] = dict(spec.settings)
+        for name, part in {**spec.encoders, **spec.extras}.items():
+            parts[name] = _of_transformers(part)
+        for name, kind in spec.tokenizers.items():
+            parts[name] = TOKENIZERS[kind]()
+        if spec.vae:
+            parts["vae"] = named(spec.vae.cls)(**spec.vae.config).eval()
+        for module in parts["vae"].modules() if spec.vae else ():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                # a fresh one knows mean 0 and spread 1, which hide whether anybody asks it
+                mean, spread = module.running_mean, module.running_var
+                assert mean is not None
+                assert spread is not None
+                mean.normal_(std=0.5)
+                spread.uniform_(0.5, 2)
+        model = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})})
+        parts[family.denoiser_part] = model.eval()
+        parts["scheduler"] = named(spec.scheduler.cls)(**spec.scheduler.config)
+        pipe = named(family.pipeline_for(flavour))(**parts)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def folder(family: Family, root: Path, flavour: str = "tiny") -> Path:
+    """The folder of a tiny model below `root`, made on first use; its name holds a hash of the recipe."""
+    recipe = digest([SEED, dataclasses.asdict(family.tiny_for(flavour)), family.pipeline_for(flavour)])[:12]
+    target = Path(root) / f"{family.name}-{recipe}"
+    if not target.exists():
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        build(family, flavour=flavour).save_pretrained(temporary)
+        try:
+            os.replace(temporary, target)
+        except OSError:
+            # another process was faster; the bytes are the same
+            shutil.rmtree(temporary, ignore_errors=True)
+    return target

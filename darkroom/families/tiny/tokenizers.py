@@ -1,0 +1,72 @@
+"""Tokenizers built from the alphabet, so that nothing is downloaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+
+def _clip_tokenizer(extra: tuple[str, ...] = ()) -> Any:
+    from tokenizers import pre_tokenizers
+    from transformers import CLIPTokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = [*alphabet, *(a + "</w>" for a in alphabet), "<|startoftext|>", "<|endoftext|>", *extra]
+    pad = {"pad_token": extra[0]} if extra else {}
+    return CLIPTokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[], model_max_length=77, **pad)
+
+
+def _t5_tokenizer() -> Any:
+    from transformers import T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
+    pieces += [(chr(c), -3.0) for c in range(33, 127)] + [("\u2581" + chr(c), -2.5) for c in range(97, 123)]
+    pieces += [(chr(c), -4.0) for c in range(192, 192 + 152 - len(pieces))]
+    return T5Tokenizer(vocab=pieces, extra_ids=0)
+
+
+CHAT_MARKS = (
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>",
+    "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>",
+)  # fmt: skip
+# the real tokenizer has one token for each of these; pipelines drop a fixed number of tokens of their templates
+CHAT_WORDS = (
+    "system", "user", "assistant", "<think>", "</think>", "Describe", " the", " image", " by", " detailing",
+    " color", " shape", " size", " texture", " quantity", " text", " spatial", " relationships", " of", " objects",
+    " and", " background",
+)  # fmt: skip
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{{ message.content if message.content is string else message.content | map(attribute='text') | join }}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def _chat_tokenizer() -> Any:
+    from tokenizers import AddedToken, pre_tokenizers
+    from transformers import Qwen2Tokenizer
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[], chat_template=CHAT)
+    tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in CHAT_MARKS], special_tokens=True)
+    tokenizer.add_tokens(list(CHAT_WORDS))
+    return tokenizer
+
+
+def _gemma_tokenizer() -> Any:
+    from transformers import GemmaTokenizer
+
+    marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
+    pieces = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *map(chr, range(33, 127))]
+    return GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], add_bos_token=True)
+
+
+TOKENIZERS: dict[str, Callable[[], Any]] = {
+    "clip": _clip_tokenizer,
+    "clip_g": lambda: _clip_tokenizer(("!!",)),
+    "t5": _t5_tokenizer,
+    "chat": _chat_tokenizer,
+    "gemma": _gemma_tokenizer,
+}

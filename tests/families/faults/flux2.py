@@ -1,0 +1,31 @@
+from tests.families.faults.kit import (
+    UNSHUFFLED_ONLY,
+    Fault,
+    columns_first,
+    conditions,
+    latents,
+    mask,
+    model_input,
+    no_template,
+    other_layers,
+    predict,
+    text,
+    tokenizer,
+)
+
+FAULTS = [
+    Fault("sign of the answer", "flux2", "oracle", predict(lambda plain, *a: -plain(*a))),
+    Fault("time direction", "flux2", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
+    Fault("time scale", "flux2", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t * 1000, c))),
+    Fault("packing order", "flux2", "call parity", columns_first),
+    Fault("channel statistics", "flux2", "call parity", latents(normaliser=UNSHUFFLED_ONLY)),
+    Fault("position ids", "flux2", "call parity", model_input(img_ids=lambda ids: ids[..., [0, 2, 1, 3]])),
+    Fault("positions of the text", "flux2", "call parity", model_input(txt_ids=lambda ids: ids * 0)),
+    Fault("number of a reference", "flux2", "call parity", model_input(img_ids=lambda ids: ids.clamp(max=9))),
+    Fault("no references", "flux2", "call parity", conditions("references", lambda r: ())),
+    Fault("chat template", "flux2", "call parity", tokenizer(apply_chat_template=no_template)),
+    Fault("layers of the text encoder", "flux2", "call parity", other_layers),
+    Fault("mask of the padding", "flux2", "call parity", text(lambda c: {**c, "text": c["text"] * mask(c["text"])})),
+    Fault("guidance", "flux2", "call parity", conditions("guidance", lambda g: g * 1000), "tiny-dev"),
+    Fault("layers of the text encoder", "flux2", "call parity", other_layers, "tiny-dev"),
+]

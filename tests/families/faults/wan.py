@@ -1,0 +1,16 @@
+from tests.families.faults.kit import MEANS_ONLY, Fault, conditions, entries, latents, mask_last, predict, text
+
+FAULTS = [
+    Fault("sign of the answer", "wan", "oracle", predict(lambda plain, *a: -plain(*a))),
+    Fault("time scale", "wan", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
+    Fault("time direction", "wan", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
+    Fault("times of the tokens", "wan", "call parity", conditions("noisy", lambda n: n.cumsum(1) - 1), "tiny-ti2v"),
+    Fault("latent scale", "wan", "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
+    Fault("channel statistics", "wan", "latent parity", latents(normaliser=MEANS_ONLY)),
+    Fault("text padding", "wan", "call parity", text(lambda c: {**c, "text": c["text"] + (c["text"] == 0)})),
+    Fault("dropped leading tokens", "wan", "call parity", text(lambda c: {**c, "text": c["text"].roll(-2, 1)})),
+    Fault("given frames", "wan", "call parity", conditions("given", mask_last), "tiny-i2v"),
+    Fault("order of the channels", "wan", "call parity", conditions("given", lambda g: g.roll(4, 1)), "tiny-i2v"),
+    Fault("first frame", "wan", "call parity", entries("first_frame", lambda z: z * 1.1), "tiny-i2v"),
+    Fault("picture's features", "wan", "call parity", entries("image", lambda e: e[:, 1:]), "tiny-i2v"),
+]
