@@ -104,7 +104,8 @@ class Case:
         start = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         if "references" in self.family.supports_for(self.flavour):
             start = photograph("coffee", *REFERENCE)
-            references = (latent_space.encode(pipe.vae, start, self.facts),)
+            seen = self.family.picture_call(to_pil(start), SIDE, SIDE, self.settings)["image"]
+            references = (latent_space.encode(pipe.vae, from_pil(seen), self.facts),)
         return Sample(pixels, x0, extras, references, to_pil(start))
 
     def call(self, sample: Sample) -> dict[str, Any]:
@@ -127,12 +128,17 @@ def case(name: str, flavour: str) -> Case:
 
 def photograph(name: str, width: int = SIDE, height: int = SIDE) -> Tensor:
     """A real photograph, (1, 3, height, width) in -1..1."""
-    import numpy as np
     from PIL import Image
     from skimage import data
 
-    image = Image.fromarray(getattr(data, name)()).resize((width, height), Image.Resampling.LANCZOS)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 127.5 - 1
+    return from_pil(Image.fromarray(getattr(data, name)()).resize((width, height), Image.Resampling.LANCZOS))
+
+
+def from_pil(picture: Any) -> Tensor:
+    """A PIL picture as (1, 3, H, W) in -1..1."""
+    import numpy as np
+
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
 def clip(name: str) -> Tensor:
