@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from darkroom.adapters.base import Adapter, save_safetensors
+from darkroom.adapters.stock import SETTINGS, tuner_layers
 from darkroom.adapters.targets import target_modules
 from darkroom.core.errors import ConfigError
 
@@ -68,7 +69,7 @@ class LoRA(Adapter):
 
     def _inject(self, targets: list[str] | str) -> None:
         try:
-            self.model.add_adapter(self.config, adapter_name=NAME)  # type: ignore[operator]
+            inject_adapter_in_model(self.config, self.model, adapter_name=NAME)
         except ValueError as cause:
             if "arget modules" not in str(cause) and "target_modules" not in str(cause):
                 raise
@@ -92,11 +93,14 @@ class LoRA(Adapter):
             finally:
                 self.load(now)
             return
-        self.model.disable_adapters()  # type: ignore[operator]
+        layers = tuner_layers(self.model)
+        for layer in layers:
+            layer.enable_adapters(False)
         try:
             yield
         finally:
-            self.model.enable_adapters()  # type: ignore[operator]
+            for layer in layers:
+                layer.enable_adapters(True)
 
     @contextlib.contextmanager
     def scaled(self, factor: float | None) -> Iterator[None]:
@@ -127,7 +131,7 @@ class LoRA(Adapter):
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write the adapter file with the peft settings and `metadata` in its header."""
         tensors = {f"{self.component}.{name}": t for name, t in self.layers().items()}
-        save_safetensors(folder / WEIGHTS, tensors, {**metadata, "lora_adapter_metadata": self._settings()})
+        save_safetensors(folder / WEIGHTS, tensors, {**metadata, SETTINGS: self._settings()})
 
     @property
     def export_is_lossy(self) -> bool:

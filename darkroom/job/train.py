@@ -16,6 +16,7 @@ import torch
 from safetensors import SafetensorError
 
 from darkroom import adapters
+from darkroom.adapters import stock
 from darkroom.adapters.base import Adapter
 from darkroom.core import log as logs
 from darkroom.core.clock import Clock
@@ -335,9 +336,7 @@ def start_from(adapter: Any, parts: Parts, path: str, source: str = "") -> None:
             raise FileNotFoundError(f"there is no such file or folder (seen from {Path.cwd()})")
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := cut_short(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
-        tensors = named(parts.family.pipeline).lora_state_dict(path)
-        tensors = tensors[0] if isinstance(tensors, tuple) else tensors
-        count = adapter.start_from(tensors)
+        count = adapter.start_from(stock.tensors_of(named(parts.pipeline), path))
     except (OSError, ValueError, KeyError, SafetensorError) as cause:
         raise ConfigError(
             "init_lora",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import Family
 from darkroom.families.classes import named
@@ -71,10 +72,11 @@ def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile]) ->
             raise ModelError(f"The adapter {file} is damaged: {problem}.\n  Copy it again, or take another checkpoint.")
         remedy = f"Give a whole LoRA file that was made for {family.title}."
         with explained("The adapter", str(adapter.path), remedy):
-            pipe.load_lora_weights(str(adapter.path), adapter_name=name)
+            stock.load(pipe, family.denoiser_part, file, name)
         counted.append(count_keys(pipe, family, adapter.path, name))
     if adapters:
-        pipe.set_adapters([f"adapter_{i}" for i in range(len(adapters))], [a.strength for a in adapters])
+        strengths = {f"adapter_{i}": adapter.strength for i, adapter in enumerate(adapters)}
+        stock.set_strengths(pipe, family.denoiser_part, strengths)
     return counted
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from darkroom import families
+from darkroom.adapters import stock
 from darkroom.core.errors import ModelError
 from darkroom.families.classes import named
 from darkroom.families.repository import locate
@@ -107,7 +108,8 @@ def difference(pipe: Any, family: Any, settings: Any, picture: Path) -> float:
     from PIL import Image
 
     recipe = Recipe.read(picture)
-    pipe.set_adapters(["adapter_0"], [recipe.strength]) if recipe.strength != 1.0 else None
+    if recipe.strength != 1.0:
+        stock.set_strengths(pipe, family.denoiser_part, {"adapter_0": recipe.strength})
     with Image.open(picture) as saved:
         mine = np.asarray(saved.convert("RGB"), dtype=np.int16)
     theirs = np.asarray(clip.film(generate.render(pipe, family, recipe, settings)), dtype=np.int16)

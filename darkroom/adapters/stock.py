@@ -1,0 +1,72 @@
+"""Adapter files in a stock pipeline: read by its own loader, or through peft where diffusers has given it none.
+
+Without a loader (PixArt, OmniGen, Stable Cascade, HunyuanVideo 1.5...) other programs need these few lines too; the
+file is the same as everywhere: keys `<component>.<module>.lora_A.weight`, the peft settings as JSON in its header.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+SETTINGS = "lora_adapter_metadata"
+
+
+def has_loader(pipeline: Any) -> bool:
+    """Can the pipeline, or its class, read adapter files itself?"""
+    return hasattr(pipeline, "load_lora_weights")
+
+
+def tensors_of(pipeline: Any, path: str) -> dict[str, Tensor]:
+    """An adapter file's tensors in diffusers' names; `pipeline` is a class. Raises what the readers raise."""
+    if has_loader(pipeline):
+        found = pipeline.lora_state_dict(path)
+        return found[0] if isinstance(found, tuple) else found
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def load(pipe: Any, component: str, path: Path, name: str) -> None:
+    """Put an adapter file on the pipeline's denoiser as `name`. Raises what the readers raise, ValueError among it."""
+    if has_loader(pipe):
+        pipe.load_lora_weights(str(path), adapter_name=name)
+        return
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+    from safetensors import safe_open
+
+    prefix = f"{component}."
+    with safe_open(path, "pt") as file:
+        settings = json.loads((file.metadata() or {}).get(SETTINGS, "{}"))
+        tensors = {k.removeprefix(prefix): file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
+    if not tensors:
+        return
+    if not settings:
+        raise ValueError("its header has no peft settings, so rank and scale are unknown")
+    own = {k.removeprefix(prefix): v for k, v in settings.items() if k.startswith(prefix)}
+    model = getattr(pipe, component)
+    inject_adapter_in_model(LoraConfig(**own), model, adapter_name=name)
+    set_peft_model_state_dict(model, tensors, adapter_name=name)
+
+
+def set_strengths(pipe: Any, component: str, strengths: Mapping[str, float]) -> None:
+    """Use these adapters together, each as strongly as it says."""
+    if has_loader(pipe):
+        pipe.set_adapters(list(strengths), list(strengths.values()))
+        return
+    for layer in tuner_layers(getattr(pipe, component)):
+        present = [name for name in strengths if name in layer.lora_A]
+        layer.set_adapter(present)
+        for name in present:
+            layer.set_scale(name, strengths[name])
+
+
+def tuner_layers(model: Any) -> list[Any]:
+    """The layers that peft has put beside the model's own."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
