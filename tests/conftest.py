@@ -4,6 +4,8 @@ import os
 
 from hypothesis import settings
 
+pytest_plugins = ["tests.families.table"]
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # how long an example takes says something about the machine, not about the code

@@ -146,7 +146,8 @@ class Wan(Family):
         "validation_num_inference_steps": 40,
         "validation_num_video_frames": 81,
     }
-    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
+    # diffusers reads a file for a denoiser with the picture's own keys and values only if it has those two as well
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj")}
     tiny = _tiny({}, {})
 
     # -- text ------------------------------------------------------------------------------------------------------
