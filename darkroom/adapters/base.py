@@ -17,6 +17,7 @@ from darkroom.core.files import atomic
 class Adapter:
     """Trainable parameters of a model, and their files.
 
+    model      what is trained, or what the adapter is put on; `members` its denoisers by component of the pipeline
     `named` gives the trained parameters in a fixed order. `state` is what a checkpoint needs to go on, `export` writes
     what people load elsewhere. `result` is the name of the latter: a file for adapters, a folder for whole models.
     """
@@ -25,7 +26,9 @@ class Adapter:
     result: ClassVar[str]
 
     def __init__(self, model: nn.Module, component: str):
-        self.model, self.component = model, component
+        self.model = model
+        # several denoisers that are trained as one say so themselves
+        self.members: dict[str, nn.Module] = getattr(model, "members", {component: model})
 
     @property
     def named(self) -> dict[str, nn.Parameter]:

@@ -45,13 +45,16 @@ class FullWeights(Adapter):
             )
 
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
-        """Write the denoiser as diffusers does: `<component>/config.json` and its weights."""
-        with disk_full_says(folder, f"the {self.component}"):
-            self.model.save_pretrained(folder / self.component)  # type: ignore[operator]
+        """Write each denoiser as diffusers does: `<component>/config.json` and its weights."""
+        for component, member in self.members.items():
+            with disk_full_says(folder, f"the {component}"):
+                member.save_pretrained(folder / component)  # type: ignore[operator]
 
     def restore(self, folder: Path) -> None:
         """Read the weights that `export` wrote, whole or in shards."""
         tensors: dict[str, Tensor] = {}
-        for file in sorted((folder / self.component).glob("*.safetensors")):
-            tensors |= load_file(file)
+        for component in self.members:
+            before = f"{component}." if len(self.members) > 1 else ""
+            for file in sorted((folder / component).glob("*.safetensors")):
+                tensors |= {before + name: tensor for name, tensor in load_file(file).items()}
         self.load({name: tensors[name] for name in self.named if name in tensors})

@@ -19,11 +19,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from darkroom.adapters.base import Adapter, save_safetensors
-from darkroom.adapters.stock import SETTINGS, tuner_layers
+from darkroom.adapters.stock import SETTINGS, WEIGHTS, file_names, key_prefix, tuner_layers
 from darkroom.adapters.targets import target_modules
 from darkroom.core.errors import ConfigError
 
-WEIGHTS = "pytorch_lora_weights.safetensors"
 INIT: dict[str, Any] = {"default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa"}
 # these initialisations also change the frozen weights, so the saved adapter must carry the difference
 CHANGES_BASE = frozenset({"olora", "pissa"})
@@ -69,7 +68,8 @@ class LoRA(Adapter):
 
     def _inject(self, targets: list[str] | str) -> None:
         try:
-            inject_adapter_in_model(self.config, self.model, adapter_name=NAME)
+            for member in self.members.values():
+                inject_adapter_in_model(self.config, member, adapter_name=NAME)
         except ValueError as cause:
             if "arget modules" not in str(cause) and "target_modules" not in str(cause):
                 raise
@@ -119,45 +119,60 @@ class LoRA(Adapter):
                 layer.scaling[NAME] = scale
 
     def layers(self) -> dict[str, Tensor]:
-        """Adapter tensors by peft name, as other programs read them. See `relative_to_start` for PiSSA and OLoRA."""
+        """Adapter tensors by peft name, as other programs read them, behind the component's where there are several.
+
+        See `relative_to_start` for PiSSA and OLoRA.
+        """
         tensors = {
-            name: t.detach().cpu() for name, t in get_peft_model_state_dict(self.model, adapter_name=NAME).items()
+            self._before(component) + name: t.detach().cpu()
+            for component, member in self.members.items()
+            for name, t in get_peft_model_state_dict(member, adapter_name=NAME).items()
         }
         return relative_to_start(tensors, self._peft_start()) if self._start else tensors
+
+    def _before(self, component: str) -> str:
+        return f"{component}." if len(self.members) > 1 else ""
 
     def _peft_start(self) -> dict[str, Tensor]:
         return {_peft_name(name): t for name, t in self._start.items()}
 
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
-        """Write the adapter file with the peft settings and `metadata` in its header."""
-        tensors = {f"{self.component}.{name}": t for name, t in self.layers().items()}
-        save_safetensors(folder / WEIGHTS, tensors, {**metadata, SETTINGS: self._settings()})
+        """Write an adapter file for each denoiser, with the peft settings and `metadata` in its header."""
+        tensors = self.layers()
+        for component, file in file_names(self.members).items():
+            before, prefix = self._before(component), key_prefix(component)
+            own = {prefix + name.removeprefix(before): t for name, t in tensors.items() if name.startswith(before)}
+            save_safetensors(folder / file, own, {**metadata, SETTINGS: self._settings(prefix)})
 
     @property
     def export_is_lossy(self) -> bool:
         return bool(self._start)
 
     def restore(self, folder: Path) -> None:
-        self.start_from(load_file(folder / WEIGHTS))
+        files = file_names(self.members)
+        self.start_from({component: load_file(folder / file) for component, file in files.items()})
 
-    def _settings(self) -> str:
+    def _settings(self, prefix: str) -> str:
         settings = self.config.to_dict()
         if self._start:
             settings |= {"r": 2 * self.config.r, "lora_alpha": 2 * self.config.lora_alpha, "init_lora_weights": True}
-        plain = {f"{self.component}.{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+        plain = {f"{prefix}{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
         return json.dumps(plain, indent=2, sort_keys=True, default=str)
 
-    def start_from(self, tensors: dict[str, Tensor]) -> int:
-        """Begin with an existing adapter (`init_lora`); keys as in the file. Returns how many tensors were used.
+    def start_from(self, files: Mapping[str, Mapping[str, Tensor]]) -> int:
+        """Begin with an existing adapter (`init_lora`): by component, a file's tensors. Returns how many were used.
 
         Raises ValueError when ranks or targets differ.
         """
-        prefix = f"{self.component}."
-        given = {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+        given: dict[str, Tensor] = {}
+        for component, tensors in files.items():
+            prefix, before = key_prefix(component), self._before(component)
+            own = {before + name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+            if not own:
+                others = ", ".join(sorted({name.split(".")[0] for name in tensors})) or "nothing"
+                raise ValueError(f"it holds nothing for '{prefix[:-1]}', only for {others}")
+            given |= own
         mine = {_peft_name(name): p for name, p in self.named.items()}
-        if not given:
-            others = sorted({name.split(".")[0] for name in tensors})
-            raise ValueError(f"it holds nothing for '{self.component}', only for {', '.join(others) or 'nothing'}")
         missing = mine.keys() ^ given.keys()
         if missing:
             raise ValueError(f"{len(missing)} of {len(mine)} tensors differ, for example {min(missing)}")

@@ -7,13 +7,44 @@ file is the same as everywhere: keys `<component>.<module>.lora_A.weight`, the p
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+WEIGHTS = "pytorch_lora_weights.safetensors"
 SETTINGS = "lora_adapter_metadata"
+SECOND = "_2"
+
+
+def file_names(components: Iterable[str]) -> dict[str, str]:
+    """The adapter file of each denoiser: the first has the usual name, a further one is named in its own.
+
+    >>> file_names(["transformer", "transformer_2"])["transformer_2"]
+    'pytorch_lora_weights.transformer_2.safetensors'
+    """
+    first, *others = components
+    return {first: WEIGHTS, **{other: WEIGHTS.replace(".", f".{other}.", 1) for other in others}}
+
+
+def files_of(path: str, components: Iterable[str]) -> dict[str, str]:
+    """Where an adapter's files are: `path` is a folder of them, the first of them, or a hub's name for that."""
+    names = file_names(components)
+    first, *others = names
+    place = Path(path).expanduser()
+    if place.is_dir():
+        return {component: str(place / name) for component, name in names.items()}
+    return {first: path, **{other: str(place.with_name(names[other])) for other in others}}
+
+
+def key_prefix(component: str) -> str:
+    """What the file's keys begin with. diffusers keeps those of a second denoiser as it keeps the first's.
+
+    >>> key_prefix("transformer_2")
+    'transformer.'
+    """
+    return component.removesuffix(SECOND) + "."
 
 
 def has_loader(pipeline: Any) -> bool:
@@ -32,14 +63,15 @@ def tensors_of(pipeline: Any, path: str) -> dict[str, Tensor]:
 
 
 def load(pipe: Any, component: str, path: Path, name: str) -> None:
-    """Put an adapter file on the pipeline's denoiser as `name`. Raises what the readers raise, ValueError among it."""
+    """Put an adapter file on a denoiser of the pipeline as `name`. Raises what the readers raise, also ValueError."""
     if has_loader(pipe):
-        pipe.load_lora_weights(str(path), adapter_name=name)
+        where = {f"load_into_{component}": True} if component.endswith(SECOND) else {}
+        pipe.load_lora_weights(str(path), adapter_name=name, **where)
         return
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
     from safetensors import safe_open
 
-    prefix = f"{component}."
+    prefix = key_prefix(component)
     with safe_open(path, "pt") as file:
         settings = json.loads((file.metadata() or {}).get(SETTINGS, "{}"))
         tensors = {k.removeprefix(prefix): file.get_tensor(k) for k in file.keys() if k.startswith(prefix)}  # noqa: SIM118
@@ -53,12 +85,12 @@ def load(pipe: Any, component: str, path: Path, name: str) -> None:
     set_peft_model_state_dict(model, tensors, adapter_name=name)
 
 
-def set_strengths(pipe: Any, component: str, strengths: Mapping[str, float]) -> None:
+def set_strengths(pipe: Any, components: Iterable[str], strengths: Mapping[str, float]) -> None:
     """Use these adapters together, each as strongly as it says."""
     if has_loader(pipe):
         pipe.set_adapters(list(strengths), list(strengths.values()))
         return
-    for layer in tuner_layers(getattr(pipe, component)):
+    for layer in (layer for component in components for layer in tuner_layers(getattr(pipe, component))):
         present = [name for name in strengths if name in layer.lora_A]
         layer.set_adapter(present)
         for name in present:

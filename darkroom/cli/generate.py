@@ -77,7 +77,8 @@ def run(argv: list[str]) -> int:
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
     pipe = generate.stock_pipeline(family, base, dtype, known["model_flavour"])
-    for adapter, loaded in zip(adapters, generate.load_adapters(pipe, family, adapters), strict=True):
+    counted = generate.load_adapters(pipe, family, adapters, known["model_flavour"])
+    for adapter, loaded in zip(adapters, counted, strict=True):
         print(f"{adapter.path}: {loaded.matched} keys matched, {len(loaded.unmatched)} not")
     for prompt in chosen.prompt:
         for i in range(chosen.count):

@@ -104,6 +104,14 @@ class Family:
         """The call's arguments that switch guidance off for a flavour."""
         return self.unguided
 
+    def held_for(self, flavour: str | None) -> tuple[str, ...]:
+        """The denoisers that a flavour's base holds, as components of its pipeline; the one for most noise first."""
+        return self.flavours[self.published(flavour)].experts or (self.denoiser_part,)
+
+    def trained_for(self, flavour: str | None) -> tuple[str, ...]:
+        """Those of them that a run trains."""
+        return self.flavours[self.published(flavour)].trained or self.held_for(flavour)
+
     def fps_for(self, flavour: str | None) -> float | None:
         """Frames per second of a flavour's clips; None if it makes pictures."""
         return self.flavours[self.published(flavour)].fps or self.fps
@@ -175,6 +183,10 @@ class Family:
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The network's answer for the family's prediction type, as x_t. Conventions are converted here only."""
         raise TypeError(f"{type(self).__name__} must define predict")
+
+    def alone(self, pipe: Any, component: str) -> None:
+        """Let one of a stock pipeline's experts answer at all noise levels."""
+        raise TypeError(f"{type(self).__name__} has no experts")
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 

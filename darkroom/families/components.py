@@ -23,6 +23,7 @@ from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
 from darkroom.families.base import Family
 from darkroom.families.classes import named
+from darkroom.families.experts import Experts
 from darkroom.families.pixels import PixelSpace
 from darkroom.families.repository import SINGLE_FILE, Repository
 
@@ -73,7 +74,7 @@ class Parts(Repository):
     def text(self) -> Any:
         """The family's stock pipeline with its text encoders and tokenizers only, on the device."""
         if self._text is None:
-            absent = dict.fromkeys(["vae", self.family.denoiser_part, *self.family.idle_parts])
+            absent = dict.fromkeys(["vae", *self.held, *self.family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
                 extra = self._separate_t5(dtype)
@@ -149,9 +150,14 @@ class Parts(Repository):
             self._release()
 
     def denoiser(self, dtype: torch.dtype | None = None) -> Any:
-        """The denoiser, on the device, in the base's precision unless told otherwise."""
-        dtype = dtype or self.dtype
-        source, subfolder = self.denoiser_source
+        """What is trained, on the device, in the base's precision unless told otherwise: a denoiser, or experts."""
+        loaded = {part: self._denoiser(part, dtype or self.dtype) for part in self.trained}
+        if len(loaded) == 1:
+            return loaded[self.trained[0]]
+        return Experts(loaded, self.options.timestep_boundary * 1000)
+
+    def _denoiser(self, part: str, dtype: torch.dtype) -> Any:
+        source, subfolder = self.denoiser_source(part)
         with explained("The denoiser", source, self._remedy):
             model = self._load_denoiser(source, subfolder, dtype)
         return model.to(self.device)
@@ -176,7 +182,10 @@ class Parts(Repository):
             return named(config.get("_class_name", cls.__name__)).from_config(config)
 
     def assemble(self, denoiser: Any, vae: Any, scheduler: Any) -> Any:
-        """The stock pipeline around live parts and without text encoders, for prompts that are encoded already."""
+        """The stock pipeline around live parts and without text encoders, for prompts that are encoded already.
+
+        An expert that is trained apart answers at all noise levels, unless `wan_validation_load_other_stage`.
+        """
         import inspect
 
         cls = named(self.pipeline)
@@ -187,11 +196,25 @@ class Parts(Repository):
         # a component is a row of library and class; the rest is what the pipeline is told
         parts |= {name: value for name, value in self.index.items() if name in known and not isinstance(value, list)}
         parts |= {name: self.extra(name) for name in self.kinds.extras}
-        parts |= {"scheduler": scheduler, self.family.denoiser_part: denoiser}
+        live = self._live(denoiser)
+        others = set(self.held) - live.keys() if self.options.wan_validation_load_other_stage else ()
+        parts |= {"scheduler": scheduler, **live, **{part: self.other_expert(part) for part in others}}
         parts |= {"vae": vae} if self.kinds.vae else {}
         pipe = cls(**parts)
+        if len(live) + len(others) < len(self.held):
+            self.family.alone(pipe, self.trained[0])
         pipe.set_progress_bar_config(disable=True)
         return pipe
+
+    def _live(self, denoiser: Any) -> dict[str, Any]:
+        """What is trained, by component."""
+        return denoiser.members if isinstance(denoiser, Experts) else {self.trained[0]: denoiser}
+
+    def other_expert(self, part: str) -> Any:
+        """The expert that is not trained, frozen, to draw pictures with."""
+        if part not in self._extras:
+            self._extras[part] = self._denoiser(part, self.dtype).requires_grad_(False).eval()
+        return self._extras[part]
 
     def save_pipeline(self, denoiser: Any, folder: Path) -> None:
         """Write a complete pipeline with this denoiser in place of the base's, as diffusers lays it out.
@@ -203,7 +226,7 @@ class Parts(Repository):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with disk_full_says(folder.parent, folder.name):
-                pipe = self._pipeline(self.pipeline, {self.family.denoiser_part: denoiser}, self.dtype)
+                pipe = self._pipeline(self.pipeline, self._live(denoiser), self.dtype)
                 pipe.save_pretrained(beside)
                 if folder.exists():
                     os.replace(folder, old)

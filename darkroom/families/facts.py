@@ -52,6 +52,8 @@ class Flavour:
 
     supports  what it takes beyond what every flavour of the family takes
     picture   may or must a prompt come with a picture to start from
+    experts   the denoisers that its base holds, where there are several: the one for most noise first
+    trained   those of the experts that a run trains; all of them if left empty
     """
 
     repository: str
@@ -63,6 +65,8 @@ class Flavour:
     fps: float | None = None
     supports: frozenset[str] = frozenset()
     picture: Literal["none", "optional", "needed"] = "none"
+    experts: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

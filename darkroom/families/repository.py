@@ -101,9 +101,18 @@ class Repository:
         return {"revision": wanted} if wanted and not Path(self.base).exists() else {}
 
     @property
-    def denoiser_source(self) -> tuple[str, str]:
-        """Where the denoiser is: a repository, folder or file, and the folder inside it."""
-        o, part = self.options, self.family.denoiser_part
+    def held(self) -> tuple[str, ...]:
+        """The denoisers of this flavour's base."""
+        return self.family.held_for(self.options.model_flavour)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """Those of them that the run trains."""
+        return self.family.trained_for(self.options.model_flavour)
+
+    def denoiser_source(self, part: str) -> tuple[str, str]:
+        """Where a denoiser is: a repository, folder or file, and the folder inside it."""
+        o = self.options
         if part == "unet":
             separate, subfolder = o.pretrained_unet_model_name_or_path, o.pretrained_unet_subfolder
         else:
@@ -213,13 +222,16 @@ class Repository:
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
             )
         denoisers = [part for part in index if class_of(part) == short(family.denoiser)]
-        if len(denoisers) > 1:
+        if denoisers and not is_other and len(denoisers) != len(self.held):
+            fitting = [name for name in family.flavours if len(family.held_for(name)) == len(denoisers)]
             raise self._refused(
-                f"It holds {len(denoisers)} denoisers, {' and '.join(denoisers)}, for different noise levels; "
-                "a run trains one for all of them.",
-                f"Give a {family.title} model with one denoiser.",
+                f"It holds {len(denoisers)} denoisers ({', '.join(denoisers)}), and model_flavour "
+                f"{self.options.model_flavour or family.default_flavour} has {len(self.held)}.",
+                f"Set model_flavour to {fitting[0]}, or give another model."
+                if fitting
+                else f"Give a {family.title} model with {len(self.held)}.",
             )
-        if denoisers == [family.denoiser_part] and not is_other:
+        if denoisers == list(self.held) and not is_other:
             return
         switch = f"Set model_family to {others[0]}, or give" if others else "Give"
         raise self._refused(
@@ -230,7 +242,7 @@ class Repository:
 
     def _examine_weights(self) -> None:
         """Every local weights file must be as long as its header says."""
-        for part in (*self.kinds.encoders, *self.kinds.extras, "vae", self.family.denoiser_part):
+        for part in (*self.kinds.encoders, *self.kinds.extras, "vae", *self.held):
             for path in sorted((Path(self.base) / part).glob("*.safetensors")):
                 if problem := cut_short(path):
                     change = f"Copy or download {part}/{path.name} again."
@@ -294,8 +306,9 @@ class Repository:
 
     def base_identity(self) -> dict[str, str]:
         """What the lock file says of the base weights."""
-        source, subfolder = self.denoiser_source
-        return {"source": source, "denoiser": self._identity(subfolder, source)}
+        places = [self.denoiser_source(part) for part in self.trained]
+        identities = [self._identity(subfolder, source) for source, subfolder in places]
+        return {"source": places[0][0], "denoiser": identities[0] if len(identities) == 1 else digest(identities)}
 
     def _identity(self, subfolder: str, source: str) -> str:
         path = Path(source)

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 IMAGE_TO_VIDEO = "image_to_video"
+# Wan 2.2 has a denoiser for high noise and one for low noise
+EXPERTS = ("transformer", "transformer_2")
 # these weights were trained with a noise level for every token
 TOKEN_TIMES = frozenset({"ti2v-5b-2.2"})
 WIDE_LATENTS = Latents(channels=48, downscale=16, patch=2, normaliser="channels", temporal=4)
@@ -94,6 +96,37 @@ TINY_TI2V = _tiny(
     settings={"expand_timesteps": True},
 )
 
+TINY_PAIR = _tiny({}, {}, settings={"boundary_ratio": 0.875})
+TINY_I2V_PAIR = _tiny({"in_channels": 36}, {}, shift=5.0, settings={"boundary_ratio": 0.9})
+
+
+def _pair(trained: tuple[str, ...] = (), note: str = "") -> Flavour:
+    """Wan 2.2 from text: both denoisers, or one of them."""
+    return Flavour(
+        "Wan-AI/Wan2.2-T2V-A14B-Diffusers",
+        {"flow_schedule_shift": 5.0, "timestep_boundary": 0.875},
+        note=note,
+        tiny=TINY_PAIR,
+        experts=EXPERTS,
+        trained=trained,
+    )
+
+
+def _i2v_pair(trained: tuple[str, ...] = (), note: str = "") -> Flavour:
+    """Wan 2.2 from a first frame: both denoisers, or one of them."""
+    return Flavour(
+        "Wan-AI/Wan2.2-I2V-A14B-Diffusers",
+        {"flow_schedule_shift": 5.0, "timestep_boundary": 0.9, "validation_guidance": 3.5},
+        note=note,
+        pipeline="WanImageToVideoPipeline",
+        tiny=TINY_I2V_PAIR,
+        supports=frozenset({IMAGE_TO_VIDEO}),
+        picture="needed",
+        experts=EXPERTS,
+        trained=trained,
+    )
+
+
 LARGE = {"resolution": 720, "validation_resolution": "1280x720", "flow_schedule_shift": 5.0}
 
 
@@ -103,6 +136,7 @@ class Wan(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
     blocks = ("blocks",)
+    idle_parts = ("transformer_2",)
     t5_part = "text_encoder"
     fps = 16.0
     supports = Family.supports | {"video"}
@@ -126,6 +160,12 @@ class Wan(Family):
             supports=frozenset({IMAGE_TO_VIDEO}),
             picture="needed",
         ),
+        "t2v-14b-2.2": _pair(note="trains both denoisers at once, each with an adapter of its own"),
+        "t2v-14b-2.2-high": _pair(EXPERTS[:1], "the denoiser for high noise: composition and movement"),
+        "t2v-14b-2.2-low": _pair(EXPERTS[1:], "the denoiser for low noise: detail"),
+        "i2v-14b-2.2": _i2v_pair(note="trains both denoisers at once, each with an adapter of its own"),
+        "i2v-14b-2.2-high": _i2v_pair(EXPERTS[:1], "the denoiser for high noise: composition and movement"),
+        "i2v-14b-2.2-low": _i2v_pair(EXPERTS[1:], "the denoiser for low noise: detail"),
         "ti2v-5b-2.2": Flavour(
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
             {**LARGE, "aspect_bucket_alignment": 64, "validation_resolution": "1280x704"},
@@ -135,7 +175,14 @@ class Wan(Family):
             fps=24.0,
         ),
     }
-    tinies = {"tiny-i2v": "i2v-14b-2.1", "tiny-ti2v": "ti2v-5b-2.2"}
+    tinies = {
+        "tiny-i2v": "i2v-14b-2.1",
+        "tiny-pair": "t2v-14b-2.2",
+        "tiny-high": "t2v-14b-2.2-high",
+        "tiny-low": "t2v-14b-2.2-low",
+        "tiny-i2v-pair": "i2v-14b-2.2",
+        "tiny-ti2v": "ti2v-5b-2.2",
+    }
     defaults = {
         "resolution": 480,
         "validation_resolution": "832x480",
@@ -231,6 +278,10 @@ class Wan(Family):
             encoder_hidden_states_image=None if image is None else image.to(x_t),
             return_dict=False,
         )[0]
+
+    def alone(self, pipe: Any, component: str) -> None:
+        pipe.register_modules(transformer=getattr(pipe, component), transformer_2=None)
+        pipe.register_to_config(boundary_ratio=None)
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 

@@ -113,10 +113,11 @@ def weights(repository: Repository, family: Family) -> dict[str, int | None]:
     """Bytes of each part's weights on disk, where they are local: the least memory its phase needs."""
     text = [repository.weight_bytes(name) for name in family.tiny.encoders]
     known = [size for size in text if size is not None]
+    denoisers = [size for size in map(repository.weight_bytes, repository.trained) if size is not None]
     return {
         "text encoders": sum(known) if known else None,
         "vae": repository.weight_bytes("vae"),
-        "denoiser": repository.weight_bytes(family.denoiser_part),
+        "denoiser": sum(denoisers) if denoisers else None,
     }
 
 

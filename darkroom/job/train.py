@@ -322,7 +322,7 @@ def attached(run: Run, model: Any, parts: Parts) -> Adapter:
     """The adapter on the model, started from `init_lora` if given."""
     config, family = run.config, run.family
     dtype = distributed.trained_dtype(config)
-    adapter = adapters.attach(model, config, family.targets, family.denoiser_part, dtype, run.seed)
+    adapter = adapters.attach(model, config, family.targets, parts.trained[0], dtype, run.seed)
     if config.init_lora and config.model_type == "lora":
         start_from(adapter, parts, config.init_lora, run.resolved.sources["init_lora"])
     model.train()
@@ -336,7 +336,9 @@ def start_from(adapter: Any, parts: Parts, path: str, source: str = "") -> None:
             raise FileNotFoundError(f"there is no such file or folder (seen from {Path.cwd()})")
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := cut_short(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
-        count = adapter.start_from(stock.tensors_of(named(parts.pipeline), path))
+        files = stock.files_of(path, parts.trained)
+        pipeline = named(parts.pipeline)
+        count = adapter.start_from({part: stock.tensors_of(pipeline, file) for part, file in files.items()})
     except (OSError, ValueError, KeyError, SafetensorError) as cause:
         raise ConfigError(
             "init_lora",

@@ -90,7 +90,7 @@ SIMPLETUNER_KEYS = _words(
     stable_cascade_use_decoder_for_validation stable_cascade_decoder_model_name_or_path
     stable_cascade_decoder_subfolder stable_cascade_validation_prior_num_inference_steps
     stable_cascade_validation_prior_guidance_scale stable_cascade_validation_decoder_guidance_scale
-    sanavideo_motion_score sana_motion_score wan_force_2_1_time_embedding wan_validation_load_other_stage
+    sanavideo_motion_score sana_motion_score wan_force_2_1_time_embedding
     vae_enable_temporal_roll disable_assistant_lora assistant_lora_path
     """
 )
@@ -140,7 +140,7 @@ MUSUBI_KEYS = _words(
     skip_existing skip_t2i_visual_dummy slg_end slg_layers slg_mode slg_scale slg_start split_attn split_uncond src_path
     steps strength student_feature_layer t5 target task teacher_feature_layer text_cache_dtype text_encoder
     text_encoder1 text_encoder2 text_encoder_clip text_encoder_cpu text_encoder_dtype text_encoder_qwen
-    timestep_boundary timestep_sampling trainable_modules training_comment trim_tail_frames turbo_dit turbo_dit_cache
+    timestep_sampling trainable_modules training_comment trim_tail_frames turbo_dit turbo_dit_cache
     unconditional_dit use_32bit_attention use_pinned_memory_for_block_swap use_unconditional_dit_for_lora_sampling vae
     vae_cache_cpu vae_chunk_size vae_sample_size vae_spatial_tile_sample_min_size vae_tiling validate_caption_structure
     video_length video_path video_seconds video_sections video_size wandb_api_key wandb_run_name warn_on_caption_issues

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
+
+from pydantic import field_validator
 
 from darkroom.options import later
 from darkroom.options.field import SET, Section, option
@@ -124,3 +126,26 @@ class FamilyOptions(Section):
         families=_LTX,
         pending=later.FAMILY,
     )
+    timestep_boundary: float | None = option(
+        None,
+        "Noise level at which the denoiser for low noise takes over, 0 to 1 (or 0 to 1000); left out, the flavour's.",
+        ge=0,
+        le=1,
+        level="expert",
+        families=("wan",),
+    )
+    wan_validation_load_other_stage: bool = option(
+        False,
+        "Draw validation pictures with both denoisers of Wan 2.2 although only one is trained.",
+        level="advanced",
+        families=("wan",),
+    )
+
+    @field_validator("timestep_boundary", mode="before")
+    @classmethod
+    def _as_a_share(cls, value: Any) -> Any:
+        """musubi-tuner also counts it in steps of a thousand."""
+        try:
+            return float(value) / 1000 if float(value) > 1 else value
+        except (TypeError, ValueError):
+            return value

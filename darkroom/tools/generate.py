@@ -20,8 +20,6 @@ from darkroom.validate import clip, schedulers
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import arguments
 
-WEIGHTS = "pytorch_lora_weights.safetensors"
-
 
 @dataclasses.dataclass(frozen=True)
 class AdapterFile:
@@ -60,44 +58,51 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, flavour: str |
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile]) -> list[Loaded]:
-    """Load each file by the pipeline's own loader and count keys. Raises ModelError if one cannot be read."""
+def load_adapters(
+    pipe: Any, family: Family, adapters: Sequence[AdapterFile], flavour: str | None = None
+) -> list[Loaded]:
+    """Load each adapter by the pipeline's own loader, where it has one, and count keys. A flavour with several
+    denoisers has a file for each, in one folder. Raises ModelError if one cannot be read."""
+    parts = family.trained_for(flavour)
     counted = []
     for number, adapter in enumerate(adapters):
         if not adapter.path.exists():
             raise ModelError(f"There is no adapter at {adapter.path}.\n  Check the path.")
         name = f"adapter_{number}"
-        file = adapter.path / WEIGHTS if adapter.path.is_dir() else adapter.path
-        if file.suffix == ".safetensors" and file.is_file() and (problem := cut_short(file)):
-            raise ModelError(f"The adapter {file} is damaged: {problem}.\n  Copy it again, or take another checkpoint.")
-        remedy = f"Give a whole LoRA file that was made for {family.title}."
-        with explained("The adapter", str(adapter.path), remedy):
-            stock.load(pipe, family.denoiser_part, file, name)
-        counted.append(count_keys(pipe, family, adapter.path, name))
+        files = stock.files_of(str(adapter.path), parts)
+        each = [_load(pipe, family, part, Path(file), name) for part, file in files.items()]
+        counted.append(Loaded(sum(one.matched for one in each), [key for one in each for key in one.unmatched]))
     if adapters:
         strengths = {f"adapter_{i}": adapter.strength for i, adapter in enumerate(adapters)}
-        stock.set_strengths(pipe, family.denoiser_part, strengths)
+        stock.set_strengths(pipe, parts, strengths)
     return counted
 
 
-def count_keys(pipe: Any, family: Family, path: Path, name: str) -> Loaded:
+def _load(pipe: Any, family: Family, part: str, file: Path, name: str) -> Loaded:
+    if file.suffix == ".safetensors" and file.is_file() and (problem := cut_short(file)):
+        raise ModelError(f"The adapter {file} is damaged: {problem}.\n  Copy it again, or take another checkpoint.")
+    with explained("The adapter", str(file), f"Give a whole LoRA file that was made for {family.title}."):
+        stock.load(pipe, part, file, name)
+    return count_keys(pipe, family, part, file, name)
+
+
+def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> Loaded:
     """Compare the file's tensors with what is in the model: a key matches if its very values are there."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import load_file
 
-    file = path / WEIGHTS if path.is_dir() else path
-    model = getattr(pipe, family.denoiser_part)
+    model = getattr(pipe, part)
     tensors = {key: t for key, t in load_file(file).items() if not key.endswith(".alpha")}
     if name not in getattr(model, "peft_config", {}):
         held = ", ".join(sorted({key.split(".")[0] for key in tensors})) or "nothing"
         raise ModelError(
-            f"The adapter {path} has nothing for the {family.denoiser_part} of {family.title}: it holds {held}.\n"
+            f"The adapter {file} has nothing for the {part} of {family.title}: it holds {held}.\n"
             f"  Give a LoRA file that was made for {family.title}, or the family that this one was made for."
         )
     inside = get_peft_model_state_dict(model, adapter_name=name)
     unmatched = []
     for key, tensor in tensors.items():
-        mine = inside.get(key.removeprefix(f"{family.denoiser_part}."))
+        mine = inside.get(key.removeprefix(stock.key_prefix(part)))
         if mine is None or mine.shape != tensor.shape or not torch.equal(mine.cpu(), tensor.to(mine.dtype)):
             unmatched.append(key)
     return Loaded(len(tensors) - len(unmatched), unmatched)

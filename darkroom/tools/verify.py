@@ -55,8 +55,12 @@ def verify(path: Path) -> Verdict:
         pipe, matched, unmatched = full_pipeline(family, path, base, settings.model_flavour)
     else:
         pipe = generate.stock_pipeline(family, base, torch.float32, settings.model_flavour)
-        (loaded,) = generate.load_adapters(pipe, family, [generate.AdapterFile(adapter_file(path))])
+        files = [generate.AdapterFile(adapter_file(path))]
+        (loaded,) = generate.load_adapters(pipe, family, files, settings.model_flavour)
         matched, unmatched = loaded.matched, loaded.unmatched
+    trained = family.trained_for(settings.model_flavour)
+    if len(trained) < len(family.held_for(settings.model_flavour)) and not settings.wan_validation_load_other_stage:
+        family.alone(pipe, trained[0])  # as the run drew its pictures
     pictures = originals(Path(options["$folder"]), step_of(path))
     worst = max((difference(pipe, family, settings, picture) for picture in pictures), default=None)
     return Verdict(matched, unmatched, len(pictures), worst)
@@ -72,17 +76,20 @@ def adapter_file(path: Path) -> Path:
 
 def full_pipeline(family: Any, path: Path, base: str, flavour: str | None) -> tuple[Any, int, list[str]]:
     """The stock pipeline with a fully trained denoiser; its keys are checked by a strict load."""
-    folder = next((f for f in (path / "pipeline", path) if (f / family.denoiser_part).is_dir()), None)
+    parts = family.trained_for(flavour)
+    folder = next((f for f in (path / "pipeline", path) if (f / parts[0]).is_dir()), None)
     if folder is None:
-        raise ModelError(f"There is no {family.denoiser_part}/ in {path}.\n  Give a checkpoint or output folder.")
-    cls = named(family.denoiser)
-    model, info = cls.from_pretrained(
-        folder, subfolder=family.denoiser_part, dtype=torch.float32, output_loading_info=True
-    )
+        raise ModelError(f"There is no {parts[0]}/ in {path}.\n  Give a checkpoint or output folder.")
     pipe = generate.stock_pipeline(family, base, torch.float32, flavour)
-    pipe.register_modules(**{family.denoiser_part: model.to(pipe.device)})
-    odd = [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
-    return pipe, len(model.state_dict()) - len(info["missing_keys"]), list(map(str, odd))
+    matched, odd = 0, []
+    for part in parts:
+        model, info = named(family.denoiser).from_pretrained(
+            folder, subfolder=part, dtype=torch.float32, output_loading_info=True
+        )
+        pipe.register_modules(**{part: model.to(pipe.device)})
+        odd += [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
+        matched += len(model.state_dict()) - len(info["missing_keys"])
+    return pipe, matched, list(map(str, odd))
 
 
 def step_of(path: Path) -> int | None:
@@ -109,7 +116,8 @@ def difference(pipe: Any, family: Any, settings: Any, picture: Path) -> float:
 
     recipe = Recipe.read(picture)
     if recipe.strength != 1.0:
-        stock.set_strengths(pipe, family.denoiser_part, {"adapter_0": recipe.strength})
+        parts = family.trained_for(settings.model_flavour)
+        stock.set_strengths(pipe, parts, {"adapter_0": recipe.strength})
     with Image.open(picture) as saved:
         mine = np.asarray(saved.convert("RGB"), dtype=np.int16)
     theirs = np.asarray(clip.film(generate.render(pipe, family, recipe, settings)), dtype=np.int16)

@@ -10,7 +10,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from darkroom.adapters.lora import WEIGHTS, relative_to_start
+from darkroom.adapters.lora import relative_to_start
+from darkroom.adapters.stock import WEIGHTS
 from darkroom.core.errors import ConfigError
 
 NAMES = ["flux", "sdxl"]
@@ -290,7 +291,7 @@ def test_an_adapter_starts_from_what_the_stock_pipeline_reads(attach, tmp_path, 
     bench.adapter.export(tmp_path, {})
     read = type(bench.stock()).lora_state_dict(str(tmp_path))
 
-    count = other.adapter.start_from(read[0] if isinstance(read, tuple) else read)
+    count = other.adapter.start_from({other.family.denoiser_part: read[0] if isinstance(read, tuple) else read})
 
     assert count == len(other.adapter.named)
     assert torch.equal(bench.answer(), other.answer())
@@ -301,7 +302,7 @@ def test_a_start_that_does_not_fit_is_refused(attach, tmp_path, change, said):
     attach().adapter.export(tmp_path, {})
 
     with pytest.raises(ValueError, match=said):
-        attach(**change).adapter.start_from(load_file(tmp_path / WEIGHTS))
+        attach(**change).adapter.start_from({"transformer": load_file(tmp_path / WEIGHTS)})
 
 
 def test_tensors_of_other_components_are_passed_over(attach, tmp_path):
@@ -311,7 +312,7 @@ def test_tensors_of_other_components_are_passed_over(attach, tmp_path):
 
     bench = attach()
 
-    assert bench.adapter.start_from(load_file(tmp_path / WEIGHTS)) == len(bench.adapter.named)
+    assert bench.adapter.start_from({"transformer": load_file(tmp_path / WEIGHTS)}) == len(bench.adapter.named)
 
 
 # -- targets ----------------------------------------------------------------------------------------------------------

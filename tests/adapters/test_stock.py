@@ -30,7 +30,7 @@ def test_peft_reads_what_the_stock_loader_reads(family, strength, attach, tmp_pa
 
     for pipe in (theirs, ours):
         stock.load(pipe, part, file, "one")
-        stock.set_strengths(pipe, part, {"one": strength})
+        stock.set_strengths(pipe, [part], {"one": strength})
 
     with_loader, without, plain = (answer(bench.family, getattr(pipe, part)) for pipe in (theirs, ours, bench.stock()))
     assert torch.equal(with_loader, without)

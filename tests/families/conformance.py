@@ -26,6 +26,7 @@ from darkroom import families
 from darkroom.families import latents as latent_space
 from darkroom.families import tiny
 from darkroom.families.base import Family
+from darkroom.families.experts import Experts
 from darkroom.families.facts import Latents
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
@@ -93,6 +94,17 @@ class Case:
         pipe = tiny.build(self.family, denoiser, self.flavour)
         vars(sys.modules[type(pipe).__module__]).setdefault("ftfy", SimpleNamespace(fix_text=str))
         return pipe
+
+    def model(self, pipe: Any) -> Any:
+        """What is trained of the pipeline: a denoiser, or all experts; an expert apart answers at every noise level."""
+        held, trained = self.family.held_for(self.flavour), self.family.trained_for(self.flavour)
+        if len(held) == 1:
+            return getattr(pipe, held[0])
+        if trained == held:
+            return Experts({part: getattr(pipe, part) for part in held}, self.settings.timestep_boundary * 1000)
+        if pipe.components[held[1]] is not None:
+            self.family.alone(pipe, trained[0])
+        return getattr(pipe, held[0])
 
     def sample(self, pipe: Any, name: str = "astronaut") -> Sample:
         """A photograph, or a camera moving over it, encoded as the job encodes it."""
@@ -172,24 +184,32 @@ def batch(samples: list[Sample], latents: Tensor) -> Any:
 
 
 class Recorder:
-    """Collects the arguments of every call of a module, bound to their names."""
+    """Collects the arguments of every call of a denoiser, bound to their names; of experts, also which it was."""
 
-    def __init__(self, module: torch.nn.Module):
-        self.module, self.calls = module, []
-        self._plain = module.forward
-        self._signature = inspect.signature(self._plain)
+    def __init__(self, model: torch.nn.Module):
+        self.modules = list(model.members.values()) if isinstance(model, Experts) else [model]
+        self.calls: list[dict[str, Any]] = []
+        self._plain = [module.forward for module in self.modules]
 
     def __enter__(self) -> Recorder:
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            bound = self._signature.bind(*args, **kwargs).arguments
-            self.calls.append({k: v for k, v in bound.items() if k not in IGNORED and not _is_empty(v)})
-            return self._plain(*args, **kwargs)
-
-        self.module.forward = forward
+        for number, module in enumerate(self.modules):
+            module.forward = self._recording(number, module.forward)
         return self
 
+    def _recording(self, number: int, plain: Any) -> Any:
+        signature = inspect.signature(plain)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            bound = signature.bind(*args, **kwargs).arguments
+            call = {k: v for k, v in bound.items() if k not in IGNORED and not _is_empty(v)}
+            self.calls.append(call if len(self.modules) == 1 else {**call, "expert": number})
+            return plain(*args, **kwargs)
+
+        return forward
+
     def __exit__(self, *_: object) -> None:
-        self.module.forward = self._plain
+        for module, plain in zip(self.modules, self._plain, strict=True):
+            module.forward = plain
 
 
 def _is_empty(value: Any) -> bool:
@@ -215,7 +235,7 @@ def _sampling_differs(
     case: Case, pipe: Any, sample: Sample, entries: list[dict[str, Tensor]], negative: str
 ) -> str | None:
     family = case.family
-    model = getattr(pipe, family.denoiser_part)
+    model = case.model(pipe)
     call = case.call(sample)
     if "true_cfg_scale" in call:
         call["true_cfg_scale"] = 2.0
@@ -314,7 +334,7 @@ def _value_difference(theirs: Any, ours: Any) -> str | None:
 
 def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str, Tensor]]) -> str | None:
     """A batch of two must answer as its samples do alone."""
-    model = getattr(pipe, case.family.denoiser_part)
+    model = case.model(pipe)
     samples = [sample, case.sample(pipe, "chelsea")]
     x_t = torch.randn(2, *case.shape, generator=torch.Generator().manual_seed(1))
     t = _noise_level(case.family, torch.tensor(500.0 if case.family.prediction == "flow_matching" else 500)).expand(2)
@@ -383,7 +403,7 @@ def _fit(case: Case, pipe: Any, many: Any, text: dict[str, Tensor], steps: int, 
     """The real training step, on one batch over and over."""
     from accelerate import Accelerator
 
-    model = getattr(pipe, case.family.denoiser_part).train()
+    model = case.model(pipe).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
     settings = SimpleNamespace(**{**vars(case.settings), "grad_clip_method": "norm", "max_grad_norm": 1.0})

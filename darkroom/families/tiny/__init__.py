@@ -53,8 +53,8 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
                 assert spread is not None
                 mean.normal_(std=0.5)
                 spread.uniform_(0.5, 2)
-        model = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})})
-        parts[family.denoiser_part] = model.eval()
+        for component in family.held_for(flavour):
+            parts[component] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
         parts["scheduler"] = named(spec.scheduler.cls)(**spec.scheduler.config)
         pipe = named(family.pipeline_for(flavour))(**parts)
     pipe.set_progress_bar_config(disable=True)
@@ -63,7 +63,9 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
 
 def folder(family: Family, root: Path, flavour: str = "tiny") -> Path:
     """The folder of a tiny model below `root`, made on first use; its name holds a hash of the recipe."""
-    recipe = digest([SEED, dataclasses.asdict(family.tiny_for(flavour)), family.pipeline_for(flavour)])[:12]
+    recipe = digest(
+        [SEED, dataclasses.asdict(family.tiny_for(flavour)), family.pipeline_for(flavour), family.held_for(flavour)]
+    )[:12]
     target = Path(root) / f"{family.name}-{recipe}"
     if not target.exists():
         temporary = target.with_name(f".{target.name}.{os.getpid()}")

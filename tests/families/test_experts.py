@@ -1,0 +1,51 @@
+"""Two denoisers behind one call: who answers, what is trained, what is saved."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from darkroom.cli.main import main
+from darkroom.families.experts import Experts
+
+
+class Named(nn.Module):
+    """Answers with its own number and the row's input."""
+
+    def __init__(self, number: float):
+        super().__init__()
+        self.number = nn.Parameter(torch.tensor(number))
+        self.seen: list[int] = []
+
+    def forward(self, hidden_states, timestep, encoder_hidden_states, note=None):
+        self.seen.append(len(hidden_states))
+        return (hidden_states + self.number * 100,)
+
+
+@pytest.mark.parametrize("per_token", [False, True])
+def test_each_row_goes_to_the_denoiser_of_its_noise_level_and_comes_back_in_its_place(per_token):
+    high, low = Named(1.0), Named(2.0)
+    pair = Experts({"transformer": high, "transformer_2": low}, boundary=875)
+    times = torch.tensor([100.0, 875.0, 874.0, 990.0, 0.0])
+    rows = torch.arange(5.0).view(5, 1)
+
+    (found,) = pair(
+        hidden_states=rows,
+        timestep=times[:, None].expand(5, 3) if per_token else times,
+        encoder_hidden_states=rows,
+        note="kept",
+    )
+
+    assert found.flatten().tolist() == [200.0, 101.0, 202.0, 103.0, 204.0]
+    assert (high.seen, low.seen) == ([2], [3])
+
+
+def test_a_member_without_rows_is_not_called():
+    high, low = Named(1.0), Named(2.0)
+    pair = Experts({"transformer": high, "transformer_2": low}, boundary=875)
+
+    pair(hidden_states=torch.zeros(2, 1), timestep=torch.tensor([900.0, 950.0]), encoder_hidden_states=None)
+
+    assert (high.seen, low.seen) == ([2], [])
