@@ -17,7 +17,7 @@ from darkroom.core.files import atomic
 class Adapter:
     """Trainable parameters of a model, and their files.
 
-    model      what is trained, or what the adapter is put on; `members` its denoisers by component of the pipeline
+    `model` is what the adapter is put on, `members` what of it is trained, by component of the pipeline.
     `named` gives the trained parameters in a fixed order. `state` is what a checkpoint needs to go on, `export` writes
     what people load elsewhere. `result` is the name of the latter: a file for adapters, a folder for whole models.
     """
@@ -27,8 +27,13 @@ class Adapter:
 
     def __init__(self, model: nn.Module, component: str):
         self.model = model
-        # several denoisers that are trained as one say so themselves
+        # a model that is more than the denoiser says itself what of it is trained
+        self.is_wrapped = hasattr(model, "members")
         self.members: dict[str, nn.Module] = getattr(model, "members", {component: model})
+
+    def before(self, component: str) -> str:
+        """What the model's own names of a member's parameters begin with."""
+        return f"{component}." if self.is_wrapped else ""
 
     @property
     def named(self) -> dict[str, nn.Parameter]:

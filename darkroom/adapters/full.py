@@ -19,7 +19,11 @@ class FullWeights(Adapter):
     """Every weight of the denoiser, or those that `layer_freeze_strategy` leaves free."""
 
     kind = "full"
-    result = "pipeline"
+
+    @property
+    def result(self) -> str:  # type: ignore[override]
+        """A ControlNet is a folder of its own; a denoiser is saved with the pipeline around it."""
+        return "controlnet" if "controlnet" in self.members else "pipeline"
 
     def __init__(
         self,
@@ -31,10 +35,12 @@ class FullWeights(Adapter):
         seed: int,
     ):
         super().__init__(model, component)
-        model.to(dtype)
+        model.requires_grad_(False)
         only_biases = options.layer_freeze_strategy == "bitfit"
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(parameter.is_floating_point() and (not only_biases or "bias" in name))
+        for member in self.members.values():
+            member.to(dtype)
+            for name, parameter in member.named_parameters():
+                parameter.requires_grad_(parameter.is_floating_point() and (not only_biases or "bias" in name))
         if not self.named:
             raise ConfigError(
                 "layer_freeze_strategy",
@@ -54,7 +60,6 @@ class FullWeights(Adapter):
         """Read the weights that `export` wrote, whole or in shards."""
         tensors: dict[str, Tensor] = {}
         for component in self.members:
-            before = f"{component}." if len(self.members) > 1 else ""
             for file in sorted((folder / component).glob("*.safetensors")):
-                tensors |= {before + name: tensor for name, tensor in load_file(file).items()}
+                tensors |= {self.before(component) + name: tensor for name, tensor in load_file(file).items()}
         self.load({name: tensors[name] for name in self.named if name in tensors})

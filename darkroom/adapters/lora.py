@@ -124,14 +124,11 @@ class LoRA(Adapter):
         See `relative_to_start` for PiSSA and OLoRA.
         """
         tensors = {
-            self._before(component) + name: t.detach().cpu()
+            self.before(component) + name: t.detach().cpu()
             for component, member in self.members.items()
             for name, t in get_peft_model_state_dict(member, adapter_name=NAME).items()
         }
         return relative_to_start(tensors, self._peft_start()) if self._start else tensors
-
-    def _before(self, component: str) -> str:
-        return f"{component}." if len(self.members) > 1 else ""
 
     def _peft_start(self) -> dict[str, Tensor]:
         return {_peft_name(name): t for name, t in self._start.items()}
@@ -140,7 +137,7 @@ class LoRA(Adapter):
         """Write an adapter file for each denoiser, with the peft settings and `metadata` in its header."""
         tensors = self.layers()
         for component, file in file_names(self.members).items():
-            before, prefix = self._before(component), key_prefix(component)
+            before, prefix = self.before(component), key_prefix(component)
             own = {prefix + name.removeprefix(before): t for name, t in tensors.items() if name.startswith(before)}
             save_safetensors(folder / file, own, {**metadata, SETTINGS: self._settings(prefix)})
 
@@ -166,7 +163,7 @@ class LoRA(Adapter):
         """
         given: dict[str, Tensor] = {}
         for component, tensors in files.items():
-            prefix, before = key_prefix(component), self._before(component)
+            prefix, before = key_prefix(component), self.before(component)
             own = {before + name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
             if not own:
                 others = ", ".join(sorted({name.split(".")[0] for name in tensors})) or "nothing"

@@ -47,14 +47,14 @@ def key_prefix(component: str) -> str:
     return component.removesuffix(SECOND) + "."
 
 
-def has_loader(pipeline: Any) -> bool:
-    """Can the pipeline, or its class, read adapter files itself?"""
-    return hasattr(pipeline, "load_lora_weights")
+def has_loader(pipeline: Any, component: str) -> bool:
+    """Can the pipeline, or its class, read adapter files for a component itself?"""
+    return component in getattr(pipeline, "_lora_loadable_modules", ())
 
 
-def tensors_of(pipeline: Any, path: str) -> dict[str, Tensor]:
+def tensors_of(pipeline: Any, component: str, path: str) -> dict[str, Tensor]:
     """An adapter file's tensors in diffusers' names; `pipeline` is a class. Raises what the readers raise."""
-    if has_loader(pipeline):
+    if has_loader(pipeline, component):
         found = pipeline.lora_state_dict(path)
         return found[0] if isinstance(found, tuple) else found
     from safetensors.torch import load_file
@@ -64,7 +64,7 @@ def tensors_of(pipeline: Any, path: str) -> dict[str, Tensor]:
 
 def load(pipe: Any, component: str, path: Path, name: str) -> None:
     """Put an adapter file on a denoiser of the pipeline as `name`. Raises what the readers raise, also ValueError."""
-    if has_loader(pipe):
+    if has_loader(pipe, component):
         where = {f"load_into_{component}": True} if component.endswith(SECOND) else {}
         pipe.load_lora_weights(str(path), adapter_name=name, **where)
         return
@@ -87,10 +87,11 @@ def load(pipe: Any, component: str, path: Path, name: str) -> None:
 
 def set_strengths(pipe: Any, components: Iterable[str], strengths: Mapping[str, float]) -> None:
     """Use these adapters together, each as strongly as it says."""
-    if has_loader(pipe):
+    known = [component for component in components if has_loader(pipe, component)]
+    if known:
         pipe.set_adapters(list(strengths), list(strengths.values()))
-        return
-    for layer in (layer for component in components for layer in tuner_layers(getattr(pipe, component))):
+    others = [getattr(pipe, component) for component in components if component not in known]
+    for layer in (layer for model in others for layer in tuner_layers(model)):
         present = [name for name in strengths if name in layer.lora_A]
         layer.set_adapter(present)
         for name in present:

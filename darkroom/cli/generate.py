@@ -63,7 +63,7 @@ def run(argv: list[str]) -> int:
     options = SimpleNamespace(**{**defaults(family, known), **{k: v for k, v in known.items() if v is not None}})
     facts = family.latents_for(known["model_flavour"])
     fps = family.fps_for(known["model_flavour"])
-    takes = family.flavour(known["model_flavour"]).picture
+    takes = family.picture_for(options)
     if takes == "needed" and not chosen.image:
         raise ModelError(f"This flavour of {family.title} starts from a picture.\n  Give --image.")
     if takes == "none" and chosen.image:
@@ -76,8 +76,8 @@ def run(argv: list[str]) -> int:
     base = chosen.model or known.get("$base") or locate(family.flavour(known["model_flavour"]).repository, family)
     on_gpu = torch.cuda.is_available()
     dtype = torch.bfloat16 if on_gpu else torch.float32
-    pipe = generate.stock_pipeline(family, base, dtype, known["model_flavour"])
-    counted = generate.load_adapters(pipe, family, adapters, known["model_flavour"])
+    pipe = generate.stock_pipeline(family, base, dtype, options)
+    counted = generate.load_adapters(pipe, family, adapters, options)
     for adapter, loaded in zip(adapters, counted, strict=True):
         print(f"{adapter.path}: {loaded.matched} keys matched, {len(loaded.unmatched)} not")
     for prompt in chosen.prompt:

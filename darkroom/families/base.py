@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from darkroom.families.facts import Flavour, Latents, Tiny
+from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Latents, Tiny
 from darkroom.families.text import split, stack
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "embedded:"
 TINY = "tiny:"
+CONTROLNET = "controlnet"
 
 
 class Family:
@@ -49,6 +50,8 @@ class Family:
     defaults: ClassVar[Mapping[str, Any]] = {}
     supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing", "images"})
     fps: ClassVar[float | None] = None
+    controlnet: ClassVar[ControlNet | None] = None
+    control_channels: ClassVar[ControlChannels | None] = None
     t5_part: ClassVar[str | None] = None
     # parts of the stock pipeline that neither encoding nor rendering needs
     idle_parts: ClassVar[tuple[str, ...]] = ()
@@ -108,6 +111,10 @@ class Family:
         """The denoisers that a flavour's base holds, as components of its pipeline; the one for most noise first."""
         return self.flavours[self.published(flavour)].experts or (self.denoiser_part,)
 
+    def adapted(self, options: Any) -> tuple[str, ...]:
+        """The components of the stock pipeline that a run's weights are for."""
+        return (CONTROLNET,) if options.controlnet else self.trained_for(options.model_flavour)
+
     def trained_for(self, flavour: str | None) -> tuple[str, ...]:
         """Those of them that a run trains."""
         return self.flavours[self.published(flavour)].trained or self.held_for(flavour)
@@ -118,7 +125,9 @@ class Family:
 
     def supports_for(self, flavour: str | None) -> frozenset[str]:
         """What can be done with a flavour, among it the samples it takes: images, video, references."""
-        return self.supports | self.flavours[self.published(flavour)].supports
+        ways = {"controlnet": self.controlnet, "control": self.control_channels}
+        control = frozenset(name for name, way in ways.items() if way)
+        return self.supports | control | self.flavours[self.published(flavour)].supports
 
     def option_defaults(self, flavour: str | None) -> dict[str, Any]:
         """Option defaults: the family's, then the flavour's."""
@@ -187,6 +196,62 @@ class Family:
     def alone(self, pipe: Any, component: str) -> None:
         """Let one of a stock pipeline's experts answer at all noise levels."""
         raise TypeError(f"{type(self).__name__} has no experts")
+
+    # -- control ---------------------------------------------------------------------------------------------------
+
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+        """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are its maker's arguments."""
+        raise TypeError(f"{type(self).__name__} has no ControlNet")
+
+    def control(self, options: Any) -> ControlNet | ControlChannels | None:
+        """How a control picture reaches the denoiser in this run."""
+        return (self.controlnet if options.controlnet else None) or (self.control_channels if options.control else None)
+
+    def sees(self, options: Any) -> str | None:
+        """What of a control picture the network is given: "latents" or "pixels"; None without one."""
+        way = self.control(options)
+        return None if way is None else str(getattr(way, "sees", "latents"))
+
+    def drawn_by(self, options: Any) -> str:
+        """The stock pipeline that draws what the run trains."""
+        way = self.control(options)
+        return way.pipeline if way else self.pipeline_for(options.model_flavour)
+
+    def picture_for(self, options: Any) -> str:
+        """Does a prompt come with a picture? none, optional, needed."""
+        return "needed" if self.control(options) else self.flavours[self.published(options.model_flavour)].picture
+
+    def known_to_pipeline(self, call: Mapping[str, Any], options: Any) -> dict[str, Any]:
+        """The arguments that the pipeline of the run knows, of those that the family's own takes."""
+        way = self.control(options)
+        return {name: value for name, value in call.items() if not way or name not in way.lacks}
+
+    def control_input(self, control: Tensor, options: Any) -> Tensor:
+        """A batch's control pictures as the network takes them: latents, or pixels (B, 3, H, W), here in -1..1."""
+        return control / 2 + 0.5 if self.sees(options) == "pixels" else self.to_pipeline(control)
+
+    def seeing(self, model: Any, batch: Any, options: Any) -> Any:
+        """The model with the batch's control picture at every call, where the run has one."""
+        if not self.control(options):
+            return model
+        from darkroom.families.control import Seeing
+
+        return Seeing(model, self.control_input(batch.controls[0], options))
+
+    def control_call(self, picture: Any, width: int, height: int, options: Any) -> Cond:
+        """A prompt's control picture, a PIL one of any size, as the stock pipeline takes it."""
+        from PIL import Image, ImageOps
+
+        way = self.control(options)
+        assert way is not None
+        return {way.argument: ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
+
+    def check_controlnet(self, net: Any) -> None:
+        """Raises ValueError for a ControlNet that wants its inputs in another way than this family gives them."""
+
+    def widen(self, denoiser: Any) -> None:
+        """Make room for a control picture's channels. New weights are zero, so that it changes nothing."""
+        raise TypeError(f"{type(self).__name__} takes no control picture as channels")
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 

@@ -21,8 +21,10 @@ from darkroom.core.errors import ModelError
 from darkroom.core.files import disk_full_says
 from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
+from darkroom.families import control
 from darkroom.families.base import Family
 from darkroom.families.classes import named
+from darkroom.families.control import WithChannels, WithControlNet
 from darkroom.families.experts import Experts
 from darkroom.families.pixels import PixelSpace
 from darkroom.families.repository import SINGLE_FILE, Repository
@@ -153,7 +155,10 @@ class Parts(Repository):
         """What is trained, on the device, in the base's precision unless told otherwise: a denoiser, or experts."""
         loaded = {part: self._denoiser(part, dtype or self.dtype) for part in self.trained}
         if len(loaded) == 1:
-            return loaded[self.trained[0]]
+            place = self.options.controlnet_model_name_or_path or self.base
+            remedy = "Check controlnet_model_name_or_path and controlnet_custom_config."
+            with explained("The ControlNet", place, remedy):
+                return control.wrap(self.family, loaded[self.trained[0]], self.options)
         return Experts(loaded, self.options.timestep_boundary * 1000)
 
     def _denoiser(self, part: str, dtype: torch.dtype) -> Any:
@@ -188,7 +193,7 @@ class Parts(Repository):
         """
         import inspect
 
-        cls = named(self.pipeline)
+        cls = named(self.family.drawn_by(self.options))
         known = inspect.signature(cls.__init__).parameters
         parts: dict[str, Any] = {
             name: None for name, p in known.items() if name != "self" and p.default is inspect.Parameter.empty
@@ -201,14 +206,16 @@ class Parts(Repository):
         parts |= {"scheduler": scheduler, **live, **{part: self.other_expert(part) for part in others}}
         parts |= {"vae": vae} if self.kinds.vae else {}
         pipe = cls(**parts)
-        if len(live) + len(others) < len(self.held):
+        if len(self.trained) + len(others) < len(self.held):
             self.family.alone(pipe, self.trained[0])
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     def _live(self, denoiser: Any) -> dict[str, Any]:
-        """What is trained, by component."""
-        return denoiser.members if isinstance(denoiser, Experts) else {self.trained[0]: denoiser}
+        """What the pipeline is given of a run's model, by component."""
+        if isinstance(denoiser, WithControlNet):
+            return {self.trained[0]: denoiser.denoiser, **denoiser.members}
+        return denoiser.members if isinstance(denoiser, (Experts, WithChannels)) else {self.trained[0]: denoiser}
 
     def other_expert(self, part: str) -> Any:
         """The expert that is not trained, frozen, to draw pictures with."""
@@ -226,7 +233,7 @@ class Parts(Repository):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with disk_full_says(folder.parent, folder.name):
-                pipe = self._pipeline(self.pipeline, self._live(denoiser), self.dtype)
+                pipe = self._pipeline(self.family.drawn_by(self.options), self._live(denoiser), self.dtype)
                 pipe.save_pretrained(beside)
                 if folder.exists():
                     os.replace(folder, old)

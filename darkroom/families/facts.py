@@ -70,6 +70,39 @@ class Flavour:
 
 
 @dataclasses.dataclass(frozen=True)
+class ControlNet:
+    """How a family's ControlNet is built, fed and drawn with.
+
+    cls       its class; pipeline: the stock pipeline that has one
+    answers   arguments of the denoiser's call that take what it answers, in order
+    sees      the control picture as "pixels" or as "latents"
+    argument  the pipeline's name for the picture; lacks: arguments of the family's own calls that it does not know
+    """
+
+    cls: str
+    pipeline: str
+    answers: tuple[str, ...]
+    sees: Literal["pixels", "latents"] = "latents"
+    argument: str = "control_image"
+    lacks: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlChannels:
+    """How a family's denoiser sees the latents of a control picture as further channels.
+
+    pipeline  the stock pipeline that gives it them, by `argument`; lacks: arguments of the family's own calls that it
+              does not know
+    axis      of the channels in the denoiser's first argument
+    """
+
+    pipeline: str
+    axis: int = 1
+    argument: str = "control_image"
+    lacks: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
 class Part:
     """One component of a tiny model: the class by name and its constructor arguments."""
 

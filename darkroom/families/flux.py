@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import EMBEDDED, Family, config_of
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.text import zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
@@ -58,6 +58,21 @@ class Flux(Family):
     t5_part = "text_encoder_2"
     guidance_input = True
     unguided = {}
+    controlnet = ControlNet(
+        "FluxControlNetModel", "FluxControlNetPipeline", ("controlnet_block_samples", "controlnet_single_block_samples")
+    )
+    control_channels = ControlChannels(
+        "FluxControlPipeline",
+        axis=2,
+        lacks=frozenset(
+            {
+                "true_cfg_scale",
+                "negative_prompt",
+                "negative_prompt_embeds",
+                "negative_pooled_prompt_embeds",
+            }
+        ),
+    )
     default_flavour = "krea"
     flavours = {
         "krea": Flavour("black-forest-labs/FLUX.1-Krea-dev"),
@@ -116,6 +131,9 @@ class Flux(Family):
         "all+ffs": (*ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD),
         "all+ffs+embedder": ("x_embedder", *ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD),
         "ai-toolkit": (*ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD, *MODULATION),
+        # with a control picture as channels their embedder has to learn
+        "controlnet": ("x_embedder", *ATTENTION),
+        "all+ffs+embedder+controlnet": ("x_embedder", *ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD),
         "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
         "nano": ("single_transformer_blocks.7.proj_out",),
     }
@@ -190,6 +208,19 @@ class Flux(Family):
             return_dict=False,
         )[0]
         return unpack(tokens[:, : self.latents.tokens(height, width)], height, width)
+
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+        """The first blocks of the transformer."""
+        from darkroom.families.control import of_transformer
+
+        sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
+        return of_transformer(cls, denoiser, {**sizes, **custom})
+
+    def widen(self, denoiser: Any) -> None:
+        from darkroom.families.control import widened
+
+        denoiser.x_embedder = widened(denoiser.x_embedder)
+        denoiser.register_to_config(in_channels=2 * denoiser.config.in_channels, out_channels=denoiser.out_channels)
 
     def call(self, options: Any) -> dict[str, Any]:
         return {

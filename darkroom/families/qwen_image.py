@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.flux import pack, unpack
 from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import qwen2_vl
@@ -27,6 +27,7 @@ class QwenImage(Family):
     unguided = {"true_cfg_scale": 1.0}
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)
     blocks = ("transformer_blocks",)
+    controlnet = ControlNet("QwenImageControlNetModel", "QwenImageControlNetPipeline", ("controlnet_block_samples",))
     default_flavour = "v2.0"
     flavours = {"v2.0": Flavour("Qwen/Qwen-Image-2512"), "v1.0": Flavour("Qwen/Qwen-Image")}
     defaults = {
@@ -102,6 +103,13 @@ class QwenImage(Family):
             return_dict=False,
         )[0]
         return unpack(tokens, height, width)
+
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+        """The first blocks of the transformer."""
+        from darkroom.families.control import of_transformer
+
+        sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
+        return of_transformer(cls, denoiser, {**sizes, **custom})
 
     def call(self, options: Any) -> dict[str, Any]:
         return {

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.tiny.parts import gemma2
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ class Sana(Family):
     latents = Latents(channels=32, downscale=32)
     blocks = ("transformer_blocks",)
     negative_is_caption = False
+    controlnet = ControlNet("SanaControlNetModel", "SanaControlNetPipeline", ("controlnet_block_samples",))
     default_flavour = "sana1.5-4.8b-1024"
     flavours = {
         "sana1.5-4.8b-1024": Flavour("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"),
@@ -60,7 +61,7 @@ class Sana(Family):
                 "patch_size": 1,
                 "in_channels": 32,
                 "out_channels": 32,
-                "num_layers": 1,
+                "num_layers": 2,
                 "attention_head_dim": 8,
                 "num_attention_heads": 4,
                 "num_cross_attention_heads": 4,
@@ -134,6 +135,19 @@ class Sana(Family):
             timestep=t.float() * 1000 * config_of(model).timestep_scale,
             return_dict=False,
         )[0]
+
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+        """The first blocks of the transformer; diffusers has no maker for this one."""
+        import inspect
+
+        known = inspect.signature(cls.__init__).parameters
+        config = {name: value for name, value in denoiser.config.items() if name in known}
+        config["num_layers"] = min(config["num_layers"], known["num_layers"].default)
+        net = cls(**{**config, **custom})
+        mine = net.state_dict()
+        shared = {name: value for name, value in denoiser.state_dict().items() if name in mine}
+        net.load_state_dict(shared, strict=False)
+        return net
 
     def call(self, options: Any) -> dict[str, Any]:
         return {

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
@@ -46,6 +46,14 @@ class SD1x(Family):
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
     idle_parts = ("safety_checker", "feature_extractor", "image_encoder")
+    controlnet = ControlNet(
+        "ControlNetModel",
+        "StableDiffusionControlNetPipeline",
+        ("down_block_additional_residuals", "mid_block_additional_residual"),
+        sees="pixels",
+        argument="image",
+        lacks=frozenset({"guidance_rescale"}),
+    )
     default_flavour = "1.5"
     flavours = {
         "1.5": Flavour("stable-diffusion-v1-5/stable-diffusion-v1-5"),
@@ -81,6 +89,10 @@ class SD1x(Family):
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """The noise, or what the checkpoint's prediction type says, (B, 4, H, W)."""
         return model(x_t, t, encoder_hidden_states=cond["text"], return_dict=False)[0]
+
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+        """The encoder of the UNet."""
+        return cls.from_unet(denoiser, **custom)
 
     def call(self, options: Any) -> dict[str, Any]:
         return {

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.text import zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
@@ -27,6 +27,9 @@ class SD3(Family):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks",)
     t5_part = "text_encoder_3"
+    controlnet = ControlNet(
+        "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", ("block_controlnet_hidden_states",)
+    )
     default_flavour = "medium"
     flavours = {
         "medium": Flavour("stabilityai/stable-diffusion-3.5-medium"),
@@ -107,6 +110,20 @@ class SD3(Family):
             pooled_projections=cond["pooled"],
             return_dict=False,
         )[0]
+
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+        """The first blocks of the transformer, but for its last, which has no text stream."""
+        from darkroom.families.control import of_transformer
+
+        usual = {"num_layers": min(12, denoiser.config.num_layers - 1), "num_extra_conditioning_channels": 0}
+        net = of_transformer(cls, denoiser, {**usual, **custom})
+        # else the stock pipeline gives it pooled vectors of zeros and latents that are not shifted
+        net.register_to_config(force_zeros_for_pooled_projection=False)
+        return net
+
+    def check_controlnet(self, net: Any) -> None:
+        if net.config.force_zeros_for_pooled_projection:
+            raise ValueError("it was made for pooled vectors of zeros and latents that are not shifted")
 
     def call(self, options: Any) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
@@ -23,6 +23,14 @@ class SDXL(Family):
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
+    controlnet = ControlNet(
+        "ControlNetModel",
+        "StableDiffusionXLControlNetPipeline",
+        ("down_block_additional_residuals", "mid_block_additional_residual"),
+        sees="pixels",
+        argument="image",
+        lacks=frozenset({"guidance_rescale"}),
+    )
     default_flavour = "base-1.0"
     flavours = {
         "base-1.0": Flavour("stabilityai/stable-diffusion-xl-base-1.0"),
@@ -99,6 +107,10 @@ class SDXL(Family):
         text = cond["text"]
         added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"].to(text)}
         return model(x_t, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0]
+
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+        """The encoder of the UNet."""
+        return cls.from_unet(denoiser, **custom)
 
     def call(self, options: Any) -> dict[str, Any]:
         return {

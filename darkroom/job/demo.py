@@ -73,9 +73,10 @@ def demo(output: Path, overrides: Sequence[str] = (), say: Callable[[str], None]
     torch.set_num_threads(THREADS)
     config = write_settings(output)
     say(f"The built-in model draws simple shapes. {CONCEPTS} pictures will teach it a creature: the grumbo.\n")
+    resolved = resolve([str(config), *overrides], {}, Path.cwd(), families.defaults)
     family = families.get("flux")
     base = locate(family.flavour("embedded").repository, family)
-    pipe = stock_pipeline(family, base, torch.float32)
+    pipe = stock_pipeline(family, base, torch.float32, resolved.config)
     concepts, others = scenes()
     say("Before: asking the untrained model for grumbos, and for ordinary shapes.")
     before = Drawn(pipe, concepts, others)
@@ -83,11 +84,11 @@ def demo(output: Path, overrides: Sequence[str] = (), say: Callable[[str], None]
 
     say("Training. The same thing by hand: darkroom train " + str(config))
     training = time.monotonic()
-    release = train(resolve([str(config), *overrides], {}, Path.cwd(), families.defaults))
+    release = train(resolved)
     train_seconds = time.monotonic() - training
 
     say("After: the stock diffusers pipeline with the adapter that was just saved.")
-    load_adapters(pipe, family, [AdapterFile(release.result)])
+    load_adapters(pipe, family, [AdapterFile(release.result)], resolved.config)
     after = Drawn(pipe, concepts, others)
     figures_after = after.figures()
     before_after(output / "before_after.png", before, after)

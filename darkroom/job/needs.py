@@ -23,4 +23,5 @@ def needs(family: Family, config: Any) -> Needs:
         downscale=latents.downscale,
         temporal=latents.temporal,
         references="references" in supports,
+        control=family.sees(config),
     )

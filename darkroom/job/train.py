@@ -311,7 +311,7 @@ def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
 
 def denoiser(run: Run, parts: Parts) -> Any:
     """The denoiser in the precision that the kind of training wants."""
-    full = run.config.model_type == "full"
+    full = run.config.model_type == "full" and not run.config.controlnet  # beside a ControlNet it is frozen
     model = parts.denoiser(distributed.trained_dtype(run.config) if full else None)
     if run.config.gradient_checkpointing:
         checkpointing.enable(model, run.config.gradient_checkpointing_interval)
@@ -336,9 +336,9 @@ def start_from(adapter: Any, parts: Parts, path: str, source: str = "") -> None:
             raise FileNotFoundError(f"there is no such file or folder (seen from {Path.cwd()})")
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := cut_short(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
-        files = stock.files_of(path, parts.trained)
-        pipeline = named(parts.pipeline)
-        count = adapter.start_from({part: stock.tensors_of(pipeline, file) for part, file in files.items()})
+        files = stock.files_of(path, adapter.members)
+        pipeline = named(parts.family.drawn_by(parts.options))
+        count = adapter.start_from({part: stock.tensors_of(pipeline, part, file) for part, file in files.items()})
     except (OSError, ValueError, KeyError, SafetensorError) as cause:
         raise ConfigError(
             "init_lora",
@@ -536,7 +536,7 @@ def released(run: Run, parts: Parts, snapshot: Snapshot, validator: Validator | 
     step = snapshot.state.step
     result = run.output / snapshot.adapter.result
     with phase(run.bus, "final save", step), snapshot.stepper.weights_for_use():
-        if snapshot.adapter.kind == "full":
+        if snapshot.adapter.result == "pipeline":
             parts.save_pipeline(snapshot.adapter.model, result)
         else:
             snapshot.adapter.export(run.output, snapshot.metadata(snapshot.state))

@@ -52,6 +52,7 @@ class Denoise:
         x_t = self.process.mix(x0, self._perturbed(noise, step), t)
         cond = batch.cond | self.family.conditions(batch, self.options, self.draws.structure)
         seen = x_t.to(self._input_dtype(cond, x_t))
+        model = self.family.seeing(model, batch, self.options)
         target = self.process.target(x0, noise, t)
         if batch.is_regularisation:
             target = self._parent(model, seen, t, cond)

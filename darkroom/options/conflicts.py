@@ -105,7 +105,57 @@ def _flow_only(option: str, on: Callable[[Case], bool], what: str) -> Rule:
 _FROM_WEIGHTS = ("pissa", "olora", "loftq")
 _THREE_BETAS = ("optimi-adan", "bnb-ademamix")
 
+
+def _control(option: str, lack: str) -> Rule:
+    """A way of control that a family may not have."""
+    return Rule(
+        f"{option} on a family without it",
+        (option,),
+        lambda case: bool(getattr(case.config, option) and case.facts and option not in case.facts.supports),
+        f"{{family}} {lack}.",
+        f"Take {option} out, or choose a family that `darkroom families` lists with {option}.",
+    )
+
+
+def _leaves_the_embedder(config: Config) -> bool:
+    """A control LoRA whose targets miss the layer that reads the control picture."""
+    if not config.control or config.model_type != "lora":
+        return False
+    chosen = config.peft_lora_target_modules
+    if chosen:
+        return not any("embedder" in name or name == "all-linear" for name in chosen)
+    return "controlnet" not in config.flux_lora_target
+
+
 RULES: tuple[Rule, ...] = (
+    # -- control
+    _control("controlnet", "has no ControlNet in diffusers that could be trained"),
+    _control("control", "takes no control picture as further channels"),
+    Rule(
+        "two ways of control",
+        ("control", "controlnet"),
+        lambda case: case.config.control and case.config.controlnet,
+        "A control picture reaches the network either as further channels or through a ControlNet.",
+        "Set one of control and controlnet to false.",
+    ),
+    Rule(
+        "a LoRA on a new ControlNet",
+        ("controlnet", "model_type"),
+        lambda case: (
+            case.config.controlnet
+            and case.config.model_type == "lora"
+            and not case.config.controlnet_model_name_or_path
+        ),
+        "A LoRA changes a ControlNet that exists, and a new one would not exist where the LoRA is used.",
+        "Set model_type to full to train a new one, or name one in controlnet_model_name_or_path.",
+    ),
+    Rule(
+        "a control LoRA that leaves the embedder alone",
+        ("control", "flux_lora_target", "peft_lora_target_modules"),
+        lambda case: _leaves_the_embedder(case.config),
+        "The control picture's channels start with weights of zero, and these targets leave them so.",
+        "Set flux_lora_target to controlnet or all+ffs+embedder+controlnet, or add x_embedder to the target modules.",
+    ),
     # -- length
     Rule(
         "two lengths",

@@ -111,25 +111,20 @@ class ModelOptions(Section):
         False,
         "Give the network a control image as extra input channels.",
         level="advanced",
-        pending=later.CONTROL,
     )
-    controlnet: bool = option(
-        False, "Train a ControlNet beside the frozen network.", level="advanced", pending=later.CONTROL
-    )
+    controlnet: bool = option(False, "Train a ControlNet beside the frozen network.", level="advanced")
     controlnet_custom_config: dict[str, Any] | None = option(
         None,
         "Settings of a new ControlNet that differ from those copied from the base.",
         json=True,
         level="expert",
         when={"controlnet": True},
-        pending=later.CONTROL,
     )
     controlnet_model_name_or_path: str | None = option(
         None,
         "Start the ControlNet from these weights.",
         level="advanced",
         when={"controlnet": True},
-        pending=later.CONTROL,
     )
 
     @field_validator("model_family", mode="before")

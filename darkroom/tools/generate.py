@@ -12,7 +12,7 @@ import torch
 
 from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
-from darkroom.families.base import Family
+from darkroom.families.base import CONTROLNET, Family
 from darkroom.families.classes import named
 from darkroom.families.components import explained, quiet
 from darkroom.families.repository import cut_short, looks_local
@@ -45,25 +45,31 @@ class Loaded:
     unmatched: list[str]
 
 
-def stock_pipeline(family: Family, base: str, dtype: torch.dtype, flavour: str | None = None) -> Any:
-    """The stock pipeline of a base folder or hub id, complete. Raises ModelError."""
+def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, **parts: Any) -> Any:
+    """The stock pipeline of a base folder or hub id, complete, with these parts in place of its own.
+
+    Where the options name a ControlNet it is read too. Raises ModelError.
+    """
     quiet()
     if looks_local(base) and not Path(base).exists():
         raise ModelError(f"There is no model at {base}.\n  Check the path, or give a hub id, or a family and flavour.")
     with explained(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
-        pipe = named(family.pipeline_for(flavour)).from_pretrained(base, dtype=dtype)
+        if options.controlnet and CONTROLNET not in parts:
+            assert family.controlnet is not None
+            parts[CONTROLNET] = named(family.controlnet.cls).from_pretrained(
+                options.controlnet_model_name_or_path, dtype=dtype
+            )
+        pipe = named(family.drawn_by(options)).from_pretrained(base, dtype=dtype, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def load_adapters(
-    pipe: Any, family: Family, adapters: Sequence[AdapterFile], flavour: str | None = None
-) -> list[Loaded]:
+def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile], options: Any) -> list[Loaded]:
     """Load each adapter by the pipeline's own loader, where it has one, and count keys. A flavour with several
     denoisers has a file for each, in one folder. Raises ModelError if one cannot be read."""
-    parts = family.trained_for(flavour)
+    parts = family.adapted(options)
     counted = []
     for number, adapter in enumerate(adapters):
         if not adapter.path.exists():
@@ -112,7 +118,8 @@ def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> clip.Fram
     """What a recipe makes, by a plain pipeline call with the prompt as text: frames (F, H, W, 3), one for a picture."""
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
-    return clip.from_output(pipe(**prompt, **arguments(family, recipe, options), return_dict=False)[0])
+    call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options)
+    return clip.from_output(pipe(**call, return_dict=False)[0])
 
 
 def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:

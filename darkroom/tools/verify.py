@@ -13,6 +13,7 @@ import torch
 from darkroom import families
 from darkroom.adapters import stock
 from darkroom.core.errors import ModelError
+from darkroom.families.base import Family
 from darkroom.families.classes import named
 from darkroom.families.repository import locate
 from darkroom.tools import generate
@@ -52,11 +53,11 @@ def verify(path: Path) -> Verdict:
         return Verdict(0, [], 0, None, problem)
     base = locate(options["$base"], family)
     if options["model_type"] == "full":
-        pipe, matched, unmatched = full_pipeline(family, path, base, settings.model_flavour)
+        pipe, matched, unmatched = full_pipeline(family, path, base, settings)
     else:
-        pipe = generate.stock_pipeline(family, base, torch.float32, settings.model_flavour)
+        pipe = generate.stock_pipeline(family, base, torch.float32, settings)
         files = [generate.AdapterFile(adapter_file(path))]
-        (loaded,) = generate.load_adapters(pipe, family, files, settings.model_flavour)
+        (loaded,) = generate.load_adapters(pipe, family, files, settings)
         matched, unmatched = loaded.matched, loaded.unmatched
     trained = family.trained_for(settings.model_flavour)
     if len(trained) < len(family.held_for(settings.model_flavour)) and not settings.wan_validation_load_other_stage:
@@ -74,22 +75,20 @@ def adapter_file(path: Path) -> Path:
     return file
 
 
-def full_pipeline(family: Any, path: Path, base: str, flavour: str | None) -> tuple[Any, int, list[str]]:
-    """The stock pipeline with a fully trained denoiser; its keys are checked by a strict load."""
-    parts = family.trained_for(flavour)
+def full_pipeline(family: Family, path: Path, base: str, options: Any) -> tuple[Any, int, list[str]]:
+    """The stock pipeline with fully trained parts; their keys are checked by a strict load."""
+    parts = family.adapted(options)
     folder = next((f for f in (path / "pipeline", path) if (f / parts[0]).is_dir()), None)
     if folder is None:
         raise ModelError(f"There is no {parts[0]}/ in {path}.\n  Give a checkpoint or output folder.")
-    pipe = generate.stock_pipeline(family, base, torch.float32, flavour)
-    matched, odd = 0, []
+    cls = family.controlnet.cls if options.controlnet and family.controlnet else family.denoiser
+    loaded, matched, odd = {}, 0, []
     for part in parts:
-        model, info = named(family.denoiser).from_pretrained(
-            folder, subfolder=part, dtype=torch.float32, output_loading_info=True
-        )
-        pipe.register_modules(**{part: model.to(pipe.device)})
+        model, info = named(cls).from_pretrained(folder, subfolder=part, dtype=torch.float32, output_loading_info=True)
+        loaded[part] = model
         odd += [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
         matched += len(model.state_dict()) - len(info["missing_keys"])
-    return pipe, matched, list(map(str, odd))
+    return generate.stock_pipeline(family, base, torch.float32, options, **loaded), matched, list(map(str, odd))
 
 
 def step_of(path: Path) -> int | None:
@@ -116,7 +115,7 @@ def difference(pipe: Any, family: Any, settings: Any, picture: Path) -> float:
 
     recipe = Recipe.read(picture)
     if recipe.strength != 1.0:
-        parts = family.trained_for(settings.model_flavour)
+        parts = family.adapted(settings)
         stock.set_strengths(pipe, parts, {"adapter_0": recipe.strength})
     with Image.open(picture) as saved:
         mine = np.asarray(saved.convert("RGB"), dtype=np.int16)

@@ -76,18 +76,18 @@ class Renderer:
         if self.fps:
             need("av", "video", "Validation of a model that makes clips")
         lacking = [prompt.name for prompt in prompts if not self._picture_of(prompt)]
-        if self.parts.flavour.picture == "needed" and lacking:
+        if self.family.picture_for(self.options) == "needed" and lacking:
             raise ConfigError(
                 "validation_prompt",
                 ", ".join(lacking),
                 "",
-                f"{self.family.title} starts a clip from a picture here, and these prompts bring none.",
+                f"{self.family.title} starts from a picture here, and these prompts bring none.",
                 'Give them as "name": {"prompt": "...", "image": "start.png"} in a user_prompt_library and set '
                 "validation_disable_unconditional, or set validation_disable.",
             )
 
     def _picture_of(self, prompt: Prompt) -> str:
-        return "" if self.parts.flavour.picture == "none" else prompt.picture or self.start
+        return "" if self.family.picture_for(self.options) == "none" else prompt.picture or self.start
 
     @property
     def fps(self) -> float:
@@ -151,7 +151,8 @@ def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], option
     """Frames (F, H, W, 3). The pipeline samples; the VAE decodes in its own precision, which may be wider."""
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(parts.family, recipe, options)
-    sampled = pipe(**prompt, **call, output_type="latent", return_dict=False)[0]
+    given = parts.family.known_to_pipeline({**prompt, **call}, options)
+    sampled = pipe(**given, output_type="latent", return_dict=False)[0]
     scale = parts.latents.downscale
     latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)
     return clip.from_pixels(latent_space.decode(parts.vae(), latents.float(), parts.latents))
@@ -170,7 +171,8 @@ def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
         from PIL import Image
 
         with Image.open(recipe.picture) as picture:
-            call |= family.picture_call(picture, recipe.width, recipe.height, options)
+            start = family.control_call if family.control(options) else family.picture_call
+            call |= start(picture, recipe.width, recipe.height, options)
     call["num_inference_steps"] = recipe.steps
     return {**call, "generator": torch.Generator(recipe.seed_device).manual_seed(recipe.seed)}
 

@@ -201,7 +201,8 @@ class Recorder:
 
         def forward(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs).arguments
-            call = {k: v for k, v in bound.items() if k not in IGNORED and not _is_empty(v)}
+            usual = {k: p.default for k, p in signature.parameters.items()}
+            call = {k: v for k, v in bound.items() if k not in IGNORED and not _says_nothing(v, usual[k])}
             self.calls.append(call if len(self.modules) == 1 else {**call, "expert": number})
             return plain(*args, **kwargs)
 
@@ -212,8 +213,11 @@ class Recorder:
             module.forward = plain
 
 
-def _is_empty(value: Any) -> bool:
-    return value is None or (isinstance(value, dict) and not value)
+def _says_nothing(value: Any, usual: Any) -> bool:
+    """Is an argument what the network would take without it?"""
+    if value is None or (isinstance(value, dict) and not value):
+        return True
+    return isinstance(value, (bool, int, float, str)) and value == usual
 
 
 # -- call parity ------------------------------------------------------------------------------------------------------
@@ -317,11 +321,13 @@ def _difference(stock: dict[str, Any], mine: dict[str, Any]) -> str | None:
 def _value_difference(theirs: Any, ours: Any) -> str | None:
     if isinstance(theirs, dict):
         return _difference(theirs, ours)
-    if isinstance(theirs, list) and isinstance(theirs[0], Tensor):
+    if isinstance(theirs, (list, tuple)) and isinstance(theirs[0], Tensor):
         problems = [_value_difference(*pair) for pair in zip(theirs, ours, strict=True)]
         return next(filter(None, problems), None)
     if not isinstance(theirs, Tensor):
-        return None if theirs == ours else f"is {ours!r}, not {theirs!r}"
+        # a picture alone is the same as a list of one
+        same = theirs == ours or (isinstance(theirs, list) and [[one] for one in theirs] == ours)
+        return None if same else f"is {ours!r}, not {theirs!r}"
     theirs = theirs.expand(ours.shape) if theirs.ndim == 0 else theirs
     # a sampler that rounds its times to whole numbers says nothing about their type
     same_kind = theirs.dtype == ours.dtype or (ours.is_floating_point() and not theirs.is_floating_point())

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from darkroom.cli.main import main
 from darkroom.families.experts import Experts
 
 

@@ -5,12 +5,29 @@ import pytest
 from darkroom.options.config import Config, option_names
 from darkroom.options.conflicts import REMARKS, RULES, FamilyFacts, check, remarks
 
-FLOW = FamilyFacts("flux", "FLUX.1", "flow_matching", guidance_input=True, supports=frozenset({"lora", "full"}))
+FLOW = FamilyFacts(
+    "flux",
+    "FLUX.1",
+    "flow_matching",
+    guidance_input=True,
+    supports=frozenset({"lora", "full", "control", "controlnet"}),
+)
 EPSILON = FamilyFacts("sdxl", "SDXL", "epsilon", supports=frozenset({"lora"}))
 SAMPLE = FamilyFacts("odd", "Odd", "sample")
 
 # rule: (facts, settings that it refuses, changes that make them allowed)
 CASES = {
+    "controlnet on a family without it": (
+        EPSILON, {"controlnet": True, "controlnet_model_name_or_path": "net"}, {"controlnet": False},
+    ),
+    "control on a family without it": (
+        EPSILON, {"control": True, "flux_lora_target": "controlnet"}, {"control": False},
+    ),
+    "two ways of control": (
+        FLOW, {"control": True, "controlnet": True, "model_type": "full"}, {"control": False},
+    ),
+    "a LoRA on a new ControlNet": (FLOW, {"controlnet": True}, {"model_type": "full"}),
+    "a control LoRA that leaves the embedder alone": (FLOW, {"control": True}, {"flux_lora_target": "controlnet"}),
     "two lengths": (None, {"max_train_steps": 5, "num_train_epochs": 1}, {"num_train_epochs": 0}),
     "flow prediction on a diffusion family": (EPSILON, {"prediction_type": "flow_matching"}, {"prediction_type": None}),
     "diffusion prediction on a flow family": (FLOW, {"prediction_type": "epsilon"}, {"prediction_type": None}),

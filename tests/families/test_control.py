@@ -1,0 +1,112 @@
+"""What reaches a ControlNet, and the denoiser beside it, is what the stock pipeline gives them."""
+
+from __future__ import annotations
+
+import inspect
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from darkroom import families
+from darkroom.families import latents as latent_space
+from darkroom.families import tiny
+from darkroom.families.classes import named
+from darkroom.families.control import Seeing, WithControlNet, wrap
+from tests.families import conformance
+from tests.families.conformance import PROMPT, SIDE, STEPS, Case, Recorder
+
+WITH_CONTROLNET = [name for name in families.names() if families.get(name).controlnet]
+WITH_CHANNELS = [name for name in families.names() if families.get(name).control_channels]
+
+
+@pytest.fixture(autouse=True)
+def certain(monkeypatch):
+    """Pipelines draw a control picture's latents from the posterior; here they take its mean, as the cache does."""
+    from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
+
+    monkeypatch.setattr(DiagonalGaussianDistribution, "sample", lambda self, generator=None: self.mode())
+
+
+def settings_of(name: str, **way: bool) -> Any:
+    return SimpleNamespace(**{**vars(conformance.options(name, "tiny")), **way, "controlnet_model_name_or_path": None})
+
+
+def awake(module: nn.Module) -> None:
+    """Give the layers that start at zero something to say."""
+    draws = torch.Generator().manual_seed(3)
+    for parameter in module.parameters():
+        if not parameter.any():
+            parameter.data.normal_(std=0.1, generator=draws)
+
+
+def control_of(case: Case, pipe: Any, settings: Any) -> tuple[Tensor, Any]:
+    """A control picture as the data path caches it, and as the pipeline is given it."""
+    pixels = conformance.photograph("coffee")
+    picture = conformance.to_pil(pixels)
+    if case.family.sees(settings) == "pixels":
+        return conformance.from_pil(picture), picture
+    with torch.no_grad():
+        return latent_space.encode(pipe.vae, conformance.from_pil(picture), case.facts), picture
+
+
+def compared(name: str, **way: bool) -> list[str | None]:
+    """The differences of every call of every network in a short sampling without guidance."""
+    family = families.get(name)
+    case, settings = Case(family, "tiny"), settings_of(name, **way)
+    pipe = tiny.build(family)
+    model = wrap(family, getattr(pipe, family.denoiser_part), settings).eval()
+    awake(model)
+    control, picture = control_of(case, pipe, settings)
+    net = {"controlnet": model.controlnet} if isinstance(model, WithControlNet) else {}
+    (entry,) = family.text_entries(pipe, [PROMPT], settings)
+    cls = named(family.drawn_by(settings))
+    parts = {**pipe.components, **net, **family.tiny_for("tiny").settings}
+    whole = cls(**{part: module for part, module in parts.items() if part in inspect.signature(cls).parameters})
+    whole.set_progress_bar_config(disable=True)
+    call = {
+        **family.prompt_call(PROMPT, "", settings), **family.call(settings), **family.size_call(SIDE, SIDE, settings),
+        **family.control_call(picture, SIDE, SIDE, settings), **family.unguided_for("tiny"),
+    }  # fmt: skip
+    networks = [*net.values(), model.denoiser]
+    recorders = [Recorder(network) for network in networks]
+    with recorders[0], recorders[-1], torch.no_grad():
+        whole(
+            **family.known_to_pipeline(call, settings), num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(0), output_type="latent",
+        )  # fmt: skip
+    stock = [recorder.calls for recorder in recorders]
+    differences: list[str | None] = []
+    for i, (*_, given) in enumerate(zip(*stock, strict=True)):
+        t = conformance._noise_level(family, whole.scheduler.timesteps[i])
+        x_t = conformance._latents_of(case, given)
+        cond = family.stack_text([entry]) | family.conditions(
+            conformance.batch([sample_at(x_t)], x_t), settings, torch.Generator().manual_seed(0)
+        )
+        mine = [Recorder(network) for network in networks]
+        with mine[0], mine[-1], torch.no_grad():
+            family.predict(Seeing(model, family.control_input(control, settings)), x_t, t, cond)
+        differences += [
+            conformance._difference(theirs[i], ours.calls[0]) for theirs, ours in zip(stock, mine, strict=True)
+        ]
+    return differences
+
+
+def sample_at(x_t: Tensor) -> conformance.Sample:
+    return conformance.Sample(x_t, x_t, {}, (), None)
+
+
+@pytest.mark.parametrize("name", WITH_CONTROLNET)
+def test_a_controlnet_is_given_what_the_pipeline_gives_it(name):
+    differences = compared(name, controlnet=True)
+    assert len(differences) == 2 * STEPS
+    assert set(differences) == {None}
+
+
+@pytest.mark.parametrize("name", WITH_CHANNELS)
+def test_control_channels_are_those_that_the_pipeline_gives(name):
+    differences = compared(name, control=True)
+    assert len(differences) == STEPS
+    assert set(differences) == {None}

@@ -1,0 +1,108 @@
+"""Control pictures: a new ControlNet, a LoRA on one, and further input channels; the stock pipeline draws them all."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from darkroom import families
+from darkroom.cli.main import main
+from darkroom.families import tiny
+from darkroom.families.control import Seeing, wrap
+from darkroom.tools.verify import verify
+from tests.families import conformance
+
+WITH_CONTROLNET = [name for name in families.names() if families.get(name).controlnet]
+
+
+@pytest.fixture
+def controlled(arguments, dataset_file, photographs, tmp_path):
+    """Arguments of a run on photographs and the edges that are drawn of them."""
+
+    def build(name: str, **options: object) -> list[str]:
+        folder = tmp_path / "edges"
+        keys = {"conditioning": {"type": "canny", "conditioning_type": "controlnet", "instance_data_dir": str(folder)}}
+        library = tmp_path / "prompts.json"
+        library.write_text(json.dumps({"cup": {"prompt": "a cup", "image": str(photographs / "coffee.png")}}))
+        given = {"data_backend_config": dataset_file(keys), "user_prompt_library": library, **options}
+        return arguments(name, **given)
+
+    return build
+
+
+@pytest.mark.parametrize("name", WITH_CONTROLNET)
+def test_a_new_controlnet_is_a_folder_that_the_stock_pipeline_draws_with(name, controlled, tmp_path):
+    argv = controlled(name, controlnet=True, model_type="full", max_train_steps=3)
+    assert main(["train", *argv]) == 0
+
+    folder = tmp_path / "out" / "controlnet"
+    assert (folder / "config.json").is_file()
+    verdict = verify(tmp_path / "out")
+    assert (verdict.unmatched, verdict.pictures) == ([], 1)
+    assert verdict.difference <= 1
+
+
+def test_a_lora_on_a_controlnet(controlled, tmp_path):
+    first, second = tmp_path / "first", tmp_path / "second"
+    argv = controlled("sdxl", controlnet=True, model_type="full", max_train_steps=2, output_dir=first)
+    assert main(["train", *argv, "--validation_disable=true"]) == 0
+    net = first / "controlnet"
+    assert (
+        main(["train", *controlled("sdxl", controlnet=True, controlnet_model_name_or_path=net, output_dir=second)]) == 0
+    )
+
+    verdict = verify(second)
+    assert verdict.matched > 0
+    assert verdict.unmatched == []
+    assert verdict.difference <= 1
+
+
+@pytest.mark.parametrize("kind", ["lora", "full"])
+def test_a_control_picture_as_further_channels(kind, controlled, tmp_path):
+    argv = controlled("flux", control=True, model_type=kind, flux_lora_target="controlnet")
+    assert main(["train", *argv]) == 0
+
+    verdict = verify(tmp_path / "out")
+    assert verdict.matched > 0
+    assert (verdict.unmatched, verdict.pictures) == ([], 1)
+    assert verdict.difference <= 1
+
+
+@pytest.mark.parametrize("way", ["controlnet", "control"])
+def test_at_first_neither_changes_anything(way, photographs):
+    family = families.get("flux")
+    pipe = tiny.build(family)
+    settings = SimpleNamespace(
+        **{**vars(conformance.options("flux", "tiny")), way: True, "controlnet_model_name_or_path": None}
+    )
+    case = conformance.Case(family, "tiny")
+    (entry,) = family.text_entries(pipe, ["a cat"], settings)
+    cond = family.stack_text([entry]) | {"guidance": torch.ones(1)}
+    x_t, t = torch.randn(1, *case.shape, generator=torch.Generator().manual_seed(1)), torch.tensor([0.5])
+    with torch.no_grad():
+        plain = family.predict(pipe.transformer, x_t, t, cond)
+        seeing = Seeing(wrap(family, pipe.transformer, settings), family.control_input(x_t.flip(-1), settings))
+        controlled = family.predict(seeing, x_t, t, cond)
+    assert torch.allclose(plain, controlled, atol=1e-6)
+
+
+def test_photographs_without_control_pictures_are_refused(arguments, capsys):
+    assert main(["train", *arguments("flux", controlnet=True, model_type="full", validation_disable=True)]) == 2
+    assert "has no control pictures" in capsys.readouterr().err
+
+
+def test_a_family_without_a_controlnet_says_so(arguments, capsys):
+    assert main(["train", *arguments("wan", controlnet=True, model_type="full")]) == 2
+    assert "has no ControlNet" in capsys.readouterr().err
+
+
+def test_the_controlnet_learns(controlled, tmp_path):
+    argv = controlled("sd3", controlnet=True, model_type="full", max_train_steps=2, learning_rate=0.1)
+    assert main(["train", *argv, "--validation_disable=true"]) == 0
+
+    (saved,) = (tmp_path / "out" / "controlnet").glob("*.safetensors")
+    assert any(t.abs().max() > 0 for key, t in load_file(saved).items() if key.startswith("controlnet_blocks"))
