@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import ExitStack
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,7 +73,9 @@ def compared(name: str, **way: bool) -> list[str | None]:
     }  # fmt: skip
     networks = [*net.values(), model.denoiser]
     recorders = [Recorder(network) for network in networks]
-    with recorders[0], recorders[-1], torch.no_grad():
+    with ExitStack() as listening, torch.no_grad():
+        for recorder in recorders:
+            listening.enter_context(recorder)
         whole(
             **family.known_to_pipeline(call, settings), num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(0), output_type="latent",
@@ -86,7 +89,9 @@ def compared(name: str, **way: bool) -> list[str | None]:
             conformance.batch([sample_at(x_t)], x_t), settings, torch.Generator().manual_seed(0)
         )
         mine = [Recorder(network) for network in networks]
-        with mine[0], mine[-1], torch.no_grad():
+        with ExitStack() as listening, torch.no_grad():
+            for recorder in mine:
+                listening.enter_context(recorder)
             family.predict(Seeing(model, family.control_input(control, settings)), x_t, t, cond)
         differences += [
             conformance._difference(theirs[i], ours.calls[0]) for theirs, ours in zip(stock, mine, strict=True)
