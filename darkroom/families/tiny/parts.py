@@ -84,6 +84,26 @@ def gemma2(width: int = 32) -> Part:
     )
 
 
+def chatglm(width: int = 32) -> Part:
+    """A ChatGLM3 language model of two layers for its tokenizer; the class is one of diffusers."""
+    return Part(
+        "diffusers.pipelines.kolors:ChatGLMModel",
+        {
+            "padded_vocab_size": 320,
+            "hidden_size": width,
+            "ffn_hidden_size": 37,
+            "kv_channels": 8,
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "multi_query_attention": True,
+            "multi_query_group_num": 2,
+            "seq_length": 256,
+            "original_rope": True,
+            "add_qkv_bias": True,
+        },
+    )
+
+
 def mistral3(layers: int, width: int = 32) -> Part:
     """A Mistral 3 language model for the chat tokenizer, and the picture reader it comes with."""
     return Part(
