@@ -172,6 +172,56 @@ def qwen2_vl(width: int = 32) -> Part:
     )
 
 
+def qwen3_vl(layers: int, width: int = 32, cls: str = "Qwen3VLModel") -> Part:
+    """A Qwen3-VL language model for the chat tokenizer, and the picture reader it comes with."""
+    return Part(
+        cls,
+        {
+            "text_config": {
+                **_decoder(300, layers, width),
+                "head_dim": 8,
+                "max_position_embeddings": 4096,
+                "rope_scaling": {
+                    "rope_type": "default",
+                    "mrope_section": [2, 1, 1],
+                    "mrope_interleaved": True,
+                    "rope_theta": 5000000.0,
+                },
+            },
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_heads": 2,
+                "out_hidden_size": width,
+                "patch_size": 16,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "deepstack_visual_indexes": [0],
+                "num_position_embeddings": 16,
+            },
+            "vision_start_token_id": 259,
+            "vision_end_token_id": 260,
+            "image_token_id": 262,
+            "video_token_id": 263,
+        },
+    )
+
+
+def qwen_image_vae() -> Part:
+    """A video autoencoder of 16 channels with the published statistics."""
+    return Part(
+        "AutoencoderKLQwenImage",
+        {
+            "base_dim": 8,
+            "z_dim": 16,
+            "dim_mult": [1, 1, 1, 1],
+            "num_res_blocks": 1,
+            "temperal_downsample": [False, True, True],
+        },
+    )
+
+
 def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Part:
     """An AutoencoderKL with the usual downscale of 8 and the family's own latent channels and scale."""
     return Part(
