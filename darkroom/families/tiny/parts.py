@@ -104,10 +104,10 @@ def chatglm(width: int = 32) -> Part:
     )
 
 
-def mistral3(layers: int, width: int = 32) -> Part:
+def mistral3(layers: int, width: int = 32, cls: str = "Mistral3ForConditionalGeneration") -> Part:
     """A Mistral 3 language model for the chat tokenizer, and the picture reader it comes with."""
     return Part(
-        "Mistral3ForConditionalGeneration",
+        cls,
         {
             "text_config": {
                 "model_type": "mistral",
@@ -238,6 +238,22 @@ def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Part:
             "shift_factor": shift,
             "use_quant_conv": shift is None,
             "use_post_quant_conv": shift is None,
+        },
+    )
+
+
+def flux2_vae() -> Part:
+    """An AutoencoderKLFlux2 of 32 channels, whose statistics are those of 2x2 neighbours side by side."""
+    return Part(
+        "AutoencoderKLFlux2",
+        {
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "block_out_channels": (8,) * 4,
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "latent_channels": 32,
+            "sample_size": 64,
         },
     )
 
