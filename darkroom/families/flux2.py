@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.tiny.parts import mistral3, qwen3
+from darkroom.families.tiny.parts import flux2_vae, mistral3, qwen3
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -47,18 +47,7 @@ DENOISER = {
 def _tiny(encoder: Part, guided: bool, **more: Any) -> Tiny:
     return Tiny(
         denoiser=Part("Flux2Transformer2DModel", {**DENOISER, "guidance_embeds": guided}),
-        vae=Part(
-            "AutoencoderKLFlux2",
-            {
-                "down_block_types": ("DownEncoderBlock2D",) * 4,
-                "up_block_types": ("UpDecoderBlock2D",) * 4,
-                "block_out_channels": (8,) * 4,
-                "layers_per_block": 1,
-                "norm_num_groups": 4,
-                "latent_channels": 32,
-                "sample_size": 64,
-            },
-        ),
+        vae=flux2_vae(),
         encoders={"text_encoder": encoder},
         tokenizers={"tokenizer": "chat"},
         scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True}),

@@ -6,6 +6,7 @@ Normalised latents are what the denoiser sees and what the cache holds: unit sca
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -55,20 +56,20 @@ def _shuffle(z: Tensor) -> Tensor:
     return z.view(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, c // 4, 2 * h, 2 * w)
 
 
-def _statistics(vae: Any, z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and spread of every channel as the VAE's batch norm knows them."""
-    spread = (vae.bn.running_var.float() + vae.config.batch_norm_eps).sqrt()
+def _statistics(vae: Any, z: Tensor, least: float | None) -> tuple[Tensor, Tensor]:
+    """Mean and spread of every channel as the VAE's batch norm knows them; `least` is the smallest variance."""
+    spread = (vae.bn.running_var.float() + (vae.config.batch_norm_eps if least is None else least)).sqrt()
     return vae.bn.running_mean.to(z).view(1, -1, 1, 1), spread.to(z).view(1, -1, 1, 1)
 
 
-def _unshuffle_standardise(z: Tensor, vae: Any) -> Tensor:
+def _unshuffle_standardise(z: Tensor, vae: Any, least: float | None = None) -> Tensor:
     z = _unshuffle(z)
-    mean, spread = _statistics(vae, z)
+    mean, spread = _statistics(vae, z, least)
     return (z - mean) / spread
 
 
-def _unstandardise_shuffle(z: Tensor, vae: Any) -> Tensor:
-    mean, spread = _statistics(vae, z)
+def _unstandardise_shuffle(z: Tensor, vae: Any, least: float | None = None) -> Tensor:
+    mean, spread = _statistics(vae, z, least)
     return _shuffle(z * spread + mean)
 
 
@@ -77,6 +78,8 @@ NORMALISERS: dict[str, tuple[Callable[[Tensor, Any], Tensor], Callable[[Tensor, 
     "shift_scale": (_shift_scale, _unshift_scale),
     "channels": (_standardise, _unstandardise),
     "batch_norm": (_unshuffle_standardise, _unstandardise_shuffle),
+    # where the published config is known to be wrong about its smallest variance
+    "batch_norm_1e-5": (partial(_unshuffle_standardise, least=1e-5), partial(_unstandardise_shuffle, least=1e-5)),
 }
 """By name: what (z, the VAE) become as a latent, and the way back."""
 

@@ -14,7 +14,7 @@ from darkroom.families.base import Family
 from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.flux import pack, unpack
 from darkroom.families.text import stack_padded
-from darkroom.families.tiny.parts import qwen2_vl
+from darkroom.families.tiny.parts import qwen2_vl, qwen_image_vae
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -52,16 +52,7 @@ class QwenImage(Family):
                 "axes_dims_rope": (8, 4, 4),
             },
         ),
-        vae=Part(
-            "AutoencoderKLQwenImage",
-            {
-                "base_dim": 8,
-                "z_dim": 16,
-                "dim_mult": [1, 1, 1, 1],
-                "num_res_blocks": 1,
-                "temperal_downsample": [False, True, True],
-            },
-        ),
+        vae=qwen_image_vae(),
         encoders={"text_encoder": qwen2_vl()},
         tokenizers={"tokenizer": "chat"},
         scheduler=Part(

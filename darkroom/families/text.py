@@ -39,7 +39,8 @@ def stack_padded(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
 def too_long(pipe: Any, captions: list[str], limit: int) -> list[str]:
     """The captions that every tokenizer of the pipeline cuts off: longer than its own length or `limit`, in tokens."""
     found = [t for name, t in pipe.components.items() if name.startswith("tokenizer") and t is not None]
-    tokenizers = [getattr(t, "tokenizer", t) for t in found]  # a processor of text and pictures holds one
+    # a processor of text and pictures holds one
+    tokenizers = [t if hasattr(t, "model_max_length") else t.tokenizer for t in found]
 
     def is_cut(tokenizer: Any, caption: str) -> bool:
         # no tokenizer makes more tokens than a caption has bytes, but for its few marks

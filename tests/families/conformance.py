@@ -12,14 +12,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
+import itertools
 import sys
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from darkroom import families
@@ -251,34 +252,29 @@ def _sampling_differs(
     calls_per_step = len(stock.calls) // STEPS
     for i, call in enumerate(stock.calls):
         t = _noise_level(family, pipe.scheduler.timesteps[i // calls_per_step])
-        for row, given in enumerate(_rows(call)):
-            x_t = _latents_of(case, given)
-            mine = [_predicted_call(case, model, x_t, t, [sample], [entry]) for entry in entries]
-            differences = [_difference(given, m) for m in mine]
-            if all(differences):
-                return f"call {i}, row {row}: {differences[0]}"
+        if problem := _call_differs(case, model, call, t, sample, entries):
+            return f"call {i}: {problem}"
     return None
+
+
+def _call_differs(
+    case: Case, model: Any, call: dict[str, Any], t: Tensor, sample: Sample, entries: list[dict[str, Tensor]]
+) -> str | None:
+    """The call must be that of some choice of captions, one for each of its rows: a batch pads them together."""
+    x_t = _latents_of(case, call)
+    count = len(x_t)
+    problems = []
+    for chosen in itertools.product(entries, repeat=count):
+        mine = _predicted_call(case, model, x_t, t.expand(count), [sample] * count, list(chosen))
+        problem = _difference(call, mine)
+        if problem is None:
+            return None
+        problems.append(problem)
+    return problems[0]
 
 
 def _noise_level(family: Family, timestep: Tensor) -> Tensor:
     return timestep[None] / 1000 if family.prediction == "flow_matching" else timestep[None]
-
-
-def _rows(call: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One call per sample of the batch; arguments without a batch axis are repeated."""
-    first = next(iter(call.values()))
-    count = len(first)
-
-    def row(value: Any, i: int) -> Any:
-        if isinstance(value, dict):
-            return {k: row(v, i) for k, v in value.items()}
-        if isinstance(value, list) and isinstance(value[0], Tensor):
-            return value[i : i + 1]
-        has_batch = isinstance(value, Tensor) and value.ndim > 0 and len(value) == count
-        return value[i : i + 1] if has_batch else value
-
-    for i in range(count):
-        yield {name: row(value, i) for name, value in call.items()}
 
 
 def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
@@ -287,7 +283,7 @@ def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
     own = case.family.to_pipeline(torch.zeros(1, *case.shape)).shape
     if isinstance(first, list):  # of pictures as clips of one frame
         first = torch.stack(first).squeeze(2)
-    return case.family.from_pipeline(first[tuple(slice(0, n) for n in own)], *case.shape[-2:])
+    return case.family.from_pipeline(first[(slice(None), *(slice(0, n) for n in own[1:]))], *case.shape[-2:])
 
 
 def _predicted_call(
@@ -342,6 +338,11 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
     """A batch of two must answer as its samples do alone."""
     model = case.model(pipe)
     samples = [sample, case.sample(pipe, "chelsea")]
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1 and not weight.any():
+                # what starts at zero hides all that is before it
+                weight.normal_(std=0.1)
     x_t = torch.randn(2, *case.shape, generator=torch.Generator().manual_seed(1))
     t = _noise_level(case.family, torch.tensor(500.0 if case.family.prediction == "flow_matching" else 500)).expand(2)
     both = _predict(case, model, x_t, t, samples, entries)
@@ -372,7 +373,8 @@ def latent_parity(case: Case) -> str | None:
 
     pipe.vae.decode = decode
     # whatever the sampler does, this is its result: not every pipeline lets a callback change it
-    pipe.scheduler.step = lambda *_, **__: (family.to_pipeline(sample.latents),)
+    finished = SchedulerOutput(prev_sample=family.to_pipeline(sample.latents))
+    pipe.scheduler.step = lambda *_, **__: finished
     pipe(**family.prompt_call(PROMPT, "", case.settings), **case.call(sample), num_inference_steps=2)
     if seen[-1].shape != encoded.shape:
         return f"the decoder was given {tuple(seen[-1].shape)}, not {tuple(encoded.shape)}"

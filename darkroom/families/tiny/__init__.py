@@ -6,6 +6,7 @@ parts       their encoders and autoencoders; tokenizers: what reads captions for
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import shutil
 from collections.abc import Mapping
@@ -28,7 +29,19 @@ def _of_transformers(part: Part) -> Any:
     cls = named(part.cls)
     if not hasattr(cls, "config_class"):
         return cls(**part.config)
-    return cls(cls.config_class(**part.config)).eval()
+    model = cls(cls.config_class(**part.config)).eval()
+    if "empty_init" in inspect.signature(cls).parameters:
+        _fill(model)
+    return model
+
+
+def _fill(model: Any) -> None:
+    """Weights for a model that leaves its own as the memory was: small numbers, and ones for scales and biases."""
+    import torch
+
+    with torch.no_grad():
+        for weight in model.parameters():
+            torch.nn.init.normal_(weight, std=0.2) if weight.ndim > 1 else torch.nn.init.ones_(weight)
 
 
 def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: str = "tiny") -> Any:

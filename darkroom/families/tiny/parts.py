@@ -84,10 +84,30 @@ def gemma2(width: int = 32) -> Part:
     )
 
 
-def mistral3(layers: int, width: int = 32) -> Part:
+def chatglm(width: int = 32) -> Part:
+    """A ChatGLM3 language model of two layers for its tokenizer; the class is one of diffusers."""
+    return Part(
+        "diffusers.pipelines.kolors:ChatGLMModel",
+        {
+            "padded_vocab_size": 320,
+            "hidden_size": width,
+            "ffn_hidden_size": 37,
+            "kv_channels": 8,
+            "num_layers": 2,
+            "num_attention_heads": 4,
+            "multi_query_attention": True,
+            "multi_query_group_num": 2,
+            "seq_length": 256,
+            "original_rope": True,
+            "add_qkv_bias": True,
+        },
+    )
+
+
+def mistral3(layers: int, width: int = 32, cls: str = "Mistral3ForConditionalGeneration") -> Part:
     """A Mistral 3 language model for the chat tokenizer, and the picture reader it comes with."""
     return Part(
-        "Mistral3ForConditionalGeneration",
+        cls,
         {
             "text_config": {
                 "model_type": "mistral",
@@ -152,6 +172,56 @@ def qwen2_vl(width: int = 32) -> Part:
     )
 
 
+def qwen3_vl(layers: int, width: int = 32, cls: str = "Qwen3VLModel") -> Part:
+    """A Qwen3-VL language model for the chat tokenizer, and the picture reader it comes with."""
+    return Part(
+        cls,
+        {
+            "text_config": {
+                **_decoder(300, layers, width),
+                "head_dim": 8,
+                "max_position_embeddings": 4096,
+                "rope_scaling": {
+                    "rope_type": "default",
+                    "mrope_section": [2, 1, 1],
+                    "mrope_interleaved": True,
+                    "rope_theta": 5000000.0,
+                },
+            },
+            "vision_config": {
+                "depth": 1,
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_heads": 2,
+                "out_hidden_size": width,
+                "patch_size": 16,
+                "spatial_merge_size": 2,
+                "temporal_patch_size": 2,
+                "deepstack_visual_indexes": [0],
+                "num_position_embeddings": 16,
+            },
+            "vision_start_token_id": 259,
+            "vision_end_token_id": 260,
+            "image_token_id": 262,
+            "video_token_id": 263,
+        },
+    )
+
+
+def qwen_image_vae() -> Part:
+    """A video autoencoder of 16 channels with the published statistics."""
+    return Part(
+        "AutoencoderKLQwenImage",
+        {
+            "base_dim": 8,
+            "z_dim": 16,
+            "dim_mult": [1, 1, 1, 1],
+            "num_res_blocks": 1,
+            "temperal_downsample": [False, True, True],
+        },
+    )
+
+
 def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Part:
     """An AutoencoderKL with the usual downscale of 8 and the family's own latent channels and scale."""
     return Part(
@@ -168,6 +238,22 @@ def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Part:
             "shift_factor": shift,
             "use_quant_conv": shift is None,
             "use_post_quant_conv": shift is None,
+        },
+    )
+
+
+def flux2_vae() -> Part:
+    """An AutoencoderKLFlux2 of 32 channels, whose statistics are those of 2x2 neighbours side by side."""
+    return Part(
+        "AutoencoderKLFlux2",
+        {
+            "down_block_types": ("DownEncoderBlock2D",) * 4,
+            "up_block_types": ("UpDecoderBlock2D",) * 4,
+            "block_out_channels": (8,) * 4,
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "latent_channels": 32,
+            "sample_size": 64,
         },
     )
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 
@@ -63,10 +65,37 @@ def _gemma_tokenizer() -> Any:
     return GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], add_bos_token=True)
 
 
+def _chatglm_tokenizer() -> Any:
+    import io
+    import tempfile
+
+    import sentencepiece
+    from diffusers.pipelines.kolors import ChatGLMTokenizer
+
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([" ".join(map(chr, range(33, 127)))]),
+        model_writer=model,
+        model_type="char",
+        vocab_size=300,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        minloglevel=2,
+    )
+    # it copies its file when it is saved
+    folder = tempfile.TemporaryDirectory()
+    path = Path(folder.name) / "tokenizer.model"
+    path.write_bytes(model.getvalue())
+    tokenizer = ChatGLMTokenizer(str(path))
+    weakref.finalize(tokenizer, folder.cleanup)
+    return tokenizer
+
+
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "clip": _clip_tokenizer,
     "clip_g": lambda: _clip_tokenizer(("!!",)),
     "t5": _t5_tokenizer,
     "chat": _chat_tokenizer,
     "gemma": _gemma_tokenizer,
+    "chatglm": _chatglm_tokenizer,
 }

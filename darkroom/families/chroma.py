@@ -1,0 +1,127 @@
+"""Chroma: FLUX's blocks without its modulation layers, flow matching, a T5 encoder alone for text.
+
+Upstream: lodestone-rock/flow. One small network, the approximator, makes the modulation of every block. The network
+takes the noise level as 0..1 and answers noise - x0.
+Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first inside a token; text (B, L, D) with a mask
+(B, L) of its real tokens and the first one of its padding, which the model was trained to see.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
+from darkroom.families.tiny.parts import kl_vae, t5
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Chroma(Family):
+    name, title = "chroma", "Chroma"
+    pipeline, denoiser = "ChromaPipeline", "ChromaTransformer2DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    blocks = ("transformer_blocks", "single_transformer_blocks")
+    t5_part = "text_encoder"
+    default_flavour = "base"
+    flavours = {
+        "base": Flavour("lodestones/Chroma1-Base"),
+        "hd": Flavour("lodestones/Chroma1-HD"),
+        "flash": Flavour(
+            "lodestones/Chroma1-Flash",
+            {"validation_guidance": 1.0, "validation_num_inference_steps": 16},
+            note="distilled to a few steps without guidance; training on it directly wears the distillation off",
+        ),
+    }
+    defaults = {
+        "tokenizer_max_length": 512,
+        "flow_schedule_shift": 3.0,
+        "validation_guidance": 5.0,
+        "validation_num_inference_steps": 35,
+    }
+    targets = {
+        "default": ATTENTION,
+        "all": ATTENTION + TEXT_ATTENTION,
+        "all+ffs": ATTENTION + TEXT_ATTENTION + FEED_FORWARD,
+    }
+    tiny = Tiny(
+        denoiser=Part(
+            "ChromaTransformer2DModel",
+            {
+                "patch_size": 1,
+                "in_channels": 64,
+                "num_layers": 1,
+                "num_single_layers": 1,
+                "attention_head_dim": 16,
+                "num_attention_heads": 2,
+                "joint_attention_dim": 32,
+                "axes_dims_rope": (4, 4, 8),
+                "approximator_num_channels": 64,
+                "approximator_hidden_dim": 32,
+                "approximator_layers": 1,
+            },
+        ),
+        vae=kl_vae(16, 0.3611, 0.1159),
+        encoders={"text_encoder": t5()},
+        tokenizers={"tokenizer": "t5"},
+        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"use_beta_sigmas": True}),
+        oracle={
+            "attention_head_dim": 32,
+            "num_attention_heads": 4,
+            "axes_dims_rope": (8, 12, 12),
+            "approximator_hidden_dim": 128,
+        },
+    )
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D), mask (B, L)."""
+        text, _, mask, _, _, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text, "mask": mask}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 16, H, W)."""
+        import torch
+
+        height, width = x_t.shape[-2:]
+        tokens, text = pack(x_t), cond["text"]
+        # the network adds the mask to its attention, so it has the type of what it is added to
+        mask = torch.cat([cond["mask"].to(x_t), x_t.new_ones(tokens.shape[:2])], dim=1)
+        answer = model(
+            hidden_states=tokens,
+            timestep=t.to(x_t.dtype),
+            encoder_hidden_states=text,
+            txt_ids=text.new_zeros(text.shape[1], 3),
+            img_ids=image_ids(height, width, x_t.device, x_t.dtype),
+            attention_mask=mask,
+            return_dict=False,
+        )[0]
+        return unpack(answer, height, width)
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {
+            "prompt_embeds": text["text"],
+            "prompt_attention_mask": text["mask"],
+            "negative_prompt_embeds": negative["text"],
+            "negative_prompt_attention_mask": negative["mask"],
+        }
+
+    def to_pipeline(self, latents: Tensor) -> Tensor:
+        return pack(latents)
+
+    def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
+        return unpack(latents, height, width)
+
+
+FAMILY = Chroma()

@@ -1,0 +1,69 @@
+"""Kolors: SDXL's UNet over four latent channels, noise prediction, the ChatGLM3 language model for text.
+
+Upstream: Kwai-Kolors/Kolors. Trained on 1100 timesteps. Shapes: latents (B, 4, H, W); text (B, L, D) with padding in
+front, pooled (B, D), its last token; time_ids (B, 6) as in `sdxl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.facts import Flavour, Part, Tiny
+from darkroom.families.sdxl import SDXL
+from darkroom.families.tiny.parts import chatglm
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Kolors(SDXL):
+    name, title = "kolors", "Kolors"
+    pipeline = "KolorsPipeline"
+    default_flavour = "1.0"
+    flavours = {"1.0": Flavour("terminusresearch/kwai-kolors-1.0")}
+    # the stock pipeline reads its own prompts with 256 tokens, whatever it is told
+    defaults = {"tokenizer_max_length": 256, "validation_guidance": 5.0, "validation_num_inference_steps": 50}
+    tiny = Tiny(
+        denoiser=Part(
+            "UNet2DConditionModel",
+            {
+                **SDXL.tiny.denoiser.config,
+                "cross_attention_dim": 32,
+                "encoder_hid_dim": 32,
+                "encoder_hid_dim_type": "text_proj",
+            },
+        ),
+        vae=SDXL.tiny.vae,
+        encoders={"text_encoder": chatglm()},
+        tokenizers={"tokenizer": "chatglm"},
+        scheduler=Part(
+            "EulerDiscreteScheduler",
+            {**SDXL.tiny.scheduler.config, "beta_end": 0.014, "num_train_timesteps": 1100},
+        ),
+        oracle=SDXL.tiny.oracle,
+        defaults={"tokenizer_max_length": 256},
+    )
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return (options.tokenizer_max_length + 1) * configs["text_encoder"]["hidden_size"]
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D) of the last layer but one, pooled (B, D)."""
+        text, _, pooled, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text, "pooled": pooled}
+
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+        return entry
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {"guidance_scale": options.validation_guidance}
+
+    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+        # without a negative prompt the pipeline would have no pooled vector for it
+        return {"prompt": prompt, "negative_prompt": negative}
+
+
+FAMILY = Kolors()

@@ -1,0 +1,125 @@
+"""PixArt-Sigma: cross attention from 2x2 patches of four channels to T5 text, noise prediction.
+
+Paper 2403.04692; upstream: PixArt-alpha/PixArt-sigma. The network takes the timestep as an index 0..999 and answers the
+noise and, in as many channels again, its variance, which the stock sampler drops.
+Shapes: latents (B, 4, H, W); text (B, L, D) with a mask (B, L) of its real tokens. Captions are read in lower case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family, config_of
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.tiny.parts import kl_vae, t5
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+LARGE = {"resolution": 2048, "validation_resolution": "2048"}
+SMALL = {"resolution": 512, "validation_resolution": "512"}
+
+
+class PixArtSigma(Family):
+    name, title = "pixart_sigma", "PixArt-Sigma"
+    pipeline, denoiser = "PixArtSigmaPipeline", "PixArtTransformer2DModel"
+    prediction = "epsilon"
+    latents = Latents(channels=4, downscale=8, patch=2)
+    blocks = ("transformer_blocks",)
+    t5_part = "text_encoder"
+    default_flavour = "900M-1024-v0.6"
+    flavours = {
+        "900M-1024-v0.6": Flavour("terminusresearch/pixart-900m-1024-ft-v0.6"),
+        "900M-1024-v0.7-stage1": Flavour(
+            "terminusresearch/pixart-900m-1024-ft-v0.7-stage1", note="the first of two models, for high noise"
+        ),
+        "900M-1024-v0.7-stage2": Flavour(
+            "terminusresearch/pixart-900m-1024-ft-v0.7-stage2", note="the second of two models, for low noise"
+        ),
+        "600M-512": Flavour("PixArt-alpha/PixArt-Sigma-XL-2-512-MS", SMALL),
+        "600M-1024": Flavour("PixArt-alpha/PixArt-Sigma-XL-2-1024-MS"),
+        "600M-2048": Flavour("PixArt-alpha/PixArt-Sigma-XL-2-2K-MS", LARGE),
+    }
+    defaults = {
+        "tokenizer_max_length": 300,
+        # larger gradients unsettle it
+        "max_grad_norm": 0.01,
+        "validation_guidance": 4.5,
+        "validation_num_inference_steps": 20,
+    }
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
+    tiny = Tiny(
+        denoiser=Part(
+            "PixArtTransformer2DModel",
+            {
+                "sample_size": 8,
+                "num_layers": 2,
+                "patch_size": 2,
+                "in_channels": 4,
+                "out_channels": 8,
+                "attention_head_dim": 8,
+                "num_attention_heads": 4,
+                "cross_attention_dim": 32,
+                "caption_channels": 32,
+                "use_additional_conditions": False,
+            },
+        ),
+        vae=kl_vae(4, 0.13025),
+        encoders={"text_encoder": t5()},
+        tokenizers={"tokenizer": "t5"},
+        scheduler=Part("DPMSolverMultistepScheduler", {"beta_schedule": "linear"}),
+        oracle={"attention_head_dim": 32, "cross_attention_dim": 128},
+    )
+
+    def text_identity(self, options: Any) -> dict[str, Any]:
+        return {**super().text_identity(options), "t5_padding": options.t5_padding}
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D), mask (B, L)."""
+        text, mask, _, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        if options.t5_padding == "zero":
+            text = text * mask.to(text)[..., None]
+        return {"text": text, "mask": mask}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """The noise, or what the checkpoint's prediction type says, (B, 4, H, W)."""
+        answer = model(
+            x_t,
+            encoder_hidden_states=cond["text"],
+            encoder_attention_mask=cond["mask"],
+            timestep=t,
+            added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+            return_dict=False,
+        )[0]
+        return answer[:, : config_of(model).in_channels]
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {
+            "guidance_scale": options.validation_guidance,
+            "max_sequence_length": options.tokenizer_max_length,
+            "clean_caption": False,
+            # it would paint another size and crop it
+            "use_resolution_binning": False,
+        }
+
+    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+        return {"prompt": prompt, "negative_prompt": negative}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {
+            # the pipeline would read the default, an empty text, where it has no reader
+            "negative_prompt": None,
+            "prompt_embeds": text["text"],
+            "prompt_attention_mask": text["mask"],
+            "negative_prompt_embeds": negative["text"],
+            "negative_prompt_attention_mask": negative["mask"],
+        }
+
+
+FAMILY = PixArtSigma()
