@@ -203,6 +203,9 @@ class Family:
             "negative_pooled_prompt_embeds": negative["pooled"],
         }
 
+    def prepare(self, pipe: Any, width: int, height: int) -> None:
+        """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
+
     def to_pipeline(self, latents: Tensor) -> Tensor:
         """Normalised latents as the pipeline's `latents` argument and `output_type="latent"` have them."""
         return latents

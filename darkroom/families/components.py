@@ -203,7 +203,9 @@ class Parts(Repository):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with disk_full_says(folder.parent, folder.name):
-                pipe = self._pipeline(self.pipeline, {self.family.denoiser_part: denoiser}, self.dtype)
+                # diffusers asks for parts that a base says it does without
+                absent = {name: None for name, row in self.index.items() if row == [None, None]}
+                pipe = self._pipeline(self.pipeline, {**absent, self.family.denoiser_part: denoiser}, self.dtype)
                 pipe.save_pretrained(beside)
                 if folder.exists():
                     os.replace(folder, old)

@@ -54,7 +54,9 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, flavour: str |
     with explained(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
-        pipe = named(family.pipeline_for(flavour)).from_pretrained(base, dtype=dtype)
+        cls = named(family.pipeline_for(flavour))
+        unasked = {part: None for part in family.idle_parts if part not in cls._optional_components}
+        pipe = cls.from_pretrained(base, dtype=dtype, **unasked)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -105,6 +107,7 @@ def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> clip.Fram
     """What a recipe makes, by a plain pipeline call with the prompt as text: frames (F, H, W, 3), one for a picture."""
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
+    family.prepare(pipe, recipe.width, recipe.height)
     return clip.from_output(pipe(**prompt, **arguments(family, recipe, options), return_dict=False)[0])
 
 

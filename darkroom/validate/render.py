@@ -151,6 +151,7 @@ def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], option
     """Frames (F, H, W, 3). The pipeline samples; the VAE decodes in its own precision, which may be wider."""
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(parts.family, recipe, options)
+    parts.family.prepare(pipe, recipe.width, recipe.height)
     sampled = pipe(**prompt, **call, output_type="latent", return_dict=False)[0]
     scale = parts.latents.downscale
     latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)

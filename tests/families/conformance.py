@@ -92,6 +92,7 @@ class Case:
     def pipe(self, **denoiser: Any) -> Any:
         """The tiny pipeline. One that cleans prompts by an optional package cleans none of ours without it."""
         pipe = tiny.build(self.family, denoiser, self.flavour)
+        self.family.prepare(pipe, SIDE, SIDE)
         vars(sys.modules[type(pipe).__module__]).setdefault("ftfy", SimpleNamespace(fix_text=str))
         return pipe
 
