@@ -52,6 +52,8 @@ class Family:
     t5_part: ClassVar[str | None] = None
     # parts of the stock pipeline that neither encoding nor rendering needs
     idle_parts: ClassVar[tuple[str, ...]] = ()
+    # text parts that published folders lack, and the repositories that have them, each in a folder of its name
+    elsewhere: ClassVar[Mapping[str, str]] = {}
     guidance_input: ClassVar[bool] = False
     # arguments of the stock pipeline's call with which it answers as the network does
     unguided: ClassVar[Mapping[str, Any]] = {"guidance_scale": 1.0}

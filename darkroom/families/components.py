@@ -10,7 +10,7 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
 from darkroom.families.base import Family
 from darkroom.families.classes import named
+from darkroom.families.facts import Tiny
 from darkroom.families.pixels import PixelSpace
-from darkroom.families.repository import SINGLE_FILE, Repository
+from darkroom.families.repository import SINGLE_FILE, Repository, lacking
 
 log = logger(__name__)
 
@@ -76,7 +77,7 @@ class Parts(Repository):
             absent = dict.fromkeys(["vae", self.family.denoiser_part, *self.family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
-                extra = self._separate_t5(dtype)
+                extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_t5(dtype)
                 reader = self.family.text_pipeline_for(self.options.model_flavour)
                 self._text = self._pipeline(reader, absent | extra, dtype)
             for part in self._text.components.values():
@@ -204,8 +205,9 @@ class Parts(Repository):
         try:
             with disk_full_says(folder.parent, folder.name):
                 # diffusers asks for parts that a base says it does without
-                absent = {name: None for name, row in self.index.items() if row == [None, None]}
-                pipe = self._pipeline(self.pipeline, {**absent, self.family.denoiser_part: denoiser}, self.dtype)
+                parts = {name: None for name, row in self.index.items() if row == [None, None]}
+                parts |= from_elsewhere(self.family, self.kinds, self.index, self.dtype)
+                pipe = self._pipeline(self.pipeline, {**parts, self.family.denoiser_part: denoiser}, self.dtype)
                 pipe.save_pretrained(beside)
                 if folder.exists():
                     os.replace(folder, old)
@@ -218,6 +220,20 @@ class Parts(Repository):
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def from_elsewhere(family: Family, kinds: Tiny, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The text parts that a base lacks, loaded from where they are."""
+    from transformers import AutoTokenizer
+
+    found: dict[str, Any] = {}
+    for part in lacking(family, index):
+        place = family.elsewhere[part]
+        if part in kinds.encoders:
+            found[part] = named(kinds.encoders[part].cls).from_pretrained(place, subfolder=part, dtype=dtype)
+        else:
+            found[part] = AutoTokenizer.from_pretrained(place, subfolder=part)
+    return found
 
 
 def scheduler_config(parts: Parts) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import Family
 from darkroom.families.classes import named
-from darkroom.families.components import explained, quiet
+from darkroom.families.components import explained, from_elsewhere, quiet
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.validate import clip, schedulers
 from darkroom.validate.recipe import Recipe
@@ -55,8 +55,10 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, flavour: str |
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
         cls = named(family.pipeline_for(flavour))
-        unasked = {part: None for part in family.idle_parts if part not in cls._optional_components}
-        pipe = cls.from_pretrained(base, dtype=dtype, **unasked)
+        parts: dict[str, Any] = {part: None for part in family.idle_parts if part not in cls._optional_components}
+        if family.elsewhere:
+            parts |= from_elsewhere(family, family.tiny_for(flavour), cls.load_config(base), dtype)
+        pipe = cls.from_pretrained(base, dtype=dtype, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -127,6 +127,29 @@ def test_lora_is_offered_where_the_stock_pipeline_can_load_it():
         assert ("lora" in family.supports) == has_loader, name
 
 
+def test_text_parts_that_a_base_lacks_are_read_from_where_they_are(tmp_path, monkeypatch):
+    whole = tiny.folder(families.get("hidream"), tmp_path)
+    base, other = tmp_path / "base", tmp_path / "other"
+    shutil.copytree(whole, base)
+    index = json.loads((base / "model_index.json").read_text())
+    for part in ("text_encoder_4", "tokenizer_4"):
+        shutil.move(base / part, other / part)
+        del index[part]
+    (base / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(
+        type(families.get("hidream")), "elsewhere", {"text_encoder_4": str(other), "tokenizer_4": str(other)}
+    )
+    parts = parts_of("hidream", "tiny", pretrained_model_name_or_path=str(base))
+
+    parts.examine()
+    (found,) = parts.family.text_entries(parts.text(), ["a cat"], parts.options)
+
+    (plain,) = parts.family.text_entries(parts_of("hidream", "tiny").text(), ["a cat"], parts.options)
+    torch.testing.assert_close(found["llama"], plain["llama"])
+    assert parts.text_configs["text_encoder_4"]["num_hidden_layers"] == 3
+    assert parts.text_identity() == parts_of("hidream", "tiny").text_identity()
+
+
 def test_a_base_with_two_denoisers_is_refused(tmp_path):
     base = tmp_path / "two"
     shutil.copytree(locate("tiny:tiny", families.get("wan")), base)
