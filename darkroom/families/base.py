@@ -52,6 +52,10 @@ class Family:
     t5_part: ClassVar[str | None] = None
     # parts of the stock pipeline that neither encoding nor rendering needs
     idle_parts: ClassVar[tuple[str, ...]] = ()
+    # further denoisers that the stock pipeline is guided by and nobody trains
+    guides: ClassVar[tuple[str, ...]] = ()
+    # the denoiser's argument that tells the tokens of one sequence apart: first padding, which is 0, last the picture
+    packed_by: ClassVar[str | None] = None
     # text parts that published folders lack, and the repositories that have them, each in a folder of its name
     elsewhere: ClassVar[Mapping[str, str]] = {}
     guidance_input: ClassVar[bool] = False

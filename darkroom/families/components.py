@@ -74,7 +74,8 @@ class Parts(Repository):
     def text(self) -> Any:
         """The family's stock pipeline with its text encoders and tokenizers only, on the device."""
         if self._text is None:
-            absent = dict.fromkeys(["vae", self.family.denoiser_part, *self.family.idle_parts])
+            family = self.family
+            absent = dict.fromkeys(["vae", family.denoiser_part, *family.guides, *family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
                 extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_t5(dtype)
@@ -166,6 +167,14 @@ class Parts(Repository):
             return cls.from_pretrained(source, dtype=dtype)
         return cls.from_pretrained(source, subfolder=subfolder, dtype=dtype, **self._folder_arguments)
 
+    def guide(self, name: str) -> Any:
+        """A further denoiser that only guides, frozen and on the device."""
+        if name not in self._extras:
+            with explained("A denoiser that guides", self.base, self._remedy):
+                model = self._load_denoiser(self.base, name, self.dtype)
+            self._extras[name] = model.requires_grad_(False).eval().to(self.device)
+        return self._extras[name]
+
     def scheduler(self) -> Any:
         """The base's own scheduler, as its pipeline would use it."""
         cls = named(self.kinds.scheduler.cls)
@@ -188,6 +197,7 @@ class Parts(Repository):
         # a component is a row of library and class; the rest is what the pipeline is told
         parts |= {name: value for name, value in self.index.items() if name in known and not isinstance(value, list)}
         parts |= {name: self.extra(name) for name in self.kinds.extras}
+        parts |= {name: self.guide(name) for name in self.family.guides}
         parts |= {"scheduler": scheduler, self.family.denoiser_part: denoiser}
         parts |= {"vae": vae} if self.kinds.vae else {}
         pipe = cls(**parts)

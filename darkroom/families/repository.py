@@ -216,7 +216,7 @@ class Repository:
                 f"It holds a model for {held}; model_flavour {flavour} needs one for {self.pipeline}.",
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
             )
-        denoisers = [part for part in index if class_of(part) == short(family.denoiser)]
+        denoisers = [part for part in index if class_of(part) == short(family.denoiser) and part not in family.guides]
         if len(denoisers) > 1:
             raise self._refused(
                 f"It holds {len(denoisers)} denoisers, {' and '.join(denoisers)}, for different noise levels; "

@@ -239,6 +239,7 @@ def _call_differs(
 ) -> str | None:
     """The call must be that of some choice of captions, one for each of its rows: a batch pads them together."""
     x_t = _latents_of(case, call)
+    call = _without_padding(case, call)
     count = len(x_t)
     problems = []
     for chosen in itertools.product(entries, repeat=count):
@@ -248,6 +249,19 @@ def _call_differs(
             return None
         problems.append(problem)
     return problems[0]
+
+
+def _without_padding(case: Case, call: dict[str, Any]) -> dict[str, Any]:
+    """A packed sequence without what is padding in all of its rows: how much there is of it is nobody's convention."""
+    if case.family.packed_by is None:
+        return call
+    roles = call[case.family.packed_by]  # (B, N)
+    start = int((roles != 0).any(0).int().argmax())
+
+    def cut(value: Any) -> Any:
+        return value[:, start:] if isinstance(value, Tensor) and value.shape[:2] == roles.shape else value
+
+    return {name: cut(value) for name, value in call.items()}
 
 
 def _noise_level(family: Family, timestep: Tensor) -> Tensor:
@@ -260,6 +274,8 @@ def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
     own = case.family.to_pipeline(torch.zeros(1, *case.shape)).shape
     if isinstance(first, list):  # of pictures as clips of one frame
         first = torch.stack(first).squeeze(2)
+    if case.family.packed_by:
+        first = first[:, -own[1] :]
     return case.family.from_pipeline(first[(slice(None), *(slice(0, n) for n in own[1:]))], *case.shape[-2:])
 
 

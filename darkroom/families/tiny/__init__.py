@@ -68,6 +68,8 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
                 spread.uniform_(0.5, 2)
         model = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})})
         parts[family.denoiser_part] = model.eval()
+        for name in family.guides:
+            parts[name] = named(spec.denoiser.cls)(**spec.denoiser.config).eval()
         parts["scheduler"] = named(spec.scheduler.cls)(**spec.scheduler.config)
         pipe = named(family.pipeline_for(flavour))(**parts)
     pipe.set_progress_bar_config(disable=True)
