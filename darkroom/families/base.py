@@ -52,6 +52,10 @@ class Family:
     t5_part: ClassVar[str | None] = None
     # parts of the stock pipeline that neither encoding nor rendering needs
     idle_parts: ClassVar[tuple[str, ...]] = ()
+    # packages without which a published flavour makes no pictures
+    render_packages: ClassVar[tuple[str, ...]] = ()
+    # the stock scheduler's sigma is noise to picture, t / (1 - t), and not the noise's share t
+    sigma_is_ratio: ClassVar[bool] = False
     # further denoisers that the stock pipeline is guided by and nobody trains
     guides: ClassVar[tuple[str, ...]] = ()
     # the denoiser's argument that tells the tokens of one sequence apart: first padding, which is 0, last the picture
@@ -211,6 +215,10 @@ class Family:
 
     def prepare(self, pipe: Any, width: int, height: int) -> None:
         """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
+
+    def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+        """Parts that the stock pipeline insists on and no folder has; some are needed only by one that renders."""
+        return {}
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         """Normalised latents as the pipeline's `latents` argument and `output_type="latent"` have them."""

@@ -95,6 +95,7 @@ class Parts(Repository):
 
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         cls = named(name)
+        parts = parts | self.family.made_parts(self.options.model_flavour, renders=False)
         if self.is_single_file:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **parts)
         return cls.from_pretrained(self.base, dtype=dtype, **self._folder_arguments, **parts)
@@ -197,6 +198,7 @@ class Parts(Repository):
         # a component is a row of library and class; the rest is what the pipeline is told
         parts |= {name: value for name, value in self.index.items() if name in known and not isinstance(value, list)}
         parts |= {name: self.extra(name) for name in self.kinds.extras}
+        parts |= self.family.made_parts(self.options.model_flavour, renders=True)
         parts |= {name: self.guide(name) for name in self.family.guides}
         parts |= {"scheduler": scheduler, self.family.denoiser_part: denoiser}
         parts |= {"vae": vae} if self.kinds.vae else {}

@@ -56,6 +56,7 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, flavour: str |
     ):
         cls = named(family.pipeline_for(flavour))
         parts: dict[str, Any] = {part: None for part in family.idle_parts if part not in cls._optional_components}
+        parts |= family.made_parts(flavour, renders=True)
         if family.elsewhere:
             parts |= from_elsewhere(family, family.tiny_for(flavour), cls.load_config(base), dtype)
         pipe = cls.from_pretrained(base, dtype=dtype, **parts)

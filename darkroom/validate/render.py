@@ -75,6 +75,9 @@ class Renderer:
         """Raises ConfigError if a prompt lacks the picture it has to start from, or clips the package to write them."""
         if self.fps:
             need("av", "video", "Validation of a model that makes clips")
+        if self.options.model_flavour not in self.family.tiny_names():
+            for package in self.family.render_packages:
+                need(package, "", f"Validation of {self.family.title}")
         lacking = [prompt.name for prompt in prompts if not self._picture_of(prompt)]
         if self.parts.flavour.picture == "needed" and lacking:
             raise ConfigError(

@@ -265,7 +265,10 @@ def _without_padding(case: Case, call: dict[str, Any]) -> dict[str, Any]:
 
 
 def _noise_level(family: Family, timestep: Tensor) -> Tensor:
-    return timestep[None] / 1000 if family.prediction == "flow_matching" else timestep[None]
+    if family.prediction != "flow_matching":
+        return timestep[None]
+    sigma = timestep[None] / 1000
+    return sigma / (1 + sigma) if family.sigma_is_ratio else sigma
 
 
 def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:

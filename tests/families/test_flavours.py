@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from darkroom import families
-from darkroom.core.errors import ConfigError
+from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.families import tiny
 from darkroom.families.components import Parts
 from darkroom.families.repository import locate
@@ -148,6 +148,15 @@ def test_text_parts_that_a_base_lacks_are_read_from_where_they_are(tmp_path, mon
     torch.testing.assert_close(found["llama"], plain["llama"])
     assert parts.text_configs["text_encoder_4"]["num_hidden_layers"] == 3
     assert parts.text_identity() == parts_of("hidream", "tiny").text_identity()
+
+
+def test_pictures_of_published_cosmos_weights_need_its_guardrail_and_reading_captions_does_not():
+    family = families.get("cosmos2image")
+
+    with pytest.raises(MissingPackage, match="cosmos_guardrail"):
+        family.made_parts("2b", renders=True)
+
+    assert family.made_parts("2b", renders=False).keys() == family.made_parts("tiny", renders=True).keys()
 
 
 def test_a_base_with_two_denoisers_is_refused(tmp_path):

@@ -51,7 +51,7 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
     spec = family.tiny_for(flavour)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        parts: dict[str, Any] = dict(spec.settings)
+        parts: dict[str, Any] = {**spec.settings, **family.made_parts(flavour, renders=True)}
         for name, part in {**spec.encoders, **spec.extras}.items():
             parts[name] = _of_transformers(part)
         for name, kind in spec.tokenizers.items():
