@@ -80,7 +80,8 @@ class Denoise:
 
     @staticmethod
     def _input_dtype(cond: dict[str, Tensor], x_t: Tensor) -> torch.dtype:
-        return cond["text"].dtype if "text" in cond else x_t.dtype
+        # some texts are token ids
+        return cond["text"].dtype if "text" in cond and cond["text"].is_floating_point() else x_t.dtype
 
     def _noise(self, x0: Tensor) -> Tensor:
         noise, o = noises.gaussian_like(x0, self.draws.noise), self.options
