@@ -6,8 +6,9 @@ touch tensors import it when they run. diffusers classes are named as text and r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.facts import Flavour, Latents, Tiny
@@ -185,6 +186,11 @@ class Family:
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The network's answer for the family's prediction type, as x_t. Conventions are converted here only."""
         raise TypeError(f"{type(self).__name__} must define predict")
+
+    @contextlib.contextmanager
+    def overheard(self, model: Any, options: Any) -> Iterator[dict[str, Tensor]]:
+        """Around `predict` in training: what the network says besides its answer becomes further terms of the loss."""
+        yield {}
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 

@@ -7,7 +7,8 @@ training the network answers tokens (B, 16, N, 4): a picture that is not square 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LLAMA = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
+GATE = "MoEGate"
 # the pipeline paints pictures of this edge's area; asked for less, it is told so
 LARGEST_EDGE = 1024
 
@@ -113,6 +115,28 @@ class HiDream(Family):
         if model.training and not config_of(model).force_inference_output:
             answer = _unpack(answer, *x_t.shape[-2:])
         return -answer
+
+    @contextlib.contextmanager
+    def overheard(self, model: Any, options: Any) -> Iterator[dict[str, Tensor]]:
+        """balance: how unevenly the gates share the tokens among their experts; diffusers computes and drops it."""
+        terms: dict[str, Tensor] = {}
+        if not options.hidream_use_load_balancing_loss:
+            yield terms
+            return
+        heard: list[Tensor] = []
+
+        def hear(gate: Any, _: Any, answer: tuple[Any, Any, Tensor]) -> None:
+            own = options.hidream_load_balancing_loss_weight
+            heard.append(answer[2] if own is None else answer[2] * (own / gate.alpha))
+
+        gates = [module for module in model.modules() if type(module).__name__ == GATE]
+        hooks = [gate.register_forward_hook(hear) for gate in gates]
+        try:
+            yield terms
+        finally:
+            for hook in hooks:
+                hook.remove()
+        terms["balance"] = sum(heard[1:], heard[0])
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 

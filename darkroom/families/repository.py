@@ -205,7 +205,7 @@ class Repository:
             return str(row[1] or "") if isinstance(row, list) and len(row) == 2 else ""
 
         held = index.get("_class_name", "an unnamed pipeline")
-        needed = {name for name in (*self.kinds.encoders, *self.kinds.extras) if name not in family.elsewhere}
+        needed = [name for name in (*self.kinds.encoders, *self.kinds.extras) if name not in family.elsewhere]
         others = [n for n in families.names() if n != family.name and families.get(n).pipeline == held]
         mine = {family.pipeline_for(name) for name in family.flavours}
         is_other = any(not class_of(part) for part in needed) or bool(others and held not in mine)

@@ -36,7 +36,11 @@ class Told:
 
         family = self.objective.family
         told = SimpleNamespace(
-            title=family.title, predict=predict, conditions=lambda *_: {}, latents_for=family.latents_for
+            title=family.title,
+            predict=predict,
+            conditions=lambda *_: {},
+            latents_for=family.latents_for,
+            overheard=lambda *_: nullcontext({}),
         )
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
         fields = {"is_regularisation": False, "timestep_offset": 0.0, "mask": None, **extra}
