@@ -83,9 +83,10 @@ class MissingPackage(UserError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str):
+        wanted = f"darkroom-trainer[{extra}]" if extra else package
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed.\n"
-            f"  Install it with: pip install 'darkroom-trainer[{extra}]'"
+            f"  Install it with: pip install '{wanted}'"
         )
 
 

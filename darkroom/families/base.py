@@ -6,8 +6,9 @@ touch tensors import it when they run. diffusers classes are named as text and r
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Latents, Tiny
@@ -55,6 +56,16 @@ class Family:
     t5_part: ClassVar[str | None] = None
     # parts of the stock pipeline that neither encoding nor rendering needs
     idle_parts: ClassVar[tuple[str, ...]] = ()
+    # packages without which a published flavour makes no pictures
+    render_packages: ClassVar[tuple[str, ...]] = ()
+    # the stock scheduler's sigma is noise to picture, t / (1 - t), and not the noise's share t
+    sigma_is_ratio: ClassVar[bool] = False
+    # further denoisers that the stock pipeline is guided by and nobody trains
+    guides: ClassVar[tuple[str, ...]] = ()
+    # the denoiser's argument that tells the tokens of one sequence apart: first padding, which is 0, last the picture
+    packed_by: ClassVar[str | None] = None
+    # text parts that published folders lack, and the repositories that have them, each in a folder of its name
+    elsewhere: ClassVar[Mapping[str, str]] = {}
     guidance_input: ClassVar[bool] = False
     # arguments of the stock pipeline's call with which it answers as the network does
     unguided: ClassVar[Mapping[str, Any]] = {"guidance_scale": 1.0}
@@ -253,6 +264,11 @@ class Family:
         """Make room for a control picture's channels. New weights are zero, so that it changes nothing."""
         raise TypeError(f"{type(self).__name__} takes no control picture as channels")
 
+    @contextlib.contextmanager
+    def overheard(self, model: Any, options: Any) -> Iterator[dict[str, Tensor]]:
+        """Around `predict` in training: what the network says besides its answer becomes further terms of the loss."""
+        yield {}
+
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
     def call(self, options: Any) -> dict[str, Any]:
@@ -279,6 +295,13 @@ class Family:
             "negative_prompt_embeds": negative["text"],
             "negative_pooled_prompt_embeds": negative["pooled"],
         }
+
+    def prepare(self, pipe: Any, width: int, height: int) -> None:
+        """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
+
+    def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+        """Parts that the stock pipeline insists on and no folder has; some are needed only by one that renders."""
+        return {}
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         """Normalised latents as the pipeline's `latents` argument and `output_type="latent"` have them."""

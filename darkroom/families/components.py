@@ -10,7 +10,7 @@ import gc
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from darkroom.families.base import Family
 from darkroom.families.classes import named
 from darkroom.families.control import WithChannels, WithControlNet
 from darkroom.families.experts import Experts
+from darkroom.families.facts import Tiny
 from darkroom.families.pixels import PixelSpace
-from darkroom.families.repository import SINGLE_FILE, Repository
+from darkroom.families.repository import SINGLE_FILE, Repository, lacking
 
 log = logger(__name__)
 
@@ -76,10 +77,11 @@ class Parts(Repository):
     def text(self) -> Any:
         """The family's stock pipeline with its text encoders and tokenizers only, on the device."""
         if self._text is None:
-            absent = dict.fromkeys(["vae", *self.held, *self.family.idle_parts])
+            family = self.family
+            absent = dict.fromkeys(["vae", *self.held, *family.guides, *family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
-                extra = self._separate_t5(dtype)
+                extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_t5(dtype)
                 reader = self.family.text_pipeline_for(self.options.model_flavour)
                 self._text = self._pipeline(reader, absent | extra, dtype)
             for part in self._text.components.values():
@@ -96,6 +98,7 @@ class Parts(Repository):
 
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         cls = named(name)
+        parts = parts | self.family.made_parts(self.options.model_flavour, renders=False)
         if self.is_single_file:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **parts)
         return cls.from_pretrained(self.base, dtype=dtype, **self._folder_arguments, **parts)
@@ -176,6 +179,14 @@ class Parts(Repository):
             return cls.from_pretrained(source, dtype=dtype)
         return cls.from_pretrained(source, subfolder=subfolder, dtype=dtype, **self._folder_arguments)
 
+    def guide(self, name: str) -> Any:
+        """A further denoiser that only guides, frozen and on the device."""
+        if name not in self._extras:
+            with explained("A denoiser that guides", self.base, self._remedy):
+                model = self._load_denoiser(self.base, name, self.dtype)
+            self._extras[name] = model.requires_grad_(False).eval().to(self.device)
+        return self._extras[name]
+
     def scheduler(self) -> Any:
         """The base's own scheduler, as its pipeline would use it."""
         cls = named(self.kinds.scheduler.cls)
@@ -203,6 +214,8 @@ class Parts(Repository):
         parts |= {name: self.extra(name) for name in self.kinds.extras}
         live = self._live(denoiser)
         others = set(self.held) - live.keys() if self.options.wan_validation_load_other_stage else ()
+        parts |= self.family.made_parts(self.options.model_flavour, renders=True)
+        parts |= {name: self.guide(name) for name in self.family.guides}
         parts |= {"scheduler": scheduler, **live, **{part: self.other_expert(part) for part in others}}
         parts |= {"vae": vae} if self.kinds.vae else {}
         pipe = cls(**parts)
@@ -233,7 +246,10 @@ class Parts(Repository):
             shutil.rmtree(leftover, ignore_errors=True)
         try:
             with disk_full_says(folder.parent, folder.name):
-                pipe = self._pipeline(self.family.drawn_by(self.options), self._live(denoiser), self.dtype)
+                # diffusers asks for parts that a base says it does without
+                parts = {name: None for name, row in self.index.items() if row == [None, None]}
+                parts |= from_elsewhere(self.family, self.kinds, self.index, self.dtype) | self._live(denoiser)
+                pipe = self._pipeline(self.family.drawn_by(self.options), parts, self.dtype)
                 pipe.save_pretrained(beside)
                 if folder.exists():
                     os.replace(folder, old)
@@ -246,6 +262,20 @@ class Parts(Repository):
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+
+
+def from_elsewhere(family: Family, kinds: Tiny, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """The text parts that a base lacks, loaded from where they are."""
+    from transformers import AutoTokenizer
+
+    found: dict[str, Any] = {}
+    for part in lacking(family, index):
+        place = family.elsewhere[part]
+        if part in kinds.encoders:
+            found[part] = named(kinds.encoders[part].cls).from_pretrained(place, subfolder=part, dtype=dtype)
+        else:
+            found[part] = AutoTokenizer.from_pretrained(place, subfolder=part)
+    return found
 
 
 def scheduler_config(parts: Parts) -> dict[str, Any]:

@@ -44,16 +44,24 @@ def _unstandardise(z: Tensor, vae: Any) -> Tensor:
     return z * _per_channel(vae.config.latents_std, z) + _per_channel(vae.config.latents_mean, z)
 
 
-def _unshuffle(z: Tensor) -> Tensor:
-    """(B, C, H, W) to (B, 4C, H/2, W/2); of the new channels the old one is outermost, then row, then column."""
+def _unshuffle(z: Tensor, by_place: bool) -> Tensor:
+    """(B, C, H, W) to (B, 4C, H/2, W/2); of the new channels the old one is outermost, then row, then column.
+
+    By place, row and column are outermost, and the old channel is innermost.
+    """
     b, c, h, w = z.shape
-    return z.view(b, c, h // 2, 2, w // 2, 2).permute(0, 1, 3, 5, 2, 4).reshape(b, 4 * c, h // 2, w // 2)
+    order = (0, 3, 5, 1, 2, 4) if by_place else (0, 1, 3, 5, 2, 4)
+    return z.view(b, c, h // 2, 2, w // 2, 2).permute(order).reshape(b, 4 * c, h // 2, w // 2)
 
 
-def _shuffle(z: Tensor) -> Tensor:
+def _shuffle(z: Tensor, by_place: bool) -> Tensor:
     """The way back to (B, C, H, W)."""
     b, c, h, w = z.shape
-    return z.view(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3).reshape(b, c // 4, 2 * h, 2 * w)
+    if by_place:
+        grid = z.view(b, 2, 2, c // 4, h, w).permute(0, 3, 4, 1, 5, 2)
+    else:
+        grid = z.view(b, c // 4, 2, 2, h, w).permute(0, 1, 4, 2, 5, 3)
+    return grid.reshape(b, c // 4, 2 * h, 2 * w)
 
 
 def _statistics(vae: Any, z: Tensor, least: float | None) -> tuple[Tensor, Tensor]:
@@ -62,15 +70,15 @@ def _statistics(vae: Any, z: Tensor, least: float | None) -> tuple[Tensor, Tenso
     return vae.bn.running_mean.to(z).view(1, -1, 1, 1), spread.to(z).view(1, -1, 1, 1)
 
 
-def _unshuffle_standardise(z: Tensor, vae: Any, least: float | None = None) -> Tensor:
-    z = _unshuffle(z)
+def _unshuffle_standardise(z: Tensor, vae: Any, least: float | None = None, by_place: bool = False) -> Tensor:
+    z = _unshuffle(z, by_place)
     mean, spread = _statistics(vae, z, least)
     return (z - mean) / spread
 
 
-def _unstandardise_shuffle(z: Tensor, vae: Any, least: float | None = None) -> Tensor:
+def _unstandardise_shuffle(z: Tensor, vae: Any, least: float | None = None, by_place: bool = False) -> Tensor:
     mean, spread = _statistics(vae, z, least)
-    return _shuffle(z * spread + mean)
+    return _shuffle(z * spread + mean, by_place)
 
 
 NORMALISERS: dict[str, tuple[Callable[[Tensor, Any], Tensor], Callable[[Tensor, Any], Tensor]]] = {
@@ -78,6 +86,10 @@ NORMALISERS: dict[str, tuple[Callable[[Tensor, Any], Tensor], Callable[[Tensor, 
     "shift_scale": (_shift_scale, _unshift_scale),
     "channels": (_standardise, _unstandardise),
     "batch_norm": (_unshuffle_standardise, _unstandardise_shuffle),
+    "batch_norm_by_place": (
+        partial(_unshuffle_standardise, by_place=True),
+        partial(_unstandardise_shuffle, by_place=True),
+    ),
     # where the published config is known to be wrong about its smallest variance
     "batch_norm_1e-5": (partial(_unshuffle_standardise, least=1e-5), partial(_unstandardise_shuffle, least=1e-5)),
 }

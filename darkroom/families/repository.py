@@ -131,6 +131,10 @@ class Repository:
         """float32 on a CPU, else the base's."""
         return torch.float32 if self.device.type == "cpu" else self.dtype
 
+    def home(self, part: str) -> str:
+        """Where the settings and weights of a text part are: with the base, or elsewhere if that lacks it."""
+        return self.family.elsewhere[part] if part in lacking(self.family, self.index) else self.settings_base
+
     # -- is it there? ----------------------------------------------------------------------------------------------
 
     def examine(self) -> None:
@@ -210,7 +214,7 @@ class Repository:
             return str(row[1] or "") if isinstance(row, list) and len(row) == 2 else ""
 
         held = index.get("_class_name", "an unnamed pipeline")
-        needed = {**self.kinds.encoders, **self.kinds.extras}
+        needed = [name for name in (*self.kinds.encoders, *self.kinds.extras) if name not in family.elsewhere]
         others = [n for n in families.names() if n != family.name and families.get(n).pipeline == held]
         mine = {family.pipeline_for(name) for name in family.flavours}
         is_other = any(not class_of(part) for part in needed) or bool(others and held not in mine)
@@ -221,7 +225,7 @@ class Repository:
                 f"It holds a model for {held}; model_flavour {flavour} needs one for {self.pipeline}.",
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
             )
-        denoisers = [part for part in index if class_of(part) == short(family.denoiser)]
+        denoisers = [part for part in index if class_of(part) == short(family.denoiser) and part not in family.guides]
         if denoisers and not is_other and len(denoisers) != len(self.held):
             fitting = [name for name in family.flavours if len(family.held_for(name)) == len(denoisers)]
             raise self._refused(
@@ -257,13 +261,14 @@ class Repository:
 
     def config(self, part: str) -> dict[str, Any]:
         """One component's config.json, from a folder or the hub. Raises ModelError."""
-        base = self.settings_base
+        base = self.home(part)
         path = Path(base) / part / "config.json"
         try:
             if not Path(base).exists():
                 from huggingface_hub import hf_hub_download
 
-                path = Path(hf_hub_download(base, f"{part}/config.json", **self.hub))
+                hub = self.hub if base == self.settings_base else {}
+                path = Path(hf_hub_download(base, f"{part}/config.json", **hub))
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as cause:
             raise ModelError(
@@ -283,7 +288,8 @@ class Repository:
     def text_identity(self) -> str:
         """What made a text embedding: weights, precision and the options that change it."""
         names = [*self.kinds.encoders, *self.kinds.tokenizers]
-        weights = [self._identity(name, self.base) for name in names]
+        places = {name: self.home(name) for name in lacking(self.family, self.index)}
+        weights = [self._identity(name, places.get(name, self.base)) for name in names]
         if self.options.pretrained_t5_model_name_or_path:
             weights.append(self._identity("", self.options.pretrained_t5_model_name_or_path))
         return digest([self.family.name, weights, str(self.text_dtype), self.family.text_identity(self.options)])
@@ -319,6 +325,11 @@ class Repository:
             files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
             return digest([[p.name, fingerprint(p)] for p in files])
         return f"{source}@{self.options.revision or 'main'}/{subfolder}"
+
+
+def lacking(family: Family, index: Mapping[str, Any]) -> list[str]:
+    """The text parts that a base, by its model_index.json, lacks and that are elsewhere."""
+    return [part for part in family.elsewhere if not (index.get(part) or [None])[0]]
 
 
 def looks_local(source: str) -> bool:

@@ -112,8 +112,10 @@ def _load(family: Family, config: Any) -> list[Reader]:
     repository = Repository(family, config, torch.device("cpu"), torch.float32)
     made = []
     for part in repository.kinds.tokenizers:
-        cls = getattr(transformers, repository.index[part][1])
-        tokenizer = cls.from_pretrained(repository.settings_base, subfolder=part, **repository.hub)
+        home = repository.home(part)
+        is_here = home == repository.settings_base
+        cls = getattr(transformers, repository.index[part][1]) if is_here else transformers.AutoTokenizer
+        tokenizer = cls.from_pretrained(home, subfolder=part, **(repository.hub if is_here else {}))
         limits = [n for n in (config.tokenizer_max_length, tokenizer.model_max_length) if n and n < NO_LIMIT]
         encoder = part.replace("tokenizer", "text_encoder")
         kind = repository.kinds.encoders[encoder].cls if encoder in repository.kinds.encoders else ""

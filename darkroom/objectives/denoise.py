@@ -56,12 +56,13 @@ class Denoise:
         target = self.process.target(x0, noise, t)
         if batch.is_regularisation:
             target = self._parent(model, seen, t, cond)
-        pred = self.family.predict(model, seen, t, cond)
+        with self.family.overheard(model, self.options) as terms:
+            pred = self.family.predict(model, seen, t, cond)
 
         error = self._error(pred.float(), target, t)  # as x0
         errors = mean_per_sample(error, batch.mask)  # (B,)
         name = "regularisation" if batch.is_regularisation else "denoise"
-        return Outcome({name: errors.mean()}, errors.detach(), self.process.level(t).detach())
+        return Outcome({name: errors.mean(), **terms}, errors.detach(), self.process.level(t).detach())
 
     def _times(self, x0: Tensor, offset: float) -> Tensor:
         """Noise levels (B,). A dataset's own offset moves them before they are squeezed into 0..1."""
@@ -81,7 +82,8 @@ class Denoise:
 
     @staticmethod
     def _input_dtype(cond: dict[str, Tensor], x_t: Tensor) -> torch.dtype:
-        return cond["text"].dtype if "text" in cond else x_t.dtype
+        # some texts are token ids
+        return cond["text"].dtype if "text" in cond and cond["text"].is_floating_point() else x_t.dtype
 
     def _noise(self, x0: Tensor) -> Tensor:
         noise, o = noises.gaussian_like(x0, self.draws.noise), self.options

@@ -81,7 +81,6 @@ class FamilyOptions(Section):
         "Keep HiDream's experts equally busy.",
         level="expert",
         families=("hidream",),
-        pending=later.REGULARISERS,
     )
     hidream_load_balancing_loss_weight: float | None = option(
         None,
@@ -90,7 +89,6 @@ class FamilyOptions(Section):
         level="expert",
         families=("hidream",),
         when={"hidream_use_load_balancing_loss": SET},
-        pending=later.REGULARISERS,
     )
     ltx_train_mode: Literal["t2v", "i2v"] = option(
         "i2v",

@@ -14,7 +14,7 @@ from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import CONTROLNET, Family
 from darkroom.families.classes import named
-from darkroom.families.components import explained, quiet
+from darkroom.families.components import explained, from_elsewhere, quiet
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.validate import clip, schedulers
 from darkroom.validate.recipe import Recipe
@@ -56,12 +56,17 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, 
     with explained(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
+        cls = named(family.drawn_by(options))
+        idle = {part: None for part in family.idle_parts if part not in cls._optional_components}
+        parts = {**idle, **family.made_parts(options.model_flavour, renders=True), **parts}
+        if family.elsewhere:
+            parts |= from_elsewhere(family, family.tiny_for(options.model_flavour), cls.load_config(base), dtype)
         if options.controlnet and CONTROLNET not in parts:
             assert family.controlnet is not None
             parts[CONTROLNET] = named(family.controlnet.cls).from_pretrained(
                 options.controlnet_model_name_or_path, dtype=dtype
             )
-        pipe = named(family.drawn_by(options)).from_pretrained(base, dtype=dtype, **parts)
+        pipe = cls.from_pretrained(base, dtype=dtype, **parts)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -119,6 +124,7 @@ def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> clip.Fram
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
     call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options)
+    family.prepare(pipe, recipe.width, recipe.height)
     return clip.from_output(pipe(**call, return_dict=False)[0])
 
 

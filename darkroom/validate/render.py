@@ -75,6 +75,9 @@ class Renderer:
         """Raises ConfigError if a prompt lacks the picture it has to start from, or clips the package to write them."""
         if self.fps:
             need("av", "video", "Validation of a model that makes clips")
+        if self.options.model_flavour not in self.family.tiny_names():
+            for package in self.family.render_packages:
+                need(package, "", f"Validation of {self.family.title}")
         lacking = [prompt.name for prompt in prompts if not self._picture_of(prompt)]
         if self.family.picture_for(self.options) == "needed" and lacking:
             raise ConfigError(
@@ -152,6 +155,7 @@ def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], option
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(parts.family, recipe, options)
     given = parts.family.known_to_pipeline({**prompt, **call}, options)
+    parts.family.prepare(pipe, recipe.width, recipe.height)
     sampled = pipe(**given, output_type="latent", return_dict=False)[0]
     scale = parts.latents.downscale
     latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)

@@ -18,8 +18,10 @@ from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import torch
+from diffusers.pipelines.omnigen import pipeline_omnigen, processor_omnigen
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
@@ -43,6 +45,11 @@ IGNORED = frozenset({"return_dict"})
 LEAST_CORRELATION = 0.95
 # width and height of a reference, another shape than the picture's
 REFERENCE = (128, 64)
+
+
+# OmniGen's own reader of prompts, whose pictures nobody reads here, also without torchvision
+vars(processor_omnigen).setdefault("transforms", MagicMock())
+pipeline_omnigen.OmniGenMultiModalProcessor = processor_omnigen.OmniGenMultiModalProcessor
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------
@@ -93,6 +100,7 @@ class Case:
     def pipe(self, **denoiser: Any) -> Any:
         """The tiny pipeline. One that cleans prompts by an optional package cleans none of ours without it."""
         pipe = tiny.build(self.family, denoiser, self.flavour)
+        self.family.prepare(pipe, SIDE, SIDE)
         vars(sys.modules[type(pipe).__module__]).setdefault("ftfy", SimpleNamespace(fix_text=str))
         return pipe
 
@@ -251,7 +259,7 @@ def _sampling_differs(
         )  # fmt: skip
     calls_per_step = len(stock.calls) // STEPS
     for i, call in enumerate(stock.calls):
-        t = _noise_level(family, pipe.scheduler.timesteps[i // calls_per_step])
+        t = _noise_level(family, pipe.scheduler, pipe.scheduler.timesteps[i // calls_per_step])
         if problem := _call_differs(case, model, call, t, sample, entries):
             return f"call {i}: {problem}"
     return None
@@ -262,6 +270,7 @@ def _call_differs(
 ) -> str | None:
     """The call must be that of some choice of captions, one for each of its rows: a batch pads them together."""
     x_t = _latents_of(case, call)
+    call = _without_padding(case, call)
     count = len(x_t)
     problems = []
     for chosen in itertools.product(entries, repeat=count):
@@ -273,8 +282,26 @@ def _call_differs(
     return problems[0]
 
 
-def _noise_level(family: Family, timestep: Tensor) -> Tensor:
-    return timestep[None] / 1000 if family.prediction == "flow_matching" else timestep[None]
+def _without_padding(case: Case, call: dict[str, Any]) -> dict[str, Any]:
+    """A packed sequence without what is padding in all of its rows: how much there is of it is nobody's convention."""
+    if case.family.packed_by is None:
+        return call
+    roles = call[case.family.packed_by]  # (B, N)
+    start = int((roles != 0).any(0).int().argmax())
+
+    def cut(value: Any) -> Any:
+        return value[:, start:] if isinstance(value, Tensor) and value.shape[:2] == roles.shape else value
+
+    return {name: cut(value) for name, value in call.items()}
+
+
+def _noise_level(family: Family, scheduler: Any, timestep: Tensor) -> Tensor:
+    if family.prediction != "flow_matching":
+        return timestep[None]
+    sigma = timestep[None] / scheduler.config.num_train_timesteps
+    if scheduler.config.get("invert_sigmas"):
+        sigma = 1 - sigma
+    return sigma / (1 + sigma) if family.sigma_is_ratio else sigma
 
 
 def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
@@ -283,6 +310,8 @@ def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
     own = case.family.to_pipeline(torch.zeros(1, *case.shape)).shape
     if isinstance(first, list):  # of pictures as clips of one frame
         first = torch.stack(first).squeeze(2)
+    if case.family.packed_by:
+        first = first[:, -own[1] :]
     return case.family.from_pipeline(first[(slice(None), *(slice(0, n) for n in own[1:]))], *case.shape[-2:])
 
 
@@ -291,8 +320,14 @@ def _predicted_call(
 ) -> dict[str, Any]:
     with Recorder(model) as mine:
         _predict(case, model, x_t, t, samples, entries)
-    (call,) = mine.calls
-    return call
+    return _joined(mine.calls)
+
+
+def _joined(calls: list[dict[str, Any]]) -> dict[str, Any]:
+    """Calls of one row each as one call: a family may ask its network row by row."""
+    if len(calls) == 1:
+        return calls[0]
+    return {k: torch.cat([c[k] for c in calls]) if isinstance(v, Tensor) else v for k, v in calls[0].items()}
 
 
 def _predict(
@@ -317,7 +352,7 @@ def _difference(stock: dict[str, Any], mine: dict[str, Any]) -> str | None:
 def _value_difference(theirs: Any, ours: Any) -> str | None:
     if isinstance(theirs, dict):
         return _difference(theirs, ours)
-    if isinstance(theirs, (list, tuple)) and isinstance(theirs[0], Tensor):
+    if isinstance(theirs, (list, tuple)) and theirs and isinstance(theirs[0], Tensor):
         problems = [_value_difference(*pair) for pair in zip(theirs, ours, strict=True)]
         return next(filter(None, problems), None)
     if not isinstance(theirs, Tensor):
@@ -344,7 +379,7 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
                 # what starts at zero hides all that is before it
                 weight.normal_(std=0.1)
     x_t = torch.randn(2, *case.shape, generator=torch.Generator().manual_seed(1))
-    t = _noise_level(case.family, torch.tensor(500.0 if case.family.prediction == "flow_matching" else 500)).expand(2)
+    t = torch.tensor([0.5, 0.5] if case.family.prediction == "flow_matching" else [500, 500])
     both = _predict(case, model, x_t, t, samples, entries)
     alone = [
         _predict(case, model, x_t[i : i + 1], t[i : i + 1], samples[i : i + 1], [entry])

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from darkroom import families
-from darkroom.core.errors import ConfigError
+from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.families import tiny
 from darkroom.families.components import Parts
 from darkroom.families.repository import locate
@@ -118,6 +118,38 @@ def test_both_generations_of_stable_diffusion_take_each_others_bases():
     other = locate("tiny:tiny", families.get("sd2x"))
 
     parts_of("sd1x", "1.5", pretrained_model_name_or_path=other).examine()
+
+
+def test_text_parts_that_a_base_lacks_are_read_from_where_they_are(tmp_path, monkeypatch):
+    whole = tiny.folder(families.get("hidream"), tmp_path)
+    base, other = tmp_path / "base", tmp_path / "other"
+    shutil.copytree(whole, base)
+    index = json.loads((base / "model_index.json").read_text())
+    for part in ("text_encoder_4", "tokenizer_4"):
+        shutil.move(base / part, other / part)
+        del index[part]
+    (base / "model_index.json").write_text(json.dumps(index))
+    monkeypatch.setattr(
+        type(families.get("hidream")), "elsewhere", {"text_encoder_4": str(other), "tokenizer_4": str(other)}
+    )
+    parts = parts_of("hidream", "tiny", pretrained_model_name_or_path=str(base))
+
+    parts.examine()
+    (found,) = parts.family.text_entries(parts.text(), ["a cat"], parts.options)
+
+    (plain,) = parts.family.text_entries(parts_of("hidream", "tiny").text(), ["a cat"], parts.options)
+    torch.testing.assert_close(found["llama"], plain["llama"])
+    assert parts.text_configs["text_encoder_4"]["num_hidden_layers"] == 3
+    assert parts.text_identity() == parts_of("hidream", "tiny").text_identity()
+
+
+def test_pictures_of_published_cosmos_weights_need_its_guardrail_and_reading_captions_does_not():
+    family = families.get("cosmos2image")
+
+    with pytest.raises(MissingPackage, match="cosmos_guardrail"):
+        family.made_parts("2b", renders=True)
+
+    assert family.made_parts("2b", renders=False).keys() == family.made_parts("tiny", renders=True).keys()
 
 
 def test_a_base_with_two_denoisers_is_refused(tmp_path):

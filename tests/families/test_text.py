@@ -79,3 +79,17 @@ def test_sana_reads_the_instruction_that_is_asked_for(own):
     assert not torch.equal(published["text"], found["text"])
     assert found["text"].shape == published["text"].shape == unconditional["text"].shape
     assert family.text_identity(chosen) != family.text_identity(options)
+
+
+def test_omnigen_without_torchvision_reads_prompts_as_the_stock_pipeline_does():
+    from darkroom.families.omnigen import Instructions
+
+    tokenizer = tiny.TOKENIZERS["gemma"]()
+    stock = conformance.pipeline_omnigen.OmniGenMultiModalProcessor(tokenizer)
+
+    call = {"height": 64, "width": 96, "use_img_cfg": False}
+    mine, theirs = (read(["a cat"], [None], **call) for read in (Instructions(tokenizer), stock))
+
+    assert mine.keys() == theirs.keys()
+    for name in ("input_ids", "attention_mask", "position_ids"):
+        torch.testing.assert_close(mine[name], theirs[name])

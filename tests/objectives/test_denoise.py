@@ -41,6 +41,7 @@ class Told:
             conditions=lambda *_: {},
             latents_for=family.latents_for,
             seeing=lambda model, *_: model,
+            overheard=lambda *_: nullcontext({}),
         )
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
         fields = {"is_regularisation": False, "timestep_offset": 0.0, "mask": None, **extra}

@@ -57,6 +57,7 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     pipe = tiny.build(family, flavour=flavour)
     if family.trained_for(flavour) != family.held_for(flavour):
         family.alone(pipe, *family.trained_for(flavour))
+    family.prepare(pipe, recipe.width, recipe.height)
     text = [family.stack_text([made.text(caption)]) for caption in (recipe.prompt, recipe.negative)]
     stock = pipe(**family.embedded_call(*text), **arguments(family, recipe, made.options), return_dict=False)[0]
 

@@ -51,7 +51,7 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
     spec = family.tiny_for(flavour)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        parts: dict[str, Any] = dict(spec.settings)
+        parts: dict[str, Any] = {**spec.settings, **family.made_parts(flavour, renders=True)}
         for name, part in {**spec.encoders, **spec.extras}.items():
             parts[name] = _of_transformers(part)
         for name, kind in spec.tokenizers.items():
@@ -68,6 +68,8 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
                 spread.uniform_(0.5, 2)
         for component in family.held_for(flavour):
             parts[component] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
+        for name in family.guides:
+            parts[name] = named(spec.denoiser.cls)(**spec.denoiser.config).eval()
         parts["scheduler"] = named(spec.scheduler.cls)(**spec.scheduler.config)
         pipe = named(family.pipeline_for(flavour))(**parts)
     pipe.set_progress_bar_config(disable=True)

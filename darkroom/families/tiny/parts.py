@@ -69,6 +69,21 @@ def qwen3(cls: str = "Qwen3Model", layers: int = 2, width: int = 32) -> Part:
     )
 
 
+def llama(layers: int, width: int = 32, cls: str = "LlamaForCausalLM") -> Part:
+    """A Llama language model for the chat tokenizer."""
+    return Part(
+        cls,
+        {
+            **_decoder(300, layers, width),
+            "head_dim": 8,
+            "max_position_embeddings": 2048,
+            "pad_token_id": 256,
+            "eos_token_id": 258,
+            "bos_token_id": 256,
+        },
+    )
+
+
 def gemma2(width: int = 32) -> Part:
     """A Gemma 2 language model of two layers for its tokenizer."""
     return Part(

@@ -1,0 +1,67 @@
+"""The loss that keeps HiDream's experts equally busy."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from darkroom import families
+from tests.families import conformance
+
+FAMILY = families.get("hidream")
+
+
+def heard(checkpointing: bool = False, **changes) -> tuple[dict[str, torch.Tensor], torch.nn.Module]:
+    case = conformance.case("hidream", "tiny")
+    settings = SimpleNamespace(**{**vars(case.settings), "hidream_use_load_balancing_loss": True, **changes})
+    pipe = case.pipe()
+    model = pipe.transformer.train()
+    if checkpointing:
+        model.enable_gradient_checkpointing()
+    cond = FAMILY.stack_text(FAMILY.text_entries(pipe, ["a cat"], settings))
+    x_t = torch.randn(1, *case.shape, generator=torch.Generator().manual_seed(1))
+    with FAMILY.overheard(model, settings) as terms:
+        FAMILY.predict(model, x_t, torch.tensor([0.5]), cond)
+    return terms, model
+
+
+def gate_gradients(checkpointing: bool) -> list[torch.Tensor]:
+    terms, model = heard(checkpointing)
+    terms["balance"].backward()
+    return [weight.grad for name, weight in model.named_parameters() if name.endswith("gate.weight")]
+
+
+def test_it_is_left_out_unless_asked_for():
+    terms, _ = heard(hidream_use_load_balancing_loss=False)
+
+    assert terms == {}
+
+
+def test_evenly_shared_tokens_cost_the_weight_of_every_gate():
+    terms, model = heard()
+    gates = [module for module in model.modules() if type(module).__name__ == "MoEGate"]
+
+    # shares of 1 for each expert and probabilities that sum to 1: no sharing costs less than an even one
+    assert terms["balance"].item() == pytest.approx(0.01 * len(gates), rel=0.2)
+
+
+def test_it_counts_as_much_as_its_weight_says():
+    usual, _ = heard()
+    own, _ = heard(hidream_load_balancing_loss_weight=0.05)
+
+    assert own["balance"].item() == pytest.approx(5 * usual["balance"].item())
+
+
+def test_gates_learn_from_it_with_and_without_checkpointing():
+    plain, checkpointed = gate_gradients(False), gate_gradients(True)
+
+    assert all(gradient.abs().sum() > 0 for gradient in plain)
+    torch.testing.assert_close(plain, checkpointed)
+
+
+def test_nobody_listens_afterwards():
+    _, model = heard()
+
+    assert not any(module._forward_hooks for module in model.modules())
