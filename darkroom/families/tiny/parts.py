@@ -69,6 +69,21 @@ def qwen3(cls: str = "Qwen3Model", layers: int = 2, width: int = 32) -> Part:
     )
 
 
+def llama(width: int = 32) -> Part:
+    """A Llama language model of four layers for its tokenizer."""
+    return Part(
+        "LlamaModel",
+        {
+            **_decoder(450, 4, width),
+            "head_dim": 8,
+            "max_position_embeddings": 2048,
+            "pad_token_id": 0,
+            "bos_token_id": 1,
+            "eos_token_id": 2,
+        },
+    )
+
+
 def gemma2(width: int = 32) -> Part:
     """A Gemma 2 language model of two layers for its tokenizer."""
     return Part(

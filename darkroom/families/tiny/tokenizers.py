@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -63,10 +64,30 @@ def _gemma_tokenizer() -> Any:
     return GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], add_bos_token=True)
 
 
+def _llama_tokenizer() -> Any:
+    """Every word of HunyuanVideo's template is one token, as for the real one: its pipeline drops the first 95."""
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+    from transformers import LlamaTokenizer
+
+    marks = ["<pad>", "<s>", "</s>", "<unk>"]
+    pieces = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *map(chr, range(33, 127))]
+    tokenizer = LlamaTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)},
+        merges=[],
+        pad_token="<pad>",
+        padding_side="right",
+        add_bos_token=True,
+    )
+    words = re.findall(r"<\|[a-z_]+\|>|\n\n| ?[A-Za-z]+", str(DEFAULT_PROMPT_TEMPLATE["template"]))
+    tokenizer.add_tokens(list(dict.fromkeys(words)))
+    return tokenizer
+
+
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "clip": _clip_tokenizer,
     "clip_g": lambda: _clip_tokenizer(("!!",)),
     "t5": _t5_tokenizer,
     "chat": _chat_tokenizer,
     "gemma": _gemma_tokenizer,
+    "llama": _llama_tokenizer,
 }
