@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 class Kolors(SDXL):
     name, title = "kolors", "Kolors"
     pipeline = "KolorsPipeline"
+    controlnet = None
     default_flavour = "1.0"
     flavours = {"1.0": Flavour("terminusresearch/kwai-kolors-1.0")}
     # the stock pipeline reads its own prompts with 256 tokens, whatever it is told

@@ -83,7 +83,7 @@ def compared(name: str, **way: bool) -> list[str | None]:
     stock = [recorder.calls for recorder in recorders]
     differences: list[str | None] = []
     for i, (*_, given) in enumerate(zip(*stock, strict=True)):
-        t = conformance._noise_level(family, whole.scheduler.timesteps[i])
+        t = conformance._noise_level(family, whole.scheduler, whole.scheduler.timesteps[i])
         x_t = conformance._latents_of(case, given)
         cond = family.stack_text([entry]) | family.conditions(
             conformance.batch([sample_at(x_t)], x_t), settings, torch.Generator().manual_seed(0)

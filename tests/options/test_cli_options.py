@@ -53,7 +53,7 @@ def test_pending_gives_the_reasons(capsys):
     assert "lora_type" in text
     assert "snr_gamma" not in text
     rows = json.loads(said(["--pending", "--json"], capsys))["options"]
-    assert next(row for row in rows if row["option"] == "controlnet")["pending"].endswith(".")
+    assert next(row for row in rows if row["option"] == "crepa_enabled")["pending"].endswith(".")
 
 
 @pytest.mark.parametrize("words", [["snr_gama"], ["--search", "xyzzy"]])

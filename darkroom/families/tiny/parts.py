@@ -69,17 +69,24 @@ def qwen3(cls: str = "Qwen3Model", layers: int = 2, width: int = 32) -> Part:
     )
 
 
-def llama(layers: int, width: int = 32, cls: str = "LlamaForCausalLM") -> Part:
-    """A Llama language model for the chat tokenizer."""
+def llama(
+    layers: int,
+    width: int = 32,
+    cls: str = "LlamaForCausalLM",
+    vocabulary: int = 300,
+    marks: tuple[int, int, int] = (256, 256, 258),
+) -> Part:
+    """A Llama language model; `marks` are its tokenizer's padding, start and end, as the chat tokenizer has them."""
+    pad, start, end = marks
     return Part(
         cls,
         {
-            **_decoder(300, layers, width),
+            **_decoder(vocabulary, layers, width),
             "head_dim": 8,
             "max_position_embeddings": 2048,
-            "pad_token_id": 256,
-            "eos_token_id": 258,
-            "bos_token_id": 256,
+            "pad_token_id": pad,
+            "bos_token_id": start,
+            "eos_token_id": end,
         },
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,25 @@ def _chatglm_tokenizer() -> Any:
     return tokenizer
 
 
+def _llama_tokenizer() -> Any:
+    """Every word of HunyuanVideo's template is one token, as for the real one: its pipeline drops the first 95."""
+    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+    from transformers import LlamaTokenizer
+
+    marks = ["<pad>", "<s>", "</s>", "<unk>"]
+    pieces = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *map(chr, range(33, 127))]
+    tokenizer = LlamaTokenizer(
+        vocab={piece: i for i, piece in enumerate(pieces)},
+        merges=[],
+        pad_token="<pad>",
+        padding_side="right",
+        add_bos_token=True,
+    )
+    words = re.findall(r"<\|[a-z_]+\|>|\n\n| ?[A-Za-z]+", str(DEFAULT_PROMPT_TEMPLATE["template"]))
+    tokenizer.add_tokens(list(dict.fromkeys(words)))
+    return tokenizer
+
+
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "clip": _clip_tokenizer,
     "clip_g": lambda: _clip_tokenizer(("!!",)),
@@ -98,4 +118,5 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "chat": _chat_tokenizer,
     "gemma": _gemma_tokenizer,
     "chatglm": _chatglm_tokenizer,
+    "llama": _llama_tokenizer,
 }

@@ -1,0 +1,101 @@
+"""Sana-Video: linear attention over video patches, flow matching, a Gemma 2 language model for text, Wan's video VAE.
+
+Paper 2509.24695; upstream: NVlabs/Sana. The network takes the noise level as 0..1000 and answers noise - x0.
+Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; text as Sana's, with an instruction that asks for motion.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.sana import Sana
+from darkroom.families.tiny.parts import gemma2
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class SanaVideo(Sana):
+    name, title = "sanavideo", "Sana-Video"
+    pipeline, denoiser = "SanaVideoPipeline", "SanaVideoTransformer3DModel"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
+    fps = 16.0
+    supports = Sana.supports | {"video"}
+    default_flavour = "2b-480p"
+    flavours = {
+        "2b-480p": Flavour(
+            "Efficient-Large-Model/SANA-Video_2B_480p_diffusers",
+            note="trained from text only; its own way of starting from a picture is not offered",
+        )
+    }
+    defaults = {
+        "resolution": 480,
+        "validation_resolution": "832x480",
+        "aspect_bucket_alignment": 32,
+        "tokenizer_max_length": 300,
+        "flow_schedule_shift": 8.0,
+        "validation_guidance": 6.0,
+        "validation_num_inference_steps": 50,
+        "validation_num_video_frames": 81,
+    }
+    tiny = Tiny(
+        denoiser=Part(
+            "SanaVideoTransformer3DModel",
+            {
+                "in_channels": 16,
+                "out_channels": 16,
+                "num_attention_heads": 2,
+                "attention_head_dim": 12,
+                "num_layers": 2,
+                "num_cross_attention_heads": 2,
+                "cross_attention_head_dim": 12,
+                "cross_attention_dim": 24,
+                "caption_channels": 32,
+                "sample_size": 8,
+                "patch_size": (1, 2, 2),
+                "rope_max_seq_len": 32,
+            },
+        ),
+        vae=Part(
+            "AutoencoderKLWan",
+            {
+                "base_dim": 8,
+                "z_dim": 16,
+                "dim_mult": [1, 1, 1, 1],
+                "num_res_blocks": 1,
+                "temperal_downsample": [False, True, True],
+            },
+        ),
+        encoders={"text_encoder": gemma2()},
+        tokenizers={"tokenizer": "gemma"},
+        scheduler=Part(
+            "DPMSolverMultistepScheduler",
+            {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 8.0},
+        ),
+        oracle={
+            "num_attention_heads": 4,
+            "attention_head_dim": 32,
+            "num_cross_attention_heads": 4,
+            "cross_attention_head_dim": 32,
+            "cross_attention_dim": 128,
+        },
+        # the pipeline makes no edges that are not multiples of 32
+        defaults={"aspect_bucket_alignment": 32},
+    )
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 16, F, H, W)."""
+        return model(
+            x_t,
+            encoder_hidden_states=cond["text"],
+            encoder_attention_mask=cond["mask"],
+            timestep=t.float() * 1000,
+            return_dict=False,
+        )[0]
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {**super().call(options), "frames": self.latents.whole_frames(options.validation_num_video_frames)}
+
+
+FAMILY = SanaVideo()

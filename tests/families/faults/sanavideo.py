@@ -1,0 +1,11 @@
+from tests.families.faults.kit import MEANS_ONLY, Fault, latents, mask_of_ones, predict, text, without_instruction
+
+FAULTS = [
+    Fault("sign of the answer", "sanavideo", "oracle", predict(lambda plain, *a: -plain(*a))),
+    Fault("time direction", "sanavideo", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
+    Fault("time scale", "sanavideo", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
+    Fault("channel statistics", "sanavideo", "latent parity", latents(normaliser=MEANS_ONLY)),
+    Fault("mask of the padding", "sanavideo", "call parity", text(mask_of_ones)),
+    Fault("instruction before a caption", "sanavideo", "call parity", without_instruction),
+    Fault("unconditional text", "sanavideo", "call parity", lambda cls: {"unconditional": lambda self, pipe, e, o: e}),
+]
