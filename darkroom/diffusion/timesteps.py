@@ -1,6 +1,7 @@
 """Which noise levels are trained. Each sampler draws (B,) values from a generator and nothing else.
 
 Flow: fractions 0..1, 1 = noise (logit-normal and shift: SD3 2403.03206). Discrete: indices 0..N-1.
+A sampler held to a range keeps its density there: levels inside are as likely, to each other, as without the range.
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from darkroom.core.errors import UserError
 from darkroom.diffusion.shift import shift_time
+
+# a range that is hit once in a hundred draws is missed so often in a row less than once in 10^43 times
+MOST_REDRAWS = 10_000
 
 
 class TimestepSampler(Protocol):
@@ -49,16 +54,31 @@ def fast(count: int, generator: Generator) -> Tensor:
 class FlowTimesteps:
     """A base draw followed by a shift that may depend on the latents' size.
 
-    `base(count, generator)` gives fractions; `shift(x0)` gives k of `shift_time`, 1 leaves them alone.
+    `base(count, generator)` gives fractions; `shift(x0)` gives k of `shift_time`, 1 leaves them alone. What falls
+    outside low..high after the shift is drawn again; `high` itself is outside, unless it is pure noise.
     """
 
     base: Callable[[int, Generator], Tensor]
     shift: Callable[[Tensor], float] = lambda x0: 1.0
+    low: float = 0.0
+    high: float = 1.0
 
     def draw(self, x0: Tensor, generator: Generator) -> Tensor:
         """Fractions (B,) float32."""
         k = self.shift(x0)
-        t = self.base(len(x0), generator)
+        t = self._shifted(len(x0), k, generator)
+        for _ in range(MOST_REDRAWS):
+            outside = (t < self.low) | ((t >= self.high) & (self.high < 1))
+            if not outside.any():
+                return t
+            t[outside] = self._shifted(int(outside.sum()), k, generator)
+        raise UserError(
+            f"Noise levels of this run's schedule never fall between {self.low:g} and {self.high:g}.\n"
+            "  Use another schedule (without flux_fast_schedule), or a wider range (refiner_training_strength)."
+        )
+
+    def _shifted(self, count: int, k: float, generator: Generator) -> Tensor:
+        t = self.base(count, generator)
         return t if k == 1.0 else shift_time(t, k)
 
 
@@ -97,16 +117,23 @@ def segments(steps: int, count: int, first: int = 0) -> list[tuple[int, int]]:
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteTimesteps:
-    """Indices drawn by `weights` (N,), one from each of B equal segments if `segmented`."""
+    """Indices drawn by `weights` (N,), one from each of B equal segments if `segmented`.
+
+    Held to the share low..high of the indices, the weights outside are left out and the segments divide the rest.
+    """
 
     weights: Tensor
     segmented: bool = True
+    low: float = 0.0
+    high: float = 1.0
 
     def draw(self, x0: Tensor, generator: Generator) -> Tensor:
         """Indices (B,) int64."""
+        first, end = (round(share * len(self.weights)) for share in (self.low, self.high))
+        weights = self.weights[first:end]
         if not self.segmented or len(x0) == 1:
-            return torch.multinomial(self.weights, len(x0), replacement=True, generator=generator)
+            return first + torch.multinomial(weights, len(x0), replacement=True, generator=generator)
         drawn = []
-        for low, high in segments(len(self.weights), len(x0)):
-            drawn.append(low + torch.multinomial(self.weights[low : high + 1], 1, generator=generator))
+        for low, high in segments(len(weights), len(x0)):
+            drawn.append(first + low + torch.multinomial(weights[low : high + 1], 1, generator=generator))
         return torch.cat(drawn)

@@ -130,6 +130,23 @@ class Family:
         """Those of them that a run trains."""
         return self.flavours[self.published(flavour)].trained or self.held_for(flavour)
 
+    def noise_range(self, options: Any) -> tuple[float, float]:
+        """The noise levels that a run trains, from and up to, as shares of all of them: (0, 1) is every level.
+
+        A lone expert has its side of the boundary; `refiner_training` divides what there is.
+        """
+        low, high = 0.0, 1.0
+        held, trained = self.held_for(options.model_flavour), self.adapted(options)
+        if len(held) > 1 and trained == held[:1]:
+            low = options.timestep_boundary
+        elif len(held) > 1 and trained == held[1:]:
+            high = options.timestep_boundary
+        if options.refiner_training and options.refiner_training_invert_schedule:
+            low = max(low, options.refiner_training_strength)
+        elif options.refiner_training:
+            high = min(high, options.refiner_training_strength)
+        return low, high
+
     def fps_for(self, flavour: str | None) -> float | None:
         """Frames per second of a flavour's clips; None if it makes pictures."""
         return self.flavours[self.published(flavour)].fps or self.fps

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
@@ -31,7 +31,9 @@ class Sana(Family):
     latents = Latents(channels=32, downscale=32)
     blocks = ("transformer_blocks",)
     negative_is_caption = False
-    controlnet = ControlNet("SanaControlNetModel", "SanaControlNetPipeline", ("controlnet_block_samples",))
+    controlnet: ClassVar[ControlNet | None] = ControlNet(
+        "SanaControlNetModel", "SanaControlNetPipeline", ("controlnet_block_samples",)
+    )
     default_flavour = "sana1.5-4.8b-1024"
     flavours = {
         "sana1.5-4.8b-1024": Flavour("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"),

@@ -22,6 +22,7 @@ class SanaVideo(Sana):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
     fps = 16.0
     supports = Sana.supports | {"video"}
+    controlnet = None
     default_flavour = "2b-480p"
     flavours = {
         "2b-480p": Flavour(

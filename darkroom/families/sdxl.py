@@ -7,7 +7,7 @@ height and width, crop top and left, target height and width, all in pixels.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.base import Family
 from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
@@ -23,7 +23,7 @@ class SDXL(Family):
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
-    controlnet = ControlNet(
+    controlnet: ClassVar[ControlNet | None] = ControlNet(
         "ControlNetModel",
         "StableDiffusionXLControlNetPipeline",
         ("down_block_additional_residuals", "mid_block_additional_residual"),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from darkroom.core.errors import DataError
+from darkroom.core.errors import DataError, UserError
 from darkroom.diffusion import noise as noises
 from darkroom.diffusion.losses import LOSSES, huber_constant, mean_per_sample
 from darkroom.diffusion.process import Flow, per_sample, process_for
@@ -136,12 +136,18 @@ def build(
 
     `scheduler` is the base model's scheduler config; inside `untrained()` the model has no adapter.
     """
+    low, high = family.noise_range(options)
+    if low >= high:
+        raise UserError(
+            f"refiner_training_strength = {options.refiner_training_strength:g}\n  It leaves no noise level to train: "
+            f"{options.model_flavour} has its own boundary at {options.timestep_boundary:g}.\n"
+            "  Take refiner_training out, or let it divide the other part."
+        )
     prediction = options.prediction_type or _published_prediction(family, scheduler)
     if prediction == "flow_matching":
         normal = not (options.flux_fast_schedule or options.flow_use_uniform_schedule or options.flow_use_beta_schedule)
         moved = functools.lru_cache(functools.partial(flow_timesteps, family, options, scheduler)) if normal else None
-        timesteps = flow_timesteps(family, options, scheduler)
-        return Denoise(family, Flow(), timesteps, options, draws, untrained, moved)
+        return Denoise(family, Flow(), flow_timesteps(family, options, scheduler), options, draws, untrained, moved)
     schedule = NoiseSchedule.from_scheduler(scheduler, options.rescale_betas_zero_snr)
     weights = bias_weights(
         len(schedule.alpha_bar),
@@ -151,8 +157,8 @@ def build(
         options.timestep_bias_end,
         options.timestep_bias_multiplier,
     )
-    whole = DiscreteTimesteps(weights, segmented=not options.disable_segmented_timestep_sampling)
-    return Denoise(family, process_for(prediction, schedule), whole, options, draws, untrained)
+    timesteps = DiscreteTimesteps(weights, not options.disable_segmented_timestep_sampling, low, high)
+    return Denoise(family, process_for(prediction, schedule), timesteps, options, draws, untrained)
 
 
 def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:
@@ -169,8 +175,9 @@ def frames_of(x0: Tensor) -> int:
 
 def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any], offset: float = 0.0) -> FlowTimesteps:
     """The flow sampler that the options describe; `offset` is added to a normal draw."""
+    low, high = family.noise_range(options)
     if options.flux_fast_schedule:
-        return FlowTimesteps(fast)
+        return FlowTimesteps(fast, low=low, high=high)
 
     def base(count: int, generator: Generator) -> Tensor:
         if options.flow_use_uniform_schedule:
@@ -182,6 +189,10 @@ def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any], offs
     if options.flow_schedule_auto_shift:
         line = ShiftLine.from_scheduler(scheduler)
         latents = family.latents_for(options.model_flavour)
-        return FlowTimesteps(base, lambda x0: line.shift(latents.tokens(x0.shape[-2], x0.shape[-1], frames_of(x0))))
+
+        def shift(x0: Tensor) -> float:
+            return line.shift(latents.tokens(x0.shape[-2], x0.shape[-1], frames_of(x0)))
+
+        return FlowTimesteps(base, shift, low=low, high=high)
     k = options.flow_schedule_shift or 1.0
-    return FlowTimesteps(base, lambda x0: k)
+    return FlowTimesteps(base, lambda x0: k, low=low, high=high)

@@ -56,14 +56,12 @@ class TrainingOptions(Section):
         False,
         "Train one of two models that share the noise range: this one takes the less noisy part.",
         level="expert",
-        pending=later.METHODS,
     )
     refiner_training_invert_schedule: bool = option(
         False,
         "With refiner_training, take the noisier part of the noise range instead.",
         level="expert",
         when={"refiner_training": True},
-        pending=later.METHODS,
     )
     refiner_training_strength: float = option(
         0.2,
@@ -72,7 +70,6 @@ class TrainingOptions(Section):
         lt=1,
         level="expert",
         when={"refiner_training": True},
-        pending=later.METHODS,
     )
     train_text_encoder: bool = option(
         False, "Train the CLIP text encoder too.", level="expert", pending=later.TEXT_ENCODERS

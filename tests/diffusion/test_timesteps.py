@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Generator
 
+from darkroom.core.errors import UserError
 from darkroom.diffusion.timesteps import (
     DiscreteTimesteps,
     FlowTimesteps,
@@ -161,3 +162,56 @@ def test_segments_respect_weights_inside_themselves():
     drawn = DiscreteTimesteps(weights / 4).draw(torch.zeros(4, 1), generator())
 
     assert drawn.tolist() == [900, 600, 400, 100]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 0.2), (0.2, 1.0), (0.3, 0.6)])
+def test_fractions_held_to_a_range_keep_their_density_in_it(low, high):
+    held = FlowTimesteps(logit_normal, lambda x0: 3.0, low, high).draw(torch.zeros(MANY, 1), generator())
+    free = FlowTimesteps(logit_normal, lambda x0: 3.0).draw(torch.zeros(20 * MANY, 1), generator(1))
+    free = free[(free >= low) & (free < high)]
+
+    assert held.min() >= low
+    assert held.max() < high
+    shares = torch.tensor([0.1, 0.25, 0.5, 0.75, 0.9])
+    torch.testing.assert_close(held.quantile(shares), free.quantile(shares), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_the_whole_range_costs_no_draw(name):
+    draw = FlowTimesteps(SAMPLERS[name], lambda x0: 3.0, 0.0, 1.0).draw(torch.zeros(8, 1), generator())
+
+    t = SAMPLERS[name](8, generator())
+    torch.testing.assert_close(draw, 3 * t / (1 + 2 * t))
+
+
+def test_pure_noise_belongs_to_the_range_that_ends_with_it_and_a_boundary_to_the_noisier_side():
+    noisy, clean = (
+        FlowTimesteps(fast, low=low, high=high).draw(torch.zeros(500, 1), generator())
+        for low, high in ((0.75, 1.0), (0.0, 0.75))
+    )
+
+    assert set(noisy.tolist()) == {0.75, 1.0}
+    assert set(clean.tolist()) == {0.25, 0.5}
+
+
+def test_a_range_that_a_schedule_never_reaches_is_an_error():
+    with pytest.raises(UserError, match=r"between 0 and 0\.2"):
+        FlowTimesteps(fast, low=0.0, high=0.2).draw(torch.zeros(2, 1), generator())
+
+
+@pytest.mark.parametrize("segmented", [True, False])
+@pytest.mark.parametrize(("low", "high", "indices"), [(0.0, 0.2, range(200)), (0.2, 1.0, range(200, 1000))])
+def test_indices_held_to_a_range_reach_all_of_it_and_nothing_else(low, high, indices, segmented):
+    sampler = DiscreteTimesteps(bias_weights(1000), segmented, low, high)
+
+    drawn = torch.cat([sampler.draw(torch.zeros(4, 1), generator(seed)) for seed in range(5000)])
+
+    assert set(drawn.tolist()) == set(indices)
+
+
+def test_segments_divide_the_range():
+    sampler = DiscreteTimesteps(bias_weights(1000), True, 0.0, 0.2)
+
+    first, second = sampler.draw(torch.zeros(2, 1), generator()).tolist()
+
+    assert first >= 100 > second or first == second == 99

@@ -6,7 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from darkroom import families
 from darkroom.families.experts import Experts
+from darkroom.objectives.denoise import flow_timesteps
+from darkroom.options.config import Config
+from tests.families import conformance
 
 
 class Named(nn.Module):
@@ -47,3 +51,21 @@ def test_a_member_without_rows_is_not_called():
     pair(hidden_states=torch.zeros(2, 1), timestep=torch.tensor([900.0, 950.0]), encoder_hidden_states=None)
 
     assert (high.seen, low.seen) == ([2], [])
+
+
+@pytest.mark.parametrize(
+    ("flavour", "expected"),
+    [("t2v-14b-2.2", (0, 1)), ("t2v-14b-2.2-high", (0.875, 1)), ("t2v-14b-2.2-low", (0, 0.875)), ("tiny", (0, 1))],
+)
+def test_a_lone_expert_is_trained_where_it_answers(flavour, expected):
+    assert families.get("wan").noise_range(conformance.options("wan", flavour)) == expected
+
+
+@pytest.mark.parametrize(("flavour", "low", "high"), [("tiny-high", 0.6, 1.0), ("tiny-low", 0.0, 0.6)])
+def test_the_boundary_of_the_run_holds(flavour, low, high):
+    config = Config(model_family="wan", model_flavour=flavour, timestep_boundary=0.6)
+    sampler = flow_timesteps(families.get("wan"), config, {})
+
+    drawn = sampler.draw(torch.zeros(500, 16, 1, 8, 8), torch.Generator().manual_seed(0))
+
+    assert low <= drawn.min() < drawn.max() < high

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from darkroom import families
-from darkroom.core.errors import DataError
+from darkroom.core.errors import DataError, UserError
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.options.config import Config
@@ -234,3 +234,29 @@ def test_an_offset_of_a_dataset_moves_its_noise_levels():
 def test_an_offset_is_refused_where_nothing_normal_is_drawn():
     with pytest.raises(DataError, match="timestep_sampling_offset"):
         told("sdxl")(timestep_offset=1.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "low", "high"), [({}, 0.0, 0.3), ({"refiner_training_invert_schedule": True}, 0.3, 1.0)]
+)
+@pytest.mark.parametrize("name", SHAPES)
+def test_refiner_training_divides_the_noise_range(name, more, low, high):
+    run = told(name, refiner_training=True, refiner_training_strength=0.3, **more)
+    whole = 1 if name == "flux" else 1000
+
+    for _ in range(30):
+        run()
+
+    levels = torch.cat([t for _, t in run.shown]) / whole
+    assert low <= levels.min() < levels.max() < high
+
+
+def test_a_range_without_noise_levels_is_an_error():
+    with pytest.raises(UserError, match=r"refiner_training_strength = 0\.3"):
+        told(
+            "wan",
+            model_flavour="tiny-high",
+            timestep_boundary=0.875,
+            refiner_training=True,
+            refiner_training_strength=0.3,
+        )
