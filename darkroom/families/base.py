@@ -153,8 +153,7 @@ class Family:
 
     def supports_for(self, flavour: str | None) -> frozenset[str]:
         """What can be done with a flavour, among it the samples it takes: images, video, references."""
-        ways = {"controlnet": self.controlnet, "control": self.control_channels}
-        control = frozenset(name for name, way in ways.items() if way)
+        control = frozenset(name for name, way in self.controls_for(flavour).items() if way)
         return self.supports | control | self.flavours[self.published(flavour)].supports
 
     def option_defaults(self, flavour: str | None) -> dict[str, Any]:
@@ -233,7 +232,16 @@ class Family:
 
     def control(self, options: Any) -> ControlNet | ControlChannels | None:
         """How a control picture reaches the denoiser in this run."""
-        return (self.controlnet if options.controlnet else None) or (self.control_channels if options.control else None)
+        ways = self.controls_for(options.model_flavour)
+        return (ways["controlnet"] if options.controlnet else None) or (ways["control"] if options.control else None)
+
+    def controls_for(self, flavour: str | None) -> dict[str, Any]:
+        """The ways of control that a flavour has by option; one that another pipeline draws has none."""
+        own = self.pipeline_for(flavour) == self.pipeline
+        return {
+            "controlnet": self.controlnet if own else None,
+            "control": self.control_channels if own else None,
+        }
 
     def sees(self, options: Any) -> str | None:
         """What of a control picture the network is given: "latents" or "pixels"; None without one."""

@@ -21,6 +21,7 @@ class Kolors(SDXL):
     name, title = "kolors", "Kolors"
     pipeline = "KolorsPipeline"
     controlnet = None
+    tinies = {}
     default_flavour = "1.0"
     flavours = {"1.0": Flavour("terminusresearch/kwai-kolors-1.0")}
     # the stock pipeline reads its own prompts with 256 tokens, whatever it is told

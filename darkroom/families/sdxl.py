@@ -2,6 +2,9 @@
 
 Paper 2307.01952. Shapes: latents (B, 4, H, W); text (B, 77, D1 + D2), pooled (B, P); time_ids (B, 6) holds original
 height and width, crop top and left, target height and width, all in pixels.
+
+The refiner takes over where the base leaves off, for the cleanest fifth of the noise levels. It reads text with the
+second encoder alone, (B, 77, D2), and time_ids (B, 5) end with an aesthetic score in place of the target size.
 """
 
 from __future__ import annotations
@@ -9,12 +12,75 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
 from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+
+REFINER = "refiner"
+UNET = {
+    "sample_size": 8,
+    "block_out_channels": (16, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (2, 4),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "transformer_layers_per_block": (1, 2),
+}
+SECOND_ENCODER = {"text_encoder_2": clip(vocabulary=515, act="gelu", cls="CLIPTextModelWithProjection")}
+SCHEDULER = Part(
+    "EulerDiscreteScheduler",
+    {
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+    },
+)
+ORACLE = {
+    "block_out_channels": (48, 48),
+    "norm_num_groups": 8,
+    "transformer_layers_per_block": (1, 1),
+    "attention_head_dim": (2, 2),
+}
+TINY_REFINER = Tiny(
+    denoiser=Part(
+        "UNet2DConditionModel", {**UNET, "projection_class_embeddings_input_dim": 72, "cross_attention_dim": 32}
+    ),
+    vae=kl_vae(4, 0.13025),
+    encoders=SECOND_ENCODER,
+    tokenizers={"tokenizer_2": "clip_g"},
+    scheduler=SCHEDULER,
+    settings={
+        "text_encoder": None,
+        "tokenizer": None,
+        "requires_aesthetics_score": True,
+        "force_zeros_for_empty_prompt": False,
+    },
+    oracle=ORACLE,
+    # a fifth of them is drawn
+    defaults={"validation_num_inference_steps": 10},
+)
+
+
+def _refiner(repository: str) -> Flavour:
+    return Flavour(
+        repository,
+        note="finishes a picture: it is trained on the noise levels that the base leaves, and starts from a picture",
+        pipeline="StableDiffusionXLImg2ImgPipeline",
+        tiny=TINY_REFINER,
+        supports=frozenset({REFINER}),
+        picture="needed",
+    )
 
 
 class SDXL(Family):
@@ -35,58 +101,41 @@ class SDXL(Family):
     flavours = {
         "base-1.0": Flavour("stabilityai/stable-diffusion-xl-base-1.0"),
         "base-0.9": Flavour("stabilityai/stable-diffusion-xl-base-0.9"),
+        "refiner-1.0": _refiner("stabilityai/stable-diffusion-xl-refiner-1.0"),
+        "refiner-0.9": _refiner("stabilityai/stable-diffusion-xl-refiner-0.9"),
     }
+    tinies = {"tiny-refiner": "refiner-1.0"}
     defaults = {"tokenizer_max_length": 77, "validation_guidance": 5.0, "validation_num_inference_steps": 30}
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
     tiny = Tiny(
         denoiser=Part(
-            "UNet2DConditionModel",
-            {
-                "sample_size": 8,
-                "block_out_channels": (16, 32),
-                "layers_per_block": 1,
-                "norm_num_groups": 4,
-                "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
-                "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
-                "attention_head_dim": (2, 4),
-                "use_linear_projection": True,
-                "addition_embed_type": "text_time",
-                "addition_time_embed_dim": 8,
-                "transformer_layers_per_block": (1, 2),
-                "projection_class_embeddings_input_dim": 80,
-                "cross_attention_dim": 64,
-            },
+            "UNet2DConditionModel", {**UNET, "projection_class_embeddings_input_dim": 80, "cross_attention_dim": 64}
         ),
         vae=kl_vae(4, 0.13025),
-        encoders={
-            "text_encoder": clip(),
-            "text_encoder_2": clip(vocabulary=515, act="gelu", cls="CLIPTextModelWithProjection"),
-        },
+        encoders={"text_encoder": clip(), **SECOND_ENCODER},
         tokenizers={"tokenizer": "clip", "tokenizer_2": "clip_g"},
-        scheduler=Part(
-            "EulerDiscreteScheduler",
-            {
-                "beta_schedule": "scaled_linear",
-                "beta_start": 0.00085,
-                "beta_end": 0.012,
-                "steps_offset": 1,
-                "timestep_spacing": "leading",
-            },
-        ),
-        oracle={
-            "block_out_channels": (48, 48),
-            "norm_num_groups": 8,
-            "transformer_layers_per_block": (1, 1),
-            "attention_head_dim": (2, 2),
-        },
+        scheduler=SCHEDULER,
+        oracle=ORACLE,
     )
 
+    def _refines(self, options: Any) -> bool:
+        return REFINER in self.supports_for(options.model_flavour)
+
+    def text_pipeline_for(self, flavour: str | None) -> str:
+        return self.pipeline_for(flavour)
+
+    def noise_range(self, options: Any) -> tuple[float, float]:
+        """The refiner takes the less noisy part unless it is told to take all."""
+        if self._refines(options) and not options.refiner_training and not options.sdxl_refiner_uses_full_range:
+            return 0.0, options.refiner_training_strength
+        return super().noise_range(options)
+
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
-        widths = [configs[name]["hidden_size"] for name in ("text_encoder", "text_encoder_2")]
+        widths = [config["hidden_size"] for config in configs.values()]
         return 77 * sum(widths) + configs["text_encoder_2"]["projection_dim"]
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
-        """text (B, 77, D) of both encoders side by side, pooled (B, P) of the second."""
+        """text (B, 77, D) of the encoders side by side, pooled (B, P) of the second."""
         text, _, pooled, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
         return {"text": text, "pooled": pooled}
 
@@ -97,10 +146,13 @@ class SDXL(Family):
         return {name: value.new_zeros(value.shape) for name, value in entry.items()}
 
     def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
-        """time_ids (B, 6). The sample's own sizes and crop, as the model was trained to read them."""
+        """time_ids (B, 6), or (B, 5). The sample's own sizes and crop, as the model was trained to read them."""
         import torch
 
-        return {"time_ids": torch.cat([batch.original_sizes, batch.crops, batch.target_sizes], dim=-1).float()}
+        last = batch.target_sizes
+        if self._refines(options):
+            last = torch.full((len(last), 1), options.data_aesthetic_score)
+        return {"time_ids": torch.cat([batch.original_sizes, batch.crops, last], dim=-1).float()}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """The noise, or what the checkpoint's prediction type says, (B, 4, H, W)."""
@@ -113,10 +165,35 @@ class SDXL(Family):
         return cls.from_unet(denoiser, **custom)
 
     def call(self, options: Any) -> dict[str, Any]:
-        return {
+        call = {
             "guidance_scale": options.validation_guidance,
             "guidance_rescale": options.validation_guidance_rescale,
         }
+        if not self._refines(options):
+            return call
+        drawn = int(options.validation_num_inference_steps * self.noise_range(options)[1])
+        if not drawn:
+            raise ConfigError(
+                "validation_num_inference_steps",
+                options.validation_num_inference_steps,
+                "",
+                f"The refiner draws the last {self.noise_range(options)[1]:g} of these steps, which is less than one.",
+                "Set it to 10 or more.",
+            )
+        return {
+            **call,
+            # a picture is refined from where the trained noise levels begin
+            "strength": self.noise_range(options)[1],
+            # training tells dropped captions the same score as the others
+            "aesthetic_score": options.data_aesthetic_score,
+            "negative_aesthetic_score": options.data_aesthetic_score,
+        }
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """The picture in the size to make: the pipeline takes its own from it."""
+        from PIL import Image, ImageOps
+
+        return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
 
 
 FAMILY = SDXL()

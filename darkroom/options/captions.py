@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from darkroom.options import later
 from darkroom.options.field import Section, option
 
 
@@ -40,5 +39,4 @@ class CaptionOptions(Section):
         "Aesthetic score told to the SDXL refiner for every picture.",
         level="expert",
         families=("sdxl",),
-        pending=later.FAMILY_PARTS,
     )

@@ -68,7 +68,6 @@ class FamilyOptions(Section):
         "Train the SDXL refiner on all noise levels.",
         level="expert",
         families=("sdxl",),
-        pending=later.METHODS,
     )
     sana_complex_human_instruction: str | None = option(
         None,

@@ -65,11 +65,10 @@ class TrainingOptions(Section):
     )
     refiner_training_strength: float = option(
         0.2,
-        "With refiner_training, where the noise range is divided, as a share of it.",
+        "With refiner_training, or for the SDXL refiner, where the noise range is divided, as a share of it.",
         gt=0,
         lt=1,
         level="expert",
-        when={"refiner_training": True},
     )
     train_text_encoder: bool = option(
         False, "Train the CLIP text encoder too.", level="expert", pending=later.TEXT_ENCODERS

@@ -63,6 +63,8 @@ def options(name: str, flavour: str) -> Any:
     values = {field: getattr(config, field) for field in type(config).model_fields}
     # one guidance for both sides: what the pipeline is called with is what training is told
     values |= {"flux_guidance_mode": "constant", "flux_guidance_value": 3.0, "validation_guidance": 3.0}
+    # a sampling from noise, as the others are
+    values |= {"sdxl_refiner_uses_full_range": True}
     return SimpleNamespace(**values)
 
 

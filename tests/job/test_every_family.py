@@ -45,7 +45,10 @@ def settings(dataset_file, photographs, moving, tmp_path):
         family = families.get(name)
         supports, facts = family.supports_for(flavour), family.flavour(flavour)
         entries: list[dict[str, object]] = [{}]
-        found: dict[str, object] = {"model_flavour": flavour, "train_batch_size": 1}
+        steps = family.tiny_for(flavour).defaults.get("validation_num_inference_steps", 2)
+        found: dict[str, object] = {
+            "model_flavour": flavour, "train_batch_size": 1, "validation_num_inference_steps": steps,
+        }  # fmt: skip
         if "video" in supports:
             video = {"num_frames": FRAMES, "min_frames": FRAMES, "max_frames": 100}
             size = {"resolution": family.option_defaults(flavour)["resolution"]}
