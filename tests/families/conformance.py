@@ -144,6 +144,11 @@ def cases() -> list[tuple[str, str]]:
     return [(name, flavour) for name in families.names() for flavour in families.get(name).tiny_names()]
 
 
+def oracle_cases() -> list[tuple[str, str]]:
+    """Those without experts that are trained apart: alone, such a one samples at levels that it never saw in training."""
+    return [(n, f) for n, f in cases() if families.get(n).trained_for(f) == families.get(n).held_for(f)]
+
+
 def case(name: str, flavour: str) -> Case:
     """A case of a family that is whole."""
     return Case(families.get(name), flavour)
