@@ -17,5 +17,6 @@ fix: ## format, and repair what the linter can repair
 test: ## the tests of every day; `make test ARGS="-m slow"` runs the long proofs
 	$(PYTHON) -m pytest $(ARGS)
 
-docs: ## write docs/options from the declarations
+docs: ## write docs/options and docs/families.md from the declarations
 	$(PYTHON) -m darkroom.options.pages
+	$(PYTHON) -m darkroom families --markdown > docs/families.md

@@ -35,6 +35,11 @@ def command_lines(path: Path) -> list[str]:
     return [line for line in [*shell, *inline] if line.startswith("darkroom ")]
 
 
+def test_the_page_of_families_is_current(capsys):
+    assert main(["families", "--markdown"]) == 0
+    assert capsys.readouterr().out == (ROOT / "docs/families.md").read_text(encoding="utf-8")
+
+
 def flags_of(command: str, capsys) -> set[str]:
     """The flags of one command, as its help and the options have them."""
     with pytest.MonkeyPatch.context() as patch:

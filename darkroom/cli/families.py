@@ -15,12 +15,16 @@ def run(argv: list[str]) -> int:
     parser = argparse.ArgumentParser("darkroom families", description="The model families and their flavours.")
     parser.add_argument("name", nargs="?", help="describe this family")
     parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--markdown", action="store_true", help="print the page docs/families.md")
     parser.add_argument("--make_tiny", metavar="DIR", help="write the family's tiny random model as a diffusers folder")
     chosen = parser.parse_args(argv)
     names = [chosen.name] if chosen.name else families.names()
     rows = {name: describe(families.get(name)) for name in names}
     if chosen.make_tiny:
         return make_tiny(names, chosen.make_tiny)
+    if chosen.markdown:
+        print(page(rows))
+        return 0
     print(json.dumps(rows, indent=2) if chosen.json else "\n\n".join(show(name, row) for name, row in rows.items()))
     return 0
 
@@ -45,6 +49,29 @@ def describe(family: Family) -> dict[str, Any]:
             for name in family.flavour_names()
         },
     }
+
+
+def page(rows: dict[str, dict[str, Any]]) -> str:
+    """docs/families.md: what can be trained, and what each flavour is and sets."""
+    lines = [
+        "# Families", "",
+        "Written by `darkroom families --markdown`. What is proven of each, and how: [conformance](conformance.md).",
+    ]  # fmt: skip
+    for name, row in rows.items():
+        targets = ", ".join(f"`{target}`" for target in row["targets"])
+        lines += [
+            "", f"## {row['title']} (`{name}`)", "",
+            f"- Can do: {', '.join(row['supports'])}",
+            f"- Network: `{row['denoiser']}` in `{row['pipeline']}`; answers {row['prediction'].replace('_', ' ')}",
+            f"- Latents: {row['latents']}",
+            f"- LoRA target lists: {targets}", "",
+            "| Flavour | Weights | Defaults | |", "|---|---|---|---|",
+        ]  # fmt: skip
+        for flavour, facts in row["flavours"].items():
+            mark = "; the default" if flavour == row["default_flavour"] else ""
+            settings = ", ".join(f"{key} {value}" for key, value in sorted(facts["defaults"].items()))
+            lines.append(f"| `{flavour}`{mark} | {facts['repository']} | {settings} | {facts['note']} |")
+    return "\n".join(lines)
 
 
 def show(name: str, row: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ class AuraFlow(Family):
     prediction = "flow_matching"
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("joint_transformer_blocks", "single_transformer_blocks")
-    t5_part = "text_encoder"
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     default_flavour = "v0.3"
     flavours = {
         "v0.3": Flavour("terminusresearch/auraflow-v0.3"),

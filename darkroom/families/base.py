@@ -53,7 +53,9 @@ class Family:
     fps: ClassVar[float | None] = None
     controlnet: ClassVar[ControlNet | None] = None
     control_channels: ClassVar[ControlChannels | None] = None
-    t5_part: ClassVar[str | None] = None
+    # the text encoders that may be read from a place of their own: the option that names it, and the component
+    text_parts: ClassVar[Mapping[str, str]] = {}
+
     # parts of the stock pipeline that neither encoding nor rendering needs
     idle_parts: ClassVar[tuple[str, ...]] = ()
     # packages without which a published flavour makes no pictures

@@ -26,7 +26,7 @@ class Chroma(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
-    t5_part = "text_encoder"
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     default_flavour = "base"
     flavours = {
         "base": Flavour("lodestones/Chroma1-Base"),

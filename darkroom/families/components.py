@@ -81,7 +81,7 @@ class Parts(Repository):
             absent = dict.fromkeys(["vae", *self.held, *family.guides, *family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
-                extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_t5(dtype)
+                extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_encoders(dtype)
                 reader = self.family.text_pipeline_for(self.options.model_flavour)
                 self._text = self._pipeline(reader, absent | extra, dtype)
             for part in self._text.components.values():
@@ -89,12 +89,12 @@ class Parts(Repository):
                     part.requires_grad_(False).eval().to(self.device)
         return self._text
 
-    def _separate_t5(self, dtype: torch.dtype) -> dict[str, Any]:
-        source, part = self.options.pretrained_t5_model_name_or_path, self.family.t5_part
-        if source is None or part is None:
-            return {}
-        cls = named(self.kinds.encoders[part].cls)
-        return {part: cls.from_pretrained(source, dtype=dtype)}
+    def _separate_encoders(self, dtype: torch.dtype) -> dict[str, Any]:
+        return {
+            part: named(self.kinds.encoders[part].cls).from_pretrained(source, dtype=dtype)
+            for option, part in self.family.text_parts.items()
+            if (source := getattr(self.options, option))
+        }
 
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         cls = named(name)

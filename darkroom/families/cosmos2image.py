@@ -41,7 +41,7 @@ class Cosmos2Image(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)
     blocks = ("transformer_blocks",)
-    t5_part = "text_encoder"
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     sigma_is_ratio = True
     render_packages = ("cosmos_guardrail",)
     default_flavour = "2b"

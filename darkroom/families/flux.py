@@ -55,7 +55,7 @@ class Flux(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
-    t5_part = "text_encoder_2"
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_2"}
     guidance_input = True
     unguided = {}
     controlnet = ControlNet(

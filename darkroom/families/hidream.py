@@ -30,7 +30,7 @@ class HiDream(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("double_stream_blocks", "single_stream_blocks")
-    t5_part = "text_encoder_3"
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
     elsewhere = {"text_encoder_4": LLAMA, "tokenizer_4": LLAMA}
     default_flavour = "full"
     flavours = {

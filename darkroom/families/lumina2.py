@@ -26,6 +26,7 @@ class Lumina2(Family):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
     negative_is_caption = False
+    text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     default_flavour = "2.0"
     flavours = {
         "2.0": Flavour("Alpha-VLLM/Lumina-Image-2.0"),

@@ -27,7 +27,7 @@ class PixArtSigma(Family):
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("transformer_blocks",)
-    t5_part = "text_encoder"
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     default_flavour = "900M-1024-v0.6"
     flavours = {
         "900M-1024-v0.6": Flavour("terminusresearch/pixart-900m-1024-ft-v0.6"),

@@ -29,6 +29,7 @@ SEPARATE_PARTS = (
     "pretrained_unet_model_name_or_path",
     "pretrained_vae_model_name_or_path",
     "pretrained_t5_model_name_or_path",
+    "pretrained_gemma_model_name_or_path",
 )
 INDEX = "model_index.json"
 HUB_SECONDS = 10.0
@@ -290,8 +291,8 @@ class Repository:
         names = [*self.kinds.encoders, *self.kinds.tokenizers]
         places = {name: self.home(name) for name in lacking(self.family, self.index)}
         weights = [self._identity(name, places.get(name, self.base)) for name in names]
-        if self.options.pretrained_t5_model_name_or_path:
-            weights.append(self._identity("", self.options.pretrained_t5_model_name_or_path))
+        sources = (getattr(self.options, option) for option in self.family.text_parts)
+        weights += [self._identity("", source) for source in sources if source]
         return digest([self.family.name, weights, str(self.text_dtype), self.family.text_identity(self.options)])
 
     def vae_identity(self) -> str:

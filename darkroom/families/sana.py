@@ -34,6 +34,7 @@ class Sana(Family):
     controlnet: ClassVar[ControlNet | None] = ControlNet(
         "SanaControlNetModel", "SanaControlNetPipeline", ("controlnet_block_samples",)
     )
+    text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     default_flavour = "sana1.5-4.8b-1024"
     flavours = {
         "sana1.5-4.8b-1024": Flavour("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"),

@@ -26,7 +26,7 @@ class SD3(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks",)
-    t5_part = "text_encoder_3"
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
     controlnet = ControlNet(
         "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", ("block_controlnet_hidden_states",)
     )

@@ -137,7 +137,7 @@ class Wan(Family):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
     blocks = ("blocks",)
     idle_parts = ("transformer_2",)
-    t5_part = "text_encoder"
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 16.0
     supports = Family.supports | {"video"}
     default_flavour = "t2v-480p-1.3b-2.1"

@@ -86,7 +86,6 @@ class ModelOptions(Section):
         "Take the Gemma text encoder from here.",
         level="advanced",
         families=("lumina2", "sana", "sanavideo", "ltxvideo2"),
-        pending=later.FAMILY,
     )
     revision: str | None = option(None, "Branch, tag or commit of the base model on the Hub.", level="advanced")
     variant: str | None = option(None, "File variant of the base model on the Hub, such as fp16.", level="advanced")

@@ -145,7 +145,7 @@ def cases() -> list[tuple[str, str]]:
 
 
 def oracle_cases() -> list[tuple[str, str]]:
-    """Those without experts that are trained apart: alone, such a one samples at levels that it never saw in training."""
+    """All but experts that are trained apart: such a one would sample at levels that it never saw in training."""
     return [(n, f) for n, f in cases() if families.get(n).trained_for(f) == families.get(n).held_for(f)]
 
 

@@ -114,6 +114,27 @@ def test_a_base_of_another_family_with_the_same_denoiser_is_refused_with_that_fa
     assert "model_family to sdxl" in caught.value.change
 
 
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(name, option) for name in families.names() for option in families.get(name).text_parts],
+)
+def test_a_text_encoder_is_read_from_a_place_of_its_own(name, option, tmp_path):
+    family = families.get(name)
+    part = family.text_parts[option]
+    pipe = tiny.build(family)
+    encoder = getattr(pipe, part)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.mul_(1.5)
+    encoder.save_pretrained(tmp_path / "own")
+
+    apart = parts_of(name, "tiny", **{option: str(tmp_path / "own")})
+
+    theirs = dict(getattr(apart.text(), part).named_parameters())
+    assert all(torch.equal(p, theirs[key]) for key, p in encoder.named_parameters())
+    assert apart.text_identity() != parts_of(name, "tiny").text_identity()
+
+
 def test_both_generations_of_stable_diffusion_take_each_others_bases():
     other = locate("tiny:tiny", families.get("sd2x"))
 
