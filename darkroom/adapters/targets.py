@@ -30,7 +30,7 @@ def target_modules(options: Any, presets: Mapping[str, Sequence[str]]) -> list[s
                 "flux_lora_target",
                 preset,
                 "",
-                "This preset needs a ControlNet, which this run does not train.",
+                "This family has no such list of layers.",
                 f"Choose one of: {hint}; or list module names in peft_lora_target_modules.",
             )
         return list(presets[preset])

@@ -18,7 +18,8 @@ class Needs:
     fps         frames per second that it was trained with, None when it has no rate of its own
     downscale   pixels per latent position along an edge; `temporal` frames per latent frame after the first, 0 for none
     references  it takes other pictures beside the noised one
-    control     how a control picture reaches it: as "latents", as "pixels", or not at all
+    control     how a control picture reaches it: as "latents", as "pixels", or not at all; wants_control: every sample
+                must bring one
     """
 
     name: str
@@ -30,6 +31,7 @@ class Needs:
     temporal: int = 0
     references: bool = False
     control: str | None = None
+    wants_control: bool = False
 
     @property
     def called(self) -> str:

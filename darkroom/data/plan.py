@@ -235,7 +235,7 @@ class Plan:
                 made[-1].index.numbers["unfit"][:] = 0
             else:
                 made.append(paired(index, self._survey(companion), companion))
-        if self.needs.control and entry.is_training and not any(c.role == "control" for c in made):
+        if self.needs.wants_control and entry.is_training and not any(c.role == "control" for c in made):
             raise DataError(
                 f"Dataset '{entry.id}' has no control pictures, and this run of {self.needs.called} trains on them.\n"
                 "  Name a dataset of conditioning_type controlnet in its conditioning_data, or have them made: "

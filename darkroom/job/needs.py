@@ -24,4 +24,5 @@ def needs(family: Family, config: Any) -> Needs:
         temporal=latents.temporal,
         references="references" in supports,
         control=family.sees(config),
+        wants_control=family.control(config) is not None,
     )

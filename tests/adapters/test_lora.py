@@ -372,9 +372,11 @@ def test_a_preset_for_deeper_models_is_refused_on_a_shallow_one(attach):
         attach(flux_lora_target="nano")
 
 
-def test_a_preset_that_needs_a_controlnet_is_refused(attach):
-    with pytest.raises(ConfigError, match="needs a ControlNet"):
-        attach(flux_lora_target="controlnet")
+def test_a_preset_that_the_family_lacks_is_refused(attach):
+    with pytest.raises(ConfigError, match="no such list") as caught:
+        attach("sd3", flux_lora_target="controlnet")
+
+    assert "default, all" in caught.value.change
 
 
 # -- strength ---------------------------------------------------------------------------------------------------------
