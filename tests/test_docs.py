@@ -13,6 +13,7 @@ from darkroom.cli.main import COMMANDS, main
 from darkroom.options.config import option_names
 from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import resolve
+from tests.families.conformance import cases
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -38,6 +39,13 @@ def command_lines(path: Path) -> list[str]:
 def test_the_page_of_families_is_current(capsys):
     assert main(["families", "--markdown"]) == 0
     assert capsys.readouterr().out == (ROOT / "docs/families.md").read_text(encoding="utf-8")
+
+
+def test_the_table_of_proofs_names_every_family_and_nothing_in_it_failed():
+    rows = [line for line in (ROOT / "docs/conformance.md").read_text(encoding="utf-8").splitlines() if "tiny" in line]
+    named = {tuple(row.split("|")[1].split()) for row in rows if row.startswith("| ")}
+    assert set(cases()) <= named
+    assert not [row for row in rows if "| failed |" in row]
 
 
 def flags_of(command: str, capsys) -> set[str]:
