@@ -124,13 +124,13 @@ class Family:
         """The denoisers that a flavour's base holds, as components of its pipeline; the one for most noise first."""
         return self.flavours[self.published(flavour)].experts or (self.denoiser_part,)
 
-    def adapted(self, options: Any) -> tuple[str, ...]:
-        """The components of the stock pipeline that a run's weights are for."""
-        return (CONTROLNET,) if options.controlnet else self.trained_for(options.model_flavour)
-
     def trained_for(self, flavour: str | None) -> tuple[str, ...]:
         """Those of them that a run trains."""
         return self.flavours[self.published(flavour)].trained or self.held_for(flavour)
+
+    def adapted(self, options: Any) -> tuple[str, ...]:
+        """The components of the stock pipeline that a run's weights are for."""
+        return (CONTROLNET,) if options.controlnet else self.trained_for(options.model_flavour)
 
     def noise_range(self, options: Any) -> tuple[float, float]:
         """The noise levels that a run trains, from and up to, as shares of all of them: (0, 1) is every level.

@@ -179,10 +179,10 @@ class Parts(Repository):
             return cls.from_pretrained(source, dtype=dtype)
         return cls.from_pretrained(source, subfolder=subfolder, dtype=dtype, **self._folder_arguments)
 
-    def guide(self, name: str) -> Any:
-        """A further denoiser that only guides, frozen and on the device."""
+    def bystander(self, name: str) -> Any:
+        """A denoiser of the base that pictures are drawn with and nobody trains, frozen and on the device."""
         if name not in self._extras:
-            with explained("A denoiser that guides", self.base, self._remedy):
+            with explained(f"The part '{name}'", self.base, self._remedy):
                 model = self._load_denoiser(self.base, name, self.dtype)
             self._extras[name] = model.requires_grad_(False).eval().to(self.device)
         return self._extras[name]
@@ -215,8 +215,8 @@ class Parts(Repository):
         live = self._live(denoiser)
         others = set(self.held) - live.keys() if self.options.wan_validation_load_other_stage else ()
         parts |= self.family.made_parts(self.options.model_flavour, renders=True)
-        parts |= {name: self.guide(name) for name in self.family.guides}
-        parts |= {"scheduler": scheduler, **live, **{part: self.other_expert(part) for part in others}}
+        parts |= {"scheduler": scheduler, **live}
+        parts |= {name: self.bystander(name) for name in (*self.family.guides, *others)}
         parts |= {"vae": vae} if self.kinds.vae else {}
         pipe = cls(**parts)
         if len(self.trained) + len(others) < len(self.held):
@@ -229,12 +229,6 @@ class Parts(Repository):
         if isinstance(denoiser, WithControlNet):
             return {self.trained[0]: denoiser.denoiser, **denoiser.members}
         return denoiser.members if isinstance(denoiser, (Experts, WithChannels)) else {self.trained[0]: denoiser}
-
-    def other_expert(self, part: str) -> Any:
-        """The expert that is not trained, frozen, to draw pictures with."""
-        if part not in self._extras:
-            self._extras[part] = self._denoiser(part, self.dtype).requires_grad_(False).eval()
-        return self._extras[part]
 
     def save_pipeline(self, denoiser: Any, folder: Path) -> None:
         """Write a complete pipeline with this denoiser in place of the base's, as diffusers lays it out.
