@@ -49,6 +49,7 @@ class Source:
     is_regularisation: bool = False
     slider_strength: float | None = None
     timestep_offset: float = 0.0
+    is_i2v: bool | None = None
 
     def with_role(self, role: str) -> list[Beside]:
         """The companions of one role, in the listed order."""
@@ -117,6 +118,7 @@ def gather(source: Source, rows: Sequence[int], draws: Draws, stack: Stack | Non
         is_regularisation=source.is_regularisation,
         slider_strength=source.slider_strength,
         timestep_offset=source.timestep_offset,
+        is_i2v=source.is_i2v,
         extras={name: torch.stack([entry[name] for entry in entries]) for name in entries[0] if name != "latents"},
         references=pictures(source, rows, "reference", epoch, dropped),
         controls=pictures(source, rows, "control", epoch, dropped),

@@ -17,6 +17,7 @@ class Needs:
     frames      which numbers of frames its clips may have
     fps         frames per second that it was trained with, None when it has no rate of its own
     downscale   pixels per latent position along an edge; `temporal` frames per latent frame after the first, 0 for none
+    may_start   its clips may start from their own first frame, as a dataset says
     references  it takes other pictures beside the noised one
     control     how a control picture reaches it: as "latents", as "pixels", or not at all; wants_control: every sample
                 must bring one
@@ -29,6 +30,7 @@ class Needs:
     fps: float | None = None
     downscale: int = 8
     temporal: int = 0
+    may_start: bool = False
     references: bool = False
     control: str | None = None
     wants_control: bool = False

@@ -182,6 +182,8 @@ class Plan:
         """Refuse what the family cannot be trained on."""
         for entry in self.file.samples:
             kind = entry.dataset_type
+            if entry.video and entry.video.is_i2v is not None and not self.needs.may_start:
+                self._warn(entry.id, "video.is_i2v has no effect here: the flavour itself says what clips start from.")
             if kind in ("image", "video") and kind not in self.needs.media:
                 offered = " and ".join(sorted(self.needs.media))
                 raise DataError(
@@ -596,6 +598,7 @@ class Plan:
             d.entry.is_regularisation_data,
             d.entry.slider_strength,
             d.entry.timestep_sampling_offset,
+            d.entry.video.is_i2v if d.entry.video else None,
         )
 
     def sources(self, epoch: int) -> list[Source]:

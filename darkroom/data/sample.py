@@ -25,6 +25,7 @@ class Batch:
     is_regularisation: bool = False
     slider_strength: float | None = None
     timestep_offset: float = 0.0
+    is_i2v: bool | None = None  # its clips start from their own first frame; None: as the family does it
     extras: dict[str, Tensor] = field(default_factory=dict)  # (B, ...) what the family keeps beside the latents
     references: tuple[Tensor, ...] = ()  # latents (B, C, h, w) each; zeros where the conditioning was dropped
     controls: tuple[Tensor, ...] = ()  # latents, or pixels (B, 3, H, W) in -1..1

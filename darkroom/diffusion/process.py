@@ -1,7 +1,8 @@
 """How clean latents and noise are mixed, what the network should answer, and how to read its answer.
 
 One class per prediction type, all with the same five functions. `t` is the noise level of each sample, (B,): a fraction
-0..1 for flow matching (1 = pure noise), an index 0..N-1 for the discrete processes (N-1 = noisiest).
+0..1 for flow matching (1 = pure noise), an index 0..N-1 for the discrete processes (N-1 = noisiest). Flow matching
+also mixes by a level for each place, (B, 1, F, 1, 1).
 
     mix(x0, noise, t) -> x_t          what the network sees
     target(x0, noise, t)              what it should answer
@@ -22,8 +23,9 @@ from darkroom.diffusion.schedules import NoiseSchedule
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """A (B,) vector shaped to broadcast over `like`, whatever its number of dimensions."""
-    return values.to(like.device).view(-1, *[1] * (like.ndim - 1))
+    """A (B,) vector shaped to broadcast over `like`; values that have all its axes already stay as they are."""
+    values = values.to(like.device)
+    return values if values.ndim == like.ndim else values.view(-1, *[1] * (like.ndim - 1))
 
 
 class Process(Protocol):

@@ -83,7 +83,9 @@ class Family:
             return published
         facts = self.latents_for(name)
         step = max(16, facts.downscale * facts.patch)
-        own = {"aspect_bucket_alignment": step, **(TINY_CLIP if facts.temporal else {})}
+        own: dict[str, Any] = {"aspect_bucket_alignment": step}
+        if facts.temporal:
+            own["validation_num_video_frames"] = facts.temporal + 1
         defaults = {**published.defaults, **TINY_DEFAULTS, **own, **self.tiny_for(name).defaults}
         return dataclasses.replace(published, repository=f"{TINY}{name}", defaults=defaults, note="")
 
@@ -214,7 +216,8 @@ class Family:
     def conditions(self, batch: Any, options: Any, generator: Generator) -> Cond:
         """Further inputs of a training batch beside its text: sizes, guidance, `extras`, `references`.
 
-        Draws come from `generator`.
+        Draws come from `generator`. `noisy`, where it is given, is the share of the noise level that each latent frame
+        gets, (B, 1, F, 1, 1): frames without noise are given to the network, and left out of the loss.
         """
         return {}
 
@@ -254,6 +257,15 @@ class Family:
         """The stock pipeline that draws what the run trains."""
         way = self.control(options)
         return way.pipeline if way else self.pipeline_for(options.model_flavour)
+
+    def drawing(self, pipe: Any, starts: bool, options: Any) -> Any:
+        """The pipeline for a prompt, with the parts of `pipe`: some families have another for one with a picture."""
+        name = self.flavours[self.published(options.model_flavour)].started
+        if not starts or not name or self.control(options):
+            return pipe
+        from darkroom.families.classes import regrouped
+
+        return regrouped(pipe, name)
 
     def picture_for(self, options: Any) -> str:
         """Does a prompt come with a picture? none, optional, needed."""
@@ -349,7 +361,6 @@ TINY_DEFAULTS: Mapping[str, Any] = {
     "tokenizer_max_length": 32,
     "gradient_checkpointing": False,
 }
-TINY_CLIP: Mapping[str, Any] = {"validation_num_video_frames": 5}
 
 
 def config_of(model: Any) -> Any:

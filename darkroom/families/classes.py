@@ -20,6 +20,17 @@ def named(name: str) -> Any:
     return getattr(diffusers, name, None) or getattr(transformers, name)
 
 
+def regrouped(pipe: Any, name: str) -> Any:
+    """The parts and settings of a pipeline in another stock pipeline, for what its constructor takes of them."""
+    import inspect
+
+    cls = named(name)
+    held = {**pipe.config, **pipe.components}
+    made = cls(**{part: held[part] for part in inspect.signature(cls.__init__).parameters if part in held})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
 def short(name: str) -> str:
     """The name that a model's index has for the class.
 

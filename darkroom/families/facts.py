@@ -52,6 +52,7 @@ class Flavour:
 
     supports  what it takes beyond what every flavour of the family takes
     picture   may or must a prompt come with a picture to start from
+    started   the stock pipeline for prompts that come with one, where it is not the one for all others
     experts   the denoisers that its base holds, where there are several: the one for most noise first
     trained   those of the experts that a run trains; all of them if left empty
     """
@@ -65,6 +66,7 @@ class Flavour:
     fps: float | None = None
     supports: frozenset[str] = frozenset()
     picture: Literal["none", "optional", "needed"] = "none"
+    started: str | None = None
     experts: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
 

@@ -32,8 +32,10 @@ def _unshift_scale(z: Tensor, vae: Any) -> Tensor:
 
 
 def _per_channel(numbers: Any, z: Tensor) -> Tensor:
-    """A list of one number per channel, shaped to broadcast over z (B, C, ...)."""
-    return z.new_tensor(numbers).view(1, -1, *[1] * (z.ndim - 2))
+    """One number per channel, shaped to broadcast over z (B, C, ...)."""
+    import torch
+
+    return torch.as_tensor(numbers).to(z).view(1, -1, *[1] * (z.ndim - 2))
 
 
 def _standardise(z: Tensor, vae: Any) -> Tensor:
@@ -42,6 +44,15 @@ def _standardise(z: Tensor, vae: Any) -> Tensor:
 
 def _unstandardise(z: Tensor, vae: Any) -> Tensor:
     return z * _per_channel(vae.config.latents_std, z) + _per_channel(vae.config.latents_mean, z)
+
+
+def _by_statistics(z: Tensor, vae: Any) -> Tensor:
+    """By numbers that the VAE keeps among its weights."""
+    return (z - _per_channel(vae.latents_mean, z)) * vae.config.scaling_factor / _per_channel(vae.latents_std, z)
+
+
+def _back_by_statistics(z: Tensor, vae: Any) -> Tensor:
+    return z * _per_channel(vae.latents_std, z) / vae.config.scaling_factor + _per_channel(vae.latents_mean, z)
 
 
 def _unshuffle(z: Tensor, by_place: bool) -> Tensor:
@@ -85,6 +96,7 @@ NORMALISERS: dict[str, tuple[Callable[[Tensor, Any], Tensor], Callable[[Tensor, 
     "scale": (_scale, _unscale),
     "shift_scale": (_shift_scale, _unshift_scale),
     "channels": (_standardise, _unstandardise),
+    "statistics": (_by_statistics, _back_by_statistics),
     "batch_norm": (_unshuffle_standardise, _unstandardise_shuffle),
     "batch_norm_by_place": (
         partial(_unshuffle_standardise, by_place=True),
@@ -133,6 +145,8 @@ def decode(vae: Any, latents: Tensor, facts: Latents) -> Tensor:
     z = latents.to(vae.device)
     if z.shape[1] == facts.channels:
         z = NORMALISERS[facts.normaliser][1](z, vae)
+    # some decoders want to know how much noise is left: none
+    told = {"temb": z.new_zeros(len(z)).to(vae.dtype)} if vae.config.get("timestep_conditioning") else {}
     with torch.no_grad():
-        pixels = vae.decode((z.unsqueeze(2) if facts.framed else z).to(vae.dtype), return_dict=False)[0].float()
+        pixels = vae.decode((z.unsqueeze(2) if facts.framed else z).to(vae.dtype), **told, return_dict=False)[0].float()
     return pixels.squeeze(2) if facts.framed else pixels

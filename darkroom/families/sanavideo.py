@@ -2,6 +2,7 @@
 
 Paper 2509.24695; upstream: NVlabs/Sana. The network takes the noise level as 0..1000 and answers noise - x0.
 Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; text as Sana's, with an instruction that asks for motion.
+Image to video: the first latent frame stays clean, and every token has a time of its own.
 """
 
 from __future__ import annotations
@@ -9,11 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.first_frame import noise_shares, start_of, token_times
 from darkroom.families.sana import Sana
 from darkroom.families.tiny.parts import gemma2
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 
 class SanaVideo(Sana):
@@ -27,7 +29,9 @@ class SanaVideo(Sana):
     flavours = {
         "2b-480p": Flavour(
             "Efficient-Large-Model/SANA-Video_2B_480p_diffusers",
-            note="trained from text only; its own way of starting from a picture is not offered",
+            note="from text, and from the first frame of clips whose dataset says video.is_i2v",
+            picture="optional",
+            started="SanaImageToVideoPipeline",
         )
     }
     defaults = {
@@ -85,18 +89,33 @@ class SanaVideo(Sana):
         defaults={"aspect_bucket_alignment": 32},
     )
 
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+        """noisy, where clips start from their first frame."""
+        if not batch.is_i2v:
+            return {}
+        return {"noisy": noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents)))}
+
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, F, H, W)."""
+        noisy, time = cond.get("noisy"), t.float() * 1000
+        if noisy is not None:
+            frames, height, width = x_t.shape[2:]
+            patch = self.latents.patch
+            tokens = token_times(time, noisy, self.latents.tokens(height, width))
+            time = tokens.view(-1, 1, frames, height // patch, width // patch)
         return model(
             x_t,
             encoder_hidden_states=cond["text"],
             encoder_attention_mask=cond["mask"],
-            timestep=t.float() * 1000,
+            timestep=time,
             return_dict=False,
         )[0]
 
     def call(self, options: Any) -> dict[str, Any]:
         return {**super().call(options), "frames": self.latents.whole_frames(options.validation_num_video_frames)}
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        return start_of(picture, width, height)
 
 
 FAMILY = SanaVideo()

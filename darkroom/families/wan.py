@@ -4,6 +4,7 @@ Paper 2503.20314; upstream: Wan-Video/Wan2.1. The network takes the noise level 
 Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; text (B, L, D) with zeros behind each caption's end.
 Image to video: the network also sees, as further channels, which frames are given (B, 4, F, H, W) and the latents of a
 clip that is grey but for its first frame (B, 16, F, H, W); Wan 2.1 reads that frame through CLIP too, (B, 257, 1280).
+The 5B model has a time for each token instead: a given first frame stays clean and has time 0.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.first_frame import noise_shares, start_of, token_times
 from darkroom.families.tiny.parts import clip_vision, t5
 
 if TYPE_CHECKING:
@@ -169,10 +171,12 @@ class Wan(Family):
         "ti2v-5b-2.2": Flavour(
             "Wan-AI/Wan2.2-TI2V-5B-Diffusers",
             {**LARGE, "aspect_bucket_alignment": 64, "validation_resolution": "1280x704"},
-            note="trained from text only; its own way of starting from a picture is not offered",
+            note="from text, and from the first frame of clips whose dataset says video.is_i2v",
             latents=WIDE_LATENTS,
             tiny=TINY_TI2V,
             fps=24.0,
+            picture="optional",
+            started="WanImageToVideoPipeline",
         ),
     }
     tinies = {
@@ -245,7 +249,7 @@ class Wan(Family):
     # -- the step --------------------------------------------------------------------------------------------------
 
     def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
-        """given (B, 20, F, H, W) and image (B, N, D) of image to video; noisy (B, F) where each token has its time."""
+        """given (B, 20, F, H, W) and image (B, N, D) of image to video; noisy where each token has its time."""
         import torch
 
         found: dict[str, Tensor] = {}
@@ -258,7 +262,8 @@ class Wan(Family):
             if "image" in batch.extras:
                 found["image"] = batch.extras["image"]
         if self.published(options.model_flavour) in TOKEN_TIMES:
-            found["noisy"] = torch.ones(len(batch.latents), batch.latents.shape[2])
+            starts = torch.full((len(batch.latents),), bool(batch.is_i2v))
+            found["noisy"] = noise_shares(batch.latents, (~starts).float())
         return found
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -269,8 +274,7 @@ class Wan(Family):
         # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
         time = t.float() * 1000  # (B,)
         if noisy is not None:
-            per_frame = self.latents.tokens(*x_t.shape[-2:])
-            time = (time[:, None] * noisy.to(time)).repeat_interleave(per_frame, dim=1)  # (B, N)
+            time = token_times(time, noisy, self.latents.tokens(*x_t.shape[-2:]))  # (B, N)
         return model(
             hidden_states=x_t if given is None else torch.cat([x_t, given.to(x_t)], dim=1),
             timestep=time,
@@ -296,10 +300,7 @@ class Wan(Family):
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
     def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        """The picture cut to the shape of the clip: the pipeline itself would stretch it."""
-        from PIL import Image, ImageOps
-
-        return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
+        return start_of(picture, width, height)
 
 
 def _read_pictures(parts: Any, pixels: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ def needs(family: Family, config: Any) -> Needs:
         fps=config.framerate or family.fps_for(config.model_flavour),
         downscale=latents.downscale,
         temporal=latents.temporal,
+        may_start=family.flavour(config.model_flavour).started is not None,
         references="references" in supports,
         control=family.sees(config),
         wants_control=family.control(config) is not None,

@@ -49,8 +49,10 @@ class Denoise:
         x0 = batch.latents.float()
         t = self._times(x0, batch.timestep_offset).to(x0.device)  # (B,)
         noise = self._noise(x0)
-        x_t = self.process.mix(x0, self._perturbed(noise, step), t)
+        perturbed = self._perturbed(noise, step)
         cond = batch.cond | self.family.conditions(batch, self.options, self.draws.structure)
+        noisy = cond.get("noisy")  # (B, 1, F, 1, 1), or None where all places have the sample's level
+        x_t = self.process.mix(x0, perturbed, t if noisy is None else per_sample(t, x0) * noisy.to(x0))
         seen = x_t.to(self._input_dtype(cond, x_t))
         model = self.family.seeing(model, batch, self.options)
         target = self.process.target(x0, noise, t)
@@ -60,6 +62,8 @@ class Denoise:
             pred = self.family.predict(model, seen, t, cond)
 
         error = self._error(pred.float(), target, t)  # as x0
+        if noisy is not None:
+            error = error * _counted(noisy)
         errors = mean_per_sample(error, batch.mask)  # (B,)
         name = "regularisation" if batch.is_regularisation else "denoise"
         return Outcome({name: errors.mean(), **terms}, errors.detach(), self.process.level(t).detach())
@@ -123,6 +127,12 @@ class Denoise:
         if o.snr_gamma:
             return min_snr(self.process.snr(t), o.snr_gamma, self.process.prediction)
         return None if o.snr_weight == 1 else torch.full_like(t, o.snr_weight, dtype=torch.float32)
+
+
+def _counted(noisy: Tensor) -> Tensor:
+    """Weights that leave out what was given without noise; the others make up for it, so that the mean is theirs."""
+    counts = (noisy > 0).float()
+    return counts / counts.flatten(1).mean(1).clamp(min=1e-8).view(-1, *[1] * (noisy.ndim - 1))
 
 
 def build(

@@ -94,7 +94,6 @@ class FamilyOptions(Section):
         "Train LTX from text alone, or also from a first frame.",
         level="advanced",
         families=_LTX,
-        pending=later.FAMILY,
     )
     ltx_i2v_prob: float = option(
         0.1,
@@ -104,24 +103,22 @@ class FamilyOptions(Section):
         level="expert",
         families=_LTX,
         when=_LTX_I2V,
-        pending=later.FAMILY,
     )
     ltx_partial_noise_fraction: float = option(
         0.05,
-        "Noise that a given first frame gets in LTX training.",
+        "Most noise that a given first frame gets in LTX training, as a share of the clip's.",
         ge=0,
         le=1,
         level="expert",
         families=_LTX,
         when=_LTX_I2V,
-        pending=later.FAMILY,
     )
     ltx_protect_first_frame: bool = option(
         False,
-        "Keep the first frame free of noise in LTX training.",
+        "Give every LTX sample its first frame free of noise.",
         level="expert",
         families=_LTX,
-        pending=later.FAMILY,
+        when=_LTX_I2V,
     )
     timestep_boundary: float | None = option(
         None,

@@ -121,6 +121,7 @@ def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> L
 
 def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> clip.Frames:
     """What a recipe makes, by a plain pipeline call with the prompt as text: frames (F, H, W, 3), one for a picture."""
+    pipe = family.drawing(pipe, bool(recipe.picture), options)
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
     call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options)

@@ -152,6 +152,7 @@ class Renderer:
 
 def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], options: Any) -> Frames:
     """Frames (F, H, W, 3). The pipeline samples; the VAE decodes in its own precision, which may be wider."""
+    pipe = parts.family.drawing(pipe, bool(recipe.picture), options)
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(parts.family, recipe, options)
     given = parts.family.known_to_pipeline({**prompt, **call}, options)

@@ -366,9 +366,9 @@ VIDEO = [
           ("frame_stride", 2, CUT, {"video": {"target_frames": [9], "frame_extraction": "slide"}}),
           ("frame_sample", 2, CUT, {"video": {"target_frames": [9], "frame_extraction": "uniform"}}),
           ("fps", 12.0, "clips::test_frames_are_taken_at_a_rate_by_their_time", {}),
-          ("source_fps", 24.0, CUT, {}))),
-    _idle("video.is_i2v", "V", True, "video.is_i2v has no effect; the flavour says whether clips start from a picture",
-          beside={"video": CLIP}),
+          ("source_fps", 24.0, CUT, {}),
+          ("is_i2v", True, "clips::test_whether_clips_start_from_their_first_frame_is_told_to_the_step",
+           {"video": CLIP}))),
 ]  # fmt: skip
 
 AUDIO = [

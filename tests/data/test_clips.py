@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from darkroom.core.errors import DataError
+from darkroom.core.events import Warn
 from darkroom.data.clips import Clipping
 from darkroom.data.needs import Needs
 from darkroom.media.frames import Cut, FrameRule
@@ -58,6 +60,21 @@ def test_the_first_frames_of_each_clip_make_a_batch(clips) -> None:
     assert batch.latents.shape[1:3] == (3, 3)
     shown = (batch.latents[0, 0, :, 0, 0] + 1) * 127.5 / 4  # the number of the frame that each latent frame shows
     assert shown.round().tolist() == [0, 4, 8]
+
+
+@pytest.mark.parametrize("is_i2v", [None, True, False])
+def test_whether_clips_start_from_their_first_frame_is_told_to_the_step(clips, is_i2v) -> None:
+    clips.needs = dataclasses.replace(NEEDS, may_start=True)
+    write_clip(clips.pictures / "c.mp4", 9)
+    plan = clips.filled(entry(clips, num_frames=9, is_i2v=is_i2v))
+    with plan.loader() as loader:
+        assert next(loader.epoch(1)).is_i2v is is_i2v
+
+
+def test_a_family_whose_flavour_decides_it_says_that_is_i2v_has_no_effect(clips) -> None:
+    write_clip(clips.pictures / "c.mp4", 9)
+    clips.plan(entry(clips, num_frames=9, is_i2v=True)).scan()
+    assert any("is_i2v has no effect here" in e.message for e in clips.events if isinstance(e, Warn))
 
 
 def test_a_clip_gives_several_samples_that_are_encoded_apart(clips) -> None:

@@ -39,7 +39,6 @@ from darkroom.train.step import Stepper
 
 PROMPT, NEGATIVE = "a small red house", "fog"
 SIDE = 64
-FRAMES = 5
 STEPS = 3
 IGNORED = frozenset({"return_dict"})
 LEAST_CORRELATION = 0.95
@@ -65,6 +64,8 @@ def options(name: str, flavour: str) -> Any:
     values |= {"flux_guidance_mode": "constant", "flux_guidance_value": 3.0, "validation_guidance": 3.0}
     # a sampling from noise, as the others are
     values |= {"sdxl_refiner_uses_full_range": True}
+    # first frames as the pipelines give them
+    values |= {"ltx_protect_first_frame": True}
     return SimpleNamespace(**values)
 
 
@@ -85,6 +86,7 @@ class Case:
 
     family: Family
     flavour: str
+    started: bool = False  # by the pipeline for prompts that bring a picture
 
     @property
     def settings(self) -> Any:
@@ -97,12 +99,18 @@ class Case:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample's latents."""
-        return self.facts.shape(SIDE, SIDE, FRAMES)
+        return self.facts.shape(SIDE, SIDE, self.frames)
+
+    @property
+    def frames(self) -> int:
+        """Frames of the sample: two latent frames."""
+        return self.facts.temporal + 1
 
     def pipe(self, **denoiser: Any) -> Any:
         """The tiny pipeline. One that cleans prompts by an optional package cleans none of ours without it."""
         pipe = tiny.build(self.family, denoiser, self.flavour)
         self.family.prepare(pipe, SIDE, SIDE)
+        pipe = self.family.drawing(pipe, self.started, self.settings)
         vars(sys.modules[type(pipe).__module__]).setdefault("ftfy", SimpleNamespace(fix_text=str))
         return pipe
 
@@ -120,7 +128,7 @@ class Case:
     def sample(self, pipe: Any, name: str = "astronaut") -> Sample:
         """A photograph, or a camera moving over it, encoded as the job encodes it."""
         parts = SimpleNamespace(vae=lambda: pipe.vae, extra=lambda part: getattr(pipe, part), latents=self.facts)
-        pixels = clip(name) if self.facts.temporal else photograph(name)
+        pixels = clip(name, self.frames) if self.facts.temporal else photograph(name)
         x0 = latent_space.encode(pipe.vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
         references: tuple[Tensor, ...] = ()
@@ -134,7 +142,8 @@ class Case:
     def call(self, sample: Sample) -> dict[str, Any]:
         """Everything that the pipeline is given but the prompt, the steps and the draws."""
         size = (SIDE, SIDE, self.settings)
-        picture = self.family.flavour(self.flavour).picture != "none"
+        facts = self.family.flavour(self.flavour)
+        picture = self.started or (facts.picture != "none" and not facts.started)
         started = self.family.picture_call(sample.start, *size) if picture else {}
         return {**self.family.call(self.settings), **self.family.size_call(*size), **started}
 
@@ -149,9 +158,14 @@ def oracle_cases() -> list[tuple[str, str]]:
     return [(n, f) for n, f in cases() if families.get(n).trained_for(f) == families.get(n).held_for(f)]
 
 
-def case(name: str, flavour: str) -> Case:
+def started_cases() -> list[tuple[str, str]]:
+    """Flavours with another pipeline for prompts that bring a picture."""
+    return [(n, f) for n, f in cases() if families.get(n).flavour(f).started]
+
+
+def case(name: str, flavour: str, started: bool = False) -> Case:
     """A case of a family that is whole."""
-    return Case(families.get(name), flavour)
+    return Case(families.get(name), flavour, started)
 
 
 def photograph(name: str, width: int = SIDE, height: int = SIDE) -> Tensor:
@@ -169,10 +183,10 @@ def from_pil(picture: Any) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def clip(name: str) -> Tensor:
-    """A camera that moves over a photograph, (1, 3, FRAMES, SIDE, SIDE) in -1..1."""
-    wide = photograph(name, SIDE + 4 * FRAMES, SIDE)
-    return torch.stack([wide[..., 4 * i : 4 * i + SIDE] for i in range(FRAMES)], dim=2)
+def clip(name: str, frames: int) -> Tensor:
+    """A camera that moves over a photograph, (1, 3, frames, SIDE, SIDE) in -1..1."""
+    wide = photograph(name, SIDE + 4 * frames, SIDE)
+    return torch.stack([wide[..., 4 * i : 4 * i + SIDE] for i in range(frames)], dim=2)
 
 
 def to_pil(pixels: Tensor) -> Any:
@@ -182,7 +196,7 @@ def to_pil(pixels: Tensor) -> Any:
     return Image.fromarray(((pixels[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy())
 
 
-def batch(samples: list[Sample], latents: Tensor) -> Any:
+def batch(samples: list[Sample], latents: Tensor, started: bool = False) -> Any:
     """A training batch without text: uncropped samples of the pipeline's size, at the given latents."""
     count = len(latents)
     size = torch.tensor([[SIDE, SIDE]] * count)
@@ -195,6 +209,7 @@ def batch(samples: list[Sample], latents: Tensor) -> Any:
         crops=torch.zeros(count, 2, dtype=torch.long),
         is_regularisation=False,
         timestep_offset=0.0,
+        is_i2v=started,
         slider_strength=None,
     )
 
@@ -342,7 +357,8 @@ def _predict(
 ) -> Tensor:
     family = case.family
     draws = torch.Generator().manual_seed(0)
-    cond = family.stack_text(entries) | family.conditions(batch(samples, x_t), case.settings, draws)
+    cond = family.stack_text(entries)
+    cond |= family.conditions(batch(samples, x_t, case.started), case.settings, draws)
     with torch.no_grad():
         return family.predict(model, x_t, t, cond)
 
@@ -433,10 +449,11 @@ def correlation(case: Case, steps: int = 500, size: int = 8, rate: float = 3e-3)
     family = case.family
     pipe = case.pipe(**family.tiny_for(case.flavour).oracle)
     with torch.no_grad():
+        _standardise(case, pipe)
         sample = case.sample(pipe)
-    x0 = (sample.latents - sample.latents.mean()) / sample.latents.std()
+    x0 = sample.latents
     (entry,) = family.text_entries(pipe, [PROMPT], case.settings)
-    many = batch([sample] * size, torch.cat([x0] * size))
+    many = batch([sample] * size, torch.cat([x0] * size), case.started)
     _fit(case, pipe, many, family.stack_text([entry] * size), steps, rate)
     call = {**case.call(sample), **family.unguided_for(case.flavour)}
     sampled = pipe(
@@ -447,6 +464,24 @@ def correlation(case: Case, steps: int = 500, size: int = 8, rate: float = 3e-3)
     if found.shape != x0.shape:  # the pipeline has already made what its decoder takes
         found = latent_space.NORMALISERS[case.facts.normaliser][0](found, pipe.vae)
     return torch.corrcoef(torch.stack([found.flatten(), x0.flatten()]))[0, 1].item()
+
+
+def _standardise(case: Case, pipe: Any) -> None:
+    """Let the VAE, which is random, encode the sample to latents of mean 0 and spread 1, also for the pipeline."""
+    if not hasattr(pipe, "vae"):
+        return
+    there, back = latent_space.NORMALISERS[case.facts.normaliser]
+    latents, plain = case.sample(pipe).latents, pipe.vae.encode
+    mean, spread = latents.mean(), latents.std()
+
+    def encode(pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
+        answer = plain(pixels, *args, **kwargs)
+        z = answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
+        z = back((there(z, pipe.vae) - mean) / spread, pipe.vae)
+        fixed = SimpleNamespace(mode=lambda: z, sample=lambda *_, **__: z)
+        return SimpleNamespace(latent_dist=fixed) if hasattr(answer, "latent_dist") else SimpleNamespace(latent=z)
+
+    pipe.vae.encode = encode
 
 
 def _fit(case: Case, pipe: Any, many: Any, text: dict[str, Tensor], steps: int, rate: float) -> None:

@@ -13,6 +13,14 @@ def test_what_reaches_the_denoiser_is_what_the_pipeline_gives_it(name, flavour, 
     assert conformance.call_parity(conformance.case(name, flavour)) is None
 
 
+@pytest.mark.parametrize(("name", "flavour"), conformance.started_cases())
+def test_what_reaches_the_denoiser_is_what_the_pipeline_that_starts_from_a_picture_gives_it(
+    name, flavour, record_property
+):
+    record_property("cell", ((name, f"{flavour} from a picture"), "call", "equal"))
+    assert conformance.call_parity(conformance.case(name, flavour, started=True)) is None
+
+
 @pytest.mark.parametrize(("name", "flavour"), conformance.cases())
 def test_cached_latents_reach_the_pipelines_decoder_unchanged(name, flavour, record_property):
     record_property("cell", ((name, flavour), "latents", "equal"))
@@ -24,4 +32,12 @@ def test_cached_latents_reach_the_pipelines_decoder_unchanged(name, flavour, rec
 def test_the_pipelines_own_sampler_finds_the_sample_that_was_trained(name, flavour, record_property):
     found = conformance.correlation(conformance.case(name, flavour))
     record_property("cell", ((name, flavour), "oracle", f"{found:.3f}"))
+    assert found > conformance.LEAST_CORRELATION
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "flavour"), conformance.started_cases())
+def test_the_sampler_that_starts_from_a_picture_finds_the_rest_of_the_clip(name, flavour, record_property):
+    found = conformance.correlation(conformance.case(name, flavour, started=True))
+    record_property("cell", ((name, f"{flavour} from a picture"), "oracle", f"{found:.3f}"))
     assert found > conformance.LEAST_CORRELATION

@@ -30,6 +30,8 @@ class Told:
     shown: list[tuple[Tensor, Tensor]] = dataclasses.field(default_factory=list)
 
     def __call__(self, latents: float | Tensor = 0.0, step: int = 0, answer=None, **extra: Any) -> Any:
+        conditions = extra.pop("conditions", {})
+
         def predict(model: Any, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
             self.shown.append((x_t, t))
             return torch.zeros_like(x_t) if answer is None else answer(x_t, t)
@@ -38,7 +40,7 @@ class Told:
         told = SimpleNamespace(
             title=family.title,
             predict=predict,
-            conditions=lambda *_: {},
+            conditions=lambda *_: conditions or {},
             latents_for=family.latents_for,
             seeing=lambda model, *_: model,
             overheard=lambda *_: nullcontext({}),
@@ -260,3 +262,29 @@ def test_a_range_without_noise_levels_is_an_error():
             refiner_training=True,
             refiner_training_strength=0.3,
         )
+
+
+def test_what_is_given_without_noise_is_shown_clean_and_not_counted():
+    run = dataclasses.replace(told("flux"), shape=(2, 16, 3, 4, 4))
+    shares = torch.ones(2, 1, 3, 1, 1)
+    shares[0, :, 0] = 0
+    shares[1, :, 0] = 0.5
+
+    def wrong_in_the_first_frame(x_t: Tensor, t: Tensor) -> Tensor:
+        answer = x_t / t.view(-1, 1, 1, 1, 1)
+        answer[:, :, 0] = 100.0
+        return answer
+
+    outcome = run(0.0, conditions={"noisy": shares}, answer=wrong_in_the_first_frame)
+    ((x_t, t),) = run.shown
+    assert not x_t[0, :, 0].any()
+    level = x_t.flatten(3).std(dim=(1, 3))
+    assert torch.allclose(level[1] / t[1], torch.tensor([0.5, 1.0, 1.0]), atol=0.15)
+    assert outcome.errors[0] < 1e-6 < outcome.errors[1]
+
+
+def test_a_frame_without_noise_leaves_the_mean_of_the_others():
+    run = dataclasses.replace(told("flux"), shape=(2, 16, 3, 4, 4))
+    shares = torch.ones(2, 1, 3, 1, 1)
+    shares[:, :, 0] = 0
+    assert run(0.0, conditions={"noisy": shares}).terms["denoise"].item() == pytest.approx(1.0, abs=0.1)

@@ -66,6 +66,10 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
                 assert spread is not None
                 mean.normal_(std=0.5)
                 spread.uniform_(0.5, 2)
+        for name in ("latents_mean", "latents_std"):
+            if spec.vae and name in parts["vae"].state_dict():
+                # the same for statistics that are kept as buffers
+                getattr(parts["vae"], name).uniform_(0.5, 2)
         for component in family.held_for(flavour):
             parts[component] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
         for name in family.guides:

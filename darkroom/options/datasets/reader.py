@@ -388,8 +388,6 @@ class _Reader:
             rate = float(setting(self.config, "framerate", 30))
             made["num_frames"] = max(1, int(5 * rate))
             self.notes.warn(name, f"video.num_frames is not set; five seconds at {rate:g} frames per second are used.")
-        if "is_i2v" in made:
-            self.notes.warn(name, "video.is_i2v has no effect; the flavour says whether clips start from a picture.")
         return made
 
     def sources_of_facts(self, values: dict[str, Any], raw: dict[str, Any]) -> None:

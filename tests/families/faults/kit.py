@@ -25,11 +25,12 @@ class Fault:
     caught_by: str
     members: Callable[[type[Family]], dict[str, Any]]
     flavour: str = "tiny"
+    started: bool = False
 
     def broken(self) -> Case:
         """The family with the fault."""
         cls = type(families.get(self.family))
-        return Case(type(f"Broken{cls.__name__}", (cls,), self.members(cls))(), self.flavour)
+        return Case(type(f"Broken{cls.__name__}", (cls,), self.members(cls))(), self.flavour, self.started)
 
 
 def predict(change: Callable[..., Tensor]) -> Callable[[type[Family]], dict[str, Any]]:

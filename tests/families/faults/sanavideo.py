@@ -1,4 +1,13 @@
-from tests.families.faults.kit import MEANS_ONLY, Fault, latents, mask_of_ones, predict, text, without_instruction
+from tests.families.faults.kit import (
+    MEANS_ONLY,
+    Fault,
+    conditions,
+    latents,
+    mask_of_ones,
+    predict,
+    text,
+    without_instruction,
+)
 
 FAULTS = [
     Fault("sign of the answer", "sanavideo", "oracle", predict(lambda plain, *a: -plain(*a))),
@@ -7,5 +16,6 @@ FAULTS = [
     Fault("channel statistics", "sanavideo", "latent parity", latents(normaliser=MEANS_ONLY)),
     Fault("mask of the padding", "sanavideo", "call parity", text(mask_of_ones)),
     Fault("instruction before a caption", "sanavideo", "call parity", without_instruction),
+    Fault("given frame's time", "sanavideo", "call parity", conditions("noisy", lambda n: n.flip(2)), started=True),
     Fault("unconditional text", "sanavideo", "call parity", lambda cls: {"unconditional": lambda self, pipe, e, o: e}),
 ]

@@ -1,0 +1,31 @@
+"""Clips that start from a given frame: it is left clean, and every token of the network has a time of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def noise_shares(latents: Tensor, first: Tensor) -> Tensor:
+    """What share of its noise level each latent frame gets, (B, 1, F, 1, 1): `first` (B,) for the first, else 1.
+
+    latents (B, C, F, h, w). A clip of one frame has nothing else to learn and gets its whole noise.
+    """
+    shares = latents.new_ones(len(latents), 1, latents.shape[2], 1, 1)
+    if latents.shape[2] > 1:
+        shares[:, :, 0] = first.to(shares).view(-1, 1, 1, 1)
+    return shares
+
+
+def token_times(time: Tensor, shares: Tensor, per_frame: int) -> Tensor:
+    """Times (B, N) of the tokens, frame by frame, `per_frame` of them each, from those of the samples, (B,)."""
+    return (time[:, None] * shares.flatten(1).to(time)).repeat_interleave(per_frame, dim=1)
+
+
+def start_of(picture: Any, width: int, height: int) -> dict[str, Any]:
+    """A PIL picture cut to the shape of the clip, as the stock pipelines take it: they themselves would stretch it."""
+    from PIL import Image, ImageOps
+
+    return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}

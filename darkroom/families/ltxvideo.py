@@ -1,0 +1,175 @@
+"""LTX-Video 0.9: one token for every latent of a video VAE that shrinks 32 times along edges and 8 times in time.
+
+Paper 2501.00103; upstream: Lightricks/LTX-Video. The network takes the noise level as 0..1000, one for each token where
+clips start from a picture, and answers noise - x0; positions are in seconds and pixels.
+Shapes: latents (B, 128, F, H, W), F = (frames - 1) / 8 + 1, become tokens (B, F * H * W, 128); T5 text (B, L, D) with a
+mask (B, L).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.first_frame import noise_shares, start_of, token_times
+from darkroom.families.tiny.parts import t5
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+STARTED: Mapping[str, Any] = {"picture": "optional", "started": "LTXImageToVideoPipeline"}
+FEW_CHANNELS = (8, 8, 8, 8)
+ONE_LAYER = (1, 1, 1, 1, 1)
+
+
+class LTXVideo(Family):
+    name, title = "ltxvideo", "LTX-Video"
+    pipeline, denoiser = "LTXPipeline", "LTXVideoTransformer3DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=128, downscale=32, normaliser="statistics", temporal=8)
+    blocks = ("transformer_blocks",)
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    fps = 25.0
+    supports = Family.supports | {"video"}
+    default_flavour = "0.9.5"
+    flavours = {
+        "0.9.5": Flavour("Lightricks/LTX-Video-0.9.5", **STARTED),
+        "0.9.0": Flavour("Lightricks/LTX-Video", **STARTED),
+    }
+    defaults = {
+        "resolution": 480,
+        "validation_resolution": "704x480",
+        "aspect_bucket_alignment": 64,
+        "tokenizer_max_length": 226,
+        "flow_schedule_shift": 1.0,
+        "validation_guidance": 3.0,
+        "validation_num_inference_steps": 40,
+        "validation_num_video_frames": 121,
+    }
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
+    tiny = Tiny(
+        denoiser=Part(
+            "LTXVideoTransformer3DModel",
+            {
+                "in_channels": 128,
+                "out_channels": 128,
+                "num_attention_heads": 4,
+                "attention_head_dim": 8,
+                "cross_attention_dim": 32,
+                "num_layers": 2,
+                "caption_channels": 32,
+            },
+        ),
+        vae=Part(
+            "AutoencoderKLLTXVideo",
+            {
+                "latent_channels": 128,
+                "block_out_channels": FEW_CHANNELS,
+                "decoder_block_out_channels": FEW_CHANNELS,
+                "layers_per_block": ONE_LAYER,
+                "decoder_layers_per_block": ONE_LAYER,
+                "decoder_inject_noise": (False,) * 5,
+                "timestep_conditioning": True,
+            },
+        ),
+        encoders={"text_encoder": t5()},
+        tokenizers={"tokenizer": "t5"},
+        scheduler=Part(
+            "FlowMatchEulerDiscreteScheduler",
+            {
+                "use_dynamic_shifting": True,
+                "base_shift": 0.95,
+                "max_shift": 2.05,
+                "base_image_seq_len": 1024,
+                "max_image_seq_len": 4096,
+                "shift_terminal": 0.1,
+            },
+        ),
+        oracle={"num_attention_heads": 4, "attention_head_dim": 64, "cross_attention_dim": 256},
+        defaults={"aspect_bucket_alignment": 32},
+    )
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D) from T5 and mask (B, L), 1 where there is text."""
+        text, mask, _, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text, "mask": mask}
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+        """rate: frames per second; noisy: with `ltx_train_mode` i2v, first frames have little noise or none.
+
+        A share `ltx_i2v_prob` of the clips is given its first frame with up to `ltx_partial_noise_fraction` of the
+        noise; `ltx_protect_first_frame` gives it to all, without any. A dataset of `is_i2v` false has no part in it.
+        """
+        import torch
+
+        found: dict[str, Any] = {"rate": float(options.framerate or self.fps or 0)}
+        if options.ltx_train_mode == "t2v" or batch.is_i2v is False:
+            return found
+        count = len(batch.latents)
+        if options.ltx_protect_first_frame:
+            first = torch.zeros(count)
+        else:
+            chosen, amount = torch.rand(2, count, generator=generator)
+            first = torch.where(chosen < options.ltx_i2v_prob, amount * options.ltx_partial_noise_fraction, 1.0)
+        return {**found, "noisy": noise_shares(batch.latents, first)}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+        """Velocity from data to noise, (B, 128, F, H, W)."""
+        frames, height, width = x_t.shape[2:]
+        time = t.float() * 1000
+        if "noisy" in cond:
+            time = token_times(time, cond["noisy"], self.latents.tokens(height, width))
+        scale = self.latents.downscale
+        tokens = model(
+            hidden_states=self.to_pipeline(x_t),
+            encoder_hidden_states=cond["text"],
+            timestep=time,
+            encoder_attention_mask=cond["mask"],
+            num_frames=frames,
+            height=height,
+            width=width,
+            rope_interpolation_scale=(self.latents.temporal / cond["rate"], scale, scale),
+            return_dict=False,
+        )[0]
+        return self.from_pipeline(tokens, height, width)
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {
+            "guidance_scale": options.validation_guidance,
+            "max_sequence_length": options.tokenizer_max_length,
+            "num_frames": self.latents.whole_frames(options.validation_num_video_frames),
+            "frame_rate": options.framerate or self.fps,
+        }
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {
+            "prompt_embeds": text["text"],
+            "prompt_attention_mask": text["mask"],
+            "negative_prompt_embeds": negative["text"],
+            "negative_prompt_attention_mask": negative["mask"],
+        }
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        return start_of(picture, width, height)
+
+    def to_pipeline(self, latents: Tensor) -> Tensor:
+        return latents.flatten(2).mT
+
+    def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
+        return latents.mT.unflatten(2, (-1, height, width))
+
+
+FAMILY = LTXVideo()

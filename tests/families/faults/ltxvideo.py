@@ -1,0 +1,21 @@
+from darkroom.families.latents import NORMALISERS
+from tests.families.faults.kit import Fault, conditions, latents, mask_of_ones, predict, text
+
+SCALE_ONLY = "scale only"
+NORMALISERS[SCALE_ONLY] = NORMALISERS["scale"]
+
+FAULTS = [
+    Fault("sign of the answer", "ltxvideo", "oracle", predict(lambda plain, *a: -plain(*a))),
+    Fault("time scale", "ltxvideo", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
+    Fault("time direction", "ltxvideo", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
+    Fault("channel statistics", "ltxvideo", "latent parity", latents(normaliser=SCALE_ONLY)),
+    Fault("frame rate", "ltxvideo", "call parity", conditions("rate", lambda rate: rate - 1)),
+    Fault("mask of the padding", "ltxvideo", "call parity", text(mask_of_ones)),
+    Fault(
+        "time of the given frame",
+        "ltxvideo",
+        "call parity",
+        conditions("noisy", lambda shares: shares.flip(2)),
+        started=True,
+    ),
+]
