@@ -15,7 +15,7 @@ from darkroom.data.companions import Companion
 from darkroom.data.encoders import EncodePixels, latents_by, masks_by, pixels_as_they_are
 from darkroom.data.needs import Needs
 from darkroom.data.sample_cache import Encode, SampleCache
-from darkroom.data.text_cache import EncodeText, TextCache
+from darkroom.data.text_cache import Readers, TextCache
 from darkroom.data.watch import Watch
 from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds
 from darkroom.options.datasets.where import LocalFiles, S3Files
@@ -40,7 +40,7 @@ class Caching:
         self.latent_identity: str | None = None
         self.plain_identity: str | None = None
         self._encoders: tuple[Encode | None, Encode | None] = (None, None)  # of samples, of pictures beside them
-        self._encode_text: EncodeText | None = None
+        self._readers: Readers | None = None
         self._shards: dict[Path, ShardCache] = {}
 
     # -- encoders -----------------------------------------------------------------------------------------------------
@@ -51,9 +51,9 @@ class Caching:
         self.latent_identity = latents or self.latent_identity
         self.plain_identity = plain or self.plain_identity or self.latent_identity
 
-    def encode_texts_with(self, encode: EncodeText) -> None:
-        """The encoder for texts on demand."""
-        self._encode_text = encode
+    def encode_texts_with(self, readers: Readers) -> None:
+        """The encoders for texts on demand."""
+        self._readers = readers
 
     def encode_samples_with(self, encode: EncodePixels, plain: EncodePixels) -> None:
         """The encoders of samples and of pictures beside them, also for those on demand."""
@@ -80,7 +80,7 @@ class Caching:
     def texts(self, name: str) -> TextCache:
         """The text cache with this id."""
         entry = next(t for t in self.file.text_embeds if t.id == name)
-        live = self._encode_text if on_demand(entry) else None
+        live = self._readers if on_demand(entry) else None
         identity = _given(self.text_identity, "fill_text")
         return TextCache(self.shards_of(entry), identity, live, keep=not entry.text_cache_disable)
 

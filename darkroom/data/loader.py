@@ -5,7 +5,8 @@ from __future__ import annotations
 import queue
 import threading
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from darkroom.data.sample import Batch
 from darkroom.data.sample_cache import SampleCache
 from darkroom.data.text_cache import TextCache
 from darkroom.data.watch import QUIET, Watch
+from darkroom.media.images import BadPicture
+from darkroom.media.look import Look
 
 Stack = Callable[[list[dict[str, Tensor]]], dict[str, Any]]
 
@@ -50,22 +53,44 @@ class Source:
     slider_strength: float | None = None
     timestep_offset: float = 0.0
     is_i2v: bool | None = None
+    reads: str = ""  # what is looked at while captions are read: Needs.reads
 
     def with_role(self, role: str) -> list[Beside]:
         """The companions of one role, in the listed order."""
         return [b for b in self.beside if b.companion.role == role]
 
-    def chosen(self, row: int, epoch: int) -> list[Beside]:
-        """The pictures beside one sample in this epoch: all that it has, or one of them."""
+    def choices(self, row: int) -> list[list[Beside]]:
+        """What may be beside one sample: all pictures that it has, or each of them in turn."""
         there = [b for b in self.beside if b.companion.role != "mask" and b.companion.there[row]]
-        if self.combined or len(there) < 2:
-            return there
-        return [there[zlib.crc32(f"{self.index.path(row)}\0{epoch}".encode()) % len(there)]]
+        return [there] if self.combined or len(there) < 2 else [[b] for b in there]
 
-    def captions_of(self, row: int, epoch: int) -> tuple[str, ...]:
+    def chosen(self, row: int, epoch: int) -> list[Beside]:
+        """The pictures beside one sample in this epoch."""
+        choices = self.choices(row)
+        return choices[zlib.crc32(f"{self.index.path(row)}\0{epoch}".encode()) % len(choices)]
+
+    def captions_of(self, row: int, chosen: Sequence[Beside]) -> tuple[str, ...]:
         """The captions of a sample: those of the picture beside it when that brings its own."""
-        own = [b for b in self.chosen(row, epoch) if b.companion.has_captions]
+        own = [b for b in chosen if b.companion.has_captions]
         return own[0].companion.index.captions_of(row) if own else self.index.captions_of(row)
+
+    def looks(self, row: int, chosen: Sequence[Beside]) -> tuple[Look, ...]:
+        """What is looked at while a caption of this sample is read."""
+        if self.reads == "start":
+            return (self.latents.look(row),)
+        return tuple(b.cache.look(row) for b in chosen if self.reads and b.companion.role == "reference")
+
+    def seen_captions(self, rows: Iterable[int], dropped: bool) -> Iterator[tuple[str, tuple[Look, ...]]]:
+        """Every caption of these samples, and with `dropped` the empty one, with all that it may be read with.
+
+        A sample whose pictures cannot be read is passed over; the latent cache reports it.
+        """
+        for row in rows:
+            for chosen in self.choices(row):
+                with suppress(BadPicture):
+                    looks = self.looks(row, chosen)
+                    for caption in dict.fromkeys([*self.captions_of(row, chosen), *([""] if dropped else [])]):
+                        yield caption, looks
 
 
 @dataclass(frozen=True)
@@ -96,8 +121,10 @@ def gather(source: Source, rows: Sequence[int], draws: Draws, stack: Stack | Non
     """The batch of these index rows."""
     at, chosen = source.index.numbers, np.asarray(rows, np.int64)
     conditions = [
-        (source.empty if drop else source.texts).get(caption)
-        for caption, drop in zip(draws.captions, draws.dropped, strict=True)
+        (source.empty if drop and not source.reads else source.texts).get(
+            caption, source.looks(int(row), source.chosen(int(row), epoch))
+        )
+        for row, caption, drop in zip(rows, draws.captions, draws.dropped, strict=True)
     ]
     entries = [source.latents.get(int(row)) for row in chosen]
     dropped = torch.tensor(draws.dropped, dtype=torch.bool)
@@ -120,7 +147,8 @@ def gather(source: Source, rows: Sequence[int], draws: Draws, stack: Stack | Non
         timestep_offset=source.timestep_offset,
         is_i2v=source.is_i2v,
         extras={name: torch.stack([entry[name] for entry in entries]) for name in entries[0] if name != "latents"},
-        references=pictures(source, rows, "reference", epoch, dropped),
+        # what is seen with a dropped caption too stays beside the sample
+        references=pictures(source, rows, "reference", epoch, dropped & (not source.reads)),
         controls=pictures(source, rows, "control", epoch, dropped),
         mask=mask_of(source, rows, draws.segmented),
         epoch=epoch,
@@ -207,7 +235,7 @@ class Loader:
         draws = caption_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
         dropped = [bool(draw < self.caption_dropout) for draw in draws[:, 1]]
         captions = [
-            "" if drop else _choose(source.captions_of(int(row), epoch), draw)
+            "" if drop else _choose(source.captions_of(int(row), source.chosen(int(row), epoch)), draw)
             for row, draw, drop in zip(rows, draws[:, 0], dropped, strict=True)
         ]
         masked = mask_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]

@@ -19,6 +19,7 @@ class Needs:
     downscale   pixels per latent position along an edge; `temporal` frames per latent frame after the first, 0 for none
     may_start   its clips may start from their own first frame, as a dataset says
     references  it takes other pictures beside the noised one
+    reads       what its text encoder looks at beside a caption: "references", the "start" of the sample, or nothing
     control     how a control picture reaches it: as "latents", as "pixels", or not at all; wants_control: every sample
                 must bring one
     """
@@ -32,6 +33,7 @@ class Needs:
     temporal: int = 0
     may_start: bool = False
     references: bool = False
+    reads: str = ""
     control: str | None = None
     wants_control: bool = False
 

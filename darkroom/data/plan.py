@@ -36,9 +36,10 @@ from darkroom.data.order import DatasetShape, Lengths, Order, steps_and_epochs
 from darkroom.data.sample_cache import DAMAGED, SampleCache
 from darkroom.data.survey import Terms, empty_report, read_sizes_table, sizing_of, survey, table_of
 from darkroom.data.team import ALONE, Team
-from darkroom.data.text_cache import EncodeText, TextCache
+from darkroom.data.text_cache import EncodeSeen, EncodeText, Readers, TextCache
 from darkroom.data.watch import Watch
-from darkroom.options.datasets import DatasetFile, SampleDataset, setting
+from darkroom.media.look import Look
+from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds, setting
 from darkroom.options.datasets.entries import LOSS_MASKS
 from darkroom.storage import open_store
 from darkroom.storage.base import Missing, Refused, Store
@@ -126,6 +127,7 @@ class Plan:
     ):
         self.config, self.file, self.bus, self.needs, self.team = config, file, bus, needs, team
         self.wanted: frozenset[str] = frozenset()
+        self.wanted_seen: list[tuple[str, Sequence[Look]]] = []
         self.seed = int(setting(config, "seed", SEED))
         self.accumulation = int(setting(config, "gradient_accumulation_steps", 1))
         self.oversubscribe = bool(setting(config, "allow_dataset_oversubscription", False))
@@ -243,6 +245,13 @@ class Plan:
                 "  Name a dataset of conditioning_type controlnet in its conditioning_data, or have them made: "
                 '"conditioning": {"type": "canny"}.'
             )
+        references = [c for c in made if c.role == "reference" and not c.entry.optional]
+        if self.needs.reads == "references" and entry.is_training and not references:
+            raise DataError(
+                f"Dataset '{entry.id}' has no reference pictures, and {self.needs.called} reads its captions with "
+                "them.\n  Name a dataset of conditioning_type reference_strict or reference_loose in its "
+                "conditioning_data, with a picture for every sample."
+            )
         return made
 
     def _bucket(self, d: PlannedDataset) -> None:
@@ -329,9 +338,10 @@ class Plan:
         """The datasets that are trained on, in the order of the file."""
         return [d for d in self.datasets if d.entry.is_training]
 
-    def want(self, captions: Iterable[str]) -> Plan:
-        """Keep these captions in the default text cache too: validation prompts."""
+    def want(self, captions: Iterable[str], seen: Iterable[tuple[str, Sequence[Look]]] = ()) -> Plan:
+        """Keep these captions, alone or with pictures, in the default text cache too: validation prompts."""
         self.wanted = frozenset([*self.wanted, *captions])
+        self.wanted_seen = [*self.wanted_seen, *seen]
         return self
 
     def manifest_hash(self) -> str:
@@ -345,9 +355,11 @@ class Plan:
         found: dict[str, set[str]] = {t.id: set() for t in self.file.text_embeds}
         for d in self.datasets:
             cache = found[self.file.text_of(d.entry).id]
+            if self.needs.reads:
+                continue
             for index, entry in ((d.index, d.entry), *((c.index, c.entry) for c in d.companions if c.has_captions)):
                 cache.update(() if entry.skips("text") else index.distinct_captions())
-        if self.caption_dropout > 0:
+        if self.caption_dropout > 0 and not self.needs.reads:
             found[self.file.default_text.id].add("")
         found[self.file.default_text.id].update(self.wanted)
         return {name: sorted(texts) for name, texts in found.items()}
@@ -497,6 +509,21 @@ class Plan:
             if not on_demand(entry):
                 wanted = captions[entry.id]
                 found += self.text_cache(entry.id).missing(wanted) if self.caches.text_identity else wanted
+                found += self._missing_seen(entry)
+        return found
+
+    def _missing_seen(self, entry: TextEmbeds) -> list[str]:
+        """The same for captions that are read with pictures; those of pictures that were never read are missing."""
+        found: list[str] = []
+        cache = self.text_cache(entry.id) if self.caches.text_identity else None
+        for d in self._looked_at(entry):
+            indexes = [d.index, *(c.index for c in d.companions if c.role == "reference")]
+            for row in d.index.usable.tolist():
+                if cache is None or any(index.hashes[row] == b"" for index in indexes):
+                    found += d.index.captions_of(row)
+                    continue
+                pairs = self.source(d).seen_captions([row], self.caption_dropout > 0)
+                found += [caption for caption, looks in pairs if not cache.cache.has(cache.key(caption, looks))]
         return found
 
     @property
@@ -509,10 +536,13 @@ class Plan:
         """Whether the text encoders are needed during training."""
         return any(map(on_demand, self.file.text_embeds))
 
-    def fill_text(self, encode: EncodeText, identity: str) -> FillReport:
-        """Encode all captions that are not cached. Raises DiskFullError and what the encoder raises."""
+    def fill_text(self, encode: EncodeText, identity: str, seen: EncodeSeen | None = None) -> FillReport:
+        """Encode all captions that are not cached. Raises DiskFullError and what the encoder raises.
+
+        `seen` encodes those that are read with pictures; the identities of latents must be in `use` for it.
+        """
         self.use(text_identity=identity)
-        self.caches.encode_texts_with(encode)
+        self.caches.encode_texts_with(Readers(encode, seen))
         self.generate()  # what is made may have captions of its own
         total = FillReport()
         for entry in self.file.text_embeds:
@@ -523,10 +553,34 @@ class Plan:
             total += self.text_cache(entry.id).fill(
                 [captions[i] for i in mine], encode, entry.text_encoder_batch_size, self._say("encode text")
             )
+            if seen is not None:
+                total += self._fill_seen(entry, seen)
             if self.team.size > 1:
                 self.team.wait()
                 self.caches.shards_of(entry).refresh()
         return total
+
+    def _fill_seen(self, entry: TextEmbeds, encode: EncodeSeen) -> FillReport:
+        """Encode what is read with pictures and belongs in this text cache."""
+        cache, say, total = self.text_cache(entry.id), self._say("encode text"), FillReport()
+        for d in self._looked_at(entry):
+            rows = self.team.share(d.index.usable, entry.write_batch_size)
+            pairs = self.source(d).seen_captions(rows.tolist(), self.caption_dropout > 0)
+            total += cache.fill_seen(pairs, self._pairs(d, rows), encode, say)
+        if entry is self.file.default_text and self.team.is_first:
+            total += cache.fill_seen(self.wanted_seen, len(self.wanted_seen), encode, say)
+        return total
+
+    def _looked_at(self, entry: TextEmbeds) -> list[PlannedDataset]:
+        """The datasets of a text cache whose captions are read with pictures."""
+        mine = [d for d in self.datasets if self.file.text_of(d.entry) is entry and not d.entry.skips("text")]
+        return [d for d in mine if self.needs.reads]
+
+    def _pairs(self, d: PlannedDataset, rows: np.ndarray) -> int:
+        """How many captions of these samples are read with pictures, at most."""
+        pictures = sum(c.role != "mask" for c in d.companions)
+        each = sum(len(d.index.captions_of(int(row))) for row in rows) + len(rows) * (self.caption_dropout > 0)
+        return each * (1 if self.combined else max(1, pictures))
 
     def fill_latents(
         self, encode: EncodePixels, identity: str, plain: tuple[EncodePixels, str] | None = None
@@ -576,9 +630,9 @@ class Plan:
         dropped = {f"{entry.id}: {path}": reason for path, reason in report.dropped.items()}
         return FillReport(report.made, report.reused, dropped, report.seconds)
 
-    def text(self, caption: str) -> dict[str, Tensor]:
-        """The condition of a caption from the default text cache."""
-        return self.text_cache(self.file.default_text.id).get(caption)
+    def text(self, caption: str, looks: Sequence[Look] = ()) -> dict[str, Tensor]:
+        """The condition of a caption, read with these pictures, from the default text cache."""
+        return self.text_cache(self.file.default_text.id).get(caption, looks)
 
     # ------------------------------------------------------------------ batches
 
@@ -599,6 +653,7 @@ class Plan:
             d.entry.slider_strength,
             d.entry.timestep_sampling_offset,
             d.entry.video.is_i2v if d.entry.video else None,
+            self.needs.reads,
         )
 
     def sources(self, epoch: int) -> list[Source]:
@@ -640,7 +695,7 @@ class Plan:
             raise DataError(f"There is no dataset '{dataset}'; there are {', '.join(d.id for d in self.datasets)}.")
         source = self.source(found)
         for position, row in enumerate(found.index.usable[:limit].tolist()):
-            draws = Draws([source.captions_of(row, 0)[0]], [False], [True])
+            draws = Draws([source.captions_of(row, source.chosen(row, 0))[0]], [False], [True])
             yield gather(source, [row], draws, stack, 0, position)
 
     # ------------------------------------------------------------------ telling

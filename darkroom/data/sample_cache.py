@@ -28,6 +28,7 @@ from darkroom.data.team import ALONE, Team
 from darkroom.data.watch import QUIET, Watch
 from darkroom.media import video
 from darkroom.media.images import BadPicture, prepare
+from darkroom.media.look import Look
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Missing, Refused
 
@@ -79,20 +80,40 @@ class SampleCache:
 
     def key(self, row: int, content: str | None = None) -> str:
         """The entry of a row, from the hash of its bytes (the recorded one if none is given)."""
+        made = self._base.copy()
+        made.update(self._described(row, content).encode())
+        return made.hexdigest()[:KEY]
+
+    def _described(self, row: int, content: str | None = None) -> str:
+        """Everything that decides the pixels of a row."""
         at = self.index.numbers
         content = self.index.hashes[row].decode() if content is None else content
-        made = self._base.copy()
-        made.update(
+        words = (
             f"{content} {at['inter_width'][row]}x{at['inter_height'][row]} {at['target_width'][row]}x"
-            f"{at['target_height'][row]} {at['top'][row]},{at['left'][row]}".encode()
+            f"{at['target_height'][row]} {at['top'][row]},{at['left'][row]}"
         )
         if self.index.area_down:
-            made.update(b" by area")
+            words += " by area"
         if at["frames"][row] > 1 or at["count"][row] > 1:
             block, rate = (self.clipping.block, self.clipping.needs.fps) if self.clipping else (None, None)
             rates = (block.fps, block.source_fps, rate if block.source_fps else None) if block else ()
-            made.update(f" frames {at['start'][row]}+{at['count'][row]} {rates}".encode())
-        return made.hexdigest()[:KEY]
+            words += f" frames {at['start'][row]}+{at['count'][row]} {rates}"
+        return words
+
+    def look(self, row: int) -> Look:
+        """The pixels of a row for whoever reads them beside a caption. Raises BadPicture if it has to be read."""
+        if self.index.hashes[row] == b"":
+            self.pixels(row)
+        return Look(self._described(row), lambda: self.pixels(row))
+
+    def pixels(self, row: int) -> np.ndarray:
+        """uint8 (H, W, 3) or (F, H, W, 3) as the encoder sees it. Raises BadPicture."""
+        made = self._prepare(row, self.index.path(row), also_cached=True)
+        if isinstance(made, BadPicture):
+            raise made
+        self.index.record_hash(row, made.content)
+        assert made.pixels is not None
+        return made.pixels
 
     def known(self, rows: np.ndarray) -> np.ndarray:
         """(n,) bool: which rows have their entry in the cache."""
@@ -239,16 +260,16 @@ class SampleCache:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, row: int, path: str) -> Prepared | BadPicture:
+    def _prepare(self, row: int, path: str, also_cached: bool = False) -> Prepared | BadPicture:
         """Read, hash, and decode unless the cache has it. Runs in a thread. Raises Unreachable."""
         self.watch.file(self.index.dataset, path)
         try:
             if is_clip(path):
-                return self._prepare_clip(row, path)
+                return self._prepare_clip(row, path, also_cached)
             data = self.index.store.read(path)
             content = hashlib.sha256(data).hexdigest()[:KEY]
             key = self.key(row, content)
-            pixels = None if self.cache.has(key) else self._picture(row, data)
+            pixels = None if self.cache.has(key) and not also_cached else self._picture(row, data)
             return Prepared(row, content, key, pixels)
         except BadPicture as bad:
             return bad
@@ -261,12 +282,12 @@ class SampleCache:
         """uint8 (H, W, 3) of the target size."""
         return prepare(data, self.index.sizes(row), self.index.crop(row))
 
-    def _prepare_clip(self, row: int, path: str) -> Prepared:
+    def _prepare_clip(self, row: int, path: str, also_cached: bool) -> Prepared:
         local = self.index.store.local(path)
         data = None if local is not None else self.index.store.read(path)
         content = self._content_of_clip(path, local, data)
         key = self.key(row, content)
-        if self.cache.has(key):
+        if self.cache.has(key) and not also_cached:
             return Prepared(row, content, key, None)
         source: Any = local if local is not None else io.BytesIO(data or b"")
         at = self.index.numbers

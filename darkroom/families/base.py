@@ -182,6 +182,18 @@ class Family:
             for caption, entry in zip(captions, entries, strict=True)
         ]
 
+    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> Cond:
+        """A caption that is read with pictures, PIL ones of any size, as `encode_text` answers for one caption."""
+        raise TypeError(f"{type(self).__name__} reads no pictures")
+
+    def seen_entry(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> Cond:
+        """The cache entry of a caption that is read with pictures."""
+        import torch
+
+        with torch.no_grad():
+            (entry,) = split(self.encode_seen(pipe, caption, pictures, options))
+        return entry
+
     def unconditional(self, pipe: Any, entry: Cond, options: Any) -> Cond:
         """What guidance and caption dropout use in place of a caption; `entry` is the encoded empty string."""
         return entry

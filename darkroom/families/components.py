@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import inspect
 import json
 import os
 import shutil
@@ -99,6 +100,7 @@ class Parts(Repository):
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         cls = named(name)
         parts = parts | self.family.made_parts(self.options.model_flavour, renders=False)
+        parts |= processors(cls, self.kinds, self.settings_base, self.hub)
         if self.is_single_file:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **parts)
         return cls.from_pretrained(self.base, dtype=dtype, **self._folder_arguments, **parts)
@@ -202,8 +204,6 @@ class Parts(Repository):
 
         An expert that is trained apart answers at all noise levels, unless `wan_validation_load_other_stage`.
         """
-        import inspect
-
         cls = named(self.family.drawn_by(self.options))
         known = inspect.signature(cls.__init__).parameters
         parts: dict[str, Any] = {
@@ -270,6 +270,17 @@ def from_elsewhere(family: Family, kinds: Tiny, index: Mapping[str, Any], dtype:
         else:
             found[part] = AutoTokenizer.from_pretrained(place, subfolder=part)
     return found
+
+
+def processors(cls: Any, kinds: Tiny, base: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The processors of pictures that a pipeline class takes, as the family reads with them."""
+    taken = inspect.signature(cls.__init__).parameters
+    found = {name: named(part.cls) for name, part in kinds.extras.items() if name in taken}
+    return {
+        name: kind.from_pretrained(base, subfolder=name, **hub)
+        for name, kind in found.items()
+        if not issubclass(kind, torch.nn.Module)
+    }
 
 
 def scheduler_config(parts: Parts) -> dict[str, Any]:

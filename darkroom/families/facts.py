@@ -53,6 +53,7 @@ class Flavour:
     supports  what it takes beyond what every flavour of the family takes
     picture   may or must a prompt come with a picture to start from
     started   the stock pipeline for prompts that come with one, where it is not the one for all others
+    reads     what its text encoder looks at beside a caption: its "references", the "start" of the sample, or nothing
     experts   the denoisers that its base holds, where there are several: the one for most noise first
     trained   those of the experts that a run trains; all of them if left empty
     """
@@ -67,6 +68,7 @@ class Flavour:
     supports: frozenset[str] = frozenset()
     picture: Literal["none", "optional", "needed"] = "none"
     started: str | None = None
+    reads: Literal["", "references", "start"] = ""
     experts: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
 

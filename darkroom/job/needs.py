@@ -24,6 +24,7 @@ def needs(family: Family, config: Any) -> Needs:
         temporal=latents.temporal,
         may_start=family.flavour(config.model_flavour).started is not None,
         references="references" in supports,
+        reads=family.flavour(config.model_flavour).reads,
         control=family.sees(config),
         wants_control=family.control(config) is not None,
     )

@@ -24,6 +24,7 @@ from darkroom.report.eventlog import read
 from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper
 from darkroom.validate.prompts import Prompt
+from darkroom.validate.render import wanted
 
 # bytes that a shard spends on naming one tensor
 TENSOR_HEADER = 140
@@ -39,7 +40,7 @@ def plan(resolved: Resolved) -> dict[str, Any]:
     data.check()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     repository = Repository(family, config, device, distributed.base_dtype(config))
-    data.want(wanted(config, prompts))
+    data.want(*wanted(repository, config, prompts))
     data.use(
         text_identity=repository.text_identity(),
         latent_identity=repository.sample_identity(),
@@ -64,13 +65,6 @@ def plan(resolved: Resolved) -> dict[str, Any]:
         "validation": validation(config, prompts, steps, data.lengths.steps_per_epoch),
         "time": estimated_time(config, steps),
     }
-
-
-def wanted(config: Any, prompts: list[Prompt]) -> list[str]:
-    """Captions that validation needs in the text cache."""
-    if config.validation_disable or not prompts:
-        return []
-    return [prompt.text for prompt in prompts] + ["", config.validation_negative_prompt or ""]
 
 
 def settings(resolved: Resolved) -> dict[str, dict[str, Any]]:

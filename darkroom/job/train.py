@@ -61,7 +61,7 @@ from darkroom.train.loop import Loop, StopRequest, terminable
 from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 from darkroom.validate.prompts import Prompt
-from darkroom.validate.render import Renderer
+from darkroom.validate.render import Renderer, wanted
 from darkroom.validate.validator import Validator
 
 log = logs.logger(__name__)
@@ -272,10 +272,14 @@ def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
         cut.extend(too_long(parts.text(), captions, run.config.tokenizer_max_length))
         return run.family.text_entries(parts.text(), captions, run.config)
 
-    wanted = [prompt.text for prompt in prompts] + ["", run.config.validation_negative_prompt or ""]
+    def read(caption: str, pictures: list[Any]) -> dict[str, torch.Tensor]:
+        return run.family.seen_entry(parts.text(), caption, stills(pictures), run.config)
+
     with phase(run.bus, "text cache"):
-        plan.want(wanted if prompts and not run.config.validation_disable else [])
-        plan.fill_text(encode, identity=parts.text_identity())
+        plan.use(latent_identity=parts.sample_identity(), plain_identity=parts.vae_identity())
+        plan.want(*wanted(parts, run.config, prompts))
+        looks = run.family.flavour(run.config.model_flavour).reads
+        plan.fill_text(encode, parts.text_identity(), read if looks else None)
         if not plan.reads_while_training:
             parts.unload_text()
     if cut:
@@ -284,6 +288,13 @@ def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
             f"{run.config.tokenizer_max_length}); their ends are not seen. For example '{cut[0][:60]}...'."
         )
         run.bus.emit(Warn(message=message, about="captions"))
+
+
+def stills(pictures: list[Any]) -> list[Any]:
+    """uint8 (H, W, 3), or (F, H, W, 3) of which the first frame counts, as PIL pictures."""
+    from PIL import Image
+
+    return [Image.fromarray(pixels if pixels.ndim == 3 else pixels[0]) for pixels in pictures]
 
 
 def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:

@@ -14,11 +14,11 @@ from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import CONTROLNET, Family
 from darkroom.families.classes import named
-from darkroom.families.components import explained, from_elsewhere, quiet
+from darkroom.families.components import explained, from_elsewhere, processors, quiet
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.validate import clip, schedulers
 from darkroom.validate.recipe import Recipe
-from darkroom.validate.render import arguments
+from darkroom.validate.render import arguments, pictures_read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +59,7 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, 
         cls = named(family.drawn_by(options))
         idle = {part: None for part in family.idle_parts if part not in cls._optional_components}
         parts = {**idle, **family.made_parts(options.model_flavour, renders=True), **parts}
+        parts = processors(cls, family.tiny_for(options.model_flavour), base, {}) | parts
         if family.elsewhere:
             parts |= from_elsewhere(family, family.tiny_for(options.model_flavour), cls.load_config(base), dtype)
         if options.controlnet and CONTROLNET not in parts:
@@ -134,7 +135,11 @@ def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str
     which some have no text, and a negative one where they read those by other rules."""
     if recipe.prompt and (family.negative_is_caption or not recipe.negative):
         return family.prompt_call(recipe.prompt, recipe.negative, options)
-    entries = family.text_entries(pipe, [recipe.prompt, recipe.negative], options)
+    captions = [recipe.prompt, recipe.negative]
+    if seen := pictures_read(family, recipe, options):
+        entries = [family.seen_entry(pipe, caption, seen, options) for caption in captions]
+    else:
+        entries = family.text_entries(pipe, captions, options)
     return family.embedded_call(*(family.stack_text([entry]) for entry in entries))
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,7 @@ from darkroom.core.units import parse_resolutions
 from darkroom.families import latents as latent_space
 from darkroom.families.base import Family
 from darkroom.families.components import Parts
+from darkroom.media.look import Look
 from darkroom.validate import clip, schedulers
 from darkroom.validate.clip import Frames
 from darkroom.validate.prompts import Prompt
@@ -61,12 +64,13 @@ def resting(model: nn.Module) -> Iterator[None]:
 
 
 class Renderer:
-    """Renders prompts whose text is encoded already: `text(prompt)` gives the condition of one caption.
+    """Renders prompts whose text is encoded already: `text(prompt, looks)` gives the condition of one caption, read
+    with the pictures that are seen with it.
 
     `start` is the path of the picture that prompts start from which bring none, where the flavour starts from one.
     """
 
-    def __init__(self, parts: Parts, options: Any, text: Callable[[str], dict[str, Tensor]], start: str = ""):
+    def __init__(self, parts: Parts, options: Any, text: Callable[..., dict[str, Tensor]], start: str = ""):
         self.parts, self.options, self.text, self.family = parts, options, text, parts.family
         self.start = start
         self.changes = schedulers.changes(options, self.family.prediction == "flow_matching")
@@ -139,15 +143,51 @@ class Renderer:
 
     def _frames(self, pipe: Any, recipe: Recipe) -> Frames:
         model = getattr(pipe, self.family.denoiser_part)
-        text, negative = (self._condition(t, model) for t in (recipe.prompt, recipe.negative))
+        looks = looks_of(self.family, recipe, self.options)
+        text, negative = (self._condition(t, looks, model) for t in (recipe.prompt, recipe.negative))
         return draw(pipe, self.parts, recipe, self.family.embedded_call(text, negative), self.options)
 
-    def _condition(self, caption: str, model: Any) -> dict[str, Tensor]:
-        entry = self.family.stack_text([self.text(caption)])
+    def _condition(self, caption: str, looks: list[Look], model: Any) -> dict[str, Tensor]:
+        entry = self.family.stack_text([self.text(caption, looks)])
         return {
             name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
             for name, value in entry.items()
         }
+
+
+def wanted(parts: Any, options: Any, prompts: Iterable[Prompt]) -> tuple[list[str], list[tuple[str, list[Look]]]]:
+    """What validation needs encoded: captions, and captions with the pictures that are seen with them."""
+    alone: list[str] = []
+    seen: list[tuple[str, list[Look]]] = []
+    for _, _, recipe in [] if options.validation_disable else Renderer(parts, options, dict).recipes(prompts, 0, ""):
+        looks = looks_of(parts.family, recipe, options)
+        for caption in (recipe.prompt, recipe.negative):
+            if looks:
+                seen.append((caption, looks))
+            else:
+                alone.append(caption)
+    return alone, seen
+
+
+def pictures_read(family: Family, recipe: Recipe, options: Any) -> list[Any]:
+    """The PIL pictures that the text encoder looks at with a recipe's prompt."""
+    if not recipe.picture or not family.flavour(options.model_flavour).reads or family.control(options):
+        return []
+    from PIL import Image
+
+    with Image.open(recipe.picture) as picture:
+        given = family.picture_call(picture, recipe.width, recipe.height, options)["image"]
+    return given if isinstance(given, list) else [given]
+
+
+def looks_of(family: Family, recipe: Recipe, options: Any) -> list[Look]:
+    """The same as pictures with names."""
+    found = []
+    for picture in pictures_read(family, recipe, options):
+        pixels = np.asarray(picture.convert("RGB"))
+        name = hashlib.sha256(pixels.tobytes() + repr(pixels.shape).encode()).hexdigest()
+        found.append(Look(name, pixels.view))
+    return found
 
 
 def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], options: Any) -> Frames:

@@ -22,6 +22,7 @@ from unittest.mock import MagicMock
 
 import torch
 from diffusers.pipelines.omnigen import pipeline_omnigen, processor_omnigen
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
@@ -49,6 +50,13 @@ REFERENCE = (128, 64)
 # OmniGen's own reader of prompts, whose pictures nobody reads here, also without torchvision
 vars(processor_omnigen).setdefault("transforms", MagicMock())
 pipeline_omnigen.OmniGenMultiModalProcessor = processor_omnigen.OmniGenMultiModalProcessor
+
+
+# the editing pipelines make a million pixels of any picture; here fewer
+for editing in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+    editing.calculate_dimensions = functools.partial(
+        lambda plain, area, ratio: plain(min(area, SIDE**2), ratio), editing.calculate_dimensions
+    )
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------
@@ -139,6 +147,17 @@ class Case:
             references = (latent_space.encode(pipe.vae, from_pil(seen), self.facts),)
         return Sample(pixels, x0, extras, references, to_pil(start))
 
+    def read(self, pipe: Any, caption: str) -> dict[str, Tensor]:
+        """The text condition of a caption, read with a picture where the family does so."""
+        return self.texts(pipe, [caption], SimpleNamespace(start=to_pil(photograph("coffee"))))[0]
+
+    def texts(self, pipe: Any, captions: list[str], sample: Any) -> list[dict[str, Tensor]]:
+        """The text conditions of captions, read with the sample's pictures where the family does so."""
+        if not self.family.flavour(self.flavour).reads:
+            return self.family.text_entries(pipe, captions, self.settings)
+        seen = [self.family.picture_call(sample.start, SIDE, SIDE, self.settings)["image"]]
+        return [self.family.seen_entry(pipe, caption, seen, self.settings) for caption in captions]
+
     def call(self, sample: Sample) -> dict[str, Any]:
         """Everything that the pipeline is given but the prompt, the steps and the draws."""
         size = (SIDE, SIDE, self.settings)
@@ -183,7 +202,7 @@ def from_pil(picture: Any) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def clip(name: str, frames: int) -> Tensor:
+def clip(name: str, frames: int = 5) -> Tensor:
     """A camera that moves over a photograph, (1, 3, frames, SIDE, SIDE) in -1..1."""
     wide = photograph(name, SIDE + 4 * frames, SIDE)
     return torch.stack([wide[..., 4 * i : 4 * i + SIDE] for i in range(frames)], dim=2)
@@ -260,7 +279,7 @@ def call_parity(case: Case) -> str | None:
     with torch.no_grad():
         sample = case.sample(pipe)
     for negative in (NEGATIVE, "") if family.negative_is_caption else ("",):
-        entries = family.text_entries(pipe, [PROMPT, negative], case.settings)
+        entries = case.texts(pipe, [PROMPT, negative], sample)
         if problem := _sampling_differs(case, pipe, sample, entries, negative):
             return problem
     return _batch_differs(case, pipe, sample, entries)
@@ -452,7 +471,7 @@ def correlation(case: Case, steps: int = 500, size: int = 8, rate: float = 3e-3)
         _standardise(case, pipe)
         sample = case.sample(pipe)
     x0 = sample.latents
-    (entry,) = family.text_entries(pipe, [PROMPT], case.settings)
+    (entry,) = case.texts(pipe, [PROMPT], sample)
     many = batch([sample] * size, torch.cat([x0] * size), case.started)
     _fit(case, pipe, many, family.stack_text([entry] * size), steps, rate)
     call = {**case.call(sample), **family.unguided_for(case.flavour)}

@@ -36,10 +36,11 @@ def test_a_captions_entry_holds_no_more_numbers_than_the_plan_counts(name, flavo
     pipe = tiny.build(family, flavour=flavour)
     configs = {part: getattr(pipe, part).config.to_dict() for part in family.tiny_for(flavour).encoders}
 
-    (entry,) = family.text_entries(pipe, ["a cat on a mat"], options)
+    entry = conformance.case(name, flavour).read(pipe, "a cat on a mat")
 
     held, counted = sum(tensor.numel() for tensor in entry.values()), family.text_numbers(configs, options)
-    assert held == counted or (held < counted and len(entry["text"]) < options.tokenizer_max_length)
+    is_short = len(entry["text"]) < options.tokenizer_max_length or family.flavour(flavour).reads
+    assert held == counted or (held < counted and is_short)
 
 
 def test_captions_given_are_left_as_they_are():

@@ -12,7 +12,7 @@ from PIL import Image
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.tools.verify import verify
-from tests.families.conformance import cases
+from tests.families.conformance import cases  # it also lets the editing pipelines make small pictures
 from tests.job.test_run import weights
 
 pytestmark = pytest.mark.slow

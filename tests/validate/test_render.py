@@ -18,7 +18,7 @@ from darkroom.families.components import Parts
 from darkroom.validate.clip import film, from_output
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
-from darkroom.validate.render import Renderer, arguments
+from darkroom.validate.render import Renderer, arguments, looks_of
 from darkroom.validate.validator import Validator
 from tests.families import conformance
 
@@ -45,7 +45,13 @@ def renderer(name: str, flavour: str, start: str = "") -> tuple[Renderer, torch.
 
 
 def encoder(parts: Parts):
-    return lambda caption: parts.family.text_entries(parts.text(), [caption], parts.options)[0]
+    def text(caption, looks):
+        if not looks:
+            return parts.family.text_entries(parts.text(), [caption], parts.options)[0]
+        pictures = [Image.fromarray(look.pixels()) for look in looks]
+        return parts.family.seen_entry(parts.text(), caption, pictures, parts.options)
+
+    return text
 
 
 @pytest.mark.parametrize(("name", "flavour"), conformance.cases())
@@ -58,13 +64,15 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     if family.trained_for(flavour) != family.held_for(flavour):
         family.alone(pipe, *family.trained_for(flavour))
     family.prepare(pipe, recipe.width, recipe.height)
-    text = [family.stack_text([made.text(caption)]) for caption in (recipe.prompt, recipe.negative)]
+    pipe = family.drawing(pipe, bool(recipe.picture), made.options)
+    looks = looks_of(family, recipe, made.options)
+    text = [family.stack_text([made.text(caption, looks)]) for caption in (recipe.prompt, recipe.negative)]
     stock = pipe(**family.embedded_call(*text), **arguments(family, recipe, made.options), return_dict=False)[0]
 
     gap = np.abs(picture.frames.astype(int) - from_output(stock).astype(int)).max()
     assert gap <= 1
     assert picture.frames.shape[1:] == (64, 64, 3)
-    assert len(picture.frames) == (5 if recipe.fps else 1)
+    assert len(picture.frames) == (family.latents_for(flavour).temporal + 1 if recipe.fps else 1)
     assert bool(recipe.picture) == (family.flavour(flavour).picture != "none")
 
 

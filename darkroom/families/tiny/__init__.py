@@ -24,11 +24,13 @@ if TYPE_CHECKING:
 SEED = 20260101
 
 
-def _of_transformers(part: Part) -> Any:
-    """A model from its config, or a processor, which has none."""
+def _of_transformers(part: Part, tokenizer: Any = None) -> Any:
+    """A model from its config, or a processor, which has none and may want a tokenizer."""
     cls = named(part.cls)
     if not hasattr(cls, "config_class"):
-        return cls(**part.config)
+        takes = inspect.signature(cls.__init__).parameters
+        own = {"tokenizer": tokenizer} if "tokenizer" in takes else {}
+        return cls(**{k: _of_transformers(v) if isinstance(v, Part) else v for k, v in part.config.items()}, **own)
     model = cls(cls.config_class(**part.config)).eval()
     if "empty_init" in inspect.signature(cls).parameters:
         _fill(model)
@@ -52,10 +54,10 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         parts: dict[str, Any] = {**spec.settings, **family.made_parts(flavour, renders=True)}
-        for name, part in {**spec.encoders, **spec.extras}.items():
-            parts[name] = _of_transformers(part)
         for name, kind in spec.tokenizers.items():
             parts[name] = TOKENIZERS[kind]()
+        for name, part in {**spec.encoders, **spec.extras}.items():
+            parts[name] = _of_transformers(part, parts.get("tokenizer"))
         if spec.vae:
             parts["vae"] = named(spec.vae.cls)(**spec.vae.config).eval()
         for module in parts["vae"].modules() if spec.vae else ():

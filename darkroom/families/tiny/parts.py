@@ -280,6 +280,14 @@ def flux2_vae() -> Part:
     )
 
 
+def qwen2_vl_processor() -> Part:
+    """What hands pictures to a Qwen2-VL model, few pixels of each; it wants the tokenizer too."""
+    few = {"min_pixels": 56 * 56, "max_pixels": 56 * 112}
+    return Part(
+        "darkroom.families.reading:Qwen2VLProcessor", {"image_processor": Part("Qwen2VLImageProcessorPil", few)}
+    )
+
+
 def clip_vision(width: int = 32, side: int = 30) -> dict[str, Part]:
     """A CLIP image encoder of two layers that reads squares of `side` pixels, and its processor."""
     return {

@@ -1,0 +1,16 @@
+"""A picture that is looked at while a caption is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Look:
+    """What names a picture, and how to get its pixels: uint8 (H, W, 3) or (F, H, W, 3)."""
+
+    name: str
+    pixels: Callable[[], np.ndarray]
