@@ -66,7 +66,10 @@ class Family:
     guides: ClassVar[tuple[str, ...]] = ()
     # the denoiser's argument that tells the tokens of one sequence apart: first padding, which is 0, last the picture
     packed_by: ClassVar[str | None] = None
-    # text parts that published folders lack, and the repositories that have them, each in a folder of its name
+    # the stock pipeline makes pixels in a way of its own, and not by one call of the VAE's decoder
+    pipeline_decodes: ClassVar[bool] = False
+    # parts that read text or pictures and that published folders lack, and the repositories that have them, each in a
+    # folder of its name
     elsewhere: ClassVar[Mapping[str, str]] = {}
     guidance_input: ClassVar[bool] = False
     # arguments of the stock pipeline's call with which it answers as the network does
@@ -222,6 +225,18 @@ class Family:
     def sample_identity(self, options: Any) -> dict[str, Any]:
         """Options that change `sample_entries`; part of the cache's name."""
         return {}
+
+    def frame_step(self, options: Any) -> int:
+        """Frames between two lengths of clips that can be trained on."""
+        return max(1, self.latents_for(options.model_flavour).temporal)
+
+    def least_frames(self, options: Any) -> int:
+        """Frames of the shortest clip that can be trained on."""
+        return 1
+
+    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
+        """The part of a batch that a step trains, as a batch. Draws come from `generator`."""
+        return batch
 
     # -- the step --------------------------------------------------------------------------------------------------
 

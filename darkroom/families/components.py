@@ -11,7 +11,7 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from darkroom.families.base import Family
 from darkroom.families.classes import named
 from darkroom.families.control import WithChannels, WithControlNet
 from darkroom.families.experts import Experts
-from darkroom.families.facts import Tiny
+from darkroom.families.facts import Part, Tiny
 from darkroom.families.pixels import PixelSpace
 from darkroom.families.repository import SINGLE_FILE, Repository, lacking
 
@@ -79,12 +79,13 @@ class Parts(Repository):
         """The family's stock pipeline with its text encoders and tokenizers only, on the device."""
         if self._text is None:
             family = self.family
-            absent = dict.fromkeys(["vae", *self.held, *family.guides, *family.idle_parts])
+            reader = self.family.text_pipeline_for(self.options.model_flavour)
+            eyes = [name for name, part in self.kinds.extras.items() if name in taken_by(reader) and is_model(part)]
+            absent = dict.fromkeys(["vae", *self.held, *eyes, *family.guides, *family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
                 extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_encoders(dtype)
-                reader = self.family.text_pipeline_for(self.options.model_flavour)
-                self._text = self._pipeline(reader, absent | extra, dtype)
+                self._text = self._pipeline(reader, extra | absent, dtype)
             for part in self._text.components.values():
                 if isinstance(part, torch.nn.Module):
                     part.requires_grad_(False).eval().to(self.device)
@@ -100,7 +101,7 @@ class Parts(Repository):
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         cls = named(name)
         parts = parts | self.family.made_parts(self.options.model_flavour, renders=False)
-        parts |= processors(cls, self.kinds, self.settings_base, self.hub)
+        parts = processors(name, self.kinds, self.settings_base, self.hub) | parts
         if self.is_single_file:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **parts)
         return cls.from_pretrained(self.base, dtype=dtype, **self._folder_arguments, **parts)
@@ -141,12 +142,13 @@ class Parts(Repository):
     def extra(self, name: str) -> Any:
         """What else reads a sample's pixels: an image encoder, frozen and on the device, or a processor."""
         if name not in self._extras:
-            cls = named(self.kinds.extras[name].cls)
-            is_model = issubclass(cls, torch.nn.Module)
-            arguments = {"dtype": self.text_dtype, **self._folder_arguments} if is_model else self.hub
-            with explained(f"The part '{name}'", self.settings_base, self._remedy):
-                part = cls.from_pretrained(self.settings_base, subfolder=name, **arguments)
-            self._extras[name] = part.requires_grad_(False).eval().to(self.device) if is_model else part
+            kind, place = self.kinds.extras[name], self.home(name)
+            arguments = {"dtype": self.text_dtype, **self._folder_arguments} if is_model(kind) else self.hub
+            with explained(f"The part '{name}'", place, self._remedy):
+                part = named(kind.cls).from_pretrained(
+                    place, subfolder=name, **(arguments if place == self.settings_base else {})
+                )
+            self._extras[name] = part.requires_grad_(False).eval().to(self.device) if is_model(kind) else part
         return self._extras[name]
 
     def unload_vae(self) -> None:
@@ -181,6 +183,16 @@ class Parts(Repository):
             return cls.from_pretrained(source, dtype=dtype)
         return cls.from_pretrained(source, subfolder=subfolder, dtype=dtype, **self._folder_arguments)
 
+    def separate(self, but: Collection[str]) -> dict[str, Any]:
+        """The parts that options take from a place of their own, by component and in the base's precision."""
+        held = {part: self.denoiser_source(part) for part in self.held if part not in but}
+        found = {
+            part: self._load_denoiser(*source, self.dtype) for part, source in held.items() if source[0] != self.base
+        }
+        if vae := self.options.pretrained_vae_model_name_or_path:
+            found["vae"] = self._load_vae(vae, self.dtype)
+        return found | self._separate_encoders(self.dtype)
+
     def bystander(self, name: str) -> Any:
         """A denoiser of the base that pictures are drawn with and nobody trains, frozen and on the device."""
         if name not in self._extras:
@@ -211,7 +223,7 @@ class Parts(Repository):
         }
         # a component is a row of library and class; the rest is what the pipeline is told
         parts |= {name: value for name, value in self.index.items() if name in known and not isinstance(value, list)}
-        parts |= {name: self.extra(name) for name in self.kinds.extras}
+        parts |= {name: self.extra(name) for name in self.kinds.extras if name in known}
         live = self._live(denoiser)
         others = set(self.held) - live.keys() if self.options.wan_validation_load_other_stage else ()
         parts |= self.family.made_parts(self.options.model_flavour, renders=True)
@@ -259,28 +271,38 @@ class Parts(Repository):
 
 
 def from_elsewhere(family: Family, kinds: Tiny, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The text parts that a base lacks, loaded from where they are."""
+    """The parts for text and pictures that a base lacks, loaded from where they are."""
     from transformers import AutoTokenizer
 
     found: dict[str, Any] = {}
+    readers = {**kinds.encoders, **kinds.extras}
     for part in lacking(family, index):
         place = family.elsewhere[part]
-        if part in kinds.encoders:
-            found[part] = named(kinds.encoders[part].cls).from_pretrained(place, subfolder=part, dtype=dtype)
+        if part in readers:
+            precision = {"dtype": dtype} if is_model(readers[part]) else {}
+            found[part] = named(readers[part].cls).from_pretrained(place, subfolder=part, **precision)
         else:
             found[part] = AutoTokenizer.from_pretrained(place, subfolder=part)
     return found
 
 
-def processors(cls: Any, kinds: Tiny, base: str, hub: Mapping[str, Any]) -> dict[str, Any]:
-    """The processors of pictures that a pipeline class takes, as the family reads with them."""
-    taken = inspect.signature(cls.__init__).parameters
-    found = {name: named(part.cls) for name, part in kinds.extras.items() if name in taken}
+def processors(name: str, kinds: Tiny, base: str, hub: Mapping[str, Any]) -> dict[str, Any]:
+    """The processors of pictures that a pipeline takes, as the family reads with them."""
     return {
-        name: kind.from_pretrained(base, subfolder=name, **hub)
-        for name, kind in found.items()
-        if not issubclass(kind, torch.nn.Module)
+        part: named(kind.cls).from_pretrained(base, subfolder=part, **hub)
+        for part, kind in kinds.extras.items()
+        if part in taken_by(name) and not is_model(kind)
     }
+
+
+def taken_by(pipeline: str) -> set[str]:
+    """The components that a pipeline's constructor takes."""
+    return set(inspect.signature(named(pipeline).__init__).parameters)
+
+
+def is_model(part: Part) -> bool:
+    """Has a part weights?"""
+    return issubclass(named(part.cls), torch.nn.Module)
 
 
 def scheduler_config(parts: Parts) -> dict[str, Any]:

@@ -218,7 +218,10 @@ class Repository:
         needed = [name for name in (*self.kinds.encoders, *self.kinds.extras) if name not in family.elsewhere]
         others = [n for n in families.names() if n != family.name and families.get(n).pipeline == held]
         mine = {family.pipeline_for(name) for name in family.flavours}
-        is_other = any(not class_of(part) for part in needed) or bool(others and held not in mine)
+        is_other = any(not class_of(part) for part in needed)
+        if not is_other and all(self.denoiser_source(part)[0] != self.base for part in self.held):
+            return  # whatever else it holds, its denoiser is not used
+        is_other |= bool(others and held not in mine)
         siblings = [name for name in family.flavours if family.pipeline_for(name) == held]
         if siblings and held != self.pipeline:
             flavour = self.options.model_flavour or family.default_flavour
@@ -308,14 +311,14 @@ class Repository:
         beside = self.family.sample_identity(self.options)
         if not beside:
             return self.vae_identity()
-        extras = [self._identity(name, self.base) for name in self.kinds.extras]
+        extras = [self._identity(name, self.home(name)) for name in self.kinds.extras]
         return digest([self.vae_identity(), beside, str(self.text_dtype), extras])
 
     def base_identity(self) -> dict[str, str]:
         """What the lock file says of the base weights."""
         places = [self.denoiser_source(part) for part in self.trained]
         identities = [self._identity(subfolder, source) for source, subfolder in places]
-        return {"source": places[0][0], "denoiser": identities[0] if len(identities) == 1 else digest(identities)}
+        return {"source": self.base, "denoiser": identities[0] if len(identities) == 1 else digest(identities)}
 
     def _identity(self, subfolder: str, source: str) -> str:
         path = Path(source)

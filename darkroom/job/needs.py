@@ -18,7 +18,7 @@ def needs(family: Family, config: Any) -> Needs:
         family.name,
         family.title,
         media=frozenset(kind for word, kind in MEDIA.items() if word in supports),
-        frames=FrameRule(step=max(1, latents.temporal)),
+        frames=FrameRule(family.frame_step(config), family.least_frames(config)),
         fps=config.framerate or family.fps_for(config.model_flavour),
         downscale=latents.downscale,
         temporal=latents.temporal,

@@ -46,6 +46,7 @@ class Denoise:
 
     def __call__(self, model: Any, batch: Any, step: int) -> Outcome:
         """One batch, forward only. Everything after the network runs in float32."""
+        batch = self.family.portion(batch, self.options, self.draws.structure)
         x0 = batch.latents.float()
         t = self._times(x0, batch.timestep_offset).to(x0.device)  # (B,)
         noise = self._noise(x0)

@@ -120,6 +120,13 @@ class FamilyOptions(Section):
         families=_LTX,
         when=_LTX_I2V,
     )
+    framepack_latent_window_size: int = option(
+        9,
+        "Latent frames of one section that FramePack draws.",
+        ge=1,
+        level="expert",
+        families=("framepack",),
+    )
     timestep_boundary: float | None = option(
         None,
         "Noise level at which the denoiser for low noise takes over, 0 to 1 (or 0 to 1000); left out, the flavour's.",

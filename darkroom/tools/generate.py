@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import CONTROLNET, Family
 from darkroom.families.classes import named
-from darkroom.families.components import explained, from_elsewhere, processors, quiet
+from darkroom.families.components import Parts, explained, from_elsewhere, processors, quiet
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.validate import clip, schedulers
 from darkroom.validate.recipe import Recipe
@@ -56,12 +57,15 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, 
     with explained(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
-        cls = named(family.drawn_by(options))
+        name = family.drawn_by(options)
+        cls, kinds = named(name), family.tiny_for(options.model_flavour)
         idle = {part: None for part in family.idle_parts if part not in cls._optional_components}
-        parts = {**idle, **family.made_parts(options.model_flavour, renders=True), **parts}
-        parts = processors(cls, family.tiny_for(options.model_flavour), base, {}) | parts
+        places = SimpleNamespace(**{**vars(options), "pretrained_model_name_or_path": base})
+        own = Parts(family, places, torch.device("cpu"), dtype).separate(set(parts))
+        own |= processors(name, kinds, base, {})
         if family.elsewhere:
-            parts |= from_elsewhere(family, family.tiny_for(options.model_flavour), cls.load_config(base), dtype)
+            own |= from_elsewhere(family, kinds, cls.load_config(base), dtype)
+        parts = {**idle, **family.made_parts(options.model_flavour, renders=True), **own, **parts}
         if options.controlnet and CONTROLNET not in parts:
             assert family.controlnet is not None
             parts[CONTROLNET] = named(family.controlnet.cls).from_pretrained(

@@ -197,6 +197,8 @@ def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], option
     call = arguments(parts.family, recipe, options)
     given = parts.family.known_to_pipeline({**prompt, **call}, options)
     parts.family.prepare(pipe, recipe.width, recipe.height)
+    if parts.family.pipeline_decodes:
+        return clip.from_output(pipe(**given, output_type="np", return_dict=False)[0])
     sampled = pipe(**given, output_type="latent", return_dict=False)[0]
     scale = parts.latents.downscale
     latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)

@@ -27,6 +27,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from darkroom import families
+from darkroom.data.sample import Batch
 from darkroom.families import latents as latent_space
 from darkroom.families import tiny
 from darkroom.families.base import Family
@@ -111,13 +112,24 @@ class Case:
 
     @property
     def frames(self) -> int:
-        """Frames of the sample: two latent frames."""
-        return self.facts.temporal + 1
+        """Frames of the sample: the shortest clip with more than one latent frame."""
+        return max(self.family.least_frames(self.settings), 1 + self.family.frame_step(self.settings))
+
+    @property
+    def trained_shape(self) -> tuple[int, ...]:
+        """Shape of what a step trains of it."""
+        return tuple(self.trained(self.sample(self.pipe())).shape[1:])
+
+    def trained(self, sample: Sample) -> Tensor:
+        """What a step trains of a sample's latents."""
+        return self.family.portion(batch([sample], sample.latents), self.settings, torch.Generator()).latents
 
     def pipe(self, **denoiser: Any) -> Any:
         """The tiny pipeline. One that cleans prompts by an optional package cleans none of ours without it."""
         pipe = tiny.build(self.family, denoiser, self.flavour)
         self.family.prepare(pipe, SIDE, SIDE)
+        if hasattr(pipe, "vae"):
+            _encode_to_means(pipe.vae)
         pipe = self.family.drawing(pipe, self.started, self.settings)
         vars(sys.modules[type(pipe).__module__]).setdefault("ftfy", SimpleNamespace(fix_text=str))
         return pipe
@@ -219,17 +231,19 @@ def batch(samples: list[Sample], latents: Tensor, started: bool = False) -> Any:
     """A training batch without text: uncropped samples of the pipeline's size, at the given latents."""
     count = len(latents)
     size = torch.tensor([[SIDE, SIDE]] * count)
-    return SimpleNamespace(
+    return Batch(
         latents=latents,
+        cond={},
+        captions=[""] * count,
+        paths=["one"] * count,
+        dropped=torch.zeros(count, dtype=torch.bool),
+        dataset="samples",
         extras={name: torch.cat([s.extras[name] for s in samples]) for name in samples[0].extras},
         references=tuple(map(torch.cat, zip(*(s.references for s in samples), strict=True))),
         original_sizes=size,
         target_sizes=size,
         crops=torch.zeros(count, 2, dtype=torch.long),
-        is_regularisation=False,
-        timestep_offset=0.0,
         is_i2v=started,
-        slider_strength=None,
     )
 
 
@@ -348,7 +362,7 @@ def _noise_level(family: Family, scheduler: Any, timestep: Tensor) -> Tensor:
 def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
     """The noised latents in the denoiser's first argument; what it is given besides comes behind them."""
     first = next(iter(call.values()))
-    own = case.family.to_pipeline(torch.zeros(1, *case.shape)).shape
+    own = case.family.to_pipeline(torch.zeros(1, *case.trained_shape)).shape
     if isinstance(first, list):  # of pictures as clips of one frame
         first = torch.stack(first).squeeze(2)
     if case.family.packed_by:
@@ -376,8 +390,9 @@ def _predict(
 ) -> Tensor:
     family = case.family
     draws = torch.Generator().manual_seed(0)
-    cond = family.stack_text(entries)
-    cond |= family.conditions(batch(samples, x_t, case.started), case.settings, draws)
+    latents = torch.cat([sample.latents for sample in samples])
+    trained = family.portion(batch(samples, latents, case.started), case.settings, draws)
+    cond = family.stack_text(entries) | family.conditions(trained, case.settings, draws)
     with torch.no_grad():
         return family.predict(model, x_t, t, cond)
 
@@ -420,7 +435,7 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
             if weight.ndim > 1 and not weight.any():
                 # what starts at zero hides all that is before it
                 weight.normal_(std=0.1)
-    x_t = torch.randn(2, *case.shape, generator=torch.Generator().manual_seed(1))
+    x_t = torch.randn(2, *case.trained_shape, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.5, 0.5] if case.family.prediction == "flow_matching" else [500, 500])
     both = _predict(case, model, x_t, t, samples, entries)
     alone = [
@@ -450,11 +465,14 @@ def latent_parity(case: Case) -> str | None:
 
     pipe.vae.decode = decode
     # whatever the sampler does, this is its result: not every pipeline lets a callback change it
-    finished = SchedulerOutput(prev_sample=family.to_pipeline(sample.latents))
+    trained = case.trained(sample)
+    finished = SchedulerOutput(prev_sample=family.to_pipeline(trained))
     pipe.scheduler.step = lambda *_, **__: finished
     pipe(**family.prompt_call(PROMPT, "", case.settings), **case.call(sample), num_inference_steps=2)
     if seen[-1].shape != encoded.shape:
         return f"the decoder was given {tuple(seen[-1].shape)}, not {tuple(encoded.shape)}"
+    if encoded.ndim == 5:  # what a clip starts from is nothing that was drawn
+        seen[-1], encoded = (z[:, :, -trained.shape[2] :] for z in (seen[-1], encoded))
     gap = (seen[-1] - encoded).abs().max().item() / encoded.std().item()
     return f"the decoder was given latents that differ by {gap:.3g} standard deviations" if gap > 1e-4 else None
 
@@ -483,6 +501,19 @@ def correlation(case: Case, steps: int = 500, size: int = 8, rate: float = 3e-3)
     if found.shape != x0.shape:  # the pipeline has already made what its decoder takes
         found = latent_space.NORMALISERS[case.facts.normaliser][0](found, pipe.vae)
     return torch.corrcoef(torch.stack([found.flatten(), x0.flatten()]))[0, 1].item()
+
+
+def _encode_to_means(vae: Any) -> None:
+    """Some pipelines draw from what the VAE knows of a picture to start from; a cache keeps its mean."""
+    plain = vae.encode
+
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        answer = plain(*args, **kwargs)
+        if hasattr(answer, "latent_dist"):
+            answer.latent_dist.sample = lambda *_, **__: answer.latent_dist.mode()
+        return answer
+
+    vae.encode = encode
 
 
 def _standardise(case: Case, pipe: Any) -> None:
@@ -522,7 +553,7 @@ def _fit(case: Case, pipe: Any, many: Any, text: dict[str, Tensor], steps: int, 
         ema=None,
         options=settings,
     )
-    fixed = SimpleNamespace(**vars(many), cond=text, paths=["one"], mask=None)
+    fixed = dataclasses.replace(many, cond=text)
     for step in range(steps):
         stepper([fixed], step)
     model.eval()

@@ -40,6 +40,7 @@ class Told:
         told = SimpleNamespace(
             title=family.title,
             predict=predict,
+            portion=lambda batch, *_: batch,
             conditions=lambda *_: conditions or {},
             latents_for=family.latents_for,
             seeing=lambda model, *_: model,

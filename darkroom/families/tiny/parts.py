@@ -288,6 +288,24 @@ def qwen2_vl_processor() -> Part:
     )
 
 
+def siglip(width: int = 32, side: int = 28) -> dict[str, Part]:
+    """A SigLIP image encoder of two layers that reads squares of `side` pixels, and its processor."""
+    return {
+        "image_encoder": Part(
+            "SiglipVisionModel",
+            {
+                "hidden_size": width,
+                "intermediate_size": 37,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "image_size": side,
+                "patch_size": side // 2,
+            },
+        ),
+        "feature_extractor": Part("SiglipImageProcessorPil", {"size": {"height": side, "width": side}}),
+    }
+
+
 def clip_vision(width: int = 32, side: int = 30) -> dict[str, Part]:
     """A CLIP image encoder of two layers that reads squares of `side` pixels, and its processor."""
     return {

@@ -1,0 +1,13 @@
+from tests.families.faults.kit import Fault, conditions, entries, mask_of_ones, predict, text
+
+FAULTS = [
+    Fault("sign of the answer", "framepack", "oracle", predict(lambda plain, *a: -plain(*a))),
+    Fault("time scale", "framepack", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
+    Fault("guidance", "framepack", "call parity", conditions("guidance", lambda g: g / 1000)),
+    Fault("place of the section", "framepack", "call parity", conditions("indices_latents", lambda i: i - 1)),
+    Fault("what is whole", "framepack", "call parity", conditions("latents_clean", lambda z: z.flip(2))),
+    Fault("start", "framepack", "call parity", entries("start", lambda z: z * 1.1)),
+    Fault("picture's features", "framepack", "call parity", entries("image", lambda e: e[:, 1:])),
+    Fault("mask of the padding", "framepack", "call parity", text(mask_of_ones)),
+    Fault("latent scale", "framepack", "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
+]
