@@ -154,13 +154,13 @@ def mistral3(layers: int, width: int = 32, cls: str = "Mistral3ForConditionalGen
     )
 
 
-def qwen2_vl(width: int = 32) -> Part:
+def qwen2_vl(width: int = 32, vocabulary: int = 300) -> Part:
     """A Qwen2.5-VL language model of two layers for the chat tokenizer, and the picture reader it comes with."""
     return Part(
         "Qwen2_5_VLForConditionalGeneration",
         {
             "text_config": {
-                **_decoder(300, 2, width),
+                **_decoder(vocabulary, 2, width),
                 "max_position_embeddings": 4096,
                 "bos_token_id": 256,
                 "eos_token_id": 258,

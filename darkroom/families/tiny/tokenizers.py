@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import weakref
 from collections.abc import Callable
@@ -47,15 +48,25 @@ CHAT = (
 )
 
 
-def _chat_tokenizer() -> Any:
+def _chat_tokenizer(words: tuple[str, ...] = CHAT_WORDS) -> Any:
     from tokenizers import AddedToken, pre_tokenizers
     from transformers import Qwen2Tokenizer
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Qwen2Tokenizer(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[], chat_template=CHAT)
     tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in CHAT_MARKS], special_tokens=True)
-    tokenizer.add_tokens(list(CHAT_WORDS))
+    tokenizer.add_tokens(list(words))
     return tokenizer
+
+
+def _kandinsky5_tokenizer(pipeline: str) -> Any:
+    """Every word of the instruction is one token, as for the real one: the pipeline for images drops the first 40."""
+    from darkroom.families.classes import named
+
+    cls = named(pipeline)
+    parts = dict.fromkeys(inspect.signature(cls.__init__).parameters.keys() - {"self"})
+    instruction = re.sub(r"<\|\w+\|>", "", cls(**parts).prompt_template)
+    return _chat_tokenizer(tuple(dict.fromkeys(re.findall(r" ?[A-Za-z]+", instruction))))
 
 
 def _gemma_tokenizer() -> Any:
@@ -116,6 +127,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "clip_g": lambda: _clip_tokenizer(("!!",)),
     "t5": _t5_tokenizer,
     "chat": _chat_tokenizer,
+    "kandinsky5_image": lambda: _kandinsky5_tokenizer("Kandinsky5T2IPipeline"),
     "gemma": _gemma_tokenizer,
     "chatglm": _chatglm_tokenizer,
     "llama": _llama_tokenizer,
