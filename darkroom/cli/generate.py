@@ -48,9 +48,7 @@ def run(argv: list[str]) -> int:
     from darkroom.core.files import safe_name
     from darkroom.core.units import parse_resolutions
     from darkroom.families.repository import locate
-    from darkroom.media.video import write_mp4
     from darkroom.tools import generate
-    from darkroom.validate import clip
     from darkroom.validate.recipe import Recipe
     from darkroom.validate.render import call_of
 
@@ -88,11 +86,11 @@ def run(argv: list[str]) -> int:
                 picture=chosen.image or "", fps=(options.framerate or fps) if fps else 0.0,
             )  # fmt: skip
             path = Path(chosen.output) / f"{safe_name(prompt, 60)}_{chosen.seed + i}.png"
-            frames = generate.render(pipe, family, recipe, options)
-            recipe.save(clip.film(frames), path)
+            made = generate.render(pipe, family, recipe, options)
+            recipe.save(made.image, path)
             print(path)
-            if len(frames) > 1:
-                write_mp4(path.with_suffix(".mp4"), frames, recipe.fps)
+            if made.is_clip:
+                made.write(path.with_suffix(".mp4"), recipe.fps)
                 print(path.with_suffix(".mp4"))
     return 0
 

@@ -57,7 +57,7 @@ class Caching:
 
     def encode_samples_with(self, encode: EncodePixels, plain: EncodePixels) -> None:
         """The encoders of samples and of pictures beside them, also for those on demand."""
-        self._encoders = latents_by(encode), latents_by(plain)
+        self._encoders = latents_by(encode, self.needs.sound is not None), latents_by(plain)
 
     def encoder_of(self, c: Companion | None) -> tuple[str, Encode | None]:
         """Identity and encoder of samples (None) or of what is beside them."""
@@ -112,6 +112,7 @@ class Caching:
             encode if live else None,
             keep=not entry.vae_cache_disable,
             watch=self.watch,
+            sound=self.needs.sound if c is None else None,
         )
 
     def to_fill(self, d: PlannedDataset) -> Iterator[tuple[SampleCache | None, np.ndarray]]:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from darkroom.data.sample_cache import Encode
 
-EncodePixels = Callable[["Tensor"], "Tensor | Mapping[str, Tensor]"]
-"""(B, 3, H, W) or (B, 3, F, H, W) float32 in -1..1 to latents, or to several tensors of which one is "latents"."""
+EncodePixels = Callable[..., "Tensor | Mapping[str, Tensor]"]
+"""(B, 3, H, W) or (B, 3, F, H, W) float32 in -1..1 to latents, or to several tensors of which one is "latents". Where
+sound is trained on, that of each sample follows, (channels, N) or None."""
 
 
 def pixels_of(samples: Sequence[np.ndarray]) -> Tensor:
@@ -26,11 +27,11 @@ def pixels_of(samples: Sequence[np.ndarray]) -> Tensor:
     return stacked.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def latents_by(encode: EncodePixels) -> Encode:
-    """The encoder of latents and whatever the family keeps beside them."""
+def latents_by(encode: EncodePixels, hears: bool = False) -> Encode:
+    """The encoder of latents and whatever the family keeps beside them; one that `hears` is given the sounds too."""
 
-    def run(samples: list[np.ndarray]) -> list[Mapping[str, Any]]:
-        made = encode(pixels_of(samples))
+    def run(samples: list[np.ndarray], sounds: list[np.ndarray | None]) -> list[Mapping[str, Any]]:
+        made = encode(pixels_of(samples), sounds) if hears else encode(pixels_of(samples))
         named = made if isinstance(made, Mapping) else {"latents": made}
         counts = {name: len(tensor) for name, tensor in named.items()}
         if set(counts.values()) != {len(samples)}:
@@ -55,7 +56,7 @@ def masks_by(kind: Literal["mask", "segmentation"], needs: Needs) -> Encode:
         frames = torch.from_numpy(np.stack([loss_mask(frame, kind, height, width) for frame in pixels]))
         return latent_frames(frames, max(1, needs.temporal))[None]
 
-    return lambda samples: [{"mask": one(pixels)} for pixels in samples]
+    return lambda samples, _: [{"mask": one(pixels)} for pixels in samples]
 
 
 def latent_frames(frames: Tensor, temporal: int) -> Tensor:
@@ -67,7 +68,7 @@ def latent_frames(frames: Tensor, temporal: int) -> Tensor:
     return torch.cat([first, whole.reshape(-1, temporal, *frames.shape[1:]).mean(1)])
 
 
-def pixels_as_they_are(samples: list[np.ndarray]) -> list[Mapping[str, Any]]:
+def pixels_as_they_are(samples: list[np.ndarray], _: Any) -> list[Mapping[str, Any]]:
     """Control pictures that the model sees as pixels: "pixels" uint8 (3, H, W) or (3, F, H, W)."""
     import torch
 

@@ -22,6 +22,7 @@ class Needs:
     reads       what its text encoder looks at beside a caption: "references", the "start" of the sample, or nothing
     control     how a control picture reaches it: as "latents", as "pixels", or not at all; wants_control: every sample
                 must bring one
+    sound       the sound of clips that it trains on: samples a second, and channels
     """
 
     name: str
@@ -36,6 +37,7 @@ class Needs:
     reads: str = ""
     control: str | None = None
     wants_control: bool = False
+    sound: tuple[int, int] | None = None
 
     @property
     def called(self) -> str:

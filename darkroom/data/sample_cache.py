@@ -26,7 +26,7 @@ from darkroom.data.index import REASONS, Index
 from darkroom.data.scan import is_clip
 from darkroom.data.team import ALONE, Team
 from darkroom.data.watch import QUIET, Watch
-from darkroom.media import video
+from darkroom.media import audio, video
 from darkroom.media.images import BadPicture, prepare
 from darkroom.media.look import Look
 from darkroom.options.datasets import SampleDataset
@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
     from darkroom.data.index import Say
 
-Encode = Callable[[list[np.ndarray]], "Sequence[Mapping[str, Tensor]]"]
-"""Prepared samples of one shape, uint8 (H, W, 3) or (F, H, W, 3), to the tensors of each, without a batch axis."""
+Encode = Callable[[list[np.ndarray], "list[np.ndarray | None]"], "Sequence[Mapping[str, Tensor]]"]
+"""Prepared samples of one shape, uint8 (H, W, 3) or (F, H, W, 3), and the sound of each, float32 (channels, N) in -1..1
+or None, to the tensors of each, without a batch axis."""
 
 SAVE_SECONDS = 60.0
 DAMAGED = ("damaged", "truncated", "empty file", "not a picture", "not a video", "no video stream")
@@ -47,18 +48,21 @@ DAMAGED = ("damaged", "truncated", "empty file", "not a picture", "not a video",
 
 @dataclass(frozen=True)
 class Prepared:
-    """One sample on its way to the encoder. `pixels` is None when the cache has the entry."""
+    """One sample on its way to the encoder. `pixels` is None when the cache has the entry; `sound` of a clip that has
+    some and whose sound is trained on."""
 
     row: int
     content: str
     key: str
     pixels: np.ndarray | None
+    sound: np.ndarray | None = None
 
 
 class SampleCache:
     """What is kept of one dataset's samples by one encoder.
 
-    With `encode` an entry that is not there is made when it is asked for, and with `keep` it is also stored.
+    With `encode` an entry that is not there is made when it is asked for, and with `keep` it is also stored. `sound`,
+    samples a second and channels, asks for the sound of clips.
     """
 
     def __init__(
@@ -70,8 +74,9 @@ class SampleCache:
         encode: Encode | None = None,
         keep: bool = True,
         watch: Watch = QUIET,
+        sound: tuple[int, int] | None = None,
     ):
-        self.watch = watch
+        self.watch, self.sound = watch, sound
         self.cache, self.index, self.identity, self.clipping = cache, index, identity, clipping
         self.encode, self.keep = encode, keep
         self._base = hashlib.sha256(f"latents\0{VERSION}\0{identity}\0".encode())
@@ -157,7 +162,7 @@ class SampleCache:
         if made.pixels is None:
             return self.cache.get(made.key)
         assert self.encode is not None
-        tensors = dict(self.encode([made.pixels])[0])
+        tensors = dict(self.encode([made.pixels], [made.sound])[0])
         self._check_finite(row, tensors)
         if self.keep:
             self.cache.put(made.key, tensors)
@@ -291,17 +296,23 @@ class SampleCache:
             return Prepared(row, content, key, None)
         source: Any = local if local is not None else io.BytesIO(data or b"")
         at = self.index.numbers
-        numbers = frame_numbers(
-            self.clipping,
-            video.times(source),
-            int(at["start"][row]),
-            int(at["count"][row]),
-            float(at["fps"][row]),
-        )
+        times, count = video.times(source), int(at["count"][row])
+        numbers = frame_numbers(self.clipping, times, int(at["start"][row]), count, float(at["fps"][row]))
         source = local if local is not None else io.BytesIO(data or b"")
-        return Prepared(
-            row, content, key, video.prepare_clip(source, numbers, self.index.sizes(row), self.index.crop(row))
-        )
+        pixels = video.prepare_clip(source, numbers, self.index.sizes(row), self.index.crop(row))
+        source = local if local is not None else io.BytesIO(data or b"")
+        return Prepared(row, content, key, pixels, self._sound(source, float(times[numbers[0]]), count))
+
+    def _sound(self, source: Any, start: float, frames: int) -> np.ndarray | None:
+        """The sound to `frames` of a film, as the model will play them, from second `start` on: (channels, N)."""
+        if self.sound is None or self.clipping is None or not self.clipping.needs.fps:
+            return None
+        try:
+            return audio.read_sound(source, *self.sound, start, frames / self.clipping.needs.fps, shorter=True)
+        except BadPicture as bad:
+            if bad.reason == "no audio stream":
+                return None
+            raise
 
     def _content_of_clip(self, path: str, local: Path | None, data: bytes | None) -> str:
         """The hash of a clip's bytes, computed once in this object's life."""
@@ -327,7 +338,7 @@ class SampleCache:
 
     def _encode(self, encode: Encode, group: list[Prepared]) -> list[dict[str, Tensor]]:
         """One call of the encoder. Raises DataError when it answers with numbers that are not finite."""
-        made = encode([p.pixels for p in group if p.pixels is not None])
+        made = encode([p.pixels for p in group if p.pixels is not None], [p.sound for p in group])
         if len(made) != len(group):
             raise ValueError(f"the encoder returned {len(made)} results for {len(group)} samples")
         for prepared, tensors in zip(group, made, strict=True):

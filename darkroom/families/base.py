@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Latents, Tiny
+from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Latents, SoundTrack, Tiny
 from darkroom.families.text import split, stack
 
 if TYPE_CHECKING:
@@ -68,6 +68,12 @@ class Family:
     packed_by: ClassVar[str | None] = None
     # the stock pipeline makes pixels in a way of its own, and not by one call of the VAE's decoder
     pipeline_decodes: ClassVar[bool] = False
+    # with output_type="latent" the stock pipeline hands over what the VAE takes
+    hands_over_raw: ClassVar[bool] = False
+    # streams that are denoised beside the first, kept in a sample's extras, and the network's argument for each
+    beside: ClassVar[Mapping[str, str]] = {}
+    # the sound track that a clip brings
+    sound: ClassVar[SoundTrack | None] = None
     # parts that read text or pictures and that published folders lack, and the repositories that have them, each in a
     # folder of its name
     elsewhere: ClassVar[Mapping[str, str]] = {}
@@ -222,6 +228,14 @@ class Family:
         """
         return {}
 
+    def sound_entries(self, parts: Any, sound: Tensor, seconds: float) -> Cond:
+        """What is cached of a clip's sound, (B, channels, N) as `sound` asks for it, over `seconds` of film."""
+        raise TypeError(f"{type(self).__name__} has no sound")
+
+    def sound_latents(self, vae: Any, latents: Tensor) -> Tensor:
+        """Latents of sound, as its VAE has them, as the network takes them."""
+        raise TypeError(f"{type(self).__name__} has no sound")
+
     def sample_identity(self, options: Any) -> dict[str, Any]:
         """Options that change `sample_entries`; part of the cache's name."""
         return {}
@@ -255,6 +269,10 @@ class Family:
     def alone(self, pipe: Any, component: str) -> None:
         """Let one of a stock pipeline's experts answer at all noise levels."""
         raise TypeError(f"{type(self).__name__} has no experts")
+
+    def predict_all(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
+        """The answer, and those for the streams in `beside`, whose noised latents `cond` has under their names."""
+        return self.predict(model, x_t, t, cond), {}
 
     # -- control ---------------------------------------------------------------------------------------------------
 
@@ -365,6 +383,10 @@ class Family:
     def prepare(self, pipe: Any, width: int, height: int) -> None:
         """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
 
+    def sound_of(self, pipe: Any, made: Any) -> tuple[Any, int] | None:
+        """The sound of what the stock pipeline returned, (channels, N) in -1..1, and its rate."""
+        return None
+
     def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
         """Parts that the stock pipeline insists on and no folder has; some are needed only by one that renders."""
         return {}
@@ -392,7 +414,6 @@ TINY_DEFAULTS: Mapping[str, Any] = {
 
 def config_of(model: Any) -> Any:
     """The denoiser's config, also behind DistributedDataParallel or a compiled wrapper."""
-    for attribute in ("module", "_orig_mod"):
-        while hasattr(model, attribute):
-            model = getattr(model, attribute)
-    return model.config
+    from darkroom.families.classes import bare
+
+    return bare(model).config

@@ -31,6 +31,14 @@ def regrouped(pipe: Any, name: str) -> Any:
     return made
 
 
+def bare(model: Any) -> Any:
+    """The denoiser itself, also behind DistributedDataParallel or a compiled wrapper."""
+    for attribute in ("module", "_orig_mod"):
+        while hasattr(model, attribute):
+            model = getattr(model, attribute)
+    return model
+
+
 def short(name: str) -> str:
     """The name that a model's index has for the class.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +44,13 @@ class Latents:
         """Shape of the latent of `frames` frames of `height` x `width` pixels: (C, h, w), for video (C, F, h, w)."""
         depth = ((frames - 1) // self.temporal + 1,) if self.temporal else ()
         return (self.channels, *depth, height // self.downscale, width // self.downscale)
+
+
+class SoundTrack(NamedTuple):
+    """The sound that a family is trained on: samples a second, and channels."""
+
+    rate: int
+    channels: int
 
 
 @dataclasses.dataclass(frozen=True)

@@ -27,4 +27,5 @@ def needs(family: Family, config: Any) -> Needs:
         reads=family.flavour(config.model_flavour).reads,
         control=family.sees(config),
         wants_control=family.control(config) is not None,
+        sound=family.sound,
     )

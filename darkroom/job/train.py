@@ -8,7 +8,7 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -300,13 +300,15 @@ def stills(pictures: list[Any]) -> list[Any]:
 def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
     """Fill the latent cache and let the VAE go. Pictures that turn out damaged must leave enough for a batch."""
     from darkroom.families import latents
+    from darkroom.families.sound import heard
 
     def plain(pictures: torch.Tensor) -> torch.Tensor:
         return latents.encode(parts.vae(), pictures, parts.latents).cpu()
 
-    def encode(pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+    def encode(pictures: torch.Tensor, sounds: Sequence[Any] = ()) -> dict[str, torch.Tensor]:
         z = plain(pictures)
         beside = run.family.sample_entries(parts, pictures, z, run.config)
+        beside |= heard(run.family, parts, sounds, pictures.shape[2] if pictures.ndim == 5 else 1, run.config)
         return {"latents": z, **{name: tensor.cpu() for name, tensor in beside.items()}}
 
     with phase(run.bus, "latent cache"):

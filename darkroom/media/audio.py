@@ -82,11 +82,14 @@ def probe(source: Source) -> Sound:
         return Sound(samples / rate, rate, channels, samples)
 
 
-def read_sound(source: Source, rate: int, channels: int, start: float, seconds: float) -> np.ndarray:
+def read_sound(
+    source: Source, rate: int, channels: int, start: float, seconds: float, shorter: bool = False
+) -> np.ndarray:
     """`seconds` of sound from second `start` on: float32 (channels, round(seconds * rate)) in -1..1. Raises BadPicture.
 
     `channels` is 1, 2 or the number the file has; `rate` is in samples a second. Before a track that starts later than
-    the film there is silence. A stretch that ends after the sound does is "truncated", unless by less than `SHORT`.
+    the film there is silence. A stretch that ends after the sound does is "truncated", unless by less than `SHORT` or
+    with `shorter`: then silence follows.
     """
     count, first = round(seconds * rate), round(start * rate)
     if rate < 1 or channels < 1 or count < 1 or first < 0:
@@ -115,7 +118,8 @@ def read_sound(source: Source, rate: int, channels: int, start: float, seconds: 
         if reached < count - SHORT * rate:
             if problem:
                 raise BadPicture("damaged", problem)
-            raise BadPicture("truncated", f"it ends after {max(0, first + reached) / rate:.2f} s")
+            if not shorter:
+                raise BadPicture("truncated", f"it ends after {max(0, first + reached) / rate:.2f} s")
         return np.clip(out, -1.0, 1.0)
 
 

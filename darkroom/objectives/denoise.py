@@ -52,15 +52,21 @@ class Denoise:
         noise = self._noise(x0)
         perturbed = self._perturbed(noise, step)
         cond = batch.cond | self.family.conditions(batch, self.options, self.draws.structure)
+        beside = {name: batch.extras[name].float() for name in self.family.beside}
+        noises_beside = {name: noises.gaussian_like(z, self.draws.noise) for name, z in beside.items()}
+        cond |= {name: self.process.mix(z, noises_beside[name], t) for name, z in beside.items()}
         noisy = cond.get("noisy")  # (B, 1, F, 1, 1), or None where all places have the sample's level
         x_t = self.process.mix(x0, perturbed, t if noisy is None else per_sample(t, x0) * noisy.to(x0))
         seen = x_t.to(self._input_dtype(cond, x_t))
         model = self.family.seeing(model, batch, self.options)
         target = self.process.target(x0, noise, t)
+        targets = {name: self.process.target(z, noises_beside[name], t) for name, z in beside.items()}
         if batch.is_regularisation:
-            target = self._parent(model, seen, t, cond)
+            target, targets = self._parent(model, seen, t, cond)
         with self.family.overheard(model, self.options) as terms:
-            pred = self.family.predict(model, seen, t, cond)
+            pred, preds = self.family.predict_all(model, seen, t, cond)
+        for name, wanted in targets.items():
+            terms[name] = self._beside(preds[name].float(), wanted, t, batch.extras.get(f"{name}_counts"))
 
         error = self._error(pred.float(), target, t)  # as x0
         if noisy is not None:
@@ -80,10 +86,18 @@ class Denoise:
             )
         return self.moved(offset).draw(x0, self.draws.structure)
 
-    def _parent(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def _parent(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """What the model would answer without its adapter: on this data the adapter learns to change nothing."""
         with torch.no_grad(), self.untrained():
-            return self.family.predict(model, x_t, t, cond).float()
+            pred, preds = self.family.predict_all(model, x_t, t, cond)
+        return pred.float(), {name: answer.float() for name, answer in preds.items()}
+
+    def _beside(self, pred: Tensor, target: Tensor, t: Tensor, counts: Tensor | None) -> Tensor:
+        """The mean error of a stream beside the first, over the samples that have one: `counts` (B,), 0 or 1."""
+        errors = mean_per_sample(self._error(pred, target, t))
+        if counts is None:
+            return errors.mean()
+        return (errors * counts).sum() / counts.sum().clamp(min=1)
 
     @staticmethod
     def _input_dtype(cond: dict[str, Tensor], x_t: Tensor) -> torch.dtype:

@@ -17,9 +17,10 @@ from darkroom.families.base import CONTROLNET, Family
 from darkroom.families.classes import named
 from darkroom.families.components import Parts, explained, from_elsewhere, processors, quiet
 from darkroom.families.repository import cut_short, looks_local
-from darkroom.validate import clip, schedulers
+from darkroom.validate import schedulers
+from darkroom.validate.clip import Made
 from darkroom.validate.recipe import Recipe
-from darkroom.validate.render import arguments, pictures_read
+from darkroom.validate.render import arguments, finished, pictures_read
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,14 +125,14 @@ def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> L
     return Loaded(len(tensors) - len(unmatched), unmatched)
 
 
-def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> clip.Frames:
-    """What a recipe makes, by a plain pipeline call with the prompt as text: frames (F, H, W, 3), one for a picture."""
+def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Made:
+    """What a recipe makes, by a plain pipeline call with the prompt as text."""
     pipe = family.drawing(pipe, bool(recipe.picture), options)
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
     call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options)
     family.prepare(pipe, recipe.width, recipe.height)
-    return clip.from_output(pipe(**call, return_dict=False)[0])
+    return finished(pipe, family, pipe(**call, return_dict=False))
 
 
 def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:

@@ -18,7 +18,6 @@ from darkroom.families.classes import named
 from darkroom.families.repository import locate
 from darkroom.tools import generate
 from darkroom.train.checkpoint import STATE, check
-from darkroom.validate import clip
 from darkroom.validate.recipe import Recipe
 
 LIMIT = 1.0
@@ -119,5 +118,5 @@ def difference(pipe: Any, family: Any, settings: Any, picture: Path) -> float:
         stock.set_strengths(pipe, parts, {"adapter_0": recipe.strength})
     with Image.open(picture) as saved:
         mine = np.asarray(saved.convert("RGB"), dtype=np.int16)
-    theirs = np.asarray(clip.film(generate.render(pipe, family, recipe, settings)), dtype=np.int16)
+    theirs = np.asarray(generate.render(pipe, family, recipe, settings).image, dtype=np.int16)
     return float(np.abs(mine - theirs).max()) if mine.shape == theirs.shape else 255.0

@@ -1,7 +1,9 @@
-"""What a pipeline made, as frames of bytes; a picture is one frame. Frames side by side as one picture."""
+"""What a pipeline made, as frames of bytes with their sound; a picture is one frame. Frames side by side."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,30 @@ from torch import Tensor
 
 Frames = NDArray[np.uint8]
 SHOWN = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """Frames (F, H, W, 3), and the sound, (channels, N) in -1..1 and its samples a second, of those that have some."""
+
+    frames: Frames
+    sound: tuple[NDArray[np.float32], int] | None = None
+
+    @property
+    def image(self) -> Any:
+        """The picture, or the clip's frames side by side."""
+        return film(self.frames)
+
+    @property
+    def is_clip(self) -> bool:
+        """Is there anything to play?"""
+        return len(self.frames) > 1
+
+    def write(self, path: Path, fps: float) -> None:
+        """The clip as MP4."""
+        from darkroom.media.video import write_mp4
+
+        write_mp4(path, self.frames, fps, audio=self.sound)
 
 
 def from_pixels(pixels: Tensor) -> Frames:

@@ -20,29 +20,19 @@ from darkroom.families.base import Family
 from darkroom.families.components import Parts
 from darkroom.media.look import Look
 from darkroom.validate import clip, schedulers
-from darkroom.validate.clip import Frames
+from darkroom.validate.clip import Made
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A rendered prompt: `index` counts pictures of the same prompt. A clip has several frames (F, H, W, 3)."""
+    """A rendered prompt: `index` counts pictures of the same prompt."""
 
     prompt: Prompt
     index: int
-    frames: Frames
+    made: Made
     recipe: Recipe
-
-    @property
-    def image(self) -> Any:
-        """The picture, or the clip's frames side by side."""
-        return clip.film(self.frames)
-
-    @property
-    def is_clip(self) -> bool:
-        """Is there anything to play?"""
-        return len(self.frames) > 1
 
     @property
     def size(self) -> str:
@@ -139,9 +129,9 @@ class Renderer:
             pipe = self.parts.assemble(model, self.parts.vae(), self.parts.scheduler())
             for prompt, index, recipe in self.recipes(prompts, step, weights):
                 with _strength(model, recipe.strength):
-                    yield Picture(prompt, index, self._frames(pipe, recipe), recipe)
+                    yield Picture(prompt, index, self._made(pipe, recipe), recipe)
 
-    def _frames(self, pipe: Any, recipe: Recipe) -> Frames:
+    def _made(self, pipe: Any, recipe: Recipe) -> Made:
         model = getattr(pipe, self.family.denoiser_part)
         looks = looks_of(self.family, recipe, self.options)
         text, negative = (self._condition(t, looks, model) for t in (recipe.prompt, recipe.negative))
@@ -190,19 +180,24 @@ def looks_of(family: Family, recipe: Recipe, options: Any) -> list[Look]:
     return found
 
 
-def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], options: Any) -> Frames:
-    """Frames (F, H, W, 3). The pipeline samples; the VAE decodes in its own precision, which may be wider."""
+def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], options: Any) -> Made:
+    """What a recipe makes. The pipeline samples; the VAE decodes in its own precision, which may be wider."""
     pipe = parts.family.drawing(pipe, bool(recipe.picture), options)
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(parts.family, recipe, options)
     given = parts.family.known_to_pipeline({**prompt, **call}, options)
     parts.family.prepare(pipe, recipe.width, recipe.height)
     if parts.family.pipeline_decodes:
-        return clip.from_output(pipe(**given, output_type="np", return_dict=False)[0])
+        return finished(pipe, parts.family, pipe(**given, output_type="np", return_dict=False))
     sampled = pipe(**given, output_type="latent", return_dict=False)[0]
     scale = parts.latents.downscale
     latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)
-    return clip.from_pixels(latent_space.decode(parts.vae(), latents.float(), parts.latents))
+    return Made(clip.from_pixels(latent_space.decode(parts.vae(), latents.float(), parts.latents)))
+
+
+def finished(pipe: Any, family: Family, returned: Any) -> Made:
+    """What a stock pipeline returned."""
+    return Made(clip.from_output(returned[0]), family.sound_of(pipe, returned))
 
 
 def call_of(family: Family, width: int, height: int, options: Any) -> dict[str, Any]:

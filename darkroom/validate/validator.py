@@ -111,7 +111,7 @@ class Validator:
         for label, picture in versions.items():
             suffix = "" if label == "checkpoint" else f"__{label.lower()}"
             self._keep(picture, folder / "originals" / f"{name}{suffix}.png")
-            panels.append((label, picture.image))
+            panels.append((label, picture.made.image))
         with atomic(folder / f"{name}.png") as temporary:
             stitch(panels, first.prompt.text).save(temporary, format="PNG")
         row = {
@@ -121,16 +121,14 @@ class Validator:
             "path": f"validation_images/{name}.png",
             "original": f"validation_images/originals/{name}.png",
         }
-        return {**row, "clip": f"validation_images/originals/{name}.mp4"} if first.is_clip else row
+        return {**row, "clip": f"validation_images/originals/{name}.mp4"} if first.made.is_clip else row
 
     @staticmethod
     def _keep(picture: Picture, path: Path) -> None:
         """The picture, or a clip and its frames, with the recipe."""
-        picture.recipe.save(picture.image, path)
-        if picture.is_clip:
-            from darkroom.media.video import write_mp4
-
-            write_mp4(path.with_suffix(".mp4"), picture.frames, picture.recipe.fps)
+        picture.recipe.save(picture.made.image, path)
+        if picture.made.is_clip:
+            picture.made.write(path.with_suffix(".mp4"), picture.recipe.fps)
 
     @staticmethod
     def _base_name(prompt: Prompt, index: int, recipe: Recipe) -> str:

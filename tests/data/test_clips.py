@@ -177,3 +177,53 @@ def test_control_clips_are_made_of_clips_frame_by_frame(clips) -> None:
     assert batch.references[0].shape == batch.latents.shape
     assert torch.allclose(batch.references[0], batch.latents, atol=0.05)  # a blurred grey is the same grey
     assert len(list((clips.folder / "out/cache/conditioning_data").rglob("*.mp4.mp4"))) == 2
+
+
+RATE = 8000
+
+
+def test_a_family_that_hears_is_given_the_sound_of_each_cut(clips) -> None:
+    # 24 frames of film, which the family plays at 24 a second, and less sound than film: the second half is louder
+    clips.needs = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2))
+    loud = np.repeat(np.float32([0.25, 0.5]), RATE * 3 // 8)[None]
+    grey = np.full((24, 64, 96, 3), 99, np.uint8)
+    for name, sound in (("heard", (loud, RATE)), ("silent", None)):
+        write_mp4(clips.pictures / f"{name}.mp4", grey, 24.0, audio=sound)
+        (clips.pictures / f"{name}.txt").write_text("a film")
+    given: dict[int, list[np.ndarray | None]] = {}
+
+    def hearing(pixels: torch.Tensor, sounds: list[np.ndarray | None]) -> torch.Tensor:
+        given.setdefault(pixels.shape[2], []).extend(sounds)
+        return encode(pixels)
+
+    clips.encode_pixels = hearing
+    clips.filled(entry(clips, target_frames=[9], frame_extraction="chunk"))
+
+    sounds = given[9]
+    assert [sound is None for sound in sounds] == [False, False, True, True]
+    first, second = sounds[:2]
+    assert first is not None
+    assert second is not None
+    assert first.shape == second.shape == (2, round(9 / 24 * RATE))  # as long as nine frames play
+    middle = slice(RATE // 16, 5 * RATE // 16)  # where no edge of the codec's rings
+    assert first[:, middle].mean() == pytest.approx(0.25, abs=0.02)
+    assert second[:, middle].mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_what_lies_beside_a_clip_is_not_listened_to(clips) -> None:
+    clips.needs = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2), references=True)
+    write_clip(clips.pictures / "a.mp4", 9)
+    write_clip(clips.folder / "before" / "a.mp4", 9)
+    heard: list[int] = []
+
+    def hearing(pixels: torch.Tensor, sounds: list[np.ndarray | None]) -> torch.Tensor:
+        heard.append(len(sounds))
+        return encode(pixels)
+
+    before = {"id": "before", "dataset_type": "conditioning", "conditioning_type": "reference_strict"}
+    plan = clips.plan(
+        {**entry(clips, num_frames=9, min_frames=9), "conditioning_data": "before"},
+        {**before, "instance_data_dir": str(clips.folder / "before"), "resolution": 64, "caption_strategy": None},
+    )
+    plan.scan().fill_latents(hearing, "vae-1", plain=(encode, "vae-1"))
+    assert heard == [1]

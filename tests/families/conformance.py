@@ -32,7 +32,8 @@ from darkroom.families import latents as latent_space
 from darkroom.families import tiny
 from darkroom.families.base import Family
 from darkroom.families.experts import Experts
-from darkroom.families.facts import Latents
+from darkroom.families.facts import Latents, SoundTrack
+from darkroom.families.sound import heard
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.optim.schedules import Scheduler, Shape
@@ -151,6 +152,7 @@ class Case:
         pixels = clip(name, self.frames) if self.facts.temporal else photograph(name)
         x0 = latent_space.encode(pipe.vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
+        extras |= heard(self.family, parts, [tone(self.family.sound)], self.frames, self.settings)
         references: tuple[Tensor, ...] = ()
         start = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         if "references" in self.family.supports_for(self.flavour):
@@ -218,6 +220,16 @@ def clip(name: str, frames: int = 5) -> Tensor:
     """A camera that moves over a photograph, (1, 3, frames, SIDE, SIDE) in -1..1."""
     wide = photograph(name, SIDE + 4 * frames, SIDE)
     return torch.stack([wide[..., 4 * i : 4 * i + SIDE] for i in range(frames)], dim=2)
+
+
+def tone(track: SoundTrack | None) -> Any:
+    """A second of a tone that rises, the same in all channels; None for families without sound."""
+    import numpy as np
+
+    if track is None:
+        return None
+    at = np.arange(track.rate) / track.rate
+    return np.tile(0.5 * np.sin(2 * np.pi * (200 + 400 * at) * at), (track.channels, 1)).astype(np.float32)
 
 
 def to_pil(pixels: Tensor) -> Any:
@@ -327,9 +339,10 @@ def _call_differs(
     x_t = _latents_of(case, call)
     call = _without_padding(case, call)
     count = len(x_t)
+    beside = {name: call[argument] for name, argument in case.family.beside.items()}
     problems = []
     for chosen in itertools.product(entries, repeat=count):
-        mine = _predicted_call(case, model, x_t, t.expand(count), [sample] * count, list(chosen))
+        mine = _predicted_call(case, model, x_t, t.expand(count), [sample] * count, list(chosen), beside)
         problem = _difference(call, mine)
         if problem is None:
             return None
@@ -370,11 +383,10 @@ def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
     return case.family.from_pipeline(first[(slice(None), *(slice(0, n) for n in own[1:]))], *case.shape[-2:])
 
 
-def _predicted_call(
-    case: Case, model: Any, x_t: Tensor, t: Tensor, samples: list[Sample], entries: list[dict[str, Tensor]]
-) -> dict[str, Any]:
+def _predicted_call(case: Case, model: Any, *arguments: Any) -> dict[str, Any]:
+    """What reaches the denoiser when the family is asked; arguments as `_predict` has them."""
     with Recorder(model) as mine:
-        _predict(case, model, x_t, t, samples, entries)
+        _predict(case, model, *arguments)
     return _joined(mine.calls)
 
 
@@ -386,15 +398,23 @@ def _joined(calls: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _predict(
-    case: Case, model: Any, x_t: Tensor, t: Tensor, samples: list[Sample], entries: list[dict[str, Tensor]]
-) -> Tensor:
+    case: Case,
+    model: Any,
+    x_t: Tensor,
+    t: Tensor,
+    samples: list[Sample],
+    entries: list[dict[str, Tensor]],
+    beside: dict[str, Tensor],
+) -> list[Tensor]:
+    """The answer, and those for the noised streams `beside`."""
     family = case.family
     draws = torch.Generator().manual_seed(0)
     latents = torch.cat([sample.latents for sample in samples])
     trained = family.portion(batch(samples, latents, case.started), case.settings, draws)
-    cond = family.stack_text(entries) | family.conditions(trained, case.settings, draws)
+    cond = family.stack_text(entries) | family.conditions(trained, case.settings, draws) | beside
     with torch.no_grad():
-        return family.predict(model, x_t, t, cond)
+        pred, preds = family.predict_all(model, x_t, t, cond)
+    return [pred, *preds.values()]
 
 
 def _difference(stock: dict[str, Any], mine: dict[str, Any]) -> str | None:
@@ -437,12 +457,14 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
                 weight.normal_(std=0.1)
     x_t = torch.randn(2, *case.trained_shape, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.5, 0.5] if case.family.prediction == "flow_matching" else [500, 500])
-    both = _predict(case, model, x_t, t, samples, entries)
-    alone = [
-        _predict(case, model, x_t[i : i + 1], t[i : i + 1], samples[i : i + 1], [entry])
-        for i, entry in enumerate(entries)
-    ]
-    gap = (both - torch.cat(alone)).abs().max().item()
+    beside = {name: torch.cat([one.extras[name] for one in samples]) for name in case.family.beside}
+    both = _predict(case, model, x_t, t, samples, entries, beside)
+    alone = []
+    for i, entry in enumerate(entries):
+        own = slice(i, i + 1)
+        mine = {name: stream[own] for name, stream in beside.items()}
+        alone.append(_predict(case, model, x_t[own], t[own], samples[own], [entry], mine))
+    gap = max((one - torch.cat(two)).abs().max().item() for one, *two in zip(both, *alone, strict=True))
     return f"a batch differs from its samples by {gap:.3g}" if gap > 1e-4 else None
 
 
@@ -452,29 +474,55 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
 def latent_parity(case: Case) -> str | None:
     """Hand a sample's cached latents to the pipeline as its last step's result and watch its decoder."""
     pipe, family = case.pipe(), case.family
+    found_sound, given_sound = _watched(pipe.audio_vae) if family.sound else ([], [])
     with torch.no_grad():
         sample = case.sample(pipe)
         answer = pipe.vae.encode(sample.pixels.unsqueeze(2) if case.facts.framed else sample.pixels)
-        encoded = answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
-    seen: list[Tensor] = []
-    plain = pipe.vae.decode
-
-    def decode(z: Tensor, *args: Any, **kwargs: Any) -> Any:
-        seen.append(z)
-        return plain(z, *args, **kwargs)
-
-    pipe.vae.decode = decode
+        encoded = _mode(answer)
+    _, seen = _watched(pipe.vae)
     # whatever the sampler does, this is its result: not every pipeline lets a callback change it
     trained = case.trained(sample)
-    finished = SchedulerOutput(prev_sample=family.to_pipeline(trained))
-    pipe.scheduler.step = lambda *_, **__: finished
+    results = [family.to_pipeline(trained), *(sample.extras[name] for name in family.beside)]
+
+    def step(pred: Tensor, *_: Any, **__: Any) -> Any:
+        own = [result for result in results if len(results) == 1 or result.shape == pred.shape]
+        return SchedulerOutput(prev_sample=own[0])
+
+    pipe.scheduler.step = step
     pipe(**family.prompt_call(PROMPT, "", case.settings), **case.call(sample), num_inference_steps=2)
     if seen[-1].shape != encoded.shape:
         return f"the decoder was given {tuple(seen[-1].shape)}, not {tuple(encoded.shape)}"
     if encoded.ndim == 5:  # what a clip starts from is nothing that was drawn
         seen[-1], encoded = (z[:, :, -trained.shape[2] :] for z in (seen[-1], encoded))
-    gap = (seen[-1] - encoded).abs().max().item() / encoded.std().item()
-    return f"the decoder was given latents that differ by {gap:.3g} standard deviations" if gap > 1e-4 else None
+    for one, two in [(seen[-1], encoded), *zip(given_sound, found_sound, strict=True)]:
+        gap = (one - two).abs().max().item() / two.std().item()
+        if gap > 1e-4:
+            return f"the decoder was given latents that differ by {gap:.3g} standard deviations"
+    return None
+
+
+def _watched(vae: Any) -> tuple[list[Tensor], list[Tensor]]:
+    """From now on, the latents that a VAE finds, and those that it is given to decode."""
+    found: list[Tensor] = []
+    given: list[Tensor] = []
+    encode, decode = vae.encode, vae.decode
+
+    def encoding(*args: Any, **kwargs: Any) -> Any:
+        answer = encode(*args, **kwargs)
+        found.append(_mode(answer))
+        return answer
+
+    def decoding(z: Tensor, *args: Any, **kwargs: Any) -> Any:
+        given.append(z)
+        return decode(z, *args, **kwargs)
+
+    vae.encode, vae.decode = encoding, decoding
+    return found, given
+
+
+def _mode(answer: Any) -> Tensor:
+    """What a VAE encoded: the mean, if it says what it knows of it."""
+    return answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
 
 
 # -- the one-sample oracle --------------------------------------------------------------------------------------------
@@ -493,14 +541,18 @@ def correlation(case: Case, steps: int = 500, size: int = 8, rate: float = 3e-3)
     many = batch([sample] * size, torch.cat([x0] * size), case.started)
     _fit(case, pipe, many, family.stack_text([entry] * size), steps, rate)
     call = {**case.call(sample), **family.unguided_for(case.flavour)}
-    sampled = pipe(
+    sampled, *beside = pipe(
         **family.prompt_call(PROMPT, "", case.settings), **call, num_inference_steps=20,
         generator=torch.Generator().manual_seed(1), output_type="latent", return_dict=False,
-    )[0]  # fmt: skip
-    found = family.from_pipeline(sampled, *x0.shape[-2:])
-    if found.shape != x0.shape:  # the pipeline has already made what its decoder takes
+    )  # fmt: skip
+    raw = family.hands_over_raw
+    found = sampled if raw else family.from_pipeline(sampled, *x0.shape[-2:])
+    if raw or found.shape != x0.shape:  # the pipeline has already made what its decoder takes
         found = latent_space.NORMALISERS[case.facts.normaliser][0](found, pipe.vae)
-    return torch.corrcoef(torch.stack([found.flatten(), x0.flatten()]))[0, 1].item()
+    pairs = [(found, x0)]
+    if family.sound:
+        pairs.append((family.sound_latents(pipe.audio_vae, beside[0]), sample.extras["sound"]))
+    return min(torch.corrcoef(torch.stack([one.flatten(), two.flatten()]))[0, 1].item() for one, two in pairs)
 
 
 def _encode_to_means(vae: Any) -> None:
@@ -526,8 +578,7 @@ def _standardise(case: Case, pipe: Any) -> None:
 
     def encode(pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
         answer = plain(pixels, *args, **kwargs)
-        z = answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
-        z = back((there(z, pipe.vae) - mean) / spread, pipe.vae)
+        z = back((there(_mode(answer), pipe.vae) - mean) / spread, pipe.vae)
         fixed = SimpleNamespace(mode=lambda: z, sample=lambda *_, **__: z)
         return SimpleNamespace(latent_dist=fixed) if hasattr(answer, "latent_dist") else SimpleNamespace(latent=z)
 

@@ -30,7 +30,7 @@ class Told:
     shown: list[tuple[Tensor, Tensor]] = dataclasses.field(default_factory=list)
 
     def __call__(self, latents: float | Tensor = 0.0, step: int = 0, answer=None, **extra: Any) -> Any:
-        conditions = extra.pop("conditions", {})
+        conditions, beside = extra.pop("conditions", {}), extra.get("extras", {}).keys() & {"sound"}
 
         def predict(model: Any, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
             self.shown.append((x_t, t))
@@ -39,7 +39,9 @@ class Told:
         family = self.objective.family
         told = SimpleNamespace(
             title=family.title,
+            beside=beside,
             predict=predict,
+            predict_all=lambda *args: (predict(*args), {name: args[3][name] for name in beside}),
             portion=lambda batch, *_: batch,
             conditions=lambda *_: conditions or {},
             latents_for=family.latents_for,

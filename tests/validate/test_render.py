@@ -69,11 +69,11 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     text = [family.stack_text([made.text(caption, looks)]) for caption in (recipe.prompt, recipe.negative)]
     stock = pipe(**family.embedded_call(*text), **arguments(family, recipe, made.options), return_dict=False)[0]
 
-    gap = np.abs(picture.frames.astype(int) - from_output(stock).astype(int)).max()
+    gap = np.abs(picture.made.frames.astype(int) - from_output(stock).astype(int)).max()
     assert gap <= 1
-    assert picture.frames.shape[1:] == (64, 64, 3)
+    assert picture.made.frames.shape[1:] == (64, 64, 3)
     shortest = max(family.latents_for(flavour).temporal + 1, family.least_frames(made.options))
-    assert len(picture.frames) == (shortest if recipe.fps else 1)
+    assert len(picture.made.frames) == (shortest if recipe.fps else 1)
     assert bool(recipe.picture) == (family.flavour(flavour).picture != "none")
 
 
@@ -106,8 +106,8 @@ def test_a_clip_of_one_frame_is_a_picture():
 
     (picture,) = made.render(model, [PROMPT], 1, "adapter")
 
-    assert not picture.is_clip
-    assert picture.image.size == (64, 64)
+    assert not picture.made.is_clip
+    assert picture.made.image.size == (64, 64)
 
 
 def test_a_prompt_without_the_picture_that_it_needs_is_refused():

@@ -25,12 +25,13 @@ SEED = 20260101
 
 
 def _of_transformers(part: Part, tokenizer: Any = None) -> Any:
-    """A model from its config, or a processor, which has none and may want a tokenizer."""
+    """A model from its config; one of diffusers, or a processor, from arguments, to which may belong a tokenizer."""
     cls = named(part.cls)
     if not hasattr(cls, "config_class"):
         takes = inspect.signature(cls.__init__).parameters
         own = {"tokenizer": tokenizer} if "tokenizer" in takes else {}
-        return cls(**{k: _of_transformers(v) if isinstance(v, Part) else v for k, v in part.config.items()}, **own)
+        made = cls(**{k: _of_transformers(v) if isinstance(v, Part) else v for k, v in part.config.items()}, **own)
+        return made.eval() if hasattr(made, "eval") else made
     model = cls(cls.config_class(**part.config)).eval()
     if "empty_init" in inspect.signature(cls).parameters:
         _fill(model)
@@ -68,10 +69,10 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
                 assert spread is not None
                 mean.normal_(std=0.5)
                 spread.uniform_(0.5, 2)
-        for name in ("latents_mean", "latents_std"):
-            if spec.vae and name in parts["vae"].state_dict():
+        for kept in (part for part in parts.values() if isinstance(part, torch.nn.Module)):
+            for name in {"latents_mean", "latents_std"} & dict(kept.named_buffers()).keys():
                 # the same for statistics that are kept as buffers
-                getattr(parts["vae"], name).uniform_(0.5, 2)
+                getattr(kept, name).uniform_(0.5, 2)
         for component in family.held_for(flavour):
             parts[component] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
         for name in family.guides:

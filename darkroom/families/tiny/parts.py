@@ -106,6 +106,35 @@ def gemma2(width: int = 32) -> Part:
     )
 
 
+def gemma3(width: int = 32) -> Part:
+    """A Gemma 3 model of two layers that could also see."""
+    return Part(
+        "Gemma3ForConditionalGeneration",
+        {
+            "text_config": {
+                **_decoder(400, 2, width),
+                "head_dim": 8,
+                "pad_token_id": 0,
+                "eos_token_id": 1,
+                "bos_token_id": 2,
+                "sliding_window": 32,
+            },
+            "vision_config": {
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 1,
+                "num_attention_heads": 2,
+                "image_size": 28,
+                "patch_size": 14,
+            },
+            "mm_tokens_per_image": 1,
+            "boi_token_index": 390,
+            "eoi_token_index": 391,
+            "image_token_index": 392,
+        },
+    )
+
+
 def chatglm(width: int = 32) -> Part:
     """A ChatGLM3 language model of two layers for its tokenizer; the class is one of diffusers."""
     return Part(

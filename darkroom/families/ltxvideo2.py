@@ -1,0 +1,288 @@
+"""LTX-2: a film and its sound, denoised side by side by one network that lets each look at the other.
+
+Paper 2601.03233; upstream: Lightricks/LTX-2. Both streams have the same noise level, 0..1000 to the network, which
+answers noise - x0 for each. Text is every layer of Gemma 3, made into two texts by small transformers (connectors).
+Shapes: film as LTX-Video's; sound (B, T, 128), 25 latents a second, each eight channels of sixteen mel bands; text (B,
+L, D) for the film and for the sound, with a mask (B, L).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.facts import Flavour, Part, SoundTrack, Tiny
+from darkroom.families.first_frame import noise_shares, token_times
+from darkroom.families.ltxvideo import FEW_CHANNELS, ONE_LAYER, LTXVideo
+from darkroom.families.tiny.parts import gemma3
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+STARTED: Mapping[str, Any] = {"picture": "optional", "started": "LTX2ImageToVideoPipeline"}
+# what a spectrogram frame looks at, and the least it says: as the network was trained
+WINDOW, FLOOR = 1024, 1e-5
+# the first published network, whose streams look at each other by their own times
+OWN_TIMES = frozenset({"dev", "dev-fp4", "dev-fp8"})
+
+_CONNECTORS = {
+    "caption_channels": 32,
+    "text_proj_in_factor": 3,
+    "video_connector_num_attention_heads": 4,
+    "video_connector_attention_head_dim": 8,
+    "video_connector_num_layers": 1,
+    "video_connector_num_learnable_registers": None,
+    "audio_connector_num_attention_heads": 4,
+    "audio_connector_attention_head_dim": 8,
+    "audio_connector_num_layers": 1,
+    "audio_connector_num_learnable_registers": None,
+    "connector_rope_base_seq_len": 32,
+    "rope_double_precision": False,
+}
+_VOCODER = {
+    "in_channels": 16,
+    "hidden_channels": 32,
+    "out_channels": 2,
+    "upsample_kernel_sizes": [16, 20],
+    "upsample_factors": [8, 20],
+    "resnet_kernel_sizes": [3],
+    "resnet_dilations": [[1, 3, 5]],
+    "output_sampling_rate": 16000,
+}
+
+
+class LTXVideo2(LTXVideo):
+    name, title = "ltxvideo2", "LTX-2"
+    pipeline, denoiser = "LTX2Pipeline", "LTX2VideoTransformer3DModel"
+    text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
+    pipeline_decodes = True
+    hands_over_raw = True
+    unguided = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0}
+    beside = {"sound": "audio_hidden_states"}
+    sound = SoundTrack(rate=16000, channels=2)
+    default_flavour = "dev"
+    flavours = {
+        "dev": Flavour("Lightricks/LTX-2", **STARTED),
+        "2.3-dev": Flavour("dg845/LTX-2.3-Diffusers", **STARTED),
+        "2.3-distilled": Flavour(
+            "dg845/LTX-2.3-Distilled-Diffusers",
+            {"validation_guidance": 1.0, "validation_num_inference_steps": 8},
+            **STARTED,
+        ),
+    }
+    defaults = {
+        **LTXVideo.defaults,
+        "resolution": 512,
+        "validation_resolution": "768x512",
+        "tokenizer_max_length": 1024,
+        "validation_num_inference_steps": 40,
+    }
+    tiny = Tiny(
+        denoiser=Part(
+            "LTX2VideoTransformer3DModel",
+            {
+                "in_channels": 128,
+                "out_channels": 128,
+                "num_attention_heads": 2,
+                "attention_head_dim": 16,
+                "cross_attention_dim": 32,
+                "audio_in_channels": 16,
+                "audio_out_channels": 16,
+                "audio_num_attention_heads": 2,
+                "audio_attention_head_dim": 8,
+                "audio_cross_attention_dim": 16,
+                "num_layers": 2,
+                "caption_channels": 32,
+                "rope_double_precision": False,
+                "use_prompt_embeddings": True,
+            },
+        ),
+        vae=Part(
+            "AutoencoderKLLTX2Video",
+            {
+                "latent_channels": 128,
+                "block_out_channels": FEW_CHANNELS,
+                "decoder_block_out_channels": (8, 16, 32),
+                "layers_per_block": ONE_LAYER,
+                "decoder_layers_per_block": (1, 1, 1, 1),
+                "spatial_compression_ratio": 32,
+                "temporal_compression_ratio": 8,
+            },
+        ),
+        encoders={
+            "text_encoder": gemma3(),
+            "connectors": Part("diffusers.pipelines.ltx2.connectors:LTX2TextConnectors", _CONNECTORS),
+        },
+        tokenizers={"tokenizer": "gemma"},
+        scheduler=LTXVideo.tiny.scheduler,
+        extras={
+            "audio_vae": Part(
+                "AutoencoderKLLTX2Audio",
+                {
+                    "base_channels": 16,
+                    "ch_mult": [1, 1, 1],
+                    "num_res_blocks": 1,
+                    "latent_channels": 8,
+                    "mel_bins": 8,
+                    "resolution": 8,
+                },
+            ),
+            "vocoder": Part("diffusers.pipelines.ltx2.vocoder:LTX2Vocoder", _VOCODER),
+        },
+        oracle={
+            "num_attention_heads": 4,
+            "attention_head_dim": 64,
+            "cross_attention_dim": 256,
+            "audio_num_attention_heads": 4,
+            "audio_attention_head_dim": 16,
+            "audio_cross_attention_dim": 64,
+        },
+        defaults={"aspect_bucket_alignment": 32},
+    )
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        made = configs["connectors"]
+        if made["per_modality_projections"]:
+            width = made["video_hidden_dim"] + made["audio_hidden_dim"]
+        else:
+            width = 2 * made["caption_channels"]
+        return options.tokenizer_max_length * (width + 1)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text and sound_text (B, L, D) as the connectors make them, mask (B, L).
+
+        They are kept rather than the layers of Gemma, which are 49 times as many numbers.
+        """
+        layers, mask, _, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        text, sound, mask = pipe.connectors(layers, mask, padding_side=pipe.tokenizer.padding_side)
+        return {"text": text, "sound_text": sound, "mask": mask}
+
+    # -- sound -----------------------------------------------------------------------------------------------------
+
+    def sample_identity(self, options: Any) -> dict[str, Any]:
+        return {"sound": list(self.sound), "frames_per_second": options.framerate or self.fps}
+
+    def sound_entries(self, parts: Any, sound: Tensor, seconds: float) -> dict[str, Tensor]:
+        """sound (B, T, D): normalised latents of the waveforms (B, channels, N)."""
+        import torch
+
+        vae = parts.extra("audio_vae")
+        facts = vae.config
+        per_second = facts.sample_rate / facts.mel_hop_length / vae.temporal_compression_ratio
+        count = round(seconds * per_second)
+        mels = log_mels(sound, facts.sample_rate, facts.mel_hop_length, facts.mel_bins)
+        mels = mels[:, :, : (count - 1) * vae.temporal_compression_ratio + 1]
+        with torch.no_grad():
+            latents = vae.encode(mels.to(vae.device, vae.dtype)).latent_dist.mode().float()  # (B, C, T, bands)
+        return {"sound": self.sound_latents(vae, latents)}
+
+    def sound_latents(self, vae: Any, latents: Tensor) -> Tensor:
+        packed = latents.transpose(1, 2).flatten(2)
+        return (packed - vae.latents_mean.to(packed)) / vae.latents_std.to(packed)
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+        """rate: frames per second; own_times: see OWN_TIMES; noisy, where clips start from their first frame."""
+        found: dict[str, Any] = {
+            "rate": float(options.framerate or self.fps or 0),
+            "own_times": self.published(options.model_flavour) in OWN_TIMES,
+        }
+        if batch.is_i2v:
+            found["noisy"] = noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents)))
+        return found
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+        return self.predict_all(model, x_t, t, cond)[0]
+
+    def predict_all(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Velocity from data to noise: of the film (B, 128, F, H, W), and {"sound": (B, T, D)}."""
+        from darkroom.families.classes import bare
+
+        frames, height, width = x_t.shape[2:]
+        sound, time = cond["sound"].to(x_t), t.float() * 1000
+        times: dict[str, Tensor] = {"timestep": time}
+        if "noisy" in cond:
+            tokens = token_times(time, cond["noisy"], self.latents.tokens(height, width))
+            times = {"timestep": tokens, "audio_timestep": time}
+        network, count = bare(model), len(x_t)
+        film, heard = model(
+            hidden_states=self.to_pipeline(x_t),
+            audio_hidden_states=sound,
+            encoder_hidden_states=cond["text"],
+            audio_encoder_hidden_states=cond["sound_text"],
+            sigma=time,
+            encoder_attention_mask=cond["mask"],
+            audio_encoder_attention_mask=cond["mask"],
+            num_frames=frames,
+            height=height,
+            width=width,
+            fps=cond["rate"],
+            audio_num_frames=sound.shape[1],
+            video_coords=network.rope.prepare_video_coords(count, frames, height, width, x_t.device, fps=cond["rate"]),
+            audio_coords=network.audio_rope.prepare_audio_coords(count, sound.shape[1], x_t.device),
+            use_cross_timestep=not cond["own_times"],
+            **times,
+            return_dict=False,
+        )
+        return self.from_pipeline(film, height, width), {"sound": heard}
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
+    def call(self, options: Any) -> dict[str, Any]:
+        """Plain guidance: that by perturbed layers and by streams alone costs two more passes a step."""
+        return {
+            **super().call(options),
+            "audio_guidance_scale": options.validation_guidance,
+            "stg_scale": 0.0,
+            "audio_stg_scale": 0.0,
+            "modality_scale": 1.0,
+            "audio_modality_scale": 1.0,
+            "guidance_rescale": options.validation_guidance_rescale or 0.0,
+            "audio_guidance_rescale": options.validation_guidance_rescale or 0.0,
+            "spatio_temporal_guidance_blocks": None,
+            "use_cross_timestep": self.published(options.model_flavour) not in OWN_TIMES,
+        }
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        """Both texts side by side, for `prepare` to take apart."""
+        import torch
+
+        return {
+            "prompt_embeds": torch.cat([text["text"], text["sound_text"]], dim=-1),
+            "prompt_attention_mask": text["mask"],
+            "negative_prompt_embeds": torch.cat([negative["text"], negative["sound_text"]], dim=-1),
+            "negative_prompt_attention_mask": negative["mask"],
+        }
+
+    def prepare(self, pipe: Any, width: int, height: int) -> None:
+        from darkroom.families.connected import Connected
+
+        if not isinstance(pipe.connectors, Connected):
+            facts = pipe.transformer.config
+            own = facts.caption_channels if facts.use_prompt_embeddings else facts.cross_attention_dim
+            pipe.connectors = Connected(pipe.connectors, own)
+
+    def sound_of(self, pipe: Any, made: Any) -> tuple[Any, int]:
+        """The sound (channels, N) in -1..1 and its rate, of what the pipeline returned."""
+        return made[1][0].float().cpu().numpy(), pipe.vocoder.config.output_sampling_rate
+
+
+def log_mels(sound: Tensor, rate: int, hop: int, bands: int) -> Tensor:
+    """Waveforms (B, channels, N) to logarithms of mel magnitudes, (B, channels, N / hop + 1, bands)."""
+    import torch
+    from transformers.audio_utils import mel_filter_bank
+
+    filters = mel_filter_bank(WINDOW // 2 + 1, bands, 0.0, rate / 2, rate, norm="slaney", mel_scale="slaney")
+    spectrum = torch.stft(
+        sound.flatten(0, 1), WINDOW, hop, window=torch.hann_window(WINDOW), center=True, return_complex=True
+    )  # (B * channels, bins, frames)
+    mels = spectrum.abs().mT @ torch.from_numpy(filters).float()
+    return mels.clamp(min=FLOOR).log().unflatten(0, sound.shape[:2])
+
+
+FAMILY = LTXVideo2()

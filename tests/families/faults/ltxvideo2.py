@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from darkroom.families.base import Family
+from tests.families.faults.kit import Fault, conditions, latents, mask_of_ones, text
+from tests.families.faults.ltxvideo import SCALE_ONLY
+
+
+def predict_all(change: Callable[..., Any]) -> Callable[[type[Family]], dict[str, Any]]:
+    """`change(plain predict_all, self, model, x_t, t, cond)` in place of predict_all."""
+
+    def members(cls: type[Family]) -> dict[str, Any]:
+        return {"predict_all": lambda self, *args: change(cls.predict_all, self, *args)}
+
+    return members
+
+
+def backwards(plain: Any, *args: Any) -> Any:
+    film, beside = plain(*args)
+    return film, {name: -answer for name, answer in beside.items()}
+
+
+def bands_first(cls: type[Family]) -> dict[str, Any]:
+    def sound_latents(self, vae, latents):
+        return cls.sound_latents(self, vae, latents.transpose(1, 3).reshape(latents.shape))
+
+    return {"sound_latents": sound_latents}
+
+
+FAULTS = [
+    Fault("sign of the sound", "ltxvideo2", "oracle", predict_all(backwards)),
+    Fault("time scale", "ltxvideo2", "call parity", predict_all(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
+    Fault("time direction", "ltxvideo2", "call parity", predict_all(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
+    Fault("channel statistics", "ltxvideo2", "latent parity", latents(normaliser=SCALE_ONLY)),
+    Fault("order of the sound's channels and bands", "ltxvideo2", "latent parity", bands_first),
+    Fault("frame rate", "ltxvideo2", "call parity", conditions("rate", lambda rate: rate - 1)),
+    Fault("whose times the streams see", "ltxvideo2", "call parity", conditions("own_times", lambda own: not own)),
+    Fault("mask of the padding", "ltxvideo2", "call parity", text(mask_of_ones)),
+    Fault(
+        "text of the sound",
+        "ltxvideo2",
+        "call parity",
+        text(lambda found: {**found, "sound_text": found["text"]}),
+    ),
+    Fault(
+        "time of the given frame",
+        "ltxvideo2",
+        "call parity",
+        conditions("noisy", lambda shares: shares.flip(2)),
+        started=True,
+    ),
+]
