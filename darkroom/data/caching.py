@@ -112,7 +112,8 @@ class Caching:
             encode if live else None,
             keep=not entry.vae_cache_disable,
             watch=self.watch,
-            sound=self.needs.sound if c is None else None,
+            sound=self.needs.sound if c is None and (entry.audio is None or entry.audio.auto_split) else None,
+            may_be_silent=entry.audio is None or entry.audio.allow_zero_audio,
         )
 
     def to_fill(self, d: PlannedDataset) -> Iterator[tuple[SampleCache | None, np.ndarray]]:

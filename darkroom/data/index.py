@@ -50,6 +50,7 @@ REASONS = (
     "too_short",
     "too_long",
     "missing companion",
+    "no audio stream",
 )
 """Why a sample is left out, by code; 0 means that it is used. New reasons are added at the end."""
 

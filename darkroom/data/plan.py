@@ -186,6 +186,8 @@ class Plan:
             kind = entry.dataset_type
             if entry.video and entry.video.is_i2v is not None and not self.needs.may_start:
                 self._warn(entry.id, "video.is_i2v has no effect here: the flavour itself says what clips start from.")
+            if entry.audio and not self.needs.sound:
+                self._warn(entry.id, f"audio has no effect: {self.needs.called} does not train on sound.")
             if kind in ("image", "video") and kind not in self.needs.media:
                 offered = " and ".join(sorted(self.needs.media))
                 raise DataError(

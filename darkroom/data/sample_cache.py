@@ -62,7 +62,7 @@ class SampleCache:
     """What is kept of one dataset's samples by one encoder.
 
     With `encode` an entry that is not there is made when it is asked for, and with `keep` it is also stored. `sound`,
-    samples a second and channels, asks for the sound of clips.
+    samples a second and channels, asks for the sound of clips, which are left out without it unless `may_be_silent`.
     """
 
     def __init__(
@@ -75,8 +75,9 @@ class SampleCache:
         keep: bool = True,
         watch: Watch = QUIET,
         sound: tuple[int, int] | None = None,
+        may_be_silent: bool = True,
     ):
-        self.watch, self.sound = watch, sound
+        self.watch, self.sound, self.may_be_silent = watch, sound, may_be_silent
         self.cache, self.index, self.identity, self.clipping = cache, index, identity, clipping
         self.encode, self.keep = encode, keep
         self._base = hashlib.sha256(f"latents\0{VERSION}\0{identity}\0".encode())
@@ -99,6 +100,8 @@ class SampleCache:
         )
         if self.index.area_down:
             words += " by area"
+        if self.sound:
+            words += f" sound {self.sound}{' or none' if self.may_be_silent else ''}"
         if at["frames"][row] > 1 or at["count"][row] > 1:
             block, rate = (self.clipping.block, self.clipping.needs.fps) if self.clipping else (None, None)
             rates = (block.fps, block.source_fps, rate if block.source_fps else None) if block else ()
@@ -310,7 +313,7 @@ class SampleCache:
         try:
             return audio.read_sound(source, *self.sound, start, frames / self.clipping.needs.fps, shorter=True)
         except BadPicture as bad:
-            if bad.reason == "no audio stream":
+            if bad.reason == "no audio stream" and self.may_be_silent:
                 return None
             raise
 

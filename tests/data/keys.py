@@ -99,6 +99,7 @@ ROWS = "places::test_rows_of_a_hub_dataset"
 LENGTHS = "effects::test_a_table_knows_the_lengths_of_clips"
 HUB_CLIPS = "places::test_clips_of_a_hub_dataset"
 CUT = "clips::test_a_clip_is_cut_by_its_rules"
+SOUNDS = "clips::test_the_block_audio_says_what_becomes_of_the_sound"
 BUCKET = "places::test_keys_of_a_bucket_reach_the_client"
 LINKS = "places::test_a_list_of_links_brings_pictures_and_captions"
 PANELS = "places::test_panels_of_strips_are_cut_out"
@@ -372,9 +373,13 @@ VIDEO = [
 ]  # fmt: skip
 
 AUDIO = [
-    _refused("audio", "IV", {"channels": 2}, k.SOUND),
-    *(_refused(f"audio.{name}", "V", "x", k.SOUND) for name in k.AUDIO_KEYS),
-    *(_refused(f"audio_{name}", "V", "x", k.SOUND) for name in k.AUDIO_KEYS),
+    *(
+        Key(f"{audio}{name}", "VE", value, SOUNDS, says_elsewhere=audio == "audio.")
+        for audio in ("audio.", "audio_")
+        for name, value in (("auto_split", False), ("allow_zero_audio", True))
+    ),
+    *(_refused(f"{audio}{name}", "V", "x", k.SOUND) for audio in ("audio.", "audio_") for name in k.SOUND_REFUSED),
+    *(_idle(f"{audio}{name}", "V", "x", k.SOUND) for audio in ("audio.", "audio_") for name in k.SOUND_WITHOUT_EFFECT),
 ]
 
 SECTIONS = {

@@ -210,6 +210,34 @@ def test_a_family_that_hears_is_given_the_sound_of_each_cut(clips) -> None:
     assert second[:, middle].mean() == pytest.approx(0.5, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("block", "heard", "left_out"),
+    [(None, [True, False], 0), ({}, [True], 1), ({"allow_zero_audio": True}, [True, False], 0),
+     ({"auto_split": False}, [False, False], 0)],
+)  # fmt: skip
+def test_the_block_audio_says_what_becomes_of_the_sound(clips, block, heard, left_out) -> None:
+    clips.needs = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 1))
+    for name, sound in (("heard", (np.zeros((1, RATE), np.float32), RATE)), ("silent", None)):
+        write_mp4(clips.pictures / f"{name}.mp4", np.zeros((9, 64, 96, 3), np.uint8), 24.0, audio=sound)
+        (clips.pictures / f"{name}.txt").write_text("a film")
+    given: list[bool] = []
+
+    def hearing(pixels: torch.Tensor, sounds: list[np.ndarray | None]) -> torch.Tensor:
+        given.extend(sound is not None for sound in sounds)
+        return encode(pixels)
+
+    plan = clips.plan({**entry(clips, num_frames=9, min_frames=9), "audio": block}).scan()
+    report = plan.fill_latents(hearing, "vae-1")
+    assert given == heard
+    assert list(report.dropped.values()) == ["no audio stream"] * left_out
+
+
+def test_sound_without_a_family_that_hears_is_said_to_have_no_effect(clips) -> None:
+    write_clip(clips.pictures / "a.mp4", 9)
+    clips.plan({**entry(clips, num_frames=9), "audio": {"auto_split": True}}).scan()
+    assert any("audio has no effect: toy does not train" in e.message for e in clips.events if isinstance(e, Warn))
+
+
 def test_what_lies_beside_a_clip_is_not_listened_to(clips) -> None:
     clips.needs = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2), references=True)
     write_clip(clips.pictures / "a.mp4", 9)

@@ -117,6 +117,17 @@ class VideoBlock(Part):
     source_fps: Annotated[float | None, Field(gt=0)] = None
 
 
+class SoundBlock(Part):
+    """What becomes of the sound of clips, where the family trains on it.
+
+    auto_split        it is read from the clips
+    allow_zero_audio  clips without sound are trained on as silent films; else they are left out
+    """
+
+    auto_split: bool = True
+    allow_zero_audio: bool = False
+
+
 class KohyaBuckets(Part):
     """musubi-tuner's own sizes, in place of the arithmetic of `resolution_type`.
 
@@ -176,6 +187,7 @@ class SampleDataset(Entry):
     number: Annotated[int, Field(ge=0)] = 0
     optional: bool = False
     video: VideoBlock | None = None
+    audio: SoundBlock | None = None
     kohya: KohyaBuckets | None = None
 
     resolution: Annotated[float, Field(gt=0)] = 1024

@@ -5,28 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 LATER = "arrives in a later release"
-SOUND = "no family that trains on sound is here yet"
+SOUND = "sound is taken from the clips of video datasets, and as long as its clip"
 
-AUDIO_KEYS = (
+SOUND_WITHOUT_EFFECT = (
     "bucket_strategy",
     "duration_interval",
     "duration_interval_seconds",
     "bucket_interval",
-    "max_duration_seconds",
-    "min_duration_seconds",
     "truncation_mode",
     "channels",
     "sample_rate",
+    "cache_dir",
+    "source_from_video",
+)
+SOUND_REFUSED = (
+    "max_duration_seconds",
+    "min_duration_seconds",
     "lyrics_filename_format",
     "lyrics_extension",
     "lyrics_suffix",
-    "cache_dir",
-    "auto_split",
-    "allow_zero_audio",
-    "source_from_video",
     "audio_only",
     "target_resolution",
 )
+AUDIO_KEYS = ("auto_split", "allow_zero_audio", *SOUND_WITHOUT_EFFECT, *SOUND_REFUSED)
 """Keys of the block `audio`, which may also stand in the entry behind `audio_`."""
 
 REFUSED_TYPES = {
@@ -41,8 +42,7 @@ REFUSED_STORAGE = {
     "webshart": "webshart shards need a package of that name that Darkroom does not know how to read",
 }
 REFUSED_KEYS = {
-    **dict.fromkeys(("audio", "s2v_datasets", "lyrics_column", "audio_column", "audio_caption_fields"), SOUND),
-    **dict.fromkeys((f"audio_{key}" for key in AUDIO_KEYS), SOUND),
+    **dict.fromkeys(("s2v_datasets", "lyrics_column", "audio_column", "audio_caption_fields"), SOUND),
     **dict.fromkeys(("grounding", "bbox_column"), REFUSED_TYPES["grounding"]),
     "distillation_type": REFUSED_TYPES["distillation_cache"],
     **dict.fromkeys(("source", "metadata", "hf_token", "subfolder", "webshart"), REFUSED_STORAGE["webshart"]),
@@ -167,11 +167,12 @@ TRAINING_ONLY = (
     "timestep_sampling_offset",
 )
 IDLE = {
-    "image": ("video", "source_dataset_id"),
+    "image": ("video", "audio", "source_dataset_id"),
     "video": ("source_dataset_id",),
     "eval": (*TRAINING_ONLY, "vae_cache_clear_each_epoch", "source_dataset_id"),
     "conditioning": (
         *TRAINING_ONLY,
+        "audio",
         "vae_cache_clear_each_epoch",
         "minimum_image_size",
         "delete_unwanted_images",

@@ -165,6 +165,10 @@ class _Reader:
     def prepared(self, raw: dict[str, Any]) -> dict[str, Any]:
         """The entry with its placeholders filled and its keys under their first names."""
         filled = self.fill(raw, raw["id"])
+        flat = [key for key in filled if key.removeprefix("audio_") in k.AUDIO_KEYS and key.startswith("audio_")]
+        if flat and isinstance(filled.get("audio") or {}, dict):
+            own = {key.removeprefix("audio_"): filled.pop(key) for key in flat}
+            filled["audio"] = {**own, **(filled.get("audio") or {})}
         return {k.ALIASES.get(key, key): value for key, value in filled.items() if key not in ("disabled", "disable")}
 
     def fill(self, value: Any, entry: str) -> Any:
@@ -375,6 +379,8 @@ class _Reader:
         self.aspect_buckets(values, name)
         if kind == "video" or isinstance(values.get("video"), dict):
             values["video"] = self.video(values.get("video") or {}, name)
+        if isinstance(values.get("audio"), dict):
+            values["audio"] = self.sound(values["audio"], name)
         table = values.get("parquet")
         if isinstance(table, dict):
             values["parquet"] = self.table(table, name)
@@ -389,6 +395,15 @@ class _Reader:
             made["num_frames"] = max(1, int(5 * rate))
             self.notes.warn(name, f"video.num_frames is not set; five seconds at {rate:g} frames per second are used.")
         return made
+
+    def sound(self, block: dict[str, Any], name: str) -> dict[str, Any]:
+        """The audio block without what does not act here."""
+        for key in (key for key in k.SOUND_REFUSED if key in block):
+            self.notes.refuse_key(name, f"audio.{key}", block[key], k.SOUND)
+        for key in (key for key in k.SOUND_WITHOUT_EFFECT if block.get(key) is not None):
+            self.notes.warn(name, f"audio.{key} has no effect; {k.SOUND}.")
+        idle = (*k.SOUND_REFUSED, *k.SOUND_WITHOUT_EFFECT)
+        return {key: value for key, value in block.items() if key not in idle and value is not None}
 
     def sources_of_facts(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
         """Where sizes and captions come from, which for links and hub rows is the list itself."""
