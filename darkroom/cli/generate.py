@@ -27,7 +27,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
     p.add_argument("--negative_prompt", default="")
     p.add_argument("--resolution", help="512 or 768x512; left out, what the run or flavour validates with")
-    p.add_argument("--image", help="the picture to start from, for flavours that take one")
+    p.add_argument(
+        "--image",
+        action="append",
+        default=[],
+        help="a picture to start from; again for more",
+    )
     p.add_argument("--frames", type=count, help="the length of clips; left out, what the flavour validates with")
     p.add_argument("--steps", type=count)
     p.add_argument("--guidance", type=float)
@@ -50,7 +55,7 @@ def run(argv: list[str]) -> int:
     from darkroom.families.repository import locate
     from darkroom.tools import generate
     from darkroom.validate.recipe import Recipe
-    from darkroom.validate.render import call_of
+    from darkroom.validate.render import call_of, how_many
 
     adapters = [generate.AdapterFile.parse(text) for text in chosen.adapter]
     known = settings(chosen, adapters)
@@ -61,11 +66,10 @@ def run(argv: list[str]) -> int:
     options = SimpleNamespace(**{**defaults(family, known), **{k: v for k, v in known.items() if v is not None}})
     facts = family.latents_for(known["model_flavour"])
     fps = family.fps_for(known["model_flavour"])
-    takes = family.picture_for(options)
-    if takes == "needed" and not chosen.image:
-        raise ModelError(f"This flavour of {family.title} starts from a picture.\n  Give --image.")
-    if takes == "none" and chosen.image:
-        raise ModelError(f"This flavour of {family.title} starts from no picture.\n  Leave --image out.")
+    allowed = family.pictures_for(options)
+    if len(chosen.image) not in allowed:
+        change = "Give --image, once for each." if allowed[-1] else "Leave --image out."
+        raise ModelError(f"This flavour of {family.title} starts from {how_many(allowed)}.\n  {change}")
     wanted = chosen.resolution or options.validation_resolution or options.resolution
     try:
         (width, height), *_ = parse_resolutions(wanted, facts.downscale * facts.patch)
@@ -83,7 +87,7 @@ def run(argv: list[str]) -> int:
             recipe = Recipe(
                 prompt, chosen.negative_prompt, width, height, options.validation_num_inference_steps,
                 chosen.seed + i, "cpu", call_of(family, width, height, options), {},
-                picture=chosen.image or "", fps=(options.framerate or fps) if fps else 0.0,
+                pictures=tuple(chosen.image), fps=(options.framerate or fps) if fps else 0.0,
             )  # fmt: skip
             path = Path(chosen.output) / f"{safe_name(prompt, 60)}_{chosen.seed + i}.png"
             made = generate.render(pipe, family, recipe, options)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded:"
 TINY = "tiny:"
 CONTROLNET = "controlnet"
+# the most pictures that a prompt comes with
+SEVERAL = 10
 
 
 class Family:
@@ -312,9 +314,13 @@ class Family:
 
         return regrouped(pipe, name)
 
-    def picture_for(self, options: Any) -> str:
-        """Does a prompt come with a picture? none, optional, needed."""
-        return "needed" if self.control(options) else self.flavours[self.published(options.model_flavour)].picture
+    def pictures_for(self, options: Any) -> range:
+        """How many pictures a prompt may come with."""
+        facts = self.flavours[self.published(options.model_flavour)]
+        if self.control(options):
+            return range(1, 2)
+        most = 0 if facts.picture == "none" else SEVERAL if facts.several else 1
+        return range(1 if facts.picture == "needed" else 0, most + 1)
 
     def known_to_pipeline(self, call: Mapping[str, Any], options: Any) -> dict[str, Any]:
         """The arguments that the pipeline of the run knows, of those that the family's own takes."""

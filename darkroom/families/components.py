@@ -27,9 +27,9 @@ from darkroom.families.base import Family
 from darkroom.families.classes import named
 from darkroom.families.control import WithChannels, WithControlNet
 from darkroom.families.experts import Experts
-from darkroom.families.facts import Part, Tiny
+from darkroom.families.facts import Tiny
 from darkroom.families.pixels import PixelSpace
-from darkroom.families.repository import SINGLE_FILE, Repository, lacking
+from darkroom.families.repository import SINGLE_FILE, Repository, eyes, is_model, lacking
 
 log = logger(__name__)
 
@@ -80,8 +80,9 @@ class Parts(Repository):
         if self._text is None:
             family = self.family
             reader = self.family.text_pipeline_for(self.options.model_flavour)
-            eyes = [name for name, part in self.kinds.extras.items() if name in taken_by(reader) and is_model(part)]
-            absent = dict.fromkeys(["vae", *self.held, *eyes, *family.guides, *family.idle_parts])
+            models = [name for name, part in self.kinds.extras.items() if name in taken_by(reader) and is_model(part)]
+            others = set(models) - set(eyes(family, self.kinds, self.options.model_flavour))
+            absent = dict.fromkeys(["vae", *self.held, *others, *family.guides, *family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
                 extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_encoders(dtype)
@@ -298,11 +299,6 @@ def processors(name: str, kinds: Tiny, base: str, hub: Mapping[str, Any]) -> dic
 def taken_by(pipeline: str) -> set[str]:
     """The components that a pipeline's constructor takes."""
     return set(inspect.signature(named(pipeline).__init__).parameters)
-
-
-def is_model(part: Part) -> bool:
-    """Has a part weights?"""
-    return issubclass(named(part.cls), torch.nn.Module)
 
 
 def scheduler_config(parts: Parts) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class Flavour:
     """One set of published weights: where it is, the option defaults that suit it, and what differs from its family.
 
     supports  what it takes beyond what every flavour of the family takes
-    picture   may or must a prompt come with a picture to start from
+    picture   may or must a prompt come with a picture to start from; several: or with more of them
     started   the stock pipeline for prompts that come with one, where it is not the one for all others
     reads     what its text encoder looks at beside a caption: its "references", the "start" of the sample, or nothing
     experts   the denoisers that its base holds, where there are several: the one for most noise first
@@ -74,6 +74,7 @@ class Flavour:
     fps: float | None = None
     supports: frozenset[str] = frozenset()
     picture: Literal["none", "optional", "needed"] = "none"
+    several: bool = False
     started: str | None = None
     reads: Literal["", "references", "start"] = ""
     experts: tuple[str, ...] = ()

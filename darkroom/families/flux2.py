@@ -91,8 +91,8 @@ class Flux2(Family):
     supports = Family.supports | {"references"}
     default_flavour = "klein-9b"
     flavours = {
-        "klein-9b": Flavour("black-forest-labs/FLUX.2-klein-base-9B", picture="optional"),
-        "klein-4b": Flavour("black-forest-labs/FLUX.2-klein-base-4B", picture="optional"),
+        "klein-9b": Flavour("black-forest-labs/FLUX.2-klein-base-9B", picture="optional", several=True),
+        "klein-4b": Flavour("black-forest-labs/FLUX.2-klein-base-4B", picture="optional", several=True),
         "dev": Flavour(
             "black-forest-labs/FLUX.2-dev",
             pipeline=DEV_PIPELINE,
@@ -103,6 +103,7 @@ class Flux2(Family):
                 defaults={"tokenizer_max_length": 256},
             ),
             picture="optional",
+            several=True,
         ),
     }
     tinies = {"tiny-dev": "dev"}

@@ -10,7 +10,7 @@ w), two frames beyond it at half size, sixteen more at a quarter; zeros where no
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import DataError
 from darkroom.families.facts import Flavour, Part
@@ -38,7 +38,7 @@ def _flavour(transformer: str, note: str) -> Flavour:
 class FramePack(HunyuanVideoOriginal):
     name, title = "framepack", "FramePack"
     pipeline, denoiser = "HunyuanVideoFramepackPipeline", "HunyuanVideoFramepackTransformer3DModel"
-    fps = 30.0
+    fps: ClassVar[float | None] = 30.0
     supports = HunyuanVideoOriginal.supports - {"images"}
     elsewhere = {"image_encoder": EYES, "feature_extractor": EYES}
     pipeline_decodes = True

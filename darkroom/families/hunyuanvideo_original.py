@@ -9,7 +9,7 @@ caption; its 95 rows are dropped.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
@@ -27,7 +27,7 @@ class HunyuanVideoOriginal(Family):
     blocks = ("transformer_blocks", "single_transformer_blocks")
     guidance_input = True
     unguided = {}
-    fps = 24.0
+    fps: ClassVar[float | None] = 24.0
     supports = Family.supports | {"video"}
     default_flavour = "t2v"
     flavours = {"t2v": Flavour("hunyuanvideo-community/HunyuanVideo")}

@@ -73,6 +73,7 @@ def _edit(repository: str, pipeline: str, **denoiser: Any) -> Flavour:
         tiny=_tiny(denoiser, {"processor": qwen2_vl_processor()}),
         supports=frozenset({"references"}),
         picture="needed",
+        several=pipeline == EDIT_PLUS,
         reads="references",
     )
 

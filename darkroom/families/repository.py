@@ -18,8 +18,8 @@ from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
 from darkroom.families import tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
-from darkroom.families.classes import short
-from darkroom.families.facts import Latents, Tiny
+from darkroom.families.classes import named, short
+from darkroom.families.facts import Latents, Part, Tiny
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WHOLE_FILE = 64 * 2**20
@@ -50,6 +50,17 @@ def locate(repository: str, family: Family) -> str:
     if repository.startswith(EMBEDDED):
         return str(ASSETS / repository.removeprefix(EMBEDDED))
     return str(Path(repository).expanduser()) if repository.startswith("~") else repository
+
+
+def is_model(part: Part) -> bool:
+    """Has a part weights?"""
+    return issubclass(named(part.cls), torch.nn.Module)
+
+
+def eyes(family: Family, kinds: Tiny, flavour: str | None) -> list[str]:
+    """The models that look at pictures for the reader of captions."""
+    reads = family.flavour(flavour).reads
+    return [name for name, part in kinds.extras.items() if reads and is_model(part)]
 
 
 class Repository:
@@ -260,8 +271,9 @@ class Repository:
 
     @functools.cached_property
     def text_configs(self) -> Mapping[str, Mapping[str, Any]]:
-        """The text encoders' config.json by component. Raises ModelError when they cannot be read."""
-        return {name: self.config(name) for name in self.kinds.encoders}
+        """config.json of what reads captions, by component. Raises ModelError when they cannot be read."""
+        looking = eyes(self.family, self.kinds, self.options.model_flavour)
+        return {name: self.config(name) for name in (*self.kinds.encoders, *looking)}
 
     def config(self, part: str) -> dict[str, Any]:
         """One component's config.json, from a folder or the hub. Raises ModelError."""
@@ -292,6 +304,9 @@ class Repository:
     def text_identity(self) -> str:
         """What made a text embedding: weights, precision and the options that change it."""
         names = [*self.kinds.encoders, *self.kinds.tokenizers]
+        names += eyes(self.family, self.kinds, self.options.model_flavour)
+        if self.family.flavour(self.options.model_flavour).reads:
+            names += [name for name in self.kinds.extras if name not in names]
         places = {name: self.home(name) for name in lacking(self.family, self.index)}
         weights = [self._identity(name, places.get(name, self.base)) for name in names]
         sources = (getattr(self.options, option) for option in self.family.text_parts)

@@ -9,6 +9,7 @@ from pydantic import field_validator
 from darkroom.options import later
 from darkroom.options.field import SET, Section, option
 
+_FRAMEPACK = ("framepack", "framepack_one_frame")
 _LTX = ("ltxvideo",)
 _LTX_I2V = {"ltx_train_mode": "i2v"}
 
@@ -125,7 +126,27 @@ class FamilyOptions(Section):
         "Latent frames of one section that FramePack draws.",
         ge=1,
         level="expert",
-        families=("framepack",),
+        families=_FRAMEPACK,
+    )
+    framepack_clean_indices: list[int] | None = option(
+        None,
+        "Where on FramePack's time line the given pictures of a one-frame run stand; left out, one picture at 0.",
+        json=True,
+        level="expert",
+        families=("framepack_one_frame",),
+    )
+    framepack_target_index: int | None = option(
+        None,
+        "Where on FramePack's time line the frame of a one-frame run stands; left out, the window's size.",
+        ge=0,
+        level="expert",
+        families=("framepack_one_frame",),
+    )
+    framepack_no_post: bool = option(
+        False,
+        "Put no blank frame behind the window of a one-frame run.",
+        level="expert",
+        families=("framepack_one_frame",),
     )
     timestep_boundary: float | None = option(
         None,

@@ -127,7 +127,7 @@ def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> L
 
 def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Made:
     """What a recipe makes, by a plain pipeline call with the prompt as text."""
-    pipe = family.drawing(pipe, bool(recipe.picture), options)
+    pipe = family.drawing(pipe, bool(recipe.pictures), options)
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
     call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options)

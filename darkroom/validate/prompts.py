@@ -16,19 +16,19 @@ LIBRARY = Path(__file__).parent / "library.json"
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One picture to make: a short name for files, the text, the adapter's strength for it, a picture to start from."""
+    """One picture to make: a short name for files, the text, the adapter's strength for it, pictures to start from."""
 
     name: str
     text: str
     strength: float = 1.0
-    picture: str = ""
+    pictures: tuple[str, ...] = ()
 
 
 def read_library(path: Path, option: str) -> list[Prompt]:
     """A JSON object of short name to text, or to `{"prompt": ..., "adapter_strength": ..., "image": ...}`.
 
-    `caption` and `tags` are other names of `prompt`; blank names are skipped; the path of an image may be relative to
-    the library. Raises ConfigError naming the entry.
+    `caption` and `tags` are other names of `prompt`; blank names are skipped; an image may be a list of them, and its
+    path relative to the library. Raises ConfigError naming the entry.
     """
     try:
         entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -63,9 +63,11 @@ def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
     if isinstance(value, dict):
         text = value.get("prompt") or value.get("caption") or value.get("tags")
         strength = value.get("adapter_strength", 1.0)
-        image = value.get("image", "")
-        if isinstance(text, str) and isinstance(strength, (int, float)) and isinstance(image, str):
-            return Prompt(safe_name(name), text, float(strength), _found(image, name, option, path))
+        image = value.get("image") or []
+        images = [image] if isinstance(image, str) else image
+        is_list = isinstance(images, list) and all(isinstance(one, str) for one in images)
+        if isinstance(text, str) and isinstance(strength, (int, float)) and is_list:
+            return Prompt(safe_name(name), text, float(strength), tuple(_found(o, name, option, path) for o in images))
     raise ConfigError(
         option,
         str(path),
@@ -76,9 +78,7 @@ def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
 
 
 def _found(image: str, name: str, option: str, library: Path) -> str:
-    """The path of an entry's image, seen from its library; empty if it has none."""
-    if not image:
-        return ""
+    """The path of an entry's image, seen from its library."""
     place = (Path(library).expanduser().parent / Path(image).expanduser()).absolute()
     if place.is_file():
         return str(place)

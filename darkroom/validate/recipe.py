@@ -16,8 +16,8 @@ KEY = "darkroom"
 class Recipe:
     """How one picture was made. `call`: the stock pipeline's other arguments; `scheduler`: changes to the base's.
 
-    picture  path of the picture that it started from, or empty
-    fps      frames per second of a clip, else 0
+    pictures  paths of the pictures that it started from
+    fps       frames per second of a clip, else 0
     """
 
     prompt: str
@@ -32,7 +32,7 @@ class Recipe:
     strength: float = 1.0
     step: int = 0
     weights: str = "adapter"
-    picture: str = ""
+    pictures: tuple[str, ...] = ()
     fps: float = 0.0
 
     def save(self, image: Any, path: Path) -> None:
@@ -53,4 +53,6 @@ class Recipe:
             text = image.info.get(KEY)
         if text is None:
             raise ValueError(f"{path} holds no recipe; it was not made by a validation of Darkroom")
-        return cls(**json.loads(text))
+        found = json.loads(text)
+        single = found.pop("picture", "")  # as earlier versions wrote it
+        return cls(**{**found, "pictures": tuple(found.get("pictures") or filter(None, [single]))})

@@ -72,19 +72,23 @@ class Renderer:
         if self.options.model_flavour not in self.family.tiny_names():
             for package in self.family.render_packages:
                 need(package, "", f"Validation of {self.family.title}")
-        lacking = [prompt.name for prompt in prompts if not self._picture_of(prompt)]
-        if self.family.picture_for(self.options) == "needed" and lacking:
+        allowed = self.family.pictures_for(self.options)
+        wrong = {prompt.name: count for prompt in prompts if (count := len(self._pictures_of(prompt))) not in allowed}
+        if wrong:
             raise ConfigError(
                 "validation_prompt",
-                ", ".join(lacking),
+                ", ".join(wrong),
                 "",
-                f"{self.family.title} starts from a picture here, and these prompts bring none.",
-                'Give them as "name": {"prompt": "...", "image": "start.png"} in a user_prompt_library and set '
-                "validation_disable_unconditional, or set validation_disable.",
+                f"{self.family.title} starts from {how_many(allowed)} here, and these prompts bring "
+                f"{', '.join(map(str, wrong.values()))}.",
+                'Give them as "name": {"prompt": "...", "image": "start.png"} in a user_prompt_library, several as a '
+                "list, and set validation_disable_unconditional, or set validation_disable.",
             )
 
-    def _picture_of(self, prompt: Prompt) -> str:
-        return "" if self.family.picture_for(self.options) == "none" else prompt.picture or self.start
+    def _pictures_of(self, prompt: Prompt) -> tuple[str, ...]:
+        if not self.family.pictures_for(self.options)[-1]:
+            return ()
+        return prompt.pictures or tuple(filter(None, [self.start]))
 
     @property
     def fps(self) -> float:
@@ -118,7 +122,7 @@ class Renderer:
                         strength=prompt.strength,
                         step=step,
                         weights=weights,
-                        picture=self._picture_of(prompt),
+                        pictures=self._pictures_of(prompt),
                         fps=self.fps,
                     ),
                 )
@@ -161,12 +165,9 @@ def wanted(parts: Any, options: Any, prompts: Iterable[Prompt]) -> tuple[list[st
 
 def pictures_read(family: Family, recipe: Recipe, options: Any) -> list[Any]:
     """The PIL pictures that the text encoder looks at with a recipe's prompt."""
-    if not recipe.picture or not family.flavour(options.model_flavour).reads or family.control(options):
+    if not recipe.pictures or not family.flavour(options.model_flavour).reads or family.control(options):
         return []
-    from PIL import Image
-
-    with Image.open(recipe.picture) as picture:
-        given = family.picture_call(picture, recipe.width, recipe.height, options)["image"]
+    given = started_from(family, recipe, options)["image"]
     return given if isinstance(given, list) else [given]
 
 
@@ -182,7 +183,7 @@ def looks_of(family: Family, recipe: Recipe, options: Any) -> list[Look]:
 
 def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], options: Any) -> Made:
     """What a recipe makes. The pipeline samples; the VAE decodes in its own precision, which may be wider."""
-    pipe = parts.family.drawing(pipe, bool(recipe.picture), options)
+    pipe = parts.family.drawing(pipe, bool(recipe.pictures), options)
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(parts.family, recipe, options)
     given = parts.family.known_to_pipeline({**prompt, **call}, options)
@@ -209,14 +210,29 @@ def call_of(family: Family, width: int, height: int, options: Any) -> dict[str, 
 def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
     """A recipe as arguments of the stock pipeline's call, all but the prompt. Reads the picture that it starts from."""
     call = {"width": recipe.width, "height": recipe.height, **recipe.call}
-    if recipe.picture:
-        from PIL import Image
-
-        with Image.open(recipe.picture) as picture:
-            start = family.control_call if family.control(options) else family.picture_call
-            call |= start(picture, recipe.width, recipe.height, options)
+    if recipe.pictures:
+        call |= started_from(family, recipe, options)
     call["num_inference_steps"] = recipe.steps
     return {**call, "generator": torch.Generator(recipe.seed_device).manual_seed(recipe.seed)}
+
+
+def started_from(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
+    """The recipe's pictures as arguments of the call; the `image` is a list of them if there are several."""
+    from PIL import Image
+
+    start = family.control_call if family.control(options) else family.picture_call
+    calls = []
+    for path in recipe.pictures:
+        with Image.open(path) as picture:
+            calls.append(start(picture, recipe.width, recipe.height, options))
+    return calls[0] if len(calls) == 1 else {**calls[0], "image": [call["image"] for call in calls]}
+
+
+def how_many(allowed: range) -> str:
+    """A number of pictures, for people."""
+    least, most = allowed[0], allowed[-1]
+    number = str(most) if least == most else f"{least} to {most}"
+    return f"{number} picture{'' if most == 1 else 's'}"
 
 
 @contextlib.contextmanager

@@ -449,8 +449,8 @@ _FILMS = "musubi::test_films_are_cut_as_musubi_tuner_cuts_them"
 _FOLDER = "musubi::test_captions_batches_and_repeats_of_a_folder"
 _BUCKETS = "musubi::test_pictures_get_the_buckets_of_musubi_tuner"
 _CONTROLS = "examples::test_musubi_controls_by_name_and_number"
-_FRAMEPACK = "musubi::test_keys_of_framepack_are_refused_under_that_family"
-_REFUSED = "comes with the FramePack family; under other families no effect"
+_FRAMEPACK = "musubi::test_keys_of_framepack_agree_with_the_options"
+_AGREES = "with FramePack: what the option says, which it has to agree with; under other families no effect"
 
 MUSUBI = [
     MusubiKey("resolution", "general image video", [96, 64], _BUCKETS),
@@ -469,7 +469,7 @@ MUSUBI = [
     MusubiKey("control_resolution", "image", [64, 64], _CONTROLS),
     MusubiKey("multiple_target", "image", True, "examples::test_a_wrong_musubi_file_is_named", REFUSED,
               "several target pictures per sample come with the layered family that is trained on them"),
-    *(MusubiKey(name, where, value, _FRAMEPACK, REFUSED, _REFUSED)
+    *(MusubiKey(name, where, value, _FRAMEPACK, says=_AGREES)
       for name, where, value in (("fp_latent_window_size", "image video", 9), ("fp_1f_clean_indices", "image", [0]),
                                  ("fp_1f_target_index", "image", 1), ("fp_1f_no_post", "image", True))),
     MusubiKey("video_directory", "video", "films", _FILMS),

@@ -222,7 +222,9 @@ def test_a_musubi_key_is_accepted_or_refused(shop, key: MusubiKey, monkeypatch) 
         Path(name).mkdir()
     Path("list.jsonl").write_text('{"image_path": "a.png", "caption": "x"}')
     Path("films.jsonl").write_text('{"video_path": "a.mp4", "caption": "x"}')
-    shop.options["model_family"] = "framepack" if key.name.startswith("fp_") else "toy"
+    if key.name.startswith("fp_"):
+        option = {"fp_latent_window_size": "framepack_latent_window_size"}.get(key.name, f"framepack_{key.name[6:]}")
+        shop.options |= {"model_family": "framepack_one_frame", option: key.value}
     for where in key.where.split():
         folder = {"video_directory": "films"} if where == "video" else {"image_directory": "pictures"}
         folder = {} if key.name.endswith("_jsonl_file") else folder

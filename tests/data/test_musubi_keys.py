@@ -13,6 +13,7 @@ from darkroom.data.needs import Needs
 from darkroom.data.plan import Plan, prepare
 from darkroom.media.frames import FrameRule
 from darkroom.options.datasets import DatasetFile, read_datasets
+from darkroom.options.datasets.musubi import FRAMEPACK
 from tests.data.test_clips import write_clip
 
 CLIPS = Needs(
@@ -177,11 +178,14 @@ def test_a_control_folder_beside_a_list_says_that_it_does_nothing(project) -> No
     assert any("control_directory has no effect" in warning for warning in made.warnings)
 
 
-@pytest.mark.parametrize("key", ["fp_latent_window_size", "fp_1f_clean_indices", "fp_1f_target_index", "fp_1f_no_post"])
-def test_keys_of_framepack_are_refused_under_that_family(project, key) -> None:
-    project.options["model_family"] = "framepack"
-    with pytest.raises(ConfigError, match="comes with the FramePack family"):
-        read(project, pictures(project, **{key: [1] if "indices" in key else 1}))
+@pytest.mark.parametrize(("key", "option"), FRAMEPACK.items())
+def test_keys_of_framepack_agree_with_the_options(project, key, option) -> None:
+    value = [1] if "indices" in key else 1
+    project.options |= {"model_family": "framepack_one_frame", option: value}
+    assert read(project, pictures(project, **{key: value})).warnings == ()
+    project.options[option] = None
+    with pytest.raises(ConfigError, match=rf"Set {option} to"):
+        read(project, pictures(project, **{key: value}))
 
 
 def test_several_controls_say_that_one_is_drawn_unless_all_are_asked_for(project) -> None:

@@ -114,6 +114,8 @@ class Case:
     @property
     def frames(self) -> int:
         """Frames of the sample: the shortest clip with more than one latent frame."""
+        if "video" not in self.family.supports_for(self.flavour):
+            return 1
         return max(self.family.least_frames(self.settings), 1 + self.family.frame_step(self.settings))
 
     @property
@@ -149,7 +151,7 @@ class Case:
     def sample(self, pipe: Any, name: str = "astronaut") -> Sample:
         """A photograph, or a camera moving over it, encoded as the job encodes it."""
         parts = SimpleNamespace(vae=lambda: pipe.vae, extra=lambda part: getattr(pipe, part), latents=self.facts)
-        pixels = clip(name, self.frames) if self.facts.temporal else photograph(name)
+        pixels = clip(name, self.frames) if self.frames > 1 else photograph(name)
         x0 = latent_space.encode(pipe.vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
         extras |= heard(self.family, parts, [tone(self.family.sound)], self.frames, self.settings)
@@ -477,7 +479,8 @@ def latent_parity(case: Case) -> str | None:
     found_sound, given_sound = _watched(pipe.audio_vae) if family.sound else ([], [])
     with torch.no_grad():
         sample = case.sample(pipe)
-        answer = pipe.vae.encode(sample.pixels.unsqueeze(2) if case.facts.framed else sample.pixels)
+        is_still = sample.pixels.ndim == 4 and (case.facts.framed or case.facts.temporal)
+        answer = pipe.vae.encode(sample.pixels.unsqueeze(2) if is_still else sample.pixels)
         encoded = _mode(answer)
     _, seen = _watched(pipe.vae)
     # whatever the sampler does, this is its result: not every pipeline lets a callback change it

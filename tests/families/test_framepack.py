@@ -67,3 +67,56 @@ def test_a_clip_that_is_shorter_than_a_section_is_refused():
 
 def _sample(latents):
     return conformance.Sample(latents, latents, {}, (), None)
+
+
+def test_one_frame_beside_its_picture_is_the_stock_pipelines_only_section():
+    whole = case("framepack_one_frame", "tiny")
+    ours, stock = whole.pipe(), case("framepack", "tiny").pipe()
+    stock.register_modules(**{name: part for name, part in ours.components.items() if name != "scheduler"})
+    sample = whole.sample(ours)
+    call = whole.call(sample)
+    plain = {name: value for name, value in call.items() if name not in ("places", "target", "window", "post")}
+    drawn = {"prompt": "a cat", "num_inference_steps": 2, "output_type": "latent", "return_dict": False}
+
+    with Recorder(ours.transformer) as mine, torch.no_grad():
+        ours(**call, **drawn, generator=torch.Generator().manual_seed(0))
+    with Recorder(stock.transformer) as theirs, torch.no_grad():
+        stock(
+            **plain, **drawn, generator=torch.Generator().manual_seed(0), num_frames=1, latent_window_size=1,
+            sampling_type="inverted_anti_drifting",
+        )  # fmt: skip
+
+    assert len(mine.calls) == len(theirs.calls) == 2
+    for one, two in zip(mine.calls, theirs.calls, strict=True):
+        assert conformance._difference(two, one) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "clean", "own", "half"),
+    [
+        ({"framepack_latent_window_size": 9}, [0, 10], 9, 11),
+        ({"framepack_latent_window_size": 9, "framepack_clean_indices": [0, 1]}, [0, 1, 10], 9, 11),
+        (
+            {"framepack_clean_indices": [0, 10], "framepack_target_index": 1, "framepack_no_post": True},
+            [0, 10],
+            1,
+            3,
+        ),
+    ],
+)
+def test_pictures_and_frame_stand_where_the_options_say(options, clean, own, half):
+    whole = case("framepack_one_frame", "tiny")
+    settings = SimpleNamespace(**{**vars(whole.settings), **options})
+    pictures = [torch.full((2, 16, 1, 8, 8), float(n)) for n in range(len(settings.framepack_clean_indices))]
+    given = conformance.dataclasses.replace(
+        batch([_sample(pictures[0][:1])] * 2, torch.zeros(2, 16, 1, 8, 8)), references=tuple(pictures)
+    )
+
+    found = whole.family.conditions(given, settings, torch.Generator())
+
+    assert found["indices_latents_clean"].tolist() == clean
+    assert found["indices_latents"].tolist() == [own]
+    assert found["indices_latents_history_2x"][0] == half
+    assert found["latents_clean"][0, 0, :, 0, 0].tolist()[: len(pictures)] == list(map(float, range(len(pictures))))
+    with pytest.raises(DataError, match="references of their own size"):
+        whole.family.conditions(conformance.dataclasses.replace(given, references=()), settings, torch.Generator())

@@ -7,6 +7,7 @@ import torch
 
 from darkroom import families
 from darkroom.families import tiny
+from darkroom.families.repository import eyes
 from darkroom.families.text import split, stack_padded, too_long
 from tests.families import conformance
 
@@ -34,7 +35,8 @@ def test_texts_of_own_length_are_split_as_they_are():
 def test_a_captions_entry_holds_no_more_numbers_than_the_plan_counts(name, flavour):
     family, options = families.get(name), conformance.options(name, flavour)
     pipe = tiny.build(family, flavour=flavour)
-    found = {part: getattr(pipe, part).config for part in family.tiny_for(flavour).encoders}
+    kinds = family.tiny_for(flavour)
+    found = {part: getattr(pipe, part).config for part in (*kinds.encoders, *eyes(family, kinds, flavour))}
     configs = {part: dict(c) if isinstance(c, dict) else c.to_dict() for part, c in found.items()}
 
     entry = conformance.case(name, flavour).read(pipe, "a cat on a mat")

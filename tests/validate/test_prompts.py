@@ -95,11 +95,13 @@ def test_a_later_prompt_of_the_same_name_wins(tmp_path):
 
 def test_an_entry_may_bring_the_picture_that_it_starts_from(tmp_path):
     (tmp_path / "start.png").write_bytes(b"x")
-    path = library(tmp_path, {"clip": {"prompt": "it moves", "image": "start.png"}})
+    clips = {"clip": {"prompt": "it moves", "image": "start.png"}}
+    path = library(tmp_path, {**clips, "two": {"prompt": "both", "image": ["start.png", "start.png"]}})
 
+    start = str(tmp_path / "start.png")
     assert read_library(path, "user_prompt_library") == [
-        Prompt("clip", "it moves", picture=str(tmp_path / "start.png"))
-    ]
+        Prompt("clip", "it moves", pictures=(start,)), Prompt("two", "both", pictures=(start, start)),
+    ]  # fmt: skip
 
 
 def test_an_entrys_picture_that_is_not_there_is_refused_with_its_path(tmp_path):

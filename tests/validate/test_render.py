@@ -64,7 +64,7 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     if family.trained_for(flavour) != family.held_for(flavour):
         family.alone(pipe, *family.trained_for(flavour))
     family.prepare(pipe, recipe.width, recipe.height)
-    pipe = family.drawing(pipe, bool(recipe.picture), made.options)
+    pipe = family.drawing(pipe, bool(recipe.pictures), made.options)
     looks = looks_of(family, recipe, made.options)
     text = [family.stack_text([made.text(caption, looks)]) for caption in (recipe.prompt, recipe.negative)]
     stock = pipe(**family.embedded_call(*text), **arguments(family, recipe, made.options), return_dict=False)[0]
@@ -74,7 +74,7 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     assert picture.made.frames.shape[1:] == (64, 64, 3)
     shortest = max(family.latents_for(flavour).temporal + 1, family.least_frames(made.options))
     assert len(picture.made.frames) == (shortest if recipe.fps else 1)
-    assert bool(recipe.picture) == (family.flavour(flavour).picture != "none")
+    assert bool(recipe.pictures) == (family.flavour(flavour).picture != "none")
 
 
 def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
@@ -113,7 +113,7 @@ def test_a_clip_of_one_frame_is_a_picture():
 def test_a_prompt_without_the_picture_that_it_needs_is_refused():
     made, _ = renderer("wan", "tiny-i2v")
 
-    with pytest.raises(ConfigError, match="starts from a picture") as caught:
+    with pytest.raises(ConfigError, match="starts from 1 picture here") as caught:
         made.check([PROMPT])
 
     assert "user_prompt_library" in caught.value.change
@@ -122,9 +122,9 @@ def test_a_prompt_without_the_picture_that_it_needs_is_refused():
 def test_a_prompts_own_picture_comes_first(start):
     made, _ = renderer("wan", "tiny-i2v", start="elsewhere.png")
 
-    recipes = [recipe for *_, recipe in made.recipes([PROMPT, Prompt("own", "x", picture=start)], 0, "base")]
+    recipes = [recipe for *_, recipe in made.recipes([PROMPT, Prompt("own", "x", pictures=(start,))], 0, "base")]
 
-    assert [recipe.picture for recipe in recipes] == ["elsewhere.png", start]
+    assert [recipe.pictures for recipe in recipes] == [("elsewhere.png",), (start,)]
 
 
 def test_a_recipe_of_an_earlier_version_can_still_be_read(tmp_path):
@@ -132,7 +132,7 @@ def test_a_recipe_of_an_earlier_version_can_still_be_read(tmp_path):
 
     old = {
         "prompt": "p", "negative": "", "width": 8, "height": 8, "steps": 1, "seed": 0, "seed_device": "cpu",
-        "call": {}, "scheduler": {}, "strength": 1.0, "step": 0, "weights": "adapter",
+        "call": {}, "scheduler": {}, "strength": 1.0, "step": 0, "weights": "adapter", "picture": "start.png",
     }  # fmt: skip
     from PIL.PngImagePlugin import PngInfo
 
@@ -142,4 +142,4 @@ def test_a_recipe_of_an_earlier_version_can_still_be_read(tmp_path):
     film(np.zeros((1, 8, 8, 3), np.uint8)).save(data, format="PNG", pnginfo=header)
     path.write_bytes(data.getvalue())
 
-    assert Recipe.read(path) == Recipe("p", "", 8, 8, 1, 0, "cpu", {}, {})
+    assert Recipe.read(path) == Recipe("p", "", 8, 8, 1, 0, "cpu", {}, {}, pictures=("start.png",))

@@ -49,7 +49,13 @@ RENAMED = {
     "qwen_image_edit_no_resize_control": "no_resize_control",
     "qwen_image_edit_control_resolution": "control_resolution",
 }
-FRAMEPACK = ("fp_latent_window_size", "fp_1f_clean_indices", "fp_1f_target_index", "fp_1f_no_post")
+FRAMEPACK = {
+    "fp_latent_window_size": "framepack_latent_window_size",
+    "fp_1f_clean_indices": "framepack_clean_indices",
+    "fp_1f_target_index": "framepack_target_index",
+    "fp_1f_no_post": "framepack_no_post",
+}
+"""Settings that a dataset has there and a run here."""
 STEPS = {"hidream_o1": 32}
 """Pixels between edges of buckets; 16 for all other families."""
 
@@ -201,11 +207,12 @@ class _Conversion:
         if self.values.get("multiple_target"):
             reason = "several target pictures per sample come with the layered family that is trained on them"
             self.notes.refuse_key(self.name, "multiple_target", True, reason)
-        for key in FRAMEPACK:
-            if key in self.values and self.family != "framepack":
+        for key, option in FRAMEPACK.items():
+            if key in self.values and self.family not in ("framepack", "framepack_one_frame"):
                 self.notes.warn(self.name, f"{key} has no effect; it belongs to FramePack.")
-            elif key in self.values:
-                self.notes.refuse_key(self.name, key, self.values[key], "it comes with the FramePack family")
+            elif key in self.values and self.values[key] != getattr(self.config, option, None):
+                problem = "Drawing needs to know it too, so it is an option here."
+                self._problem(key, self.values[key], problem, f"Set {option} to {self.values[key]}.")
 
     # -- controls ---------------------------------------------------------------------------------------------------
 

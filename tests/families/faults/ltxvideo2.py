@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from darkroom.families.base import Family
-from tests.families.faults.kit import Fault, conditions, latents, mask_of_ones, text
+from tests.families.faults.kit import Fault, conditions, latents, text
 from tests.families.faults.ltxvideo import SCALE_ONLY
 
 
@@ -37,7 +37,6 @@ FAULTS = [
     Fault("order of the sound's channels and bands", "ltxvideo2", "latent parity", bands_first),
     Fault("frame rate", "ltxvideo2", "call parity", conditions("rate", lambda rate: rate - 1)),
     Fault("whose times the streams see", "ltxvideo2", "call parity", conditions("own_times", lambda own: not own)),
-    Fault("mask of the padding", "ltxvideo2", "call parity", text(mask_of_ones)),
     Fault(
         "text of the sound",
         "ltxvideo2",

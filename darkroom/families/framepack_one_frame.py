@@ -1,0 +1,113 @@
+"""FramePack for single pictures: one frame is drawn at a place on the time line, from pictures at other places.
+
+musubi-tuner's one-frame mode. Its network, text and latents are FramePack's; a reference (B, 16, 1, h, w) of the
+sample's own size stands at each of `framepack_clean_indices`, and SigLIP reads the first one together with the caption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.core.errors import DataError
+from darkroom.families.facts import Flavour
+from darkroom.families.framepack import BASE, FramePack
+from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+
+class FramePackOneFrame(FramePack):
+    name, title = "framepack_one_frame", "FramePack one-frame"
+    pipeline = "darkroom.families.one_frame:OneFramePipeline"
+    fps = None
+    supports = (HunyuanVideoOriginal.supports | {"references"}) - {"video"}
+    default_flavour = "i2v"
+    flavours = {
+        "i2v": Flavour(
+            BASE,
+            {"pretrained_transformer_model_name_or_path": "lllyasviel/FramePackI2V_HY"},
+            note="changes a picture as its prompt says",
+            picture="needed",
+            several=True,
+            reads="references",
+        )
+    }
+    tinies = {}
+    defaults = {**FramePack.defaults, "framepack_clean_indices": [0]}
+    tiny = dataclasses.replace(FramePack.tiny, defaults={**FramePack.tiny.defaults, "framepack_latent_window_size": 1})
+
+    def pictures_for(self, options: Any) -> range:
+        count = len(options.framepack_clean_indices)
+        return range(count, count + 1)
+
+    def frame_step(self, options: Any) -> int:
+        return 1
+
+    def least_frames(self, options: Any) -> int:
+        return 1
+
+    # -- what a sample brings --------------------------------------------------------------------------------------
+
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+        return {}
+
+    def sample_identity(self, options: Any) -> dict[str, Any]:
+        return {}
+
+    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
+        return batch
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        eye = configs["image_encoder"]
+        seen = (eye["image_size"] // eye["patch_size"]) ** 2 * eye["hidden_size"]
+        return super().text_numbers(configs, options) + int(seen)
+
+    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> dict[str, Any]:
+        """As `encode_text`, and image (1, N, D): what SigLIP sees of the first picture."""
+        pixels = pipe.video_processor.preprocess(pictures[0])
+        return {**self.encode_text(pipe, [caption], options), "image": pipe.encode_image(pixels)}
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+        """guidance, and where everything stands on the time line."""
+        from darkroom.families.one_frame import placed
+
+        count = len(options.framepack_clean_indices)
+        if len(batch.references) != count or any(one.shape != batch.latents.shape for one in batch.references):
+            sizes = ", ".join("x".join(map(str, one.shape[-2:])) for one in batch.references) or "none"
+            raise DataError(
+                f"Samples of dataset '{batch.dataset}' need {count} references of their own size, "
+                f"{'x'.join(map(str, batch.latents.shape[-2:]))} in latents, and have: {sizes}.\n"
+                "  Use reference_strict, one dataset for each of framepack_clean_indices, and set "
+                "conditioning_multidataset_sampling to combined."
+            )
+        return {
+            **HunyuanVideoOriginal.conditions(self, batch, options, generator),
+            **placed(batch.references, **places(options)),
+        }
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
+    def call(self, options: Any) -> dict[str, Any]:
+        common = HunyuanVideoOriginal.call(self, options)
+        del common["num_frames"]
+        return {**common, **places(options)}
+
+
+def places(options: Any) -> dict[str, Any]:
+    """Where pictures and frame stand, as the pipeline takes it."""
+    window = options.framepack_latent_window_size
+    target = options.framepack_target_index
+    return {
+        "places": list(options.framepack_clean_indices),
+        "target": window if target is None else target,
+        "window": window,
+        "post": not options.framepack_no_post,
+    }
+
+
+FAMILY = FramePackOneFrame()
