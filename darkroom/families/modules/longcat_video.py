@@ -200,7 +200,7 @@ class FinalLayer(nn.Module):
         return in_float32(self.linear, modulated(self.norm_final, x, shift, scale))
 
 
-class LongCatVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):  # type: ignore[misc]
+class LongCatVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
     """The whole network. Its answer points from the noise to the data.
 
     `text_tokens_zero_pad` makes the embedding of padding zero and lets it be seen; without, padding is not seen.

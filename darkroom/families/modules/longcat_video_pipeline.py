@@ -40,7 +40,7 @@ class LongCatVideoLoraLoaderMixin(CogVideoXLoraLoaderMixin):
     @property
     def transformer(self) -> Any:
         """The network by the name that files have for it."""
-        return self.dit  # type: ignore[attr-defined]
+        return self.dit
 
     def fuse_lora(self, components: Sequence[str] = ("dit",), **more: Any) -> None:
         super().fuse_lora(components=list(components), **more)
@@ -49,7 +49,7 @@ class LongCatVideoLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         super().unfuse_lora(components=list(components), **more)
 
 
-class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):  # type: ignore[misc]
+class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
     """Clips from text; its parts are called as the folders of the published model are."""
 
     model_cpu_offload_seq = "text_encoder->dit->vae"
@@ -185,7 +185,9 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):  # t
         if (prompt_embeds is None) != (prompt_attention_mask is None):
             raise ValueError("prompt_embeds and prompt_attention_mask belong together")
         if unknown := sorted(set(tensors) - set(self._callback_tensor_inputs)):
-            raise ValueError(f"callback_on_step_end_tensor_inputs: {unknown} are none of {self._callback_tensor_inputs}")
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs: {unknown} are none of {self._callback_tensor_inputs}"
+            )
 
     def _guided(self, answer: Tensor) -> Tensor:
         """One answer of the negative ones and those with text, which come behind them."""
