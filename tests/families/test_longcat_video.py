@@ -1,8 +1,8 @@
 """LongCat-Video's network and pipelines are our own: they are held to what is published of them.
 
 The parameters are those of upstream's module at the configuration of the published checkpoint, and the network's
-answer is compared with its equations written out once more. What needs the weights themselves is not shown here: that
-their file has these very names and shapes, and that clips look as upstream's do.
+answer is compared with its equations written out once more. Others count 1022 tensors in the checkpoint's index and
+13.6 billion numbers, as here. What needs the weights is not shown: the shapes in their files, and how clips look.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from darkroom.families.modules.longcat_video_pipeline import LongCatVideoImageTo
 from tests.families.conformance import Recorder, case
 from tests.families.test_flavours import parts_of
 
-# dit/config.json of meituan-longcat/LongCat-Video, without its names of versions
+# dit/config.json of meituan-longcat/LongCat-Video as its mirrors have it, without the names of versions
 PUBLISHED = {
     "adaln_tembed_dim": 512,
     "bsa_params": {"chunk_3d_shape_k": [4, 4, 4], "chunk_3d_shape_q": [4, 4, 4], "sparsity": 0.9375},
@@ -100,6 +100,7 @@ def test_the_parameters_are_those_of_the_published_checkpoint():
 
     found = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
     assert found == AROUND | {f"blocks.{i}.{name}": shape for i in range(48) for name, shape in OF_A_BLOCK.items()}
+    assert len(found) == 1022
     assert round(sum(p.numel() for p in model.parameters()) / 1e9, 1) == 13.6
 
 
@@ -338,6 +339,7 @@ def test_a_callback_changes_latents_and_ends_the_sampling(pipe):
         {"prompt": None},
         {"prompt_embeds": torch.zeros(1, 4, 32)},
         {"prompt": None, "prompt_embeds": torch.zeros(1, 4, 32)},
+        {"negative_prompt_embeds": torch.zeros(1, 4, 32)},
         {"callback_on_step_end_tensor_inputs": ["mask"]},
         {"prompt": ["a", "b"], "negative_prompt": ["c"]},
     ],

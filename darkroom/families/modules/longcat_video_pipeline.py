@@ -7,7 +7,6 @@ itself, has time 0, and the sampler leaves it alone.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -22,7 +21,8 @@ from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
 LEAST_NOISE = 0.001
-# the part of a model's folder, and who reads it
+PACKAGES = frozenset({"diffusers", "transformers", "darkroom"})
+# the parts of a model's folder, and who reads them
 FOLDERS = {
     "tokenizer": "transformers:AutoTokenizer",
     "text_encoder": "transformers:UMT5EncoderModel",
@@ -64,14 +64,16 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **more: Any) -> Any:
-        """As diffusers does. Each part is read on its own where the index names no parts, or classes of packages that
-        are not here: the published model's is such."""
+        """As diffusers does; where the index names no parts, or parts of other packages, by the names of the folders.
+
+        The published model's index names none.
+        """
         from darkroom.core.registry import import_path
 
         hub = {k: more[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in more}
         index = cls.load_config(pretrained_model_name_or_path, **hub)
         rows = [row for row in index.values() if isinstance(row, list) and row[0]]
-        if rows and all(importlib.util.find_spec(row[0].partition(".")[0]) for row in rows):
+        if rows and {row[0].partition(".")[0] for row in rows} <= PACKAGES:
             return super().from_pretrained(pretrained_model_name_or_path, **more)
         parts = {name: more[name] for name in FOLDERS if name in more}
         weights = {k: more[k] for k in ("dtype", "torch_dtype", "variant") if k in more}
@@ -173,17 +175,16 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
         """Set it in a callback to leave out the steps that are left."""
         return self._interrupt
 
-    def check_inputs(
-        self, prompt: Any, prompt_embeds: Any, prompt_attention_mask: Any, height: int, width: int, tensors: Any
-    ) -> None:
+    def check_inputs(self, prompt: Any, embedded: Sequence[Any], height: int, width: int, tensors: Any) -> None:
         """Raises ValueError, saying what is wrong."""
         multiple = self.vae_scale_factor_spatial * 2
         if height % multiple or width % multiple:
             raise ValueError(f"height and width must be multiples of {multiple}, and are {height} and {width}")
-        if (prompt is None) == (prompt_embeds is None):
+        embeds, mask, negative, negative_mask = embedded
+        if (prompt is None) == (embeds is None):
             raise ValueError("give either prompt or prompt_embeds")
-        if (prompt_embeds is None) != (prompt_attention_mask is None):
-            raise ValueError("prompt_embeds and prompt_attention_mask belong together")
+        if (embeds is None) != (mask is None) or (negative is None) != (negative_mask is None):
+            raise ValueError("embeddings and their attention mask belong together")
         if unknown := sorted(set(tensors) - set(self._callback_tensor_inputs)):
             raise ValueError(
                 f"callback_on_step_end_tensor_inputs: {unknown} are none of {self._callback_tensor_inputs}"
@@ -234,23 +235,16 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
         `start` is the picture that clips start with, a PIL one or (B, 3, H, W) in 0..1. Raises ValueError.
         """
         tensors = callback_on_step_end_tensor_inputs
-        self.check_inputs(prompt, prompt_embeds, prompt_attention_mask, height, width, tensors)
+        embedded = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        self.check_inputs(prompt, embedded, height, width, tensors)
         self._guidance_scale, self._interrupt = guidance_scale, False
         device, dtype = self._execution_device, self.dit.dtype
+        guided = self.do_classifier_free_guidance
         text, mask, negative, negative_mask = self.encode_prompt(
-            prompt,
-            negative_prompt,
-            self.do_classifier_free_guidance,
-            num_videos_per_prompt,
-            prompt_embeds,
-            prompt_attention_mask,
-            negative_prompt_embeds,
-            negative_prompt_attention_mask,
-            max_sequence_length,
-            device,
+            prompt, negative_prompt, guided, num_videos_per_prompt, *embedded, max_sequence_length, device
         )
         count = len(text)
-        if negative is not None and negative_mask is not None and self.do_classifier_free_guidance:
+        if guided and negative is not None and negative_mask is not None:
             text, mask = torch.cat([negative, text]), torch.cat([negative_mask, mask])
         prompt_embeds = text.to(device, dtype)
 
@@ -283,7 +277,7 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
                     num_cond_latents=given,
                     return_dict=False,
                 )[0]
-                if self.do_classifier_free_guidance:
+                if guided:
                     answer = self._guided(answer)
                 # the network points to the data, and the scheduler wants what points to the noise
                 rest = self.scheduler.step(-answer[:, :, given:], t, latents[:, :, given:], return_dict=False)[0]
