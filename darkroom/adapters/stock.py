@@ -16,6 +16,8 @@ from torch import Tensor
 WEIGHTS = "pytorch_lora_weights.safetensors"
 SETTINGS = "lora_adapter_metadata"
 SECOND = "_2"
+# components that files call by diffusers' usual name for a denoiser
+KNOWN_AS = {"dit": "transformer"}
 
 
 def file_names(components: Iterable[str]) -> dict[str, str]:
@@ -41,10 +43,11 @@ def files_of(path: str, components: Iterable[str]) -> dict[str, str]:
 def key_prefix(component: str) -> str:
     """What the file's keys begin with. diffusers keeps those of a second denoiser as it keeps the first's.
 
-    >>> key_prefix("transformer_2")
-    'transformer.'
+    >>> key_prefix("transformer_2"), key_prefix("dit")
+    ('transformer.', 'transformer.')
     """
-    return component.removesuffix(SECOND) + "."
+    name = component.removesuffix(SECOND)
+    return KNOWN_AS.get(name, name) + "."
 
 
 def has_loader(pipeline: Any, component: str) -> bool:

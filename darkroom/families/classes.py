@@ -8,16 +8,18 @@ from darkroom.core.registry import import_path
 
 
 def named(name: str) -> Any:
-    """The class called `name` in diffusers, else in transformers; elsewhere it is named as `package.module:Class`.
+    """The class called `name` in diffusers, else in `families.modules`, else in transformers.
 
-    Raises AttributeError, or ImportError for a path.
+    Elsewhere it is named as `package.module:Class`. Raises AttributeError, or ImportError for a path.
     """
     if ":" in name:
         return import_path(name)
     import diffusers
     import transformers
 
-    return getattr(diffusers, name, None) or getattr(transformers, name)
+    from darkroom.families import modules
+
+    return getattr(diffusers, name, None) or getattr(modules, name, None) or getattr(transformers, name)
 
 
 def regrouped(pipe: Any, name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -220,6 +221,8 @@ class Repository:
     def _examine_kind(self, index: Mapping[str, Any]) -> None:
         """Is it this family's kind of model? Tells families of one denoiser class apart by their text encoders."""
         family = self.family
+        if not any(isinstance(row, list) for row in index.values()):
+            index = {**index, **self._rows_by_folder()}
 
         def class_of(part: str) -> str:
             row = index.get(part)
@@ -258,6 +261,18 @@ class Repository:
             f"({short(family.denoiser)} with {', '.join(needed)}).",
             f"{switch} a {family.title} model.",
         )
+
+    def _rows_by_folder(self) -> dict[str, list[str]]:
+        """The rows of a base whose index names no parts, from the settings in its folders; nothing for those it lacks.
+
+        Their library stays empty.
+        """
+        rows = {}
+        for part in (*self.kinds.encoders, *self.held):
+            with contextlib.suppress(ModelError):
+                settings = self.config(part)
+                rows[part] = ["", settings.get("_class_name") or next(iter(settings.get("architectures") or ()), "")]
+        return rows
 
     def _examine_weights(self) -> None:
         """Every local weights file must be as long as its header says."""

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
@@ -32,11 +33,9 @@ def parts_of(name: str, flavour: str, **changes) -> Parts:
 
 @pytest.mark.parametrize(("name", "flavour"), FLAVOURS)
 def test_every_flavour_has_all_its_facts(name, flavour):
-    import diffusers
-
     family = families.get(name)
 
-    assert issubclass(named(family.pipeline_for(flavour)), diffusers.DiffusionPipeline)
+    assert issubclass(named(family.pipeline_for(flavour)), DiffusionPipeline)
     assert "full" in family.supports_for(flavour)
     assert {"images", "video"} & family.supports_for(flavour)
     makes_clips = "video" in family.supports_for(flavour)

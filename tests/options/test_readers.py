@@ -16,6 +16,7 @@ SPECIAL = {
     "optimizer_config": {"d_coef": 0.1, "betas": [0.9, 0.99]},
     "modelspec_comment": ["one", "two"],
     "custom_text_encoder_intermediary_layers": [9, 18, 27],
+    "framepack_clean_indices": [0, 10],
     "validation_guidance_skip_layers": [7, 8],
     "webhook_config": [{"webhook_url": "https://example.org"}],
     "publishing_config": [{"provider": "s3"}],

@@ -1,0 +1,147 @@
+"""LongCat-Video: one stream of video patches that attends to UMT5 text, flow matching, Wan's causal video VAE.
+
+Paper 2510.22200; upstream: meituan-longcat/LongCat-Video. The network takes the noise level as 0..1000, one for each
+latent frame where clips start from a picture, and answers x0 - noise. diffusers has neither it nor its pipeline:
+both are written in `families.modules`.
+Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; UMT5 text (B, L, D) with a mask (B, L).
+Image to video: the first latent frame stays clean, has time 0, looks at nothing else and is not told the text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.first_frame import noise_shares, start_of
+from darkroom.families.tiny.parts import t5
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+# the patch embedder has a `proj` too
+ATTENTION = ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj")
+FEED_FORWARD = ("ffn.w1", "ffn.w2", "ffn.w3")
+
+
+class LongCatVideo(Family):
+    name, title = "longcat_video", "LongCat-Video"
+    pipeline, denoiser, denoiser_part = "LongCatVideoPipeline", "LongCatVideoTransformer3DModel", "dit"
+    prediction = "flow_matching"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
+    blocks = ("blocks",)
+    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    fps = 15.0
+    supports = Family.supports | {"video"}
+    default_flavour = "final"
+    flavours = {
+        "final": Flavour(
+            "meituan-longcat/LongCat-Video",
+            note="from text, and from the first frame of clips whose dataset says video.is_i2v",
+            picture="optional",
+            started="LongCatVideoImageToVideoPipeline",
+        )
+    }
+    defaults = {
+        "resolution": 480,
+        "validation_resolution": "832x480",
+        "aspect_bucket_alignment": 16,
+        "tokenizer_max_length": 512,
+        "flow_schedule_shift": 12.0,
+        "validation_guidance": 4.0,
+        "validation_num_inference_steps": 50,
+        "validation_num_video_frames": 93,
+    }
+    targets = {"default": ATTENTION, "all": ATTENTION, "all+ffs": ATTENTION + FEED_FORWARD}
+    tiny = Tiny(
+        denoiser=Part(
+            "LongCatVideoTransformer3DModel",
+            {
+                "hidden_size": 32,
+                "depth": 2,
+                "num_heads": 2,
+                "caption_channels": 32,
+                "adaln_tembed_dim": 32,
+                "text_tokens_zero_pad": True,
+            },
+        ),
+        vae=Part(
+            "AutoencoderKLWan",
+            {
+                "base_dim": 8,
+                "z_dim": 16,
+                "dim_mult": [1, 1, 1, 1],
+                "num_res_blocks": 1,
+                "temperal_downsample": [False, True, True],
+            },
+        ),
+        encoders={"text_encoder": t5(cls="UMT5EncoderModel")},
+        tokenizers={"tokenizer": "t5"},
+        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 12.0}),
+        oracle={"hidden_size": 128, "num_heads": 4, "adaln_tembed_dim": 128},
+    )
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def text_identity(self, options: Any) -> dict[str, Any]:
+        """The pipeline cleans a prompt further where ftfy is installed."""
+        import importlib.util
+
+        return {**super().text_identity(options), "ftfy": importlib.util.find_spec("ftfy") is not None}
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D) from UMT5 and mask (B, L), 1 where there is text."""
+        text, mask, _, _ = pipe.encode_prompt(
+            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+        )
+        return {"text": text, "mask": mask}
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+        """noisy and given, the number of clean latent frames, where clips start from their first frame."""
+        if not batch.is_i2v or batch.latents.shape[2] == 1:
+            return {}
+        return {"noisy": noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents))), "given": 1}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+        """Velocity from data to noise, (B, 16, F, H, W). Upstream's points the other way."""
+        # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
+        time = t.float() * 1000  # (B,)
+        if "noisy" in cond:
+            time = time[:, None] * cond["noisy"].flatten(1).to(time)  # (B, F)
+        return -model(
+            hidden_states=x_t,
+            timestep=time,
+            encoder_hidden_states=cond["text"],
+            encoder_attention_mask=cond["mask"],
+            num_cond_latents=cond.get("given", 0),
+            return_dict=False,
+        )[0]
+
+    # -- the pipeline ----------------------------------------------------------------------------------------------
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {
+            "guidance_scale": options.validation_guidance,
+            "max_sequence_length": options.tokenizer_max_length,
+            "num_frames": self.latents.whole_frames(options.validation_num_video_frames),
+        }
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {
+            "prompt_embeds": text["text"],
+            "prompt_attention_mask": text["mask"],
+            "negative_prompt_embeds": negative["text"],
+            "negative_prompt_attention_mask": negative["mask"],
+        }
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        return start_of(picture, width, height)
+
+
+FAMILY = LongCatVideo()
