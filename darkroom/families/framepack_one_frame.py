@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 class FramePackOneFrame(FramePack):
     name, title = "framepack_one_frame", "FramePack one-frame"
-    pipeline = "darkroom.families.one_frame:OneFramePipeline"
+    pipeline = "OneFramePipeline"
     fps = None
     supports = (HunyuanVideoOriginal.supports | {"references"}) - {"video"}
     default_flavour = "i2v"
@@ -74,7 +74,7 @@ class FramePackOneFrame(FramePack):
 
     def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
         """guidance, and where everything stands on the time line."""
-        from darkroom.families.one_frame import placed
+        from darkroom.families.modules.one_frame import placed
 
         count = len(options.framepack_clean_indices)
         if len(batch.references) != count or any(one.shape != batch.latents.shape for one in batch.references):

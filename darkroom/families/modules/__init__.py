@@ -1,4 +1,4 @@
-"""Networks and pipelines that diffusers has not: written here as it writes its own, and found by the name of the class.
+"""Networks and pipelines that diffusers has not: written as it writes its own, and found by the name of the class.
 
 Each is its module's; a model's index names the module, so that a folder loads wherever darkroom is installed.
 """
@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 HOMES = {
+    "OneFramePipeline": "one_frame",
     "LongCatVideoTransformer3DModel": "longcat_video",
     "LongCatVideoPipeline": "longcat_video_pipeline",
     "LongCatVideoImageToVideoPipeline": "longcat_video_pipeline",
