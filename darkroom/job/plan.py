@@ -17,13 +17,13 @@ from darkroom.data import plan as data_plan
 from darkroom.families.base import Family
 from darkroom.families.repository import Repository
 from darkroom.job import preflight
+from darkroom.job.inputs import come_from_datasets
 from darkroom.job.needs import needs
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.report.eventlog import read
 from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper
-from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import wanted
 
 # bytes that a shard spends on naming one tensor
@@ -40,7 +40,13 @@ def plan(resolved: Resolved) -> dict[str, Any]:
     data.check()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     repository = Repository(family, config, device, distributed.base_dtype(config))
-    data.want(*wanted(repository, config, prompts))
+    if not config.validation_disable and come_from_datasets(family, config, prompts):
+        # their captions are encoded for training anyway
+        chosen = [d for d in data.datasets if d.id == config.eval_dataset_id] or data.training
+        drawn = sum(min(config.num_eval_images, len(d.index.usable)) for d in chosen)
+    else:
+        data.want(*wanted(repository, config, prompts))
+        drawn = len(prompts)
     data.use(
         text_identity=repository.text_identity(),
         latent_identity=repository.sample_identity(),
@@ -62,7 +68,7 @@ def plan(resolved: Resolved) -> dict[str, Any]:
         "to_delete": [{"dataset": name, "path": path, "reason": why} for name, path, why in data.to_delete()],
         "disk_free": free_bytes(Path(config.output_dir)),
         "weights": weights(repository, family),
-        "validation": validation(config, prompts, steps, data.lengths.steps_per_epoch),
+        "validation": validation(config, drawn, steps, data.lengths.steps_per_epoch),
         "time": estimated_time(config, steps),
     }
 
@@ -115,8 +121,8 @@ def weights(repository: Repository, family: Family) -> dict[str, int | None]:
     }
 
 
-def validation(config: Any, prompts: list[Prompt], steps: int, per_epoch: int) -> dict[str, int]:
-    """How many times pictures are rendered, and how many pictures each time."""
+def validation(config: Any, prompts: int, steps: int, per_epoch: int) -> dict[str, int]:
+    """How many times so many prompts are rendered, and how many pictures each time."""
     if config.validation_disable or not prompts:
         return {"times": 0, "pictures": 0}
     sizes = len(str(config.validation_resolution or config.resolution).split(","))
@@ -126,7 +132,7 @@ def validation(config: Any, prompts: list[Prompt], steps: int, per_epoch: int) -
     if config.validation_epoch_interval:
         stride = per_epoch * config.validation_epoch_interval
         due |= set(range(stride, steps + 1, stride))
-    return {"times": len(due | {steps}), "pictures": len(prompts) * sizes * config.num_validation_images}
+    return {"times": len(due | {steps}), "pictures": prompts * sizes * config.num_validation_images}
 
 
 def estimated_time(config: Any, steps: int) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from darkroom.families.components import Parts, scheduler_config
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.families.text import too_long
 from darkroom.job import preflight
+from darkroom.job.inputs import come_from_datasets, dataset_prompts
 from darkroom.job.needs import needs
 from darkroom.job.phases import phase
 from darkroom.memory import checkpointing
@@ -124,6 +125,7 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
         parts = Parts(family, run.config, engine.device, distributed.base_dtype(run.config))
 
         plan = prepared(run, engine, only_caches)
+        prompts = drawn(run, plan, parts, prompts)
         texts(run, plan, parts, prompts)
         pixels(run, plan, parts, 0 if only_caches else engine.num_processes)
         if only_caches:
@@ -261,6 +263,24 @@ def refuse_parentless(run: Run, plan: Any) -> None:
                 "  A slider is an adapter that is trained in both directions; a full run has none.\n"
                 "  Take slider_strength out, or set model_type to lora."
             )
+
+
+def drawn(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> list[Prompt]:
+    """The validation prompts: those of the settings, or of the datasets where a model starts from pictures."""
+    config = run.config
+    if config.validation_disable or not come_from_datasets(run.family, config, prompts):
+        return prompts
+    plan.use(
+        text_identity=parts.text_identity(),
+        latent_identity=parts.sample_identity(),
+        plain_identity=parts.vae_identity(),
+    )
+    found = dataset_prompts(plan, run.family, config, run.output)
+    own = [prompt.name for prompt in prompts if prompt.text]
+    if own:
+        message = f"Validation starts from pictures of the datasets; without a picture is not drawn: {', '.join(own)}."
+        run.bus.emit(Warn(message=message, about="validation"))
+    return found
 
 
 def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:

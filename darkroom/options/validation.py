@@ -108,16 +108,13 @@ class ValidationOptions(Section):
     )
     validation_using_datasets: bool = option(
         False,
-        "Start from pictures of the datasets, for models that edit pictures.",
+        "Take validation prompts and the pictures that they start from from the datasets.",
         level="advanced",
-        pending=later.VALIDATION,
     )
     validation_stitch_input_location: Literal["left", "right"] = option(
         "left",
         "Side of a validation picture on which its input picture is shown.",
         level="expert",
-        when={"validation_using_datasets": True},
-        pending=later.VALIDATION,
     )
     validation_torch_compile: bool = option(
         False, "Compile the model for validation.", level="expert", pending=later.COMPILE
@@ -250,7 +247,7 @@ class ValidationOptions(Section):
         28, "Noise levels at which the loss is measured.", ge=1, level="expert", pending=later.EVALUATION
     )
     eval_dataset_id: str | None = option(
-        None, "Evaluate with this dataset only.", level="advanced", pending=later.EVALUATION
+        None, "Take validation prompts from this dataset only, where they come from datasets.", level="advanced"
     )
     eval_dataset_pooling: bool = option(
         False,
@@ -259,8 +256,9 @@ class ValidationOptions(Section):
         pending=later.EVALUATION,
     )
     num_eval_images: int = option(
-        4, "Pictures taken from each evaluation dataset.", ge=1, level="advanced", pending=later.EVALUATION
-    )
+        4, "Samples of each dataset that become validation prompts, where these come from datasets.", ge=1,
+        level="advanced",
+    )  # fmt: skip
 
     @field_validator("validation_resolution")
     @classmethod

@@ -1,6 +1,6 @@
 """When to render, what beside what, and where the files go.
 
-validation_images/step_N_<name>_<index>_<WxH>.png   what people look at: base | current (| EMA), prompt below
+validation_images/step_N_<name>_<index>_<WxH>.png   what people look at: (input |) base | current (| EMA), prompt below
 validation_images/originals/...                     each picture alone, with its recipe inside
 benchmarks/base_model/...                           the base model's pictures, made once
 
@@ -107,11 +107,16 @@ class Validator:
         first = next(iter(versions.values()))
         name = f"step_{step}_{first.prompt.name}_{first.index}_{first.size}"
         folder = self.output / "validation_images"
-        panels = [("base model", Image.open(path))] if (path := self._base_path(first)).exists() else []
+        panels: list[tuple[str, Any]] = (
+            [("base model", Image.open(path))] if (path := self._base_path(first)).exists() else []
+        )
+        given = [Image.open(path).convert("RGB") for path in first.recipe.pictures]
         for label, picture in versions.items():
             suffix = "" if label == "checkpoint" else f"__{label.lower()}"
             self._keep(picture, folder / "originals" / f"{name}{suffix}.png")
             panels.append((label, picture.made.image))
+        inputs = [("input", picture) for picture in given]
+        panels = panels + inputs if self.options.validation_stitch_input_location == "right" else inputs + panels
         with atomic(folder / f"{name}.png") as temporary:
             stitch(panels, first.prompt.text).save(temporary, format="PNG")
         row = {

@@ -35,6 +35,7 @@ FILES = {
     "effects": "data/test_key_effects.py",
     "examples": "data/test_examples.py",
     "file": "data/test_dataset_file.py",
+    "inputs": "job/test_inputs.py",
     "keys": "data/test_keys.py",
     "kohya": "media/test_kohya.py",
     "local": "storage/test_local.py",
@@ -228,7 +229,8 @@ OFTEN = [
             timestep_sampling_offset=(0.25, TOLD),
             is_regularization_data=(True, "file::test_other_spellings_and_forms_are_understood")),
     _idle("ignore_epochs", SAMPLES, True, k.WITHOUT_EFFECT["ignore_epochs"]),
-    _idle("disable_validation", SAMPLES, True, k.WITHOUT_EFFECT["disable_validation"]),
+    Key("disable_validation", "IVE", True,
+        "inputs::test_a_controlnet_is_validated_with_control_pictures_of_its_dataset"),
 ]  # fmt: skip
 
 CACHES = [

@@ -238,6 +238,7 @@ class SampleDataset(Entry):
     is_regularisation_data: bool = False
     slider_strength: Annotated[float | None, Field(allow_inf_nan=False)] = None
     timestep_sampling_offset: Annotated[float, Field(allow_inf_nan=False)] = 0.0
+    disable_validation: bool = False
 
     cache_dir_vae: Path
     vae_cache_ondemand: bool = False

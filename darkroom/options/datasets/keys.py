@@ -70,7 +70,6 @@ WITHOUT_EFFECT = {
     "read_batch_size": "files are read one by one, ahead of the encoder",
     "metadata_update_interval": "the option of that name holds for all datasets",
     "vae_cache_scan_behaviour": "a cache entry is named by what made it, so it cannot disagree with its bucket",
-    "disable_validation": "validation does not take its prompts from datasets yet",
     "config_version": "Darkroom compares the settings themselves",
     "conditioning_image_embed_batch_size": "these features are made together with the latents, vae_batch_size at once",
     "cache_dir_conditioning_image_embeds": BESIDE_LATENTS,
@@ -173,6 +172,7 @@ IDLE = {
     "conditioning": (
         *TRAINING_ONLY,
         "audio",
+        "disable_validation",
         "vae_cache_clear_each_epoch",
         "minimum_image_size",
         "delete_unwanted_images",

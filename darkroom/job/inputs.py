@@ -1,0 +1,93 @@
+"""Validation prompts that come from the datasets: a sample's caption, and the pictures that its model starts from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from darkroom.core.errors import ConfigError, DataError
+from darkroom.core.files import atomic, safe_name
+from darkroom.families.base import Family
+from darkroom.media.images import BadPicture
+from darkroom.validate.prompts import Prompt
+
+if TYPE_CHECKING:
+    from darkroom.data.loader import Source
+    from darkroom.data.plan import Plan
+
+FOLDER = "validation_inputs"
+
+
+def come_from_datasets(family: Family, config: Any, prompts: list[Prompt]) -> bool:
+    """Do they? As `validation_using_datasets` asks, or because a picture is needed and no prompt brings one.
+
+    Raises ConfigError if it is asked for and nothing is drawn from pictures.
+    """
+    allowed = family.pictures_for(config)
+    if config.validation_using_datasets and not allowed[-1]:
+        raise ConfigError(
+            "validation_using_datasets",
+            True,
+            "",
+            f"{family.title} starts from no picture here.",
+            "Leave it out, or choose a flavour that edits or starts from pictures.",
+        )
+    return bool(config.validation_using_datasets or (allowed[0] and not any(prompt.pictures for prompt in prompts)))
+
+
+def dataset_prompts(plan: Plan, family: Family, config: Any, output: Path) -> list[Prompt]:
+    """The first samples of each dataset, or of `eval_dataset_id`, in the order of their paths.
+
+    Their pictures are written to `validation_inputs` below `output`, so that recipes can name them.
+    """
+    wanted = config.eval_dataset_id
+    chosen = [d for d in plan.datasets if d.id == wanted or (not wanted and d.entry.is_training)]
+    chosen = [d for d in chosen if not d.entry.disable_validation]
+    if wanted and not chosen:
+        names = ", ".join(d.id for d in plan.datasets)
+        raise ConfigError("eval_dataset_id", wanted, "", "There is no such dataset.", f"Choose one of: {names}.")
+    plan.generate()
+    most = family.pictures_for(config)[-1]
+    found = []
+    for d in chosen:
+        source = plan.source(d)
+        for number, (caption, pictures) in enumerate(_samples(source, config.num_eval_images)):
+            name = f"{safe_name(d.id)}_{number}"
+            files = [_written(pixels, output / FOLDER, f"{name}_{i}") for i, pixels in enumerate(pictures[:most])]
+            found.append(Prompt(name, caption, pictures=tuple(map(str, files))))
+    if not found:
+        raise DataError(
+            "No sample of the datasets can be read, so there is nothing to validate with.\n"
+            "  Take disable_validation out of one of them, or set validation_disable."
+        )
+    return found
+
+
+def _samples(source: Source, count: int) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Captions and pictures of the first `count` samples that can be read."""
+    for row in source.index.usable.tolist():
+        if not count:
+            return
+        with suppress(BadPicture):
+            beside = [b for b in source.chosen(row, 0) if b.companion.role in ("reference", "control")]
+            pictures = [b.cache.pixels(row) for b in beside] or [source.latents.pixels(row)]
+            yield source.captions_of(row, beside)[0], pictures
+            count -= 1
+
+
+def _written(pixels: np.ndarray, folder: Path, name: str) -> Path:
+    """A picture, or the first frame of a clip, as PNG; other pixels get another name."""
+    from PIL import Image
+
+    still = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[0])
+    content = hashlib.sha256(still.tobytes() + repr(still.shape).encode()).hexdigest()[:8]
+    path = (folder / f"{name}_{content}.png").absolute()
+    if not path.exists():
+        with atomic(path) as temporary:
+            Image.fromarray(still).save(temporary, format="PNG")
+    return path
