@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import darkroom
+from darkroom import families
 
 ROOT = Path(darkroom.__file__).parent
 SIBLINGS = {"families", "data", "adapters", "optim", "memory", "report", "publish"}
@@ -146,3 +148,26 @@ def test_it_costs_no_torch(code):
     )
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# options say to whom they belong; the demo and the self-test train one model
+MAY_NAME_A_FAMILY = ("options/", "job/demo.py", "cli/selftest.py")
+
+
+def named_families(tree: ast.Module) -> set[str]:
+    """The families that texts of a module name, docstrings aside."""
+    owners = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    first = [node.body[0] for node in ast.walk(tree) if isinstance(node, owners) and node.body]
+    docstrings = {id(node.value) for node in first if isinstance(node, ast.Expr)}
+    texts = (node for node in ast.walk(tree) if isinstance(node, ast.Constant) and id(node) not in docstrings)
+    words = {word for text in texts if isinstance(text.value, str) for word in re.findall(r"\w+", text.value)}
+    return words & set(families.names())
+
+
+def test_nothing_but_declarations_names_a_family():
+    paths = [path for path in modules() if folder_of(path) != "families"]
+    named = {
+        str(path.relative_to(ROOT)) for path in paths if named_families(ast.parse(path.read_text(encoding="utf-8")))
+    }
+    assert {place for place in named if not place.startswith(MAY_NAME_A_FAMILY)} == set()
+    assert "options/families.py" in named

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.errors import DataError
+from darkroom.options.config import option_info
 from darkroom.options.datasets.notes import Notes
 
 Values = dict[str, Any]
@@ -208,7 +209,7 @@ class _Conversion:
             reason = "several target pictures per sample come with the layered family that is trained on them"
             self.notes.refuse_key(self.name, "multiple_target", True, reason)
         for key, option in FRAMEPACK.items():
-            if key in self.values and self.family not in ("framepack", "framepack_one_frame"):
+            if key in self.values and self.family not in option_info(option).families:
                 self.notes.warn(self.name, f"{key} has no effect; it belongs to FramePack.")
             elif key in self.values and self.values[key] != getattr(self.config, option, None):
                 problem = "Drawing needs to know it too, so it is an option here."
