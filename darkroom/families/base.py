@@ -373,6 +373,11 @@ class Family:
         """The picture that a prompt starts from, a PIL one of any size, as the stock pipeline takes it."""
         raise TypeError(f"{type(self).__name__} must define picture_call")
 
+    def pictures_call(self, pictures: list[Any], width: int, height: int, options: Any) -> dict[str, Any]:
+        """The pictures of one prompt: one, or a list of them as `image`."""
+        calls = [self.picture_call(picture, width, height, options) for picture in pictures]
+        return calls[0] if len(calls) == 1 else {**calls[0], "image": [call["image"] for call in calls]}
+
     def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
         """The prompt as the stock pipeline takes it as text."""
         return {"prompt": prompt, "negative_prompt": negative or None}

@@ -3,7 +3,8 @@
 Paper 2503.20314; upstream: Wan-Video/Wan2.1. The network takes the noise level as 0..1000 and answers noise - x0.
 Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; text (B, L, D) with zeros behind each caption's end.
 Image to video: the network also sees, as further channels, which frames are given (B, 4, F, H, W) and the latents of a
-clip that is grey but for its first frame (B, 16, F, H, W); Wan 2.1 reads that frame through CLIP too, (B, 257, 1280).
+clip that is grey but for its first frame (B, 16, F, H, W), and in one flavour its last; Wan 2.1 reads those frames
+through CLIP too, (B, 257, 1280) each.
 The 5B model has a time for each token instead: a given first frame stays clean and has time 0.
 """
 
@@ -20,7 +21,7 @@ from darkroom.families.tiny.parts import clip_vision, t5
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-IMAGE_TO_VIDEO = "image_to_video"
+IMAGE_TO_VIDEO, LAST_FRAME = "image_to_video", "last_frame"
 # Wan 2.2 has a denoiser for high noise and one for low noise
 EXPERTS = ("transformer", "transformer_2")
 # these weights were trained with a noise level for every token
@@ -73,6 +74,9 @@ TINY_I2V = _tiny(
     {"added_kv_proj_dim": 128},
     shift=5.0,
     extras=clip_vision(),
+)
+TINY_FLF2V = _tiny(
+    {**TINY_I2V.denoiser.config, "pos_embed_seq_len": 10}, {"added_kv_proj_dim": 128}, shift=5.0, extras=clip_vision()
 )
 TINY_TI2V = _tiny(
     {"in_channels": 48, "out_channels": 48},
@@ -162,6 +166,16 @@ class Wan(Family):
             supports=frozenset({IMAGE_TO_VIDEO}),
             picture="needed",
         ),
+        "flf2v-14b-2.1-720p": Flavour(
+            "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers",
+            {**LARGE, "flow_schedule_shift": 16.0},
+            note="from the first and the last frame",
+            pipeline="WanImageToVideoPipeline",
+            tiny=TINY_FLF2V,
+            supports=frozenset({IMAGE_TO_VIDEO, LAST_FRAME}),
+            picture="needed",
+            several=True,
+        ),
         "t2v-14b-2.2": _pair(note="trains both denoisers at once, each with an adapter of its own"),
         "t2v-14b-2.2-high": _pair(EXPERTS[:1], "the denoiser for high noise: composition and movement"),
         "t2v-14b-2.2-low": _pair(EXPERTS[1:], "the denoiser for low noise: detail"),
@@ -181,6 +195,7 @@ class Wan(Family):
     }
     tinies = {
         "tiny-i2v": "i2v-14b-2.1",
+        "tiny-flf2v": "flf2v-14b-2.1-720p",
         "tiny-pair": "t2v-14b-2.2",
         "tiny-high": "t2v-14b-2.2-high",
         "tiny-low": "t2v-14b-2.2-low",
@@ -224,10 +239,14 @@ class Wan(Family):
     def _starts_from_a_picture(self, options: Any) -> bool:
         return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
-        """For image to video, of the clip's first frame: first_frame (B, 16, F, H, W) and, for 2.1, image (B, N, D).
+    def _ends_with_a_picture(self, options: Any) -> bool:
+        return LAST_FRAME in self.supports_for(options.model_flavour)
 
-        The VAE looks back in time, so every latent frame of an otherwise grey clip knows something of the first.
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+        """For image to video, of the frames that are given: first_frame (B, 16, F, H, W) and, for 2.1, image (B, N, D).
+
+        The VAE looks back in time, so every latent frame of an otherwise grey clip knows something of the first. With
+        the last frame given too, image is (B, 2, N, D).
         """
         if not self._starts_from_a_picture(options):
             return {}
@@ -236,14 +255,19 @@ class Wan(Family):
         from darkroom.families.latents import encode
 
         clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)  # (B, 3, F, H, W)
-        start = clip[:, :, :1]
-        grey = start.new_zeros(1, 1, clip.shape[2] - 1, 1, 1).expand(*start.shape[:2], -1, *start.shape[3:])
-        entries = {"first_frame": encode(parts.vae(), torch.cat([start, grey], dim=2), parts.latents)}
+        has_end = self._ends_with_a_picture(options) and clip.shape[2] > 1
+        given = [0, -1] if has_end else [0]
+        shown = torch.zeros_like(clip)
+        shown[:, :, given] = clip[:, :, given]
+        entries = {"first_frame": encode(parts.vae(), shown, parts.latents)}
         if "image_encoder" in self.tiny_for(options.model_flavour).extras:
-            entries["image"] = _read_pictures(parts, start.squeeze(2))
+            seen = [_read_pictures(parts, clip[:, :, frame]) for frame in (0, -1)]
+            entries["image"] = torch.stack(seen, dim=1) if self._ends_with_a_picture(options) else seen[0]
         return entries
 
     def sample_identity(self, options: Any) -> dict[str, Any]:
+        if self._ends_with_a_picture(options):
+            return {"starts_from": "first frame", "ends_with": "last frame"}
         return {"starts_from": "first frame"} if self._starts_from_a_picture(options) else {}
 
     # -- the step --------------------------------------------------------------------------------------------------
@@ -258,9 +282,12 @@ class Wan(Family):
             # four channels, one for each frame that a latent frame stands for; the first stands for one, four times
             mask = torch.zeros_like(first[:, : self.latents.temporal])
             mask[:, :, 0] = 1
+            if self._ends_with_a_picture(options) and mask.shape[2] > 1:
+                mask[:, -1, -1] = 1
             found["given"] = torch.cat([mask, first], dim=1)
             if "image" in batch.extras:
-                found["image"] = batch.extras["image"]
+                image = batch.extras["image"]
+                found["image"] = image.flatten(0, 1) if image.ndim == 4 else image
         if self.published(options.model_flavour) in TOKEN_TIMES:
             starts = torch.full((len(batch.latents),), bool(batch.is_i2v))
             found["noisy"] = noise_shares(batch.latents, (~starts).float())
@@ -299,8 +326,16 @@ class Wan(Family):
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
+    def pictures_for(self, options: Any) -> range:
+        return range(2, 3) if self._ends_with_a_picture(options) else super().pictures_for(options)
+
     def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
         return start_of(picture, width, height)
+
+    def pictures_call(self, pictures: list[Any], width: int, height: int, options: Any) -> dict[str, Any]:
+        """The first frame as `image`, and the last, where there is one, as `last_image`."""
+        first, *last = (self.picture_call(picture, width, height, options)["image"] for picture in pictures)
+        return {"image": first, **({"last_image": last[0]} if last else {})}
 
 
 def _read_pictures(parts: Any, pixels: Tensor) -> Tensor:

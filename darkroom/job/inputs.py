@@ -52,13 +52,13 @@ def dataset_prompts(plan: Plan, family: Family, config: Any, output: Path) -> li
         names = ", ".join(d.id for d in plan.datasets)
         raise ConfigError("eval_dataset_id", wanted, "", "There is no such dataset.", f"Choose one of: {names}.")
     plan.generate()
-    most = family.pictures_for(config)[-1]
+    allowed = family.pictures_for(config)
     found = []
     for d in chosen:
         source = plan.source(d)
-        for number, (caption, pictures) in enumerate(_samples(source, config.num_eval_images)):
+        for number, (caption, pictures) in enumerate(_samples(source, config.num_eval_images, allowed)):
             name = f"{safe_name(d.id)}_{number}"
-            files = [_written(pixels, output / FOLDER, f"{name}_{i}") for i, pixels in enumerate(pictures[:most])]
+            files = [_written(pixels, output / FOLDER, f"{name}_{i}") for i, pixels in enumerate(pictures)]
             found.append(Prompt(name, caption, pictures=tuple(map(str, files))))
     if not found:
         raise DataError(
@@ -68,23 +68,31 @@ def dataset_prompts(plan: Plan, family: Family, config: Any, output: Path) -> li
     return found
 
 
-def _samples(source: Source, count: int) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Captions and pictures of the first `count` samples that can be read."""
+def _samples(source: Source, count: int, allowed: range) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Captions and pictures of the first `count` samples that can be read: those beside them, else their own.
+
+    Of a clip these are its first frame, and its last where two are needed.
+    """
     for row in source.index.usable.tolist():
         if not count:
             return
         with suppress(BadPicture):
             beside = [b for b in source.chosen(row, 0) if b.companion.role in ("reference", "control")]
-            pictures = [b.cache.pixels(row) for b in beside] or [source.latents.pixels(row)]
-            yield source.captions_of(row, beside)[0], pictures
+            given = [b.cache.pixels(row) for b in beside] or [source.latents.pixels(row)]
+            stills = [still for pixels in given for still in _stills(pixels, allowed[0])]
+            yield source.captions_of(row, beside)[0], stills[: allowed[-1]]
             count -= 1
 
 
+def _stills(pixels: np.ndarray, needed: int) -> list[np.ndarray]:
+    return [pixels] if pixels.ndim == 3 else [pixels[frame] for frame in (0, -1)[: max(1, needed)]]
+
+
 def _written(pixels: np.ndarray, folder: Path, name: str) -> Path:
-    """A picture, or the first frame of a clip, as PNG; other pixels get another name."""
+    """A picture as PNG; other pixels get another name."""
     from PIL import Image
 
-    still = np.ascontiguousarray(pixels if pixels.ndim == 3 else pixels[0])
+    still = np.ascontiguousarray(pixels)
     content = hashlib.sha256(still.tobytes() + repr(still.shape).encode()).hexdigest()[:8]
     path = (folder / f"{name}_{content}.png").absolute()
     if not path.exists():

@@ -57,7 +57,7 @@ class Renderer:
     """Renders prompts whose text is encoded already: `text(prompt, looks)` gives the condition of one caption, read
     with the pictures that are seen with it.
 
-    `start` is the path of the picture that prompts start from which bring none, where the flavour starts from one.
+    `start` is the path of the picture that prompts start from which bring none, where the flavour starts from some.
     """
 
     def __init__(self, parts: Parts, options: Any, text: Callable[..., dict[str, Tensor]], start: str = ""):
@@ -86,9 +86,10 @@ class Renderer:
             )
 
     def _pictures_of(self, prompt: Prompt) -> tuple[str, ...]:
-        if not self.family.pictures_for(self.options)[-1]:
+        allowed = self.family.pictures_for(self.options)
+        if not allowed[-1]:
             return ()
-        return prompt.pictures or tuple(filter(None, [self.start]))
+        return prompt.pictures or (self.start,) * max(1, allowed[0]) * bool(self.start)
 
     @property
     def fps(self) -> float:
@@ -217,15 +218,16 @@ def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
 
 
 def started_from(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
-    """The recipe's pictures as arguments of the call; the `image` is a list of them if there are several."""
+    """The recipe's pictures as arguments of the call."""
     from PIL import Image
 
-    start = family.control_call if family.control(options) else family.picture_call
-    calls = []
+    pictures = []
     for path in recipe.pictures:
         with Image.open(path) as picture:
-            calls.append(start(picture, recipe.width, recipe.height, options))
-    return calls[0] if len(calls) == 1 else {**calls[0], "image": [call["image"] for call in calls]}
+            pictures.append(picture.convert("RGB"))
+    if family.control(options):
+        return family.control_call(pictures[0], recipe.width, recipe.height, options)
+    return family.pictures_call(pictures, recipe.width, recipe.height, options)
 
 
 def how_many(allowed: range) -> str:

@@ -81,13 +81,13 @@ def options(name: str, flavour: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One sample as training has it, and the PIL picture that the pipeline is given to start from."""
+    """One sample as training has it, and the PIL pictures that the pipeline is given to start from."""
 
     pixels: Tensor  # (1, 3, H, W) or (1, 3, F, H, W) in -1..1
     latents: Tensor  # (1, C, h, w) or (1, C, F, h, w)
     extras: dict[str, Tensor]
     references: tuple[Tensor, ...]
-    start: Any
+    given: list[Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,22 +156,23 @@ class Case:
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
         extras |= heard(self.family, parts, [tone(self.family.sound)], self.frames, self.settings)
         references: tuple[Tensor, ...] = ()
-        start = pixels if pixels.ndim == 4 else pixels[:, :, 0]
+        wanted = max(1, self.family.pictures_for(self.settings)[0])
+        given = [pixels] if pixels.ndim == 4 else [pixels[:, :, frame] for frame in (0, -1)[:wanted]]
         if "references" in self.family.supports_for(self.flavour):
-            start = photograph("coffee", *REFERENCE)
-            seen = self.family.picture_call(to_pil(start), SIDE, SIDE, self.settings)["image"]
+            given = [photograph("coffee", *REFERENCE)]
+            seen = self.family.picture_call(to_pil(given[0]), SIDE, SIDE, self.settings)["image"]
             references = (latent_space.encode(pipe.vae, from_pil(seen), self.facts),)
-        return Sample(pixels, x0, extras, references, to_pil(start))
+        return Sample(pixels, x0, extras, references, [to_pil(picture) for picture in given])
 
     def read(self, pipe: Any, caption: str) -> dict[str, Tensor]:
         """The text condition of a caption, read with a picture where the family does so."""
-        return self.texts(pipe, [caption], SimpleNamespace(start=to_pil(photograph("coffee"))))[0]
+        return self.texts(pipe, [caption], SimpleNamespace(given=[to_pil(photograph("coffee"))]))[0]
 
     def texts(self, pipe: Any, captions: list[str], sample: Any) -> list[dict[str, Tensor]]:
         """The text conditions of captions, read with the sample's pictures where the family does so."""
         if not self.family.flavour(self.flavour).reads:
             return self.family.text_entries(pipe, captions, self.settings)
-        seen = [self.family.picture_call(sample.start, SIDE, SIDE, self.settings)["image"]]
+        seen = [self.family.picture_call(picture, SIDE, SIDE, self.settings)["image"] for picture in sample.given]
         return [self.family.seen_entry(pipe, caption, seen, self.settings) for caption in captions]
 
     def call(self, sample: Sample) -> dict[str, Any]:
@@ -179,7 +180,7 @@ class Case:
         size = (SIDE, SIDE, self.settings)
         facts = self.family.flavour(self.flavour)
         picture = self.started or (facts.picture != "none" and not facts.started)
-        started = self.family.picture_call(sample.start, *size) if picture else {}
+        started = self.family.pictures_call(sample.given, *size) if picture else {}
         return {**self.family.call(self.settings), **self.family.size_call(*size), **started}
 
 

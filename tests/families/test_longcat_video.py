@@ -354,7 +354,7 @@ def test_a_clip_starts_with_its_picture():
     pipe = whole.pipe()
     sample = whole.sample(pipe)
 
-    found = sampled(pipe, image=sample.start)
+    found = sampled(pipe, image=sample.given[0])
 
     assert isinstance(pipe, LongCatVideoImageToVideoPipeline)
     torch.testing.assert_close(found[:, :, :1], sample.latents[:, :, :1], atol=1e-4, rtol=1e-4)

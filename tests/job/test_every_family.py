@@ -12,7 +12,7 @@ from PIL import Image
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.tools.verify import verify
-from tests.families.conformance import cases  # it also lets the editing pipelines make small pictures
+from tests.families.conformance import cases, options  # it also lets the editing pipelines make small pictures
 from tests.job.test_run import weights
 
 pytestmark = pytest.mark.slow
@@ -63,7 +63,8 @@ def settings(dataset_file, photographs, moving, tmp_path):
             })  # fmt: skip
         prompts: dict[str, object] = {"cup": "a cup of coffee"}
         if facts.picture != "none":
-            pictured = {"prompt": "a cup of coffee", "image": str(photographs / "coffee.png")}
+            needed = max(1, family.pictures_for(options(name, flavour))[0])
+            pictured = {"prompt": "a cup of coffee", "image": [str(photographs / "coffee.png")] * needed}
             # with a pipeline of its own for pictures, the flavour also draws without one
             prompts = {**prompts, "start": pictured} if facts.started else {"cup": pictured}
         library = tmp_path / "prompts.json"

@@ -51,9 +51,7 @@ class OneFramePipeline(HunyuanVideoFramepackPipeline):
         pictures = image if isinstance(image, list) else [image]
         if len(pictures) != len(places):
             raise ValueError(f"{len(pictures)} pictures for {len(places)} places")
-        with torch.no_grad():
-            given = [self.video_processor.preprocess(picture, height, width) for picture in pictures]
-            latents = [self.prepare_image_latents(pixels, dtype=torch.float32) for pixels in given]
+        latents = [self._encoded(self.video_processor.preprocess(picture, height, width)) for picture in pictures]
         with self._showing(placed(latents, places, target, window, post)):
             drawn = super().__call__(
                 image=pictures[0], height=height, width=width, num_frames=1, latent_window_size=1,
@@ -64,6 +62,12 @@ class OneFramePipeline(HunyuanVideoFramepackPipeline):
         with torch.no_grad():
             pixels = self.vae.decode(drawn.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
         return (self.video_processor.postprocess_video(pixels, output_type=output_type),)
+
+    @torch.no_grad()
+    def _encoded(self, pixels: Tensor) -> Tensor:
+        """A picture (1, 3, H, W) as a frame (1, 16, 1, h, w): the mean of what the VAE knows of it, as in training."""
+        z = self.vae.encode(pixels.unsqueeze(2).to(self.vae.device, self.vae.dtype)).latent_dist.mode()
+        return z.float() * self.vae.config.scaling_factor
 
     @contextlib.contextmanager
     def _showing(self, seen: dict[str, Any]) -> Iterator[None]:

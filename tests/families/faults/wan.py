@@ -12,6 +12,8 @@ FAULTS = [
     Fault("dropped leading tokens", "wan", "call parity", text(lambda c: {**c, "text": c["text"].roll(-2, 1)})),
     Fault("given frames", "wan", "call parity", conditions("given", mask_last), "tiny-i2v"),
     Fault("order of the channels", "wan", "call parity", conditions("given", lambda g: g.roll(4, 1)), "tiny-i2v"),
+    Fault("given last frame", "wan", "call parity", conditions("given", lambda g: g.roll(1, 2)), "tiny-flf2v"),
+    Fault("order of the pictures", "wan", "call parity", conditions("image", lambda i: i.flip(0)), "tiny-flf2v"),
     Fault("first frame", "wan", "call parity", entries("first_frame", lambda z: z * 1.1), "tiny-i2v"),
     Fault("picture's features", "wan", "call parity", entries("image", lambda e: e[:, 1:]), "tiny-i2v"),
 ]
