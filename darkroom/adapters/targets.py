@@ -8,6 +8,7 @@ from typing import Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.registry import nearest
+from darkroom.options.config import option_info
 
 ALL_LINEAR = "all-linear"
 _PATTERN = re.compile(r"[*+?^$|()\[\]\\]")
@@ -17,13 +18,13 @@ def target_modules(options: Any, presets: Mapping[str, Sequence[str]]) -> list[s
     """Module names, name endings or a regular expression, as peft takes them. Raises ConfigError for an unknown preset.
 
     Precedence: `peft_lora_target_modules` (names, or one entry that is a preset, a regular expression or `all-linear`),
-    then `flux_lora_target`, then the family's default.
+    then `flux_lora_target` for the families that have that option, then the family's default.
     """
     chosen = options.peft_lora_target_modules
     if chosen:
         return _chosen(list(chosen), presets)
     preset = options.flux_lora_target
-    if preset and len(presets) > 1:
+    if preset and options.model_family in option_info("flux_lora_target").families:
         if preset not in presets:
             hint = ", ".join(nearest(preset, presets) or presets)
             raise ConfigError(

@@ -53,7 +53,7 @@ class LongCatVideo(Family):
         "validation_num_inference_steps": 50,
         "validation_num_video_frames": 93,
     }
-    targets = {"default": ATTENTION, "all": ATTENTION, "all+ffs": ATTENTION + FEED_FORWARD}
+    targets = {"default": ATTENTION, "all+ffs": ATTENTION + FEED_FORWARD}
     tiny = Tiny(
         denoiser=Part(
             "LongCatVideoTransformer3DModel",

@@ -91,7 +91,7 @@ class AdapterOptions(Section):
         "all",
         "Which preset of Flux layers gets an adapter.",
         level="advanced",
-        families=("flux",),
+        families=("flux", "flux2"),
         when={**_LORA, "peft_lora_target_modules": None},
     )
     slider_lora_target: bool = option(

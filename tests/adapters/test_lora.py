@@ -374,9 +374,15 @@ def test_a_preset_for_deeper_models_is_refused_on_a_shallow_one(attach):
 
 def test_a_preset_that_the_family_lacks_is_refused(attach):
     with pytest.raises(ConfigError, match="no such list") as caught:
-        attach("sd3", flux_lora_target="controlnet")
+        attach("flux2", flux_lora_target="context+ffs")
 
-    assert "default, all" in caught.value.change
+    assert "context" in caught.value.change
+
+
+def test_the_preset_of_flux_says_nothing_to_other_families(attach):
+    bench = attach("sd3", flux_lora_target="all")
+
+    assert {name.partition(".attn")[2].lstrip("2.") for name in adapted(bench)} == {"to_q", "to_k", "to_v", "to_out.0"}
 
 
 # -- strength ---------------------------------------------------------------------------------------------------------
