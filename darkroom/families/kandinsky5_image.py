@@ -98,6 +98,7 @@ class Kandinsky5(Family):
                 visual_rope_pos=[torch.arange(count, device=x_t.device) for count in grid],
                 text_rope_pos=torch.arange(length, device=x_t.device),
                 scale_factor=self.stretch(height * self.latents.downscale, width * self.latents.downscale),
+                sparse_params=self.sparse(model, seen[row]),
                 return_dict=False,
             )
             for row, length in zip(rows, lengths, strict=True)
@@ -107,6 +108,10 @@ class Kandinsky5(Family):
     def seen(self, x_t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """What the network looks at, channels last."""
         return self.to_pipeline(x_t)
+
+    def sparse(self, model: Any, seen: Tensor) -> Any:
+        """Which patches look at which, for networks that do not let all look at all."""
+        return None
 
     def stretch(self, height: int, width: int) -> Any:
         """By what the positions of frames, rows and columns are divided; sizes in pixels."""

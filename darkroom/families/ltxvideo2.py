@@ -259,6 +259,10 @@ class LTXVideo2(LTXVideo):
             "negative_prompt_attention_mask": negative["mask"],
         }
 
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """The picture as it is, as clips are trained: the pipeline would compress it as H.264 first."""
+        return {**super().picture_call(picture, width, height, options), "image_crf": 0}
+
     def prepare(self, pipe: Any, width: int, height: int) -> None:
         from darkroom.families.connected import Connected
 

@@ -116,7 +116,8 @@ class Case:
         """Frames of the sample: the shortest clip with more than one latent frame."""
         if "video" not in self.family.supports_for(self.flavour):
             return 1
-        return max(self.family.least_frames(self.settings), 1 + self.family.frame_step(self.settings))
+        shortest = max(self.family.least_frames(self.settings), 1 + self.family.frame_step(self.settings))
+        return max(shortest, self.settings.validation_num_video_frames)
 
     @property
     def trained_shape(self) -> tuple[int, ...]:
@@ -127,6 +128,13 @@ class Case:
         """What a step trains of a sample's latents."""
         return self.family.portion(batch([sample], sample.latents), self.settings, torch.Generator()).latents
 
+    def given_frames(self, sample: Sample) -> list[int]:
+        """The latent frames of what is trained that are given and have no noise."""
+        draws = torch.Generator().manual_seed(0)
+        whole = self.family.portion(batch([sample], sample.latents, self.started), self.settings, draws)
+        shares = self.family.conditions(whole, self.settings, draws).get("noisy")
+        return [] if shares is None else (shares.flatten() == 0).nonzero().flatten().tolist()
+
     def pipe(self, **denoiser: Any) -> Any:
         """The tiny pipeline. One that cleans prompts by an optional package cleans none of ours without it."""
         pipe = tiny.build(self.family, denoiser, self.flavour)
@@ -134,6 +142,9 @@ class Case:
         if hasattr(pipe, "vae"):
             _encode_to_means(pipe.vae)
         pipe = self.family.drawing(pipe, self.started, self.settings)
+        if hasattr(pipe, "normalize_first_frame"):
+            # how drawn clips are mended afterwards is not what the network says
+            pipe.normalize_first_frame = lambda latents: latents
         vars(sys.modules[type(pipe).__module__]).setdefault("ftfy", SimpleNamespace(fix_text=str))
         return pipe
 
@@ -340,6 +351,10 @@ def _call_differs(
 ) -> str | None:
     """The call must be that of some choice of captions, one for each of its rows: a batch pads them together."""
     x_t = _latents_of(case, call)
+    for frame in case.given_frames(sample):
+        gap = (x_t[:, :, frame] - case.trained(sample)[:, :, frame]).abs().max()
+        if gap > 1e-4:
+            return f"given frame {frame} differs by {gap:.3g}"
     call = _without_padding(case, call)
     count = len(x_t)
     beside = {name: call[argument] for name, argument in case.family.beside.items()}
@@ -489,15 +504,18 @@ def latent_parity(case: Case) -> str | None:
     results = [family.to_pipeline(trained), *(sample.extras[name] for name in family.beside)]
 
     def step(pred: Tensor, *_: Any, **__: Any) -> Any:
-        own = [result for result in results if len(results) == 1 or result.shape == pred.shape]
-        return SchedulerOutput(prev_sample=own[0])
+        own = next(result for result in results if len(results) == 1 or result.shape == pred.shape)
+        if pred.ndim == own.ndim and pred.shape[1] < own.shape[1]:  # what is given is not drawn
+            own = own[:, -pred.shape[1] :]
+        return SchedulerOutput(prev_sample=own)
 
     pipe.scheduler.step = step
     pipe(**family.prompt_call(PROMPT, "", case.settings), **case.call(sample), num_inference_steps=2)
     if seen[-1].shape != encoded.shape:
         return f"the decoder was given {tuple(seen[-1].shape)}, not {tuple(encoded.shape)}"
     if encoded.ndim == 5:  # what a clip starts from is nothing that was drawn
-        seen[-1], encoded = (z[:, :, -trained.shape[2] :] for z in (seen[-1], encoded))
+        drawn = trained.shape[2] - len(case.given_frames(sample))
+        seen[-1], encoded = (z[:, :, -drawn:] for z in (seen[-1], encoded))
     for one, two in [(seen[-1], encoded), *zip(given_sound, found_sound, strict=True)]:
         gap = (one - two).abs().max().item() / two.std().item()
         if gap > 1e-4:

@@ -55,7 +55,7 @@ def settings(dataset_file, photographs, moving, tmp_path):
                 video["is_i2v"] = True
             size = {"resolution": family.option_defaults(flavour)["resolution"]}
             entries = [{"dataset_type": "video", "instance_data_dir": str(moving), "video": video, **size}]
-            found["validation_num_video_frames"] = FRAMES
+            found["validation_num_video_frames"] = max(FRAMES, options(name, flavour).validation_num_video_frames)
         if "references" in supports:
             entries.append({
                 "id": "before", "dataset_type": "conditioning", "conditioning_type": "reference_strict",

@@ -60,7 +60,7 @@ def _chat_tokenizer(words: tuple[str, ...] = CHAT_WORDS) -> Any:
 
 
 def _kandinsky5_tokenizer(pipeline: str) -> Any:
-    """Every word of the instruction is one token, as for the real one: the pipeline for images drops the first 40."""
+    """Every word of the instruction is one token, as for the real one: the pipelines drop the first tokens."""
     from darkroom.families.classes import named
 
     cls = named(pipeline)
@@ -128,6 +128,7 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "t5": _t5_tokenizer,
     "chat": _chat_tokenizer,
     "kandinsky5_image": lambda: _kandinsky5_tokenizer("Kandinsky5T2IPipeline"),
+    "kandinsky5_video": lambda: _kandinsky5_tokenizer("Kandinsky5T2VPipeline"),
     "gemma": _gemma_tokenizer,
     "chatglm": _chatglm_tokenizer,
     "llama": _llama_tokenizer,

@@ -1,0 +1,162 @@
+"""Kandinsky 5 Video: Kandinsky 5's network on clips, from text, or from a first frame that stays clean.
+
+Paper 2511.14993; upstream: kandinskylab/kandinsky-5. Text, times and channels as in `kandinsky5_image`; latents (B, 16,
+F, H, W) of HunyuanVideo's VAE. The network also sees latents that are given otherwise, zeros in all published
+pipelines, and which frames are given: (B, 16 + 16 + 1, F, H, W). The first frame is given as the latent of a picture:
+inside a clip it is another one, as the VAE's norms look at all frames.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from darkroom.core.errors import ConfigError
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents
+from darkroom.families.first_frame import noise_shares, start_of
+from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
+from darkroom.families.kandinsky5_image import Kandinsky5, tiny
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+IMAGE_TO_VIDEO = "image_to_video"
+SMALL = range(480, 855)
+# the stock pipeline mends the first four latent frames by those behind them
+LEAST_FRAMES = 17
+
+
+def _started(name: str, defaults: dict[str, Any] | None = None) -> Flavour:
+    return Flavour(
+        f"kandinskylab/Kandinsky-5.0-{name}-Diffusers",
+        defaults or {},
+        pipeline="Kandinsky5I2VPipeline",
+        supports=frozenset({IMAGE_TO_VIDEO}),
+        picture="needed",
+        tiny=dataclasses.replace(TINY, defaults={"validation_num_video_frames": LEAST_FRAMES}),
+    )
+
+
+def _told(name: str, frames: int = 121, **defaults: Any) -> Flavour:
+    return Flavour(
+        f"kandinskylab/Kandinsky-5.0-T2V-{name}-Diffusers", {"validation_num_video_frames": frames, **defaults}
+    )
+
+
+LARGE: dict[str, Any] = {"resolution": 768, "validation_resolution": "1280x768"}
+assert HunyuanVideoOriginal.tiny.vae is not None
+TINY = tiny(HunyuanVideoOriginal.tiny.vae, "kandinsky5_video", shift=5.0, visual_cond=True)
+
+
+class Kandinsky5Video(Kandinsky5):
+    name, title = "kandinsky5_video", "Kandinsky 5 Video"
+    pipeline = "Kandinsky5T2VPipeline"
+    latents = Latents(channels=16, downscale=8, patch=2, normaliser="scale", temporal=4)
+    fps = 24.0
+    supports = Family.supports | {"video"}
+    default_flavour = "t2v-lite-sft-5s"
+    flavours = {
+        "t2v-lite-sft-5s": _told("Lite-sft-5s"),
+        "t2v-lite-pretrain-5s": _told("Lite-pretrain-5s"),
+        "t2v-lite-sft-10s": _told("Lite-sft-10s", 241),
+        "t2v-lite-pretrain-10s": _told("Lite-pretrain-10s", 241),
+        "t2v-pro-sft-5s-hd": _told("Pro-sft-5s", **LARGE),
+        "t2v-pro-sft-10s-hd": _told("Pro-sft-10s", 241, **LARGE),
+        "t2v-pro-pretrain-5s-hd": _told("Pro-pretrain-5s", **LARGE),
+        "t2v-pro-pretrain-10s-hd": _told("Pro-pretrain-10s", 241, **LARGE),
+        "i2v-lite-5s": _started("I2V-Lite-5s"),
+        "i2v-pro-sft-5s": _started("I2V-Pro-sft-5s", LARGE),
+    }
+    tinies = {"tiny-i2v": "i2v-lite-5s"}
+    defaults = {
+        "resolution": 512,
+        "validation_resolution": "768x512",
+        "tokenizer_max_length": 512,
+        "aspect_bucket_alignment": 16,
+        "flow_schedule_shift": 5.0,
+        "validation_guidance": 5.0,
+        "validation_num_inference_steps": 50,
+        "validation_num_video_frames": 121,
+    }
+    tiny = TINY
+
+    # -- the first frame -------------------------------------------------------------------------------------------
+
+    def _starts(self, options: Any) -> bool:
+        return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
+
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+        """start (B, 16, 1, H, W): the latent of the first frame by itself."""
+        from darkroom.families.latents import encode
+
+        if not self._starts(options):
+            return {}
+        first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
+        return {"start": encode(parts.vae(), first, parts.latents)}
+
+    def sample_identity(self, options: Any) -> dict[str, Any]:
+        return {"starts_from": "first frame"} if self._starts(options) else {}
+
+    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
+        """The clips with their first frame as the latent of a picture, where they start from it."""
+        import torch
+
+        if not self._starts(options):
+            return batch
+        start = batch.extras["start"].to(batch.latents)
+        return dataclasses.replace(batch, latents=torch.cat([start, batch.latents[:, :, 1:]], dim=2))
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+        """given (B, 1, F, 1, 1), 1 for frames that are given; noisy, where one is."""
+        given = batch.latents.new_zeros(len(batch.latents), 1, batch.latents.shape[2], 1, 1)
+        if not self._starts(options):
+            return {"given": given}
+        given[:, :, 0] = 1
+        return {"given": given, "noisy": noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents)))}
+
+    def seen(self, x_t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        import torch
+
+        mask = cond["given"].to(x_t).expand(-1, -1, -1, *x_t.shape[-2:])
+        return self.to_pipeline(torch.cat([x_t, torch.zeros_like(x_t), mask], dim=1))
+
+    def sparse(self, model: Any, seen: Tensor) -> Any:
+        """The stock pipeline's own, with what it asks of itself."""
+        from darkroom.families.classes import bare, named
+
+        stock = named(self.pipeline)
+        asked = SimpleNamespace(transformer=bare(model), fast_sta_nabla=stock.fast_sta_nabla)
+        return stock.get_sparse_params(asked, seen, seen.device)
+
+    def stretch(self, height: int, width: int) -> tuple[float, ...]:
+        return (1, 2, 2) if height in SMALL and width in SMALL else (1, 3.16, 3.16)
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
+    def call(self, options: Any) -> dict[str, Any]:
+        frames = self.latents.whole_frames(options.validation_num_video_frames)
+        if self._starts(options) and frames < LEAST_FRAMES:
+            raise ConfigError(
+                "validation_num_video_frames",
+                options.validation_num_video_frames,
+                "",
+                f"From a first frame {self.title} draws {LEAST_FRAMES} frames or more.",
+                f"Set it to {LEAST_FRAMES} or more.",
+            )
+        return {**super().call(options), "num_frames": frames}
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        return start_of(picture, width, height)
+
+    def to_pipeline(self, latents: Tensor) -> Tensor:
+        return latents.movedim(1, -1)
+
+    def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
+        return latents.movedim(-1, 1)
+
+
+FAMILY = Kandinsky5Video()
