@@ -391,7 +391,7 @@ class Family:
             "negative_pooled_prompt_embeds": negative["pooled"],
         }
 
-    def prepare(self, pipe: Any, width: int, height: int) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
         """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
 
     def sound_of(self, pipe: Any, made: Any) -> tuple[Any, int] | None:
@@ -400,6 +400,10 @@ class Family:
 
     def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
         """Parts that the stock pipeline insists on and no folder has; some are needed only by one that renders."""
+        return {}
+
+    def stand_ins(self, flavour: str | None) -> dict[str, Any]:
+        """What the pipeline that reads captions insists on in place of parts that it does not need for that."""
         return {}
 
     def to_pipeline(self, latents: Tensor) -> Tensor:

@@ -86,7 +86,8 @@ class Parts(Repository):
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
                 extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_encoders(dtype)
-                self._text = self._pipeline(reader, extra | absent, dtype)
+                stand_ins = family.stand_ins(self.options.model_flavour)
+                self._text = self._pipeline(reader, extra | absent | stand_ins, dtype)
             for part in self._text.components.values():
                 if isinstance(part, torch.nn.Module):
                     part.requires_grad_(False).eval().to(self.device)

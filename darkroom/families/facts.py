@@ -17,6 +17,7 @@ class Latents:
     normaliser  how the VAE's output becomes a latent; a name in `families.latents.NORMALISERS`
     temporal    frames per latent frame after the first; 0: pictures only, latents have no frame axis
     framed      the VAE itself has a frame axis, of one frame, that the family's latents lack
+    one_by_one  diffusers' VAE fails on several samples at once
     """
 
     channels: int
@@ -25,6 +26,7 @@ class Latents:
     normaliser: str = "scale"
     temporal: int = 0
     framed: bool = False
+    one_by_one: bool = False
 
     def tokens(self, height: int, width: int, frames: int = 1) -> int:
         """Tokens of a latent of `frames` x `height` x `width` positions."""

@@ -24,6 +24,14 @@ def token_times(time: Tensor, shares: Tensor, per_frame: int) -> Tensor:
     return (time[:, None] * shares.flatten(1).to(time)).repeat_interleave(per_frame, dim=1)
 
 
+def stills(pixels: Tensor) -> list[Any]:
+    """Pictures (B, 3, H, W) in -1..1 as PIL pictures."""
+    from PIL import Image
+
+    rows = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(row) for row in rows]
+
+
 def start_of(picture: Any, width: int, height: int) -> dict[str, Any]:
     """A PIL picture cut to the shape of the clip, as the stock pipelines take it: they themselves would stretch it."""
     from PIL import Image, ImageOps

@@ -153,7 +153,7 @@ class HiDream(Family):
             "negative_pooled_prompt_embeds": negative["pooled"],
         }
 
-    def prepare(self, pipe: Any, width: int, height: int) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
         """It scales every size to one area, a little more than asked for here, since it rounds down."""
         edge = min(LARGEST_EDGE, (width * height) ** 0.5)
         pipe.default_sample_size = edge * (1 + 1e-9) / pipe.vae_scale_factor

@@ -154,7 +154,7 @@ class Ideogram4(Family):
         prompt.text = text["text"][0]
         return {"prompt": prompt}
 
-    def prepare(self, pipe: Any, width: int, height: int) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
         """It takes no embeddings: let its reader know those that a prompt brings."""
 
         def encode_prompt(prompt: Any, grid_h: int, grid_w: int, max_sequence_length: int, device: Any) -> Any:

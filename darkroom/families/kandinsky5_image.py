@@ -163,7 +163,7 @@ class Kandinsky5Image(Kandinsky5):
     def stretch(self, height: int, width: int) -> list[float]:
         return [1.0, 1.0, 1.0]
 
-    def prepare(self, pipe: Any, width: int, height: int) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
         # it makes a size that is not among its seven into the nearest of them
         pipe.resolutions = [(width, height)]
 

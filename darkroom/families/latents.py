@@ -5,7 +5,7 @@ Normalised latents are what the denoiser sees and what the cache holds: unit sca
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -126,8 +126,14 @@ def encode(vae: Any, pixels: Tensor, facts: Latents) -> Tensor:
     if facts.framed:
         pixels = pixels.unsqueeze(2)
     with torch.no_grad():
-        z = _encoded(vae.encode(pixels.to(vae.device, vae.dtype))).float()
+        parts = [_encoded(vae.encode(part.to(vae.device, vae.dtype))).float() for part in _parts(pixels, facts)]
+    z = torch.cat(parts)
     return NORMALISERS[facts.normaliser][0](z.squeeze(2) if facts.framed else z, vae)
+
+
+def _parts(batch: Tensor, facts: Latents) -> Sequence[Tensor]:
+    """What a VAE is given at once."""
+    return batch.split(1) if facts.one_by_one else (batch,)
 
 
 def _encoded(answer: Any) -> Tensor:
@@ -145,8 +151,10 @@ def decode(vae: Any, latents: Tensor, facts: Latents) -> Tensor:
     z = latents.to(vae.device)
     if z.shape[1] == facts.channels:
         z = NORMALISERS[facts.normaliser][1](z, vae)
+    z = (z.unsqueeze(2) if facts.framed else z).to(vae.dtype)
     # some decoders want to know how much noise is left: none
-    told = {"temb": z.new_zeros(len(z)).to(vae.dtype)} if vae.config.get("timestep_conditioning") else {}
+    told = {"temb": z.new_zeros(1 if facts.one_by_one else len(z))} if vae.config.get("timestep_conditioning") else {}
     with torch.no_grad():
-        pixels = vae.decode((z.unsqueeze(2) if facts.framed else z).to(vae.dtype), **told, return_dict=False)[0].float()
+        decoded = [vae.decode(part, **told, return_dict=False)[0].float() for part in _parts(z, facts)]
+    pixels = torch.cat(decoded)
     return pixels.squeeze(2) if facts.framed else pixels

@@ -107,7 +107,7 @@ class LongCatImage(Family):
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def prepare(self, pipe: Any, width: int, height: int) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
         """diffusers 0.42 counts prompts also where there are only their embeddings."""
 
         def encode_prompt(prompt: Any = None, prompt_embeds: Any = None, **more: Any) -> Any:

@@ -263,7 +263,7 @@ class LTXVideo2(LTXVideo):
         """The picture as it is, as clips are trained: the pipeline would compress it as H.264 first."""
         return {**super().picture_call(picture, width, height, options), "image_crf": 0}
 
-    def prepare(self, pipe: Any, width: int, height: int) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
         from darkroom.families.connected import Connected
 
         if not isinstance(pipe.connectors, Connected):

@@ -184,7 +184,7 @@ class OmniGen(Family):
         vars(pipeline_omnigen).setdefault("OmniGenMultiModalProcessor", Instructions)
         return {}
 
-    def prepare(self, pipe: Any, width: int, height: int) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
         """It takes no embeddings: let its reader know the tokens that a prompt brings."""
         stock = pipe.multimodal_processor
         if not isinstance(stock, Instructions):

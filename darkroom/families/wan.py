@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import noise_shares, start_of, token_times
+from darkroom.families.first_frame import noise_shares, start_of, stills, token_times
 from darkroom.families.tiny.parts import clip_vision, t5
 
 if TYPE_CHECKING:
@@ -341,11 +341,9 @@ class Wan(Family):
 def _read_pictures(parts: Any, pixels: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in -1..1 as CLIP's last hidden states but one, (B, N, D)."""
     import torch
-    from PIL import Image
 
-    rows = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     encoder = parts.extra("image_encoder")
-    read = parts.extra("image_processor")(images=[Image.fromarray(row) for row in rows], return_tensors="pt")
+    read = parts.extra("image_processor")(images=stills(pixels), return_tensors="pt")
     with torch.no_grad():
         states = encoder(pixel_values=read["pixel_values"].to(encoder.device), output_hidden_states=True)
     return states.hidden_states[-2]

@@ -131,7 +131,7 @@ def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Made:
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
     call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options)
-    family.prepare(pipe, recipe.width, recipe.height)
+    family.prepare(pipe, recipe.width, recipe.height, options)
     return finished(pipe, family, pipe(**call, return_dict=False))
 
 

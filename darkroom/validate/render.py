@@ -188,7 +188,7 @@ def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], option
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(parts.family, recipe, options)
     given = parts.family.known_to_pipeline({**prompt, **call}, options)
-    parts.family.prepare(pipe, recipe.width, recipe.height)
+    parts.family.prepare(pipe, recipe.width, recipe.height, options)
     if parts.family.pipeline_decodes:
         return finished(pipe, parts.family, pipe(**given, output_type="np", return_dict=False))
     sampled = pipe(**given, output_type="latent", return_dict=False)[0]
@@ -210,7 +210,7 @@ def call_of(family: Family, width: int, height: int, options: Any) -> dict[str, 
 
 def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
     """A recipe as arguments of the stock pipeline's call, all but the prompt. Reads the picture that it starts from."""
-    call = {"width": recipe.width, "height": recipe.height, **recipe.call}
+    call = {**recipe.call, **family.size_call(recipe.width, recipe.height, options)}
     if recipe.pictures:
         call |= started_from(family, recipe, options)
     call["num_inference_steps"] = recipe.steps

@@ -63,7 +63,7 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     pipe = tiny.build(family, flavour=flavour)
     if family.trained_for(flavour) != family.held_for(flavour):
         family.alone(pipe, *family.trained_for(flavour))
-    family.prepare(pipe, recipe.width, recipe.height)
+    family.prepare(pipe, recipe.width, recipe.height, made.options)
     pipe = family.drawing(pipe, bool(recipe.pictures), made.options)
     looks = looks_of(family, recipe, made.options)
     text = [family.stack_text([made.text(caption, looks)]) for caption in (recipe.prompt, recipe.negative)]

@@ -25,8 +25,8 @@ def clip(width: int = 32, vocabulary: int = 514, act: str = "quick_gelu", cls: s
     )
 
 
-def t5(width: int = 32, cls: str = "T5EncoderModel") -> Part:
-    """A T5 encoder of two layers for the piece tokenizer."""
+def t5(width: int = 32, cls: str = "T5EncoderModel", vocabulary: int = 152) -> Part:
+    """A T5 encoder of two layers for the piece tokenizer, or for that of bytes."""
     return Part(
         cls,
         {
@@ -35,7 +35,7 @@ def t5(width: int = 32, cls: str = "T5EncoderModel") -> Part:
             "d_ff": 37,
             "num_layers": 2,
             "num_heads": 4,
-            "vocab_size": 152,
+            "vocab_size": vocabulary,
             "relative_attention_num_buckets": 8,
             "feed_forward_proj": "gated-gelu",
         },

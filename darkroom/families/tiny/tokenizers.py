@@ -122,6 +122,21 @@ def _llama_tokenizer() -> Any:
     return tokenizer
 
 
+def _hunyuanvideo_tokenizer() -> Any:
+    """The words of the instruction and its indents are one token each: the pipelines drop the first 108."""
+    from darkroom.families.classes import named
+
+    read = inspect.signature(named("HunyuanVideo15Pipeline")._get_mllm_prompt_embeds)
+    instruction = read.parameters["system_message"].default
+    return _chat_tokenizer(tuple(dict.fromkeys(re.findall(r" ?[A-Za-z]+|\s{4,}", instruction))))
+
+
+def _byt5_tokenizer() -> Any:
+    from transformers import ByT5Tokenizer
+
+    return ByT5Tokenizer()
+
+
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "clip": _clip_tokenizer,
     "clip_g": lambda: _clip_tokenizer(("!!",)),
@@ -129,6 +144,8 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "chat": _chat_tokenizer,
     "kandinsky5_image": lambda: _kandinsky5_tokenizer("Kandinsky5T2IPipeline"),
     "kandinsky5_video": lambda: _kandinsky5_tokenizer("Kandinsky5T2VPipeline"),
+    "hunyuanvideo": _hunyuanvideo_tokenizer,
+    "byt5": _byt5_tokenizer,
     "gemma": _gemma_tokenizer,
     "chatglm": _chatglm_tokenizer,
     "llama": _llama_tokenizer,

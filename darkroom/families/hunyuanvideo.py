@@ -1,0 +1,239 @@
+"""HunyuanVideo 1.5: two streams of text and video, flow matching, Qwen2.5-VL and a reader of glyphs.
+
+Paper 2511.18870; upstream: Tencent-Hunyuan/HunyuanVideo-1.5. The network takes the noise level as 0..1000 and answers
+noise - x0. It sees, behind the latents (B, 32, F, H, W), the latents of a given first frame, zeros elsewhere, and which
+frame is given: (B, 32 + 32 + 1, F, H, W). Text (B, L, D) with its mask (B, L) is Qwen's last layer but two without the
+instruction before every caption; glyphs (B, 256, D) with their mask is what ByT5 reads of words in quotation marks.
+A picture's features (B, 729, D) are SigLIP's; where all of them are zero, the network takes no picture to be given.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.families.base import Family
+from darkroom.families.classes import bare
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.first_frame import start_of, stills
+from darkroom.families.tiny.parts import qwen2_vl, siglip, t5
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+IMAGE_TO_VIDEO = "image_to_video"
+REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
+GLYPHS = 256
+# tokens of a picture that is not there: all are zero and unseen, so one does for the pipeline's 729
+NO_PICTURE = 1
+
+TINY = Tiny(
+    denoiser=Part(
+        "HunyuanVideo15Transformer3DModel",
+        {
+            "in_channels": 65,
+            "out_channels": 32,
+            "num_attention_heads": 2,
+            "attention_head_dim": 16,
+            "num_layers": 2,
+            "num_refiner_layers": 1,
+            "mlp_ratio": 2.0,
+            "patch_size": 1,
+            "patch_size_t": 1,
+            "text_embed_dim": 32,
+            "text_embed_2_dim": 32,
+            "image_embed_dim": 32,
+            "rope_axes_dim": (4, 6, 6),
+            "target_size": 64,
+        },
+    ),
+    vae=Part(
+        "AutoencoderKLHunyuanVideo15",
+        {"latent_channels": 32, "block_out_channels": (16, 16, 32, 32, 64), "layers_per_block": 1},
+    ),
+    encoders={
+        "text_encoder": Part(
+            "Qwen2_5_VLTextModel", {**qwen2_vl(vocabulary=400).config["text_config"], "num_hidden_layers": 3}
+        ),
+        "text_encoder_2": t5(vocabulary=384),
+    },
+    tokenizers={"tokenizer": "hunyuanvideo", "tokenizer_2": "byt5"},
+    scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 5.0}),
+    oracle={"num_attention_heads": 4, "attention_head_dim": 32, "rope_axes_dim": (8, 12, 12)},
+    # the smallest size that the VAE makes several places of
+    defaults={"aspect_bucket_alignment": 16},
+)
+
+
+def _started(name: str, shift: float, **defaults: Any) -> Flavour:
+    return Flavour(
+        f"{REPOSITORY}{name}",
+        {"flow_schedule_shift": shift, **defaults},
+        pipeline="HunyuanVideo15ImageToVideoPipeline",
+        tiny=dataclasses.replace(TINY, extras=siglip()),
+        supports=frozenset({IMAGE_TO_VIDEO}),
+        picture="needed",
+    )
+
+
+LARGE: dict[str, Any] = {"resolution": 720, "validation_resolution": "1280x720"}
+DISTILLED: dict[str, Any] = {"validation_guidance": 1.0}
+
+
+class HunyuanVideo(Family):
+    name, title = "hunyuanvideo", "HunyuanVideo 1.5"
+    pipeline, denoiser = "HunyuanVideo15Pipeline", "HunyuanVideo15Transformer3DModel"
+    prediction = "flow_matching"
+    latents = Latents(channels=32, downscale=16, normaliser="scale", temporal=4, one_by_one=True)
+    blocks = ("transformer_blocks",)
+    fps = 24.0
+    supports = Family.supports | {"video"}
+    unguided = {}
+    default_flavour = "t2v-480p"
+    flavours = {
+        "t2v-480p": Flavour(f"{REPOSITORY}480p_t2v"),
+        "t2v-720p": Flavour(f"{REPOSITORY}720p_t2v", {**LARGE, "flow_schedule_shift": 9.0}),
+        "t2v-480p-distilled": Flavour(f"{REPOSITORY}480p_t2v_distilled", DISTILLED),
+        "i2v-480p": _started("480p_i2v", 5.0),
+        "i2v-720p": _started("720p_i2v", 7.0, **LARGE),
+        "i2v-480p-distilled": _started("480p_i2v_distilled", 5.0, **DISTILLED),
+        "i2v-720p-distilled": _started("720p_i2v_distilled", 7.0, **LARGE, **DISTILLED),
+    }
+    tinies = {"tiny-i2v": "i2v-480p"}
+    defaults = {
+        "resolution": 480,
+        "validation_resolution": "832x480",
+        "aspect_bucket_alignment": 16,
+        "tokenizer_max_length": 1000,
+        "flow_schedule_shift": 5.0,
+        "validation_guidance": 6.0,
+        "validation_num_inference_steps": 50,
+        "validation_num_video_frames": 121,
+    }
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")}
+    tiny = TINY
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        text = options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
+        return text + min(GLYPHS, options.tokenizer_max_length) * (configs["text_encoder_2"]["d_model"] + 1)
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, L, D) and mask (B, L), glyphs (B, 256, D) and glyph_mask (B, 256)."""
+        _bound(pipe, options)
+        text, mask, glyphs, glyph_mask = pipe.encode_prompt(captions, batch_size=len(captions))
+        return {"text": text, "mask": mask, "glyphs": glyphs, "glyph_mask": glyph_mask}
+
+    # -- the first frame -------------------------------------------------------------------------------------------
+
+    def _starts(self, options: Any) -> bool:
+        return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
+
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+        """Of the first frame: start (B, 32, 1, H, W), its latent by itself, and image (B, N, D), SigLIP's features."""
+        import torch
+
+        from darkroom.families.latents import encode
+
+        if not self._starts(options):
+            return {}
+        first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
+        encoder = parts.extra("image_encoder")
+        read = parts.extra("feature_extractor").preprocess(images=stills(first), do_resize=True, return_tensors="pt")
+        with torch.no_grad():
+            image = encoder(**read.to(device=encoder.device, dtype=encoder.dtype)).last_hidden_state
+        return {"start": encode(parts.vae(), first, parts.latents), "image": image}
+
+    def sample_identity(self, options: Any) -> dict[str, Any]:
+        return {"starts_from": "first frame"} if self._starts(options) else {}
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def conditions(self, batch: Any, options: Any, generator: Any) -> dict[str, Tensor]:
+        """given (B, 33, F, H, W), and image (B, N, D) of clips that start from a picture."""
+        import torch
+
+        count, _, *grid = batch.latents.shape
+        given = batch.latents.new_zeros(count, self.latents.channels + 1, *grid)
+        if not self._starts(options):
+            return {"given": given}
+        start = batch.extras["start"].to(given)
+        given[:, :, :1] = torch.cat([start, torch.ones_like(start[:, :1])], dim=1)
+        return {"given": given, "image": batch.extras["image"]}
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 32, F, H, W)."""
+        import torch
+
+        image = cond.get("image")
+        if image is None:
+            image = x_t.new_zeros(len(x_t), NO_PICTURE, bare(model).config.image_embed_dim)
+        return model(
+            hidden_states=torch.cat([x_t, cond["given"].to(x_t)], dim=1),
+            # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
+            timestep=t.float() * 1000,
+            encoder_hidden_states=cond["text"],
+            encoder_attention_mask=cond["mask"],
+            encoder_hidden_states_2=cond["glyphs"],
+            encoder_attention_mask_2=cond["glyph_mask"],
+            image_embeds=image.to(x_t),
+            return_dict=False,
+        )[0]
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
+    def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+        """What guides: it is a part of the pipelines, and not an argument of their call."""
+        from diffusers.guiders import ClassifierFreeGuidance
+
+        return {"guider": ClassifierFreeGuidance()}
+
+    def stand_ins(self, flavour: str | None) -> dict[str, Any]:
+        """A small VAE: the pipelines ask theirs for its channels even where they only read captions."""
+        from darkroom.families.classes import named
+
+        assert TINY.vae is not None
+        return {"vae": named(TINY.vae.cls)(**TINY.vae.config)}
+
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+        pipe.guider.guidance_scale = options.validation_guidance
+        _bound(pipe, options)
+        pipe.vision_num_semantic_tokens = NO_PICTURE
+        # from a picture the pipeline chooses a size of its own
+        pipe.video_processor.calculate_default_height_width = lambda **_: (height, width)
+
+    def call(self, options: Any) -> dict[str, Any]:
+        return {"num_frames": self.latents.whole_frames(options.validation_num_video_frames)}
+
+    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+        return {} if self._starts(options) else super().size_call(width, height, options)
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        return start_of(picture, width, height)
+
+    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+        return {"prompt": prompt, "negative_prompt": negative}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {**_embedded(text, ""), **_embedded(negative, "negative_")}
+
+
+def _bound(pipe: Any, options: Any) -> None:
+    """How many tokens are read is an attribute of the pipelines, and not an argument of their call."""
+    pipe.tokenizer_max_length = options.tokenizer_max_length
+    pipe.tokenizer_2_max_length = min(GLYPHS, options.tokenizer_max_length)
+
+
+def _embedded(text: dict[str, Tensor], which: str) -> dict[str, Tensor]:
+    """One condition (1, ...) as arguments of the call."""
+    return {
+        f"{which}prompt_embeds": text["text"],
+        f"{which}prompt_embeds_mask": text["mask"],
+        f"{which}prompt_embeds_2": text["glyphs"],
+        f"{which}prompt_embeds_mask_2": text["glyph_mask"],
+    }
+
+
+FAMILY = HunyuanVideo()
