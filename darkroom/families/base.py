@@ -70,7 +70,9 @@ class Family:
     packed_by: ClassVar[str | None] = None
     # the stock pipeline makes pixels in a way of its own, and not by one call of the VAE's decoder
     pipeline_decodes: ClassVar[bool] = False
-    # with output_type="latent" the stock pipeline hands over what the VAE takes
+    # the output_type with which the stock pipeline hands over what was sampled
+    raw_output: ClassVar[str] = "latent"
+    # what it then hands over is what the VAE takes
     hands_over_raw: ClassVar[bool] = False
     # streams that are denoised beside the first, kept in a sample's extras, and the network's argument for each
     beside: ClassVar[Mapping[str, str]] = {}

@@ -93,6 +93,7 @@ def _unstandardise_shuffle(z: Tensor, vae: Any, least: float | None = None, by_p
 
 
 NORMALISERS: dict[str, tuple[Callable[[Tensor, Any], Tensor], Callable[[Tensor, Any], Tensor]]] = {
+    "pixels": (lambda z, _: z, lambda z, _: z),
     "scale": (_scale, _unscale),
     "shift_scale": (_shift_scale, _unshift_scale),
     "channels": (_standardise, _unstandardise),

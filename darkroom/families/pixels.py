@@ -16,7 +16,7 @@ class PixelSpace(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config = SimpleNamespace()
+        self.config: dict[str, Any] = {}
         self.register_buffer("place", torch.zeros(()), persistent=False)
 
     @property

@@ -191,7 +191,7 @@ def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], option
     parts.family.prepare(pipe, recipe.width, recipe.height, options)
     if parts.family.pipeline_decodes:
         return finished(pipe, parts.family, pipe(**given, output_type="np", return_dict=False))
-    sampled = pipe(**given, output_type="latent", return_dict=False)[0]
+    sampled = pipe(**given, output_type=parts.family.raw_output, return_dict=False)[0]
     scale = parts.latents.downscale
     latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)
     return Made(clip.from_pixels(latent_space.decode(parts.vae(), latents.float(), parts.latents)))

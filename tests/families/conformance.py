@@ -33,6 +33,7 @@ from darkroom.families import tiny
 from darkroom.families.base import Family
 from darkroom.families.experts import Experts
 from darkroom.families.facts import Latents, SoundTrack
+from darkroom.families.pixels import PixelSpace
 from darkroom.families.sound import heard
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
@@ -161,9 +162,10 @@ class Case:
 
     def sample(self, pipe: Any, name: str = "astronaut") -> Sample:
         """A photograph, or a camera moving over it, encoded as the job encodes it."""
-        parts = SimpleNamespace(vae=lambda: pipe.vae, extra=lambda part: getattr(pipe, part), latents=self.facts)
+        vae = getattr(pipe, "vae", None) or PixelSpace()
+        parts = SimpleNamespace(vae=lambda: vae, extra=lambda part: getattr(pipe, part), latents=self.facts)
         pixels = clip(name, self.frames) if self.frames > 1 else photograph(name)
-        x0 = latent_space.encode(pipe.vae, pixels, self.facts)
+        x0 = latent_space.encode(vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
         extras |= heard(self.family, parts, [tone(self.family.sound)], self.frames, self.settings)
         references: tuple[Tensor, ...] = ()
@@ -172,7 +174,7 @@ class Case:
         if "references" in self.family.supports_for(self.flavour):
             given = [photograph("coffee", *REFERENCE)]
             seen = self.family.picture_call(to_pil(given[0]), SIDE, SIDE, self.settings)["image"]
-            references = (latent_space.encode(pipe.vae, from_pil(seen), self.facts),)
+            references = (latent_space.encode(vae, from_pil(seen), self.facts),)
         return Sample(pixels, x0, extras, references, [to_pil(picture) for picture in given])
 
     def read(self, pipe: Any, caption: str) -> dict[str, Tensor]:
@@ -336,7 +338,7 @@ def _sampling_differs(
     with Recorder(model) as stock, torch.no_grad():
         pipe(
             **family.prompt_call(PROMPT, negative, case.settings), **call, num_inference_steps=STEPS,
-            generator=torch.Generator().manual_seed(0), output_type="latent",
+            generator=torch.Generator().manual_seed(0), output_type=family.raw_output,
         )  # fmt: skip
     calls_per_step = len(stock.calls) // STEPS
     for i, call in enumerate(stock.calls):
@@ -492,6 +494,8 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
 def latent_parity(case: Case) -> str | None:
     """Hand a sample's cached latents to the pipeline as its last step's result and watch its decoder."""
     pipe, family = case.pipe(), case.family
+    if not hasattr(pipe, "vae"):
+        return _pixel_parity(case, pipe)
     found_sound, given_sound = _watched(pipe.audio_vae) if family.sound else ([], [])
     with torch.no_grad():
         sample = case.sample(pipe)
@@ -521,6 +525,18 @@ def latent_parity(case: Case) -> str | None:
         if gap > 1e-4:
             return f"the decoder was given latents that differ by {gap:.3g} standard deviations"
     return None
+
+
+def _pixel_parity(case: Case, pipe: Any) -> str | None:
+    """Without a VAE, what is cached must be the very picture that the pipeline shows."""
+    sample = case.sample(pipe)
+    pipe.scheduler.step = lambda *_, **__: SchedulerOutput(prev_sample=case.family.to_pipeline(sample.latents))
+    shown = pipe(
+        **case.family.prompt_call(PROMPT, "", case.settings), **case.call(sample), num_inference_steps=2,
+        return_dict=False,
+    )[0][0]  # fmt: skip
+    gap = (from_pil(shown) - sample.pixels).abs().max().item()
+    return f"the picture differs by {gap:.3g}" if gap > 1 / 127 else None
 
 
 def _watched(vae: Any) -> tuple[list[Tensor], list[Tensor]]:
@@ -582,7 +598,7 @@ def correlation(case: Case, steps: int, size: int = 8, rate: float = 3e-3) -> fl
         pipe.guider.guidance_scale = 1.0
     sampled, *beside = pipe(
         **family.prompt_call(PROMPT, "", case.settings), **call, num_inference_steps=20,
-        generator=torch.Generator().manual_seed(1), output_type="latent", return_dict=False,
+        generator=torch.Generator().manual_seed(1), output_type=family.raw_output, return_dict=False,
     )  # fmt: skip
     raw = family.hands_over_raw
     found = sampled if raw else family.from_pipeline(sampled, *x0.shape[-2:])
