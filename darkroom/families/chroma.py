@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
+from darkroom.families.text import read
 from darkroom.families.tiny.parts import kl_vae, t5
 
 if TYPE_CHECKING:
@@ -82,9 +83,7 @@ class Chroma(Family):
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D), mask (B, L)."""
-        text, _, mask, _, _, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, _, mask, _, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:

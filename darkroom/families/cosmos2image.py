@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.text import read
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ class Cosmos2Image(Family):
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D); the pipeline has put zeros where there is padding."""
-        text, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, _ = read(pipe, captions, options)
         return {"text": text}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:

@@ -4,8 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from darkroom.families.base import Family
+
 if TYPE_CHECKING:
     from torch import Tensor
+
+IMAGE_TO_VIDEO = "image_to_video"
+
+
+class FromFirstFrame(Family):
+    """Families with flavours that draw every clip from its first frame; those support `image_to_video`."""
+
+    def starts(self, options: Any) -> bool:
+        """Is this such a flavour?"""
+        return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
+
+    def sample_identity(self, options: Any) -> dict[str, Any]:
+        return {"starts_from": "first frame"} if self.starts(options) else {}
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        return start_of(picture, width, height)
 
 
 def noise_shares(latents: Tensor, first: Tensor) -> Tensor:

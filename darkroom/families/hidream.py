@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.text import read
 from darkroom.families.tiny.parts import clip, kl_vae, llama, t5
 
 if TYPE_CHECKING:
@@ -95,9 +96,7 @@ class HiDream(Family):
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D), llama (B, layers, L, D), pooled (B, P)."""
-        text, _, layers, _, pooled, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, _, layers, _, pooled, _ = read(pipe, captions, options)
         return {"text": text, "llama": layers.transpose(0, 1), "pooled": pooled}
 
     # -- the step --------------------------------------------------------------------------------------------------

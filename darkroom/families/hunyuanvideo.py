@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.classes import bare
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import start_of, stills
+from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, stills
 from darkroom.families.tiny.parts import qwen2_vl, siglip, t5
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-IMAGE_TO_VIDEO = "image_to_video"
 REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
 GLYPHS = 256
 # tokens of a picture that is not there: all are zero and unseen, so one does for the pipeline's 729
@@ -81,7 +80,7 @@ LARGE: dict[str, Any] = {"resolution": 720, "validation_resolution": "1280x720"}
 DISTILLED: dict[str, Any] = {"validation_guidance": 1.0}
 
 
-class HunyuanVideo(Family):
+class HunyuanVideo(FromFirstFrame):
     name, title = "hunyuanvideo", "HunyuanVideo 1.5"
     pipeline, denoiser = "HunyuanVideo15Pipeline", "HunyuanVideo15Transformer3DModel"
     prediction = "flow_matching"
@@ -128,16 +127,13 @@ class HunyuanVideo(Family):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def _starts(self, options: Any) -> bool:
-        return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
-
     def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
         """Of the first frame: start (B, 32, 1, H, W), its latent by itself, and image (B, N, D), SigLIP's features."""
         import torch
 
         from darkroom.families.latents import encode
 
-        if not self._starts(options):
+        if not self.starts(options):
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         encoder = parts.extra("image_encoder")
@@ -145,9 +141,6 @@ class HunyuanVideo(Family):
         with torch.no_grad():
             image = encoder(**read.to(device=encoder.device, dtype=encoder.dtype)).last_hidden_state
         return {"start": encode(parts.vae(), first, parts.latents), "image": image}
-
-    def sample_identity(self, options: Any) -> dict[str, Any]:
-        return {"starts_from": "first frame"} if self._starts(options) else {}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -157,7 +150,7 @@ class HunyuanVideo(Family):
 
         count, _, *grid = batch.latents.shape
         given = batch.latents.new_zeros(count, self.latents.channels + 1, *grid)
-        if not self._starts(options):
+        if not self.starts(options):
             return {"given": given}
         start = batch.extras["start"].to(given)
         given[:, :, :1] = torch.cat([start, torch.ones_like(start[:, :1])], dim=1)
@@ -208,10 +201,7 @@ class HunyuanVideo(Family):
         return {"num_frames": self.latents.whole_frames(options.validation_num_video_frames)}
 
     def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
-        return {} if self._starts(options) else super().size_call(width, height, options)
-
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        return start_of(picture, width, height)
+        return {} if self.starts(options) else super().size_call(width, height, options)
 
     def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
         return {"prompt": prompt, "negative_prompt": negative}

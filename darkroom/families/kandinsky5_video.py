@@ -15,14 +15,13 @@ from typing import TYPE_CHECKING, Any
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents
-from darkroom.families.first_frame import noise_shares, start_of
+from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
 from darkroom.families.kandinsky5_image import Kandinsky5, tiny
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-IMAGE_TO_VIDEO = "image_to_video"
 SMALL = range(480, 855)
 # the stock pipeline mends the first four latent frames by those behind them
 LEAST_FRAMES = 17
@@ -50,7 +49,7 @@ assert HunyuanVideoOriginal.tiny.vae is not None
 TINY = tiny(HunyuanVideoOriginal.tiny.vae, "kandinsky5_video", shift=5.0, visual_cond=True)
 
 
-class Kandinsky5Video(Kandinsky5):
+class Kandinsky5Video(FromFirstFrame, Kandinsky5):
     name, title = "kandinsky5_video", "Kandinsky 5 Video"
     pipeline = "Kandinsky5T2VPipeline"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="scale", temporal=4)
@@ -84,26 +83,20 @@ class Kandinsky5Video(Kandinsky5):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def _starts(self, options: Any) -> bool:
-        return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
-
     def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
         """start (B, 16, 1, H, W): the latent of the first frame by itself."""
         from darkroom.families.latents import encode
 
-        if not self._starts(options):
+        if not self.starts(options):
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(parts.vae(), first, parts.latents)}
-
-    def sample_identity(self, options: Any) -> dict[str, Any]:
-        return {"starts_from": "first frame"} if self._starts(options) else {}
 
     def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
         """The clips with their first frame as the latent of a picture, where they start from it."""
         import torch
 
-        if not self._starts(options):
+        if not self.starts(options):
             return batch
         start = batch.extras["start"].to(batch.latents)
         return dataclasses.replace(batch, latents=torch.cat([start, batch.latents[:, :, 1:]], dim=2))
@@ -113,7 +106,7 @@ class Kandinsky5Video(Kandinsky5):
     def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
         """given (B, 1, F, 1, 1), 1 for frames that are given; noisy, where one is."""
         given = batch.latents.new_zeros(len(batch.latents), 1, batch.latents.shape[2], 1, 1)
-        if not self._starts(options):
+        if not self.starts(options):
             return {"given": given}
         given[:, :, 0] = 1
         return {"given": given, "noisy": noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents)))}
@@ -139,7 +132,7 @@ class Kandinsky5Video(Kandinsky5):
 
     def call(self, options: Any) -> dict[str, Any]:
         frames = self.latents.whole_frames(options.validation_num_video_frames)
-        if self._starts(options) and frames < LEAST_FRAMES:
+        if self.starts(options) and frames < LEAST_FRAMES:
             raise ConfigError(
                 "validation_num_video_frames",
                 options.validation_num_video_frames,
@@ -148,9 +141,6 @@ class Kandinsky5Video(Kandinsky5):
                 f"Set it to {LEAST_FRAMES} or more.",
             )
         return {**super().call(options), "num_frames": frames}
-
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        return start_of(picture, width, height)
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         return latents.movedim(1, -1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.facts import Flavour, Part, Tiny
 from darkroom.families.sdxl import SDXL
+from darkroom.families.text import read
 from darkroom.families.tiny.parts import chatglm
 
 if TYPE_CHECKING:
@@ -52,9 +53,7 @@ class Kolors(SDXL):
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer but one, pooled (B, D)."""
-        text, _, pooled, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, _, pooled, _ = read(pipe, captions, options)
         return {"text": text, "pooled": pooled}
 
     def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:

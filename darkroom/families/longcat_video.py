@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import noise_shares, start_of
+from darkroom.families.text import can_mend_text, read
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:
@@ -86,18 +87,14 @@ class LongCatVideo(Family):
 
     def text_identity(self, options: Any) -> dict[str, Any]:
         """The pipeline cleans a prompt further where ftfy is installed."""
-        import importlib.util
-
-        return {**super().text_identity(options), "ftfy": importlib.util.find_spec("ftfy") is not None}
+        return {**super().text_identity(options), "ftfy": can_mend_text()}
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D) from UMT5 and mask (B, L), 1 where there is text."""
-        text, mask, _, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, mask, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     # -- the step --------------------------------------------------------------------------------------------------

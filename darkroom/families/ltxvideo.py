@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import noise_shares, start_of, token_times
+from darkroom.families.text import read
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:
@@ -98,9 +99,7 @@ class LTXVideo(Family):
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D) from T5 and mask (B, L), 1 where there is text."""
-        text, mask, _, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, mask, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     # -- the step --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.facts import Flavour, Part, SoundTrack, Tiny
 from darkroom.families.first_frame import noise_shares, token_times
 from darkroom.families.ltxvideo import FEW_CHANNELS, ONE_LAYER, LTXVideo
+from darkroom.families.text import read
 from darkroom.families.tiny.parts import gemma3
 
 if TYPE_CHECKING:
@@ -155,9 +156,7 @@ class LTXVideo2(LTXVideo):
 
         They are kept rather than the layers of Gemma, which are 49 times as many numbers.
         """
-        layers, mask, _, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        layers, mask, _, _ = read(pipe, captions, options)
         text, sound, mask = pipe.connectors(layers, mask, padding_side=pipe.tokenizer.padding_side)
         return {"text": text, "sound_text": sound, "mask": mask}
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.text import read
 from darkroom.families.tiny.parts import gemma2, kl_vae
 
 if TYPE_CHECKING:
@@ -71,9 +72,7 @@ class Lumina2(Family):
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer but one, mask (B, L)."""
-        text, mask, _, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, mask, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.text import read
 from darkroom.families.tiny.parts import kl_vae, t5
 
 if TYPE_CHECKING:
@@ -80,9 +81,7 @@ class PixArtSigma(Family):
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D), mask (B, L)."""
-        text, mask, _, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, mask, _, _ = read(pipe, captions, options)
         if options.t5_padding == "zero":
             text = text * mask.to(text)[..., None]
         return {"text": text, "mask": mask}

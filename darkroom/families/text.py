@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def read(pipe: Any, captions: list[str], options: Any) -> tuple[Any, ...]:
+    """What a stock pipeline makes of captions, without anything for guidance, as it answers."""
+    return pipe.encode_prompt(
+        captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
+    )
+
+
+def can_mend_text() -> bool:
+    """Is ftfy installed, with which some pipelines clean prompts?"""
+    return importlib.util.find_spec("ftfy") is not None
 
 
 def split(batch: dict[str, Any]) -> list[dict[str, Tensor]]:

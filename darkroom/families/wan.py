@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import noise_shares, start_of, stills, token_times
+from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares, stills, token_times
+from darkroom.families.text import can_mend_text, read
 from darkroom.families.tiny.parts import clip_vision, t5
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
-IMAGE_TO_VIDEO, LAST_FRAME = "image_to_video", "last_frame"
+LAST_FRAME = "last_frame"
 # Wan 2.2 has a denoiser for high noise and one for low noise
 EXPERTS = ("transformer", "transformer_2")
 # these weights were trained with a noise level for every token
@@ -136,7 +137,7 @@ def _i2v_pair(trained: tuple[str, ...] = (), note: str = "") -> Flavour:
 LARGE = {"resolution": 720, "validation_resolution": "1280x720", "flow_schedule_shift": 5.0}
 
 
-class Wan(Family):
+class Wan(FromFirstFrame):
     name, title = "wan", "Wan"
     pipeline, denoiser = "WanPipeline", "WanTransformer3DModel"
     prediction = "flow_matching"
@@ -220,24 +221,17 @@ class Wan(Family):
 
     def text_identity(self, options: Any) -> dict[str, Any]:
         """The stock pipeline cleans a prompt further where ftfy is installed."""
-        import importlib.util
-
-        return {**super().text_identity(options), "ftfy": importlib.util.find_spec("ftfy") is not None}
+        return {**super().text_identity(options), "ftfy": can_mend_text()}
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D) from UMT5."""
-        text, _ = pipe.encode_prompt(
-            captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
-        )
+        text, _ = read(pipe, captions, options)
         return {"text": text}
 
     # -- the first frame -------------------------------------------------------------------------------------------
-
-    def _starts_from_a_picture(self, options: Any) -> bool:
-        return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
 
     def _ends_with_a_picture(self, options: Any) -> bool:
         return LAST_FRAME in self.supports_for(options.model_flavour)
@@ -248,7 +242,7 @@ class Wan(Family):
         The VAE looks back in time, so every latent frame of an otherwise grey clip knows something of the first. With
         the last frame given too, image is (B, 2, N, D).
         """
-        if not self._starts_from_a_picture(options):
+        if not self.starts(options):
             return {}
         import torch
 
@@ -266,9 +260,8 @@ class Wan(Family):
         return entries
 
     def sample_identity(self, options: Any) -> dict[str, Any]:
-        if self._ends_with_a_picture(options):
-            return {"starts_from": "first frame", "ends_with": "last frame"}
-        return {"starts_from": "first frame"} if self._starts_from_a_picture(options) else {}
+        end = {"ends_with": "last frame"} if self._ends_with_a_picture(options) else {}
+        return {**super().sample_identity(options), **end}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -277,7 +270,7 @@ class Wan(Family):
         import torch
 
         found: dict[str, Tensor] = {}
-        if self._starts_from_a_picture(options):
+        if self.starts(options):
             first = batch.extras["first_frame"]
             # four channels, one for each frame that a latent frame stands for; the first stands for one, four times
             mask = torch.zeros_like(first[:, : self.latents.temporal])
@@ -328,9 +321,6 @@ class Wan(Family):
 
     def pictures_for(self, options: Any) -> range:
         return range(2, 3) if self._ends_with_a_picture(options) else super().pictures_for(options)
-
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        return start_of(picture, width, height)
 
     def pictures_call(self, pictures: list[Any], width: int, height: int, options: Any) -> dict[str, Any]:
         """The first frame as `image`, and the last, where there is one, as `last_image`."""
