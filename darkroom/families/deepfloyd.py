@@ -76,7 +76,6 @@ class DeepFloyd(Family):
         tokenizers={"tokenizer": "t5"},
         scheduler=Part("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2", "variance_type": "learned_range"}),
         settings={**NO_CHECKER, "watermarker": None},
-        oracle={"block_out_channels": (32, 64, 64)},
         defaults={"aspect_bucket_alignment": 32, "tokenizer_max_length": TOKENS},
     )
 

@@ -42,7 +42,7 @@ from darkroom.options.sources import resolve
 from darkroom.train.step import Stepper
 
 PROMPT, NEGATIVE = "a small red house", "fog"
-SIDE = 64
+SIDE, FEW = 64, 16
 STEPS = 3
 IGNORED = frozenset({"return_dict"})
 LEAST_CORRELATION = 0.95
@@ -110,7 +110,12 @@ class Case:
     @property
     def shape(self) -> tuple[int, ...]:
         """Shape of one sample's latents."""
-        return self.facts.shape(SIDE, SIDE, self.frames)
+        return self.facts.shape(self.side, self.side, self.frames)
+
+    @property
+    def side(self) -> int:
+        """Pixels along an edge of the sample: few where pixels themselves are denoised."""
+        return SIDE if self.facts.downscale > 1 else FEW
 
     @property
     def frames(self) -> int:
@@ -139,7 +144,7 @@ class Case:
     def pipe(self, **denoiser: Any) -> Any:
         """The tiny pipeline. One that cleans prompts by an optional package cleans none of ours without it."""
         pipe = tiny.build(self.family, denoiser, self.flavour)
-        self.family.prepare(pipe, SIDE, SIDE, self.settings)
+        self.family.prepare(pipe, self.side, self.side, self.settings)
         if hasattr(pipe, "vae"):
             _encode_to_means(pipe.vae)
         pipe = self.family.drawing(pipe, self.started, self.settings)
@@ -164,7 +169,7 @@ class Case:
         """A photograph, or a camera moving over it, encoded as the job encodes it."""
         vae = getattr(pipe, "vae", None) or PixelSpace()
         parts = SimpleNamespace(vae=lambda: vae, extra=lambda part: getattr(pipe, part), latents=self.facts)
-        pixels = clip(name, self.frames) if self.frames > 1 else photograph(name)
+        pixels = clip(name, self.frames) if self.frames > 1 else photograph(name, self.side, self.side)
         x0 = latent_space.encode(vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
         extras |= heard(self.family, parts, [tone(self.family.sound)], self.frames, self.settings)
@@ -190,7 +195,7 @@ class Case:
 
     def call(self, sample: Sample) -> dict[str, Any]:
         """Everything that the pipeline is given but the prompt, the steps and the draws."""
-        size = (SIDE, SIDE, self.settings)
+        size = (self.side, self.side, self.settings)
         facts = self.family.flavour(self.flavour)
         picture = self.started or (facts.picture != "none" and not facts.started)
         started = self.family.pictures_call(sample.given, *size) if picture else {}
@@ -596,6 +601,9 @@ def correlation(case: Case, steps: int, size: int = 8, rate: float = 3e-3) -> fl
     call = {**case.call(sample), **family.unguided_for(case.flavour)}
     if hasattr(pipe, "guider"):
         pipe.guider.guidance_scale = 1.0
+    if str(pipe.scheduler.config.get("variance_type")).startswith("learned"):
+        # nobody trains the variance that a network answers too, and here it is a random one
+        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, variance_type="fixed_small")
     sampled, *beside = pipe(
         **family.prompt_call(PROMPT, "", case.settings), **call, num_inference_steps=20,
         generator=torch.Generator().manual_seed(1), output_type=family.raw_output, return_dict=False,
