@@ -1,6 +1,6 @@
 """Beta schedules of the discrete processes.
 
-DDPM 2006.11239; cosine 2102.09672; zero terminal SNR 2305.08891.
+DDPM 2006.11239; cosine 2102.09672; zero terminal SNR 2305.08891; Wuerstchen 2306.00637.
 """
 
 from __future__ import annotations
@@ -24,6 +24,15 @@ def betas(kind: str, start: float, end: float, steps: int = 1000) -> Tensor:
         bar = [math.cos((i / steps + 0.008) / 1.008 * math.pi / 2) ** 2 for i in range(steps + 1)]
         return torch.tensor([min(1 - after / before, 0.999) for before, after in itertools.pairwise(bar)])
     raise ValueError(f"unknown beta schedule '{kind}'")
+
+
+def betas_of_a_curve(offset: float, scaler: float, steps: int = 1000) -> Tensor:
+    """Betas of Wuerstchen's schedule, which knows times 0..1 and no steps: index i of N stands for time i / (N - 1)."""
+    times = torch.linspace(0, 1, steps, dtype=torch.float64)
+    times = 1 - (1 - times) ** scaler if scaler > 1 else times**scaler
+    bar = torch.cos((times + offset) / (1 + offset) * math.pi / 2) ** 2
+    bar = (bar / math.cos(offset / (1 + offset) * math.pi / 2) ** 2).clamp(0.0001, 0.9999)
+    return (1 - bar / torch.cat([bar.new_ones(1), bar[:-1]])).float()
 
 
 def rescale_to_zero_terminal_snr(values: Tensor) -> Tensor:
@@ -54,13 +63,19 @@ class NoiseSchedule:
 
     @classmethod
     def from_scheduler(cls, config: dict, zero_terminal_snr: bool = False) -> NoiseSchedule:
-        """Read a diffusers scheduler's config (`beta_schedule`, `beta_start`, `beta_end`, `num_train_timesteps`)."""
-        values = betas(
-            config.get("beta_schedule", "scaled_linear"),
-            config.get("beta_start", 0.00085),
-            config.get("beta_end", 0.012),
-            config.get("num_train_timesteps", 1000),
-        )
+        """Read a diffusers scheduler's config (`beta_schedule`, `beta_start`, `beta_end`, `num_train_timesteps`).
+
+        One of Wuerstchen's has `s` and `scaler` instead.
+        """
+        if "scaler" in config:
+            values = betas_of_a_curve(config["s"], config["scaler"])
+        else:
+            values = betas(
+                config.get("beta_schedule", "scaled_linear"),
+                config.get("beta_start", 0.00085),
+                config.get("beta_end", 0.012),
+                config.get("num_train_timesteps", 1000),
+            )
         if zero_terminal_snr or config.get("rescale_betas_zero_snr"):
             values = rescale_to_zero_terminal_snr(values)
         return cls(values)

@@ -103,7 +103,7 @@ class Parts(Repository):
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         cls = named(name)
         parts = parts | self.family.made_parts(self.options.model_flavour, renders=False)
-        parts = processors(name, self.kinds, self.settings_base, self.hub) | parts
+        parts |= helpers(name, self.kinds, self.settings_base, dtype, self.hub, but=parts)
         if self.is_single_file:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **parts)
         return cls.from_pretrained(self.base, dtype=dtype, **self._folder_arguments, **parts)
@@ -288,12 +288,18 @@ def from_elsewhere(family: Family, kinds: Tiny, index: Mapping[str, Any], dtype:
     return found
 
 
-def processors(name: str, kinds: Tiny, base: str, hub: Mapping[str, Any]) -> dict[str, Any]:
-    """The processors of pictures that a pipeline takes, as the family reads with them."""
+def helpers(
+    name: str, kinds: Tiny, base: str, dtype: torch.dtype, hub: Mapping[str, Any], but: Collection[str]
+) -> dict[str, Any]:
+    """What a pipeline takes beside encoders and denoisers, but for some of it, of the classes that the family names.
+
+    A model's index may name others, or classes that diffusers does not find.
+    """
+    wanted = {part: kind for part, kind in kinds.extras.items() if part in taken_by(name) and part not in but}
+    precision = {part: {"dtype": dtype} if is_model(kind) else {} for part, kind in wanted.items()}
     return {
-        part: named(kind.cls).from_pretrained(base, subfolder=part, **hub)
-        for part, kind in kinds.extras.items()
-        if part in taken_by(name) and not is_model(kind)
+        part: named(kind.cls).from_pretrained(base, subfolder=part, **precision[part], **hub)
+        for part, kind in wanted.items()
     }
 
 

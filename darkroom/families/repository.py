@@ -243,7 +243,8 @@ class Repository:
                 f"It holds a model for {held}; model_flavour {flavour} needs one for {self.pipeline}.",
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
             )
-        denoisers = [part for part in index if class_of(part) == short(family.denoiser) and part not in family.guides]
+        others_too = {*family.guides, *self.kinds.extras}
+        denoisers = [part for part in index if class_of(part) == short(family.denoiser) and part not in others_too]
         if denoisers and not is_other and len(denoisers) != len(self.held):
             fitting = [name for name in family.flavours if len(family.held_for(name)) == len(denoisers)]
             raise self._refused(

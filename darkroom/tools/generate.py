@@ -15,7 +15,7 @@ from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import CONTROLNET, Family
 from darkroom.families.classes import named
-from darkroom.families.components import Parts, explained, from_elsewhere, processors, quiet
+from darkroom.families.components import Parts, explained, from_elsewhere, helpers, quiet
 from darkroom.families.repository import cut_short, looks_local
 from darkroom.validate import schedulers
 from darkroom.validate.clip import Made
@@ -63,9 +63,9 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, 
         idle = {part: None for part in family.idle_parts if part not in cls._optional_components}
         places = SimpleNamespace(**{**vars(options), "pretrained_model_name_or_path": base})
         own = Parts(family, places, torch.device("cpu"), dtype).separate(set(parts))
-        own |= processors(name, kinds, base, {})
         if family.elsewhere:
             own |= from_elsewhere(family, kinds, cls.load_config(base), dtype)
+        own |= helpers(name, kinds, base, dtype, {}, but={*own, *parts, *idle})
         parts = {**idle, **family.made_parts(options.model_flavour, renders=True), **own, **parts}
         if options.controlnet and CONTROLNET not in parts:
             assert family.controlnet is not None

@@ -71,7 +71,7 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
 
     gap = np.abs(picture.made.frames.astype(int) - from_output(stock).astype(int)).max()
     assert gap <= 1
-    assert picture.made.frames.shape[1:] == (64, 64, 3)
+    assert family.pipeline_decodes or picture.made.frames.shape[1:] == (64, 64, 3)
     shortest = max(made.options.validation_num_video_frames or 1, family.least_frames(made.options))
     assert len(picture.made.frames) == (shortest if recipe.fps else 1)
     assert bool(recipe.pictures) == (family.flavour(flavour).picture != "none")

@@ -9,6 +9,9 @@ from importlib import import_module
 from typing import Any
 
 HOMES = {
+    "EfficientNetEncoder": "stable_cascade",
+    "StableCascadePipeline": "stable_cascade_pipeline",
+    "StableCascadeVQModel": "stable_cascade",
     "OneFramePipeline": "one_frame",
     "LongCatVideoTransformer3DModel": "longcat_video",
     "LongCatVideoPipeline": "longcat_video_pipeline",

@@ -8,12 +8,15 @@ Shapes: pixels (B, 3, H, W) in -1..1 to latents (B, 16, H / 32, W / 32), which a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.deprecated.wuerstchen.modeling_paella_vq_model import PaellaVQModel
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 # per stage: is it fused, by what channels widen inside, stride, channels, layers
@@ -28,6 +31,7 @@ STAGES = (
 # what the pictures of ImageNet were like
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EPS = 1e-3
+FILE = "effnet_encoder.safetensors"
 
 
 def convolved(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, acts: bool = True) -> nn.Module:
@@ -77,6 +81,18 @@ class Block(nn.Module):
         return x + answer if self.adds else answer
 
 
+def _public_file(source: Any) -> Path:
+    """The file in a folder or of a hub id. Raises OSError."""
+    place = Path(source)
+    if place.is_file():
+        return place
+    if place.is_dir():
+        return place / FILE
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(str(source), FILE))
+
+
 class EfficientNetEncoder(ModelMixin, ConfigMixin):
     """In the VAE's place: it encodes, and what decodes are Stable Cascade's other two stages."""
 
@@ -101,6 +117,16 @@ class EfficientNetEncoder(ModelMixin, ConfigMixin):
             nn.Conv2d(last_channels, latent_channels, 1, bias=False), nn.BatchNorm2d(latent_channels, affine=False)
         )
 
+    @classmethod
+    def from_pretrained(cls, source: Any, subfolder: str = "", **arguments: Any) -> EfficientNetEncoder:
+        """From a folder that says how it was made, or from the public file: a file, or what a folder or hub id has."""
+        place = Path(source) / subfolder
+        if (place / "config.json").is_file():
+            return super().from_pretrained(source, subfolder=subfolder, **arguments)
+        made = cls()
+        made.load_state_dict(load_file(_public_file(source)))
+        return made.to(arguments.get("dtype") or torch.float32).eval()
+
     def encode(self, pixels: Tensor) -> Any:
         """`.latent` (B, 16, H / 32, W / 32) of pixels (B, 3, H, W) in -1..1."""
         mean, spread = (pixels.new_tensor(numbers).view(1, 3, 1, 1) for numbers in (MEAN, SPREAD))
@@ -108,3 +134,7 @@ class EfficientNetEncoder(ModelMixin, ConfigMixin):
 
     def forward(self, pixels: Tensor) -> Tensor:
         return torch.as_tensor(self.encode(pixels).latent)
+
+
+class StableCascadeVQModel(PaellaVQModel):
+    """What makes pixels at the end, of a class that a saved index leads to: diffusers does not find its own by it."""

@@ -1,0 +1,177 @@
+"""Stable Cascade's prior, stage C: a UNet on latents of a forty-third of a picture's size, told by CLIP bigG.
+
+Paper 2306.00637; upstream: Stability-AI/StableCascade. The network takes a time 0..1 and answers noise. Latents (B,
+16, H / 32, W / 32) are EfficientNet's of pictures of three quarters of the size that is drawn: sizes here are those
+that are read, and what is drawn from 24 x 24 latents has 1024 pixels an edge. The other two stages are not trained.
+Text (B, 77, D) is CLIP's last layer, pooled (B, 1, D) its projection; no picture is shown, which is zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from darkroom.core.errors import ConfigError
+from darkroom.families.base import Family
+from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.tiny.parts import clip
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PRIOR, DECODER = "stabilityai/stable-cascade-prior", "stabilityai/stable-cascade"
+TOKENS = 77
+# places of the decoder's latents for one of the prior's; it wants an even number
+DECODED = 10.67
+# of the discrete process that stands for times 0..1
+LAST_STEP = 999
+
+
+class StableCascade(Family):
+    name, title = "stable_cascade", "Stable Cascade"
+    pipeline, denoiser, denoiser_part = "StableCascadePipeline", "StableCascadeUNet", "prior"
+    prediction = "epsilon"
+    latents = Latents(channels=16, downscale=32, normaliser="pixels")
+    blocks = ("down_blocks", "up_blocks")
+    idle_parts = ("feature_extractor", "image_encoder")
+    elsewhere = {"decoder": DECODER, "vqgan": DECODER}
+    pipeline_decodes = True
+    default_flavour = "stage-c"
+    flavours = {
+        "stage-c": Flavour(PRIOR),
+        "stage-c-lite": Flavour(PRIOR, {"pretrained_unet_model_name_or_path": f"{PRIOR}/prior_lite"}),
+    }
+    defaults = {
+        "resolution": 768,
+        "validation_resolution": "768",
+        "aspect_bucket_alignment": 32,
+        "tokenizer_max_length": TOKENS,
+        "pretrained_vae_model_name_or_path": DECODER,
+        "validation_guidance": 4.0,
+        "validation_num_inference_steps": 20,
+    }
+    targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
+    tiny = Tiny(
+        denoiser=Part(
+            "StableCascadeUNet",
+            {
+                "in_channels": 16,
+                "out_channels": 16,
+                "conditioning_dim": 32,
+                "block_out_channels": (32, 32),
+                "num_attention_heads": (4, 4),
+                "down_num_layers_per_block": (1, 1),
+                "up_num_layers_per_block": (1, 1),
+                "clip_text_in_channels": 32,
+                "clip_text_pooled_in_channels": 32,
+                "clip_image_in_channels": 32,
+                "clip_seq": 4,
+                "switch_level": (False,),
+                "timestep_ratio_embedding_dim": 16,
+                "patch_size": 1,
+            },
+        ),
+        vae=Part(
+            "EfficientNetEncoder",
+            {
+                "stages": (
+                    (True, 1, 1, 8, 1),
+                    (True, 4, 2, 8, 1),
+                    (True, 4, 2, 16, 1),
+                    (False, 4, 2, 16, 1),
+                    (False, 4, 2, 16, 1),
+                ),
+                "stem_channels": 8,
+                "last_channels": 32,
+            },
+        ),
+        encoders={"text_encoder": clip(act="gelu", cls="CLIPTextModelWithProjection")},
+        tokenizers={"tokenizer": "clip"},
+        extras={
+            "decoder": Part(
+                "StableCascadeUNet",
+                {
+                    "in_channels": 4,
+                    "out_channels": 4,
+                    "conditioning_dim": 32,
+                    "block_out_channels": (16, 32),
+                    "num_attention_heads": (0, 4),
+                    "down_num_layers_per_block": (1, 1),
+                    "up_num_layers_per_block": (1, 1),
+                    "down_blocks_repeat_mappers": (1, 1),
+                    "up_blocks_repeat_mappers": (1, 1),
+                    "block_types_per_layer": (
+                        ("SDCascadeResBlock", "SDCascadeTimestepBlock"),
+                        ("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),
+                    ),
+                    "clip_text_pooled_in_channels": 32,
+                    "clip_seq": 4,
+                    "effnet_in_channels": 16,
+                    "pixel_mapper_in_channels": 3,
+                    "patch_size": 2,
+                    "timestep_conditioning_type": ("sca",),
+                    "timestep_ratio_embedding_dim": 16,
+                },
+            ),
+            "vqgan": Part(
+                "StableCascadeVQModel",
+                {"bottleneck_blocks": 1, "embed_dim": 16, "num_vq_embeddings": 16},
+            ),
+        },
+        scheduler=Part("DDPMWuerstchenScheduler", {}),
+        oracle={"conditioning_dim": 128, "block_out_channels": (192, 192), "dropout": (0.0, 0.0)},
+        defaults={
+            "resolution": 96,
+            "validation_resolution": "96",
+            "aspect_bucket_alignment": 32,
+            "tokenizer_max_length": TOKENS,
+            "pretrained_vae_model_name_or_path": None,
+            "pretrained_unet_model_name_or_path": None,
+        },
+    )
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+        encoder = configs["text_encoder"]
+        return TOKENS * encoder["hidden_size"] + encoder["projection_dim"]
+
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+        """text (B, 77, D) and pooled (B, 1, D)."""
+        text, pooled, _, _ = pipe.encode_prompt(pipe.text_encoder.device, len(captions), 1, False, captions)
+        return {"text": text, "pooled": pooled}
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Noise (B, 16, H, W)."""
+        from darkroom.families.classes import bare
+
+        return model(
+            sample=x_t,
+            timestep_ratio=(t.float() / LAST_STEP).to(x_t),
+            clip_text_pooled=cond["pooled"],
+            clip_text=cond["text"],
+            clip_img=x_t.new_zeros(len(x_t), 1, bare(model).config.clip_image_in_channels),
+            return_dict=False,
+        )[0]
+
+    # -- the pipeline ----------------------------------------------------------------------------------------------
+
+    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+        """What is drawn is four thirds of what is read. Raises ConfigError for a size that the decoder cannot draw."""
+        if any(int(edge // self.latents.downscale * DECODED) % 2 for edge in (width, height)):
+            problem = "The decoder draws no picture of this size."
+            raise ConfigError("validation_resolution", f"{width}x{height}", "", problem, "Take multiples of 96.")
+        return {"width": width * 4 // 3, "height": height * 4 // 3}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {
+            "prompt_embeds": text["text"],
+            "prompt_embeds_pooled": text["pooled"],
+            "negative_prompt_embeds": negative["text"],
+            "negative_prompt_embeds_pooled": negative["pooled"],
+        }
+
+
+FAMILY = StableCascade()
