@@ -17,5 +17,4 @@ VALIDATION = "This part of validation comes with the validation and evaluation r
 EVALUATION = "Evaluation scores come with the validation and evaluation release."
 PUBLISHING = "Uploads, webhooks and scripts come with the publishing release."
 DISTRIBUTED = "Runs on several devices come with the distributed release."
-FAMILY = "This family comes with a later release."
 FAMILY_PARTS = "This comes with the release of the family or variant that needs it."

@@ -9,14 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from darkroom.options import later
 from darkroom.options.field import Section, option, plugin_names
-
-_PROMISED: str = """
-    auraflow cosmos2image deepfloyd flux flux2 framepack hidream hunyuanvideo hunyuanvideo_original kandinsky5_image
-    kandinsky5_video kolors longcat_video ltxvideo ltxvideo2 lumina2 omnigen pixart_sigma qwen_image sana sanavideo
-    sd1x sd2x sd3 sdxl stable_cascade wan z_image
-"""
 
 
 @cache
@@ -32,16 +25,6 @@ def families_here() -> tuple[str, ...]:
     return tuple(sorted(here | plugin_names("darkroom.families")))
 
 
-@cache
-def family_names() -> tuple[str, ...]:
-    """Every family that is here or promised."""
-    return tuple(sorted({*families_here(), *_PROMISED.split()}))
-
-
-def _promised() -> dict[str, str]:
-    return {name: later.FAMILY for name in family_names() if name not in families_here()}
-
-
 class ModelOptions(Section):
     """Which model is trained, in which variant, and where its weights and companion models come from."""
 
@@ -51,8 +34,7 @@ class ModelOptions(Section):
     model_family: str = option(
         ...,
         "The architecture to train; `darkroom families` lists them with what each supports.",
-        choices=family_names(),
-        pending_choices=_promised(),
+        choices=families_here(),
         computed=True,
         required=True,
     )

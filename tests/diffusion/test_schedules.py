@@ -54,3 +54,14 @@ def test_zero_terminal_snr_comes_from_the_config_or_the_option(config, asked):
 def test_an_unknown_schedule_is_named():
     with pytest.raises(ValueError, match="'sqrt'"):
         betas("sqrt", 0.1, 0.2)
+
+
+@pytest.mark.parametrize("scaler", [0.5, 1.0, 2.0])
+def test_a_schedule_of_times_is_the_stock_schedulers(scaler):
+    from diffusers import DDPMWuerstchenScheduler
+
+    stock = DDPMWuerstchenScheduler(scaler=scaler)
+    mine = NoiseSchedule.from_scheduler(dict(stock.config))
+
+    wanted = stock._alpha_cumprod(torch.linspace(0, 1, 1000), torch.device("cpu"))
+    torch.testing.assert_close(mine.alpha_bar, wanted, atol=1e-5, rtol=1e-3)

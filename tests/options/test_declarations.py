@@ -65,7 +65,7 @@ def test_whole_numbers_are_declared_as_whole_numbers():
 
 
 def test_conditions_name_options_and_families_that_exist():
-    names, families_known = option_names(), set(model.family_names())
+    names, families_known = option_names(), set(model.families_here())
     for info in every_option():
         assert set(info.when) <= set(names), info.name
         assert set(info.families) <= families_known, info.name

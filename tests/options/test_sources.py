@@ -5,7 +5,6 @@ import json
 import pytest
 
 from darkroom.core.errors import ConfigErrors, missing_option
-from darkroom.options.model import families_here, family_names
 from darkroom.options.sources import parse_env_file, resolve
 
 NEEDED = ["--model_family", "flux", "--data_backend_config", "data.json"]
@@ -280,11 +279,6 @@ def test_what_is_pending_is_refused_with_its_reason(name, value, tmp_path):
 def test_the_default_of_what_is_pending_is_accepted(name, value, tmp_path):
     write(tmp_path / "a.json", {**NEEDED_JSON, name: value})
     assert resolve(["a.json"], {}, tmp_path).notes == []
-
-
-@pytest.mark.parametrize("name", sorted(set(family_names()) - set(families_here())))
-def test_a_family_without_a_file_is_refused_as_coming_later(name, tmp_path):
-    assert "later release" in str(refused(["--model_family", name, "data_backend_config=x"], tmp_path)["model_family"])
 
 
 # ---- predecessors ----------------------------------------------------------------------------------------------------
