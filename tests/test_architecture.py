@@ -38,9 +38,9 @@ ALLOWED: dict[str, set[str]] = {
     "validate": {"core", "options", "media", "diffusion", "families"},
     # adapters.base: a checkpoint is the adapter's own files, written with the adapter's own writer
     "train": {"core", "options", "objectives", "optim", "memory", "data.sample", "adapters.base"},
-    # train.checkpoint: verify and self-test ask whether a folder is whole; job.train and cli.common: self-test starts
-    # runs as a person does
-    "tools": BELOW_TOOLS | {"train.checkpoint", "job.train", "cli.common"},
+    # train.checkpoint: verify and self-test ask whether a folder is whole; train.distributed: verify draws in the
+    # precision of the run; job.train and cli.common: self-test starts runs as a person does
+    "tools": BELOW_TOOLS | {"train.checkpoint", "train.distributed", "job.train", "cli.common"},
     "job": EVERYTHING - {"cli"},
     "cli": {"core", "options"},
     "__main__": {"cli"},

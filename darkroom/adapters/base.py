@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from darkroom.core.files import atomic
+
+# what a module says that keeps its trained parameters in a file beside the adapter: the file, and a header for it
+KEPT_IN, ABOUT = "kept_in", "header"
 
 
 class Adapter:
@@ -30,6 +34,12 @@ class Adapter:
         # a model that is more than the denoiser says itself what of it is trained
         self.is_wrapped = hasattr(model, "members")
         self.members: dict[str, nn.Module] = getattr(model, "members", {component: model})
+        # of the text encoders among them, by component: a LoRA's targets, and the layers that are trained
+        self.trained_text: Mapping[str, Any] = getattr(model, "trained_text", {})
+
+    def is_text(self, name: str) -> bool:
+        """Is this parameter one of a text encoder's?"""
+        return any(name.startswith(self.before(component)) for component in self.trained_text)
 
     def before(self, component: str) -> str:
         """What the model's own names of a member's parameters begin with."""
@@ -39,6 +49,12 @@ class Adapter:
     def named(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name, in the model's order."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    @property
+    def own(self) -> dict[str, nn.Parameter]:
+        """Those of them that `export` writes."""
+        apart = {id(p) for module in self.apart.values() for p in module.parameters()}
+        return {name: p for name, p in self.named.items() if id(p) not in apart}
 
     def state(self) -> dict[str, Tensor]:
         """Trainable tensors, detached, on the CPU."""
@@ -59,6 +75,49 @@ class Adapter:
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write the files that other programs load into `folder`."""
         raise TypeError(f"{type(self).__name__} must define export")
+
+    def save(self, folder: Path, metadata: dict[str, str]) -> None:
+        """`export`, and beside it what no other program knows of: modules that name a file of their own."""
+        self.export(folder, metadata)
+        self.save_apart(folder)
+
+    def save_apart(self, folder: Path) -> None:
+        """The files of such modules."""
+        files: dict[str, dict[str, Tensor]] = {}
+        headers: dict[str, dict[str, str]] = {}
+        for name, module in self.apart.items():
+            file = getattr(module, KEPT_IN)
+            own = {f"{name}.{key}": p.detach().cpu() for key, p in module.named_parameters()}
+            files.setdefault(file, {}).update(own)
+            headers.setdefault(file, getattr(module, ABOUT))
+        for file, tensors in files.items():
+            save_safetensors(folder / file, tensors, headers[file])
+
+    def read(self, folder: Path) -> None:
+        """Go on from what `save` wrote. Raises ValueError, KeyError or OSError if it does not fit."""
+        self.restore(folder)
+        self.read_apart(folder)
+
+    def read_apart(self, folder: Path) -> None:
+        """The way back of `save_apart`. Raises KeyError or OSError if a file does not fit."""
+        for name, module in self.apart.items():
+            with safe_open(folder / getattr(module, KEPT_IN), "pt") as file, torch.no_grad():
+                for key, parameter in module.named_parameters():
+                    parameter.copy_(file.get_tensor(f"{name}.{key}"))
+
+    @property
+    def apart(self) -> dict[str, nn.Module]:
+        """Modules with a file of their own, by component and name."""
+        return {
+            f"{component}.{name}": module
+            for component, member in self.members.items()
+            for name, module in member.named_modules()
+            if hasattr(module, KEPT_IN)
+        }
+
+    def whole(self, component: str) -> Any:
+        """A member as a model of its own, with what was learnt inside its weights."""
+        return self.members[component]
 
     @property
     def export_is_lossy(self) -> bool:

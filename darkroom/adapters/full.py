@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from darkroom.adapters.base import Adapter
 from darkroom.core.errors import ConfigError
 from darkroom.core.files import disk_full_says
+
+_LAYER = re.compile(r"\blayers\.(\d+)\.")
 
 
 class FullWeights(Adapter):
@@ -37,10 +40,11 @@ class FullWeights(Adapter):
         super().__init__(model, component)
         model.requires_grad_(False)
         only_biases = options.layer_freeze_strategy == "bitfit"
-        for member in self.members.values():
+        for component, member in self.members.items():
             member.to(dtype)
             for name, parameter in member.named_parameters():
-                parameter.requires_grad_(parameter.is_floating_point() and (not only_biases or "bias" in name))
+                chosen = (not only_biases or "bias" in name) and self._is_free(component, name)
+                parameter.requires_grad_(parameter.is_floating_point() and chosen)
         if not self.named:
             raise ConfigError(
                 "layer_freeze_strategy",
@@ -49,6 +53,11 @@ class FullWeights(Adapter):
                 "This model has no biases to train.",
                 "Set layer_freeze_strategy to none.",
             )
+
+    def _is_free(self, component: str, name: str) -> bool:
+        """Does no strategy keep the layer of a text encoder as it is?"""
+        layer = _LAYER.search(name) if component in self.trained_text else None
+        return layer is None or int(layer[1]) in self.trained_text[component].layers
 
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write each denoiser as diffusers does: `<component>/config.json` and its weights."""
@@ -62,4 +71,5 @@ class FullWeights(Adapter):
         for component in self.members:
             for file in sorted((folder / component).glob("*.safetensors")):
                 tensors |= {self.before(component) + name: tensor for name, tensor in load_file(file).items()}
-        self.load({name: tensors[name] for name in self.named if name in tensors})
+        apart = {name: p for name, p in self.named.items() if name not in self.own}
+        self.load(apart | {name: tensors[name] for name in self.own if name in tensors})

@@ -7,17 +7,22 @@ settings as JSON in the metadata, so that the stock pipeline's `load_lora_weight
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from darkroom.adapters import fused
 from darkroom.adapters.base import Adapter, save_safetensors
 from darkroom.adapters.stock import SETTINGS, WEIGHTS, file_names, key_prefix, tuner_layers
 from darkroom.adapters.targets import target_modules
@@ -68,8 +73,12 @@ class LoRA(Adapter):
 
     def _inject(self, targets: list[str] | str) -> None:
         try:
-            for member in self.members.values():
-                inject_adapter_in_model(self.config, member, adapter_name=NAME)
+            with warnings.catch_warnings():
+                # nothing is ever merged into torchao's weights
+                warnings.filterwarnings("ignore", message=".*get_apply_tensor_subclass")
+                for component, member in self.members.items():
+                    config = fused.targets(self._config_of(component), member)
+                    inject_adapter_in_model(config, member, adapter_name=NAME)
         except ValueError as cause:
             if "arget modules" not in str(cause) and "target_modules" not in str(cause):
                 raise
@@ -82,25 +91,39 @@ class LoRA(Adapter):
                 "Give endings of layer names such as to_q, to_k, to_v, or 'all-linear'.",
             ) from cause
 
+    def _config_of(self, component: str) -> LoraConfig:
+        """The peft settings of one member: a text encoder has targets and layers of its own."""
+        own = self.trained_text.get(component)
+        if own is None:
+            return self.config
+        return dataclasses.replace(
+            self.config,
+            target_modules=list(own.targets),
+            layers_to_transform=list(own.layers),
+            layers_pattern="layers",
+        )
+
     @contextlib.contextmanager
     def disabled(self) -> Iterator[None]:
         """The frozen model alone. PiSSA and OLoRA took a part of it into the adapter: there, the adapter's start."""
-        if self._start:
-            now = {name: p.detach().clone() for name, p in self.named.items()}
-            self.load(self._start)
-            try:
-                yield
-            finally:
-                self.load(now)
-            return
-        layers = tuner_layers(self.model)
+        layers = [] if self._start else tuner_layers(self.model)
+        now = {name: p.detach().clone() for name, p in self.named.items()} if self._start else {}
+        apart: list[Any] = list(self.apart.values())
+        if now:
+            self.load({**now, **self._start})
         for layer in layers:
             layer.enable_adapters(False)
+        for module in apart:
+            module.enabled = False
         try:
             yield
         finally:
+            if now:
+                self.load(now)
             for layer in layers:
                 layer.enable_adapters(True)
+            for module in apart:
+                module.enabled = True
 
     @contextlib.contextmanager
     def scaled(self, factor: float | None) -> Iterator[None]:
@@ -128,7 +151,16 @@ class LoRA(Adapter):
             for component, member in self.members.items()
             for name, t in get_peft_model_state_dict(member, adapter_name=NAME).items()
         }
-        return relative_to_start(tensors, self._peft_start()) if self._start else tensors
+        return fused.split(relative_to_start(tensors, self._peft_start()) if self._start else tensors, self._fused)
+
+    @property
+    def _fused(self) -> dict[str, list[str]]:
+        """By name, the layers that answer for several, and which."""
+        return {
+            self.before(component) + whole: [self.before(component) + part for part in parts]
+            for component, member in self.members.items()
+            for whole, parts in fused.layers(member).items()
+        }
 
     def _peft_start(self) -> dict[str, Tensor]:
         return {_peft_name(name): t for name, t in self._start.items()}
@@ -136,10 +168,16 @@ class LoRA(Adapter):
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write an adapter file for each denoiser, with the peft settings and `metadata` in its header."""
         tensors = self.layers()
+        contents: dict[str, dict[str, Tensor]] = {}
+        settings: dict[str, dict[str, Any]] = {}
         for component, file in file_names(self.members).items():
             before, prefix = self.before(component), key_prefix(component)
             own = {prefix + name.removeprefix(before): t for name, t in tensors.items() if name.startswith(before)}
-            save_safetensors(folder / file, own, {**metadata, SETTINGS: self._settings(prefix)})
+            contents.setdefault(file, {}).update(own)
+            settings.setdefault(file, {}).update(self._settings(component, prefix))
+        for file, own in contents.items():
+            header = json.dumps(settings[file], indent=2, sort_keys=True, default=str)
+            save_safetensors(folder / file, own, {**metadata, SETTINGS: header})
 
     @property
     def export_is_lossy(self) -> bool:
@@ -149,12 +187,20 @@ class LoRA(Adapter):
         files = file_names(self.members)
         self.start_from({component: load_file(folder / file) for component, file in files.items()})
 
-    def _settings(self, prefix: str) -> str:
-        settings = self.config.to_dict()
+    def _settings(self, component: str, prefix: str) -> dict[str, Any]:
+        settings = self._config_of(component).to_dict()
         if self._start:
             settings |= {"r": 2 * self.config.r, "lora_alpha": 2 * self.config.lora_alpha, "init_lora_weights": True}
-        plain = {f"{prefix}{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
-        return json.dumps(plain, indent=2, sort_keys=True, default=str)
+        return {f"{prefix}{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
+
+    def whole(self, component: str) -> Any:
+        """A copy of a member with what was learnt inside its own weights, and no adapter."""
+        copied = copy.deepcopy(self.members[component])
+        for name, module in list(copied.named_modules()):
+            if isinstance(module, BaseTunerLayer):
+                module.merge(adapter_names=[NAME])
+                copied.set_submodule(name, module.get_base_layer())
+        return copied
 
     def start_from(self, files: Mapping[str, Mapping[str, Tensor]]) -> int:
         """Begin with an existing adapter (`init_lora`): by component, a file's tensors. Returns how many were used.
@@ -169,7 +215,8 @@ class LoRA(Adapter):
                 others = ", ".join(sorted({name.split(".")[0] for name in tensors})) or "nothing"
                 raise ValueError(f"it holds nothing for '{prefix[:-1]}', only for {others}")
             given |= own
-        mine = {_peft_name(name): p for name, p in self.named.items()}
+        given = fused.join(given, self._fused)
+        mine = {_peft_name(name): p for name, p in self.own.items()}
         missing = mine.keys() ^ given.keys()
         if missing:
             raise ValueError(f"{len(missing)} of {len(mine)} tensors differ, for example {min(missing)}")
@@ -181,7 +228,7 @@ class LoRA(Adapter):
         return len(mine)
 
     def describe(self) -> dict[str, Any]:
-        modules = {name.rsplit(".lora_", 1)[0] for name in self.named}
+        modules = {name.rsplit(".lora_", 1)[0] for name in self.own}
         return {**super().describe(), "rank": self.config.r, "alpha": self.config.lora_alpha, "layers": len(modules)}
 
 

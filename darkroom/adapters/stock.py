@@ -21,23 +21,23 @@ KNOWN_AS = {"dit": "transformer"}
 
 
 def file_names(components: Iterable[str]) -> dict[str, str]:
-    """The adapter file of each denoiser: the first has the usual name, a further one is named in its own.
+    """The adapter file of each component: the usual one, but a second denoiser is named in a file of its own.
 
     >>> file_names(["transformer", "transformer_2"])["transformer_2"]
     'pytorch_lora_weights.transformer_2.safetensors'
     """
     first, *others = components
-    return {first: WEIGHTS, **{other: WEIGHTS.replace(".", f".{other}.", 1) for other in others}}
+    own = {other: WEIGHTS if is_text(other) else WEIGHTS.replace(".", f".{other}.", 1) for other in others}
+    return {first: WEIGHTS, **own}
 
 
 def files_of(path: str, components: Iterable[str]) -> dict[str, str]:
     """Where an adapter's files are: `path` is a folder of them, the first of them, or a hub's name for that."""
     names = file_names(components)
-    first, *others = names
     place = Path(path).expanduser()
     if place.is_dir():
         return {component: str(place / name) for component, name in names.items()}
-    return {first: path, **{other: str(place.with_name(names[other])) for other in others}}
+    return {part: path if name == WEIGHTS else str(place.with_name(name)) for part, name in names.items()}
 
 
 def key_prefix(component: str) -> str:
@@ -46,8 +46,13 @@ def key_prefix(component: str) -> str:
     >>> key_prefix("transformer_2"), key_prefix("dit")
     ('transformer.', 'transformer.')
     """
-    name = component.removesuffix(SECOND)
+    name = component if is_text(component) else component.removesuffix(SECOND)
     return KNOWN_AS.get(name, name) + "."
+
+
+def is_text(component: str) -> bool:
+    """Is it a text encoder? Those are adapted by the file of the denoiser that they read for."""
+    return component.startswith("text_encoder")
 
 
 def has_loader(pipeline: Any, component: str) -> bool:
@@ -66,7 +71,10 @@ def tensors_of(pipeline: Any, component: str, path: str) -> dict[str, Tensor]:
 
 
 def load(pipe: Any, component: str, path: Path, name: str) -> None:
-    """Put an adapter file on a denoiser of the pipeline as `name`. Raises what the readers raise, also ValueError."""
+    """Put an adapter file on a denoiser of the pipeline, and on the text encoders that it has weights for, as `name`.
+
+    Raises what the readers raise, also ValueError.
+    """
     if has_loader(pipe, component):
         where = {f"load_into_{component}": True} if component.endswith(SECOND) else {}
         pipe.load_lora_weights(str(path), adapter_name=name, **where)
@@ -86,6 +94,22 @@ def load(pipe: Any, component: str, path: Path, name: str) -> None:
     model = getattr(pipe, component)
     inject_adapter_in_model(LoraConfig(**own), model, adapter_name=name)
     set_peft_model_state_dict(model, tensors, adapter_name=name)
+
+
+def keep_exact(pipe: Any, component: str, path: Path, name: str, dtype: Any) -> None:
+    """Give an adapter that is loaded as `name` the file's values as `dtype`. Loaders round them as its layers are."""
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    tensors = load_file(path)
+    for part in (component, *filter(is_text, pipe.components)):
+        model, prefix = getattr(pipe, part), key_prefix(part)
+        if name not in getattr(model, "peft_config", {}):
+            continue
+        for parameter in (p for key, p in model.named_parameters() if f".{name}" in key):
+            parameter.data = parameter.data.to(dtype)
+        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        set_peft_model_state_dict(model, own, adapter_name=name)
 
 
 def set_strengths(pipe: Any, components: Iterable[str], strengths: Mapping[str, float]) -> None:

@@ -37,18 +37,25 @@ def describe(family: Family) -> dict[str, Any]:
         "denoiser": family.denoiser,
         "prediction": family.prediction,
         "latents": f"{family.latents.channels} channels, 1/{family.latents.downscale} of the size",
-        "supports": sorted(family.supports),
+        "supports": sorted(family.supports_for(None)),
         "targets": sorted(family.targets),
         "default_flavour": family.default_flavour,
         "flavours": {
             name: {
                 "repository": family.flavour(name).repository,
                 "defaults": dict(family.option_defaults(name)),
-                "note": family.flavour(name).note,
+                "note": "; ".join(filter(None, [family.flavour(name).note, *differences(family, name)])),
             }
             for name in family.flavour_names()
         },
     }
+
+
+def differences(family: Family, flavour: str) -> list[str]:
+    """What a flavour can do that the default one cannot, and the other way round."""
+    own, usual = family.supports_for(flavour), family.supports_for(None)
+    words = {"also": own - usual, "without": usual - own}
+    return [f"{word} {', '.join(sorted(names))}" for word, names in words.items() if names]
 
 
 def page(rows: dict[str, dict[str, Any]]) -> str:

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from darkroom.families.base import Family
+    from darkroom.validate.recipe import Recipe
 
 
 def count(text: str) -> int:
@@ -17,6 +23,8 @@ def count(text: str) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
+    from darkroom.validate import caches
+
     p = argparse.ArgumentParser("darkroom generate", description="Make pictures through the stock diffusers pipeline.")
     p.add_argument("--model", help="a diffusers folder, a hub id, or a run's pipeline/ folder")
     p.add_argument("--model_family", help="the family; read from the run when an adapter of a run is given")
@@ -27,14 +35,15 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--prompt", action="append", required=True, help="may be given several times")
     p.add_argument("--negative_prompt", default="")
     p.add_argument("--resolution", help="512 or 768x512; left out, what the run or flavour validates with")
-    p.add_argument(
-        "--image",
-        action="append",
-        default=[],
-        help="a picture to start from; again for more",
-    )
+    p.add_argument("--image", action="append", default=[], help="a picture to start from; again for more")
+    p.add_argument("--mask", default="", help="draw --image anew where this picture of its size is white")
     p.add_argument("--frames", type=count, help="the length of clips; left out, what the flavour validates with")
+    p.add_argument("--layers", type=count, help="into how many layers a picture is taken apart, by models that do so")
     p.add_argument("--steps", type=count)
+    p.add_argument("--cache", default="none", choices=[caches.OFF, *caches.KINDS], help="guess some of the answers")
+    p.add_argument("--magcache_threshold", type=float, help="with --cache magcache, the error that may add up")
+    p.add_argument("--magcache_k", type=count, help="steps that are guessed in a row at most")
+    p.add_argument("--magcache_retention_ratio", type=float, help="share of the first steps that are always computed")
     p.add_argument("--guidance", type=float)
     p.add_argument("--guidance_real", type=float)
     p.add_argument("--seed", type=int, default=0)
@@ -46,57 +55,129 @@ def parser() -> argparse.ArgumentParser:
 def run(argv: list[str]) -> int:
     """Render and say where the pictures are."""
     chosen = parser().parse_args(argv)
-    import torch
-
-    from darkroom import families
-    from darkroom.core.errors import ModelError
-    from darkroom.core.files import safe_name
-    from darkroom.core.units import parse_resolutions
-    from darkroom.families.repository import locate
     from darkroom.tools import generate
-    from darkroom.validate.recipe import Recipe
-    from darkroom.validate.render import call_of, how_many
 
     adapters = [generate.AdapterFile.parse(text) for text in chosen.adapter]
     known = settings(chosen, adapters)
-    family = families.get(known["model_family"])
-    if known["model_flavour"] and known["model_flavour"] not in family.flavour_names():
+    family = family_of(known)
+    options = options_of(chosen, family, known)
+    check(chosen, family, options)
+    wanted = list(recipes(chosen, family, options))
+    pipe = pipeline(chosen, family, options, known, adapters)
+    for path in drawn(pipe, family, options, wanted):
+        print(path)
+    return 0
+
+
+def family_of(known: dict[str, Any]) -> Family:
+    """The family. Raises ModelError if it has not the flavour."""
+    from darkroom import families
+    from darkroom.core.errors import ModelError
+
+    family, flavour = families.get(known["model_family"]), known["model_flavour"]
+    if flavour and flavour not in family.flavour_names():
         names = ", ".join(family.flavour_names())
-        raise ModelError(f"{family.title} has no flavour '{known['model_flavour']}'.\n  Choose one of: {names}.")
+        raise ModelError(f"{family.title} has no flavour '{flavour}'.\n  Choose one of: {names}.")
+    return family
+
+
+def options_of(chosen: argparse.Namespace, family: Family, known: dict[str, Any]) -> Any:
+    """What is known, over the defaults of the family and flavour."""
+    from darkroom.families.repository import WHOLE
+
     options = SimpleNamespace(**{**defaults(family, known), **{k: v for k, v in known.items() if v is not None}})
-    facts = family.latents_for(known["model_flavour"])
-    fps = family.fps_for(known["model_flavour"])
+    if chosen.model and is_of_a_run(chosen.model):
+        vars(options).update(WHOLE)
+    return options
+
+
+def check(chosen: argparse.Namespace, family: Family, options: Any) -> None:
+    """Raises ModelError for pictures or a cache that the model has no use for."""
+    from darkroom.core.errors import ModelError
+    from darkroom.validate.render import how_many, why_no_cache, why_no_mask
+
     allowed = family.pictures_for(options)
-    if len(chosen.image) not in allowed:
+    if chosen.mask:
+        if problem := why_no_mask(family, chosen.image, chosen.mask, options):
+            raise ModelError(f"--mask {chosen.mask}: {problem}\n  Leave --mask out, or give another.")
+    elif len(chosen.image) not in allowed:
         change = "Give --image, once for each." if allowed[-1] else "Leave --image out."
         raise ModelError(f"This flavour of {family.title} starts from {how_many(allowed)}.\n  {change}")
-    wanted = chosen.resolution or options.validation_resolution or options.resolution
+    if problem := why_no_cache(family, options):
+        raise ModelError(f"--cache {chosen.cache}: {problem}\n  Leave it out.")
+
+
+def recipes(chosen: argparse.Namespace, family: Family, options: Any) -> Iterator[tuple[Path, Recipe]]:
+    """Every picture to make, and where it goes: prompts x count. Raises ModelError for a size that is none."""
+    from darkroom.core.errors import ModelError
+    from darkroom.core.files import safe_name
+    from darkroom.core.units import parse_resolutions
+    from darkroom.validate.recipe import Recipe
+    from darkroom.validate.render import call_of
+
+    facts, fps = family.latents_for(options.model_flavour), family.fps_for(options.model_flavour)
+    size = chosen.resolution or options.validation_resolution or options.resolution
     try:
-        (width, height), *_ = parse_resolutions(wanted, facts.downscale * facts.patch)
+        asked, *_ = parse_resolutions(size, facts.downscale * facts.patch)
     except ValueError as cause:
         raise ModelError(f"--resolution: {cause}.") from cause
+    width, height = family.drawn_size(*asked, options)
+    for prompt in chosen.prompt:
+        for seed in range(chosen.seed, chosen.seed + chosen.count):
+            recipe = Recipe(
+                prompt, chosen.negative_prompt, width, height, options.validation_num_inference_steps,
+                seed, "cpu", call_of(family, width, height, options), {},
+                pictures=tuple(chosen.image), fps=(options.framerate or fps) if fps else 0.0,
+                told=family.told(options), mask=chosen.mask,
+            )  # fmt: skip
+            yield Path(chosen.output) / f"{safe_name(prompt, 60)}_{seed}.png", recipe
+
+
+def pipeline(
+    chosen: argparse.Namespace, family: Family, options: Any, known: dict[str, Any], adapters: list[Any]
+) -> Any:
+    """The stock pipeline with the adapters in it; says how much of each found its place."""
+    import torch
+
+    from darkroom.families.repository import locate
+    from darkroom.tools import generate
+
     base = chosen.model or known.get("$base") or locate(family.flavour(known["model_flavour"]).repository, family)
-    on_gpu = torch.cuda.is_available()
-    dtype = torch.bfloat16 if on_gpu else torch.float32
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     pipe = generate.stock_pipeline(family, base, dtype, options)
     counted = generate.load_adapters(pipe, family, adapters, options)
     for adapter, loaded in zip(adapters, counted, strict=True):
         print(f"{adapter.path}: {loaded.matched} keys matched, {len(loaded.unmatched)} not")
-    for prompt in chosen.prompt:
-        for i in range(chosen.count):
-            recipe = Recipe(
-                prompt, chosen.negative_prompt, width, height, options.validation_num_inference_steps,
-                chosen.seed + i, "cpu", call_of(family, width, height, options), {},
-                pictures=tuple(chosen.image), fps=(options.framerate or fps) if fps else 0.0,
-            )  # fmt: skip
-            path = Path(chosen.output) / f"{safe_name(prompt, 60)}_{chosen.seed + i}.png"
-            made = generate.render(pipe, family, recipe, options)
-            recipe.save(made.image, path)
-            print(path)
-            if made.is_clip:
-                made.write(path.with_suffix(".mp4"), recipe.fps)
-                print(path.with_suffix(".mp4"))
-    return 0
+    return pipe
+
+
+def drawn(pipe: Any, family: Family, options: Any, wanted: list[tuple[Path, Recipe]]) -> Iterator[Path]:
+    """Draws, and gives each file as it is written. MagCache's ratios are measured first if nobody gave them."""
+    from darkroom.tools import generate
+    from darkroom.validate import caches
+
+    ratios = options.magcache_mag_ratios
+    if options.validation_cache == caches.MAGCACHE and ratios is None:
+        first = wanted[0][1]
+        network = getattr(pipe, family.denoiser_part)
+        ratios = caches.measured(network, first.steps, lambda: generate.render(pipe, family, first, options))
+        print(f"MagCache's ratios, measured on the first picture: {ratios}")
+    for path, recipe in wanted:
+        recipe = dataclasses.replace(recipe, cache=caches.settings(options, ratios))
+        made = generate.render(pipe, family, recipe, options)
+        recipe.save(made.image, path)
+        yield from (path, *made.write_beside(path, recipe.fps))
+
+
+def is_of_a_run(model: str) -> bool:
+    """Did a run write this pipeline?"""
+    from darkroom.core.errors import ModelError
+    from darkroom.tools.generate import run_of
+
+    try:
+        return Path(model).exists() and bool(run_of(Path(model)))
+    except ModelError:
+        return False
 
 
 def settings(chosen: argparse.Namespace, adapters: list[Any]) -> dict[str, Any]:
@@ -123,6 +204,11 @@ def settings(chosen: argparse.Namespace, adapters: list[Any]) -> dict[str, Any]:
         "validation_guidance": chosen.guidance,
         "validation_guidance_real": chosen.guidance_real,
         "validation_num_video_frames": chosen.frames,
+        "validation_num_layers": chosen.layers,
+        "validation_cache": chosen.cache,
+        "magcache_threshold": chosen.magcache_threshold,
+        "magcache_k": chosen.magcache_k,
+        "magcache_retention_ratio": chosen.magcache_retention_ratio,
     }
     return {**known, **{k: v for k, v in given.items() if v is not None}}
 

@@ -32,11 +32,12 @@ class RunStart(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Phase(Event):
-    """A phase ended: seconds it took and the highest resident memory so far, in bytes."""
+    """A phase ended: seconds it took, and the most bytes that the process held in it, on the host and on the GPU."""
 
     phase: str = ""
     seconds: float = 0.0
-    peak_memory: int = 0
+    host_memory: int = 0
+    device_memory: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +76,16 @@ class Validation(Event):
 
     pictures: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview(Event):
+    """A validation picture after `done` of `total` sampling steps is at `path`."""
+
+    prompt: str = ""
+    path: str = ""
+    done: int = 0
+    total: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,10 @@ _KEY = re.compile(rf"(?i)(?:.*_)?(?:{_NAMES})")
 _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9-]{8,}|AKIA[A-Z0-9]{12,})\b")
 
 
+# what they say on being imported concerns their own makers
+_TALKATIVE = ("torchao", "torch.utils._pytree")
+
+
 def redact(text: str) -> str:
     """`text` with anything that looks like a credential replaced by `***`."""
     for pattern in (_SECRET, _SPOKEN):
@@ -54,6 +58,8 @@ def setup(main_process: bool = True) -> None:
     root.handlers = [handler]
     root.setLevel(level.upper() if main_process else logging.ERROR)
     root.propagate = False
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def to_file(path: Path) -> logging.Handler:

@@ -75,9 +75,8 @@ def make_buckets(
     groups = _groups([column[rows] for column in shape_columns(index, companions)])
     order = np.argsort(groups, kind="stable")
     parts = np.split(rows[order], np.cumsum(np.bincount(groups))[:-1]) if len(rows) else []
-    by_length = dataset.video is not None and (
-        dataset.video.bucket_strategy == "resolution_frames" or len(np.unique(at["count"][rows])) > 1
-    )
+    asked = dataset.video is not None and dataset.video.bucket_strategy == "resolution_frames"
+    by_length = asked or len(np.unique(at["count"][rows])) > 1
     made = [
         Bucket(
             float(at["aspect"][part[0]]),

@@ -65,7 +65,8 @@ class Caching:
             return _given(self.latent_identity, "fill_latents"), self._encoders[0]
         if c.role == "mask":
             kind: Literal["mask", "segmentation"] = "mask" if c.entry.conditioning_type == "mask" else "segmentation"
-            return f"{kind} {self.needs.downscale} {self.needs.temporal}", masks_by(kind, self.needs)
+            axes = "layers" if self.needs.layers else self.needs.temporal
+            return f"{kind} {self.needs.downscale} {axes}", masks_by(kind, self.needs)
         if c.role == "control" and self.needs.control == "pixels":
             return "pixels", pixels_as_they_are
         return _given(self.plain_identity, "fill_latents"), self._encoders[1]

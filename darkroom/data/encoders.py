@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from darkroom.data.sample_cache import Encode
 
 EncodePixels = Callable[..., "Tensor | Mapping[str, Tensor]"]
-"""(B, 3, H, W) or (B, 3, F, H, W) float32 in -1..1 to latents, or to several tensors of which one is "latents". Where
-sound is trained on, that of each sample follows, (channels, N) or None."""
+"""(B, 3, H, W), (B, 3, F, H, W) or (B, 4, F, H, W) float32 in -1..1 to latents, or to several tensors of which one is
+"latents". Where sound is trained on, that of each sample follows, (channels, N) or None."""
 
 
 def pixels_of(samples: Sequence[np.ndarray]) -> Tensor:
-    """uint8 (H, W, 3) each to (B, 3, H, W), or (F, H, W, 3) each to (B, 3, F, H, W), float32 in -1..1."""
+    """uint8 (H, W, C) each to (B, C, H, W), or (F, H, W, C) each to (B, C, F, H, W), float32 in -1..1."""
     import torch
 
     stacked = torch.from_numpy(np.stack(samples)).movedim(-1, 1)
@@ -42,8 +42,8 @@ def latents_by(encode: EncodePixels, hears: bool = False) -> Encode:
 
 
 def masks_by(kind: Literal["mask", "segmentation"], needs: Needs) -> Encode:
-    """Where the loss counts, at the size of the latents: "mask" (1, h, w), or (1, f, h, w) for clips of families with
-    a frame axis; 0..1."""
+    """Where the loss counts, at the size of the latents: "mask" (1, h, w), or (1, f, h, w) for families with a frame
+    axis, one mask for all layers; 0..1."""
     import torch
 
     from darkroom.media.masks import loss_mask
@@ -52,7 +52,7 @@ def masks_by(kind: Literal["mask", "segmentation"], needs: Needs) -> Encode:
         height, width = pixels.shape[-3] // needs.downscale, pixels.shape[-2] // needs.downscale
         if pixels.ndim == 3:
             mask = torch.from_numpy(loss_mask(pixels, kind, height, width))
-            return mask[None, None] if needs.temporal else mask[None]
+            return mask[None, None] if needs.has_frames else mask[None]
         frames = torch.from_numpy(np.stack([loss_mask(frame, kind, height, width) for frame in pixels]))
         return latent_frames(frames, max(1, needs.temporal))[None]
 

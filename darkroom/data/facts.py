@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 
 from darkroom.data.index import CODE, FACTS, Index, Say
-from darkroom.data.scan import is_clip
+from darkroom.data.scan import is_clip, layer_of
 from darkroom.data.tables import SampleTable
 from darkroom.data.threads import in_chunks
-from darkroom.media.images import BadPicture, load_rgb, read_size
+from darkroom.media.images import BadPicture, layer_problem, load_rgb, read_header, read_size
 from darkroom.media.video import probe, read_frames
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Missing, Refused, Store
@@ -55,14 +55,27 @@ def read_facts(
     paths = index.paths.take(pa.array(rows))
     if {"width", "height"} <= set(table.numbers):
         _from_table(index, rows, paths, dataset, table)
+        _check_layers(index, rows)
         return
     index.opened = len(rows)
     store, sizes = index.store, index.numbers["size"][rows].tolist()
     faces = dataset.crop_style == "face"
     workers = min(dataset.aspect_bucket_worker_count, store.connections) if not store.remote else store.connections
-    asked = list(zip(paths.to_pylist(), sizes, strict=True))
-    found = in_chunks(lambda item: _header(store, *item, faces), asked, workers, store.remote)
+    layers = [index.layers_of(row) for row in rows]
+    asked = list(zip(paths.to_pylist(), sizes, layers, strict=True))
+    found = in_chunks(lambda item: _facts(store, *item, faces), asked, workers, store.remote)
     _keep(index, rows, found, say, saver or (lambda: None))
+    _check_layers(index, rows)
+
+
+def _check_layers(index: Index, rows: np.ndarray) -> None:
+    """A sample of a layered dataset needs layers, numbered without a gap."""
+    for row in rows if index.layers is not None else []:
+        numbers = [layer_of(path[: path.rfind(".")])[1] for path in index.layers_of(row)]
+        if not numbers:
+            index.numbers["bad"][row] = CODE["no layers"]
+        elif numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+            index.numbers["bad"][row] = CODE["missing layer"]
 
 
 def _from_table(index: Index, rows: np.ndarray, paths: pa.Array, dataset: SampleDataset, table: SampleTable) -> None:
@@ -98,6 +111,25 @@ def _keep(
         saver()
         if say is not None:
             say(done, len(rows))
+
+
+def _facts(store: Store, path: str, size: int, layers: list[str], faces: bool) -> Row:
+    """Facts of one sample, whose layers have to fit it."""
+    row = _header(store, path, size, faces)
+    problem = _layer_problem(store, layers, row[:2]) if row[-1] == 0 and layers else ""
+    return (*row[:-1], CODE[problem]) if problem else row
+
+
+def _layer_problem(store: Store, layers: list[str], whole: tuple[int, int]) -> str:
+    """The reason why some of the layers are none of a picture of size `whole`."""
+    try:
+        for path in layers:
+            local = store.local(path)
+            if problem := layer_problem(whole, *read_header(str(local) if local else store.open(path))):
+                return problem
+    except (BadPicture, Missing, FileNotFoundError, Refused, OSError):
+        return "damaged layer"
+    return ""
 
 
 def _header(store: Store, path: str, size: int, faces: bool) -> Row:

@@ -51,6 +51,11 @@ REASONS = (
     "too_long",
     "missing companion",
     "no audio stream",
+    "no layers",
+    "missing layer",
+    "damaged layer",
+    "layer of another size",
+    "layer without alpha",
 )
 """Why a sample is left out, by code; 0 means that it is used. New reasons are added at the end."""
 
@@ -81,7 +86,7 @@ DECISIONS = {
     "unfit": np.int8,
     "part": np.int32,  # of the clip, from 0
     "start": np.int32,  # first frame, counted as the clip is trained on
-    "count": np.int32,  # frames; 1 for a picture
+    "count": np.int32,  # frames; 1 for a picture, and one more for each of its layers
 }
 STAMPS = {"size": np.int64, "mtime": np.int64, "caption_size": np.int64, "caption_mtime": np.int64}
 NUMBERS = {**STAMPS, **FACTS, "caption_bad": np.int8, **DECISIONS}
@@ -103,6 +108,7 @@ class Index:
     raw: pa.Array  # (n,) list<string>: captions as read
     file: Path
     settings: dict[str, str]
+    layers: pa.Array | None = None  # (n,) list<string>: paths of each sample's layers, in order; None without any
     captions: pa.Array | None = None  # (n,) list<string>: variants to train with; None = `constant` for every row
     constant: tuple[str, ...] = ()
     opened: int = 0  # files opened by the scan that made this
@@ -133,7 +139,13 @@ class Index:
     def place(self, row: int) -> str:
         """Path of a row for people, with the frames when it is a part of a clip."""
         start, count = int(self.numbers["start"][row]), int(self.numbers["count"][row])
+        if self.layers is not None:
+            return f"{self.path(row)} (with {count - 1} layers)"
         return self.path(row) + (f" (frames {start} to {start + count - 1})" if count > 1 or start else "")
+
+    def layers_of(self, row: int) -> list[str]:
+        """Paths of a row's layers."""
+        return [] if self.layers is None else self.layers[int(row)].as_py()
 
     def captions_of(self, row: int) -> tuple[str, ...]:
         """All caption variants of a row."""
@@ -209,6 +221,7 @@ class Index:
         """Each row `times` over, in place; `part` counts the copies."""
         rows = np.repeat(np.arange(len(self)), times)
         self.paths, self.raw = self.paths.take(pa.array(rows)), self.raw.take(pa.array(rows))
+        self.layers = None if self.layers is None else self.layers.take(pa.array(rows))
         self.numbers = {name: column[rows] for name, column in self.numbers.items()}
         self.hashes = self.hashes[rows]
         starts = np.cumsum(times) - times
@@ -227,9 +240,19 @@ class Index:
         numbers["bad"][~there] = CODE[absent]
         numbers["part"][:] = 0
         raw = self.raw.take(pa.array(safe)) if len(self) else pa.nulls(len(rows), pa.list_(pa.string()))
-        captions = None if self.captions is None or len(self) == 0 else self.captions.take(pa.array(safe))
+        captions, layers = (
+            None if column is None or len(self) == 0 else column.take(pa.array(safe))
+            for column in (self.captions, self.layers)
+        )
         return replace(
-            self, paths=paths, numbers=numbers, hashes=hashes, raw=raw, captions=captions, origin=(self, safe)
+            self,
+            paths=paths,
+            numbers=numbers,
+            hashes=hashes,
+            raw=raw,
+            layers=layers,
+            captions=captions,
+            origin=(self, safe),
         )
 
     def save(self) -> None:
@@ -247,6 +270,8 @@ class Index:
             "captions": self.raw if whole else self.raw.take(pa.array(rows)),
             **{name: column if whole else column[rows] for name, column in self.numbers.items()},
         }
+        if self.layers is not None:
+            columns["layers"] = self.layers if whole else self.layers.take(pa.array(rows))
         table = pa.table(columns).replace_schema_metadata({k.encode(): v.encode() for k, v in self.settings.items()})
         with files.atomic(self.file) as temporary:
             pq.write_table(table, temporary, compression="zstd", compression_level=1)
@@ -278,7 +303,9 @@ def load(file: Path, store: Store, version: str) -> Index | None:
         numbers = {name: table[name].to_numpy().astype(kind) for name, kind in NUMBERS.items()}
         raw_hash = _combined(table["hash"])
         hashes = np.frombuffer(raw_hash.buffers()[1] or b"", "S32", len(table), raw_hash.offset * 32).copy()
-        return Index("", store, _combined(table["path"]), numbers, hashes, _combined(table["captions"]), file, found)
+        layers = _combined(table["layers"]) if "layers" in table.column_names else None
+        paths, raw = _combined(table["path"]), _combined(table["captions"])
+        return Index("", store, paths, numbers, hashes, raw, file, found, layers)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException, KeyError, ValueError):

@@ -23,6 +23,7 @@ class Needs:
     control     how a control picture reaches it: as "latents", as "pixels", or not at all; wants_control: every sample
                 must bring one
     sound       the sound of clips that it trains on: samples a second, and channels
+    layers      its samples are pictures with their layers
     """
 
     name: str
@@ -38,6 +39,12 @@ class Needs:
     control: str | None = None
     wants_control: bool = False
     sound: tuple[int, int] | None = None
+    layers: bool = False
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether its latents have an axis of frames or layers, also for a single picture."""
+        return self.temporal > 0 or self.layers
 
     @property
     def called(self) -> str:

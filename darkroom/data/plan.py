@@ -188,6 +188,15 @@ class Plan:
                 self._warn(entry.id, "video.is_i2v has no effect here: the flavour itself says what clips start from.")
             if entry.audio and not self.needs.sound:
                 self._warn(entry.id, f"audio has no effect: {self.needs.called} does not train on sound.")
+            if entry.layers and not self.needs.layers:
+                self._warn(
+                    entry.id, f"layers only keeps numbered pictures out: {self.needs.called} trains on whole pictures."
+                )
+            if self.needs.layers and not entry.layers and kind != "conditioning":
+                raise DataError(
+                    f"Dataset '{entry.id}' has no layers, and {self.needs.called} trains on pictures with their layers "
+                    'here.\n  Set "layers": true, with name_0.png, name_1.png, ... beside each name.png.'
+                )
             if kind in ("image", "video") and kind not in self.needs.media:
                 offered = " and ".join(sorted(self.needs.media))
                 raise DataError(

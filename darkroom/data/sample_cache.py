@@ -27,7 +27,7 @@ from darkroom.data.scan import is_clip
 from darkroom.data.team import ALONE, Team
 from darkroom.data.watch import QUIET, Watch
 from darkroom.media import audio, video
-from darkroom.media.images import BadPicture, prepare
+from darkroom.media.images import BadPicture, prepare, prepare_layers
 from darkroom.media.look import Look
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Missing, Refused
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from darkroom.data.index import Say
 
 Encode = Callable[[list[np.ndarray], "list[np.ndarray | None]"], "Sequence[Mapping[str, Tensor]]"]
-"""Prepared samples of one shape, uint8 (H, W, 3) or (F, H, W, 3), and the sound of each, float32 (channels, N) in -1..1
-or None, to the tensors of each, without a batch axis."""
+"""Prepared samples of one shape, uint8 (H, W, 3), (F, H, W, 3) or with layers (F, H, W, 4), and the sound of each,
+float32 (channels, N) in -1..1 or None, to the tensors of each, without a batch axis."""
 
 SAVE_SECONDS = 60.0
 DAMAGED = ("damaged", "truncated", "empty file", "not a picture", "not a video", "no video stream")
@@ -115,7 +115,7 @@ class SampleCache:
         return Look(self._described(row), lambda: self.pixels(row))
 
     def pixels(self, row: int) -> np.ndarray:
-        """uint8 (H, W, 3) or (F, H, W, 3) as the encoder sees it. Raises BadPicture."""
+        """uint8 (H, W, 3), (F, H, W, 3) or (F, H, W, 4) as the encoder sees it. Raises BadPicture."""
         made = self._prepare(row, self.index.path(row), also_cached=True)
         if isinstance(made, BadPicture):
             raise made
@@ -274,10 +274,10 @@ class SampleCache:
         try:
             if is_clip(path):
                 return self._prepare_clip(row, path, also_cached)
-            data = self.index.store.read(path)
-            content = hashlib.sha256(data).hexdigest()[:KEY]
+            files = [self.index.store.read(name) for name in (path, *self.index.layers_of(row))]
+            content = _content(files)
             key = self.key(row, content)
-            pixels = None if self.cache.has(key) and not also_cached else self._picture(row, data)
+            pixels = None if self.cache.has(key) and not also_cached else self._picture(row, files)
             return Prepared(row, content, key, pixels)
         except BadPicture as bad:
             return bad
@@ -286,9 +286,11 @@ class SampleCache:
         except (Refused, OSError) as cause:
             return BadPicture("unreadable", str(cause))
 
-    def _picture(self, row: int, data: bytes) -> np.ndarray:
-        """uint8 (H, W, 3) of the target size."""
-        return prepare(data, self.index.sizes(row), self.index.crop(row))
+    def _picture(self, row: int, files: list[bytes]) -> np.ndarray:
+        """uint8 (H, W, 3) of the target size, or (F, H, W, 4) of a picture with its layers."""
+        if self.index.layers is not None:
+            return prepare_layers(files[0], files[1:], self.index.sizes(row), self.index.crop(row))
+        return prepare(files[0], self.index.sizes(row), self.index.crop(row))
 
     def _prepare_clip(self, row: int, path: str, also_cached: bool) -> Prepared:
         local = self.index.store.local(path)
@@ -356,6 +358,13 @@ class SampleCache:
                 f"Dataset '{self.index.dataset}': the latents of '{self.index.path(row)}' are not finite.\n"
                 "  The VAE overflows in its number format; set vae_dtype to bf16 or fp32."
             )
+
+
+def _content(files: Sequence[bytes]) -> str:
+    """The hash of a file, or of several in their order."""
+    if len(files) == 1:
+        return hashlib.sha256(files[0]).hexdigest()[:KEY]
+    return hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files)).hexdigest()[:KEY]
 
 
 class _Counter:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import random
+import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -34,6 +36,7 @@ class Listing:
     folders: int = 0
     others: int = 0
     stored: bool = False  # taken from an index or a table instead of the storage; text files are as they were
+    layers: pa.Array | None = None  # (n,) list<string>: paths of each sample's layers, once they are told apart
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -41,6 +44,7 @@ class Listing:
     def take(self, rows: np.ndarray) -> None:
         """Keep only these samples."""
         self.paths, self.size, self.mtime = self.paths.take(pa.array(rows)), self.size[rows], self.mtime[rows]
+        self.layers = None if self.layers is None else self.layers.take(pa.array(rows))
 
     def with_those_of(self, paths: pa.Array, numbers: dict[str, np.ndarray], hashes: np.ndarray) -> Listing:
         """Also what an index knows the content of and what is gone, as it was."""
@@ -117,6 +121,40 @@ def listed_in(table: SampleTable) -> Listing:
     paths = table.keys.take(pc.sort_indices(table.keys))
     none, zeros = np.zeros(0, np.int64), np.zeros(len(paths), np.int64)
     return Listing(paths, zeros, zeros, pa.array([], pa.string()), none, none, stored=True)
+
+
+def tell_layers_apart(listing: Listing) -> None:
+    """Make `cat_0.*`, `cat_1.*`... the layers of `cat.*`, in the order of their numbers, unless they have a text file.
+
+    A sample's age becomes one that changes with any of its layers.
+    """
+    stems = without_ending(listing.paths)
+    captioned = text_of(listing) >= 0
+    row_of = {stem: row for row, stem in enumerate(stems.to_pylist())}
+    found: dict[int, list[tuple[int, int]]] = {}
+    for row, stem in enumerate(stems.to_pylist()):
+        whole, number = layer_of(stem)
+        if whole in row_of and not captioned[row]:
+            found.setdefault(row_of[whole], []).append((number, row))
+    layered = {row for owned in found.values() for _, row in owned}
+    if lost := sum(len(owned) for row, owned in found.items() if row in layered):
+        listing.problems["layer of a layer"] += lost
+    names = listing.paths.to_pylist()
+    paths: list[list[str]] = [[] for _ in names]
+    mtime = listing.mtime.copy()
+    for row, owned in found.items():
+        members = [member for _, member in sorted(owned)]
+        paths[row] = [names[member] for member in members]
+        stamps = np.stack([listing.size[members], listing.mtime[members]])
+        mtime[row] ^= int.from_bytes(hashlib.sha256(stamps.tobytes()).digest()[:7])
+    listing.mtime, listing.layers = mtime, pa.array(paths, pa.list_(pa.string()))
+    listing.take(np.array([row for row in range(len(names)) if row not in layered], np.int64))
+
+
+def layer_of(stem: str) -> tuple[str, int]:
+    """The picture that a name without ending is a layer of, and its number: ("cat", 3) for "cat_3", else ("", -1)."""
+    parts = re.fullmatch(r"(.+)_(\d+)", stem)
+    return (parts[1], int(parts[2])) if parts else ("", -1)
 
 
 def choose_samples(listing: Listing, dataset: str, most: int | None) -> int:

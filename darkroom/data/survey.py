@@ -34,7 +34,16 @@ from darkroom.data.index import (
     load,
 )
 from darkroom.data.needs import Needs
-from darkroom.data.scan import Listing, are_clips, choose_samples, endings_of, list_samples, listed_in, text_of
+from darkroom.data.scan import (
+    Listing,
+    are_clips,
+    choose_samples,
+    endings_of,
+    list_samples,
+    listed_in,
+    tell_layers_apart,
+    text_of,
+)
 from darkroom.data.tables import SampleTable
 from darkroom.data.team import ALONE, Team
 from darkroom.data.threads import CHUNK
@@ -91,6 +100,10 @@ def survey(
         table = table_of(dataset, store)
         if table.captions is not None:
             settings["captions"] = files.digest([settings["captions"], _content_of(table.captions)])
+    if not dataset.layers:
+        listing.layers = None
+    elif listing.layers is None:
+        tell_layers_apart(listing)
     left_out = choose_samples(listing, dataset.id, dataset.max_num_samples)
     index = _start(dataset, store, listing, file, settings)
     index.problems, index.left_out = listing.problems, left_out
@@ -105,6 +118,8 @@ def survey(
     same = old is not None and old.settings.get("decisions") == settings["decisions"] and not clips.any()
     index.numbers["unfit"][clips] = 0
     cut_clips(index, clipping, clips)
+    if index.layers is not None:
+        index.numbers["count"] += pc.list_value_length(index.layers).to_numpy().astype(np.int32)
     decide(index, stale if same else np.arange(len(index)), dataset, sizing, (terms.seed, 0), table)
     if terms.telling:
         _tell_buckets(index)
@@ -256,9 +271,9 @@ def _is_trusted(dataset: SampleDataset) -> bool:
 def _as_listing(old: Index) -> Listing:
     """The stored index as if it had just been listed, text files included."""
     none = np.zeros(0, np.int64)
-    return Listing(
-        old.paths, old.numbers["size"], old.numbers["mtime"], pa.array([], pa.string()), none, none, stored=True
-    )
+    texts = pa.array([], pa.string())
+    sizes, ages = old.numbers["size"], old.numbers["mtime"]
+    return Listing(old.paths, sizes, ages, texts, none, none, stored=True, layers=old.layers)
 
 
 def _start(dataset: SampleDataset, store: Store, listing: Listing, file: Path, settings: dict[str, str]) -> Index:
@@ -267,7 +282,9 @@ def _start(dataset: SampleDataset, store: Store, listing: Listing, file: Path, s
     numbers = {name: np.zeros(count, kind) for name, kind in NUMBERS.items()}
     numbers["size"], numbers["mtime"] = np.array(listing.size), np.array(listing.mtime)
     empty = pa.array([], pa.list_(pa.string()))
-    made = Index(dataset.id, store, listing.paths, numbers, np.zeros(count, "S32"), empty, file, settings)
+    made = Index(
+        dataset.id, store, listing.paths, numbers, np.zeros(count, "S32"), empty, file, settings, listing.layers
+    )
     made.area_down = dataset.kohya is not None
     return made
 
@@ -438,5 +455,10 @@ def _remedy(count: int, removed: dict[str, int]) -> str:
         "not in the table": "Check filename_column and identifier_includes_extension in the parquet block.",
         "too_short": "Lower num_frames (or target_frames) in the video block, or bring longer clips.",
         "too_long": "Raise max_frames in the video block, or cut the clips.",
+        "no layers": "Put each picture's layers beside it, name_0.png, name_1.png, ... for name.png.",
+        "missing layer": "Number the layers of each picture without a gap.",
+        "damaged layer": "Replace the layers that cannot be read.",
+        "layer of another size": "Make every layer as large as its picture.",
+        "layer without alpha": "Save the layers with an alpha channel, for example as RGBA PNG.",
         "missing companion": "Bring a conditioning picture of the same name for each, or leave conditioning_data out.",
     }.get(first, "Replace the pictures that are left out, or remove the limit that excludes them.")

@@ -11,8 +11,17 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Latents, SoundTrack, Tiny
-from darkroom.families.text import split, stack
+from darkroom.families.facts import (
+    ControlChannels,
+    ControlInput,
+    ControlNet,
+    Flavour,
+    Inpainting,
+    Latents,
+    SoundTrack,
+    Tiny,
+)
+from darkroom.families.text import kept, split, stack
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -55,8 +64,12 @@ class Family:
     fps: ClassVar[float | None] = None
     controlnet: ClassVar[ControlNet | None] = None
     control_channels: ClassVar[ControlChannels | None] = None
+    # of the flavours that the family's own pipeline draws
+    inpainting: ClassVar[Inpainting | None] = None
     # the text encoders that may be read from a place of their own: the option that names it, and the component
     text_parts: ClassVar[Mapping[str, str]] = {}
+    # the CLIP text encoders that can be trained too, as the stock pipeline's own loader of adapters knows them
+    trained_text: ClassVar[tuple[str, ...]] = ()
 
     # parts of the stock pipeline that neither encoding nor rendering needs
     idle_parts: ClassVar[tuple[str, ...]] = ()
@@ -72,8 +85,6 @@ class Family:
     pipeline_decodes: ClassVar[bool] = False
     # the output_type with which the stock pipeline hands over what was sampled
     raw_output: ClassVar[str] = "latent"
-    # what it then hands over is what the VAE takes
-    hands_over_raw: ClassVar[bool] = False
     # streams that are denoised beside the first, kept in a sample's extras, and the network's argument for each
     beside: ClassVar[Mapping[str, str]] = {}
     # the sound track that a clip brings
@@ -84,6 +95,10 @@ class Family:
     guidance_input: ClassVar[bool] = False
     # arguments of the stock pipeline's call with which it answers as the network does
     unguided: ClassVar[Mapping[str, Any]] = {"guidance_scale": 1.0}
+    # the repository of a tiny decoder of its latents, for looking at pictures while they are made
+    previews: ClassVar[str | None] = None
+    # diffusers can repeat the denoiser's answers of earlier steps, and tells those with guidance from those without
+    caches: ClassVar[bool] = False
     # the stock pipeline takes a negative prompt and reads it as it reads any caption, the empty one aside
     negative_is_caption: ClassVar[bool] = True
 
@@ -100,7 +115,7 @@ class Family:
         if facts.temporal:
             own["validation_num_video_frames"] = facts.temporal + 1
         defaults = {**published.defaults, **TINY_DEFAULTS, **own, **self.tiny_for(name).defaults}
-        return dataclasses.replace(published, repository=f"{TINY}{name}", defaults=defaults, note="")
+        return dataclasses.replace(published, repository=f"{TINY}{name}", defaults=defaults, note="", apart=None)
 
     def flavour_names(self) -> list[str]:
         """Published flavours, then the tiny ones."""
@@ -143,6 +158,10 @@ class Family:
         """Those of them that a run trains."""
         return self.flavours[self.published(flavour)].trained or self.held_for(flavour)
 
+    def trained_text_for(self, flavour: str | None) -> tuple[str, ...]:
+        """The text encoders of a flavour that can be trained."""
+        return tuple(name for name in self.trained_text if name in self.tiny_for(flavour).encoders)
+
     def adapted(self, options: Any) -> tuple[str, ...]:
         """The components of the stock pipeline that a run's weights are for."""
         return (CONTROLNET,) if options.controlnet else self.trained_for(options.model_flavour)
@@ -168,10 +187,20 @@ class Family:
         """Frames per second of a flavour's clips; None if it makes pictures."""
         return self.flavours[self.published(flavour)].fps or self.fps
 
+    def negative_is_caption_for(self, flavour: str | None) -> bool:
+        """Does a flavour's pipeline read a negative prompt as it reads any caption?"""
+        return self.negative_is_caption
+
+    def pipeline_decodes_for(self, flavour: str | None) -> bool:
+        """Does a flavour's pipeline make pixels in a way of its own?"""
+        return self.pipeline_decodes
+
     def supports_for(self, flavour: str | None) -> frozenset[str]:
         """What can be done with a flavour, among it the samples it takes: images, video, references."""
         control = frozenset(name for name, way in self.controls_for(flavour).items() if way)
-        return self.supports | control | self.flavours[self.published(flavour)].supports
+        more = frozenset({"train_text_encoder"} if self.trained_text_for(flavour) else ())
+        more |= frozenset({"inpainting"} if self.inpainting_for(flavour) else ())
+        return self.supports | control | more | self.flavours[self.published(flavour)].supports
 
     def option_defaults(self, flavour: str | None) -> dict[str, Any]:
         """Option defaults: the family's, then the flavour's."""
@@ -185,11 +214,15 @@ class Family:
         raise TypeError(f"{type(self).__name__} must define encode_text")
 
     def text_entries(self, pipe: Any, captions: list[str], options: Any) -> list[Cond]:
-        """One cache entry per caption. The empty caption is the unconditional one: see `unconditional`."""
+        """One cache entry per caption."""
         import torch
 
         with torch.no_grad():
-            entries = split(self.encode_text(pipe, captions, options))
+            return [kept(entry) for entry in self.read_entries(pipe, captions, options)]
+
+    def read_entries(self, pipe: Any, captions: list[str], options: Any) -> list[Cond]:
+        """The same with gradients. The empty caption is the unconditional one: see `unconditional`."""
+        entries = split(self.encode_text(pipe, captions, options))
         return [
             entry if caption else self.unconditional(pipe, entry, options)
             for caption, entry in zip(captions, entries, strict=True)
@@ -205,7 +238,7 @@ class Family:
 
         with torch.no_grad():
             (entry,) = split(self.encode_seen(pipe, caption, pictures, options))
-        return entry
+        return kept(entry)
 
     def unconditional(self, pipe: Any, entry: Cond, options: Any) -> Cond:
         """What guidance and caption dropout use in place of a caption; `entry` is the encoded empty string."""
@@ -284,8 +317,10 @@ class Family:
         """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are its maker's arguments."""
         raise TypeError(f"{type(self).__name__} has no ControlNet")
 
-    def control(self, options: Any) -> ControlNet | ControlChannels | None:
+    def control(self, options: Any) -> ControlNet | ControlChannels | ControlInput | None:
         """How a control picture reaches the denoiser in this run."""
+        if made_for := self.flavours[self.published(options.model_flavour)].control:
+            return made_for
         ways = self.controls_for(options.model_flavour)
         return (ways["controlnet"] if options.controlnet else None) or (ways["control"] if options.control else None)
 
@@ -307,9 +342,19 @@ class Family:
         way = self.control(options)
         return way.pipeline if way else self.pipeline_for(options.model_flavour)
 
-    def drawing(self, pipe: Any, starts: bool, options: Any) -> Any:
-        """The pipeline for a prompt, with the parts of `pipe`: some families have another for one with a picture."""
-        name = self.flavours[self.published(options.model_flavour)].started
+    def inpainting_for(self, flavour: str | None) -> Inpainting | None:
+        """How a flavour draws parts of a picture anew."""
+        own = self.pipeline_for(flavour) == self.pipeline
+        return self.flavours[self.published(flavour)].inpainting or (self.inpainting if own else None)
+
+    def inpaints(self, options: Any) -> Inpainting | None:
+        """How the run draws parts of a picture anew; None where it cannot."""
+        return None if self.control(options) else self.inpainting_for(options.model_flavour)
+
+    def drawing(self, pipe: Any, starts: bool, options: Any, masks: bool = False) -> Any:
+        """The pipeline for a prompt, with the parts of `pipe`: there may be another for one with a picture or mask."""
+        way = self.inpaints(options) if masks else None
+        name = way.pipeline if way else self.flavours[self.published(options.model_flavour)].started
         if not starts or not name or self.control(options):
             return pipe
         from darkroom.families.classes import regrouped
@@ -317,16 +362,16 @@ class Family:
         return regrouped(pipe, name)
 
     def pictures_for(self, options: Any) -> range:
-        """How many pictures a prompt may come with."""
+        """How many pictures a prompt without a mask may come with."""
         facts = self.flavours[self.published(options.model_flavour)]
         if self.control(options):
             return range(1, 2)
         most = 0 if facts.picture == "none" else SEVERAL if facts.several else 1
         return range(1 if facts.picture == "needed" else 0, most + 1)
 
-    def known_to_pipeline(self, call: Mapping[str, Any], options: Any) -> dict[str, Any]:
-        """The arguments that the pipeline of the run knows, of those that the family's own takes."""
-        way = self.control(options)
+    def known_to_pipeline(self, call: Mapping[str, Any], options: Any, masks: bool = False) -> dict[str, Any]:
+        """The arguments that the pipeline of the run, or of prompts with a mask, knows of the family's own."""
+        way = self.inpaints(options) if masks else self.control(options)
         return {name: value for name, value in call.items() if not way or name not in way.lacks}
 
     def control_input(self, control: Tensor, options: Any) -> Tensor:
@@ -335,7 +380,7 @@ class Family:
 
     def seeing(self, model: Any, batch: Any, options: Any) -> Any:
         """The model with the batch's control picture at every call, where the run has one."""
-        if not self.control(options):
+        if isinstance(self.control(options), (ControlInput, type(None))):
             return model
         from darkroom.families.control import Seeing
 
@@ -343,14 +388,15 @@ class Family:
 
     def control_call(self, picture: Any, width: int, height: int, options: Any) -> Cond:
         """A prompt's control picture, a PIL one of any size, as the stock pipeline takes it."""
-        from PIL import Image, ImageOps
-
         way = self.control(options)
         assert way is not None
-        return {way.argument: ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
+        return {way.argument: Family.picture_call(self, picture, width, height, options)["image"]}
 
     def check_controlnet(self, net: Any) -> None:
         """Raises ValueError for a ControlNet that wants its inputs in another way than this family gives them."""
+
+    def lend(self, denoiser: Any, net: Any) -> None:
+        """Give a ControlNet the parts of the denoiser that it calls, without making them its own."""
 
     def widen(self, denoiser: Any) -> None:
         """Make room for a control picture's channels. New weights are zero, so that it changes nothing."""
@@ -367,13 +413,31 @@ class Family:
         """Keyword arguments of the stock pipeline's call that depend on neither the prompt nor the size."""
         return {"guidance_scale": options.validation_guidance}
 
+    def drawn_size(self, width: int, height: int, options: Any) -> tuple[int, int]:
+        """The width and height that the stock pipeline makes where these are wanted: some know only a few sizes."""
+        return width, height
+
     def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
         """The size in pixels as the stock pipeline takes it."""
         return {"width": width, "height": height}
 
     def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        """The picture that a prompt starts from, a PIL one of any size, as the stock pipeline takes it."""
-        raise TypeError(f"{type(self).__name__} must define picture_call")
+        """The picture that a prompt starts from, a PIL one of any size, as the stock pipeline takes it.
+
+        Cut to the shape of the result: the pipelines themselves would stretch it.
+        """
+        from PIL import Image, ImageOps
+
+        return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
+
+    def inpainting_call(self, picture: Any, mask: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """A picture and a mask, white where it is drawn anew, PIL ones of one size, as the pipeline takes them."""
+        way = self.inpaints(options)
+        assert way is not None
+        fitted, where = (
+            Family.picture_call(self, one, width, height, options)["image"] for one in (picture, mask.convert("L"))
+        )
+        return {"image": fitted, "mask_image": where.convert("L"), "strength": 1.0, **way.more}
 
     def pictures_call(self, pictures: list[Any], width: int, height: int, options: Any) -> dict[str, Any]:
         """The pictures of one prompt: one, or a list of them as `image`."""
@@ -395,6 +459,10 @@ class Family:
 
     def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
         """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
+
+    def told(self, options: Any) -> dict[str, Any]:
+        """The options that `prepare` tells it of, which a picture's recipe keeps."""
+        return {}
 
     def sound_of(self, pipe: Any, made: Any) -> tuple[Any, int] | None:
         """The sound of what the stock pipeline returned, (channels, N) in -1..1, and its rate."""
@@ -426,6 +494,7 @@ TINY_DEFAULTS: Mapping[str, Any] = {
     "validation_num_inference_steps": 4,
     "tokenizer_max_length": 32,
     "gradient_checkpointing": False,
+    "rehearsal": False,
 }
 
 

@@ -8,7 +8,8 @@ Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+# inputs of a single block that gradient checkpointing hands on; a double block has two more, the mask among them
+SINGLE = 3
+
+
 class Chroma(Family):
     name, title = "chroma", "Chroma"
     pipeline, denoiser = "ChromaPipeline", "ChromaTransformer2DModel"
@@ -28,6 +33,7 @@ class Chroma(Family):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    previews = "madebyollin/taef1"
     default_flavour = "base"
     flavours = {
         "base": Flavour("lodestones/Chroma1-Base"),
@@ -94,15 +100,16 @@ class Chroma(Family):
         tokens, text = pack(x_t), cond["text"]
         # the network adds the mask to its attention, so it has the type of what it is added to
         mask = torch.cat([cond["mask"].to(x_t), x_t.new_ones(tokens.shape[:2])], dim=1)
-        answer = model(
-            hidden_states=tokens,
-            timestep=t.to(x_t.dtype),
-            encoder_hidden_states=text,
-            txt_ids=text.new_zeros(text.shape[1], 3),
-            img_ids=image_ids(height, width, x_t.device, x_t.dtype),
-            attention_mask=mask,
-            return_dict=False,
-        )[0]
+        with _masked_again(model, mask):
+            answer = model(
+                hidden_states=tokens,
+                timestep=t.to(x_t.dtype),
+                encoder_hidden_states=text,
+                txt_ids=text.new_zeros(text.shape[1], 3),
+                img_ids=image_ids(height, width, x_t.device, x_t.dtype),
+                attention_mask=mask,
+                return_dict=False,
+            )[0]
         return unpack(answer, height, width)
 
     def call(self, options: Any) -> dict[str, Any]:
@@ -121,6 +128,20 @@ class Chroma(Family):
 
     def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
         return unpack(latents, height, width)
+
+
+@contextlib.contextmanager
+def _masked_again(model: Any, mask: Tensor) -> Iterator[None]:
+    """Inside, gradient checkpointing hands single blocks the mask too, which diffusers forgets."""
+    plain = getattr(model, "_gradient_checkpointing_func", None)
+    if plain is None:
+        yield
+        return
+    model._gradient_checkpointing_func = lambda block, *given: plain(block, *given, *[mask] * (len(given) == SINGLE))
+    try:
+        yield
+    finally:
+        model._gradient_checkpointing_func = plain
 
 
 FAMILY = Chroma()

@@ -11,27 +11,32 @@ import inspect
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
 
-from darkroom.core.errors import ModelError
+from darkroom.core.errors import ConfigError, ModelError
 from darkroom.core.files import disk_full_says
 from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
-from darkroom.families import control
+from darkroom.families import control, quantised, single_file
 from darkroom.families.base import Family
 from darkroom.families.classes import named
 from darkroom.families.control import WithChannels, WithControlNet
 from darkroom.families.experts import Experts
-from darkroom.families.facts import Tiny
+from darkroom.families.live_text import WithText
 from darkroom.families.pixels import PixelSpace
-from darkroom.families.repository import SINGLE_FILE, Repository, eyes, is_model, lacking
+from darkroom.families.repository import Repository, eyes, is_model, lacking
+from darkroom.families.weight_files import is_single_file
 
 log = logger(__name__)
+
+Keeper = Callable[[str, str, Callable[[], Any], Callable[[], Any]], Any]
+# options that let a VAE take less memory, and the method of its that does so
+SPARING = {"vae_enable_tiling": "enable_tiling", "vae_enable_slicing": "enable_slicing"}
 
 
 @contextlib.contextmanager
@@ -39,7 +44,7 @@ def explained(what: str, source: str, remedy: str) -> Iterator[None]:
     """Turn a failure to find or read weights into a message that says what was looked for and where."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, SafetensorError) as cause:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError) as cause:
         if is_memory_full(cause):
             raise
         first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__
@@ -49,11 +54,22 @@ def explained(what: str, source: str, remedy: str) -> Iterator[None]:
 class Parts(Repository):
     """The parts of one base model, each loaded when asked for.
 
+    `place_text` is given each text encoder, with its number from 1, `place_vae` the VAE; they send it to its place.
     Raises ModelError, naming the part, the place and the remedy, when something is not there or does not fit.
     """
 
-    def __init__(self, family: Family, options: Any, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self,
+        family: Family,
+        options: Any,
+        device: torch.device,
+        dtype: torch.dtype,
+        place_text: Callable[[torch.nn.Module, int], None] | None = None,
+        place_vae: Callable[[torch.nn.Module], None] | None = None,
+    ):
         super().__init__(family, options, device, dtype)
+        self._place_text = place_text or (lambda encoder, number: encoder.to(device))
+        self._place_vae = place_vae or (lambda vae: vae.to(device))
         self._text: Any = None
         self._vae: Any = None
         self._extras: dict[str, Any] = {}
@@ -85,28 +101,66 @@ class Parts(Repository):
             absent = dict.fromkeys(["vae", *self.held, *others, *family.guides, *family.idle_parts])
             dtype = self.text_dtype
             with explained("The text encoders", self.base, self._remedy):
-                extra = from_elsewhere(self.family, self.kinds, self.index, dtype) | self._separate_encoders(dtype)
+                own = self._separate_encoders(dtype)
                 stand_ins = family.stand_ins(self.options.model_flavour)
-                self._text = self._pipeline(reader, extra | absent | stand_ins, dtype)
-            for part in self._text.components.values():
+                self._text = self._pipeline(reader, own | absent | stand_ins, dtype)
+            encoders = list(self.kinds.encoders)
+            for name, part in self._text.components.items():
                 if isinstance(part, torch.nn.Module):
-                    part.requires_grad_(False).eval().to(self.device)
+                    part.requires_grad_(False).eval()
+                    if name in encoders:
+                        self._place_text(part, encoders.index(name) + 1)
+                    else:
+                        part.to(self.device)
         return self._text
 
     def _separate_encoders(self, dtype: torch.dtype) -> dict[str, Any]:
         return {
-            part: named(self.kinds.encoders[part].cls).from_pretrained(source, dtype=dtype)
+            part: self._from_file("text", part, source, dtype)
+            if is_single_file(source)
+            else (cls := named(self.kinds.encoders[part].cls)).from_pretrained(
+                source, dtype=dtype, **self._quantising(part, cls, dtype)
+            )
             for option, part in self.family.text_parts.items()
             if (source := getattr(self.options, option))
         }
 
+    def _from_file(self, kind: Literal["denoiser", "vae", "text"], part: str, source: str, dtype: torch.dtype) -> Any:
+        """A part out of one file, or a set that was split, with the settings of its flavour."""
+        return single_file.load(self.wanted(kind, part), Path(source).expanduser(), dtype)
+
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         cls = named(name)
         parts = parts | self.family.made_parts(self.options.model_flavour, renders=False)
-        parts |= helpers(name, self.kinds, self.settings_base, dtype, self.hub, but=parts)
-        if self.is_single_file:
+        parts |= self.readers(name, dtype, but=parts)
+        if "text" in self.inside:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **parts)
-        return cls.from_pretrained(self.base, dtype=dtype, **self._folder_arguments, **parts)
+        if "vae" in self.inside:
+            parts = {"vae": self._load_vae(None, dtype), **parts}
+        narrow = self._quantising_text(dtype, but=parts)
+        return cls.from_pretrained(self.settings_base, dtype=dtype, **self._folder_arguments, **narrow, **parts)
+
+    def readers(self, pipeline: str, dtype: torch.dtype, but: Collection[str]) -> dict[str, Any]:
+        """What a pipeline takes that reads pictures or that the base lacks, but for some of it, from where it is.
+
+        Its class is the one that the family names: a model's index may name others, or ones that diffusers lacks.
+        """
+        wanted = (self.kinds.extras.keys() | lacking(self.family, self.index)) & taken_by(pipeline)
+        return {part: self._reader(part, dtype) for part in sorted(wanted - set(but))}
+
+    def _reader(self, part: str, dtype: torch.dtype) -> Any:
+        from transformers import AutoTokenizer
+
+        kind = {**self.kinds.encoders, **self.kinds.extras}.get(part)
+        has_weights = kind is not None and is_model(kind)
+        place = self.home(part)
+        arguments: dict[str, Any] = {"dtype": dtype} if has_weights else {}
+        if place == self.settings_base:
+            arguments |= self._folder_arguments if has_weights else self.hub
+        cls = named(kind.cls) if kind else AutoTokenizer
+        if part in self.kinds.encoders:
+            arguments |= self._quantising(part, cls, dtype)
+        return cls.from_pretrained(place, subfolder=part, **arguments)
 
     def unload_text(self) -> None:
         """Let the text encoders go."""
@@ -120,23 +174,28 @@ class Parts(Repository):
             source = self.options.pretrained_vae_model_name_or_path
             with explained("The VAE", source or self.base, self._remedy):
                 self._vae = self._load_vae(source, dtype)
-            self._vae.requires_grad_(False).eval().to(self.device)
-            if self.options.vae_enable_tiling and self.kinds.vae:
-                self._vae.enable_tiling()
-            if self.options.vae_enable_slicing and self.kinds.vae:
-                self._vae.enable_slicing()
+            self._place_vae(self._vae.requires_grad_(False).eval())
+            for option, method in SPARING.items():
+                if getattr(self.options, option):
+                    self._spare(option, method)
         return self._vae
+
+    def _spare(self, option: str, method: str) -> None:
+        if not hasattr(self._vae, method):
+            problem = f"What {self.family.title} reads pictures with cannot do that."
+            raise ConfigError(option, True, "", problem, "Leave it out.")
+        getattr(self._vae, method)()
 
     def _load_vae(self, source: str | None, dtype: torch.dtype) -> Any:
         if self.kinds.vae is None:
             return PixelSpace()
         cls = named(self.kinds.vae.cls)
         if source is None:
-            if self.is_single_file:
-                return cls.from_single_file(self.base, config=self.default_base, subfolder="vae", dtype=dtype)
-            return cls.from_pretrained(self.base, subfolder="vae", dtype=dtype, **self._folder_arguments)
-        if Path(source).suffix in SINGLE_FILE:
-            return cls.from_single_file(source, config=self.default_base, subfolder="vae", dtype=dtype)
+            if "vae" in self.inside:
+                return self._from_file("vae", "vae", self.base, dtype)
+            return cls.from_pretrained(self.settings_base, subfolder="vae", dtype=dtype, **self._folder_arguments)
+        if is_single_file(source):
+            return self._from_file("vae", "vae", source, dtype)
         if (Path(source) / "vae").is_dir():
             return cls.from_pretrained(source, subfolder="vae", dtype=dtype)
         return cls.from_pretrained(source, dtype=dtype)
@@ -144,14 +203,28 @@ class Parts(Repository):
     def extra(self, name: str) -> Any:
         """What else reads a sample's pixels: an image encoder, frozen and on the device, or a processor."""
         if name not in self._extras:
-            kind, place = self.kinds.extras[name], self.home(name)
-            arguments = {"dtype": self.text_dtype, **self._folder_arguments} if is_model(kind) else self.hub
-            with explained(f"The part '{name}'", place, self._remedy):
-                part = named(kind.cls).from_pretrained(
-                    place, subfolder=name, **(arguments if place == self.settings_base else {})
-                )
-            self._extras[name] = part.requires_grad_(False).eval().to(self.device) if is_model(kind) else part
+            with explained(f"The part '{name}'", self.home(name), self._remedy):
+                part = self._reader(name, self.text_dtype)
+            is_module = isinstance(part, torch.nn.Module)
+            self._extras[name] = part.requires_grad_(False).eval().to(self.device) if is_module else part
         return self._extras[name]
+
+    def preview_decoder(self) -> Any:
+        """The tiny decoder of the family's latents, frozen and on the device."""
+        from diffusers import AutoencoderTiny
+
+        source = self.options.validation_preview_decoder or self.family.previews
+        with explained(
+            "The decoder of previews", str(source), "Check validation_preview_decoder, or leave previews out."
+        ):
+            decoder = AutoencoderTiny.from_pretrained(source, dtype=self.vae_dtype)
+        if decoder.config.latent_channels != self.latents.channels:
+            raise ConfigError(
+                "validation_preview_decoder", source, "",
+                f"It decodes {decoder.config.latent_channels} channels, and latents here have {self.latents.channels}.",
+                "Give the decoder that was made for this family's VAE.",
+            )  # fmt: skip
+        return decoder.requires_grad_(False).eval().to(self.device)
 
     def unload_vae(self) -> None:
         """Let the VAE, and what else reads pixels, go, unless `keep_vae_loaded`."""
@@ -160,46 +233,87 @@ class Parts(Repository):
             self._extras.clear()
             self._release()
 
-    def denoiser(self, dtype: torch.dtype | None = None) -> Any:
-        """What is trained, on the device, in the base's precision unless told otherwise: a denoiser, or experts."""
-        loaded = {part: self._denoiser(part, dtype or self.dtype) for part in self.trained}
+    def denoiser(self, dtype: torch.dtype | None = None, keeper: Keeper | None = None) -> Any:
+        """What is trained, on the CPU, in the base's precision unless told otherwise: a denoiser, or experts.
+
+        A `keeper` may have a denoiser itself: it is given the component, what made it, a maker of one without weights
+        (inside, the config is read) and its loader, and answers the denoiser.
+        """
+        loaded = {part: self._denoiser(part, dtype or self.dtype, keeper) for part in self.trained}
         if len(loaded) == 1:
             place = self.options.controlnet_model_name_or_path or self.base
             remedy = "Check controlnet_model_name_or_path and controlnet_custom_config."
             with explained("The ControlNet", place, remedy):
-                return control.wrap(self.family, loaded[self.trained[0]], self.options)
+                made = control.wrap(self.family, loaded[self.trained[0]], self.options)
+            return self._with_text(made) if self.options.train_text_encoder else made
         return Experts(loaded, self.options.timestep_boundary * 1000)
 
-    def _denoiser(self, part: str, dtype: torch.dtype) -> Any:
-        source, subfolder = self.denoiser_source(part)
-        with explained("The denoiser", source, self._remedy):
-            model = self._load_denoiser(source, subfolder, dtype)
-        return model.to(self.device)
+    def _with_text(self, denoiser: Any) -> WithText:
+        names = self.family.trained_text_for(self.options.model_flavour)
+        return WithText(self.trained[0], denoiser, self.family, self.text(), names, self.options)
 
-    def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype) -> Any:
-        cls = named(self.family.denoiser)
-        if Path(source).suffix in SINGLE_FILE:
-            config = self.base if source != self.base else self.default_base
-            return cls.from_single_file(source, config=config, subfolder=subfolder, dtype=dtype)
+    def _denoiser(self, part: str, dtype: torch.dtype, keeper: Keeper | None) -> Any:
+        source, subfolder = self.denoiser_source(part)
+
+        def load() -> Any:
+            with explained("The denoiser", source, self._remedy):
+                narrow = self._quantising(part, named(self.kinds.denoiser.cls), dtype)
+                return self._load_denoiser(source, subfolder, dtype, **narrow)
+
+        def empty() -> Any:
+            return named(self.kinds.denoiser.cls).from_config(self.config(part))
+
+        return keeper(part, f"{self.denoiser_identity(part)} {dtype}", empty, load) if keeper else load()
+
+    def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype, **narrow: Any) -> Any:
+        cls = named(self.kinds.denoiser.cls)
+        if is_single_file(source):
+            return self._from_file("denoiser", subfolder, source, dtype)
         if Path(source).is_dir() and not (Path(source) / subfolder).is_dir():
-            return cls.from_pretrained(source, dtype=dtype)
-        return cls.from_pretrained(source, subfolder=subfolder, dtype=dtype, **self._folder_arguments)
+            return cls.from_pretrained(source, dtype=dtype, **narrow)
+        return cls.from_pretrained(source, subfolder=subfolder, dtype=dtype, **narrow, **self._folder_arguments)
+
+    def _quantising(self, part: str, cls: Any, dtype: torch.dtype) -> dict[str, Any]:
+        """How `from_pretrained` quantises a component on the way; nothing if it does not."""
+        own = self.quantised_as(part)
+        return {} if own is None else {"quantization_config": quantised.settings(own, cls, dtype)}
+
+    def _quantising_text(self, dtype: torch.dtype, but: Collection[str]) -> dict[str, Any]:
+        """The same for the text encoders that a pipeline loads."""
+        from diffusers import PipelineQuantizationConfig
+
+        encoders = {name: named(kind.cls) for name, kind in self.kinds.encoders.items() if name not in but}
+        each = {name: narrow for name, cls in encoders.items() if (narrow := self._quantising(name, cls, dtype))}
+        mapping = {name: narrow["quantization_config"] for name, narrow in each.items()}
+        return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)} if mapping else {}
 
     def separate(self, but: Collection[str]) -> dict[str, Any]:
         """The parts that options take from a place of their own, by component and in the base's precision."""
         held = {part: self.denoiser_source(part) for part in self.held if part not in but}
         found = {
-            part: self._load_denoiser(*source, self.dtype) for part, source in held.items() if source[0] != self.base
+            part: self._load_denoiser(*source, self.dtype)
+            for part, source in held.items()
+            if source != (self.base, part)
         }
         if vae := self.options.pretrained_vae_model_name_or_path:
             found["vae"] = self._load_vae(vae, self.dtype)
         return found | self._separate_encoders(self.dtype)
 
+    def from_base_file(self, but: Collection[str]) -> dict[str, Any]:
+        """The denoiser and VAE of a base that is one file, by component; nothing of another base."""
+        if not self.is_single_file:
+            return {}
+        places = {part: self.denoiser_source(part) for part in self.trained if part not in but}
+        found = {part: self._load_denoiser(*place, self.dtype) for part, place in places.items()}
+        if "vae" in self.inside and "vae" not in but:
+            found["vae"] = self._load_vae(None, self.dtype)
+        return found
+
     def bystander(self, name: str) -> Any:
         """A denoiser of the base that pictures are drawn with and nobody trains, frozen and on the device."""
         if name not in self._extras:
             with explained(f"The part '{name}'", self.base, self._remedy):
-                model = self._load_denoiser(self.base, name, self.dtype)
+                model = self._load_denoiser(self.settings_base, name, self.dtype)
             self._extras[name] = model.requires_grad_(False).eval().to(self.device)
         return self._extras[name]
 
@@ -226,7 +340,8 @@ class Parts(Repository):
         # a component is a row of library and class; the rest is what the pipeline is told
         parts |= {name: value for name, value in self.index.items() if name in known and not isinstance(value, list)}
         parts |= {name: self.extra(name) for name in self.kinds.extras if name in known}
-        live = self._live(denoiser)
+        # text is read before, also by encoders that are trained
+        live = {name: part for name, part in self._live(denoiser).items() if name not in self.kinds.encoders}
         others = set(self.held) - live.keys() if self.options.wan_validation_load_other_stage else ()
         parts |= self.family.made_parts(self.options.model_flavour, renders=True)
         parts |= {"scheduler": scheduler, **live}
@@ -238,11 +353,18 @@ class Parts(Repository):
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
+    def denoisers_of(self, model: Any) -> dict[str, Any]:
+        """The denoisers in a run's model, and its ControlNet, by component."""
+        if isinstance(model, WithControlNet):
+            return {self.trained[0]: model.denoiser, control.CONTROLNET: model.controlnet}
+        return {name: part for name, part in self._live(model).items() if name in self.trained}
+
     def _live(self, denoiser: Any) -> dict[str, Any]:
         """What the pipeline is given of a run's model, by component."""
         if isinstance(denoiser, WithControlNet):
-            return {self.trained[0]: denoiser.denoiser, **denoiser.members}
-        return denoiser.members if isinstance(denoiser, (Experts, WithChannels)) else {self.trained[0]: denoiser}
+            return {self.trained[0]: denoiser.denoiser, control.CONTROLNET: denoiser.to_draw_with()}
+        several = isinstance(denoiser, (Experts, WithChannels, WithText))
+        return denoiser.members if several else {self.trained[0]: denoiser}
 
     def save_pipeline(self, denoiser: Any, folder: Path) -> None:
         """Write a complete pipeline with this denoiser in place of the base's, as diffusers lays it out.
@@ -256,7 +378,7 @@ class Parts(Repository):
             with disk_full_says(folder.parent, folder.name):
                 # diffusers asks for parts that a base says it does without
                 parts = {name: None for name, row in self.index.items() if row == [None, None]}
-                parts |= from_elsewhere(self.family, self.kinds, self.index, self.dtype) | self._live(denoiser)
+                parts |= self._live(denoiser)
                 pipe = self._pipeline(self.family.drawn_by(self.options), parts, self.dtype)
                 pipe.save_pretrained(beside)
                 if folder.exists():
@@ -270,37 +392,6 @@ class Parts(Repository):
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def from_elsewhere(family: Family, kinds: Tiny, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, Any]:
-    """The parts for text and pictures that a base lacks, loaded from where they are."""
-    from transformers import AutoTokenizer
-
-    found: dict[str, Any] = {}
-    readers = {**kinds.encoders, **kinds.extras}
-    for part in lacking(family, index):
-        place = family.elsewhere[part]
-        if part in readers:
-            precision = {"dtype": dtype} if is_model(readers[part]) else {}
-            found[part] = named(readers[part].cls).from_pretrained(place, subfolder=part, **precision)
-        else:
-            found[part] = AutoTokenizer.from_pretrained(place, subfolder=part)
-    return found
-
-
-def helpers(
-    name: str, kinds: Tiny, base: str, dtype: torch.dtype, hub: Mapping[str, Any], but: Collection[str]
-) -> dict[str, Any]:
-    """What a pipeline takes beside encoders and denoisers, but for some of it, of the classes that the family names.
-
-    A model's index may name others, or classes that diffusers does not find.
-    """
-    wanted = {part: kind for part, kind in kinds.extras.items() if part in taken_by(name) and part not in but}
-    precision = {part: {"dtype": dtype} if is_model(kind) else {} for part, kind in wanted.items()}
-    return {
-        part: named(kind.cls).from_pretrained(base, subfolder=part, **precision[part], **hub)
-        for part, kind in wanted.items()
-    }
 
 
 def taken_by(pipeline: str) -> set[str]:

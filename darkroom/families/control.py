@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from darkroom.families.base import CONTROLNET
 from darkroom.families.classes import named
-from darkroom.families.facts import ControlChannels
+from darkroom.families.facts import ControlChannels, ControlInput
 
 if TYPE_CHECKING:
     from darkroom.families.base import Family
@@ -67,12 +67,20 @@ class WithControlNet(Wrapped):
         """The ControlNet."""
         return {CONTROLNET: self.controlnet}
 
+    def to_draw_with(self) -> nn.Module:
+        """The ControlNet's own weights for a stock pipeline, which may hang parts of the denoiser into what it gets."""
+        twin = copy.copy(self.controlnet)
+        for held in ("_modules", "_parameters"):
+            setattr(twin, held, dict(getattr(self.controlnet, held)))
+        return twin
+
     def forward(self, *args: Any, control: Tensor, **inputs: Any) -> Any:
         """What the denoiser answers."""
         inputs = dict(self._inputs.bind(*args, **inputs).arguments)
-        shared = {name: value for name, value in inputs.items() if name in self._of_net} | {"return_dict": True}
-        answer = self.controlnet(**shared, controlnet_cond=control.to(self.device, self.dtype))
-        return self.denoiser(**inputs, **dict(zip(self.facts.answers, answer.to_tuple(), strict=True)))
+        shared = {name: value for name, value in {**inputs, "return_dict": True}.items() if name in self._of_net}
+        answer = self.controlnet(**shared, **{self.facts.input: control.to(self.device, self.dtype)})
+        each = answer.to_tuple() if hasattr(answer, "to_tuple") else (answer,)
+        return self.denoiser(**inputs, **dict(zip(self.facts.answers, each, strict=True)))
 
 
 class WithChannels(Wrapped):
@@ -117,7 +125,7 @@ def wrap(family: Family, denoiser: Any, options: Any) -> Any:
     Raises what diffusers raises when a ControlNet cannot be read or made.
     """
     way = family.control(options)
-    if way is None:
+    if way is None or isinstance(way, ControlInput):
         return denoiser
     if isinstance(way, ControlChannels):
         family.widen(denoiser)
@@ -125,9 +133,10 @@ def wrap(family: Family, denoiser: Any, options: Any) -> Any:
     cls = named(way.cls)
     if source := options.controlnet_model_name_or_path:
         net = cls.from_pretrained(source, dtype=denoiser.dtype)
-        family.check_controlnet(net)
     else:
         net = family.new_controlnet(cls, denoiser, options.controlnet_custom_config or {})
+    family.check_controlnet(net)
+    family.lend(denoiser, net)
     return WithControlNet(denoiser, net.to(denoiser.device, denoiser.dtype), way)
 
 

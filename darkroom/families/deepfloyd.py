@@ -1,24 +1,85 @@
-"""DeepFloyd IF, stage I: a UNet that denoises pixels of 64 x 64, told by T5.
+"""DeepFloyd IF: a UNet that denoises pixels of 64 x 64, told by T5, and stage II, one that makes 256 x 256 of them.
 
 Upstream: deep-floyd/IF. There is no VAE: what other families call latents are the pixels in -1..1, (B, 3, H, W). The
 network takes an index 0..999 and answers noise and, in three further channels, a variance that its sampler uses and
 nobody trains. Text (B, 77, D) is T5's last layer; its padding is seen.
+Stage II also sees, as further channels, the small picture, enlarged and noised (B, 3, H, W), and is told how much noise
+it got, an index 0..999 (2205.11487). In training the small picture is the sample itself at a quarter of its size.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.classes import named
+from darkroom.families.facts import Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.first_frame import stills
 from darkroom.families.sd1x import NO_CHECKER
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Generator, Tensor
 
 TOKENS = 77
+
+
+# stage II makes pictures this many times as large as what it is given
+ENLARGED = 4
+LEVELS, USUAL_LEVEL = 1000, 250
+NOISING = Part("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2"})
+
+UNET = {
+    "sample_size": 64,
+    "in_channels": 3,
+    "out_channels": 6,
+    "block_out_channels": (16, 32, 32),
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "down_block_types": ("ResnetDownsampleBlock2D",) * 2 + ("SimpleCrossAttnDownBlock2D",),
+    "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
+    "up_block_types": ("SimpleCrossAttnUpBlock2D",) + ("ResnetUpsampleBlock2D",) * 2,
+    "cross_attention_dim": 32,
+    "encoder_hid_dim": 32,
+    "attention_head_dim": 8,
+    "addition_embed_type": "text",
+    "addition_embed_type_num_heads": 2,
+    "cross_attention_norm": "group_norm",
+    "resnet_time_scale_shift": "scale_shift",
+    "act_fn": "gelu",
+}
+TINY = Tiny(
+    denoiser=Part("UNet2DConditionModel", UNET),
+    vae=None,
+    encoders={"text_encoder": t5()},
+    tokenizers={"tokenizer": "t5"},
+    scheduler=Part("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2", "variance_type": "learned_range"}),
+    settings={**NO_CHECKER, "watermarker": None},
+    defaults={"aspect_bucket_alignment": 32, "tokenizer_max_length": TOKENS},
+)
+TINY_II = dataclasses.replace(
+    TINY,
+    denoiser=Part("UNet2DConditionModel", {**UNET, "in_channels": 6, "class_embed_type": "timestep"}),
+    extras={"image_noising_scheduler": NOISING},
+)
+
+
+def _stage_two(repository: str) -> Flavour:
+    return Flavour(
+        repository,
+        {
+            "resolution": 256,
+            "validation_resolution": "256",
+            "validation_guidance": 4.0,
+            "validation_num_inference_steps": 50,
+        },
+        note="stage II: makes a picture four times as large",
+        pipeline="IFSuperResolutionPipeline",
+        tiny=TINY_II,
+        picture="needed",
+    )
 
 
 class DeepFloyd(Family):
@@ -30,12 +91,16 @@ class DeepFloyd(Family):
     idle_parts = ("safety_checker", "feature_extractor", "watermarker")
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     raw_output = "pt"
+    inpainting = Inpainting("IFInpaintingPipeline", frozenset({"width", "height"}))
     default_flavour = "i-medium-400m"
     flavours = {
         "i-medium-400m": Flavour("DeepFloyd/IF-I-M-v1.0"),
         "i-large-900m": Flavour("DeepFloyd/IF-I-L-v1.0"),
         "i-xlarge-4.3b": Flavour("DeepFloyd/IF-I-XL-v1.0"),
+        "ii-medium-450m": _stage_two("DeepFloyd/IF-II-M-v1.0"),
+        "ii-large-1.2b": _stage_two("DeepFloyd/IF-II-L-v1.0"),
     }
+    tinies = {"tiny-ii": "ii-medium-450m"}
     defaults = {
         "resolution": 64,
         "validation_resolution": "64",
@@ -48,36 +113,7 @@ class DeepFloyd(Family):
         "default": ("to_k", "to_q", "to_v", "to_out.0"),
         "all": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj"),
     }
-    tiny = Tiny(
-        denoiser=Part(
-            "UNet2DConditionModel",
-            {
-                "sample_size": 64,
-                "in_channels": 3,
-                "out_channels": 6,
-                "block_out_channels": (16, 32, 32),
-                "layers_per_block": 1,
-                "norm_num_groups": 4,
-                "down_block_types": ("ResnetDownsampleBlock2D",) * 2 + ("SimpleCrossAttnDownBlock2D",),
-                "mid_block_type": "UNetMidBlock2DSimpleCrossAttn",
-                "up_block_types": ("SimpleCrossAttnUpBlock2D",) + ("ResnetUpsampleBlock2D",) * 2,
-                "cross_attention_dim": 32,
-                "encoder_hid_dim": 32,
-                "attention_head_dim": 8,
-                "addition_embed_type": "text",
-                "addition_embed_type_num_heads": 2,
-                "cross_attention_norm": "group_norm",
-                "resnet_time_scale_shift": "scale_shift",
-                "act_fn": "gelu",
-            },
-        ),
-        vae=None,
-        encoders={"text_encoder": t5()},
-        tokenizers={"tokenizer": "t5"},
-        scheduler=Part("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2", "variance_type": "learned_range"}),
-        settings={**NO_CHECKER, "watermarker": None},
-        defaults={"aspect_bucket_alignment": 32, "tokenizer_max_length": TOKENS},
-    )
+    tiny = TINY
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         return TOKENS * configs["text_encoder"]["d_model"]
@@ -87,13 +123,77 @@ class DeepFloyd(Family):
         text, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
         return {"text": text}
 
+    # -- the small picture -----------------------------------------------------------------------------------------
+
+    def _enlarges(self, options: Any) -> bool:
+        """Is this stage II?"""
+        return self.tiny_for(options.model_flavour) is TINY_II
+
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+        """For stage II small (B, 3, H/4, W/4): the samples as it will be given pictures to enlarge."""
+        import numpy as np
+        import torch
+
+        if not self._enlarges(options):
+            return {}
+        height, width = pixels.shape[-2:]
+        given = [self.picture_call(still, width, height, options)["image"] for still in stills(pixels)]
+        rows = torch.from_numpy(np.stack([np.asarray(picture) for picture in given]))
+        return {"small": rows.permute(0, 3, 1, 2).float() / 127.5 - 1}
+
+    def sample_identity(self, options: Any) -> dict[str, Any]:
+        return {"small": ENLARGED} if self._enlarges(options) else {}
+
+    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+        """For stage II seen (B, 3, H, W), the small picture, enlarged and noised, and level (B,), how much."""
+        import torch
+        from torch.nn.functional import interpolate
+
+        if not self._enlarges(options):
+            return {}
+        small, level = batch.extras["small"].float(), options.deepfloyd_noise_level
+        if level is None:
+            levels = torch.randint(LEVELS, (len(small),), generator=generator)
+        else:
+            levels = torch.full((len(small),), level)
+        large = interpolate(small, batch.latents.shape[-2:], mode="bilinear", align_corners=True)
+        noised = named(NOISING.cls)(**NOISING.config).add_noise(large, drawn_noise(large, generator), levels)
+        return {"seen": noised, "level": levels}
+
+    # -- the step --------------------------------------------------------------------------------------------------
+
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Noise (B, 3, H, W)."""
-        answer = model(x_t, t, encoder_hidden_states=cond["text"], return_dict=False)[0]
+        import torch
+
+        inputs, told = x_t, {}
+        if "seen" in cond:
+            inputs = torch.cat([x_t, cond["seen"].to(x_t)], dim=1)
+            told = {"class_labels": cond["level"].to(x_t.device)}
+        answer = model(inputs, t, encoder_hidden_states=cond["text"], **told, return_dict=False)[0]
         return answer[:, : self.latents.channels]
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
+    def call(self, options: Any) -> dict[str, Any]:
+        if not self._enlarges(options):
+            return super().call(options)
+        level = options.deepfloyd_noise_level
+        return {**super().call(options), "noise_level": USUAL_LEVEL if level is None else level}
+
+    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """What is to be enlarged, in the size that makes the result one of `width` x `height`."""
+        return super().picture_call(picture, width // ENLARGED, height // ENLARGED, options)
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
+
+
+def drawn_noise(pictures: Tensor, generator: Generator) -> Tensor:
+    """Noise of the pictures' shape."""
+    import torch
+
+    return torch.randn(pictures.shape, generator=generator).to(pictures)
 
 
 FAMILY = DeepFloyd()

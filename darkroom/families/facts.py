@@ -18,6 +18,7 @@ class Latents:
     temporal    frames per latent frame after the first; 0: pictures only, latents have no frame axis
     framed      the VAE itself has a frame axis, of one frame, that the family's latents lack
     one_by_one  diffusers' VAE fails on several samples at once
+    layered     a sample is a picture and its layers, with alpha; the frame axis counts them, and each is encoded alone
     """
 
     channels: int
@@ -27,6 +28,7 @@ class Latents:
     temporal: int = 0
     framed: bool = False
     one_by_one: bool = False
+    layered: bool = False
 
     def tokens(self, height: int, width: int, frames: int = 1) -> int:
         """Tokens of a latent of `frames` x `height` x `width` positions."""
@@ -38,13 +40,13 @@ class Latents:
         >>> Latents(16, temporal=4).whole_frames(16)
         13
         """
-        if frames < 1:
-            return 0
+        if frames < 1 or self.layered:
+            return max(0, frames)
         return frames - (frames - 1) % self.temporal if self.temporal else 1
 
     def shape(self, height: int, width: int, frames: int = 1) -> tuple[int, ...]:
-        """Shape of the latent of `frames` frames of `height` x `width` pixels: (C, h, w), for video (C, F, h, w)."""
-        depth = ((frames - 1) // self.temporal + 1,) if self.temporal else ()
+        """Shape of the latent of `frames` frames of `height` x `width` pixels: (C, h, w), with frames (C, F, h, w)."""
+        depth = (frames,) if self.layered else ((frames - 1) // self.temporal + 1,) if self.temporal else ()
         return (self.channels, *depth, height // self.downscale, width // self.downscale)
 
 
@@ -53,6 +55,42 @@ class SoundTrack(NamedTuple):
 
     rate: int
     channels: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ControlInput:
+    """How a denoiser that is made for control clips sees them: its call has an argument for them.
+
+    pipeline  the stock pipeline, which takes the frames by `argument`; lacks: arguments of the family's own calls that
+              it does not know
+    """
+
+    pipeline: str
+    argument: str
+    lacks: frozenset[str] = frozenset()
+
+
+class Apart(NamedTuple):
+    """A denoiser that is published as one file, while the flavour's repository has the other parts and another one.
+
+    file  which it is, for people; settings: what its config.json would have other than the repository's
+    """
+
+    file: str
+    settings: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Inpainting:
+    """How a prompt is drawn that brings a picture and a mask of what is drawn anew in it.
+
+    pipeline  the stock pipeline for it, which takes them as `image` and `mask_image`
+    lacks     arguments of the family's own calls that it does not know; more: what it is told besides
+    """
+
+    pipeline: str
+    lacks: frozenset[str] = frozenset()
+    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +103,9 @@ class Flavour:
     reads     what its text encoder looks at beside a caption: its "references", the "start" of the sample, or nothing
     experts   the denoisers that its base holds, where there are several: the one for most noise first
     trained   those of the experts that a run trains; all of them if left empty
+    control   how it sees control clips, if it is made for them
+    apart     where its denoiser is, if that is not in the repository
+    inpainting  how it draws parts of a picture anew, where not as its family's other flavours
     """
 
     repository: str
@@ -81,6 +122,9 @@ class Flavour:
     reads: Literal["", "references", "start"] = ""
     experts: tuple[str, ...] = ()
     trained: tuple[str, ...] = ()
+    control: ControlInput | None = None
+    inpainting: Inpainting | None = None
+    apart: Apart | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +134,7 @@ class ControlNet:
     cls       its class; pipeline: the stock pipeline that has one
     answers   arguments of the denoiser's call that take what it answers, in order
     sees      the control picture as "pixels" or as "latents"
+    input     its own name for the picture
     argument  the pipeline's name for the picture; lacks: arguments of the family's own calls that it does not know
     """
 
@@ -97,6 +142,7 @@ class ControlNet:
     pipeline: str
     answers: tuple[str, ...]
     sees: Literal["pixels", "latents"] = "latents"
+    input: str = "controlnet_cond"
     argument: str = "control_image"
     lacks: frozenset[str] = frozenset()
 

@@ -22,9 +22,6 @@ class FromFirstFrame(Family):
     def sample_identity(self, options: Any) -> dict[str, Any]:
         return {"starts_from": "first frame"} if self.starts(options) else {}
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        return start_of(picture, width, height)
-
 
 def noise_shares(latents: Tensor, first: Tensor) -> Tensor:
     """What share of its noise level each latent frame gets, (B, 1, F, 1, 1): `first` (B,) for the first, else 1.
@@ -48,10 +45,3 @@ def stills(pixels: Tensor) -> list[Any]:
 
     rows = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(row) for row in rows]
-
-
-def start_of(picture: Any, width: int, height: int) -> dict[str, Any]:
-    """A PIL picture cut to the shape of the clip, as the stock pipelines take it: they themselves would stretch it."""
-    from PIL import Image, ImageOps
-
-    return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import EMBEDDED, Family, config_of
-from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.text import zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
@@ -52,6 +52,7 @@ def image_ids(height: int, width: int, device: torch.device, dtype: torch.dtype,
 class Flux(Family):
     name, title = "flux", "FLUX.1"
     pipeline, denoiser = "FluxPipeline", "FluxTransformer2DModel"
+    trained_text = ("text_encoder",)
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
@@ -73,6 +74,9 @@ class Flux(Family):
             }
         ),
     )
+    inpainting = Inpainting("FluxInpaintPipeline")
+    caches = True
+    previews = "madebyollin/taef1"
     default_flavour = "krea"
     flavours = {
         "krea": Flavour("black-forest-labs/FLUX.1-Krea-dev"),
@@ -89,6 +93,7 @@ class Flux(Family):
             pipeline="FluxKontextPipeline",
             supports=frozenset({"references"}),
             picture="optional",
+            inpainting=Inpainting("FluxKontextInpaintPipeline", more={"_auto_resize": False}),
         ),
         "fluxbooru": Flavour("terminusresearch/fluxbooru-v0.3", {"validation_guidance_real": 6.0}),
         "libreflux": Flavour("jimmycarter/LibreFlux-SimpleTuner", {"validation_guidance_real": 6.0}),

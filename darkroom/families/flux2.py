@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.tiny.parts import flux2_vae, mistral3, qwen3
 
 if TYPE_CHECKING:
@@ -89,6 +89,8 @@ class Flux2(Family):
     guidance_input = True
     negative_is_caption = False
     supports = Family.supports | {"references"}
+    inpainting = Inpainting("Flux2KleinInpaintPipeline")
+    caches = True
     default_flavour = "klein-9b"
     flavours = {
         "klein-9b": Flavour("black-forest-labs/FLUX.2-klein-base-9B", picture="optional", several=True),

@@ -10,11 +10,11 @@ w), two frames beyond it at half size, sixteen more at a quarter; zeros where no
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import DataError
 from darkroom.families.facts import Flavour, Part
-from darkroom.families.first_frame import start_of
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
 from darkroom.families.tiny.parts import siglip
 
@@ -35,19 +35,14 @@ def _flavour(transformer: str, note: str) -> Flavour:
     return Flavour(BASE, {"pretrained_transformer_model_name_or_path": transformer}, note=note, picture="needed")
 
 
-class FramePack(HunyuanVideoOriginal):
-    name, title = "framepack", "FramePack"
-    pipeline, denoiser = "HunyuanVideoFramepackPipeline", "HunyuanVideoFramepackTransformer3DModel"
-    fps: ClassVar[float | None] = 30.0
-    supports = HunyuanVideoOriginal.supports - {"images"}
+class FramePackNetwork(HunyuanVideoOriginal):
+    """What whole clips and single frames share: the network, its parts and how it is asked."""
+
+    denoiser = "HunyuanVideoFramepackTransformer3DModel"
     elsewhere = {"image_encoder": EYES, "feature_extractor": EYES}
     pipeline_decodes = True
     default_flavour = "i2v"
-    flavours = {
-        "i2v": _flavour("lllyasviel/FramePackI2V_HY", "draws the last section first"),
-        FORWARD: _flavour("lllyasviel/FramePack_F1_I2V_HY_20250503", "draws the first section first"),
-    }
-    tinies = {"tiny-f1": FORWARD}
+    tinies: ClassVar[Mapping[str, str]] = {}
     defaults = {
         **HunyuanVideoOriginal.defaults,
         "resolution": 640,
@@ -75,6 +70,38 @@ class FramePack(HunyuanVideoOriginal):
         ),
         defaults={"pretrained_transformer_model_name_or_path": None, "framepack_latent_window_size": 2},
     )
+
+    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+        """Velocity from data to noise, (B, 16, W, h, w)."""
+        seen = {name: cond[name] for name in cond if name.startswith("indices_")}
+        seen |= {name: cond[name].to(x_t) for name in cond if name.startswith("latents_")}
+        return model(
+            hidden_states=x_t,
+            timestep=t.float() * 1000,
+            encoder_hidden_states=cond["text"],
+            encoder_attention_mask=cond["mask"].to(x_t.dtype),
+            pooled_projections=cond["pooled"],
+            image_embeds=cond["image"].to(x_t),
+            guidance=cond["guidance"].to(x_t) * 1000,
+            **seen,
+            return_dict=False,
+        )[0]
+
+    def from_pipeline(self, latents: Any, height: int, width: int) -> Tensor:
+        """The pipeline hands over what there was after every section."""
+        return latents[-1] if isinstance(latents, list) else latents
+
+
+class FramePack(FramePackNetwork):
+    name, title = "framepack", "FramePack"
+    pipeline = "HunyuanVideoFramepackPipeline"
+    fps: ClassVar[float | None] = 30.0
+    supports = HunyuanVideoOriginal.supports - {"images"}
+    flavours = {
+        "i2v": _flavour("lllyasviel/FramePackI2V_HY", "draws the last section first"),
+        FORWARD: _flavour("lllyasviel/FramePack_F1_I2V_HY_20250503", "draws the first section first"),
+    }
+    tinies = {"tiny-f1": FORWARD}
 
     def frame_step(self, options: Any) -> int:
         """Clips are whole sections."""
@@ -132,22 +159,6 @@ class FramePack(HunyuanVideoOriginal):
         """guidance, and everything that `portion` found."""
         return {**super().conditions(batch, options, generator), **batch.extras}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        """Velocity from data to noise, (B, 16, W, h, w)."""
-        seen = {name: cond[name] for name in cond if name.startswith("indices_")}
-        seen |= {name: cond[name].to(x_t) for name in cond if name.startswith("latents_")}
-        return model(
-            hidden_states=x_t,
-            timestep=t.float() * 1000,
-            encoder_hidden_states=cond["text"],
-            encoder_attention_mask=cond["mask"].to(x_t.dtype),
-            pooled_projections=cond["pooled"],
-            image_embeds=cond["image"].to(x_t),
-            guidance=cond["guidance"].to(x_t) * 1000,
-            **seen,
-            return_dict=False,
-        )[0]
-
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
     def call(self, options: Any) -> dict[str, Any]:
@@ -157,13 +168,6 @@ class FramePack(HunyuanVideoOriginal):
             "latent_window_size": options.framepack_latent_window_size,
             "sampling_type": "vanilla" if is_forward else "inverted_anti_drifting",
         }
-
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        return start_of(picture, width, height)
-
-    def from_pipeline(self, latents: Any, height: int, width: int) -> Tensor:
-        """The pipeline hands over what there was after every section."""
-        return latents[-1] if isinstance(latents, list) else latents
 
 
 def backward(latents: Tensor, number: int, count: int, window: int) -> dict[str, Tensor]:

@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import DataError
 from darkroom.families.facts import Flavour
-from darkroom.families.framepack import BASE, FramePack
+from darkroom.families.framepack import BASE, FramePackNetwork
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 
-class FramePackOneFrame(FramePack):
+class FramePackOneFrame(FramePackNetwork):
     name, title = "framepack_one_frame", "FramePack one-frame"
     pipeline = "OneFramePipeline"
     fps = None
     supports = (HunyuanVideoOriginal.supports | {"references"}) - {"video"}
-    default_flavour = "i2v"
     flavours = {
         "i2v": Flavour(
             BASE,
@@ -35,30 +34,16 @@ class FramePackOneFrame(FramePack):
             reads="references",
         )
     }
-    tinies = {}
-    defaults = {**FramePack.defaults, "framepack_clean_indices": [0]}
-    tiny = dataclasses.replace(FramePack.tiny, defaults={**FramePack.tiny.defaults, "framepack_latent_window_size": 1})
+    defaults = {**FramePackNetwork.defaults, "framepack_clean_indices": [0]}
+    tiny = dataclasses.replace(
+        FramePackNetwork.tiny, defaults={**FramePackNetwork.tiny.defaults, "framepack_latent_window_size": 1}
+    )
 
     def pictures_for(self, options: Any) -> range:
         count = len(options.framepack_clean_indices)
         return range(count, count + 1)
 
-    def frame_step(self, options: Any) -> int:
-        return 1
-
-    def least_frames(self, options: Any) -> int:
-        return 1
-
-    # -- what a sample brings --------------------------------------------------------------------------------------
-
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
-        return {}
-
-    def sample_identity(self, options: Any) -> dict[str, Any]:
-        return {}
-
-    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
-        return batch
+    # -- text ------------------------------------------------------------------------------------------------------
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         eye = configs["image_encoder"]
@@ -86,14 +71,14 @@ class FramePackOneFrame(FramePack):
                 "conditioning_multidataset_sampling to combined."
             )
         return {
-            **HunyuanVideoOriginal.conditions(self, batch, options, generator),
+            **super().conditions(batch, options, generator),
             **placed(batch.references, **places(options)),
         }
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
     def call(self, options: Any) -> dict[str, Any]:
-        common = HunyuanVideoOriginal.call(self, options)
+        common = super().call(options)
         del common["num_frames"]
         return {**common, **places(options)}
 

@@ -33,6 +33,7 @@ class HiDream(Family):
     blocks = ("double_stream_blocks", "single_stream_blocks")
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
     elsewhere = {"text_encoder_4": LLAMA, "tokenizer_4": LLAMA}
+    previews = "madebyollin/taef1"
     default_flavour = "full"
     flavours = {
         "full": Flavour("HiDream-ai/HiDream-I1-Full"),

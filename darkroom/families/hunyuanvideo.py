@@ -197,6 +197,9 @@ class HunyuanVideo(FromFirstFrame):
         # from a picture the pipeline chooses a size of its own
         pipe.video_processor.calculate_default_height_width = lambda **_: (height, width)
 
+    def told(self, options: Any) -> dict[str, Any]:
+        return {name: getattr(options, name) for name in ("validation_guidance", "tokenizer_max_length")}
+
     def call(self, options: Any) -> dict[str, Any]:
         return {"num_frames": self.latents.whole_frames(options.validation_num_video_frames)}
 

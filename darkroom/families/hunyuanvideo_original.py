@@ -4,22 +4,109 @@ Paper 2412.03603; upstream: Tencent/HunyuanVideo. The network takes the noise le
 1000, and answers noise - x0. Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; text (B, L, D) of the third
 layer from the end, with a mask (B, L) of its real tokens; pooled (B, P) from CLIP. An instruction stands before every
 caption; its 95 rows are dropped.
+From a first frame, of which the network is given the latent by itself: as the first latent frame, clean and with a time
+of its own (token replacement); behind the channels, with a mask of what is given (B, 16 + 16 + 1, F, H, W); or there
+without one (SkyReels). In the first two ways LLaVA looks at the frame too, and part of what it sees, up to 288 rows,
+stands before the text.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from darkroom.families.base import Family
+from darkroom.core.errors import ConfigError, DataError
+from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.tiny.parts import clip, llama
+from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
+from darkroom.families.text import stack
+from darkroom.families.tiny.parts import clip, clip_processor, llama, llava
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+BASE = "hunyuanvideo-community/HunyuanVideo"
+SKYREELS = "HunyuanSkyreelsImageToVideoPipeline"
+# ways in which the network is given a first frame, as its config names them, and which share of LLaVA's rows it is told
+REPLACED, BEHIND = "token_replace", "latent_concat"
+EVERY = {REPLACED: 4, BEHIND: 2}
+PICTURE_TOKENS = 576
+# frames that the stock pipeline cuts off where the first one is given behind the channels
+CUT = 4
 
-class HunyuanVideoOriginal(Family):
+TINY = Tiny(
+    denoiser=Part(
+        "HunyuanVideoTransformer3DModel",
+        {
+            "in_channels": 16,
+            "out_channels": 16,
+            "num_attention_heads": 2,
+            "attention_head_dim": 10,
+            "num_layers": 1,
+            "num_single_layers": 1,
+            "num_refiner_layers": 1,
+            "patch_size": 2,
+            "patch_size_t": 1,
+            "guidance_embeds": True,
+            "text_embed_dim": 32,
+            "pooled_projection_dim": 32,
+            "rope_axes_dim": (2, 4, 4),
+        },
+    ),
+    vae=Part(
+        "AutoencoderKLHunyuanVideo",
+        {"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 16},
+    ),
+    encoders={
+        "text_encoder": llama(4, cls="LlamaModel", vocabulary=450, marks=(0, 1, 2)),
+        "text_encoder_2": clip(),
+    },
+    tokenizers={"tokenizer": "llama", "tokenizer_2": "clip"},
+    scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 7.0}),
+    oracle={"num_attention_heads": 4, "attention_head_dim": 32, "rope_axes_dim": (8, 12, 12)},
+)
+
+
+def _tiny(denoiser: Mapping[str, Any], **more: Any) -> Tiny:
+    config = {**TINY.denoiser.config, **denoiser}
+    return dataclasses.replace(TINY, denoiser=Part(TINY.denoiser.cls, config), **more)
+
+
+def _started(repository: str, note: str, defaults: Mapping[str, Any], **denoiser: Any) -> Flavour:
+    """From a first frame, which LLaVA looks at too."""
+    return Flavour(
+        repository,
+        defaults,
+        note=note,
+        pipeline="HunyuanVideoImageToVideoPipeline",
+        tiny=_tiny(
+            denoiser,
+            encoders={**TINY.encoders, "text_encoder": llava(4)},
+            tokenizers={**TINY.tokenizers, "tokenizer": "llava"},
+            extras={"image_processor": clip_processor()},
+        ),
+        supports=frozenset({IMAGE_TO_VIDEO}),
+        picture="needed",
+        reads="start",
+    )
+
+
+def _skyreels(name: str, **more: Any) -> Flavour:
+    """Weights for 24 frames a second that are guided by a negative prompt, and not by a number."""
+    defaults = {
+        "pretrained_transformer_model_name_or_path": f"Skywork/SkyReels-V1-Hunyuan-{name}",
+        "pretrained_transformer_subfolder": "",
+        "resolution": 544,
+        "validation_resolution": "960x544",
+        "validation_guidance": 1.0,
+        "validation_guidance_real": 6.0,
+        "validation_num_video_frames": 97,
+    }
+    return Flavour(BASE, defaults, note="SkyReels V1", **more)
+
+
+class HunyuanVideoOriginal(FromFirstFrame):
     name, title = "hunyuanvideo_original", "HunyuanVideo"
     pipeline, denoiser = "HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel"
     prediction = "flow_matching"
@@ -29,8 +116,45 @@ class HunyuanVideoOriginal(Family):
     unguided = {}
     fps: ClassVar[float | None] = 24.0
     supports = Family.supports | {"video"}
+    caches = True
     default_flavour = "t2v"
-    flavours = {"t2v": Flavour("hunyuanvideo-community/HunyuanVideo")}
+    flavours: ClassVar[Mapping[str, Flavour]] = {
+        "t2v": Flavour(BASE),
+        "i2v": _started(
+            "hunyuanvideo-community/HunyuanVideo-I2V",
+            "keeps the first frame as it is",
+            {},
+            image_condition_type=REPLACED,
+        ),
+        "i2v-33ch": _started(
+            "hunyuanvideo-community/HunyuanVideo-I2V-33ch",
+            f"begins anew from the first frame; the stock pipeline cuts off the first {CUT} frames that it draws",
+            {"validation_guidance": 1.0},
+            in_channels=33,
+            guidance_embeds=False,
+            image_condition_type=BEHIND,
+        ),
+        "skyreels-t2v": _skyreels("T2V"),
+        "skyreels-i2v": _skyreels(
+            "I2V",
+            pipeline=SKYREELS,
+            tiny=_tiny(
+                {"in_channels": 32},
+                defaults={
+                    "pretrained_transformer_model_name_or_path": None,
+                    "pretrained_transformer_subfolder": "transformer",
+                    "validation_guidance_real": 1.0,
+                },
+            ),
+            supports=frozenset({IMAGE_TO_VIDEO}),
+            picture="needed",
+        ),
+    }
+    tinies: ClassVar[Mapping[str, str]] = {
+        "tiny-i2v": "i2v",
+        "tiny-i2v-33ch": "i2v-33ch",
+        "tiny-skyreels-i2v": "skyreels-i2v",
+    }
     defaults = {
         "resolution": 720,
         "validation_resolution": "1280x720",
@@ -43,82 +167,164 @@ class HunyuanVideoOriginal(Family):
         "validation_num_video_frames": 129,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
-            "HunyuanVideoTransformer3DModel",
-            {
-                "in_channels": 16,
-                "out_channels": 16,
-                "num_attention_heads": 2,
-                "attention_head_dim": 10,
-                "num_layers": 1,
-                "num_single_layers": 1,
-                "num_refiner_layers": 1,
-                "patch_size": 2,
-                "patch_size_t": 1,
-                "guidance_embeds": True,
-                "text_embed_dim": 32,
-                "pooled_projection_dim": 32,
-                "rope_axes_dim": (2, 4, 4),
-            },
-        ),
-        vae=Part(
-            "AutoencoderKLHunyuanVideo",
-            {"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 16},
-        ),
-        encoders={
-            "text_encoder": llama(4, cls="LlamaModel", vocabulary=450, marks=(0, 1, 2)),
-            "text_encoder_2": clip(),
-        },
-        tokenizers={"tokenizer": "llama", "tokenizer_2": "clip"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 7.0}),
-        oracle={"num_attention_heads": 4, "attention_head_dim": 32, "rope_axes_dim": (8, 12, 12)},
-    )
+    tiny = TINY
 
     # -- text ------------------------------------------------------------------------------------------------------
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
-        text = options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
-        return text + configs["text_encoder_2"]["hidden_size"]
+        reader = configs["text_encoder"]
+        seen = PICTURE_TOKENS // 2 if "text_config" in reader else 0
+        # settings of a language model inside a larger one may leave out what is usual
+        width = reader.get("text_config", reader).get("hidden_size", 4096)
+        text = (options.tokenizer_max_length + seen) * (width + 1)
+        return int(text + configs["text_encoder_2"]["hidden_size"])
+
+    def text_pipeline_for(self, flavour: str | None) -> str:
+        return self.pipeline_for(flavour) if self._reads(flavour) else self.pipeline
+
+    def _reads(self, flavour: str | None) -> bool:
+        """Is the first frame read with the caption?"""
+        return self.flavours[self.published(flavour)].reads == "start"
+
+    def negative_is_caption_for(self, flavour: str | None) -> bool:
+        # it would be read with a black picture
+        return super().negative_is_caption_for(flavour) and not self._reads(flavour)
 
     def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
         """text (B, L, D) from Llama with its mask (B, L), pooled (B, P) from CLIP."""
         text, pooled, mask = pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length)
         return {"text": text, "pooled": pooled, "mask": mask}
 
+    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> dict[str, Any]:
+        """As `encode_text` of one caption, with rows of the picture before the text.
+
+        The empty caption is read as the pipeline reads it for guidance: with a black picture, of which it keeps more.
+        """
+        from PIL import Image
+
+        every = EVERY[self._way(options.model_flavour)]
+        picture = pictures[0] if caption else Image.new("RGB", pictures[0].size)
+        text, pooled, mask = pipe.encode_prompt(
+            image=picture,
+            prompt=[caption],
+            max_sequence_length=options.tokenizer_max_length,
+            **({"image_embed_interleave": every} if caption else {}),
+        )
+        return {"text": text, "pooled": pooled, "mask": mask}
+
+    def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Texts with unlike numbers of rows get zeros behind their ends, which the mask leaves out."""
+        from torch.nn.functional import pad
+
+        longest = max(len(entry["text"]) for entry in entries)
+
+        def whole(entry: dict[str, Tensor]) -> dict[str, Tensor]:
+            missing = longest - len(entry["text"])
+            return {**entry, "text": pad(entry["text"], (0, 0, 0, missing)), "mask": pad(entry["mask"], (0, missing))}
+
+        return stack([whole(entry) for entry in entries])
+
+    # -- the first frame -------------------------------------------------------------------------------------------
+
+    def _way(self, flavour: str | None) -> str:
+        """How the network of a flavour is given the first frame, if its config says so."""
+        return str(self.tiny_for(flavour).denoiser.config.get("image_condition_type"))
+
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+        """start (B, 16, 1, H, W): the latent of the first frame by itself.
+
+        Inside a clip that latent is another one, as the VAE's norms look at all frames.
+        """
+        from darkroom.families.latents import encode
+
+        if not self.starts(options):
+            return {}
+        first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
+        return {"start": encode(parts.vae(), first, parts.latents)}
+
+    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
+        """The clips; with the first frame as the latent of a picture, where it replaces their own."""
+        import torch
+
+        if not self.starts(options):
+            return batch
+        if batch.latents.shape[2] < 2:
+            raise DataError(
+                f"Dataset '{batch.dataset}' has samples of a single frame, and {self.title} draws what comes after the "
+                "first.\n  Train this flavour on clips of five frames or more, or choose model_flavour t2v."
+            )
+        if self._way(options.model_flavour) != REPLACED:
+            return batch
+        start = batch.extras["start"].to(batch.latents)
+        return dataclasses.replace(batch, latents=torch.cat([start, batch.latents[:, :, 1:]], dim=2))
+
     # -- the step --------------------------------------------------------------------------------------------------
 
     def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
-        """guidance (B,): constant, or drawn between the two bounds."""
+        """guidance (B,): constant, or drawn between the two bounds; of the first frame, `noisy` or `given`."""
         import torch
 
         count = len(batch.latents)
         if options.flux_guidance_mode == "random-range":
             low, high = options.flux_guidance_min, options.flux_guidance_max
-            return {"guidance": low + (high - low) * torch.rand(count, generator=generator)}
-        return {"guidance": torch.full((count,), float(options.flux_guidance_value))}
+            guidance = low + (high - low) * torch.rand(count, generator=generator)
+        else:
+            guidance = torch.full((count,), float(options.flux_guidance_value))
+        if not self.starts(options):
+            return {"guidance": guidance}
+        if self._way(options.model_flavour) == REPLACED:
+            return {"guidance": guidance, "noisy": noise_shares(batch.latents, torch.zeros(count))}
+        return {"guidance": guidance, "given": self._given(batch, options)}
+
+    def _given(self, batch: Any, options: Any) -> Tensor:
+        """What stands behind the latents: that of the first frame, zeros after it, (B, 16 or 16 + 1, F, H, W)."""
+        import torch
+
+        given = torch.zeros_like(batch.latents)
+        given[:, :, :1] = batch.extras["start"].to(given)
+        if self._way(options.model_flavour) != BEHIND:
+            return given
+        mask = torch.zeros_like(given[:, :1])
+        mask[:, :, 0] = 1
+        return torch.cat([given, mask], dim=1)
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, F, H, W)."""
+        import torch
+
+        guided = config_of(model).guidance_embeds
         return model(
-            hidden_states=x_t,
+            hidden_states=torch.cat([x_t, cond["given"].to(x_t)], dim=1) if "given" in cond else x_t,
             # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
             timestep=t.float() * 1000,
             encoder_hidden_states=cond["text"],
             encoder_attention_mask=cond["mask"].to(x_t.dtype),
             pooled_projections=cond["pooled"],
-            guidance=cond["guidance"].to(x_t) * 1000,
+            guidance=cond["guidance"].to(x_t) * 1000 if guided else None,
             return_dict=False,
         )[0]
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
+    def pipeline_decodes_for(self, flavour: str | None) -> bool:
+        # it decodes all frames and then cuts
+        return super().pipeline_decodes_for(flavour) or self._way(flavour) == BEHIND
+
     def call(self, options: Any) -> dict[str, Any]:
+        frames = self.latents.whole_frames(options.validation_num_video_frames)
+        if self._way(options.model_flavour) == BEHIND and frames <= CUT:
+            raise ConfigError(
+                "validation_num_video_frames",
+                options.validation_num_video_frames,
+                "",
+                f"The stock pipeline cuts off the first {CUT} frames that it draws from a picture.",
+                f"Set it to {CUT + 1} or more.",
+            )
         return {
             "guidance_scale": options.validation_guidance,
             "true_cfg_scale": options.validation_guidance_real,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.latents.whole_frames(options.validation_num_video_frames),
+            "num_frames": frames,
         }
 
     def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:

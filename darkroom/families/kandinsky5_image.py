@@ -146,6 +146,7 @@ class Kandinsky5Image(Kandinsky5):
     pipeline = "Kandinsky5T2IPipeline"
     # the pipelines do not know of the shift in the VAE's settings
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="scale")
+    previews = "madebyollin/taef1"
     default_flavour = "t2i-lite-sft"
     flavours = {
         "t2i-lite-sft": Flavour("kandinskylab/Kandinsky-5.0-T2I-Lite-sft-Diffusers"),

@@ -7,7 +7,7 @@ front, pooled (B, D), its last token; time_ids (B, 6) as in `sdxl`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.facts import Flavour, Part, Tiny
 from darkroom.families.sdxl import SDXL
@@ -22,8 +22,10 @@ class Kolors(SDXL):
     name, title = "kolors", "Kolors"
     pipeline = "KolorsPipeline"
     controlnet = None
+    inpainting = None
     tinies = {}
     default_flavour = "1.0"
+    trained_text: ClassVar[tuple[str, ...]] = ()
     flavours = {"1.0": Flavour("terminusresearch/kwai-kolors-1.0")}
     # the stock pipeline reads its own prompts with 256 tokens, whatever it is told
     defaults = {"tokenizer_max_length": 256, "validation_guidance": 5.0, "validation_num_inference_steps": 50}

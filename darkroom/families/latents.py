@@ -5,6 +5,7 @@ Normalised latents are what the denoiser sees and what the cache holds: unit sca
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -113,7 +114,8 @@ def encode(vae: Any, pixels: Tensor, facts: Latents) -> Tensor:
     """Pixels in -1..1 to normalised latents, float32: (B, 3, H, W) to (B, C, H/f, W/f).
 
     With a frame axis, (B, 3, F, H, W) becomes (B, C, (F-1)/temporal + 1, H/f, W/f); there a picture is a clip of one
-    frame. Raises ValueError for a clip that the VAE would cut, or for one where the family makes pictures.
+    frame. Layers, (B, 4, F, H, W), become (B, C, F, H/f, W/f). Raises ValueError for a clip that the VAE would cut, or
+    for one where the family makes pictures.
 
     The mean of the posterior is taken, not a draw: one sample has one latent, so a cache entry has one value.
     """
@@ -122,8 +124,11 @@ def encode(vae: Any, pixels: Tensor, facts: Latents) -> Tensor:
     if facts.temporal and pixels.ndim == 4:
         pixels = pixels.unsqueeze(2)
     frames = pixels.shape[2] if pixels.ndim == 5 else 1
-    if pixels.ndim != (5 if facts.temporal else 4) or facts.whole_frames(frames) != frames:
+    if pixels.ndim != (5 if facts.temporal or facts.layered else 4) or facts.whole_frames(frames) != frames:
         raise ValueError(f"these latents hold no clip of {frames} frames: {tuple(pixels.shape)}, {facts}")
+    if facts.layered:
+        alone = dataclasses.replace(facts, layered=False)
+        return torch.stack([encode(vae, layer, alone) for layer in pixels.unbind(2)], dim=2)
     if facts.framed:
         pixels = pixels.unsqueeze(2)
     with torch.no_grad():
@@ -143,12 +148,15 @@ def _encoded(answer: Any) -> Tensor:
 
 
 def decode(vae: Any, latents: Tensor, facts: Latents) -> Tensor:
-    """The way back: normalised latents to pixels (B, 3, H, W) or (B, 3, F, H, W), about -1..1, float32.
+    """The way back: normalised latents to pixels (B, 3, H, W) or (B, 3, F, H, W), about -1..1, float32; 4 of layers.
 
     Some pipelines hand over what their VAE takes; with other channels than the denoiser's it is known as that.
     """
     import torch
 
+    if facts.layered:
+        alone = dataclasses.replace(facts, layered=False)
+        return torch.stack([decode(vae, layer, alone) for layer in latents.unbind(2)], dim=2)
     z = latents.to(vae.device)
     if z.shape[1] == facts.channels:
         z = NORMALISERS[facts.normaliser][1](z, vae)

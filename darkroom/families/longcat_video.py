@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import noise_shares, start_of
+from darkroom.families.first_frame import noise_shares
 from darkroom.families.text import can_mend_text, read
 from darkroom.families.tiny.parts import t5
 
@@ -136,9 +136,6 @@ class LongCatVideo(Family):
             "negative_prompt_embeds": negative["text"],
             "negative_prompt_attention_mask": negative["mask"],
         }
-
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        return start_of(picture, width, height)
 
 
 FAMILY = LongCatVideo()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import noise_shares, start_of, token_times
+from darkroom.families.first_frame import noise_shares, token_times
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import t5
 
@@ -34,6 +34,7 @@ class LTXVideo(Family):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 25.0
     supports = Family.supports | {"video"}
+    caches = True
     default_flavour = "0.9.5"
     flavours = {
         "0.9.5": Flavour("Lightricks/LTX-Video-0.9.5", **STARTED),
@@ -160,9 +161,6 @@ class LTXVideo(Family):
             "negative_prompt_embeds": negative["text"],
             "negative_prompt_attention_mask": negative["mask"],
         }
-
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        return start_of(picture, width, height)
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         return latents.flatten(2).mT

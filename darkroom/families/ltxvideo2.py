@@ -24,7 +24,7 @@ STARTED: Mapping[str, Any] = {"picture": "optional", "started": "LTX2ImageToVide
 # what a spectrogram frame looks at, and the least it says: as the network was trained
 WINDOW, FLOOR = 1024, 1e-5
 # the first published network, whose streams look at each other by their own times
-OWN_TIMES = frozenset({"dev", "dev-fp4", "dev-fp8"})
+OWN_TIMES = frozenset({"dev"})
 
 _CONNECTORS = {
     "caption_channels": 32,
@@ -57,7 +57,6 @@ class LTXVideo2(LTXVideo):
     pipeline, denoiser = "LTX2Pipeline", "LTX2VideoTransformer3DModel"
     text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     pipeline_decodes = True
-    hands_over_raw = True
     unguided = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0}
     beside = {"sound": "audio_hidden_states"}
     sound = SoundTrack(rate=16000, channels=2)

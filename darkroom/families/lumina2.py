@@ -28,6 +28,7 @@ class Lumina2(Family):
     blocks = ("noise_refiner", "context_refiner", "layers")
     negative_is_caption = False
     text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
+    previews = "madebyollin/taef1"
     default_flavour = "2.0"
     flavours = {
         "2.0": Flavour("Alpha-VLLM/Lumina-Image-2.0"),

@@ -29,6 +29,7 @@ class PixArtSigma(Family):
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("transformer_blocks",)
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    previews = "madebyollin/taesdxl"
     default_flavour = "900M-1024-v0.6"
     flavours = {
         "900M-1024-v0.6": Flavour("terminusresearch/pixart-900m-1024-ft-v0.6"),

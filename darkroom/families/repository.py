@@ -10,27 +10,32 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
-from darkroom.families import tiny
+from darkroom.families import quantised, single_file, tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
 from darkroom.families.classes import named, short
 from darkroom.families.facts import Latents, Part, Tiny
+from darkroom.families.single_file import Wanted
+from darkroom.families.weight_files import SINGLE_FILE, Misfit, cut_short, is_single_file, split_set
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WHOLE_FILE = 64 * 2**20
-SINGLE_FILE = (".safetensors", ".gguf")
 SEPARATE_PARTS = (
     "pretrained_transformer_model_name_or_path",
     "pretrained_unet_model_name_or_path",
     "pretrained_vae_model_name_or_path",
     "pretrained_t5_model_name_or_path",
     "pretrained_gemma_model_name_or_path",
+)
+# what a base that holds all its parts is read with
+WHOLE: dict[str, None] = dict.fromkeys(
+    (*SEPARATE_PARTS, "pretrained_transformer_subfolder", "pretrained_unet_subfolder")
 )
 INDEX = "model_index.json"
 HUB_SECONDS = 10.0
@@ -85,7 +90,7 @@ class Repository:
     @property
     def is_single_file(self) -> bool:
         """Is the base one checkpoint file rather than a folder or a hub id?"""
-        return Path(self.base).suffix in SINGLE_FILE
+        return is_single_file(self.base)
 
     @property
     def latents(self) -> Latents:
@@ -106,6 +111,17 @@ class Repository:
     def settings_base(self) -> str:
         """Where the settings of the parts are: a single file has none, so its flavour's folder or repository."""
         return self.default_base if self.is_single_file else self.base
+
+    @functools.cached_property
+    def inside(self) -> frozenset[str]:
+        """What else than a denoiser a base that is one file holds: "vae", "text"."""
+        return single_file.inside(Path(self.base)) if self.is_single_file else frozenset()
+
+    def place(self, part: str) -> str:
+        """Where the weights of a part are: with the base, unless that is one file and has them not."""
+        if not self.is_single_file or part in self.trained or ("vae" if part == "vae" else "text") in self.inside:
+            return self.base
+        return self.settings_base
 
     @property
     def hub(self) -> dict[str, Any]:
@@ -130,7 +146,7 @@ class Repository:
             separate, subfolder = o.pretrained_unet_model_name_or_path, o.pretrained_unet_subfolder
         else:
             separate, subfolder = o.pretrained_transformer_model_name_or_path, o.pretrained_transformer_subfolder
-        usual = subfolder in (None, "transformer", "unet")
+        usual = subfolder in (None, "transformer", "unet") or (separate and is_single_file(separate))
         return (str(Path(separate).expanduser()) if separate else self.base), part if usual else subfolder
 
     @property
@@ -159,11 +175,38 @@ class Repository:
             source = getattr(self.options, option)
             if source and looks_local(source):
                 self._examine_file(option, source)
+        self.examine_apart()
+        if self.options.quantize_via == "pipeline":
+            self._examine_quantised()
         if self.is_single_file:
             self._examine_file(self._option, self.base)
+            self._examine_experts()
         else:
             self._examine_kind(self.index)
             self._examine_weights()
+
+    def _examine_quantised(self) -> None:
+        """Raises ConfigError for what cannot be quantised while it is loaded."""
+        denoisers = dict.fromkeys(self.held, named(self.kinds.denoiser.cls))
+        encoders = {name: named(kind.cls) for name, kind in self.kinds.encoders.items()}
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        quantised.check(self.options, denoisers, encoders, device)
+        files = {part: (self._denoiser_option(part), self.denoiser_source(part)[0]) for part in self.held}
+        files |= {part: (self._option, self.base) for part in encoders if "text" in self.inside}
+        files |= {
+            part: (o, source) for o, part in self.family.text_parts.items() if (source := getattr(self.options, o))
+        }
+        for part, (option, source) in files.items():
+            if is_single_file(source) and self.quantised_as(part):
+                problem = f"{part} is quantised while diffusers loads it from a folder, and this is one file."
+                raise self._refused(problem, "Set quantize_via to cpu, or give a folder or hub id.", option)
+
+    def examine_apart(self) -> None:
+        """Raises ConfigError if the flavour's denoiser is a file of its own, and nobody says where that is."""
+        if self.flavour.apart and self.denoiser_source(self.trained[0])[0] == self.default_base:
+            problem = "This flavour's denoiser is published as a file alone, and where its other parts are is another."
+            change = f"Set it to {self.flavour.apart.file}."
+            raise self._refused(problem, change, self._separate_option(self.trained[0]))
 
     @property
     def _option(self) -> str:
@@ -180,8 +223,51 @@ class Repository:
         if not path.exists():
             problem = f"There is no such file or folder (seen from {Path.cwd()})."
             raise self._refused(problem, "Correct the path.", option)
-        if path.suffix == ".safetensors" and (problem := cut_short(path)):
-            raise self._refused(f"The weights file is damaged: {problem}.", "Copy or download it again.", option)
+        if not is_single_file(source):
+            return
+        try:
+            for wanted in self._wanted_of(option):
+                single_file.check(wanted, path)
+        except Misfit as cause:
+            raise self._refused(cause.problem, cause.change, option) from cause
+
+    def _wanted_of(self, option: str) -> list[Wanted]:
+        """What the file behind an option has to give in this run; nothing where the run does not use it."""
+        denoisers = [part for part in self.trained if self._denoiser_option(part) == option]
+        wanted = [self.wanted("denoiser", self.denoiser_source(part)[1]) for part in denoisers]
+        if option == "pretrained_vae_model_name_or_path" and self.kinds.vae:
+            wanted.append(self.wanted("vae", "vae"))
+        if option in self.family.text_parts:
+            wanted.append(self.wanted("text", self.family.text_parts[option]))
+        return wanted
+
+    def _denoiser_option(self, part: str) -> str:
+        """The option that says where a denoiser is."""
+        option = self._separate_option(part)
+        return option if getattr(self.options, option) else self._option
+
+    def _separate_option(self, part: str) -> str:
+        """The option that names a place for a denoiser alone."""
+        return f"pretrained_{'unet' if part == 'unet' else 'transformer'}_model_name_or_path"
+
+    def _examine_experts(self) -> None:
+        """One file has one denoiser, and cannot be all that a run trains."""
+        if len(self.trained) > 1 and all(self.denoiser_source(part)[0] == self.base for part in self.trained):
+            several = [name for name in self.family.flavours if len(self.family.held_for(name)) > 1]
+            alone = [name for name in several if len(self.family.trained_for(name)) == 1]
+            raise self._refused(
+                f"It is one file with one denoiser, and this model_flavour trains {len(self.trained)}.",
+                f"Choose a model_flavour that trains one of them, such as {', '.join(alone[:4])}; or give a folder.",
+            )
+
+    def wanted(self, kind: Literal["denoiser", "vae", "text"], part: str) -> Wanted:
+        """What a single file has to give for a part, whose config.json is read when it is asked for."""
+        vae = self.kinds.vae.cls if self.kinds.vae else ""
+        classes = {"denoiser": self.kinds.denoiser.cls, "vae": vae}
+        cls = classes.get(kind) or self.kinds.encoders[part].cls
+        titles = {"denoiser": "The denoiser", "vae": "The VAE"}
+        title = f"{titles.get(kind, f'The part {part}')} of {self.family.title}"
+        return Wanted(title, kind, cls, lambda: self.config(part))
 
     @functools.cached_property
     def index(self) -> dict[str, Any]:
@@ -243,8 +329,8 @@ class Repository:
                 f"It holds a model for {held}; model_flavour {flavour} needs one for {self.pipeline}.",
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
             )
-        others_too = {*family.guides, *self.kinds.extras}
-        denoisers = [part for part in index if class_of(part) == short(family.denoiser) and part not in others_too]
+        others_too, own_kind = {*family.guides, *self.kinds.extras}, short(self.kinds.denoiser.cls)
+        denoisers = [part for part in index if class_of(part) == own_kind and part not in others_too]
         if denoisers and not is_other and len(denoisers) != len(self.held):
             fitting = [name for name in family.flavours if len(family.held_for(name)) == len(denoisers)]
             raise self._refused(
@@ -259,7 +345,7 @@ class Repository:
         switch = f"Set model_family to {others[0]}, or give" if others else "Give"
         raise self._refused(
             f"It holds a model for {held}; model_family {family.name} needs one for {self.pipeline} "
-            f"({short(family.denoiser)} with {', '.join(needed)}).",
+            f"({own_kind} with {', '.join(needed)}).",
             f"{switch} a {family.title} model.",
         )
 
@@ -301,12 +387,18 @@ class Repository:
 
                 hub = self.hub if base == self.settings_base else {}
                 path = Path(hf_hub_download(base, f"{part}/config.json", **hub))
-            return json.loads(path.read_text(encoding="utf-8"))
+            own = self.flavour.apart.settings if self.flavour.apart and part in self.held else {}
+            return {**json.loads(path.read_text(encoding="utf-8")), **own}
         except (OSError, ValueError) as cause:
             raise ModelError(
                 f"The settings of '{part}' could not be read from '{base}'.\n  {str(cause).splitlines()[0]}\n"
                 "  Check pretrained_model_name_or_path, and for a hub id the network and HF_TOKEN."
             ) from cause
+
+    def hollow(self, part: str) -> Any:
+        """A denoiser or the VAE without data for its weights; None where pixels are denoised. Raises ModelError."""
+        kind = self.kinds.vae if part == "vae" else self.kinds.denoiser
+        return kind and single_file.empty(kind.cls, self.config(part))
 
     def weight_bytes(self, part: str) -> int | None:
         """Bytes of a component's weight files on disk; None where they are not local."""
@@ -317,6 +409,19 @@ class Repository:
 
     # -- identity --------------------------------------------------------------------------------------------------
 
+    def text_precision(self, number: int) -> str:
+        """In which bits a text encoder is kept, the first one being number 1; empty for its own."""
+        if self.options.quantize_via == "pipeline":
+            own = self.quantised_as([*self.kinds.encoders][number - 1])
+            return json.dumps(own, sort_keys=True) if own else ""
+        chosen = getattr(self.options, f"text_encoder_{number}_precision", "no_change")
+        return "" if chosen == "no_change" else chosen
+
+    def quantised_as(self, part: str) -> Mapping[str, Any] | None:
+        """How a denoiser or a text encoder is quantised while it is loaded; None if it is not."""
+        encoders = [*self.kinds.encoders]
+        return quantised.chosen(self.options, part, encoders.index(part) + 1 if part in encoders else 0)
+
     def text_identity(self) -> str:
         """What made a text embedding: weights, precision and the options that change it."""
         names = [*self.kinds.encoders, *self.kinds.tokenizers]
@@ -324,9 +429,12 @@ class Repository:
         if self.family.flavour(self.options.model_flavour).reads:
             names += [name for name in self.kinds.extras if name not in names]
         places = {name: self.home(name) for name in lacking(self.family, self.index)}
-        weights = [self._identity(name, places.get(name, self.base)) for name in names]
+        weights = [self._identity(name, places.get(name) or self.place(name)) for name in names]
         sources = (getattr(self.options, option) for option in self.family.text_parts)
         weights += [self._identity("", source) for source in sources if source]
+        # only what is kept in fewer bits: without any, embeddings of before are still good
+        precisions = enumerate((self.text_precision(number) for number in range(1, len(self.kinds.encoders) + 1)), 1)
+        weights += [f"{number} in {precision}" for number, precision in precisions if precision]
         return digest([self.family.name, weights, str(self.text_dtype), self.family.text_identity(self.options)])
 
     def vae_identity(self) -> str:
@@ -334,7 +442,7 @@ class Repository:
         if self.kinds.vae is None:
             return digest(["pixels"])
         source = self.options.pretrained_vae_model_name_or_path
-        weights = self._identity("" if source else "vae", source or self.base)
+        weights = self._identity("" if source else "vae", source or self.place("vae"))
         return digest([weights, self.latents.normaliser, str(self.vae_dtype), self.options.vae_enable_tiling])
 
     def sample_identity(self) -> str:
@@ -347,14 +455,19 @@ class Repository:
 
     def base_identity(self) -> dict[str, str]:
         """What the lock file says of the base weights."""
-        places = [self.denoiser_source(part) for part in self.trained]
-        identities = [self._identity(subfolder, source) for source, subfolder in places]
+        identities = [self.denoiser_identity(part) for part in self.trained]
         return {"source": self.base, "denoiser": identities[0] if len(identities) == 1 else digest(identities)}
+
+    def denoiser_identity(self, part: str) -> str:
+        """What a denoiser's weights are."""
+        source, subfolder = self.denoiser_source(part)
+        return self._identity(subfolder, source)
 
     def _identity(self, subfolder: str, source: str) -> str:
         path = Path(source)
         if path.is_file():
-            return fingerprint(path)
+            files = split_set(path)
+            return fingerprint(path) if len(files) == 1 else digest([fingerprint(part) for part in files])
         if path.is_dir():
             folder = path / subfolder if (path / subfolder).is_dir() else path
             files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
@@ -371,21 +484,6 @@ def looks_local(source: str) -> bool:
     """Is `source` meant as a path? A hub id is `name` or `owner/name`."""
     is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith((".", "/"))
     return not is_id or Path(source).suffix in SINGLE_FILE or Path(source).expanduser().exists()
-
-
-def cut_short(path: Path) -> str:
-    """What is wrong with the frame of a safetensors file, in words; empty if it is as long as its header says."""
-    size = path.stat().st_size
-    try:
-        with open(path, "rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if size < 8 or length > size - 8:
-                return f"it has {size} bytes, fewer than its header needs"
-            rows = json.loads(file.read(length))
-        expected = 8 + length + max((r["data_offsets"][1] for n, r in rows.items() if n != "__metadata__"), default=0)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-        return "it is no safetensors file"
-    return "" if size >= expected else f"it has {size} bytes of {expected}"
 
 
 def fingerprint(path: Path) -> str:

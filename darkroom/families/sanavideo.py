@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import noise_shares, start_of, token_times
+from darkroom.families.first_frame import noise_shares, token_times
 from darkroom.families.sana import Sana
 from darkroom.families.tiny.parts import gemma2
 
@@ -113,9 +113,6 @@ class SanaVideo(Sana):
 
     def call(self, options: Any) -> dict[str, Any]:
         return {**super().call(options), "frames": self.latents.whole_frames(options.validation_num_video_frames)}
-
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        return start_of(picture, width, height)
 
 
 FAMILY = SanaVideo()

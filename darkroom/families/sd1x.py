@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ ORACLE = {"block_out_channels": (64, 64), "norm_num_groups": 8}
 class SD1x(Family):
     name, title = "sd1x", "Stable Diffusion 1.x"
     pipeline, denoiser, denoiser_part = "StableDiffusionPipeline", "UNet2DConditionModel", "unet"
+    trained_text = ("text_encoder",)
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
@@ -54,6 +55,8 @@ class SD1x(Family):
         argument="image",
         lacks=frozenset({"guidance_rescale"}),
     )
+    inpainting = Inpainting("StableDiffusionInpaintPipeline", frozenset({"guidance_rescale"}))
+    previews = "madebyollin/taesd"
     default_flavour = "1.5"
     flavours = {
         "1.5": Flavour("stable-diffusion-v1-5/stable-diffusion-v1-5"),

@@ -23,6 +23,7 @@ CLIP_TOKENS = 77
 class SD3(Family):
     name, title = "sd3", "Stable Diffusion 3"
     pipeline, denoiser = "StableDiffusion3Pipeline", "SD3Transformer2DModel"
+    trained_text = ("text_encoder", "text_encoder_2")
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks",)
@@ -30,6 +31,7 @@ class SD3(Family):
     controlnet = ControlNet(
         "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", ("block_controlnet_hidden_states",)
     )
+    previews = "madebyollin/taesd3"
     default_flavour = "medium"
     flavours = {
         "medium": Flavour("stabilityai/stable-diffusion-3.5-medium"),

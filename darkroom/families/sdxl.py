@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def _refiner(repository: str) -> Flavour:
 class SDXL(Family):
     name, title = "sdxl", "Stable Diffusion XL"
     pipeline, denoiser, denoiser_part = "StableDiffusionXLPipeline", "UNet2DConditionModel", "unet"
+    trained_text: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
@@ -97,6 +98,8 @@ class SDXL(Family):
         argument="image",
         lacks=frozenset({"guidance_rescale"}),
     )
+    inpainting: ClassVar[Inpainting | None] = Inpainting("StableDiffusionXLInpaintPipeline")
+    previews = "madebyollin/taesdxl"
     default_flavour = "base-1.0"
     flavours = {
         "base-1.0": Flavour("stabilityai/stable-diffusion-xl-base-1.0"),
@@ -188,12 +191,6 @@ class SDXL(Family):
             "aesthetic_score": options.data_aesthetic_score,
             "negative_aesthetic_score": options.data_aesthetic_score,
         }
-
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
-        """The picture in the size to make: the pipeline takes its own from it."""
-        from PIL import Image, ImageOps
-
-        return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
 
 
 FAMILY = SDXL()

@@ -39,7 +39,7 @@ class StableCascade(Family):
     default_flavour = "stage-c"
     flavours = {
         "stage-c": Flavour(PRIOR),
-        "stage-c-lite": Flavour(PRIOR, {"pretrained_unet_model_name_or_path": f"{PRIOR}/prior_lite"}),
+        "stage-c-lite": Flavour(PRIOR, {"pretrained_transformer_subfolder": "prior_lite"}),
     }
     defaults = {
         "resolution": 768,
@@ -126,7 +126,6 @@ class StableCascade(Family):
             "aspect_bucket_alignment": 32,
             "tokenizer_max_length": TOKENS,
             "pretrained_vae_model_name_or_path": None,
-            "pretrained_unet_model_name_or_path": None,
         },
     )
 

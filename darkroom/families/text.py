@@ -22,9 +22,14 @@ def can_mend_text() -> bool:
 
 
 def split(batch: dict[str, Any]) -> list[dict[str, Tensor]]:
-    """{name: (B, ...), or B tensors} to B dicts {name: (...)}, detached, on the CPU."""
+    """{name: (B, ...), or B tensors} to B dicts {name: (...)}."""
     count = len(next(iter(batch.values())))
-    return [{name: value[i].detach().cpu().clone() for name, value in batch.items()} for i in range(count)]
+    return [{name: value[i] for name, value in batch.items()} for i in range(count)]
+
+
+def kept(entry: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An entry as a cache holds it: detached, on the CPU, with memory of its own."""
+    return {name: value.detach().cpu().clone() for name, value in entry.items()}
 
 
 def stack(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:

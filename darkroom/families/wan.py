@@ -6,14 +6,17 @@ Image to video: the network also sees, as further channels, which frames are giv
 clip that is grey but for its first frame (B, 16, F, H, W), and in one flavour its last; Wan 2.1 reads those frames
 through CLIP too, (B, 257, 1280) each.
 The 5B model has a time for each token instead: a given first frame stays clean and has time 0.
+VACE and Fun-Control follow control clips: see `wan_control`.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family
+from darkroom.families import wan_control
+from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares, stills, token_times
 from darkroom.families.text import can_mend_text, read
@@ -53,7 +56,13 @@ VAE = {
 ORACLE = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 256}
 
 
-def _tiny(denoiser: Mapping[str, Any], oracle: Mapping[str, Any], shift: float = 3.0, **more: Any) -> Tiny:
+def _tiny(
+    denoiser: Mapping[str, Any],
+    oracle: Mapping[str, Any],
+    shift: float = 3.0,
+    cls: str = "WanTransformer3DModel",
+    **more: Any,
+) -> Tiny:
     given: dict[str, Any] = {
         "vae": Part("AutoencoderKLWan", VAE),
         "encoders": {"text_encoder": t5(cls="UMT5EncoderModel")},
@@ -64,7 +73,7 @@ def _tiny(denoiser: Mapping[str, Any], oracle: Mapping[str, Any], shift: float =
         ),
     }
     return Tiny(
-        denoiser=Part("WanTransformer3DModel", {**DENOISER, **denoiser}),
+        denoiser=Part(cls, {**DENOISER, **denoiser}),
         oracle={**ORACLE, **oracle},
         **{**given, **more},
     )
@@ -103,6 +112,16 @@ TINY_TI2V = _tiny(
     settings={"expand_timesteps": True},
 )
 
+TINY_VACE = _tiny({"vace_layers": [0]}, {}, cls="WanVACETransformer3DModel")
+# the network takes the last 512 tokens for text, and what is before them for the picture
+TINY_FUN_I2V = _tiny(
+    {**TINY_I2V.denoiser.config, "in_channels": 48},
+    {"added_kv_proj_dim": 128},
+    shift=5.0,
+    extras=clip_vision(),
+    defaults={"tokenizer_max_length": 512},
+)
+TINY_FUN = dataclasses.replace(TINY_FUN_I2V, extras={})
 TINY_PAIR = _tiny({}, {}, settings={"boundary_ratio": 0.875})
 TINY_I2V_PAIR = _tiny({"in_channels": 36}, {}, shift=5.0, settings={"boundary_ratio": 0.9})
 
@@ -147,6 +166,7 @@ class Wan(FromFirstFrame):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 16.0
     supports = Family.supports | {"video"}
+    caches = True
     default_flavour = "t2v-480p-1.3b-2.1"
     flavours = {
         "t2v-480p-1.3b-2.1": Flavour("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),
@@ -193,6 +213,13 @@ class Wan(FromFirstFrame):
             picture="optional",
             started="WanImageToVideoPipeline",
         ),
+        "vace-1.3b-2.1": wan_control.vace("1.3B", TINY_VACE),
+        "vace-14b-2.1": wan_control.vace("14B", TINY_VACE),
+        "fun-control-1.3b-2.1": wan_control.fun_control("Wan-AI/Wan2.1-T2V-1.3B-Diffusers", "1.3B", 1536, TINY_FUN),
+        "fun-control-14b-2.1": wan_control.fun_control("Wan-AI/Wan2.1-T2V-14B-Diffusers", "14B", 5120, TINY_FUN),
+        "fun-control-i2v-14b-2.1": wan_control.fun_control(
+            "Wan-AI/Wan2.1-I2V-14B-480P-Diffusers", "14B", 5120, TINY_FUN_I2V, frozenset({IMAGE_TO_VIDEO})
+        ),
     }
     tinies = {
         "tiny-i2v": "i2v-14b-2.1",
@@ -202,6 +229,9 @@ class Wan(FromFirstFrame):
         "tiny-low": "t2v-14b-2.2-low",
         "tiny-i2v-pair": "i2v-14b-2.2",
         "tiny-ti2v": "ti2v-5b-2.2",
+        "tiny-vace": "vace-1.3b-2.1",
+        "tiny-fun": "fun-control-1.3b-2.1",
+        "tiny-fun-i2v": "fun-control-i2v-14b-2.1",
     }
     defaults = {
         "resolution": 480,
@@ -233,6 +263,9 @@ class Wan(FromFirstFrame):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
+    def _is_vace(self, options: Any) -> bool:
+        return bool(self.control(options)) and self.drawn_by(options) != wan_control.FUN_CONTROL
+
     def _ends_with_a_picture(self, options: Any) -> bool:
         return LAST_FRAME in self.supports_for(options.model_flavour)
 
@@ -240,37 +273,50 @@ class Wan(FromFirstFrame):
         """For image to video, of the frames that are given: first_frame (B, 16, F, H, W) and, for 2.1, image (B, N, D).
 
         The VAE looks back in time, so every latent frame of an otherwise grey clip knows something of the first. With
-        the last frame given too, image is (B, 2, N, D).
+        the last frame given too, image is (B, 2, N, D). For Fun-Control the first frame is a clip of one, F = 1. For
+        VACE grey (B, 16, F, H, W), the latents of no clip at all.
         """
-        if not self.starts(options):
-            return {}
         import torch
 
         from darkroom.families.latents import encode
 
         clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)  # (B, 3, F, H, W)
+        if self._is_vace(options):
+            return {"grey": encode(parts.vae(), torch.zeros_like(clip), parts.latents)}
+        if not self.starts(options):
+            return {}
         has_end = self._ends_with_a_picture(options) and clip.shape[2] > 1
         given = [0, -1] if has_end else [0]
-        shown = torch.zeros_like(clip)
+        shown = torch.zeros_like(clip[:, :, :1] if self.control(options) else clip)
         shown[:, :, given] = clip[:, :, given]
         entries = {"first_frame": encode(parts.vae(), shown, parts.latents)}
         if "image_encoder" in self.tiny_for(options.model_flavour).extras:
-            seen = [_read_pictures(parts, clip[:, :, frame]) for frame in (0, -1)]
-            entries["image"] = torch.stack(seen, dim=1) if self._ends_with_a_picture(options) else seen[0]
+            ends = self._ends_with_a_picture(options)
+            seen = [_read_pictures(parts, clip[:, :, frame]) for frame in ([0, -1] if ends else [0])]
+            entries["image"] = torch.stack(seen, dim=1) if ends else seen[0]
         return entries
 
     def sample_identity(self, options: Any) -> dict[str, Any]:
         end = {"ends_with": "last frame"} if self._ends_with_a_picture(options) else {}
-        return {**super().sample_identity(options), **end}
+        grey = {"kept of a control clip": "nothing"} if self._is_vace(options) else {}
+        alone = {"starts_from": "first frame alone"} if self.control(options) and self.starts(options) else {}
+        return {**super().sample_identity(options), **end, **grey, **alone}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
     def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
-        """given (B, 20, F, H, W) and image (B, N, D) of image to video; noisy where each token has its time."""
+        """given (B, 20, F, H, W) and image (B, N, D) of image to video; noisy where each token has its time.
+
+        For VACE control (B, 96, F, H, W), for Fun-Control given (B, 32, F, H, W).
+        """
         import torch
 
         found: dict[str, Tensor] = {}
-        if self.starts(options):
+        if self._is_vace(options):
+            found["control"] = wan_control.for_vace(batch, self.latents.downscale)
+        elif self.control(options):
+            found["given"] = wan_control.for_fun_control(batch)
+        elif self.starts(options):
             first = batch.extras["first_frame"]
             # four channels, one for each frame that a latent frame stands for; the first stands for one, four times
             mask = torch.zeros_like(first[:, : self.latents.temporal])
@@ -278,9 +324,9 @@ class Wan(FromFirstFrame):
             if self._ends_with_a_picture(options) and mask.shape[2] > 1:
                 mask[:, -1, -1] = 1
             found["given"] = torch.cat([mask, first], dim=1)
-            if "image" in batch.extras:
-                image = batch.extras["image"]
-                found["image"] = image.flatten(0, 1) if image.ndim == 4 else image
+        if "image" in batch.extras:
+            image = batch.extras["image"]
+            found["image"] = image.flatten(0, 1) if image.ndim == 4 else image
         if self.published(options.model_flavour) in TOKEN_TIMES:
             starts = torch.full((len(batch.latents),), bool(batch.is_i2v))
             found["noisy"] = noise_shares(batch.latents, (~starts).float())
@@ -295,11 +341,18 @@ class Wan(FromFirstFrame):
         time = t.float() * 1000  # (B,)
         if noisy is not None:
             time = token_times(time, noisy, self.latents.tokens(*x_t.shape[-2:]))  # (B, N)
+        if image is None and (width := config_of(model).image_dim):
+            image = wan_control.no_picture(len(x_t), width)
+        control: dict[str, Tensor] = {}
+        if "control" in cond:
+            strengths = x_t.new_ones(len(config_of(model).vace_layers))
+            control = {"control_hidden_states": cond["control"].to(x_t), "control_hidden_states_scale": strengths}
         return model(
             hidden_states=x_t if given is None else torch.cat([x_t, given.to(x_t)], dim=1),
             timestep=time,
             encoder_hidden_states=cond["text"],
             encoder_hidden_states_image=None if image is None else image.to(x_t),
+            **control,
             return_dict=False,
         )[0]
 
@@ -319,8 +372,19 @@ class Wan(FromFirstFrame):
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
+    def control_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        """The frames of a picture that has several; the last one stands for those that are missing."""
+        from PIL import ImageSequence
+
+        calls = [super(Wan, self).control_call(f, width, height, options) for f in ImageSequence.Iterator(picture)]
+        frames = [frame for call in calls for frame in call.values()]
+        count = self.call(options)["num_frames"]
+        return {argument: [*frames, *frames[-1:] * count][:count] for argument in calls[0]}
+
     def pictures_for(self, options: Any) -> range:
-        return range(2, 3) if self._ends_with_a_picture(options) else super().pictures_for(options)
+        """Two where a clip has a last frame too, or follows a control clip, which is first, and starts from a frame."""
+        two = self._ends_with_a_picture(options) or (self.control(options) and self.starts(options))
+        return range(2, 3) if two else super().pictures_for(options)
 
     def pictures_call(self, pictures: list[Any], width: int, height: int, options: Any) -> dict[str, Any]:
         """The first frame as `image`, and the last, where there is one, as `last_image`."""

@@ -8,15 +8,19 @@ Shapes: latents (B, 16, H, W); text (L, D) of each caption, its own length, B of
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import kl_vae, qwen3
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+# channels of a control picture alone
+PLAIN = 16
 
 
 class ZImage(Family):
@@ -26,6 +30,11 @@ class ZImage(Family):
     unguided = {"guidance_scale": 0.0}  # it counts from 0
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
+    controlnet = ControlNet(
+        "ZImageControlNetModel", "ZImageControlNetPipeline", ("controlnet_block_samples",), input="control_context"
+    )
+    inpainting = Inpainting("ZImageInpaintPipeline")
+    previews = "madebyollin/taef1"
     default_flavour = "base"
     flavours = {
         "base": Flavour("Tongyi-MAI/Z-Image", {"flow_schedule_shift": 6.0}),
@@ -97,11 +106,61 @@ class ZImage(Family):
         )[0]
         return -torch.stack(toward_data).squeeze(2)
 
+    # -- control ---------------------------------------------------------------------------------------------------
+
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+        """Every fifth layer of the transformer, and its way in; diffusers has no maker for this one."""
+        import inspect
+
+        known = inspect.signature(cls.__init__).parameters
+        config = {name: value for name, value in denoiser.config.items() if name in known}
+        config |= {"control_layers_places": list(range(0, len(denoiser.layers), 5)), "control_in_dim": PLAIN}
+        net = cls(**{**config, **custom})
+        mine, held = net.state_dict(), _as_control(denoiser, net.config.control_layers_places)
+        # a custom config may ask for further channels or fewer blocks
+        fitting = {name: w for name, w in held.items() if name in mine and w.shape == mine[name].shape}
+        net.load_state_dict(fitting, strict=False)
+        return net
+
+    def check_controlnet(self, net: Any) -> None:
+        if net.config.control_in_dim != PLAIN:
+            raise ValueError(f"it takes {net.config.control_in_dim} channels, a picture to fill in among them")
+
+    def lend(self, denoiser: Any, net: Any) -> None:
+        # diffusers 0.42 asks for it and nowhere sets it
+        vars(net).setdefault("gradient_checkpointing", False)
+        # as plain attributes: modules that are set in the usual way would be trained and saved with it
+        vars(net).update(vars(type(net).from_transformer(SimpleNamespace(), denoiser)))
+
+    def control_input(self, control: Tensor, options: Any) -> Tensor:
+        """A clip of one frame, (B, 16, 1, H, W)."""
+        return control.unsqueeze(2)
+
+    def control_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+        # it would count three quarters
+        return {**super().control_call(picture, width, height, options), "controlnet_conditioning_scale": 1.0}
+
+    # -- the stock pipeline ----------------------------------------------------------------------------------------
+
     def call(self, options: Any) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": list(text["text"]), "negative_prompt_embeds": list(negative["text"])}
+
+
+def _as_control(denoiser: Any, places: list[int]) -> dict[str, Tensor]:
+    """The transformer's weights by the names that a ControlNet with blocks for these layers has for its own."""
+    numbers = {str(place): number for number, place in enumerate(places)}
+    found = {}
+    for name, weight in denoiser.state_dict().items():
+        part, _, rest = name.partition(".")
+        layer, _, inner = rest.partition(".")
+        if part == "layers" and layer in numbers:
+            found[f"control_layers.{numbers[layer]}.{inner}"] = weight
+        elif part in ("all_x_embedder", "noise_refiner"):
+            found[f"control_{name}"] = weight
+    return found
 
 
 def _rows(text: Tensor, mask: Tensor | None) -> list[Tensor]:

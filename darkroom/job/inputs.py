@@ -13,6 +13,7 @@ import numpy as np
 from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.files import atomic, safe_name
 from darkroom.families.base import Family
+from darkroom.families.facts import ControlInput
 from darkroom.media.images import BadPicture
 from darkroom.validate.prompts import Prompt
 
@@ -52,11 +53,11 @@ def dataset_prompts(plan: Plan, family: Family, config: Any, output: Path) -> li
         names = ", ".join(d.id for d in plan.datasets)
         raise ConfigError("eval_dataset_id", wanted, "", "There is no such dataset.", f"Choose one of: {names}.")
     plan.generate()
-    allowed = family.pictures_for(config)
+    allowed, whole = family.pictures_for(config), isinstance(family.control(config), ControlInput)
     found = []
     for d in chosen:
         source = plan.source(d)
-        for number, (caption, pictures) in enumerate(_samples(source, config.num_eval_images, allowed)):
+        for number, (caption, pictures) in enumerate(_samples(source, config.num_eval_images, allowed, whole)):
             name = f"{safe_name(d.id)}_{number}"
             files = [_written(pixels, output / FOLDER, f"{name}_{i}") for i, pixels in enumerate(pictures)]
             found.append(Prompt(name, caption, pictures=tuple(map(str, files))))
@@ -68,10 +69,11 @@ def dataset_prompts(plan: Plan, family: Family, config: Any, output: Path) -> li
     return found
 
 
-def _samples(source: Source, count: int, allowed: range) -> Iterator[tuple[str, list[np.ndarray]]]:
+def _samples(source: Source, count: int, allowed: range, whole: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Captions and pictures of the first `count` samples that can be read: those beside them, else their own.
 
-    Of a clip these are its first frame, and its last where two are needed.
+    Of a clip these are its first frame, and its last where two are needed; or all of it, as one, if it is asked for
+    `whole`, and then the first frame of the sample, where one is needed too.
     """
     for row in source.index.usable.tolist():
         if not count:
@@ -79,7 +81,9 @@ def _samples(source: Source, count: int, allowed: range) -> Iterator[tuple[str, 
         with suppress(BadPicture):
             beside = [b for b in source.chosen(row, 0) if b.companion.role in ("reference", "control")]
             given = [b.cache.pixels(row) for b in beside] or [source.latents.pixels(row)]
-            stills = [still for pixels in given for still in _stills(pixels, allowed[0])]
+            if whole and allowed[0] > 1:
+                given = [given[0], *_stills(source.latents.pixels(row), 1)]
+            stills = given if whole else [still for pixels in given for still in _stills(pixels, allowed[0])]
             yield source.captions_of(row, beside)[0], stills[: allowed[-1]]
             count -= 1
 
@@ -89,13 +93,15 @@ def _stills(pixels: np.ndarray, needed: int) -> list[np.ndarray]:
 
 
 def _written(pixels: np.ndarray, folder: Path, name: str) -> Path:
-    """A picture as PNG; other pixels get another name."""
+    """A picture as PNG, a clip as TIFF, which keeps frames that are alike; other pixels get another name."""
     from PIL import Image
 
-    still = np.ascontiguousarray(pixels)
-    content = hashlib.sha256(still.tobytes() + repr(still.shape).encode()).hexdigest()[:8]
-    path = (folder / f"{name}_{content}.png").absolute()
+    whole = np.ascontiguousarray(pixels)
+    content = hashlib.sha256(whole.tobytes() + repr(whole.shape).encode()).hexdigest()[:8]
+    kind, more = ("PNG", {}) if whole.ndim == 3 else ("TIFF", {"compression": "tiff_deflate", "save_all": True})
+    first, *others = map(Image.fromarray, whole[None] if whole.ndim == 3 else whole)
+    path = (folder / f"{name}_{content}.{kind.lower()}").absolute()
     if not path.exists():
         with atomic(path) as temporary:
-            Image.fromarray(still).save(temporary, format="PNG")
+            first.save(temporary, format=kind, **more, **({"append_images": others} if others else {}))
     return path

@@ -28,4 +28,5 @@ def needs(family: Family, config: Any) -> Needs:
         control=family.sees(config),
         wants_control=family.control(config) is not None,
         sound=family.sound,
+        layers=latents.layered,
     )

@@ -1,25 +1,54 @@
-"""Phases of a run: how long each took and how much memory the process had used by its end."""
+"""Phases of a run: how long each took and the most memory that was held in it."""
 
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
+import threading
 import time
 from collections.abc import Iterator
 
+import torch
+
 from darkroom.core.events import Bus, Phase
+from darkroom.core.memory import held
+
+# between two looks at what the process holds
+SECONDS = 0.01
 
 
-def peak_memory() -> int:
-    """Highest resident size of this process so far, in bytes."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+class Gauge:
+    """The most bytes that this process held while it was open: on the host, looked at every so often, and on the GPU,
+    as torch counts them. One gauge is open at a time."""
+
+    def __init__(self) -> None:
+        self.host = self.device = 0
+        self._done = threading.Event()
+        self._looking = threading.Thread(target=self._look, daemon=True)
+
+    def __enter__(self) -> Gauge:
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self.host = held()
+        self._looking.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._looking.join()
+        self.host = max(self.host, held())
+        if torch.cuda.is_available():
+            self.device = torch.cuda.max_memory_allocated()
+
+    def _look(self) -> None:
+        while not self._done.wait(SECONDS):
+            self.host = max(self.host, held())
 
 
 @contextlib.contextmanager
-def phase(bus: Bus, name: str, step: int = 0) -> Iterator[None]:
+def phase(bus: Bus, name: str, step: int = 0) -> Iterator[Gauge]:
     """Tell the bus when the body has finished."""
     start = time.monotonic()
-    yield
-    bus.emit(Phase(step=step, phase=name, seconds=time.monotonic() - start, peak_memory=peak_memory()))
+    with Gauge() as gauge:
+        yield gauge
+    seconds = time.monotonic() - start
+    bus.emit(Phase(step=step, phase=name, seconds=seconds, host_memory=gauge.host, device_memory=gauge.device))

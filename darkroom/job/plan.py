@@ -17,8 +17,11 @@ from darkroom.data import plan as data_plan
 from darkroom.families.base import Family
 from darkroom.families.repository import Repository
 from darkroom.job import preflight
+from darkroom.job.advice import Adviser, words
+from darkroom.job.forecast import Forecaster
 from darkroom.job.inputs import come_from_datasets
 from darkroom.job.needs import needs
+from darkroom.job.rehearse import REHEARSAL
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.report.eventlog import read
@@ -68,6 +71,7 @@ def plan(resolved: Resolved) -> dict[str, Any]:
         "to_delete": [{"dataset": name, "path": path, "reason": why} for name, path, why in data.to_delete()],
         "disk_free": free_bytes(Path(config.output_dir)),
         "weights": weights(repository, family),
+        "memory": memory(resolved, family, data, prompts),
         "validation": validation(config, drawn, steps, data.lengths.steps_per_epoch),
         "time": estimated_time(config, steps),
     }
@@ -107,6 +111,23 @@ def caches(data: Any, family: Family, repository: Repository) -> dict[str, int]:
         "texts_to_reuse": estimate.texts_to_reuse,
         "bytes_to_write": estimate.bytes_to_write,
     }
+
+
+def memory(resolved: Resolved, family: Family, data: Any, prompts: list[Any]) -> dict[str, Any]:
+    """The most that each phase takes, what there is, and if that is too little, what to change."""
+    forecast = Forecaster(resolved, family, data, prompts).forecast()
+    made = forecast.as_dict()
+    made["measured"] = measured(Path(resolved.config.output_dir))
+    if forecast.too_large:
+        made["change"] = Adviser(resolved, family, data, prompts).advise(forecast)
+    return made
+
+
+def measured(output: Path) -> dict[str, int]:
+    """What phases took in an earlier run in the same folder: on the GPU, if it had one, else on the host."""
+    log = output / "events.jsonl"
+    rows = [row for row in read(log) if row["event"] == "phase" and "host_memory" in row] if log.exists() else []
+    return {row["phase"].removeprefix(REHEARSAL): row["device_memory"] or row["host_memory"] for row in rows}
 
 
 def weights(repository: Repository, family: Family) -> dict[str, int | None]:
@@ -168,10 +189,26 @@ def show(made: dict[str, Any]) -> str:
         lines += [f"    {row['dataset']}: {row['path']} ({row['reason']})" for row in made["to_delete"][:MOST_LISTED]]
         more = len(made["to_delete"]) - MOST_LISTED
         lines += [f"    and {more} more; --json lists all"] if more > 0 else []
-    sizes = [f"{name} {show_size(size)}" for name, size in made["weights"].items() if size is not None]
-    held = ", ".join(sizes) or "not known before the weights are downloaded"
-    lines.append(f"Weights, loaded one after the other: {held}.")
+    lines += show_memory(made["memory"])
     lines.append(f"Validation: {check['times']} times {check['pictures']} pictures.")
     seconds = made["time"]["seconds"]
     lines.append(f"Time for the steps: {show_duration(seconds) if seconds else 'unknown'} ({made['time']['from']}).")
     return "\n".join(lines)
+
+
+def show_memory(made: dict[str, Any]) -> list[str]:
+    """The phases' memory for a person."""
+    there = f"{show_size(made['host'])} on the host" + (
+        f", {show_size(made['device'])} on the GPU" if made["device"] is not None else ""
+    )
+    lines = [f"Memory, at most ({there}):"]
+    for row in made["phases"]:
+        sizes = [row["device"] and f"{show_size(row['device'])} on the GPU", row["host"] and show_size(row["host"])]
+        known = ", ".join(size for size in sizes if size) or f"not known: {row['why']}"
+        before = made["measured"].get(row["phase"])
+        known += ", and is cached already" * row["idle"]
+        seen = f" (was {show_size(before)} in an earlier run)" if before else ""
+        lines.append(f"  {'' if row['fits'] else '! '}{row['phase']:<14} {row['of']:<26} {known}{seen}")
+    if "change" in made:
+        lines.append(f"! It does not fit. {words(made['change'])}")
+    return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,8 @@ from darkroom.core.errors import ConfigError, ConfigErrors
 from darkroom.core.registry import nearest
 from darkroom.families.base import Family
 from darkroom.families.repository import Repository
-from darkroom.optim.table import row_of
+from darkroom.memory import place
+from darkroom.optim import table
 from darkroom.options import conflicts
 from darkroom.options.config import option_info
 from darkroom.options.sources import Note, Resolved, located
@@ -26,6 +28,10 @@ WITHOUT_EFFECT = {
     "read_batch_size": "files are read one by one, ahead of the encoder",
     "vae_cache_scan_behaviour": "a cache entry is named by what made it, so it cannot disagree with its bucket",
     "override_dataset_config": "the dataset file always counts as it is; nothing is taken from an earlier run",
+    "offload_during_startup": "text encoders are let go before the VAE comes, and the VAE before the denoiser",
+    "fully_unload_text_encoder": "text encoders are let go as soon as all captions are read",
+    "offload_during_save": "a checkpoint is written from copies in host memory, so the device holds nothing more",
+    "ramtorch_disable_sync_hooks": "a layer waits for its own weights, and nothing for the whole device",
     "enable_multiprocessing": "files are prepared by threads, and shared out when a run has several processes",
 }
 """Options whose purpose is met in another way, with how."""
@@ -35,12 +41,14 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
     """The run's family and its validation prompts. Raises ConfigErrors with all that is wrong at once."""
     config = resolved.config
     family = families.get(config.model_family)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     errors = list(conflicts.check(config, resolved.sources, facts(family, config)))
     prompts: list[Prompt] = []
     for probe in (
         lambda: check_flavour(family, config.model_flavour),
-        lambda: row_of(config.optimizer),
+        lambda: table.check(config, device),
         lambda: trackers.check(config.report_to),
+        lambda: place.check(config, device),
         lambda: schedulers.changes(config, family.prediction == "flow_matching"),
         lambda: prompts.extend(collect(config)),
         lambda: _writable("output_dir", config.output_dir),
@@ -52,10 +60,17 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
     ):
         errors += _found(probe)
     if not errors:
-        errors = _found(lambda: Repository(family, config, torch.device("cpu"), torch.float32).examine())
+        base = Repository(family, config, torch.device("cpu"), torch.float32)
+        errors = _found(base.examine) or _found(lambda: models_fit(base))
     if errors:
         raise ConfigErrors([located(error, resolved.sources) for error in errors])
     return family, prompts
+
+
+def models_fit(base: Repository) -> None:
+    """Raises ConfigError for what the options ask of models that cannot do it, from their settings alone."""
+    placement = place.Placement(base.options, base.device, base.family.blocks)
+    placement.examine(lambda: [base.hollow(part) for part in base.trained], lambda: base.hollow("vae"))
 
 
 def _found(probe: Callable[[], object]) -> list[ConfigError]:
@@ -88,7 +103,15 @@ def facts(family: Family, config: Any) -> conflicts.FamilyFacts:
         prediction="flow" if family.prediction == "flow_matching" else family.prediction,
         guidance_input=family.guidance_input,
         supports=family.supports_for(config.model_flavour if config.model_flavour in family.flavour_names() else None),
+        having={way: ", ".join(having(way)) for way in ("controlnet", "control", "train_text_encoder")},
     )
+
+
+@functools.cache
+def having(way: str) -> list[str]:
+    """The families with a flavour that has this way of control."""
+    each = [families.get(name) for name in families.names()]
+    return [f.name for f in each if any(way in f.supports_for(flavour) for flavour in f.flavours)]
 
 
 def check_flavour(family: Family, flavour: str | None) -> None:

@@ -1,8 +1,9 @@
 """Pictures: sizes from headers, and bytes to the pixels that are trained on.
 
 Orientation from EXIF is applied first and the mode is converted afterwards, so that no conversion can lose it. Alpha is
-dropped: the colours stored under transparent pixels are used as they are. 16-bit greyscale keeps its upper eight bits.
-Of an animated picture the first frame is used. Arrays are uint8 (H, W, 3); tensors float32 (3, H, W) in -1..1.
+dropped, but for layers: the colours stored under transparent pixels are used as they are. 16-bit greyscale keeps its
+upper eight bits. Of an animated picture the first frame is used. Arrays are uint8 (H, W, 3); tensors float32 (3, H, W)
+in -1..1.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import io
 import struct
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 if TYPE_CHECKING:
     from darkroom.media.resize import Size, Sizes
+
+Made = TypeVar("Made")
 
 EXTENSIONS = frozenset(
     [
@@ -97,10 +101,15 @@ class BadPicture(Exception):
 
 def read_size(source: str | Path | IO[bytes]) -> Size:
     """(width, height) as seen, from the header alone. Raises BadPicture."""
+    return read_header(source)[0]
+
+
+def read_header(source: str | Path | IO[bytes]) -> tuple[Size, bool]:
+    """The same, and whether there is alpha. Raises BadPicture."""
     try:
         with _open(source) as image:
             width, height = image.size
-            return (height, width) if orientation(image) in _SIDEWAYS else (width, height)
+            return (height, width) if orientation(image) in _SIDEWAYS else (width, height), has_alpha(image)
     except FileNotFoundError as cause:
         raise BadPicture("vanished", str(source)) from cause
     except PermissionError as cause:
@@ -148,14 +157,18 @@ def orientation(image: Image.Image) -> int:
 
 def load_rgb(data: bytes) -> Image.Image:
     """The picture as RGB, upright. Raises BadPicture with one of a few reasons."""
+    return _load(data, to_rgb)
+
+
+def _load(data: bytes, converted: Callable[[Image.Image], Made]) -> Made:
+    """What `converted` makes of the picture, upright. Raises BadPicture."""
     if not data:
         raise BadPicture("empty file")
     try:
         with _open(io.BytesIO(data)) as image:
             turn = orientation(image)
             image.load()
-            upright = image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image
-            return to_rgb(upright)
+            return converted(image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image)
     except OSError as cause:
         raise BadPicture("truncated" if "truncated" in str(cause).lower() else "damaged", _say(cause)) from cause
     except _DECODING as cause:
@@ -171,6 +184,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode in ("P", "PA") and "transparency" in image.info:
         return image.convert("RGBA").convert("RGB")
     return image.convert("RGB")
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether a picture says how opaque its pixels are."""
+    return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """Any mode to RGBA; a picture without alpha is opaque."""
+    whole = image if has_alpha(image) and not image.mode.startswith(("I", "F")) else to_rgb(image)
+    return whole.convert("RGBA")
 
 
 def to_eight_bits(grey: np.ndarray) -> np.ndarray:
@@ -204,6 +228,36 @@ def prepare(data: bytes, sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
     return resize_and_crop(image, sizes, crop)
 
 
+def prepare_layers(whole: bytes, layers: Sequence[bytes], sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
+    """A picture and its layers to uint8 (1 + layers, H, W, 4), each as `prepare` does it, and with alpha.
+
+    Resizing weighs colours by their alpha. The picture may lack alpha and is opaque then. Raises BadPicture, of a layer
+    with the reasons of `layer_problem`.
+    """
+    image = _load(whole, to_rgba)
+    if image.size != tuple(sizes.original):
+        raise BadPicture("size differs", f"the file is {image.size}, the index says {sizes.original}")
+    images = [image, *(_load_layer(data, image.size) for data in layers)]
+    return np.stack([resize_and_crop(image, sizes, crop) for image in images])
+
+
+def _load_layer(data: bytes, whole: Size) -> Image.Image:
+    try:
+        image, alpha = _load(data, lambda image: (to_rgba(image), has_alpha(image)))
+    except BadPicture as bad:
+        raise BadPicture("damaged layer", str(bad)) from bad
+    if problem := layer_problem(whole, image.size, alpha):
+        raise BadPicture(problem)
+    return image
+
+
+def layer_problem(whole: Size, layer: Size, alpha: bool) -> str:
+    """The reason why a layer of this size, with or without alpha, is none of a picture; empty if it is one."""
+    if tuple(layer) != tuple(whole):
+        return "layer of another size"
+    return "" if alpha else "layer without alpha"
+
+
 def resampling(size: Size, sizes: Sizes) -> Image.Resampling:
     """The filter that brings a picture of `size` to its intermediary size."""
     shrinks = sizes.intermediary[0] <= size[0] and sizes.intermediary[1] <= size[1]
@@ -211,7 +265,7 @@ def resampling(size: Size, sizes: Sizes) -> Image.Resampling:
 
 
 def resize_and_crop(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
-    """An RGB picture to uint8 (H, W, 3) of the target size."""
+    """An RGB picture to uint8 (H, W, 3) of the target size; one with alpha to (H, W, 4)."""
     if image.size != tuple(sizes.intermediary):
         image = image.resize(sizes.intermediary, resampling(image.size, sizes))
     top, left = crop

@@ -32,6 +32,11 @@ from darkroom.families.base import Family
 from darkroom.objectives.base import Draws, Outcome
 
 
+def cached_text(batch: Any, step: int) -> dict[str, Tensor]:
+    """The condition as it came out of the cache."""
+    return batch.cond
+
+
 @dataclasses.dataclass
 class Denoise:
     """Predict the process's target from noised latents. Latents may have any number of axes after (B, C)."""
@@ -43,6 +48,7 @@ class Denoise:
     draws: Draws
     untrained: Callable[[], AbstractContextManager[None]]
     moved: Callable[[float], TimestepSampler] | None = None  # the sampler with a dataset's own offset
+    text: Callable[[Any, int], dict[str, Tensor]] = cached_text  # the condition of a batch's captions at a step
 
     def __call__(self, model: Any, batch: Any, step: int) -> Outcome:
         """One batch, forward only. Everything after the network runs in float32."""
@@ -51,10 +57,11 @@ class Denoise:
         t = self._times(x0, batch.timestep_offset).to(x0.device)  # (B,)
         noise = self._noise(x0)
         perturbed = self._perturbed(noise, step)
-        cond = batch.cond | self.family.conditions(batch, self.options, self.draws.structure)
+        given = self.family.conditions(batch, self.options, self.draws.structure)
         beside = {name: batch.extras[name].float() for name in self.family.beside}
         noises_beside = {name: noises.gaussian_like(z, self.draws.noise) for name, z in beside.items()}
-        cond |= {name: self.process.mix(z, noises_beside[name], t) for name, z in beside.items()}
+        given |= {name: self.process.mix(z, noises_beside[name], t) for name, z in beside.items()}
+        cond = self.text(batch, step) | given
         noisy = cond.get("noisy")  # (B, 1, F, 1, 1), or None where all places have the sample's level
         x_t = self.process.mix(x0, perturbed, t if noisy is None else per_sample(t, x0) * noisy.to(x0))
         seen = x_t.to(self._input_dtype(cond, x_t))
@@ -62,7 +69,7 @@ class Denoise:
         target = self.process.target(x0, noise, t)
         targets = {name: self.process.target(z, noises_beside[name], t) for name, z in beside.items()}
         if batch.is_regularisation:
-            target, targets = self._parent(model, seen, t, cond)
+            target, targets = self._parent(model, seen, t, lambda: self.text(batch, step) | given)
         with self.family.overheard(model, self.options) as terms:
             pred, preds = self.family.predict_all(model, seen, t, cond)
         for name, wanted in targets.items():
@@ -86,10 +93,12 @@ class Denoise:
             )
         return self.moved(offset).draw(x0, self.draws.structure)
 
-    def _parent(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    def _parent(
+        self, model: Any, x_t: Tensor, t: Tensor, cond: Callable[[], dict[str, Tensor]]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the model would answer without its adapter: on this data the adapter learns to change nothing."""
         with torch.no_grad(), self.untrained():
-            pred, preds = self.family.predict_all(model, x_t, t, cond)
+            pred, preds = self.family.predict_all(model, x_t, t, cond())
         return pred.float(), {name: answer.float() for name, answer in preds.items()}
 
     def _beside(self, pred: Tensor, target: Tensor, t: Tensor, counts: Tensor | None) -> Tensor:
@@ -156,6 +165,7 @@ def build(
     scheduler: dict[str, Any],
     draws: Draws,
     untrained: Callable[[], AbstractContextManager[None]],
+    text: Callable[[Any, int], dict[str, Tensor]] = cached_text,
 ) -> Denoise:
     """The denoising objective of a run.
 
@@ -172,7 +182,8 @@ def build(
     if prediction == "flow_matching":
         normal = not (options.flux_fast_schedule or options.flow_use_uniform_schedule or options.flow_use_beta_schedule)
         moved = functools.lru_cache(functools.partial(flow_timesteps, family, options, scheduler)) if normal else None
-        return Denoise(family, Flow(), flow_timesteps(family, options, scheduler), options, draws, untrained, moved)
+        sampler = flow_timesteps(family, options, scheduler)
+        return Denoise(family, Flow(), sampler, options, draws, untrained, moved, text)
     schedule = NoiseSchedule.from_scheduler(scheduler, options.rescale_betas_zero_snr)
     weights = bias_weights(
         len(schedule.alpha_bar),
@@ -183,7 +194,7 @@ def build(
         options.timestep_bias_multiplier,
     )
     timesteps = DiscreteTimesteps(weights, not options.disable_segmented_timestep_sampling, low, high)
-    return Denoise(family, process_for(prediction, schedule), timesteps, options, draws, untrained)
+    return Denoise(family, process_for(prediction, schedule), timesteps, options, draws, untrained, text=text)
 
 
 def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:

@@ -18,7 +18,8 @@ def clip(parameters: Sequence[Tensor], method: str, limit: float) -> Tensor:
         return torch.zeros(())
     if method == "norm":
         return torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else float("inf"))
-    largest = torch.stack(torch._foreach_norm(grads, float("inf"))).max()
+    # those of weights that wait in host memory are there
+    largest = torch.stack([size.to(grads[0].device) for size in torch._foreach_norm(grads, float("inf"))]).max()
     if limit > 0:
         torch._foreach_clamp_min_(grads, -limit)
         torch._foreach_clamp_max_(grads, limit)

@@ -9,6 +9,8 @@ import dataclasses
 import math
 from collections.abc import Callable
 
+from torch import Tensor
+
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
@@ -86,11 +88,15 @@ class Scheduler:
 
     def __post_init__(self) -> None:
         for group in self.optimizer.param_groups:  # type: ignore[attr-defined]
-            group.setdefault("base_lr", group["lr"])
+            group.setdefault("base_lr", float(group["lr"]))
 
     def set(self, step: int) -> float:
         """Set the rates for the update number `step` (from 0) and return the first group's."""
         scale = factor(self.name, step, self.shape)
         for group in self.optimizer.param_groups:  # type: ignore[attr-defined]
-            group["lr"] = group["base_lr"] * scale
-        return self.optimizer.param_groups[0]["lr"]  # type: ignore[attr-defined]
+            rate = group["base_lr"] * scale
+            if isinstance(group["lr"], Tensor):  # a compiled update reads it there
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+        return float(self.optimizer.param_groups[0]["lr"])  # type: ignore[attr-defined]

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import inspect
+import os
+import shutil
 from collections.abc import Iterable, Mapping
 from typing import Any
+
+import torch
 
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.core.registry import Table, import_path
@@ -18,6 +23,9 @@ class Row:
     own_clip       it limits its own updates, so gradients are not clipped before it
     schedule_free  it averages weights itself: no learning-rate schedule; train() and eval() switch weights
     warmup         the argument that takes `lr_warmup_steps`, for those that warm up by themselves
+    compiles       torch compiles its update, for which there has to be a compiler
+    gpu            the compute capability of a GPU without which it is not what its name says; (0, 0) is any
+    on_cpu         it runs without a GPU
     """
 
     path: str
@@ -27,6 +35,14 @@ class Row:
     own_clip: bool = False
     schedule_free: bool = False
     warmup: str = ""
+    compiles: bool = False
+    gpu: tuple[int, int] = (0, 0)
+    on_cpu: bool = True
+
+    @property
+    def package(self) -> str:
+        """What has to be installed."""
+        return self.path.split(".")[0].split(":")[0]
 
 
 OPTIMIZERS: Table[Row] = Table("optimizer", entry_points="darkroom.optimizers")
@@ -79,6 +95,46 @@ for _name, _class in (
     _weight_decay = {"weight_decay": 0.01} if _name == "adamw" else {}
     OPTIMIZERS.add(f"torch-{_name}", Row(f"torch.optim.{_class}", f"torch's {_class}.", _weight_decay, extra=""))
 
+_ANY, _FP8 = (0, 0), (8, 9)  # eight-bit floats are computed with from there on
+for _name, _class, _sentence, _gpu in (
+    ("adamw8bit", "AdamW8bit", "AdamW whose state has 8 bits, in blocks of 256.", _ANY),
+    ("adamw4bit", "AdamW4bit", "AdamW whose state has 4 bits, in blocks of 128.", _ANY),
+    ("adamfp8", "AdamFp8", "Adam whose state is in eight-bit floats, in blocks of 256.", _FP8),
+    ("adamwfp8", "AdamWFp8", "AdamW whose state is in eight-bit floats, in blocks of 256.", _FP8),
+):
+    _usual = {"weight_decay": 0.01, "eps": 1e-6}
+    OPTIMIZERS.add(f"ao-{_name}", Row(f"torchao.optim.{_class}", _sentence, _usual, "quant", compiles=True, gpu=_gpu))
+
+_settings: dict[str, Any]
+for _name, _class, _sentence, _settings, _pages in (
+    ("adagrad", "Adagrad", "bitsandbytes' Adagrad", {}, False),
+    ("adam", "Adam", "bitsandbytes' Adam", {}, False),
+    ("adamw", "AdamW", "bitsandbytes' AdamW", {"weight_decay": 0.01, "eps": 1e-6}, True),
+    ("lion", "Lion", "bitsandbytes' Lion", {}, True),
+    ("ademamix", "AdEMAMix", "Adam with a second, slower momentum (2409.03137)", {"weight_decay": 0.01}, True),
+):
+    for _bits, _words in (("", ""), ("8bit", ", its state in 8 bits")):
+        _path, _said = f"bitsandbytes.optim.{_class}{_bits}", f"{_sentence}{_words}"
+        OPTIMIZERS.add(f"bnb-{_name}{_bits}", Row(_path, f"{_said}.", _settings, "quant"))
+        if _pages:
+            _path, _said = _path.replace(_class, f"Paged{_class}"), f"{_said}, in pages that go to the host and back."
+            OPTIMIZERS.add(f"bnb-{_name}{_bits}-paged", Row(_path, _said, _settings, "quant", on_cpu=False))
+
+_SDNQ: dict[str, Any] = {"use_quantized_buffers": True}
+for _name, _class, _sentence, _settings in (
+    ("adamw", "AdamW", "AdamW whose state is in 8 bits, in groups of 32.", {"betas": (0.9, 0.95), **_SDNQ}),
+    ("adamw+no_quant", "AdamW", "The same with its state in full.", {"betas": (0.9, 0.95)}),
+    ("adafactor", "Adafactor", "Adafactor: of squares it keeps sums of rows and columns.", _SDNQ),
+    ("came", "CAME", "Adafactor with a momentum that it trusts by its steadiness.", _SDNQ),
+    ("lion", "Lion", "Lion whose momentum is in 8 bits.", {"betas": (0.9, 0.99), **_SDNQ}),
+    ("muon", "Muon", "Muon: momentum made orthogonal; vectors by AdamW.", {"betas": (0.9, 0.95), **_SDNQ}),
+    ("muon+quantized_matmul", "Muon", "The same, multiplying in 8 bits.",
+     {"betas": (0.9, 0.95), "use_quantized_matmul": True, **_SDNQ}),
+):  # fmt: skip
+    OPTIMIZERS.add(f"sdnq-{_name}", Row(f"sdnq.optim.{_class}", _sentence, _settings, "quant"))
+
+OPTIMIZERS.add("soap", Row("pytorch_optimizer.SOAP", "Adam in the axes of Shampoo (2409.11321).", {}))
+
 
 def row_of(name: str) -> Row:
     """The row of `name`; a dotted path becomes a row of its own. Raises ConfigError with the nearest names."""
@@ -94,6 +150,45 @@ def row_of(name: str) -> Row:
         ) from None
 
 
+def check(options: Any, device: torch.device) -> None:
+    """Raises MissingPackage, or ConfigError for an optimizer that there is not or that this machine cannot run."""
+    name, row = options.optimizer, row_of(options.optimizer)
+    if options.optimizer_cpu_offload_method == "cpu":
+        device = torch.device("cpu")
+    if device.type == "cpu" and not row.on_cpu:
+        problem = "Its state moves between a GPU and the host, and here it would be on the host alone."
+        raise ConfigError("optimizer", name, "", problem, f"Choose {name.removesuffix('-paged')}.")
+    if device.type == "cuda" and (able := torch.cuda.get_device_capability(device)) < row.gpu:
+        problem = f"Its eight-bit floats need compute capability {_dotted(row.gpu)}, and this GPU has {_dotted(able)}."
+        raise ConfigError("optimizer", name, "", problem, "Choose ao-adamw8bit.")
+    if row.extra and importlib.util.find_spec(row.package) is None:
+        raise MissingPackage(row.package, row.extra, f"optimizer = {name}")
+    if row.compiles and not shutil.which(os.environ.get("CXX", "g++")):
+        problem = "torch compiles its update when it first runs, and there is no C++ compiler here."
+        raise ConfigError("optimizer", name, "", problem, "Install g++, or choose bnb-adamw8bit.")
+    if options.fuse_optimizer:
+        _has_fused(_class_of(row, name), name)
+    apart = [n for n in APART if getattr(options, n) not in (False, "none")]
+    if apart and hasattr(cls := _class_of(row, name), "train") and hasattr(cls, "eval"):
+        problem = f"{name} changes all weights before they are saved or drawn with, which it has to have together."
+        raise ConfigError(apart[0], getattr(options, apart[0]), "", problem, "Choose another optimizer.")
+
+
+# with these an optimizer is not on the model's weights themselves, or not on all of them
+APART = ("optimizer_cpu_offload_method", "optimizer_release_gradients")
+
+
+def _dotted(capability: tuple[int, int]) -> str:
+    return ".".join(map(str, capability))
+
+
+def _has_fused(cls: type, name: str) -> None:
+    if "fused" not in inspect.signature(cls.__init__).parameters:  # type: ignore[misc]
+        fit = [n for n in OPTIMIZERS if n in ("torch-adam", "torch-adamw", "torch-sgd", "torch-adagrad")]
+        problem = f"{name} has no fused kernels."
+        raise ConfigError("fuse_optimizer", True, "", problem, f"Set it to false, or choose one of: {', '.join(fit)}.")
+
+
 def build(options: Any, parameters: Iterable[Any], rate: float, seed: int) -> Any:
     """The optimizer that the options ask for, on `parameters` (tensors or groups), ready for its first step.
 
@@ -101,22 +196,31 @@ def build(options: Any, parameters: Iterable[Any], rate: float, seed: int) -> An
     """
     row = row_of(options.optimizer)
     cls = _class_of(row, options.optimizer)
-    arguments = _arguments(row, cls, options, rate, seed)
+    arguments, own = _arguments(row, cls, options, rate, seed), options.optimizer_config or {}
     try:
-        optimizer = cls(parameters, **arguments)
-    except (ValueError, TypeError) as cause:
-        if not options.optimizer_config:
+        optimizer: Any = cls(as_groups(parameters), **arguments)
+    except (ValueError, TypeError, AssertionError) as cause:
+        if not own:
             raise
-        raise ConfigError(
-            "optimizer_config",
-            options.optimizer_config,
-            "",
-            f"{cls.__name__} refuses it: {cause}.",
-            "Correct the value or leave it out.",
-        ) from cause
+        said = f"{cls.__name__} refuses it: {str(cause) or 'not every name is one that it knows'}."
+        raise _refused(own, said, "Correct the value or leave it out.") from cause
+    known = {*inspect.signature(cls.__init__).parameters, *(name for g in optimizer.param_groups for name in g)}  # type: ignore[misc]
+    if unknown := own.keys() - known:  # swallowed by a class that takes anything
+        problem = f"{cls.__name__} has no argument {', '.join(sorted(unknown))}."
+        raise _refused(own, problem, f"It takes: {', '.join(sorted(known - {'self', 'params', 'kwargs'}))}.")
     if row.schedule_free:
         optimizer.train()
     return optimizer
+
+
+def as_groups(parameters: Iterable[Any]) -> list[dict[str, Any]]:
+    """Parameters, or groups of them, as groups; those given stay as they are."""
+    given = list(parameters)
+    return [dict(group) for group in given] if isinstance(given[0], dict) else [{"params": given}]
+
+
+def _refused(own: Mapping[str, Any], problem: str, change: str) -> ConfigError:
+    return ConfigError("optimizer_config", own, "", problem, change)
 
 
 def _class_of(row: Row, name: str) -> type:
@@ -124,8 +228,7 @@ def _class_of(row: Row, name: str) -> type:
         return import_path(row.path)
     except ImportError as cause:
         if row.extra:
-            package = row.path.split(".")[0].split(":")[0]
-            raise MissingPackage(package, row.extra, f"optimizer = {name}") from cause
+            raise MissingPackage(row.package, row.extra, f"optimizer = {name}") from cause
         raise ConfigError("optimizer", name, "", f"{cause}.", "Check the path of the class.") from cause
 
 
@@ -135,13 +238,11 @@ def _arguments(row: Row, cls: type, options: Any, rate: float, seed: int) -> dic
     takes_anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
     own = dict(options.optimizer_config or {})
     if unknown := [name for name in own if name not in accepted and not takes_anything]:
-        raise ConfigError(
-            "optimizer_config",
-            own,
-            "",
-            f"{cls.__name__} has no argument {', '.join(unknown)}.",
-            f"It takes: {', '.join(n for n in accepted if n not in ('self', 'params'))}.",
-        )
+        problem = f"{cls.__name__} has no argument {', '.join(unknown)}."
+        raise _refused(own, problem, f"It takes: {', '.join(n for n in accepted if n not in ('self', 'params'))}.")
+    if options.fuse_optimizer:
+        _has_fused(cls, options.optimizer)
+        own.setdefault("fused", True)
     arguments = {"lr": rate, "seed": seed, **row.defaults, **_from_options(options, cls), **own}
     if row.warmup:
         arguments.setdefault(row.warmup, options.lr_warmup_steps)

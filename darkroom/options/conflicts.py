@@ -8,8 +8,9 @@ A rule looks at the configuration, at which options the user set, and at a few f
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from darkroom.core.errors import ConfigError
 from darkroom.options.config import Config, option_info
@@ -25,6 +26,7 @@ class FamilyFacts:
     prediction: str  # "flow" (or "flow_matching"), "epsilon", "v_prediction" or "sample"
     guidance_input: bool = False
     supports: frozenset[str] = frozenset()
+    having: Mapping[str, str] = field(default_factory=lambda: defaultdict(str))  # way of control: families that have it
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,10 @@ class Case:
 
 @dataclass(frozen=True)
 class Rule:
-    """One contradiction. `why` and `change` may name settings as {c.option} and the family as {family}."""
+    """One contradiction.
+
+    `why` and `change` may name settings as {c.option}, the family as {family}, and others as {having[option]}.
+    """
 
     name: str
     options: tuple[str, ...]  # the first one that the user set is the one the message starts with
@@ -73,7 +78,7 @@ class Rule:
     def words(self, text: str, case: Case) -> str:
         """`text` with the settings and the family's name filled in."""
         family = case.facts.title if case.facts else case.config.model_family
-        return text.format(c=case.config, family=family)
+        return text.format(c=case.config, family=family, having=case.facts.having if case.facts else {})
 
     def blamed(self, case: Case) -> str:
         """The option that the message starts with."""
@@ -103,17 +108,63 @@ def _flow_only(option: str, on: Callable[[Case], bool], what: str) -> Rule:
 
 
 _FROM_WEIGHTS = ("pissa", "olora", "loftq")
-_THREE_BETAS = ("optimi-adan", "bnb-ademamix")
+_THREE_BETAS = ("optimi-adan", "bnb-ademamix", "sdnq-came")
+_OFFLOADS = ("musubi_blocks_to_swap", "ramtorch", "enable_group_offload")
+_ELSEWHERE = ("optimizer_cpu_offload_method", "optimizer_release_gradients", *_OFFLOADS)
+_TEXT_PRECISIONS = tuple(f"text_encoder_{number}_precision" for number in range(1, 5))
+_QUANTO_FLOATS = ("fp8-quanto", "fp8uz-quanto")
+_DENOISER_FILES = (
+    "pretrained_transformer_model_name_or_path",
+    "pretrained_unet_model_name_or_path",
+    "pretrained_model_name_or_path",
+)
+# what can put a base's weights into fewer bits
+_ROUNDING = ("base_model_precision", "quantization_config", *_DENOISER_FILES)
 
 
-def _control(option: str, lack: str) -> Rule:
-    """A way of control that a family may not have."""
+def _offloads(config: Config) -> list[str]:
+    return [name for name in _OFFLOADS if getattr(config, name)]
+
+
+def _is_gguf(config: Config) -> bool:
+    """The denoiser comes out of a file that holds it in fewer bits."""
+    return any(str(getattr(config, name)).endswith(".gguf") for name in _DENOISER_FILES)
+
+
+def _has_rounded_base(config: Config) -> bool:
+    return config.base_model_precision != "no_change" or bool(config.quantization_config) or _is_gguf(config)
+
+
+def _elsewhere(config: Config) -> list[str]:
+    """What has updates happen elsewhere than on the device when all gradients are there."""
+    on = [name for name in _ELSEWHERE[:2] if getattr(config, name) not in (False, "none")]
+    return on + (_offloads(config) if _trains_the_base(config) else [])
+
+
+def _comes_rounded(config: Config) -> bool:
+    """The denoiser is in fewer bits from the moment that it is loaded."""
+    return _is_gguf(config) or (config.quantize_via == "pipeline" and _has_rounded_base(config))
+
+
+def _trains_the_base(config: Config) -> bool:
+    """Beside a ControlNet the denoiser is frozen."""
+    return config.model_type == "full" and not config.controlnet
+
+
+def _by_layer(case: Case) -> bool:
+    """Weights are fetched layer by layer."""
+    c = case.config
+    return c.ramtorch or (c.enable_group_offload and c.group_offload_type == "leaf_level")
+
+
+def _has(option: str, lack: str) -> Rule:
+    """Something that a family may not have."""
     return Rule(
         f"{option} on a family without it",
         (option,),
         lambda case: bool(getattr(case.config, option) and case.facts and option not in case.facts.supports),
-        f"{{family}} {lack}.",
-        f"Take {option} out, or choose a family that `darkroom families` lists with {option}.",
+        f"{lack}.",
+        f"Take {option} out, or choose one of these for model_family: {{having[{option}]}}.",
     )
 
 
@@ -129,8 +180,16 @@ def _leaves_the_embedder(config: Config) -> bool:
 
 RULES: tuple[Rule, ...] = (
     # -- control
-    _control("controlnet", "has no ControlNet in diffusers that could be trained"),
-    _control("control", "takes no control picture as further channels"),
+    _has("controlnet", "diffusers has no ControlNet for this flavour of {family} that could be trained"),
+    _has("control", "This flavour of {family} takes no control picture as further channels"),
+    _has("train_text_encoder", "This flavour of {family} has no CLIP text encoder that LoRA files hold"),
+    Rule(
+        "a text encoder trained beside control",
+        ("train_text_encoder",),
+        lambda case: case.config.train_text_encoder and (case.config.control or case.config.controlnet),
+        "A text encoder is trained with a denoiser, and not with what shows it a control picture.",
+        "Take train_text_encoder out, or control and controlnet.",
+    ),
     Rule(
         "two ways of control",
         ("control", "controlnet"),
@@ -317,6 +376,197 @@ RULES: tuple[Rule, ...] = (
         "init_lora starts from a file and lora_init_type {c.lora_init_type} from the base weights.",
         "Set lora_init_type to default, or take init_lora out.",
     ),
+    # -- where frozen weights are, and in which bits
+    Rule(
+        "a quantised base that is trained",
+        (*_ROUNDING, "model_type"),
+        lambda case: _has_rounded_base(case.config) and _trains_the_base(case.config),
+        "Weights in fewer bits cannot be trained, and model_type full trains the base's own.",
+        "Set model_type to lora, or take the base as it is: base_model_precision no_change, and no GGUF file.",
+    ),
+    Rule(
+        "a GGUF base in yet other bits",
+        ("base_model_precision", *_DENOISER_FILES),
+        lambda case: case.config.base_model_precision != "no_change" and _is_gguf(case.config),
+        "The GGUF file holds the base in fewer bits already, and keeps them.",
+        "Set base_model_precision to no_change, or give the file in bf16 as safetensors.",
+    ),
+    Rule(
+        "eight-bit products of weights in fewer bits",
+        ("mixed_precision", *_ROUNDING),
+        lambda case: case.config.mixed_precision == "fp8" and _has_rounded_base(case.config),
+        "fp8 rounds weights anew for every product, and these are rounded already.",
+        "Set mixed_precision to bf16, or take the base as it is: base_model_precision no_change, and no GGUF file.",
+    ),
+    Rule(
+        "diffusers told to quantise nothing",
+        ("quantize_via",),
+        lambda case: (
+            case.config.quantize_via == "pipeline"
+            and not _has_rounded_base(case.config)
+            and all(getattr(case.config, name) == "no_change" for name in _TEXT_PRECISIONS)
+        ),
+        "Nothing says what diffusers is to quantise while it loads.",
+        "Set base_model_precision or quantization_config, or leave quantize_via out.",
+    ),
+    Rule(
+        "a pipeline that would be saved with quantised parts",
+        ("quantize_via", "model_type"),
+        lambda case: case.config.quantize_via == "pipeline" and _trains_the_base(case.config),
+        "model_type full writes the whole pipeline, and what diffusers quantised would be written so.",
+        "Set quantize_via to cpu, or model_type to lora.",
+    ),
+    Rule(
+        "settings and precisions for diffusers",
+        ("quantization_config", "base_model_precision", *_TEXT_PRECISIONS),
+        lambda case: (
+            bool(case.config.quantization_config)
+            and any(getattr(case.config, name) != "no_change" for name in ("base_model_precision", *_TEXT_PRECISIONS))
+        ),
+        "It says for each component how it is quantised, and so do the precisions.",
+        "Write the precisions into quantization_config, under each component's name, or take it out.",
+    ),
+    Rule(
+        "activations quantised by diffusers",
+        ("quantize_activations", "quantize_via"),
+        lambda case: case.config.quantize_activations and case.config.quantize_via == "pipeline",
+        "diffusers quantises weights only.",
+        "Set quantize_via to cpu, or quantize_activations to false.",
+    ),
+    Rule(
+        "new layers from weights that come in fewer bits",
+        ("control", "controlnet", "quantize_via", *_DENOISER_FILES),
+        lambda case: (
+            _comes_rounded(case.config)
+            and (case.config.control or (case.config.controlnet and not case.config.controlnet_model_name_or_path))
+        ),
+        "What reads the control picture is made from the base's weights, which are never whole in this run.",
+        "Set quantize_via to cpu and give a base in bf16, or name a ControlNet in controlnet_model_name_or_path.",
+    ),
+    Rule(
+        "parts that move and parts that wait",
+        ("enable_model_cpu_offload", *_OFFLOADS),
+        lambda case: case.config.enable_model_cpu_offload and bool(_offloads(case.config)),
+        "Weights that wait in host memory cannot be moved as a whole as well.",
+        "Take enable_model_cpu_offload out, or the other.",
+    ),
+    Rule(
+        "sparse-linear attention beside a ControlNet",
+        ("attention_mechanism", "controlnet"),
+        lambda case: case.config.attention_mechanism == "sla" and case.config.controlnet,
+        "A ControlNet learns beside an untouched base, and sparse-linear attention is learnt by the base itself.",
+        "Choose another attention_mechanism.",
+    ),
+    Rule(
+        "sparse-linear attention that is compiled",
+        ("attention_mechanism", "dynamo_backend", "validation_torch_compile"),
+        lambda case: (
+            case.config.attention_mechanism == "sla"
+            and (case.config.dynamo_backend != "no" or case.config.validation_torch_compile)
+        ),
+        "torch.compile looks past the places where sparse-linear attention takes over.",
+        "Set dynamo_backend to no and take validation_torch_compile out, or choose another attention_mechanism.",
+    ),
+    Rule(
+        "fused layers from weights that come in fewer bits",
+        ("fuse_qkv_projections", "quantize_via", *_DENOISER_FILES),
+        lambda case: case.config.fuse_qkv_projections and _comes_rounded(case.config),
+        "Layers are fused before they are quantised, and these weights are never whole in this run.",
+        "Take fuse_qkv_projections out, or set quantize_via to cpu and give a base in bf16.",
+    ),
+    Rule(
+        "fused layers that are trained themselves",
+        ("fuse_qkv_projections", "model_type"),
+        lambda case: case.config.fuse_qkv_projections and _trains_the_base(case.config),
+        "A model is saved with query, key and value apart, and model_type full would train them as one.",
+        "Set model_type to lora, or take fuse_qkv_projections out.",
+    ),
+    Rule(
+        "a trained ControlNet that waits elsewhere",
+        ("ramtorch_controlnet", "model_type"),
+        lambda case: (
+            case.config.ramtorch
+            and case.config.ramtorch_controlnet
+            and case.config.controlnet
+            and case.config.model_type == "full"
+        ),
+        "Only frozen weights can wait in host memory, and model_type full trains the ControlNet's own.",
+        "Set model_type to lora, or take ramtorch_controlnet out.",
+    ),
+    Rule(
+        "two ways of offloading",
+        _OFFLOADS,
+        lambda case: len(_offloads(case.config)) > 1,
+        "Of musubi_blocks_to_swap, ramtorch and enable_group_offload only one can move the weights.",
+        "Keep one of them.",
+    ),
+    Rule(
+        "a start from weights that are quantised",
+        ("lora_init_type", *_ROUNDING),
+        lambda case: _has_rounded_base(case.config) and case.config.lora_init_type in _FROM_WEIGHTS,
+        "lora_init_type {c.lora_init_type} takes the adapter's start from the base's weights, which are rounded.",
+        "Set lora_init_type to default, or base_model_precision to no_change.",
+    ),
+    Rule(
+        "a start from weights that wait elsewhere",
+        ("lora_init_type", *_OFFLOADS),
+        lambda case: bool(_offloads(case.config)) and case.config.lora_init_type in _FROM_WEIGHTS,
+        "lora_init_type {c.lora_init_type} changes the base's weights, of which copies wait in host memory.",
+        "Set lora_init_type to default.",
+    ),
+    Rule(
+        "DoRA on rounded or streamed layers",
+        ("use_dora", *_ROUNDING, "ramtorch"),
+        lambda case: case.config.use_dora and (_has_rounded_base(case.config) or _by_layer(case)),
+        "DoRA measures a layer's weights beside the layer's own computation, where they are whole and on the device.",
+        "Set use_dora to false, or leave the weights as they are; blocks may wait (musubi_blocks_to_swap).",
+    ),
+    Rule(
+        "a trained text encoder in fewer bits",
+        ("train_text_encoder", *_TEXT_PRECISIONS),
+        lambda case: (
+            case.config.train_text_encoder
+            and any(getattr(case.config, name) != "no_change" for name in _TEXT_PRECISIONS)
+        ),
+        "A text encoder that is trained keeps its own precision.",
+        "Set the text encoders' precisions to no_change, or take train_text_encoder out.",
+    ),
+    Rule(
+        "compiling what is fetched on the way",
+        ("dynamo_use_regional_compilation", *_OFFLOADS),
+        lambda case: (
+            case.config.dynamo_backend != "no"
+            and not case.config.dynamo_use_regional_compilation
+            and bool(_offloads(case.config))
+        ),
+        "A network that is compiled as a whole cannot fetch its weights block by block.",
+        "Set dynamo_use_regional_compilation to true.",
+    ),
+    Rule(
+        "compiling layers that are fetched",
+        ("dynamo_backend", "ramtorch", "enable_group_offload"),
+        lambda case: case.config.dynamo_backend != "no" and _by_layer(case),
+        "Blocks are compiled as a whole, and these fetch their layers one by one.",
+        "Set musubi_blocks_to_swap, or group_offload_type to block_level, or dynamo_backend to no.",
+    ),
+    Rule(
+        "compiling eight-bit floats of quanto",
+        ("dynamo_backend", "base_model_precision"),
+        lambda case: case.config.dynamo_backend != "no" and case.config.base_model_precision in _QUANTO_FLOATS,
+        "torch cannot compile quanto's eight-bit floats.",
+        "Choose fp8-block or fp8-torchao for base_model_precision, or set dynamo_backend to no.",
+    ),
+    Rule(
+        "SageAttention in training on four bits",
+        ("sageattention_usage", "base_model_precision"),
+        lambda case: (
+            case.config.attention_mechanism.startswith("sageattention")
+            and case.config.sageattention_usage != "inference"
+            and case.config.base_model_precision == "nf4-bnb"
+        ),
+        "Attention in eight bits on weights in four leaves too little of the gradient.",
+        "Set sageattention_usage to inference.",
+    ),
     # -- optimizer
     Rule(
         "one beta alone",
@@ -331,6 +581,56 @@ RULES: tuple[Rule, ...] = (
         lambda case: case.config.optimizer_beta1 is not None and case.config.optimizer.startswith(_THREE_BETAS),
         "{c.optimizer} has three betas, which two options cannot set.",
         "Take optimizer_beta1 and optimizer_beta2 out.",
+    ),
+    Rule(
+        "a beta that is an exponent",
+        ("optimizer_beta1", "optimizer"),
+        lambda case: case.config.optimizer_beta1 is not None and case.config.optimizer == "sdnq-adafactor",
+        "The first beta of {c.optimizer} is the exponent of its decay, -0.8, and no share of the past.",
+        "Take optimizer_beta1 and optimizer_beta2 out; optimizer_config has betas for it.",
+    ),
+    Rule(
+        "updates that do not wait for the other batches",
+        ("optimizer_release_gradients", "gradient_accumulation_steps"),
+        lambda case: case.config.optimizer_release_gradients and case.config.gradient_accumulation_steps > 1,
+        "Each gradient is used up at once, and gradient_accumulation_steps = {c.gradient_accumulation_steps} adds up"
+        " several.",
+        "Set gradient_accumulation_steps to 1, or optimizer_release_gradients to false.",
+    ),
+    Rule(
+        "a common length of gradients that never meet",
+        ("optimizer_release_gradients", "grad_clip_method"),
+        lambda case: (
+            case.config.optimizer_release_gradients
+            and case.config.grad_clip_method == "norm"
+            and case.config.max_grad_norm > 0
+        ),
+        "Each gradient is used up at once, and their common length is known when all of them are.",
+        "Set grad_clip_method to value, or max_grad_norm to 0.",
+    ),
+    Rule(
+        "updates in two places",
+        _ELSEWHERE,
+        lambda case: len(_elsewhere(case.config)) > 1,
+        "A weight is updated on the way back (optimizer_release_gradients), as a copy in host memory"
+        " (optimizer_cpu_offload_method), or where it waits when the base is trained: in one of these places.",
+        "Keep one of them.",
+    ),
+    Rule(
+        "pages of a state that is on the host",
+        ("optimizer", *_OFFLOADS),
+        lambda case: (
+            case.config.optimizer.endswith("-paged") and _trains_the_base(case.config) and bool(_offloads(case.config))
+        ),
+        "{c.optimizer} moves its state from a GPU to the host, and that of weights that wait is there.",
+        "Choose the optimizer without -paged.",
+    ),
+    Rule(
+        "scaled gradients that are used elsewhere",
+        ("mixed_precision", *_ELSEWHERE),
+        lambda case: case.config.mixed_precision == "fp16" and bool(_elsewhere(case.config)),
+        "mixed_precision fp16 scales gradients, and takes the factor out where all of them are together.",
+        "Set mixed_precision to bf16.",
     ),
     Rule(
         "bf16 optimizer on fp32 weights",

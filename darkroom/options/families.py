@@ -70,6 +70,21 @@ class FamilyOptions(Section):
         level="expert",
         families=("sdxl",),
     )
+    deepfloyd_noise_level: int | None = option(
+        None,
+        "Noise on what DeepFloyd's stage II enlarges; left out, training draws it and validation takes 250.",
+        ge=0,
+        le=999,
+        level="expert",
+        families=("deepfloyd",),
+    )
+    validation_num_layers: int = option(
+        4,
+        "Layers that validation has a picture taken apart into, by models that do so.",
+        ge=1,
+        level="advanced",
+        families=("qwen_image",),
+    )
     sana_complex_human_instruction: str | None = option(
         None,
         "Instruction that Sana's text encoder reads before each caption; left out, the published one.",

@@ -17,6 +17,11 @@ class MemoryOptions(Section):
     page: ClassVar[str] = "memory"
     title: ClassVar[str] = "Memory"
 
+    rehearsal: bool = option(
+        True,
+        "Before the first step, try one step of the largest batch, one picture and one save, and undo them.",
+        level="advanced",
+    )
     gradient_checkpointing: bool = option(
         True, "Recompute activations in the backward pass: much less memory, about a third more time."
     )
@@ -32,7 +37,6 @@ class MemoryOptions(Section):
         "Keep the saved inputs on the device (torch) or in host memory (unsloth).",
         level="advanced",
         when={"gradient_checkpointing": True},
-        pending=later.MEMORY,
     )
     set_grads_to_none: bool = option(
         True,
@@ -52,58 +56,48 @@ class MemoryOptions(Section):
         False,
         "Compute the 3-D convolutions of a video VAE in patches, somewhat slower.",
         level="expert",
-        families=("hunyuanvideo", "kandinsky5_video"),
-        pending=later.FAMILY_PARTS,
     )
     accelerator_cache_clear_interval: int | None = option(
         None,
         "Give unused device memory back every this many steps.",
         ge=1,
         level="expert",
-        pending=later.MEMORY,
     )
     offload_during_startup: bool = option(
         False,
         "Move text encoders to the CPU while the VAE fills its cache, and the other way round.",
         level="advanced",
-        pending=later.MEMORY,
     )
     offload_during_save: bool = option(
         False,
         "Move the model to the CPU while a checkpoint is written.",
         level="expert",
-        pending=later.MEMORY,
     )
     delete_model_after_load: bool = option(
         False,
         "Delete downloaded weights from the disk once they are in memory; the next run downloads them again.",
         level="expert",
-        pending=later.MEMORY,
     )
     fully_unload_text_encoder: bool = option(
         False,
         "Free the text encoders completely when they are not needed, instead of parking them on the CPU.",
         level="expert",
-        pending=later.MEMORY,
     )
     enable_model_cpu_offload: bool = option(
         False,
         "Move whole components between CPU and device as validation needs them.",
         level="advanced",
-        pending=later.MEMORY,
     )
     enable_group_offload: bool = option(
         False,
         "Keep groups of layers in host memory and bring each to the device when it is needed.",
         level="advanced",
-        pending=later.MEMORY,
     )
     group_offload_type: Literal["block_level", "leaf_level"] = option(
         "block_level",
         "With enable_group_offload, move groups of blocks, or single layers for the lowest memory.",
         level="expert",
         when=_GROUP,
-        pending=later.MEMORY,
     )
     group_offload_blocks_per_group: int = option(
         1,
@@ -111,48 +105,53 @@ class MemoryOptions(Section):
         ge=1,
         level="expert",
         when=_GROUP,
-        pending=later.MEMORY,
     )
     group_offload_use_stream: bool = option(
         False,
         "Copy the next offloaded group while the present one computes; needs an NVIDIA device.",
         level="expert",
         when=_GROUP,
-        pending=later.MEMORY,
     )
     group_offload_to_disk_path: str | None = option(
         None,
         "Folder on a fast disk that holds offloaded groups instead of host memory.",
         level="expert",
         when=_GROUP,
-        pending=later.MEMORY,
     )
     musubi_blocks_to_swap: int = option(
         0,
-        "Number of blocks, counted from the end, that wait in host memory until they are needed.",
+        "Number of blocks, spread evenly, that wait in host memory until they are needed.",
+        aliases=("blocks_to_swap",),
         ge=0,
         level="advanced",
-        pending=later.MEMORY,
     )
     musubi_block_swap_device: str = option(
         "cpu",
         "Device on which swapped blocks wait.",
         level="expert",
         when={"musubi_blocks_to_swap": SET},
-        pending=later.MEMORY,
+    )
+    block_swap_ring_size: int = option(
+        2,
+        "Places on the device for weights that wait in host memory; 2 let it copy while it computes, 1 saves memory.",
+        ge=1,
+        level="expert",
+    )
+    use_pinned_memory_for_block_swap: bool = option(
+        True,
+        "Keep waiting weights in pinned memory, from which the device fetches faster.",
+        level="expert",
     )
     ramtorch: bool = option(
         False,
         "Keep linear layers in host memory and stream them to the device for each use.",
         level="advanced",
-        pending=later.MEMORY,
     )
     ramtorch_target_modules: str | None = option(
         None,
         "Comma-separated name patterns of the layers that ramtorch streams; left out, all linear layers.",
         level="expert",
         when=_RAMTORCH,
-        pending=later.MEMORY,
     )
     ramtorch_transformer_percent: float = option(
         100,
@@ -161,10 +160,9 @@ class MemoryOptions(Section):
         le=100,
         level="expert",
         when=_RAMTORCH,
-        pending=later.MEMORY,
     )
     ramtorch_text_encoder: bool = option(
-        False, "Let ramtorch stream the text encoders as well.", level="expert", when=_RAMTORCH, pending=later.MEMORY
+        False, "Let ramtorch stream the text encoders as well.", level="expert", when=_RAMTORCH
     )
     ramtorch_text_encoder_percent: float = option(
         100,
@@ -173,35 +171,30 @@ class MemoryOptions(Section):
         le=100,
         level="expert",
         when={"ramtorch_text_encoder": True},
-        pending=later.MEMORY,
     )
     ramtorch_vae: bool = option(
         False,
-        "Let ramtorch stream the middle block of the VAE as well.",
+        "Let ramtorch stream the linear layers in the middle of the VAE as well.",
         level="expert",
         when=_RAMTORCH,
-        pending=later.MEMORY,
     )
     ramtorch_controlnet: bool = option(
         False,
-        "Let ramtorch stream the ControlNet as well.",
+        "Let ramtorch stream a ControlNet as well that a LoRA is trained on.",
         level="expert",
-        when={"controlnet": True},
-        pending=later.MEMORY,
+        when={"controlnet": True, **_RAMTORCH},
     )
     ramtorch_disable_extensions: bool = option(
         True,
         "Let ramtorch stream linear layers only; false adds embeddings, norms and convolutions.",
         level="expert",
         when=_RAMTORCH,
-        pending=later.MEMORY,
     )
     ramtorch_disable_sync_hooks: bool = option(
         False,
         "Leave out the device synchronisation around the backward pass of streamed layers.",
         level="expert",
         when=_RAMTORCH,
-        pending=later.MEMORY,
     )
     offload_param_path: str | None = option(
         None, "Folder for parameters that DeepSpeed offloads to disk.", level="expert", pending=later.DISTRIBUTED

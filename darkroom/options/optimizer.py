@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from darkroom.options import later
 from darkroom.options.field import IMPORT_PATH, SET, Section, option, plugin_names
 
 OPTIMIZERS = (
@@ -55,7 +54,6 @@ OPTIMIZERS = (
     "sdnq-muon+quantized_matmul",
 )
 _EMA = {"use_ema": True}
-_NOT_YET = {name: later.OPTIMIZERS for name in OPTIMIZERS if name.startswith(("ao-", "bnb-", "sdnq-", "soap"))}
 
 
 class OptimizerOptions(Section):
@@ -105,7 +103,6 @@ class OptimizerOptions(Section):
         "adamw_bf16",
         "The rule that turns gradients into updates.",
         choices=(*OPTIMIZERS, *sorted(plugin_names("darkroom.optimizers") - {*OPTIMIZERS})),
-        pending_choices=_NOT_YET,
         also=rf"torch-[a-z]+|muon|{IMPORT_PATH}",
         also_words="torch-NAME for one of PyTorch's own, or package.module.Class for your own",
     )
@@ -161,20 +158,24 @@ class OptimizerOptions(Section):
         level="advanced",
         when={"max_grad_norm": SET},
     )
-    optimizer_cpu_offload_method: Literal["none"] = option(
+    optimizer_cpu_offload_method: Literal["none", "cpu"] = option(
         "none",
-        "Where the optimizer's state is kept when it does not stay on the device.",
-        level="expert",
-        pending=later.OPTIMIZERS,
+        "Keep the optimizer's state on the device (none), or in host memory and update there (cpu).",
+        level="advanced",
     )
     optimizer_offload_gradients: bool = option(
-        False, "Keep gradients in host memory to save device memory.", level="expert", pending=later.OPTIMIZERS
+        False,
+        "Send each gradient to host memory as soon as it is known, where the optimizer is.",
+        level="advanced",
+        when={"optimizer_cpu_offload_method": "cpu"},
     )
     optimizer_release_gradients: bool = option(
-        False, "Update and free each gradient as soon as it is known.", level="expert", pending=later.OPTIMIZERS
+        False,
+        "Update each weight as soon as its gradient is known and free that, so that no two gradients are held.",
+        level="advanced",
     )
     fuse_optimizer: bool = option(
-        False, "Use fused kernels for the offloaded optimizer.", level="expert", pending=later.OPTIMIZERS
+        False, "Use fused kernels of torch's Adam, AdamW, SGD or Adagrad: faster, most of all on a CPU.", level="expert"
     )
     use_ema: bool = option(False, "Keep a slowly moving average of the trained weights, which often looks better.")
     ema_decay: float = option(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal, get_args
 
-from darkroom.options import later
 from darkroom.options.field import SET, Section, option
 
 Quantised = Literal[
@@ -30,6 +29,10 @@ Quantised = Literal[
     "uint4-sdnq",
     "uint3-sdnq",
     "uint2-sdnq",
+    "fp8-cast",
+    "fp8-block",
+    "fp8-channel",
+    "fp8-tensor",
 ]
 Attention = Literal[
     "diffusers",
@@ -51,7 +54,9 @@ Attention = Literal[
     "sageattention-int8-fp16-cuda",
     "sageattention-int8-fp8-cuda",
 ]
-_NOT_YET = {name: later.PRECISION for name in get_args(Quantised) if name != "no_change"}
+# the only ones that can also round what is between the layers
+_QUANTO = tuple(name for name in get_args(Quantised) if name.endswith("-quanto"))
+_FLOATS = ("fp8-cast", "fp8-block", "fp8-channel", "fp8-tensor")
 
 
 class PrecisionOptions(Section):
@@ -62,59 +67,62 @@ class PrecisionOptions(Section):
 
     mixed_precision: Literal["no", "fp16", "bf16", "fp8"] = option(
         "bf16",
-        "Number format of the computation; bf16 suits nearly everything, no means 32 bit.",
-        pending_choices={"fp8": later.PRECISION},
+        "Number format of the computation; bf16 suits nearly everything, no means 32 bit, fp8 is bf16 with products of "
+        "eight-bit floats.",
     )
     base_model_default_dtype: Literal["bf16", "fp32"] = option(
         "bf16", "Number format in which frozen weights are kept when they are not quantised.", level="advanced"
     )
-    base_model_precision: Quantised = option(
-        "no_change", "Keep the frozen base in fewer bits to save memory.", pending=later.PRECISION
+    base_model_precision: Quantised = option("no_change", "Keep the frozen base in fewer bits to save memory.")
+    fp8_format: Literal["e4m3", "e5m2"] = option(
+        "e4m3",
+        "Of the fp8 choices of base_model_precision: e4m3 rounds finer, e5m2 reaches further.",
+        level="expert",
+        when={"base_model_precision": _FLOATS},
+    )
+    keep_quantised_weights: bool = option(
+        True,
+        "Keep a denoiser in an fp8 format on disk as well, so that the next start does not quantise it again.",
+        level="advanced",
+        when={"base_model_precision": _FLOATS},
     )
     text_encoder_1_precision: Quantised = option(
         "no_change",
         "Keep the first text encoder in fewer bits to save memory.",
         level="advanced",
-        pending=later.PRECISION,
     )
     text_encoder_2_precision: Quantised = option(
         "no_change",
         "Keep the second text encoder in fewer bits to save memory.",
         level="advanced",
-        pending=later.PRECISION,
     )
     text_encoder_3_precision: Quantised = option(
         "no_change",
         "Keep the third text encoder in fewer bits to save memory.",
         level="advanced",
-        pending=later.PRECISION,
     )
     text_encoder_4_precision: Quantised = option(
         "no_change",
         "Keep the fourth text encoder in fewer bits to save memory.",
         level="advanced",
-        pending=later.PRECISION,
     )
     quantize_via: Literal["cpu", "accelerator", "pipeline"] = option(
         "cpu",
         "Where weights are quantised: on the CPU, on the accelerator, or by diffusers while loading.",
         level="advanced",
-        pending=later.PRECISION,
     )
     quantization_config: dict[str, Any] | None = option(
         None,
-        "Settings per component for quantising through diffusers.",
+        "By component or default, how diffusers quantises it while loading: its settings, or one of the precisions.",
         json=True,
         level="expert",
         when={"quantize_via": "pipeline"},
-        pending=later.PRECISION,
     )
     quantize_activations: bool = option(
         False,
         "Quantise activations as well as weights.",
         level="expert",
-        when={"base_model_precision": tuple(_NOT_YET)},
-        pending=later.PRECISION,
+        when={"base_model_precision": _QUANTO},
     )
     gradient_precision: Literal["unmodified", "fp32"] = option(
         "unmodified",
@@ -128,67 +136,67 @@ class PrecisionOptions(Section):
         False,
         "Compute 32-bit products in full precision instead of the faster TF32.",
         level="expert",
-        pending=later.PRECISION,
     )
     attention_mechanism: Attention = option(
         "diffusers",
         "Which attention kernel computes; diffusers lets PyTorch choose.",
         level="advanced",
-        pending=later.ATTENTION,
     )
     sageattention_usage: Literal["training", "inference", "training+inference"] = option(
         "inference",
         "Whether SageAttention is used for validation, for training, or for both.",
         level="expert",
-        when={"attention_mechanism": SET},
-        pending=later.ATTENTION,
+        when={"attention_mechanism": tuple(name for name in get_args(Attention) if name.startswith("sage"))},
     )
     sla_config: dict[str, Any] | None = option(
         None,
-        "Settings of sparse-linear attention (attention_mechanism sla).",
+        "Settings of sparse-linear attention: topk (a share, 0.2), blkq, blkk (64), feature_map (softmax, elu, relu).",
         json=True,
         level="expert",
         when={"attention_mechanism": "sla"},
-        pending=later.ATTENTION,
     )
     fuse_qkv_projections: bool = option(
-        False, "Compute query, key and value of a layer in one product.", level="expert", pending=later.ATTENTION
+        False, "Compute query, key and value of a layer in one product; a LoRA has one A for the three.", level="expert"
     )
     unet_attention_slice: bool = option(
         False,
         "Compute the attention of a UNet in slices, slower and with less memory.",
         level="expert",
         families=("sd1x", "sd2x", "sdxl", "kolors"),
-        pending=later.ATTENTION,
     )
-    dynamo_backend: str = option(
-        "no", "Compiler backend for torch.compile, such as inductor.", level="advanced", pending=later.COMPILE
-    )
+    dynamo_backend: str = option("no", "Compiler backend for torch.compile, such as inductor.", level="advanced")
     dynamo_mode: str | None = option(
         None,
         "How hard the compiler tries, such as max-autotune.",
+        aliases=("compile_mode",),
         level="expert",
         when={"dynamo_backend": SET},
-        pending=later.COMPILE,
     )
     dynamo_fullgraph: bool = option(
         False,
         "Insist that the compiler makes one graph without breaks.",
+        aliases=("compile_fullgraph",),
         level="expert",
         when={"dynamo_backend": SET},
-        pending=later.COMPILE,
     )
     dynamo_dynamic: bool = option(
         False,
         "Compile for changing shapes, so that every bucket uses the same code.",
+        aliases=("compile_dynamic",),
         level="expert",
         when={"dynamo_backend": SET},
-        pending=later.COMPILE,
+    )
+    dynamo_cache_size_limit: int | None = option(
+        None,
+        "How often a part may be compiled again, for another shape, before it runs uncompiled; torch takes 8.",
+        aliases=("compile_cache_size_limit",),
+        ge=1,
+        level="expert",
+        when={"dynamo_backend": SET},
     )
     dynamo_use_regional_compilation: bool = option(
-        False,
+        True,
         "Compile one block and use it for all, for a quicker start.",
         level="expert",
         when={"dynamo_backend": SET},
-        pending=later.COMPILE,
     )

@@ -97,6 +97,8 @@ class _Reader:
         self.notes: list[Note] = []
         self.given: dict[str, _Given] = {}
         self.exports: dict[str, str] = {}
+        self.compiling: dict[str, _Given] = {}  # of musubi-tuner, whose two options for it are one here
+        self.switches: dict[str, _Given] = {}  # musubi-tuner's, which say what options here are
         self.unsupported: list[ConfigError] = []
         self.unreadable = False  # the config could not be read, so nothing is known about what is missing
 
@@ -110,6 +112,7 @@ class _Reader:
             self._read_file(path)
         self._place_all(line.pairs, COMMAND_LINE)
         self._translate_values()
+        self._translate_switches()
         self._settle_unsupported()
         self._add_family_defaults(family_defaults)
         config = self._build(partial, path, line)
@@ -233,11 +236,18 @@ class _Reader:
             if str(value).strip().lower() in _FALSE:
                 self._place("vae_cache_ondemand", True, source)
             return
-        if name in compat.DATASET_KEYS:
+        if name in (compat.COMPILE, compat.COMPILE_BACKEND):
+            self.compiling[name] = _Given(self._substitute(name, value, source), source)
+        elif name in compat.DATASET_KEYS:
             reason = "it belongs into the dataset file and is not read here"
             self.notes.append(Note(name, value, source, reason))
         elif name in compat.FORM_KEYS or name.startswith("__"):
             self.notes.append(Note(name, value, source, "only a web form reads it", ineffective=False))
+        elif name in compat.MUSUBI_SWITCHES:
+            self.switches[name] = _Given(value, source)
+        elif name in compat.MUSUBI_WITHOUT_EFFECT:
+            if str(value).strip().lower() in _TRUE:
+                self.notes.append(Note(name, value, source, f"no effect: {compat.MUSUBI_WITHOUT_EFFECT[name]}"))
         elif name in compat.MUSUBI_KEYS or name in compat.SIMPLETUNER_KEYS:
             tool = "musubi-tuner" if name in compat.MUSUBI_KEYS else "SimpleTuner"
             problem = f"This is an option of {tool} that Darkroom does not offer yet{_did_you_mean(name)}"
@@ -286,7 +296,8 @@ class _Reader:
     # ---- values ------------------------------------------------------------------------------------------------------
 
     def _translate_values(self) -> None:
-        """Values that SimpleTuner reads as another."""
+        """Values that a predecessor reads as another."""
+        self._translate_compiling()
         schedule = self.given.get("lr_scheduler")
         if schedule is None:
             return
@@ -300,6 +311,29 @@ class _Reader:
             self.given["lr_scheduler"] = _Given(read_as, schedule.source)
             reason = f"{schedule.value} is read as {read_as}"
             self.notes.append(Note("lr_scheduler", schedule.value, schedule.source, reason, ineffective=False))
+
+    def _translate_compiling(self) -> None:
+        """musubi-tuner's `compile` and `compile_backend` as `dynamo_backend`, unless that is given as well."""
+        switch, backend = (self.compiling.get(name) for name in (compat.COMPILE, compat.COMPILE_BACKEND))
+        if switch and str(switch.value).strip().lower() in _TRUE:
+            self.given.setdefault("dynamo_backend", backend or _Given("inductor", switch.source))
+        elif backend:
+            reason = f"it acts only when {compat.COMPILE} is true"
+            self.notes.append(Note(compat.COMPILE_BACKEND, backend.value, backend.source, reason))
+        dynamic = self.given.get("dynamo_dynamic")
+        if dynamic and str(dynamic.value).strip().lower() == "auto":
+            del self.given["dynamo_dynamic"]  # as it is here unless said otherwise
+
+    def _translate_switches(self) -> None:
+        """Switches of musubi-tuner that are values of options here. The option itself counts before them."""
+        for name, (option, on, off) in compat.MUSUBI_SWITCHES.items():
+            switch = self.switches.get(name)
+            value = None if switch is None else on if str(switch.value).strip().lower() in _TRUE else off
+            if switch is None or value is None:
+                continue
+            counts = self.given.setdefault(option, _Given(value, switch.source)).value
+            reason = f"{option} is {counts}"
+            self.notes.append(Note(name, switch.value, switch.source, reason, ineffective=False))
 
     def _settle_unsupported(self) -> None:
         asked = self.given.get("ignore_unsupported")
@@ -482,7 +516,7 @@ def _parse_option(line: Arguments, text: str, words: list[str], source: str) -> 
         return
     info = option_names().get(_plain(key))
     following = words[0] if words else None
-    if info is not None and info.kind == "bool":
+    if (info is not None and info.kind == "bool") or _plain(key) in compat.MUSUBI_SWITCHES:
         if following is not None and following.lower() in _TRUE | _FALSE:
             value = words.pop(0)
         _add_pair(line, key, value or "true", source)

@@ -71,7 +71,7 @@ class TrainingOptions(Section):
         level="expert",
     )
     train_text_encoder: bool = option(
-        False, "Train the CLIP text encoder too.", level="expert", pending=later.TEXT_ENCODERS
+        False, "Train the CLIP text encoders too, together with the denoiser.", level="expert"
     )
     text_encoder_lr: float | None = option(
         None,
@@ -79,25 +79,26 @@ class TrainingOptions(Section):
         gt=0,
         level="expert",
         when=_TEXT,
-        pending=later.TEXT_ENCODERS,
     )
     text_encoder_limit: int = option(
         100,
-        "Stop training the text encoder after this many steps, before it forgets.",
+        "Stop training the text encoder after this share of the run's steps, in percent, before it forgets.",
         ge=0,
+        le=100,
         level="expert",
         when=_TEXT,
-        pending=later.TEXT_ENCODERS,
     )
     save_text_encoder: bool = option(
-        False, "Save the trained text encoder with the result.", level="expert", when=_TEXT, pending=later.TEXT_ENCODERS
+        False,
+        "With a LoRA, also write each trained text encoder whole, as a folder beside the result.",
+        level="expert",
+        when=_TEXT,
     )
     freeze_encoder_strategy: Literal["before", "between", "after"] = option(
         "after",
         "Which layers of a trained text encoder stay as they are.",
         level="expert",
         when=_TEXT,
-        pending=later.TEXT_ENCODERS,
     )
     freeze_encoder_before: int = option(
         12,
@@ -105,7 +106,6 @@ class TrainingOptions(Section):
         ge=0,
         level="expert",
         when=_TEXT,
-        pending=later.TEXT_ENCODERS,
     )
     freeze_encoder_after: int = option(
         17,
@@ -113,7 +113,6 @@ class TrainingOptions(Section):
         ge=0,
         level="expert",
         when=_TEXT,
-        pending=later.TEXT_ENCODERS,
     )
     disable_benchmark: bool = option(
         False, "Do not picture the untrained model before training starts.", level="advanced"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import field_validator
+from pydantic import PositiveFloat, field_validator
 
 from darkroom.core.units import parse_resolutions
 from darkroom.options import later
@@ -116,8 +116,47 @@ class ValidationOptions(Section):
         "Side of a validation picture on which its input picture is shown.",
         level="expert",
     )
-    validation_torch_compile: bool = option(
-        False, "Compile the model for validation.", level="expert", pending=later.COMPILE
+    validation_torch_compile: bool = option(False, "Compile the model for validation.", level="expert")
+    validation_cache: Literal["none", "magcache", "first-block", "taylorseer"] = option(
+        "none",
+        "Guess some of the denoiser's answers from those of earlier steps, so that pictures take fewer calls.",
+        level="advanced",
+    )
+    validation_cache_config: dict[str, Any] | None = option(
+        None,
+        "Settings of first-block and taylorseer, as their configurations in diffusers name them.",
+        json=True,
+        level="expert",
+        when={"validation_cache": ("first-block", "taylorseer")},
+    )
+    magcache_threshold: float = option(
+        0.24,
+        "Error that may add up before MagCache computes again; higher is faster and further from the whole picture.",
+        gt=0,
+        level="advanced",
+        when={"validation_cache": "magcache"},
+    )
+    magcache_k: int = option(
+        6,
+        "Steps that MagCache guesses in a row at most; take fewer where there are few steps.",
+        ge=1,
+        level="expert",
+        when={"validation_cache": "magcache"},
+    )
+    magcache_retention_ratio: float = option(
+        0.2,
+        "Share of the first steps that MagCache always computes.",
+        ge=0,
+        le=1,
+        level="expert",
+        when={"validation_cache": "magcache"},
+    )
+    magcache_mag_ratios: list[PositiveFloat] | None = option(
+        None,
+        "How much the answer grows from step to step; left out, it is measured on the first picture.",
+        json=True,
+        level="expert",
+        when={"validation_cache": "magcache"},
     )
     validation_num_video_frames: int | None = option(
         None, "Number of frames of validation videos.", ge=1, level="advanced"
@@ -200,7 +239,13 @@ class ValidationOptions(Section):
         pending=later.VALIDATION,
     )
     validation_preview: bool = option(
-        False, "Show each validation picture while it is made.", level="expert", pending=later.VALIDATION
+        False, "Show each validation picture while it is made, through a tiny decoder.", level="advanced"
+    )
+    validation_preview_decoder: str | None = option(
+        None,
+        "Repository or folder of the tiny decoder (AutoencoderTiny); left out, the family's usual one.",
+        level="expert",
+        when={"validation_preview": True},
     )
     validation_preview_steps: int = option(
         1,
@@ -208,7 +253,6 @@ class ValidationOptions(Section):
         ge=1,
         level="expert",
         when={"validation_preview": True},
-        pending=later.VALIDATION,
     )
     enable_watermark: bool = option(
         False,

@@ -195,9 +195,12 @@ def _settings(options: dict[str, Any], sources: dict[str, str]) -> str:
 
 
 def _phases(rows: list[dict], steps: list[dict]) -> str:
-    lines = "".join(
-        f"<tr><td>{_text(row['phase'])}</td><td>{show_duration(row['seconds'])}</td><td>{show_size(row['peak_memory'])}</td></tr>"
-        for row in rows
-        if row["event"] == "phase"
-    )
-    return f"<table><tr><th>phase</th><th>time</th><th>peak memory so far</th></tr>{lines}</table>" if lines else ""
+    held = [row for row in rows if row["event"] == "phase"]
+    on_gpu = any(row["device_memory"] for row in held)
+    lines = ""
+    for row in held:
+        device = f"<td>{show_size(row['device_memory'])}</td>" if on_gpu else ""
+        numbers = f"<td>{show_duration(row['seconds'])}</td><td>{show_size(row['host_memory'])}</td>{device}"
+        lines += f"<tr><td>{_text(row['phase'])}</td>{numbers}</tr>"
+    head = f"<tr><th>phase</th><th>time</th><th>most memory</th>{'<th>on the GPU</th>' if on_gpu else ''}</tr>"
+    return f"<table>{head}{lines}</table>" if lines else ""

@@ -7,7 +7,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from darkroom.core.errors import DataError
 from darkroom.options.datasets.where import JsonLines
@@ -15,6 +15,14 @@ from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, wanted
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+class Line(NamedTuple):
+    """A file that a line names, its caption, and the sample that it is a layer of, if it is one."""
+
+    place: Path
+    caption: str = ""
+    whole: str | None = None
 
 
 class JsonlStore(ReadOnly):
@@ -31,20 +39,25 @@ class JsonlStore(ReadOnly):
         return {
             "type": "jsonl",
             "file": str(where.file.absolute()),
-            "keys": [where.name_key, where.key, where.caption_key],
+            "keys": [where.name_key, where.key, where.caption_key, *where.layer_keys],
         }
 
     @cached_property
-    def lines(self) -> dict[str, tuple[Path, str]]:
-        """Name to (file, caption), read once. Raises DataError that names the line."""
-        where, found = self.where, {}
+    def lines(self) -> dict[str, Line]:
+        """Every file by its name, read once. Raises DataError that names the line."""
+        where, found = self.where, dict[str, Line]()
         try:
             with where.file.open(encoding="utf-8-sig") as text:
                 for number, line in enumerate(text, 1):
                     row = self._row(line, number)
                     if where.key in row:  # not every line has every control
                         name, path = str(row.get(where.name_key, "")), str(row[where.key])
-                        found[name.replace("\\", "/")] = (self._place(path), str(row.get(where.caption_key) or ""))
+                        name = name.replace("\\", "/")
+                        found[name] = Line(self._place(path), str(row.get(where.caption_key) or ""))
+                        for layer, key in enumerate(where.layer_keys):
+                            if key in row:
+                                place = self._place(str(row[key]))
+                                found[f"{name[: name.rfind('.')]}_{layer}{place.suffix}"] = Line(place, whole=name)
         except UnicodeDecodeError as cause:
             raise DataError(f"{where.file} is not UTF-8: {cause.reason}.\n  Save it as UTF-8.") from None
         except OSError as cause:
@@ -76,9 +89,9 @@ class JsonlStore(ReadOnly):
         return beside if beside.exists() else Path(path)
 
     def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
-        """The files that are named and there. Raises DataError."""
-        found, rows = Found([], [], [], folders=1), []
-        for name, (place, _) in self.lines.items():
+        """The files that are named and there; of a sample that lacks a layer, none of its layers. Raises DataError."""
+        found, rows, incomplete = Found([], [], [], folders=1), [], set[str]()
+        for name, (place, _, whole) in self.lines.items():
             if not wanted(str(place), endings):
                 found.others += 1
                 continue
@@ -90,17 +103,20 @@ class JsonlStore(ReadOnly):
             if reason:
                 found.problems[reason] += 1
                 found.notes.append(f"{str(place)!r}: {reason}")
+                if whole is not None:
+                    incomplete.add(whole)
             else:
                 rows.append((name, stat.st_size, stat.st_mtime_ns))
         if say is not None:
             say(len(self.lines), len(self.lines))
+        rows = [row for row in rows if self.lines[row[0]].whole not in incomplete]
         return Found.of(rows, problems=found.problems, notes=found.notes, folders=1, others=found.others)
 
     def rows(self) -> pa.Table:
         """Captions."""
         import pyarrow as pa
 
-        captions = [[caption] if caption.strip() else [] for _, caption in self.lines.values()]
+        captions = [[line.caption] if line.caption.strip() else [] for line in self.lines.values()]
         return pa.table(
             {
                 "path": pa.array(list(self.lines), pa.string()),
@@ -127,5 +143,5 @@ class JsonlStore(ReadOnly):
 
     def local(self, path: str) -> Path | None:
         """Where the file is; None for a name that no line has."""
-        row = self.lines.get(path)
-        return None if row is None else row[0]
+        line = self.lines.get(path)
+        return None if line is None else line.place

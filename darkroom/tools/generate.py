@@ -15,9 +15,10 @@ from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import CONTROLNET, Family
 from darkroom.families.classes import named
-from darkroom.families.components import Parts, explained, from_elsewhere, helpers, quiet
+from darkroom.families.components import Parts, explained, quiet
 from darkroom.families.repository import cut_short, looks_local
-from darkroom.validate import schedulers
+from darkroom.memory import sla
+from darkroom.validate import caches, schedulers
 from darkroom.validate.clip import Made
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import arguments, finished, pictures_read
@@ -48,7 +49,7 @@ class Loaded:
 
 
 def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, **parts: Any) -> Any:
-    """The stock pipeline of a base folder or hub id, complete, with these parts in place of its own.
+    """The stock pipeline of a base folder, file or hub id, complete, with these parts in place of its own.
 
     Where the options name a ControlNet it is read too. Raises ModelError.
     """
@@ -59,22 +60,32 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, 
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
         name = family.drawn_by(options)
-        cls, kinds = named(name), family.tiny_for(options.model_flavour)
+        cls = named(name)
         idle = {part: None for part in family.idle_parts if part not in cls._optional_components}
-        places = SimpleNamespace(**{**vars(options), "pretrained_model_name_or_path": base})
-        own = Parts(family, places, torch.device("cpu"), dtype).separate(set(parts))
-        if family.elsewhere:
-            own |= from_elsewhere(family, kinds, cls.load_config(base), dtype)
-        own |= helpers(name, kinds, base, dtype, {}, but={*own, *parts, *idle})
+        # whole: where diffusers quantises, it finds no place for some adapters
+        places = SimpleNamespace(**{**vars(options), "pretrained_model_name_or_path": base, "quantize_via": "cpu"})
+        whole = Parts(family, places, torch.device("cpu"), dtype)
+        if not parts.keys() & set(whole.trained):
+            whole.examine_apart()
+        own = whole.separate(set(parts))
+        own |= whole.from_base_file(but={*own, *parts})
+        own |= whole.readers(name, dtype, but={*own, *parts, *idle})
+        folder = whole.settings_base
         parts = {**idle, **family.made_parts(options.model_flavour, renders=True), **own, **parts}
         if options.controlnet and CONTROLNET not in parts:
             assert family.controlnet is not None
             parts[CONTROLNET] = named(family.controlnet.cls).from_pretrained(
                 options.controlnet_model_name_or_path, dtype=dtype
             )
-        pipe = cls.from_pretrained(base, dtype=dtype, **parts)
+        if "text" in whole.inside:
+            pipe = cls.from_single_file(base, config=folder, dtype=dtype, **parts)
+        else:
+            pipe = cls.from_pretrained(folder, dtype=dtype, **parts)
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    pipe.to("cuda" if torch.cuda.is_available() else "cpu")
+    if (Path(base) / sla.FILE).exists():
+        attend(pipe, whole.trained, Path(base), options)
+    return pipe
 
 
 def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile], options: Any) -> list[Loaded]:
@@ -89,10 +100,31 @@ def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile], op
         files = stock.files_of(str(adapter.path), parts)
         each = [_load(pipe, family, part, Path(file), name) for part, file in files.items()]
         counted.append(Loaded(sum(one.matched for one in each), [key for one in each for key in one.unmatched]))
+        attend(pipe, parts, adapter.path, options)
     if adapters:
         strengths = {f"adapter_{i}": adapter.strength for i, adapter in enumerate(adapters)}
         stock.set_strengths(pipe, parts, strengths)
     return counted
+
+
+def attend(pipe: Any, parts: Sequence[str], path: Path, options: Any) -> None:
+    """Give denoisers the sparse-linear attention that lies beside an adapter, or in a pipeline's folder, if one does.
+
+    Raises ModelError, also where a run has learnt with one and it is not there.
+    """
+    file = (path if path.is_dir() else path.parent) / sla.FILE
+    if not file.exists():
+        if options.attention_mechanism == sla.NAME:
+            raise ModelError(
+                f"There is no {file}, with which this was trained.\n  Copy it too, from beside the adapter."
+            )
+        return
+    for part in parts:
+        network = getattr(pipe, part)
+        if any(isinstance(module, sla.SparseLinear) for module in network.modules()):
+            raise ModelError(f"{file} is a second sparse-linear attention.\n  Give adapters of one run.")
+        with explained("The sparse-linear attention", str(file), "Copy the whole folder of the adapter again."):
+            sla.restore(network, file, part)
 
 
 def _load(pipe: Any, family: Family, part: str, file: Path, name: str) -> Loaded:
@@ -104,7 +136,7 @@ def _load(pipe: Any, family: Family, part: str, file: Path, name: str) -> Loaded
 
 
 def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> Loaded:
-    """Compare the file's tensors with what is in the model: a key matches if its very values are there."""
+    """Compare the file's tensors with what is in the models: a key matches if its very values are there."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import load_file
 
@@ -116,10 +148,16 @@ def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> L
             f"The adapter {file} has nothing for the {part} of {family.title}: it holds {held}.\n"
             f"  Give a LoRA file that was made for {family.title}, or the family that this one was made for."
         )
-    inside = get_peft_model_state_dict(model, adapter_name=name)
+    adapted = {text: getattr(pipe, text) for text in filter(stock.is_text, pipe.components)} | {part: model}
+    inside = {
+        stock.key_prefix(component) + key: tensor
+        for component, its in adapted.items()
+        if name in getattr(its, "peft_config", {})
+        for key, tensor in get_peft_model_state_dict(its, adapter_name=name).items()
+    }
     unmatched = []
     for key, tensor in tensors.items():
-        mine = inside.get(key.removeprefix(stock.key_prefix(part)))
+        mine = inside.get(key, inside.get(stock.key_prefix(part) + key))
         if mine is None or mine.shape != tensor.shape or not torch.equal(mine.cpu(), tensor.to(mine.dtype)):
             unmatched.append(key)
     return Loaded(len(tensors) - len(unmatched), unmatched)
@@ -127,18 +165,19 @@ def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> L
 
 def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Made:
     """What a recipe makes, by a plain pipeline call with the prompt as text."""
-    pipe = family.drawing(pipe, bool(recipe.pictures), options)
+    pipe = family.drawing(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
-    call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options)
+    call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options, bool(recipe.mask))
     family.prepare(pipe, recipe.width, recipe.height, options)
-    return finished(pipe, family, pipe(**call, return_dict=False))
+    with caches.guessing(getattr(pipe, family.denoiser_part), recipe.cache, recipe.steps):
+        return finished(pipe, family, pipe(**call, return_dict=False))
 
 
 def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
     """The prompt as text. Embedded where the pipeline would read it otherwise than training did: an empty one, for
     which some have no text, and a negative one where they read those by other rules."""
-    if recipe.prompt and (family.negative_is_caption or not recipe.negative):
+    if recipe.prompt and (family.negative_is_caption_for(options.model_flavour) or not recipe.negative):
         return family.prompt_call(recipe.prompt, recipe.negative, options)
     captions = [recipe.prompt, recipe.negative]
     if seen := pictures_read(family, recipe, options):

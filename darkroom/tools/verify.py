@@ -1,24 +1,37 @@
-"""Does what a run saved load elsewhere, and does it look there as it looked here?"""
+"""Does what a run saved load elsewhere, and does it look there as it looked here?
+
+Pictures are made again in the number formats in which the run drew them. A run in 32 bit is held to a plain call of the
+stock pipeline, prompt as text. A run that mixes formats (weights in bf16; text, VAE and adapter in 32 bit) is no such
+call: there the stock pipeline loads and samples, and text and pixels go the way that they went in the run.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from darkroom import families
 from darkroom.adapters import stock
 from darkroom.core.errors import ModelError
 from darkroom.families.base import Family
 from darkroom.families.classes import named
+from darkroom.families.components import Parts, taken_by
 from darkroom.families.repository import locate
+from darkroom.media.look import Look
+from darkroom.memory.place import Placement, is_quantised
 from darkroom.tools import generate
+from darkroom.train import distributed
 from darkroom.train.checkpoint import STATE, check
+from darkroom.validate.clip import Made
 from darkroom.validate.recipe import Recipe
+from darkroom.validate.render import Renderer
 
 LIMIT = 1.0
 
@@ -51,19 +64,90 @@ def verify(path: Path) -> Verdict:
     if path.is_dir() and (path / STATE).exists() and (problem := check(path)):
         return Verdict(0, [], 0, None, problem)
     base = locate(options["$base"], family)
+    placement = Placement(settings, torch.device("cuda" if torch.cuda.is_available() else "cpu"), family.blocks)
+    parts = parts_of_run(family, base, settings, placement)
+    mixed = mixes(parts)
+    own = read_apart(parts) if mixed else {}
     if options["model_type"] == "full":
-        pipe, matched, unmatched = full_pipeline(family, path, base, settings)
+        pipe, matched, unmatched = full_pipeline(parts, path, base, own)
+        for part in parts.trained:
+            placement.speed_up(part, getattr(pipe, part))
     else:
-        pipe = generate.stock_pipeline(family, base, torch.float32, settings)
+        pipe = generate.stock_pipeline(family, base, parts.dtype, settings, **own)
         files = [generate.AdapterFile(adapter_file(path))]
         (loaded,) = generate.load_adapters(pipe, family, files, settings)
         matched, unmatched = loaded.matched, loaded.unmatched
+        # only now: diffusers finds no place for an adapter in some kinds of quantised weights
+        narrow = parts.denoisers_of(parts.denoiser()) if settings.quantize_via == "pipeline" else {}
+        for part in parts.trained:
+            if part in narrow:
+                put_below(getattr(pipe, part), narrow[part])
+            placement.narrow(part, getattr(pipe, part))
+        if mixed:
+            for part, file in stock.files_of(str(files[0].path), family.adapted(settings)).items():
+                stock.keep_exact(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
     trained = family.trained_for(settings.model_flavour)
     if len(trained) < len(family.held_for(settings.model_flavour)) and not settings.wan_validation_load_other_stage:
         family.alone(pipe, trained[0])  # as the run drew its pictures
     pictures = originals(Path(options["$folder"]), step_of(path))
-    worst = max((difference(pipe, family, settings, picture) for picture in pictures), default=None)
+    made = as_in_the_run(pipe, parts) if mixed else as_anywhere(pipe, parts)
+    worst = max((difference(pipe, parts, picture, made) for picture in pictures), default=None)
     return Verdict(matched, unmatched, len(pictures), worst)
+
+
+def put_below(model: Any, narrow: Any) -> None:
+    """Give a model with adapters the linear layers of another one of its kind that was quantised while it loaded."""
+    for name, layer in [row for row in narrow.named_modules() if isinstance(row[1], torch.nn.Linear)]:
+        above = hasattr(model.get_submodule(name), "base_layer")
+        model.set_submodule(f"{name}.base_layer" if above else name, layer)
+
+
+def parts_of_run(family: Family, base: str, settings: Any, placement: Placement) -> Parts:
+    """The base's parts in the precisions of the run. Nothing is loaded yet."""
+    full = settings.model_type == "full" and not settings.controlnet
+    dtype = distributed.trained_dtype(settings) if full else distributed.base_dtype(settings)
+    places = SimpleNamespace(**{**vars(settings), "pretrained_model_name_or_path": base})
+    return Parts(family, places, placement.device, dtype, placement.text, placement.vae)
+
+
+def mixes(parts: Parts) -> bool:
+    """Did the run draw in anything but 32 bit?"""
+    return {parts.dtype, parts.text_dtype, parts.vae_dtype} != {torch.float32} or is_quantised(parts.options)
+
+
+def read_apart(parts: Parts) -> dict[str, Any]:
+    """The parts of the pipeline that read text and pixels, which have precisions of their own, by component."""
+    taken = taken_by(parts.family.drawn_by(parts.options))
+    found = {name: part for name, part in parts.text().components.items() if isinstance(part, torch.nn.Module)}
+    found |= {name: parts.extra(name) for name in parts.kinds.extras}
+    found |= {"vae": parts.vae()}
+    return {name: part for name, part in found.items() if name in taken}
+
+
+def as_anywhere(pipe: Any, parts: Parts) -> Callable[[Recipe], Made]:
+    """Draws recipes by a plain call of the stock pipeline."""
+    return lambda recipe: generate.render(pipe, parts.family, recipe, parts.options)
+
+
+def as_in_the_run(pipe: Any, parts: Parts) -> Callable[[Recipe], Made]:
+    """Draws recipes as the run did, with a stock pipeline that holds what it saved."""
+    reader, family = parts.text(), parts.family
+    reading = {name: getattr(pipe, name) for name in parts.kinds.encoders if name in pipe.components}
+    reader.register_modules(**{name: part for name, part in reading.items() if name in reader.components})
+    pipe.register_modules(**dict.fromkeys(reading))
+
+    def text(caption: str, looks: list[Look]) -> dict[str, torch.Tensor]:
+        if looks:
+            return family.seen_entry(reader, caption, [Image.fromarray(look.pixels()) for look in looks], parts.options)
+        return family.text_entries(reader, [caption], parts.options)[0]
+
+    renderer = Renderer(parts, parts.options, text)
+
+    def made(recipe: Recipe) -> Made:
+        with torch.no_grad():
+            return renderer.made(pipe, recipe)
+
+    return made
 
 
 def adapter_file(path: Path) -> Path:
@@ -74,20 +158,28 @@ def adapter_file(path: Path) -> Path:
     return file
 
 
-def full_pipeline(family: Family, path: Path, base: str, options: Any) -> tuple[Any, int, list[str]]:
+def full_pipeline(parts: Parts, path: Path, base: str, own: dict[str, Any]) -> tuple[Any, int, list[str]]:
     """The stock pipeline with fully trained parts; their keys are checked by a strict load."""
-    parts = family.adapted(options)
-    folder = next((f for f in (path / "pipeline", path) if (f / parts[0]).is_dir()), None)
+    family, options, dtype = parts.family, parts.options, distributed.trained_dtype(parts.options)
+    trained = family.adapted(options)
+    folder = next((f for f in (path / "pipeline", path) if (f / trained[0]).is_dir()), None)
     if folder is None:
-        raise ModelError(f"There is no {parts[0]}/ in {path}.\n  Give a checkpoint or output folder.")
-    cls = family.controlnet.cls if options.controlnet and family.controlnet else family.denoiser
+        raise ModelError(f"There is no {trained[0]}/ in {path}.\n  Give a checkpoint or output folder.")
+    net = family.controlnet if options.controlnet else None
+    kinds = family.tiny_for(options.model_flavour)
+    classes = dict.fromkeys(trained, net.cls if net else kinds.denoiser.cls)
+    if options.train_text_encoder:
+        texts = family.trained_text_for(options.model_flavour)
+        classes |= {name: kinds.encoders[name].cls for name in texts}
     loaded, matched, odd = {}, 0, []
-    for part in parts:
-        model, info = named(cls).from_pretrained(folder, subfolder=part, dtype=torch.float32, output_loading_info=True)
-        loaded[part] = model
+    for part, cls in classes.items():
+        model, info = named(cls).from_pretrained(folder, subfolder=part, dtype=dtype, output_loading_info=True)
+        loaded[part] = model.to(dtype)  # diffusers leaves some layers in 32 bit, which training does not
         odd += [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
         matched += len(model.state_dict()) - len(info["missing_keys"])
-    return generate.stock_pipeline(family, base, torch.float32, options, **loaded), matched, list(map(str, odd))
+    pipe = generate.stock_pipeline(family, base, parts.dtype, options, **{**own, **loaded})
+    generate.attend(pipe, trained, folder, options)
+    return pipe, matched, list(map(str, odd))
 
 
 def step_of(path: Path) -> int | None:
@@ -108,15 +200,12 @@ def originals(output: Path, step: int | None) -> list[Path]:
     return found.get(step, [])
 
 
-def difference(pipe: Any, family: Any, settings: Any, picture: Path) -> float:
-    """Largest difference of a picture, or of the frames it shows, and its stock rendering, in steps of 1/255."""
-    from PIL import Image
-
+def difference(pipe: Any, parts: Parts, picture: Path, made: Callable[[Recipe], Made]) -> float:
+    """Largest difference of a picture, or of the frames it shows, and what is made of its recipe, in steps of 1/255."""
     recipe = Recipe.read(picture)
     if recipe.strength != 1.0:
-        parts = family.adapted(settings)
-        stock.set_strengths(pipe, parts, {"adapter_0": recipe.strength})
+        stock.set_strengths(pipe, parts.family.adapted(parts.options), {"adapter_0": recipe.strength})
     with Image.open(picture) as saved:
-        mine = np.asarray(saved.convert("RGB"), dtype=np.int16)
-    theirs = np.asarray(generate.render(pipe, family, recipe, settings).image, dtype=np.int16)
+        mine = np.asarray(saved, dtype=np.int16)
+    theirs = np.asarray(made(recipe).image, dtype=np.int16)
     return float(np.abs(mine - theirs).max()) if mine.shape == theirs.shape else 255.0

@@ -2,6 +2,7 @@
 
 checkpoint-N/
     pytorch_lora_weights.safetensors or transformer/    what other programs load
+    sla_attention.safetensors                           with attention_mechanism sla, what it has learnt
     ema/                                                averaged weights, as trained and for loading
     trained.safetensors                                 the trained tensors themselves, where the files above differ
     optimizer.safetensors, generators.safetensors       tensors
@@ -60,7 +61,7 @@ class Snapshot:
         """All files but the manifest, into an empty folder."""
         metadata = self.metadata(self.state)
         with self.stepper.weights_for_use():
-            self.adapter.export(folder, metadata)
+            self.adapter.save(folder, metadata)
         if self.adapter.export_is_lossy or self.stepper.is_schedule_free:
             save_safetensors(folder / TRAINED, self.adapter.state(), {})
         optimizer, tensors = flatten(self._optimizer.state_dict())
@@ -86,7 +87,7 @@ class Snapshot:
         assert ema is not None
         save_safetensors(folder / "ema_model.safetensors", ema.state(), {"decay": str(ema.decay)})
         with ema.applied():
-            self.adapter.export(folder, dict(metadata))
+            self.adapter.save(folder, dict(metadata))
 
     def read(self, folder: Path) -> None:
         """Put a checkpoint's contents into the live run. Raises CheckpointError if they do not fit."""
@@ -95,7 +96,7 @@ class Snapshot:
             if (folder / TRAINED).exists():
                 self.adapter.load(load_file(folder / TRAINED))
             else:
-                self.adapter.restore(folder)
+                self.adapter.read(folder)
             optimizer = restore(saved["optimizer"], load_file(folder / "optimizer.safetensors"))
             self._load_optimizer(optimizer)
             if self.stepper.ema and (folder / "ema" / "ema_model.safetensors").exists():

@@ -6,19 +6,27 @@ from typing import Any
 
 import torch
 
-DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+from darkroom.memory import float8
+
+# what is computed in eight bits is computed in bf16 around them
+DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
 def start(options: Any) -> Any:
     """The run's Accelerator. Threads are set first, since torch fixes them on first use."""
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.utils import AORecipeKwargs
 
     # a second run in the same process may have another precision
     AcceleratorState._reset_state()
     if options.torch_num_threads:
         torch.set_num_threads(options.torch_num_threads)
-    return Accelerator(mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available())
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not options.disable_tf32
+    handlers = [AORecipeKwargs(float8.recipe())] if options.mixed_precision == float8.CHOICE else []
+    return Accelerator(
+        mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=handlers
+    )
 
 
 def base_dtype(options: Any) -> torch.dtype:

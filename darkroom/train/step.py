@@ -29,7 +29,12 @@ class Report:
 
 @dataclasses.dataclass
 class Stepper:
-    """The parts of an update. `engine` is accelerate's Accelerator: precision, gradient scaling, several processes."""
+    """The parts of an update. `engine` is accelerate's Accelerator: precision, gradient scaling, several processes.
+
+    parameters  those that the optimizer updates, wherever they are
+    settle      brings weights and gradients to where they are updated
+    released    how large gradients were that backward itself has used up, where it does
+    """
 
     engine: Any
     model: Any
@@ -40,6 +45,8 @@ class Stepper:
     ema: EMA | None
     options: Any
     own_clip: bool = False
+    settle: Callable[[], None] = lambda: None
+    released: Callable[[], torch.Tensor] | None = None
     scaled: Callable[[float | None], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # type: ignore[assignment]
 
     def __call__(self, batches: Sequence[Any], step: int) -> Report:
@@ -48,6 +55,11 @@ class Stepper:
         Raises UserError with the files at hand if the loss is not a number.
         """
         rate = self.scheduler.set(step)
+        outcomes, size = self.update(batches, step)
+        return self._report(outcomes, batches, rate, size)
+
+    def update(self, batches: Sequence[Any], step: int) -> tuple[list[Outcome], torch.Tensor]:
+        """The step itself, without a look at any number. Returns what came of each batch and the gradients' size."""
         outcomes = []
         for number, batch in enumerate(batches, 1):
             # backward recomputes what checkpointing dropped, so the strength must still hold there
@@ -57,12 +69,13 @@ class Stepper:
                 self.engine.backward(sum(outcome.terms.values()) / len(batches))
             outcomes.append(outcome)
 
-        size = self._clip()
+        self.settle()
+        size = self._clip().to(self.engine.device)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self.options.set_grads_to_none)
         if self.ema:
             self.ema.update(step + 1)
-        return self._report(outcomes, batches, rate, size)
+        return outcomes, size
 
     def _synchronised(self, last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients meet across processes once a step, after the last micro-batch."""
@@ -71,6 +84,8 @@ class Stepper:
         return self.engine.no_sync(self.model)
 
     def _clip(self) -> torch.Tensor:
+        if self.released:
+            return self.released()
         if self.engine.scaler is not None:
             self.engine.unscale_gradients(self.optimizer)
         limit = 0.0 if self.own_clip else self.options.max_grad_norm

@@ -1,4 +1,7 @@
-"""What a pipeline made, as frames of bytes with their sound; a picture is one frame. Frames side by side."""
+"""What a pipeline made, as frames of bytes with their sound; a picture is one frame. Frames side by side.
+
+Layers are frames with alpha, (F, H, W, 4): the channels tell them from a clip.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,48 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from darkroom.core.files import atomic
+
 Frames = NDArray[np.uint8]
 SHOWN = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Made:
-    """Frames (F, H, W, 3), and the sound, (channels, N) in -1..1 and its samples a second, of those that have some."""
+    """Frames (F, H, W, 3), or layers (F, H, W, 4), and the sound, (channels, N) in -1..1 and its samples a second, of
+    clips that have some."""
 
     frames: Frames
     sound: tuple[NDArray[np.float32], int] | None = None
 
     @property
     def image(self) -> Any:
-        """The picture, or the clip's frames side by side."""
+        """The picture, or the clip's frames or the layers side by side."""
         return film(self.frames)
 
     @property
     def is_clip(self) -> bool:
         """Is there anything to play?"""
-        return len(self.frames) > 1
+        return len(self.frames) > 1 and not self.is_layered
 
-    def write(self, path: Path, fps: float) -> None:
-        """The clip as MP4."""
+    @property
+    def is_layered(self) -> bool:
+        """Are these layers?"""
+        return self.frames.shape[-1] == 4
+
+    def write_beside(self, picture: Path, fps: float) -> list[Path]:
+        """What a picture of it cannot hold, written beside that: a clip as MP4, layers in a folder, each as PNG."""
         from darkroom.media.video import write_mp4
 
-        write_mp4(path, self.frames, fps, audio=self.sound)
+        if self.is_clip:
+            path = picture.with_suffix(".mp4")
+            write_mp4(path, self.frames, fps, audio=self.sound)
+            return [path]
+        paths = [picture.with_suffix("") / f"layer_{number}.png" for number in range(len(self.frames))]
+        for path, layer in zip(paths, self.frames, strict=True) if self.is_layered else ():
+            with atomic(path) as temporary:
+                film(layer[None]).save(temporary, format="PNG")
+        return paths if self.is_layered else []
 
 
 def from_pixels(pixels: Tensor) -> Frames:
@@ -45,12 +64,14 @@ def from_pixels(pixels: Tensor) -> Frames:
 
 
 def from_output(output: Any) -> Frames:
-    """The first of what a pipeline returns, as frames (F, H, W, 3): PIL pictures, lists of them, or arrays in 0..1."""
+    """The first of what a pipeline returns, as frames (F, H, W, 3), with alpha (F, H, W, 4): PIL pictures, lists of
+    them, or arrays in 0..1."""
     first = output[0]
     if isinstance(first, np.ndarray):
         return _bytes(first if first.ndim == 4 else first[None])
     pictures = first if isinstance(first, list) else [first]
-    return np.stack([np.asarray(picture.convert("RGB")) for picture in pictures])
+    kind = "RGBA" if pictures[0].mode == "RGBA" else "RGB"
+    return np.stack([np.asarray(picture.convert(kind)) for picture in pictures])
 
 
 def _bytes(values: NDArray[Any]) -> Frames:
@@ -68,8 +89,8 @@ def film(frames: Frames, most: int = SHOWN) -> Any:
     shown = frames[np.linspace(0, len(frames) - 1, min(len(frames), most)).round().astype(int)]
     columns = int(np.ceil(len(shown) ** 0.5))
     rows = -(-len(shown) // columns)
-    _, height, width, _ = frames.shape
-    sheet = np.full((rows * height, columns * width, 3), 255, np.uint8)
+    _, height, width, channels = frames.shape
+    sheet = np.full((rows * height, columns * width, channels), 255, np.uint8)
     for i, frame in enumerate(shown):
         top, left = i // columns * height, i % columns * width
         sheet[top : top + height, left : left + width] = frame

@@ -16,19 +16,22 @@ LIBRARY = Path(__file__).parent / "library.json"
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One picture to make: a short name for files, the text, the adapter's strength for it, pictures to start from."""
+    """One picture to make: a short name for files, the text, the adapter's strength for it, pictures to start from,
+    a mask of what is drawn anew in the one picture."""
 
     name: str
     text: str
     strength: float = 1.0
     pictures: tuple[str, ...] = ()
+    mask: str = ""
 
 
 def read_library(path: Path, option: str) -> list[Prompt]:
     """A JSON object of short name to text, or to `{"prompt": ..., "adapter_strength": ..., "image": ...}`.
 
     `caption` and `tags` are other names of `prompt`; blank names are skipped; an image may be a list of them, and its
-    path relative to the library. Raises ConfigError naming the entry.
+    path relative to the library. One with a `mask` beside it is drawn anew where that is white. Raises ConfigError
+    naming the entry.
     """
     try:
         entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
@@ -65,9 +68,13 @@ def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
         strength = value.get("adapter_strength", 1.0)
         image = value.get("image") or []
         images = [image] if isinstance(image, str) else image
+        mask = value.get("mask") or ""
         is_list = isinstance(images, list) and all(isinstance(one, str) for one in images)
-        if isinstance(text, str) and isinstance(strength, (int, float)) and is_list:
-            return Prompt(safe_name(name), text, float(strength), tuple(_found(o, name, option, path) for o in images))
+        if isinstance(text, str) and isinstance(strength, (int, float)) and isinstance(mask, str) and is_list:
+            found = tuple(_found(one, name, option, path) for one in images)
+            return Prompt(
+                safe_name(name), text, float(strength), found, _found(mask, name, option, path) if mask else ""
+            )
     raise ConfigError(
         option,
         str(path),

@@ -16,7 +16,9 @@ KEY = "darkroom"
 class Recipe:
     """How one picture was made. `call`: the stock pipeline's other arguments; `scheduler`: changes to the base's.
 
-    pictures  paths of the pictures that it started from
+    told      what the pipeline is told otherwise than by its call
+    pictures  paths of the pictures that it started from; mask: of what was drawn anew in the one picture
+    cache     how answers of the denoiser were guessed from earlier ones
     fps       frames per second of a clip, else 0
     """
 
@@ -34,6 +36,9 @@ class Recipe:
     weights: str = "adapter"
     pictures: tuple[str, ...] = ()
     fps: float = 0.0
+    told: dict[str, Any] = dataclasses.field(default_factory=dict)
+    mask: str = ""
+    cache: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def save(self, image: Any, path: Path) -> None:
         """Write `image` as PNG with the recipe in its header. Raises DiskFullError."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,16 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.core.errors import ConfigError
+from darkroom.core.files import write_json
 from darkroom.core.optional import need
 from darkroom.core.units import parse_resolutions
 from darkroom.families import latents as latent_space
 from darkroom.families.base import Family
 from darkroom.families.components import Parts
 from darkroom.media.look import Look
-from darkroom.validate import clip, schedulers
+from darkroom.validate import caches, clip, previews, schedulers
 from darkroom.validate.clip import Made
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
+
+# sampling steps that show what a picture takes
+FEW_STEPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +64,23 @@ class Renderer:
     with the pictures that are seen with it.
 
     `start` is the path of the picture that prompts start from which bring none, where the flavour starts from some.
+    `kept` is a file for what MagCache was measured to be, so that it is measured once in a run.
     """
 
-    def __init__(self, parts: Parts, options: Any, text: Callable[..., dict[str, Tensor]], start: str = ""):
+    def __init__(
+        self,
+        parts: Parts,
+        options: Any,
+        text: Callable[..., dict[str, Tensor]],
+        start: str = "",
+        kept: Path | None = None,
+    ):
         self.parts, self.options, self.text, self.family = parts, options, text, parts.family
-        self.start = start
+        self.start, self.kept = start, kept
+        self.ratios: list[float] | None = options.magcache_mag_ratios
+        # told of every picture on its way: prompt, number, recipe, sampling steps taken, what it is by then
+        self.on_preview: Callable[[Prompt, int, Recipe, int, Made], None] | None = None
+        self._decoder: Any = None
         self.changes = schedulers.changes(options, self.family.prediction == "flow_matching")
 
     def check(self, prompts: Iterable[Prompt]) -> None:
@@ -72,8 +90,18 @@ class Renderer:
         if self.options.model_flavour not in self.family.tiny_names():
             for package in self.family.render_packages:
                 need(package, "", f"Validation of {self.family.title}")
+        previews.check(self.family, self.options)
+        if problem := why_no_cache(self.family, self.options):
+            kind = self.options.validation_cache
+            raise ConfigError("validation_cache", kind, "", problem, "Set it to none.")
         allowed = self.family.pictures_for(self.options)
-        wrong = {prompt.name: count for prompt in prompts if (count := len(self._pictures_of(prompt))) not in allowed}
+        prompts = list(prompts)
+        for prompt in prompts:
+            if prompt.mask and (problem := why_no_mask(self.family, prompt.pictures, prompt.mask, self.options)):
+                change = 'Take its "mask" out of the prompt library, or correct it.'
+                raise ConfigError("validation_prompt", prompt.name, "", problem, change)
+        plain = [prompt for prompt in prompts if not prompt.mask]
+        wrong = {prompt.name: count for prompt in plain if (count := len(self._pictures_of(prompt))) not in allowed}
         if wrong:
             raise ConfigError(
                 "validation_prompt",
@@ -85,7 +113,41 @@ class Renderer:
                 "list, and set validation_disable_unconditional, or set validation_disable.",
             )
 
+    def measure(self, model: nn.Module, prompts: Sequence[Prompt]) -> None:
+        """Find MagCache's ratios on the first picture, unless they are given or kept already."""
+        if self.options.validation_cache != caches.MAGCACHE or self.ratios is not None:
+            return
+        steps = self.options.validation_num_inference_steps
+        if self.kept:
+            self.ratios = caches.kept(self.kept, steps)
+        if self.ratios is None and prompts:
+            with self._pipeline(model) as pipe:
+                _, _, recipe = next(self.recipes(prompts, 0, "base"))
+                plain = dataclasses.replace(recipe, cache={})
+                network = getattr(pipe, self.family.denoiser_part)
+                self.ratios = caches.measured(network, steps, lambda: self.made(pipe, plain))
+            if self.kept:
+                write_json(self.kept, {str(steps): self.ratios})
+
+    @contextlib.contextmanager
+    def _pipeline(self, model: nn.Module) -> Iterator[Any]:
+        """Inside, the stock pipeline around the resting model; its parts take turns on the device if that is asked."""
+        device, turns = self.parts.device, self.options.enable_model_cpu_offload
+        with resting(model):
+            pipe = self.parts.assemble(model, self.parts.vae(), self.parts.scheduler())
+            if turns:
+                pipe.enable_model_cpu_offload(device=device)
+            try:
+                yield pipe
+            finally:
+                if turns:
+                    pipe.remove_all_hooks()
+                    for part in (part for part in pipe.components.values() if isinstance(part, nn.Module)):
+                        part.to(device)
+
     def _pictures_of(self, prompt: Prompt) -> tuple[str, ...]:
+        if prompt.mask:
+            return prompt.pictures
         allowed = self.family.pictures_for(self.options)
         if not allowed[-1]:
             return ()
@@ -101,7 +163,8 @@ class Renderer:
         """Every picture to make: prompts x resolutions x images, in that order."""
         o = self.options
         multiple = self.parts.latents.downscale * self.parts.latents.patch
-        sizes = parse_resolutions(o.validation_resolution or str(o.resolution), multiple)
+        asked = parse_resolutions(o.validation_resolution or str(o.resolution), multiple)
+        sizes = [self.family.drawn_size(*size, o) for size in asked]
         first = o.validation_seed if o.validation_seed is not None else o.seed or 0
         if o.validation_randomize:
             first = int(torch.randint(2**31, ()))
@@ -125,27 +188,51 @@ class Renderer:
                         weights=weights,
                         pictures=self._pictures_of(prompt),
                         fps=self.fps,
+                        told=self.family.told(o),
+                        mask=prompt.mask,
+                        cache=caches.settings(o, self.ratios),
                     ),
                 )
 
     def render(self, model: nn.Module, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[Picture]:
         """Pictures of the model's present weights."""
-        with resting(model):
-            pipe = self.parts.assemble(model, self.parts.vae(), self.parts.scheduler())
+        with self._pipeline(model) as pipe:
             for prompt, index, recipe in self.recipes(prompts, step, weights):
+                look = functools.partial(self._looking, prompt, index, recipe) if self.on_preview else None
                 with _strength(model, recipe.strength):
-                    yield Picture(prompt, index, self._made(pipe, recipe), recipe)
+                    yield Picture(prompt, index, self.made(pipe, recipe, look), recipe)
 
-    def _made(self, pipe: Any, recipe: Recipe) -> Made:
+    def _looking(self, prompt: Prompt, index: int, recipe: Recipe, pipe: Any) -> Mapping[str, Any]:
+        if self._decoder is None:
+            self._decoder = self.parts.preview_decoder()
+        assert self.on_preview is not None
+        show, scale = functools.partial(self.on_preview, prompt, index, recipe), self.parts.latents.downscale
+        size = recipe.height // scale, recipe.width // scale
+        return previews.looking(pipe, self.family, self._decoder, size, self.options, show)
+
+    def made(self, pipe: Any, recipe: Recipe, look: Callable[[Any], Mapping[str, Any]] | None = None) -> Made:
+        """What a recipe makes with a pipeline that has no text encoders. `look` gives further arguments of its call."""
+        return draw(pipe, self.parts, recipe, self.prompt_of(pipe, recipe), self.options, look)
+
+    def shortest(self, model: nn.Module, prompts: Sequence[Prompt], form: str = "np") -> Any:
+        """What `sampled` answers for the largest picture after a few steps: it takes the memory of all others."""
+        each = [recipe for _, _, recipe in self.recipes(prompts, 0, "")]
+        largest = max(each, key=lambda recipe: recipe.width * recipe.height)
+        recipe = dataclasses.replace(largest, steps=min(FEW_STEPS, largest.steps), cache={})
+        with self._pipeline(model) as pipe:
+            return sampled(pipe, self.parts, recipe, self.prompt_of(pipe, recipe), self.options, form=form)
+
+    def prompt_of(self, pipe: Any, recipe: Recipe) -> dict[str, Any]:
+        """The pipeline's arguments for a recipe's prompt, read already."""
         model = getattr(pipe, self.family.denoiser_part)
         looks = looks_of(self.family, recipe, self.options)
         text, negative = (self._condition(t, looks, model) for t in (recipe.prompt, recipe.negative))
-        return draw(pipe, self.parts, recipe, self.family.embedded_call(text, negative), self.options)
+        return self.family.embedded_call(text, negative)
 
     def _condition(self, caption: str, looks: list[Look], model: Any) -> dict[str, Tensor]:
         entry = self.family.stack_text([self.text(caption, looks)])
         return {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
+            name: value.to(self.parts.device, model.dtype if value.is_floating_point() else value.dtype)
             for name, value in entry.items()
         }
 
@@ -182,19 +269,74 @@ def looks_of(family: Family, recipe: Recipe, options: Any) -> list[Look]:
     return found
 
 
-def draw(pipe: Any, parts: Parts, recipe: Recipe, prompt: dict[str, Any], options: Any) -> Made:
-    """What a recipe makes. The pipeline samples; the VAE decodes in its own precision, which may be wider."""
-    pipe = parts.family.drawing(pipe, bool(recipe.pictures), options)
+def draw(
+    pipe: Any,
+    parts: Parts,
+    recipe: Recipe,
+    prompt: dict[str, Any],
+    options: Any,
+    look: Callable[[Any], Mapping[str, Any]] | None = None,
+) -> Made:
+    """What a recipe makes."""
+    answer = sampled(pipe, parts, recipe, prompt, options, look)
+    if parts.family.pipeline_decodes_for(options.model_flavour):
+        return finished(pipe, parts.family, answer)
+    return Made(clip.from_pixels(answer))
+
+
+def sampled(
+    pipe: Any,
+    parts: Parts,
+    recipe: Recipe,
+    prompt: dict[str, Any],
+    options: Any,
+    look: Callable[[Any], Mapping[str, Any]] | None = None,
+    form: str = "np",
+) -> Any:
+    """What the pipeline returns where it decodes in a way of its own, in `form`; else pixels (B, 3, H, W) or
+    (B, 3, F, H, W): the pipeline samples, and the VAE decodes in its own precision, which may be wider."""
+    pipe = parts.family.drawing(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(parts.family, recipe, options)
-    given = parts.family.known_to_pipeline({**prompt, **call}, options)
+    given = parts.family.known_to_pipeline({**prompt, **call}, options, bool(recipe.mask))
+    given |= look(pipe) if look else {}
     parts.family.prepare(pipe, recipe.width, recipe.height, options)
-    if parts.family.pipeline_decodes:
-        return finished(pipe, parts.family, pipe(**given, output_type="np", return_dict=False))
-    sampled = pipe(**given, output_type=parts.family.raw_output, return_dict=False)[0]
+    network = getattr(pipe, parts.family.denoiser_part)
+    encoding = _encoding_in_its_own_precision(getattr(pipe, "vae", None))
+    with encoding, caches.guessing(network, recipe.cache, recipe.steps):
+        if parts.family.pipeline_decodes_for(options.model_flavour):
+            return pipe(**given, output_type=form, return_dict=False)
+        latents = pipe(**given, output_type=parts.family.raw_output, return_dict=False)[0]
     scale = parts.latents.downscale
-    latents = parts.family.from_pipeline(sampled, recipe.height // scale, recipe.width // scale)
-    return Made(clip.from_pixels(latent_space.decode(parts.vae(), latents.float(), parts.latents)))
+    latents = parts.family.from_pipeline(latents, recipe.height // scale, recipe.width // scale)
+    vae = parts.vae()
+    if hook := getattr(vae, "_hf_hook", None):
+        hook.pre_forward(vae)  # it comes to the device, and what was there goes
+    return latent_space.decode(vae, latents.float(), parts.latents)
+
+
+@contextlib.contextmanager
+def _encoding_in_its_own_precision(vae: Any) -> Iterator[None]:
+    """Inside, the VAE takes pixels of any precision and answers in theirs: some pipelines give it the denoiser's."""
+    if "encode" not in dir(vae):
+        yield
+        return
+    plain, own = vae.encode, vars(vae).get("encode")
+
+    def encode(pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
+        answer = plain(pixels.to(vae.dtype), *args, **kwargs)
+        if pixels.dtype != vae.dtype and hasattr(answer, "latent_dist"):
+            known = answer.latent_dist
+            answer.latent_dist = type(known)(known.parameters.to(pixels.dtype))
+        return answer
+
+    vae.encode = encode
+    try:
+        yield
+    finally:
+        del vae.encode
+        if own:
+            vae.encode = own
 
 
 def finished(pipe: Any, family: Family, returned: Any) -> Made:
@@ -218,16 +360,51 @@ def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
 
 
 def started_from(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
-    """The recipe's pictures as arguments of the call."""
+    """The recipe's pictures as arguments of the call: first what is followed, if anything is, then what starts."""
     from PIL import Image
 
-    pictures = []
-    for path in recipe.pictures:
-        with Image.open(path) as picture:
-            pictures.append(picture.convert("RGB"))
+    call: dict[str, Any] = {}
+    starts = list(recipe.pictures)
     if family.control(options):
-        return family.control_call(pictures[0], recipe.width, recipe.height, options)
-    return family.pictures_call(pictures, recipe.width, recipe.height, options)
+        shown, *starts = starts
+        with Image.open(shown) as picture:
+            call = family.control_call(picture, recipe.width, recipe.height, options)
+    pictures = []
+    for path in starts:
+        with Image.open(path) as picture:
+            pictures.append(picture.convert("RGBA" if family.latents_for(options.model_flavour).layered else "RGB"))
+    if recipe.mask:
+        with Image.open(recipe.mask) as mask:
+            return family.inpainting_call(pictures[0], mask, recipe.width, recipe.height, options)
+    return call | (family.pictures_call(pictures, recipe.width, recipe.height, options) if pictures else {})
+
+
+def why_no_cache(family: Family, options: Any) -> str:
+    """What is wrong with guessing a denoiser's answers, if anything is."""
+    if options.validation_cache == caches.OFF:
+        return ""
+    if len(family.held_for(options.model_flavour)) > 1:
+        return f"This flavour of {family.title} has several denoisers, and a step is counted for one of them only."
+    return "" if family.caches else f"diffusers has no caches for {family.title} that tell guided answers from others."
+
+
+def why_no_mask(family: Family, pictures: Sequence[str], mask: str, options: Any) -> str:
+    """What is wrong with drawing a picture anew where a mask is white; empty if nothing is."""
+    from PIL import Image
+
+    if not family.inpaints(options):
+        other = " with a control picture" if family.control(options) else ""
+        return f"{family.title} has no stock pipeline that draws parts of a picture anew{other}."
+    if len(pictures) != 1:
+        return f"A mask goes with one picture, and there are {len(pictures)}."
+    try:
+        with Image.open(pictures[0]) as picture, Image.open(mask) as found:
+            sizes = picture.size, found.size
+    except OSError as cause:
+        return f"The picture or its mask cannot be read: {cause}."
+    if sizes[0] != sizes[1]:
+        return "The mask is {}x{} and its picture {}x{}.".format(*sizes[1], *sizes[0])
+    return ""
 
 
 def how_many(allowed: range) -> str:

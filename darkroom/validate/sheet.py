@@ -8,6 +8,7 @@ from typing import Any
 GAP = 5
 SEPARATOR = (211, 211, 211)
 SMALL = 160
+SQUARE = 8
 
 
 def stitch(panels: Sequence[tuple[str, Any]], prompt: str = "") -> Any:
@@ -17,7 +18,7 @@ def stitch(panels: Sequence[tuple[str, Any]], prompt: str = "") -> Any:
     """
     from PIL import Image
 
-    shown = [(label, _enlarged(image)) for label, image in panels]
+    shown = [(label, _enlarged(_on_squares(image))) for label, image in panels]
     height = max(image.height for _, image in shown)
     width = sum(image.width for _, image in shown) + GAP * (len(shown) - 1)
     sheet = Image.new("RGB", (width, height), "white")
@@ -49,6 +50,22 @@ def grid(rows: Sequence[Sequence[Any]], row_labels: Sequence[str] = (), scale: i
         for c, image in enumerate(row):
             sheet.paste(image.resize((width, height), Image.Resampling.NEAREST), (GAP + c * (width + GAP), top + line))
     return sheet
+
+
+def _on_squares(image: Any) -> Any:
+    """A picture with alpha on grey and white squares, so that a person sees what is transparent."""
+    from PIL import Image
+
+    if image.mode != "RGBA":
+        return image
+    small = Image.new("RGB", (-(-image.width // SQUARE), -(-image.height // SQUARE)), "white")
+    for x in range(small.width):
+        for y in range(x % 2, small.height, 2):
+            small.putpixel((x, y), SEPARATOR)
+    size = small.width * SQUARE, small.height * SQUARE
+    squares = small.resize(size, Image.Resampling.NEAREST).crop((0, 0, *image.size))
+    squares.paste(image, (0, 0), image)
+    return squares
 
 
 def _enlarged(image: Any) -> Any:

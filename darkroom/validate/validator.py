@@ -2,9 +2,11 @@
 
 validation_images/step_N_<name>_<index>_<WxH>.png   what people look at: (input |) base | current (| EMA), prompt below
 validation_images/originals/...                     each picture alone, with its recipe inside
+validation_images/previews/...                      pictures on their way, with `validation_preview`
 benchmarks/base_model/...                           the base model's pictures, made once
 
-A clip is an MP4 beside its original and beside the base model's; the pictures show its frames.
+A clip is an MP4 beside its original and beside the base model's; the pictures show its frames. Layers lie in a folder
+there that is called as the original is, as layer_0.png, layer_1.png...
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from darkroom.core.events import Bus, Progress, Step, Validation
+from darkroom.core.events import Bus, Preview, Progress, Step, Validation
 from darkroom.core.files import atomic
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
@@ -34,6 +36,8 @@ class Validator:
         self.options = renderer.options
         self.last = -1
         renderer.check(prompts)
+        if self.options.validation_preview:
+            renderer.on_preview = self._preview
 
     def watch(self, model: Any, stepper: Stepper) -> None:
         """Render these weights from now on."""
@@ -63,6 +67,7 @@ class Validator:
 
     def base(self, model: Any) -> None:
         """Make the base model's pictures from untouched weights, unless they are there for these very recipes."""
+        self.renderer.measure(model, self.prompts)
         wanted = {self._base_name(p, i, r): (p, r) for p, i, r in self.renderer.recipes(self.prompts, 0, "base")}
         stale = [name for name, (_, recipe) in wanted.items() if not self._is_current(name, recipe)]
         if not stale:
@@ -80,6 +85,7 @@ class Validator:
 
     def run(self, step: int) -> None:
         """Render every prompt with the present weights (and the averaged ones), save, and tell the bus."""
+        self.renderer.measure(self.model, self.prompts)
         mode = self.options.ema_validation if self.stepper.ema else "none"
         runs: dict[str, list[Picture]] = {}
         with self.stepper.weights_for_use():
@@ -94,6 +100,11 @@ class Validator:
         ]
         self.last = step
         self.bus.emit(Validation(step=step, pictures=rows))
+
+    def rehearse(self) -> None:
+        """Draw the largest picture in few steps, and keep nothing of it."""
+        self.renderer.shortest(self.model, self.prompts)
+        self.renderer.parts.unload_vae()
 
     def _pictures(self, model: Any, prompts: list[Prompt], step: int, weights: str) -> Iterable[Picture]:
         total = sum(1 for _ in self.renderer.recipes(prompts, step, weights))
@@ -128,12 +139,22 @@ class Validator:
         }
         return {**row, "clip": f"validation_images/originals/{name}.mp4"} if first.made.is_clip else row
 
+    def _preview(self, prompt: Prompt, index: int, recipe: Recipe, done: int, made: Any) -> None:
+        """One file for a picture on its way, over which each later look is written."""
+        name = f"previews/{prompt.name}_{index}_{recipe.width}x{recipe.height}.png"
+        path = self.output / "validation_images" / name
+        with atomic(path) as temporary:
+            made.image.save(temporary, format="PNG")
+        self.bus.emit(
+            Preview(step=recipe.step, prompt=recipe.prompt, path=f"validation_images/{name}", done=done,
+                    total=recipe.steps)
+        )  # fmt: skip
+
     @staticmethod
     def _keep(picture: Picture, path: Path) -> None:
-        """The picture, or a clip and its frames, with the recipe."""
+        """The picture, or a clip and its frames, or layers, with the recipe."""
         picture.recipe.save(picture.made.image, path)
-        if picture.made.is_clip:
-            picture.made.write(path.with_suffix(".mp4"), picture.recipe.fps)
+        picture.made.write_beside(path, picture.recipe.fps)
 
     @staticmethod
     def _base_name(prompt: Prompt, index: int, recipe: Recipe) -> str:

@@ -212,6 +212,27 @@ def test_square_edges_and_areas_agree_on_one_unit(shop) -> None:
     assert entry.in_unit(entry.resolution) == pytest.approx(1.048576)
 
 
+LIMITS = (
+    "minimum_image_size",
+    "maximum_image_size",
+    "target_downsample_size",
+    "minimum_aspect_ratio",
+    "maximum_aspect_ratio",
+)
+
+
+@pytest.mark.parametrize("key", LIMITS)
+@pytest.mark.parametrize("nothing", [0, 0.0, "0", "", None])
+def test_a_limit_of_nothing_is_no_limit(shop, key, nothing) -> None:
+    entry = shop.read(shop.entry(resolution_type="pixel", **{key: nothing})).samples[0]
+    assert getattr(entry, key) is None
+
+
+def test_a_schedule_without_end_never_ends(shop) -> None:
+    entry = shop.read(shop.entry(end_epoch=float("inf"), end_step=float("inf"))).samples[0]
+    assert (entry.end_epoch, entry.end_step) == (None, None)
+
+
 def test_a_key_with_an_underscore_is_a_comment_and_nothing_else(shop) -> None:
     made = shop.read(shop.entry(_note="taken in May", _made=True, _recursive=False)).samples[0]
     assert made.where.recursive

@@ -277,7 +277,6 @@ def test_musubi_pixels_are_scaled_to_cover_and_cropped_in_the_middle(project) ->
         ("[[datasets]]\nvideo_directory = 'p'\nsource_fps = 30", "decimal point"),
         ("[general]\n", r"no \[\[datasets\]\]"),
         ("[[datasets]\n", "not valid TOML"),
-        ("[[datasets]]\nimage_directory = 'p'\nmultiple_target = true", "Several target pictures"),
     ],
 )
 def test_a_wrong_musubi_file_is_named(project, text, words) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +210,41 @@ def test_an_old_name_of_a_metadata_backend_is_understood(shop) -> None:
     assert any("old name of discovery" in warning for warning in made.warnings)
 
 
+NUMBERS = [
+    pytest.param(key, letter, id=f"{key.name}-{letter}")
+    for key in ROWS
+    if isinstance(key.value, (int, float)) and not isinstance(key.value, bool)
+    for letter in key.where
+]
+ODD = [0, -1, 0.5, "x", "", "0", "-1", [], [0], True, None, float("inf"), float("nan"), 10**30]
+
+
+def answers(reading: Callable[[], DatasetFile]) -> DatasetFile | None:
+    """What was read; None where the reader refused it in its own words."""
+    try:
+        return reading()
+    except UserError:
+        return None
+
+
+@pytest.mark.parametrize(("key", "letter"), NUMBERS)
+def test_whatever_stands_for_a_number_is_read_or_refused(shop, key: Key, letter: str) -> None:
+    for odd in ODD:
+        answers(lambda odd=odd: read(shop, letter, replace(key, value=odd)))
+
+
+@pytest.mark.parametrize("key", ["type", "dataset_type"])
+@pytest.mark.parametrize("odd", [3, True, 0.5, ["image"], {"image": 1}])
+def test_a_kind_that_is_no_word_is_refused(shop, key: str, odd: Any) -> None:
+    with pytest.raises(UserError, match="There is no such"):
+        shop.read(shop.entry(**{key: odd}))
+
+
+def test_settings_of_a_generated_picture_that_are_no_object_are_refused(shop) -> None:
+    with pytest.raises(UserError, match=r"conditioning\.params"):
+        shop.read(shop.entry(conditioning={"type": "canny", "params": 3}))
+
+
 @pytest.mark.parametrize("name", OPTIONS)
 def test_an_option_answers_as_the_table_says(name: str) -> None:
     status, why = keys.option_status(name)
@@ -239,6 +276,19 @@ def test_a_musubi_key_is_accepted_or_refused(shop, key: MusubiKey, monkeypatch) 
         with pytest.raises(UserError) as caught:
             read_datasets("musubi.json", shop.config, {})
         assert key.says.partition(";")[0].lower() in str(caught.value).lower()
+
+
+@pytest.mark.parametrize("key", MUSUBI, ids=lambda key: key.name)
+def test_whatever_a_musubi_key_holds_is_read_or_refused(shop, key: MusubiKey, monkeypatch) -> None:
+    monkeypatch.chdir(shop.folder)
+    Path("films").mkdir()
+    for where in key.where.split():
+        place = {"video_directory": "films"} if where == "video" else {"image_directory": "pictures"}
+        for odd in [*ODD, [0, 0], [1, "x"], {"a": 1}]:
+            inner = {} if where == "general" else {key.name: odd}
+            general = {key.name: odd} if where == "general" else {}
+            Path("musubi.json").write_text(json.dumps({"general": general, "datasets": [{**place, **inner}]}))
+            answers(lambda: read_datasets("musubi.json", shop.config, {}))
 
 
 # -- completeness -----------------------------------------------------------------------------------------------------

@@ -22,14 +22,18 @@ from unittest.mock import MagicMock
 
 import torch
 from diffusers.pipelines.omnigen import pipeline_omnigen, processor_omnigen
-from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
+from diffusers.pipelines.qwenimage import (
+    pipeline_qwenimage_edit,
+    pipeline_qwenimage_edit_plus,
+    pipeline_qwenimage_layered,
+)
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from darkroom import families
 from darkroom.data.sample import Batch
+from darkroom.families import deepfloyd, tiny
 from darkroom.families import latents as latent_space
-from darkroom.families import tiny
 from darkroom.families.base import Family
 from darkroom.families.experts import Experts
 from darkroom.families.facts import Latents, SoundTrack
@@ -55,11 +59,16 @@ vars(processor_omnigen).setdefault("transforms", MagicMock())
 pipeline_omnigen.OmniGenMultiModalProcessor = processor_omnigen.OmniGenMultiModalProcessor
 
 
-# the editing pipelines make a million pixels of any picture; here fewer
-for editing in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus):
+# these pipelines make a million pixels of any picture, or half of one; here fewer
+for editing in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus, pipeline_qwenimage_layered):
     editing.calculate_dimensions = functools.partial(
         lambda plain, area, ratio: plain(min(area, SIDE**2), ratio), editing.calculate_dimensions
     )
+
+
+# what stage II of DeepFloyd enlarges gets the same noise on both sides, none: each draws its own. Its share stays
+PLAIN_NOISE = deepfloyd.drawn_noise
+deepfloyd.drawn_noise = lambda pictures, generator: torch.zeros_like(pictures)
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------
@@ -75,6 +84,8 @@ def options(name: str, flavour: str) -> Any:
     values |= {"flux_guidance_mode": "constant", "flux_guidance_value": 3.0, "validation_guidance": 3.0}
     # a sampling from noise, as the others are
     values |= {"sdxl_refiner_uses_full_range": True}
+    # one level of noise on both sides
+    values |= {"deepfloyd_noise_level": 300}
     # first frames as the pipelines give them
     values |= {"ltx_protect_first_frame": True}
     return SimpleNamespace(**values)
@@ -89,6 +100,7 @@ class Sample:
     extras: dict[str, Tensor]
     references: tuple[Tensor, ...]
     given: list[Any]
+    controls: tuple[Tensor, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +131,9 @@ class Case:
 
     @property
     def frames(self) -> int:
-        """Frames of the sample: the shortest clip with more than one latent frame."""
+        """Frames of the sample: the shortest clip with more than one latent frame, or a picture with its layers."""
+        if self.facts.layered:
+            return 1 + self.settings.validation_num_layers
         if "video" not in self.family.supports_for(self.flavour):
             return 1
         shortest = max(self.family.least_frames(self.settings), 1 + self.family.frame_step(self.settings))
@@ -148,6 +162,9 @@ class Case:
         if hasattr(pipe, "vae"):
             _encode_to_means(pipe.vae)
         pipe = self.family.drawing(pipe, self.started, self.settings)
+        if hasattr(pipe, "image_noising_scheduler"):
+            noised = pipe.image_noising_scheduler.add_noise
+            pipe.image_noising_scheduler.add_noise = lambda z, noise, **level: noised(z, noise * 0, **level)
         if hasattr(pipe, "normalize_first_frame"):
             # how drawn clips are mended afterwards is not what the network says
             pipe.normalize_first_frame = lambda latents: latents
@@ -169,7 +186,8 @@ class Case:
         """A photograph, or a camera moving over it, encoded as the job encodes it."""
         vae = getattr(pipe, "vae", None) or PixelSpace()
         parts = SimpleNamespace(vae=lambda: vae, extra=lambda part: getattr(pipe, part), latents=self.facts)
-        pixels = clip(name, self.frames) if self.frames > 1 else photograph(name, self.side, self.side)
+        moving = layers if self.facts.layered else clip
+        pixels = moving(name, self.frames) if self.frames > 1 else photograph(name, self.side, self.side)
         x0 = latent_space.encode(vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
         extras |= heard(self.family, parts, [tone(self.family.sound)], self.frames, self.settings)
@@ -180,7 +198,13 @@ class Case:
             given = [photograph("coffee", *REFERENCE)]
             seen = self.family.picture_call(to_pil(given[0]), SIDE, SIDE, self.settings)["image"]
             references = (latent_space.encode(vae, from_pil(seen), self.facts),)
-        return Sample(pixels, x0, extras, references, [to_pil(picture) for picture in given])
+        controls: tuple[Tensor, ...] = ()
+        if self.family.control(self.settings):
+            starts = given if wanted > 1 else []
+            given = [photograph("coffee", self.side, self.side), *starts[:1]]
+            shown = given[0].unsqueeze(2).expand(-1, -1, self.frames, -1, -1) if self.facts.temporal else given[0]
+            controls = (latent_space.encode(vae, shown, self.facts),)
+        return Sample(pixels, x0, extras, references, [to_pil(picture) for picture in given], controls)
 
     def read(self, pipe: Any, caption: str) -> dict[str, Tensor]:
         """The text condition of a caption, read with a picture where the family does so."""
@@ -199,6 +223,9 @@ class Case:
         facts = self.family.flavour(self.flavour)
         picture = self.started or (facts.picture != "none" and not facts.started)
         started = self.family.pictures_call(sample.given, *size) if picture else {}
+        if self.family.control(self.settings):
+            started = self.family.pictures_call(sample.given[1:], *size) if sample.given[1:] else {}
+            started |= self.family.control_call(sample.given[0], *size)
         return {**self.family.call(self.settings), **self.family.size_call(*size), **started}
 
 
@@ -243,6 +270,21 @@ def clip(name: str, frames: int = 5) -> Tensor:
     return torch.stack([wide[..., 4 * i : 4 * i + SIDE] for i in range(frames)], dim=2)
 
 
+def layers(name: str, frames: int) -> Tensor:
+    """A photograph, its left half a little transparent, and what is seen of it in each of `frames` - 1 stripes.
+
+    (1, 4, frames, SIDE, SIDE) in -1..1.
+    """
+    whole = torch.cat([photograph(name), torch.ones(1, 1, SIDE, SIDE)], dim=1)
+    whole[:, 3, :, : SIDE // 2] = 0.6
+    made = [whole]
+    for i in range(frames - 1):
+        alpha = -torch.ones(SIDE)
+        alpha[i * SIDE // (frames - 1) : (i + 1) * SIDE // (frames - 1)] = 1
+        made.append(torch.cat([whole[:, :3], alpha.expand(1, 1, SIDE, SIDE)], dim=1))
+    return torch.stack(made, dim=2)
+
+
 def tone(track: SoundTrack | None) -> Any:
     """A second of a tone that rises, the same in all channels; None for families without sound."""
     import numpy as np
@@ -273,6 +315,7 @@ def batch(samples: list[Sample], latents: Tensor, started: bool = False) -> Any:
         dataset="samples",
         extras={name: torch.cat([s.extras[name] for s in samples]) for name in samples[0].extras},
         references=tuple(map(torch.cat, zip(*(s.references for s in samples), strict=True))),
+        controls=tuple(map(torch.cat, zip(*(s.controls for s in samples), strict=True))),
         original_sizes=size,
         target_sizes=size,
         crops=torch.zeros(count, 2, dtype=torch.long),
@@ -325,7 +368,7 @@ def call_parity(case: Case) -> str | None:
     pipe, family = case.pipe(), case.family
     with torch.no_grad():
         sample = case.sample(pipe)
-    for negative in (NEGATIVE, "") if family.negative_is_caption else ("",):
+    for negative in (NEGATIVE, "") if family.negative_is_caption_for(case.flavour) else ("",):
         entries = case.texts(pipe, [PROMPT, negative], sample)
         if problem := _sampling_differs(case, pipe, sample, entries, negative):
             return problem
@@ -341,9 +384,9 @@ def _sampling_differs(
     if "true_cfg_scale" in call:
         call["true_cfg_scale"] = 2.0
     with Recorder(model) as stock, torch.no_grad():
-        pipe(
-            **family.prompt_call(PROMPT, negative, case.settings), **call, num_inference_steps=STEPS,
-            generator=torch.Generator().manual_seed(0), output_type=family.raw_output,
+        _sampled(
+            case, pipe, **family.prompt_call(PROMPT, negative, case.settings), **call, num_inference_steps=STEPS,
+            generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
     calls_per_step = len(stock.calls) // STEPS
     for i, call in enumerate(stock.calls):
@@ -351,6 +394,16 @@ def _sampling_differs(
         if problem := _call_differs(case, model, call, t, sample, entries):
             return f"call {i}: {problem}"
     return None
+
+
+def _sampled(case: Case, pipe: Any, **call: Any) -> tuple[Any, ...]:
+    """What the pipeline samples, as it hands it over before it is decoded."""
+    if not case.facts.layered:
+        return pipe(**call, output_type=case.family.raw_output, return_dict=False)
+    # diffusers' pipeline for layers takes the output_type "latent" and then fails to return anything
+    seen: list[Tensor] = []
+    pipe(**call, callback_on_step_end=lambda *step: seen.append(step[-1]["latents"]) or {})
+    return (seen[-1],)
 
 
 def _call_differs(
@@ -507,7 +560,9 @@ def latent_parity(case: Case) -> str | None:
     with torch.no_grad():
         sample = case.sample(pipe)
         is_still = sample.pixels.ndim == 4 and (case.facts.framed or case.facts.temporal)
-        answer = pipe.vae.encode(sample.pixels.unsqueeze(2) if is_still else sample.pixels)
+        # of layers the decoder is given each alone, and not the picture that they make up
+        given = sample.pixels[0, :, 1:].movedim(1, 0) if case.facts.layered else sample.pixels
+        answer = pipe.vae.encode(given.unsqueeze(2) if is_still or case.facts.layered else given)
         encoded = _mode(answer)
     _, seen = _watched(pipe.vae)
     # whatever the sampler does, this is its result: not every pipeline lets a callback change it
@@ -516,8 +571,9 @@ def latent_parity(case: Case) -> str | None:
 
     def step(pred: Tensor, *_: Any, **__: Any) -> Any:
         own = next(result for result in results if len(results) == 1 or result.shape == pred.shape)
-        if pred.ndim == own.ndim and pred.shape[1] < own.shape[1]:  # what is given is not drawn
-            own = own[:, -pred.shape[1] :]
+        for axis, count in enumerate(pred.shape if pred.ndim == own.ndim else ()):
+            if count < own.shape[axis]:  # what is given is not drawn
+                own = own.narrow(axis, own.shape[axis] - count, count)
         return SchedulerOutput(prev_sample=own)
 
     pipe.scheduler.step = step
@@ -608,12 +664,14 @@ def correlation(case: Case, steps: int, size: int = 8, rate: float = 3e-3) -> fl
     if str(pipe.scheduler.config.get("variance_type")).startswith("learned"):
         # nobody trains the variance that a network answers too, and here it is a random one
         pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, variance_type="fixed_small")
-    sampled, *beside = pipe(
-        **family.prompt_call(PROMPT, "", case.settings), **call, num_inference_steps=20,
-        generator=torch.Generator().manual_seed(1), output_type=family.raw_output, return_dict=False,
+    sampled, *beside = _sampled(
+        case, pipe, **family.prompt_call(PROMPT, "", case.settings), **call, num_inference_steps=20,
+        generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
-    raw = family.hands_over_raw
+    raw = torch.is_tensor(sampled) and sampled.shape == x0.shape != family.to_pipeline(x0).shape
     found = sampled if raw else family.from_pipeline(sampled, *x0.shape[-2:])
+    if found.ndim == x0.ndim == 5:  # not every pipeline hands over the beginning of what it drew
+        x0 = x0[:, :, -found.shape[2] :]
     if raw or found.shape != x0.shape:  # the pipeline has already made what its decoder takes
         found = latent_space.NORMALISERS[case.facts.normaliser][0](found, pipe.vae)
     pairs = [(found, x0)]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from darkroom import families
 from darkroom.families import latents as latent_space
 from darkroom.families import tiny
+from darkroom.families.base import Family
 from darkroom.families.classes import named
 from darkroom.families.control import Seeing, WithControlNet, wrap
 from tests.families import conformance
@@ -53,9 +54,9 @@ def control_of(case: Case, pipe: Any, settings: Any) -> tuple[Tensor, Any]:
         return latent_space.encode(pipe.vae, conformance.from_pil(picture), case.facts), picture
 
 
-def compared(name: str, **way: bool) -> list[str | None]:
+def compared(name: str, family: Family | None = None, **way: bool) -> list[str | None]:
     """The differences of every call of every network in a short sampling without guidance."""
-    family = families.get(name)
+    family = family or families.get(name)
     case, settings = Case(family, "tiny"), settings_of(name, **way)
     pipe = tiny.build(family)
     model = wrap(family, getattr(pipe, family.denoiser_part), settings).eval()
@@ -108,6 +109,54 @@ def test_a_controlnet_is_given_what_the_pipeline_gives_it(name):
     differences = compared(name, controlnet=True)
     assert len(differences) == 2 * STEPS
     assert set(differences) == {None}
+
+
+@pytest.mark.parametrize("name", WITH_CONTROLNET)
+def test_a_control_picture_that_is_given_in_another_way_is_caught(name):
+    cls = type(families.get(name))
+    faint = {"control_input": lambda self, control, options: cls.control_input(self, control, options) / 2}
+
+    net, *_ = compared(name, type("Broken", (cls,), faint)(), controlnet=True)
+
+    assert net is not None
+    assert net.startswith(f"{cls.controlnet.input} differs")
+
+
+@pytest.mark.parametrize("name", WITH_CONTROLNET)
+def test_a_controlnet_is_trained_by_itself_also_after_a_pipeline_drew_with_it(name):
+    family, settings = families.get(name), settings_of(name, controlnet=True)
+    pipe = tiny.build(family)
+    model = wrap(family, getattr(pipe, family.denoiser_part), settings)
+    own = list(model.controlnet.state_dict())
+    cls = named(family.drawn_by(settings))
+    parts = {**pipe.components, "controlnet": model.to_draw_with(), **family.tiny_for("tiny").settings}
+
+    whole = cls(**{part: module for part, module in parts.items() if part in inspect.signature(cls).parameters})
+
+    held = {id(weight) for weight in model.controlnet.parameters()}
+    assert list(model.controlnet.state_dict()) == own
+    assert held <= {id(weight) for weight in whole.controlnet.parameters()}
+    assert held.isdisjoint(id(weight) for weight in model.denoiser.parameters())
+
+
+def test_a_new_controlnet_begins_with_the_layers_that_it_answers_to():
+    family = families.get("z_image")
+    denoiser = tiny.build(family, {"n_layers": 7}).transformer
+
+    net = wrap(family, denoiser, settings_of("z_image", controlnet=True)).controlnet
+
+    assert net.config.control_layers_places == [0, 5]
+    theirs, mine = denoiser.layers[5].state_dict(), net.control_layers[1].state_dict()
+    assert all(torch.equal(weight, mine[key]) for key, weight in theirs.items())
+    assert not net.control_layers[1].after_proj.weight.any()
+
+
+def test_a_controlnet_that_also_takes_a_picture_to_fill_in_is_refused():
+    settings = settings_of("z_image", controlnet=True)
+    settings.controlnet_custom_config = {"control_in_dim": 33}
+
+    with pytest.raises(ValueError, match="33 channels, a picture to fill in among them"):
+        wrap(families.get("z_image"), tiny.build(families.get("z_image")).transformer, settings)
 
 
 @pytest.mark.parametrize("name", WITH_CHANNELS)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from diffusers import DiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
@@ -16,6 +17,7 @@ from darkroom.families import tiny
 from darkroom.families.classes import named, short
 from darkroom.families.components import Parts
 from darkroom.families.repository import locate
+from darkroom.tools import generate
 from tests.families import conformance
 
 FLAVOURS = [(name, flavour) for name in families.names() for flavour in families.get(name).flavour_names()]
@@ -203,3 +205,26 @@ def test_letting_the_vae_go_lets_go_of_all_that_reads_pixels():
     assert parts.extra("image_encoder") is first
     parts.unload_vae()
     assert parts.extra("image_encoder") is not first
+
+
+def test_a_denoiser_in_another_folder_of_the_base_is_drawn_with_too(tmp_path):
+    base = tmp_path / "base"
+    tiny.build(families.get("stable_cascade")).save_pretrained(base)
+    shutil.copytree(base / "prior", base / "prior_lite")
+    weights = base / "prior_lite" / "diffusion_pytorch_model.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    lite = families.get("stable_cascade").flavours["stage-c-lite"].defaults
+    parts = parts_of("stable_cascade", "tiny", pretrained_model_name_or_path=str(base), **lite)
+
+    pipe = generate.stock_pipeline(parts.family, str(base), torch.float32, parts.options)
+
+    wanted = load_file(weights)
+    for model in (parts.denoiser(), pipe.prior):
+        assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("option", ["vae_enable_tiling", "vae_enable_slicing"])
+@pytest.mark.parametrize("name", ["deepfloyd", "stable_cascade"])
+def test_what_cannot_read_in_tiles_or_slices_says_so(name, option):
+    with pytest.raises(ConfigError, match=option):
+        parts_of(name, "tiny", **{option: True}).vae()

@@ -1,12 +1,15 @@
-"""What only Wan does: the first frame of image to video, and the times of tokens."""
+"""What only Wan does: the first frame of image to video, control clips, and the times of tokens."""
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
+from darkroom.core.errors import DataError
 from darkroom.families import latents as latent_space
 from tests.families import conformance
 from tests.families.conformance import Recorder, batch, case
@@ -71,6 +74,42 @@ def test_the_mask_says_which_frames_are_given(i2v, pipe):
 
     assert given.shape == (1, 20, 2, 8, 8)
     assert given[0, :4].amax(dim=(0, 2, 3)).tolist() == given[0, :4].amin(dim=(0, 2, 3)).tolist() == [1, 0]
+
+
+@pytest.fixture(scope="module")
+def followed():
+    """A sample of VACE's and the batch that it makes."""
+    vace = case("wan", "tiny-vace")
+    sample = vace.sample(vace.pipe())
+    return vace, sample, batch([sample], sample.latents)
+
+
+def test_a_control_clip_is_left_out_with_its_caption(followed):
+    vace, sample, many = followed
+    dropped = dataclasses.replace(many, dropped=torch.tensor([True]), controls=(torch.zeros_like(many.latents),))
+
+    told, untold = (vace.family.conditions(b, vace.settings, torch.Generator())["control"] for b in (many, dropped))
+
+    assert torch.equal(told[:, 16:32], sample.controls[0])
+    assert torch.equal(untold[:, 16:32], sample.extras["grey"])
+
+
+def test_a_control_clip_for_the_pipeline_has_as_many_frames_as_are_drawn(tmp_path):
+    first, *others = (Image.new("RGB", (64, 64), (shade, 0, 0)) for shade in (10, 10, 20))
+    first.save(tmp_path / "clip.tiff", save_all=True, append_images=others)
+    settings = case("wan", "tiny-vace").settings
+    with Image.open(tmp_path / "clip.tiff") as clip:
+        given = case("wan", "tiny-vace").family.control_call(clip, 32, 32, settings)["video"]
+
+    assert [frame.getpixel((0, 0))[0] for frame in given] == [10, 10, 20, 20, 20]
+
+
+def test_a_control_clip_of_another_length_is_refused(followed):
+    vace, sample, many = followed
+    short = dataclasses.replace(many, controls=(sample.controls[0][:, :, :1],))
+
+    with pytest.raises(DataError, match="has 1 latent frames, and its sample has 2"):
+        vace.family.conditions(short, vace.settings, torch.Generator())
 
 
 @pytest.mark.parametrize("t", [0.9961, 0.9987])

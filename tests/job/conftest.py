@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
+
+from darkroom import families
+from tests.families.conformance import options  # it also lets the editing pipelines make small pictures
 
 PHOTOGRAPHS = {
     "astronaut": "a woman in an orange suit",
@@ -71,3 +75,85 @@ def arguments(tmp_path: Path, dataset_file: Callable[..., str]) -> Callable[...,
         return [f"--{name}={value}" for name, value in values.items() if value is not None]
 
     return build
+
+
+FILMS = ("chelsea", "coffee")
+FRAMES = 9
+
+
+@pytest.fixture(scope="session")
+def moving(tmp_path_factory):
+    """Two films of photographs that move."""
+    from skimage import data
+
+    from darkroom.media.video import write_mp4
+
+    folder = tmp_path_factory.mktemp("moving")
+    for name in FILMS:
+        whole = Image.fromarray(getattr(data, name)()).resize((128, 96))
+        clip = [np.asarray(whole.crop((i, i // 2, i + 96, i // 2 + 72))) for i in range(FRAMES)]
+        write_mp4(folder / f"{name}.mp4", np.stack(clip), 24.0)
+        (folder / f"{name}.txt").write_text(f"a film of {name}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def layered(tmp_path_factory):
+    """Photographs, each with two layers that are partly transparent."""
+    from skimage import data
+
+    folder = tmp_path_factory.mktemp("layered")
+    for name in FILMS:
+        whole = Image.fromarray(getattr(data, name)()).resize((128, 96))
+        whole.save(folder / f"{name}.png")
+        for number, side in enumerate([(0, 0, 64, 96), (64, 0, 128, 96)]):
+            alpha = Image.new("L", whole.size)
+            alpha.paste(255, side)
+            whole.putalpha(alpha)
+            whole.save(folder / f"{name}_{number}.png")
+        (folder / f"{name}.txt").write_text(f"a picture of {name}")
+    return folder
+
+
+@pytest.fixture
+def settings(dataset_file, photographs, moving, layered, tmp_path):
+    """The options of a short run of a flavour, on what it is made for."""
+
+    def of(name: str, flavour: str) -> dict[str, object]:
+        family = families.get(name)
+        supports, facts = family.supports_for(flavour), family.flavour(flavour)
+        entries: list[dict[str, object]] = [{}]
+        steps = family.tiny_for(flavour).defaults.get("validation_num_inference_steps", 2)
+        found: dict[str, object] = {
+            "model_flavour": flavour, "train_batch_size": 1, "validation_num_inference_steps": steps,
+        }  # fmt: skip
+        if "video" in supports:
+            video: dict[str, object] = {"num_frames": FRAMES, "min_frames": FRAMES, "max_frames": 100}
+            if facts.started:
+                video["is_i2v"] = True
+            size = {"resolution": family.option_defaults(flavour)["resolution"]}
+            entries = [{"dataset_type": "video", "instance_data_dir": str(moving), "video": video, **size}]
+            found["validation_num_video_frames"] = max(FRAMES, options(name, flavour).validation_num_video_frames)
+        if "layers" in supports:
+            entries = [{"instance_data_dir": str(layered), "layers": True}]
+        if "references" in supports:
+            entries.append({
+                "id": "before", "dataset_type": "conditioning", "conditioning_type": "reference_strict",
+                "source_dataset_id": "set0", "instance_data_dir": str(photographs), "caption_strategy": None,
+            })  # fmt: skip
+        if facts.control:
+            entries.append({
+                "id": "followed", "dataset_type": "conditioning", "conditioning_type": "controlnet",
+                "source_dataset_id": "set0", "instance_data_dir": str(moving), "caption_strategy": None,
+            })  # fmt: skip
+        prompts: dict[str, object] = {"cup": "a cup of coffee"}
+        if facts.picture != "none" or facts.control:
+            needed = max(1, family.pictures_for(options(name, flavour))[0])
+            pictured = {"prompt": "a cup of coffee", "image": [str(photographs / "coffee.png")] * needed}
+            # with a pipeline of its own for pictures, the flavour also draws without one
+            prompts = {**prompts, "start": pictured} if facts.started else {"cup": pictured}
+        library = tmp_path / "prompts.json"
+        library.write_text(json.dumps(prompts))
+        return {**found, "data_backend_config": dataset_file(*entries), "user_prompt_library": library}
+
+    return of

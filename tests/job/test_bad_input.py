@@ -465,6 +465,16 @@ def test_weights_that_were_cut_off_are_named_before_anything_is_loaded(part, tol
     assert f"The weights file {path} is damaged: it has {size - 100} bytes of {size}." in said
 
 
+def test_a_lora_given_as_the_base_is_named_without_asking_the_hub(told, short, tmp_path):
+    path = tmp_path / "lora.safetensors"
+    save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, path)
+
+    said = told(MISTAKE, "plan", *short(pretrained_model_name_or_path=path, model_flavour="dev"))
+
+    assert f"pretrained_model_name_or_path = '{path}' (from command line)\n  It is a LoRA" in said
+    assert "The denoiser of FLUX.1 needs the weights of FluxTransformer2DModel" in said
+
+
 def test_a_settings_file_of_the_base_that_is_no_json_is_named(told, short, base):
     folder = base("flux")
     (folder / "transformer" / "config.json").write_text("{")

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from darkroom import families
+from darkroom.adapters.stock import WEIGHTS
 from darkroom.cli.main import main
 from darkroom.families import tiny
 from darkroom.families.control import Seeing, wrap
@@ -61,6 +62,25 @@ def test_a_lora_on_a_controlnet(controlled, tmp_path):
     assert verdict.difference <= 1
 
 
+def test_a_controlnet_that_only_a_lora_changes_may_wait_in_host_memory(controlled, tmp_path):
+    usual = {"controlnet": True, "validation_disable": True}
+    assert main(["train", *controlled("sdxl", **usual, model_type="full", output_dir=tmp_path / "net")]) == 0
+    usual["controlnet_model_name_or_path"] = tmp_path / "net" / "controlnet"
+    waits = {"ramtorch": True, "ramtorch_controlnet": True}
+    for folder, options in (("plain", {}), ("streamed", waits)):
+        assert main(["train", *controlled("sdxl", **usual, **options, output_dir=tmp_path / folder)]) == 0
+
+    plain, streamed = (load_file(tmp_path / name / WEIGHTS) for name in ("plain", "streamed"))
+    assert streamed.keys() == plain.keys()
+    assert all(torch.equal(streamed[name], plain[name]) for name in plain)
+
+
+def test_a_controlnet_that_is_trained_stays_on_the_device(controlled, capsys):
+    argv = controlled("sdxl", controlnet=True, model_type="full", ramtorch=True, ramtorch_controlnet=True)
+    assert main(["train", *argv]) == 2
+    assert "trains the ControlNet's own" in " ".join(capsys.readouterr().err.split())
+
+
 @pytest.mark.parametrize("kind", ["lora", "full"])
 def test_a_control_picture_as_further_channels(kind, controlled, tmp_path):
     argv = controlled("flux", control=True, model_type=kind, flux_lora_target="controlnet")
@@ -95,9 +115,15 @@ def test_photographs_without_control_pictures_are_refused(arguments, capsys):
     assert "has no control pictures" in capsys.readouterr().err
 
 
-def test_a_family_without_a_controlnet_says_so(arguments, capsys):
-    assert main(["train", *arguments("wan", controlnet=True, model_type="full")]) == 2
-    assert "has no ControlNet" in capsys.readouterr().err
+@pytest.mark.parametrize("name", sorted(set(families.names()) - set(WITH_CONTROLNET)))
+def test_a_family_without_a_controlnet_says_so_and_which_have_one(name, capsys):
+    """Before anything is read or made: neither a dataset nor a model is named."""
+    argv = [f"--model_family={name}", "--model_flavour=tiny", "--controlnet=true", "--model_type=full"]
+    assert main(["train", *argv, "--output_dir=unused", "--data_backend_config=missing.json"]) == 2
+
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"diffusers has no ControlNet for this flavour of {families.get(name).title}" in said
+    assert f"choose one of these for model_family: {', '.join(WITH_CONTROLNET)}." in said
 
 
 def test_the_controlnet_learns(controlled, tmp_path):

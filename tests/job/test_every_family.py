@@ -2,76 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.tools.verify import verify
-from tests.families.conformance import cases, options  # it also lets the editing pipelines make small pictures
+from tests.families.conformance import cases  # it also lets the editing pipelines make small pictures
 from tests.job.test_run import weights
 
 pytestmark = pytest.mark.slow
-
-FILMS = ("chelsea", "coffee")
-FRAMES = 9
-
-
-@pytest.fixture(scope="session")
-def moving(tmp_path_factory):
-    """Two films of photographs that move."""
-    from skimage import data
-
-    from darkroom.media.video import write_mp4
-
-    folder = tmp_path_factory.mktemp("moving")
-    for name in FILMS:
-        whole = Image.fromarray(getattr(data, name)()).resize((128, 96))
-        clip = [np.asarray(whole.crop((i, i // 2, i + 96, i // 2 + 72))) for i in range(FRAMES)]
-        write_mp4(folder / f"{name}.mp4", np.stack(clip), 24.0)
-        (folder / f"{name}.txt").write_text(f"a film of {name}")
-    return folder
-
-
-@pytest.fixture
-def settings(dataset_file, photographs, moving, tmp_path):
-    """The options of a short run of a flavour, on what it is made for."""
-
-    def of(name: str, flavour: str) -> dict[str, object]:
-        family = families.get(name)
-        supports, facts = family.supports_for(flavour), family.flavour(flavour)
-        entries: list[dict[str, object]] = [{}]
-        steps = family.tiny_for(flavour).defaults.get("validation_num_inference_steps", 2)
-        found: dict[str, object] = {
-            "model_flavour": flavour, "train_batch_size": 1, "validation_num_inference_steps": steps,
-        }  # fmt: skip
-        if "video" in supports:
-            video: dict[str, object] = {"num_frames": FRAMES, "min_frames": FRAMES, "max_frames": 100}
-            if facts.started:
-                video["is_i2v"] = True
-            size = {"resolution": family.option_defaults(flavour)["resolution"]}
-            entries = [{"dataset_type": "video", "instance_data_dir": str(moving), "video": video, **size}]
-            found["validation_num_video_frames"] = max(FRAMES, options(name, flavour).validation_num_video_frames)
-        if "references" in supports:
-            entries.append({
-                "id": "before", "dataset_type": "conditioning", "conditioning_type": "reference_strict",
-                "source_dataset_id": "set0", "instance_data_dir": str(photographs), "caption_strategy": None,
-            })  # fmt: skip
-        prompts: dict[str, object] = {"cup": "a cup of coffee"}
-        if facts.picture != "none":
-            needed = max(1, family.pictures_for(options(name, flavour))[0])
-            pictured = {"prompt": "a cup of coffee", "image": [str(photographs / "coffee.png")] * needed}
-            # with a pipeline of its own for pictures, the flavour also draws without one
-            prompts = {**prompts, "start": pictured} if facts.started else {"cup": pictured}
-        library = tmp_path / "prompts.json"
-        library.write_text(json.dumps(prompts))
-        return {**found, "data_backend_config": dataset_file(*entries), "user_prompt_library": library}
-
-    return of
 
 
 def prompts_of(name: str, flavour: str) -> int:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from darkroom import families
 from darkroom.cli.main import main
+from darkroom.core.events import Bus, Warn
+from darkroom.job import train
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
+from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
+from tests.families import conformance
 
 EDGES = {"conditioning": {"type": "canny", "conditioning_type": "controlnet"}}
 
@@ -85,6 +91,42 @@ def test_clips_start_from_the_first_frame_of_a_samples_clip(arguments, dataset_f
     assert np.asarray(Image.open(recipe.pictures[0])).mean() > 150
 
 
+@pytest.mark.parametrize(("flavour", "starts"), [("tiny-vace", False), ("tiny-fun", False), ("tiny-fun-i2v", True)])
+def test_control_clips_are_validated_with_whole(arguments, dataset_file, tmp_path, flavour, starts):
+    from darkroom.media.video import write_mp4
+
+    for name in ("films", "followed"):
+        (tmp_path / name).mkdir()
+        frames = np.zeros((9, 64, 64, 3), np.uint8)
+        frames[5:] = 200
+        write_mp4(tmp_path / name / "step.mp4", frames, 16.0)
+    (tmp_path / "films/step.txt").write_text("a step")
+    data = dataset_file(
+        {"dataset_type": "video", "instance_data_dir": str(tmp_path / "films"), "video": {"num_frames": 9}},
+        {
+            "id": "followed", "dataset_type": "conditioning", "conditioning_type": "controlnet",
+            "source_dataset_id": "set0", "instance_data_dir": str(tmp_path / "followed"), "caption_strategy": None,
+        },
+    )  # fmt: skip
+    argv = arguments(
+        "wan", model_flavour=flavour, data_backend_config=data, train_batch_size=1, validation_num_video_frames=13
+    )
+    assert main(["train", *argv]) == 0
+
+    (recipe,) = drawn(tmp_path).values()
+    with Image.open(recipe.pictures[0]) as clip:
+        assert clip.n_frames == 9
+        call = families.get("wan").control_call(clip, 64, 64, conformance.options("wan", flavour))
+        (given,) = call.values()
+    if starts:
+        with Image.open(recipe.pictures[1]) as first:
+            assert getattr(first, "n_frames", 1) == 1
+    assert [np.asarray(frame).mean() > 150 for frame in given] == [False] * 5
+    verdict = verify(tmp_path / "out")
+    assert verdict.pictures == 1
+    assert verdict.difference <= 1
+
+
 @pytest.mark.parametrize(
     ("options", "named"),
     [({"validation_using_datasets": True}, "starts from no picture"),
@@ -115,3 +157,17 @@ def test_prompts_of_a_library_that_bring_pictures_are_drawn_as_they_are(argument
     )  # fmt: skip
     assert main(["train", *argv]) == 0
     assert list(drawn(tmp_path)) == ["cup"]
+
+
+def test_a_dataset_chosen_for_nothing_is_reported(tmp_path):
+    """Prompts of the settings are drawn, so `eval_dataset_id` chooses nothing."""
+    bus, heard = Bus(), []
+    bus.on(Warn, heard.append)
+    config = SimpleNamespace(
+        **{**vars(conformance.options("sd1x", "tiny")), "eval_dataset_id": "cats", "validation_disable": False}
+    )
+    run = SimpleNamespace(config=config, family=families.get("sd1x"), bus=bus)
+    prompts = [Prompt("validation", "a house")]
+
+    assert train.drawn(run, None, None, prompts) is prompts
+    assert "eval_dataset_id = cats" in heard[0].message

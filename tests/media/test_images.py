@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from darkroom.data.encoders import pixels_of
-from darkroom.media.images import BadPicture, frames_of, load_rgb, prepare, read_size
+from darkroom.media.images import BadPicture, frames_of, load_rgb, prepare, prepare_layers, read_header, read_size
 from darkroom.media.resize import Sizes
 
 
@@ -51,6 +51,36 @@ def test_orientation_is_applied_to_size_and_pixels_alike(turn: int) -> None:
     exif[0x0112] = turn
     data = encoded(Image.new("RGB", (9, 5)), "jpeg", exif=exif)
     assert read_size(io.BytesIO(data)) == load_rgb(data).size == ((5, 9) if turn > 4 else (9, 5))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16"])
+def test_every_mode_is_a_picture_with_layers_and_only_some_are_layers(mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.full((5, 9), 40000, np.uint16))
+    elif mode == "PA":
+        image = Image.new("RGBA", (9, 5), (10, 20, 30, 0)).quantize()
+    else:
+        image = Image.new("RGB", (9, 5), "white").convert(mode)
+    data, sizes = encoded(image), Sizes((9, 5), (9, 5), (9, 5), 1.8)
+    alpha = mode in ("LA", "PA", "RGBA")
+
+    assert read_header(io.BytesIO(data)) == ((9, 5), alpha)
+    assert prepare_layers(data, [], sizes, (0, 0)).shape == (1, 5, 9, 4)
+    assert (prepare_layers(data, [], sizes, (0, 0))[..., 3] == (0 if mode == "PA" else 255)).all()
+    if alpha:
+        assert prepare_layers(data, [data], sizes, (0, 0)).shape == (2, 5, 9, 4)
+    else:
+        with pytest.raises(BadPicture, match="layer without alpha"):
+            prepare_layers(data, [data], sizes, (0, 0))
+
+
+def test_resizing_lets_no_colour_shine_through_from_transparent_pixels() -> None:
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:, 4:] = (255, 0, 0, 255)
+    pixels[:, :4] = (0, 255, 0, 0)
+    data = encoded(Image.fromarray(pixels))
+    made = prepare_layers(data, [data], Sizes((8, 8), (4, 4), (4, 4), 1.0), (0, 0))
+    assert (made[..., 1][made[..., 3] > 0] == 0).all()
 
 
 def test_orientation_of_a_palette_png_survives_the_conversion() -> None:

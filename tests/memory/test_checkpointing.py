@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from darkroom import families
 from darkroom.memory import checkpointing
-from darkroom.memory.checkpointing import EveryNth
+from darkroom.memory.checkpointing import Checkpoints
+from tests.memory.test_place import answer, denoiser
 
 
 def test_every_nth_call_is_recomputed():
     calls = []
-    every = EveryNth(3)
+    every = Checkpoints(3)
     x = torch.ones(1, requires_grad=True)
 
     def block(number: int, x):
@@ -28,8 +30,9 @@ def test_every_nth_call_is_recomputed():
     assert x.grad.item() == 64
 
 
+@pytest.mark.parametrize("backend", ["torch", "unsloth"])
 @pytest.mark.parametrize("interval", [None, 1, 2])
-def test_gradients_are_the_same_as_without(interval):
+def test_gradients_are_the_same_as_without(interval, backend):
     import diffusers
 
     config = {**families.get("flux").tiny.denoiser.config, "num_layers": 2, "num_single_layers": 2}
@@ -47,7 +50,33 @@ def test_gradients_are_the_same_as_without(interval):
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     plain = gradients()
-    checkpointing.enable(model, interval)
+    checkpointing.enable(model, interval, backend)
 
     for mine, theirs in zip(gradients(), plain, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("interval", [1, 2])
+@pytest.mark.parametrize("name", [name for name in families.names() if name not in ("framepack", "ltxvideo2")])
+def test_a_family_learns_the_same_bytes(name, interval, monkeypatch):
+    calls = []
+
+    def counted(*arguments, **settings):
+        calls.append(arguments[0])
+        return checkpoint(*arguments, **settings)
+
+    def gradients() -> dict[str, torch.Tensor]:
+        model.zero_grad()
+        answer(name, model).float().square().mean().backward()
+        return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    _, model = denoiser(name)
+    model.train()
+    plain = gradients()
+    model.enable_gradient_checkpointing(Checkpoints(interval))
+    monkeypatch.setattr(checkpointing, "checkpoint", counted)
+    again = gradients()
+
+    assert calls
+    assert again.keys() == plain.keys()
+    assert all(torch.equal(again[name], plain[name]) for name in plain)

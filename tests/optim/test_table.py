@@ -13,14 +13,33 @@ from safetensors.torch import load, save
 from torch import nn
 
 from darkroom.core.errors import ConfigError, MissingPackage, UserError
-from darkroom.optim.table import OPTIMIZERS, build, row_of
+from darkroom.optim.schedules import Scheduler, Shape
+from darkroom.optim.table import OPTIMIZERS, build, check, row_of
 from darkroom.options.config import Config
+from darkroom.options.optimizer import OPTIMIZERS as NAMES
 from darkroom.train.pack import flatten, restore
 
-INSTALLED = [name for name, row in OPTIMIZERS.items() if importlib.util.find_spec(row.path.split(".")[0])]
+from .ways import CPU, INSTALLED
+
 # these need more than 60 steps, another rate, or find their own rate first
-SLOW = {"optimi-radam", "optimi-ranger", "optimi-sgd", "torch-radam", "torch-adadelta", "torch-sgd", "prodigy"}
+SLOW = {
+    "optimi-radam", "optimi-ranger", "optimi-sgd", "torch-radam", "torch-adadelta", "torch-sgd", "prodigy", "soap",
+    "sdnq-muon", "sdnq-muon+quantized_matmul",
+}  # fmt: skip
+# of their state at most this share of AdamW's bytes is left
+SMALL = {
+    "ao-adamw8bit": 0.27, "ao-adamw4bit": 0.14, "ao-adamfp8": 0.27, "ao-adamwfp8": 0.27, "bnb-adam8bit": 0.27,
+    "bnb-adamw8bit": 0.27, "bnb-lion8bit": 0.14, "bnb-adagrad8bit": 0.14, "bnb-ademamix8bit": 0.4, "sdnq-adamw": 0.32,
+    "sdnq-lion": 0.16, "sdnq-came": 0.18, "sdnq-muon": 0.16, "sdnq-adafactor": 0.01,
+}  # fmt: skip
 SCHEDULE_FREE = [name for name in INSTALLED if OPTIMIZERS[name].schedule_free]
+
+
+@pytest.fixture(autouse=True)
+def uncompiled(request):
+    """Updates that torch would compile run as they are written, but for the test of the compiled ones."""
+    with torch.compiler.set_stance("default" if request.node.get_closest_marker("slow") else "force_eager"):
+        yield
 
 
 def options(name: str, **values: Any) -> Config:
@@ -33,7 +52,7 @@ class Bowl:
     def __init__(self, name: str, rate: float = 0.05, **values: Any):
         dtype = torch.bfloat16 if name == "adamw_bf16" else torch.float32
         start = torch.Generator().manual_seed(0)
-        self.parameters = [nn.Parameter(torch.randn(s, generator=start).to(dtype)) for s in ((8, 4), (8,))]
+        self.parameters = [nn.Parameter(torch.randn(s, generator=start).to(dtype)) for s in ((128, 128), (8,))]
         self.optimizer = build(options(name, **values), self.parameters, rate, seed=3)
 
     def loss(self) -> torch.Tensor:
@@ -78,11 +97,49 @@ def test_its_state_survives_a_checkpoint_to_the_byte(name):
             mine.copy_(theirs)
 
     resumed.optimizer.load_state_dict(through_a_file(bowl.optimizer.state_dict()))
+    generator = torch.get_rng_state()  # a checkpoint has it too, and stochastic rounding draws from it
     bowl.run(5)
+    torch.set_rng_state(generator)
     resumed.run(5)
 
     for mine, theirs in zip(resumed.parameters, bowl.parameters, strict=True):
         assert torch.equal(mine, theirs)
+
+
+@pytest.mark.slow
+# they share their compiled update, but for what is done to the state
+@pytest.mark.parametrize("name", [name for name in INSTALLED if OPTIMIZERS[name].compiles][:2])
+def test_a_compiled_update_resumes_to_the_byte_and_is_the_written_one(name):
+    test_its_state_survives_a_checkpoint_to_the_byte(name)
+    bowl, written = Bowl(name), Bowl(name)
+    bowl.run(3)
+    with torch.compiler.set_stance("force_eager"):
+        written.run(3)
+
+    torch.testing.assert_close(bowl.parameters[0], written.parameters[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name in INSTALLED])
+def test_a_small_state_is_small(name):
+    sizes = []
+    for each in (name, "torch-adamw"):
+        bowl = Bowl(each)
+        bowl.run(1)
+        sizes.append(sum(tensor.nbytes for tensor in flatten(bowl.optimizer.state_dict())[1].values()))
+
+    assert sizes[0] / sizes[1] < SMALL[name]
+
+
+@pytest.mark.parametrize("name", INSTALLED)
+def test_the_schedule_sets_the_rate_that_is_used(name):
+    bowl = Bowl(name)
+    before = [p.detach().clone() for p in bowl.parameters]
+    schedule = Scheduler(bowl.optimizer, "constant_with_warmup", Shape(warmup=10, total=100))
+
+    assert [schedule.set(step) for step in (5, 0)] == pytest.approx([0.025, 0])
+    bowl.run(2)
+
+    assert all(torch.equal(p, was) for p, was in zip(bowl.parameters, before, strict=True))
 
 
 @pytest.mark.parametrize("name", SCHEDULE_FREE)
@@ -126,9 +183,21 @@ def test_warm_up_steps_go_into_a_schedule_free_optimizer(name):
         ("optimi-sgd", {"momentum": 0.0, "weight_decay": 0.0, "dampening": False}),
         ("prodigy", {"betas": (0.9, 0.99), "weight_decay": 0.0, "d0": 1e-6, "d_coef": 1.0, "prodigy_steps": 0}),
         ("torch-adamw", {"weight_decay": 0.01}),
+        ("ao-adamw8bit", {"betas": (0.9, 0.999), "weight_decay": 0.01, "eps": 1e-6}),
+        ("bnb-adamw", {"betas": (0.9, 0.999), "weight_decay": 0.01, "eps": 1e-6}),
+        ("bnb-adam8bit", {"betas": (0.9, 0.999), "weight_decay": 0, "eps": 1e-8}),
+        ("bnb-lion8bit", {"betas": (0.9, 0.99), "weight_decay": 0}),
+        ("bnb-ademamix", {"betas": (0.9, 0.999, 0.9999), "alpha": 5.0, "weight_decay": 0.01}),
+        ("sdnq-adamw", {"betas": (0.9, 0.95), "weight_decay": 0.01, "clip_threshold": (1.0, 1e-3, 1e-3),
+                        "quantized_buffers_dtype": "uint8", "quantized_buffers_group_size": 32,
+                        "use_stochastic_buffers": True}),
+        ("sdnq-lion", {"betas": (0.9, 0.99), "use_quantized_buffers": True}),
+        ("sdnq-muon+quantized_matmul", {"use_quantized_matmul": True, "use_quantized_buffers": True}),
+        ("soap", {"betas": (0.95, 0.95), "eps": 1e-8, "weight_decay": 0.01, "precondition_frequency": 10,
+                  "max_precondition_dim": 10000, "merge_dims": False, "correct_bias": True}),
         ("torch-adafactor", {"beta2_decay": -0.8, "eps": (None, 1e-3), "d": 1.0}),
     ],
-)
+)  # fmt: skip
 def test_defaults_are_the_published_ones(name, values):
     if name not in INSTALLED:
         pytest.skip(f"{row_of(name).path} is not installed")
@@ -183,6 +252,56 @@ def test_an_unknown_name_is_refused_with_the_nearest():
 
     assert "did you mean torch-adamw" in caught.value.problem
     assert "adamw_bf16" in caught.value.change
+
+
+def test_every_name_that_is_offered_has_a_row():
+    assert set(NAMES) <= set(OPTIMIZERS)
+
+
+@pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if not row.on_cpu])
+def test_what_needs_a_gpu_is_refused_without_one(name):
+    with pytest.raises(ConfigError, match="on the host alone"):
+        check(options(name), CPU)
+    with pytest.raises(ConfigError, match="on the host alone"):
+        check(options(name, optimizer_cpu_offload_method="cpu"), torch.device("cuda"))
+
+    check(options(name.removesuffix("-paged")), CPU)
+
+
+def test_a_compiled_update_is_refused_without_a_compiler(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+
+    with pytest.raises(ConfigError, match="no C\\+\\+ compiler"):
+        check(options("ao-adamw8bit"), CPU)
+
+
+def test_a_setting_that_a_class_would_swallow_is_refused():
+    with pytest.raises(ConfigError, match="AdamW has no argument wieght_decay"):
+        Bowl("sdnq-adamw", optimizer_config="wieght_decay=0.3")
+    with pytest.raises(ConfigError, match="Muon refuses it: not every name"):
+        Bowl("sdnq-muon", optimizer_config="wieght_decay=0.3")
+
+
+def test_a_package_that_is_missing_is_known_before_the_start(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+
+    with pytest.raises(MissingPackage, match=r"darkroom-trainer\[quant\]"):
+        check(options("bnb-lion"), CPU)
+
+
+def test_fused_kernels_are_asked_for_and_give_nearly_the_same():
+    plain, fused = Bowl("torch-adamw"), Bowl("torch-adamw", fuse_optimizer=True)
+    plain.run(20)
+    fused.run(20)
+
+    assert fused.optimizer.param_groups[0]["fused"]
+    for one, two in zip(plain.parameters, fused.parameters, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_fused_kernels_that_do_not_exist_are_refused():
+    with pytest.raises(ConfigError, match="optimi-lion has no fused kernels"):
+        check(options("optimi-lion", fuse_optimizer=True), CPU)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

@@ -89,8 +89,11 @@ def test_defaults_are_valid_and_offered():
 
 def test_predecessor_keys_are_no_options_of_ours():
     strangers = compat.MUSUBI_KEYS | compat.SIMPLETUNER_KEYS | compat.DATASET_KEYS | compat.FORM_KEYS
-    assert strangers & set(option_names()) == set()
-    targets = {*compat.ENV_FILE_NAMES.values(), *(row[0] for row in compat.ENV_FILE_SWITCHES.values())}
+    read = compat.MUSUBI_SWITCHES.keys() | compat.MUSUBI_WITHOUT_EFFECT.keys()
+    assert (strangers | read) & set(option_names()) == set()
+    assert strangers & read == set()
+    switches = {**compat.ENV_FILE_SWITCHES, **compat.MUSUBI_SWITCHES}
+    targets = {*compat.ENV_FILE_NAMES.values(), *(row[0] for row in switches.values())}
     assert targets <= set(option_names())
 
 

@@ -16,6 +16,7 @@ SPECIAL = {
     "optimizer_config": {"d_coef": 0.1, "betas": [0.9, 0.99]},
     "modelspec_comment": ["one", "two"],
     "custom_text_encoder_intermediary_layers": [9, 18, 27],
+    "magcache_mag_ratios": [1.0, 1.1],
     "framepack_clean_indices": [0, 10],
     "validation_guidance_skip_layers": [7, 8],
     "webhook_config": [{"webhook_url": "https://example.org"}],
@@ -130,7 +131,24 @@ def test_six_readers_agree(page, tmp_path, everything_offered):
 @pytest.mark.parametrize("name", [name for info in every_option() for name in info.aliases])
 def test_aliases_mean_the_option(name, tmp_path):
     info = next(i for i in every_option() if name in i.names)
-    assert by_json(tmp_path, name, 7).config == by_command_line(tmp_path / "x", info.name, 7).config
+    value = True if info.kind == "bool" else 7
+    assert by_json(tmp_path, name, value).config == by_command_line(tmp_path / "x", info.name, value).config
+
+
+@pytest.mark.parametrize(
+    ("given", "backend", "dynamic"),
+    [
+        ({"compile": True}, "inductor", False),
+        ({"compile": "true", "compile_backend": "cudagraphs", "compile_dynamic": "true"}, "cudagraphs", True),
+        ({"compile_backend": "cudagraphs", "compile": False, "compile_dynamic": "auto"}, "no", False),
+        ({"compile": True, "dynamo_backend": "eager"}, "eager", False),
+    ],
+)
+def test_musubis_switch_for_compiling_is_read(given, backend, dynamic, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_family": "flux", **given}))
+    read = resolve([str(tmp_path / "config.json")], {}, tmp_path, partial=True)
+    assert (read.config.dynamo_backend, read.config.dynamo_dynamic) == (backend, dynamic)
+    assert ("compile_backend" in {note.option for note in read.notes}) == (backend == "no")
 
 
 @pytest.mark.parametrize("text", ["true", "True", "1", "yes", "on"])

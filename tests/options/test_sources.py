@@ -196,8 +196,8 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
 def test_everything_that_is_wrong_is_said_at_once(tmp_path):
     document = {**NEEDED_JSON, "snr_gama": 5, "lora_rank": "many", "model_type": "lorra", "crepa_enabled": True}
     write(tmp_path / "a.json", document)
-    errors = refused(["a.json", "--ema_decay", "2", "--blocks_to_swap", "3"], tmp_path)
-    assert set(errors) == {"snr_gama", "lora_rank", "model_type", "crepa_enabled", "ema_decay", "blocks_to_swap"}
+    errors = refused(["a.json", "--ema_decay", "2", "--network_dim", "3"], tmp_path)
+    assert set(errors) == {"snr_gama", "lora_rank", "model_type", "crepa_enabled", "ema_decay", "network_dim"}
 
 
 @pytest.mark.parametrize(
@@ -260,8 +260,8 @@ def test_secrets_do_not_appear_in_messages(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("crepa_enabled", True), ("lora_type", "lycoris"), ("base_model_precision", "int8-quanto"), ("num_processes", 2),
-     ("attention_mechanism", "flex"), ("optimizer", "bnb-adamw8bit"), ("push_to_hub", True)],
+    [("crepa_enabled", True), ("lora_type", "lycoris"), ("lora_init_type", "loftq"), ("num_processes", 2),
+     ("push_to_hub", True)],
 )  # fmt: skip
 def test_what_is_pending_is_refused_with_its_reason(name, value, tmp_path):
     write(tmp_path / "a.json", {**NEEDED_JSON, name: value})
@@ -285,17 +285,58 @@ def test_the_default_of_what_is_pending_is_accepted(name, value, tmp_path):
 
 
 def test_keys_of_musubi_tuner_say_so_and_can_be_ignored(tmp_path):
-    text = 'model_family = "flux"\ndata_backend_config = "d"\n[training]\nblocks_to_swap = 20\nnetwork_dim = 8'
+    text = 'model_family = "flux"\ndata_backend_config = "d"\n[training]\nbatch_size = 20\nnetwork_dim = 8'
     write(tmp_path / "a.toml", text)
     errors = refused(["--config_file", "a.toml"], tmp_path)
-    assert set(errors) == {"blocks_to_swap", "network_dim"}
+    assert set(errors) == {"batch_size", "network_dim"}
     assert "musubi-tuner" in str(errors["network_dim"])
     assert "ignore_unsupported" in str(errors["network_dim"])
 
     made = resolve(["--config_file", "a.toml", "--ignore_unsupported"], {}, tmp_path)
     assert [(note.option, note.value, note.source) for note in made.notes] == [
-        ("blocks_to_swap", 20, "a.toml"), ("network_dim", 8, "a.toml"),
+        ("batch_size", 20, "a.toml"), ("network_dim", 8, "a.toml"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("document", "option", "value"),
+    [
+        ({"blocks_to_swap": 20}, "musubi_blocks_to_swap", 20),
+        ({"fp8_base": True}, "base_model_precision", "fp8-cast"),
+        ({"fp8_base": True, "fp8_scaled": True}, "base_model_precision", "fp8-block"),
+        ({"fp8_scaled": True, "fp8_base": True}, "base_model_precision", "fp8-block"),
+        ({"fp8_base": True, "base_model_precision": "int8-quanto"}, "base_model_precision", "int8-quanto"),
+        ({"fp8_base": False}, "base_model_precision", "no_change"),
+        ({"fp8_vl": True}, "text_encoder_1_precision", "fp8-cast"),
+        ({"cuda_allow_tf32": False}, "disable_tf32", True),
+        ({"cuda_allow_tf32": True}, "disable_tf32", False),
+    ],
+)
+def test_switches_of_musubi_tuner_are_values_here(document, option, value, tmp_path):
+    write(tmp_path / "a.json", {**NEEDED_JSON, **document})
+    made = resolve(["a.json"], {}, tmp_path)
+
+    assert getattr(made.config, option) == value
+    for note in made.notes:
+        assert not note.ineffective
+        assert note.reason == f"{option} is {str(value).lower()}"
+
+
+def test_switches_of_musubi_tuner_need_no_value_on_the_command_line(tmp_path):
+    write(tmp_path / "a.json", NEEDED_JSON)
+    made = resolve(["--fp8_base", "a.json"], {}, tmp_path)
+
+    assert made.config.base_model_precision == "fp8-cast"
+    assert made.sources["base_model_precision"] == "command line"
+
+
+@pytest.mark.parametrize("name", ["split_attn", "cuda_cudnn_benchmark", "fp8_fast"])
+def test_switches_that_change_nothing_here_are_said_to(name, tmp_path):
+    write(tmp_path / "a.json", {**NEEDED_JSON, name: True})
+    assert [note.option for note in resolve(["a.json"], {}, tmp_path).notes if note.ineffective] == [name]
+
+    write(tmp_path / "a.json", {**NEEDED_JSON, name: False})
+    assert resolve(["a.json"], {}, tmp_path).notes == []
 
 
 def test_newer_keys_of_simpletuner_say_so(tmp_path):

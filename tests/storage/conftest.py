@@ -159,6 +159,7 @@ def body(
     def answer(handler: BaseHTTPRequestHandler) -> None:
         handler.send_response(code)
         handler.send_header("Content-Length", str(len(data) if length is None else length))
+        handler.send_header("Connection", "close")  # or a client sends its next request down a closing connection
         if kind is not None:
             handler.send_header("Content-Type", kind)
         for name, value in headers.items():

@@ -57,3 +57,27 @@ def test_flattened_tensors_are_copies():
 def test_what_cannot_be_saved_is_named_by_its_path():
     with pytest.raises(TypeError, match=r"/state/0/hook holds a object"):
         flatten({"state": {0: {"hook": object()}}})
+
+
+def test_a_quantised_tensor_is_saved_as_its_parts_and_its_description():
+    kinds = pytest.importorskip("torchao.optim.subclass_4bit")
+    state = kinds.OptimState4bit.zeros((4, 64), signed=False, block_size=128, dtype=torch.float32)
+    state.copy_(torch.rand(4, 64))
+
+    plain, tensors = flatten({"v": state, "kind": torch.bfloat16})
+    back = restore(json.loads(json.dumps(plain)), load(save(tensors)))
+
+    assert sorted(tensors) == ["/v/parts/codes", "/v/parts/qmap", "/v/parts/scale"]
+    assert type(back["v"]) is kinds.OptimState4bit
+    assert torch.equal(back["v"].dequantize(), state.dequantize())
+    assert back["kind"] is torch.bfloat16
+
+
+def test_kinds_of_tensors_that_are_not_in_the_table_are_neither_written_nor_read():
+    class Odd(torch.Tensor):
+        pass
+
+    with pytest.raises(TypeError, match="/v holds a Odd"):
+        flatten({"v": torch.ones(2).as_subclass(Odd)})
+    with pytest.raises(KeyError, match="Odd"):
+        restore({"$kind": "Odd", "parts": {}, "described": None}, {})

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.validate.clip import film, from_output, from_pixels
+from darkroom.validate.clip import Made, film, from_output, from_pixels
 
 
 def numbered(count: int, height: int = 2, width: int = 3) -> np.ndarray:
@@ -65,3 +65,23 @@ def test_pixels_are_rounded_as_the_stock_processors_round(shape):
     theirs = np.stack([np.asarray(image) for image in stock[0]])
 
     assert np.array_equal(from_pixels(pixels), theirs)
+
+
+def test_layers_are_written_one_by_one_with_their_alpha(tmp_path):
+    layers = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 4), np.uint8)
+    made = Made(layers)
+
+    written = made.write_beside(tmp_path / "cat.png", 0.0)
+
+    assert [path.relative_to(tmp_path).as_posix() for path in written] == [f"cat/layer_{i}.png" for i in range(3)]
+    assert [np.asarray(Image.open(path)).tolist() for path in written] == layers.tolist()
+    assert made.image.mode == "RGBA"
+    assert not made.is_clip
+
+
+def test_beside_a_picture_nothing_is_written(tmp_path):
+    assert Made(numbered(1)).write_beside(tmp_path / "cat.png", 0.0) == []
+
+
+def test_pictures_of_a_pipeline_keep_their_alpha():
+    assert from_output([[Image.new("RGBA", (3, 2), (1, 2, 3, 4))] * 2])[1, 0, 0].tolist() == [1, 2, 3, 4]

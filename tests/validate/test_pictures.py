@@ -85,3 +85,13 @@ def test_a_grid_has_equal_cells(labels, line):
     sheet = grid([[plain(8, 8)] * 3, [plain(8, 8)] * 2], labels, scale=2)
 
     assert sheet.size == (3 * (16 + GAP) + GAP, 2 * (16 + GAP + line) + GAP)
+
+
+def test_what_is_transparent_shows_squares_and_what_is_opaque_does_not():
+    half = Image.new("RGBA", (200, 200), (255, 0, 0, 255))
+    half.paste((255, 0, 0, 0), (0, 0, 100, 200))
+
+    sheet = stitch([("", half)])
+
+    assert {sheet.getpixel((x, 0)) for x in range(100)} == {(255, 255, 255), SEPARATOR}
+    assert {sheet.getpixel((x, y)) for x in range(100, 200) for y in range(200)} == {(255, 0, 0)}

@@ -15,6 +15,7 @@ from darkroom.core.errors import ConfigError
 from darkroom.core.events import Bus, Validation
 from darkroom.families import tiny
 from darkroom.families.components import Parts
+from darkroom.families.hunyuanvideo_original import CUT
 from darkroom.validate.clip import film, from_output
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
@@ -71,10 +72,22 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
 
     gap = np.abs(picture.made.frames.astype(int) - from_output(stock).astype(int)).max()
     assert gap <= 1
-    assert family.pipeline_decodes or picture.made.frames.shape[1:] == (64, 64, 3)
+    assert family.pipeline_decodes_for(flavour) or picture.made.frames.shape[1:] == (64, 64, 3)
     shortest = max(made.options.validation_num_video_frames or 1, family.least_frames(made.options))
-    assert len(picture.made.frames) == (shortest if recipe.fps else 1)
-    assert bool(recipe.pictures) == (family.flavour(flavour).picture != "none")
+    shortest -= CUT if flavour == "tiny-i2v-33ch" else 0
+    stills = made.options.validation_num_layers if "layers" in family.supports_for(flavour) else 1
+    assert len(picture.made.frames) == (shortest if recipe.fps else stills)
+    facts = family.flavour(flavour)
+    assert bool(recipe.pictures) == (facts.picture != "none" or facts.control is not None)
+
+
+@pytest.mark.parametrize("flavour", ["tiny-edit", "tiny-edit-plus", "tiny-layered"])
+def test_a_denoiser_of_less_precision_than_its_vae_is_given_pictures_all_the_same(flavour, start):
+    made, model = renderer("qwen_image", flavour, start)
+    (picture,) = made.render(model.to(torch.bfloat16), [PROMPT], 1, "adapter")
+    assert made.parts.vae().dtype == torch.float32
+    assert len(np.unique(picture.made.frames)) > 1
+    assert "encode" not in vars(made.parts.vae())
 
 
 def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
@@ -143,3 +156,35 @@ def test_a_recipe_of_an_earlier_version_can_still_be_read(tmp_path):
     path.write_bytes(data.getvalue())
 
     assert Recipe.read(path) == Recipe("p", "", 8, 8, 1, 0, "cpu", {}, {}, pictures=("start.png",))
+
+
+def test_what_a_pipeline_is_told_by_its_attributes_is_in_the_recipe():
+    made, _ = renderer("hunyuanvideo", "tiny")
+    ((*_, before),) = made.recipes([PROMPT], 0, "base")
+    made.options = SimpleNamespace(**{**vars(made.options), "validation_guidance": 2.5})
+    ((*_, after),) = made.recipes([PROMPT], 0, "base")
+
+    assert before != after
+    assert after.told["validation_guidance"] == 2.5
+
+
+def test_parts_take_turns_on_the_device(monkeypatch):
+    from accelerate.hooks import CpuOffload
+
+    turns: list[str] = []
+    before = CpuOffload.pre_forward
+
+    def noted(hook, module, *args, **kwargs):
+        if turns[-1:] != [type(module).__name__]:
+            turns.append(type(module).__name__)
+        return before(hook, module, *args, **kwargs)
+
+    made, model = renderer("flux", "tiny")
+    (plain,) = made.render(model, [PROMPT], 1, "adapter")
+    monkeypatch.setattr(CpuOffload, "pre_forward", noted)
+    made.options.enable_model_cpu_offload = True
+    (picture,) = made.render(model, [PROMPT], 1, "adapter")
+
+    assert turns == ["FluxTransformer2DModel", "AutoencoderKL"]
+    assert np.array_equal(picture.made.frames, plain.made.frames)
+    assert not any(hasattr(module, "_hf_hook") for part in (model, made.parts.vae()) for module in part.modules())

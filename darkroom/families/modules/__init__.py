@@ -16,6 +16,7 @@ HOMES = {
     "LongCatVideoTransformer3DModel": "longcat_video",
     "LongCatVideoPipeline": "longcat_video_pipeline",
     "LongCatVideoImageToVideoPipeline": "longcat_video_pipeline",
+    "WanFunControlPipeline": "wan_fun_control",
 }
 
 

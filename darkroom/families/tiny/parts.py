@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from darkroom.families.facts import Part
+
+# the token that stands for a picture in the tokenizer "llava"
+LLAVA_PICTURE = 359
 
 
 def clip(width: int = 32, vocabulary: int = 514, act: str = "quick_gelu", cls: str = "CLIPTextModel") -> Part:
@@ -87,6 +92,28 @@ def llama(
             "pad_token_id": pad,
             "bos_token_id": start,
             "eos_token_id": end,
+        },
+    )
+
+
+def llava(layers: int, tokens: int = 576) -> Part:
+    """A Llama language model for the tokenizer of its name, and the picture reader it comes with: `tokens` of each."""
+    side = int(tokens**0.5)
+    return Part(
+        "LlavaForConditionalGeneration",
+        {
+            "text_config": {"model_type": "llama", **llama(layers, vocabulary=450, marks=(0, 1, 2)).config},
+            "vision_config": {
+                "model_type": "clip_vision_model",
+                "hidden_size": 16,
+                "intermediate_size": 16,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "image_size": side,
+                "patch_size": 1,
+            },
+            "image_token_index": LLAVA_PICTURE,
+            "pad_token_id": 0,
         },
     )
 
@@ -259,7 +286,7 @@ def qwen3_vl(layers: int, width: int = 32, cls: str = "Qwen3VLModel") -> Part:
     )
 
 
-def qwen_image_vae() -> Part:
+def qwen_image_vae(**changes: Any) -> Part:
     """A video autoencoder of 16 channels with the published statistics."""
     return Part(
         "AutoencoderKLQwenImage",
@@ -269,6 +296,7 @@ def qwen_image_vae() -> Part:
             "dim_mult": [1, 1, 1, 1],
             "num_res_blocks": 1,
             "temperal_downsample": [False, True, True],
+            **changes,
         },
     )
 
@@ -350,8 +378,10 @@ def clip_vision(width: int = 32, side: int = 30) -> dict[str, Part]:
                 "projection_dim": width,
             },
         ),
-        "image_processor": Part(
-            "CLIPImageProcessor",
-            {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}},
-        ),
+        "image_processor": clip_processor(side),
     }
+
+
+def clip_processor(side: int = 24) -> Part:
+    """What cuts pictures to squares of `side` pixels for CLIP."""
+    return Part("CLIPImageProcessor", {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}})

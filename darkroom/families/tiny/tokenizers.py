@@ -103,10 +103,13 @@ def _chatglm_tokenizer() -> Any:
     return tokenizer
 
 
-def _llama_tokenizer() -> Any:
-    """Every word of HunyuanVideo's template is one token, as for the real one: its pipeline drops the first 95."""
-    from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video import DEFAULT_PROMPT_TEMPLATE
+def _llama_tokenizer(pipeline: str = "HunyuanVideoPipeline") -> Any:
+    """Every word of HunyuanVideo's template is one token, as for the real: its pipelines drop the first 95, or 103."""
     from transformers import LlamaTokenizer
+
+    from darkroom.families.classes import named
+
+    template = inspect.signature(named(pipeline).encode_prompt).parameters["prompt_template"].default["template"]
 
     marks = ["<pad>", "<s>", "</s>", "<unk>"]
     pieces = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *map(chr, range(33, 127))]
@@ -117,7 +120,7 @@ def _llama_tokenizer() -> Any:
         padding_side="right",
         add_bos_token=True,
     )
-    words = re.findall(r"<\|[a-z_]+\|>|\n\n| ?[A-Za-z]+", str(DEFAULT_PROMPT_TEMPLATE["template"]))
+    words = re.findall(r"<\|[a-z_]+\|>|<image>|\n\n| ?[A-Za-z]+", template)
     tokenizer.add_tokens(list(dict.fromkeys(words)))
     return tokenizer
 
@@ -149,4 +152,5 @@ TOKENIZERS: dict[str, Callable[[], Any]] = {
     "gemma": _gemma_tokenizer,
     "chatglm": _chatglm_tokenizer,
     "llama": _llama_tokenizer,
+    "llava": lambda: _llama_tokenizer("HunyuanVideoImageToVideoPipeline"),
 }

@@ -28,7 +28,7 @@ def _start(least: int) -> Callable[[Any], int]:
     def clean(value: Any) -> int:
         try:
             return max(least, int(value))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return least
 
     return clean
@@ -38,13 +38,13 @@ def _end(value: Any) -> int | None:
     """Ends that are missing, invalid or not positive mean never."""
     try:
         return int(value) if int(value) >= 1 else None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 
 def _off(value: Any) -> Any:
     """Zero and empty mean no limit."""
-    return None if value in (0, "", None) else value
+    return None if value in (0, "0", "", None) else value
 
 
 def _truth(value: Any) -> Any:
@@ -54,7 +54,8 @@ def _truth(value: Any) -> Any:
 
 Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
-Limit = Annotated[float | None, BeforeValidator(_off), Field(gt=0)]
+# the bound stands inside: outside, pydantic would compare it with the None that `_off` answers
+Limit = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_off)]
 Name = Annotated[str, Field(min_length=1)]
 Place = Annotated[LocalFiles | UrlFiles | S3Files, Field(discriminator="type")]
 
@@ -186,6 +187,7 @@ class SampleDataset(Entry):
     pairing: Literal["path", "prefix"] = "path"
     number: Annotated[int, Field(ge=0)] = 0
     optional: bool = False
+    layers: bool = False
     video: VideoBlock | None = None
     audio: SoundBlock | None = None
     kohya: KohyaBuckets | None = None

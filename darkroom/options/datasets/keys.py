@@ -167,11 +167,12 @@ TRAINING_ONLY = (
 )
 IDLE = {
     "image": ("video", "audio", "source_dataset_id"),
-    "video": ("source_dataset_id",),
+    "video": ("source_dataset_id", "layers"),
     "eval": (*TRAINING_ONLY, "vae_cache_clear_each_epoch", "source_dataset_id"),
     "conditioning": (
         *TRAINING_ONLY,
         "audio",
+        "layers",
         "disable_validation",
         "vae_cache_clear_each_epoch",
         "minimum_image_size",

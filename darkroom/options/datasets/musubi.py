@@ -12,8 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from darkroom.core.errors import DataError
 from darkroom.options.config import option_info
+from darkroom.options.datasets.entries import Whole
 from darkroom.options.datasets.notes import Notes
 
 Values = dict[str, Any]
@@ -117,10 +120,12 @@ class _Conversion:
             "kohya": self._buckets(),
             "crop_style": "center",
             "train_batch_size": self.values.get("batch_size", 1),
-            "repeats": max(0, int(self.values.get("num_repeats", 1)) - 1),
+            "repeats": max(0, self._repeats() - 1),
         }
         if self.values.get("cache_directory"):
             main["cache_dir_vae"] = str(Path(str(self.values["cache_directory"])).expanduser() / "darkroom" / self.name)
+        if self.values.get("multiple_target"):
+            main["layers"] = True
         if self.is_video:
             main["video"] = self._video()
         controls = self._controls()
@@ -143,7 +148,9 @@ class _Conversion:
                 self._problem(f"{medium}_jsonl_file", lines, "There is no such file.", "Correct the path.")
                 return None
             key = _numbered(file, f"{medium}_path")
-            return {"_jsonl": {"file": file, "key": key, "name_key": key}, "caption_strategy": "jsonl"}
+            layers = _keys_in(file, f"{medium}_path")[1:] if self.values.get("multiple_target") else []
+            lines_of = {"file": file, "key": key, "name_key": key, "layer_keys": layers}
+            return {"_jsonl": lines_of, "caption_strategy": "jsonl"}
         self._problem(
             f"{medium}_directory",
             None,
@@ -163,6 +170,15 @@ class _Conversion:
     def _has_lines(self) -> bool:
         medium = "video" if self.is_video else "image"
         return not self.values.get(f"{medium}_directory")
+
+    def _repeats(self) -> int:
+        """How often the dataset is gone through; 1 where that is noted as no number."""
+        given = self.values.get("num_repeats", 1)
+        try:
+            return TypeAdapter(Whole).validate_python(given)
+        except ValidationError:
+            self._problem("num_repeats", given, "This is not a whole number.", "Write for example 1.")
+            return 1
 
     def _pair(self, key: str, otherwise: Any) -> Any:
         given = self.values.get(key, otherwise)
@@ -193,8 +209,11 @@ class _Conversion:
         if mode == "uniform" and v.get("frame_sample", 1) == 1:
             self.notes.warn(self.name, "frame_extraction uniform with frame_sample = 1 is the same as head.")
             mode = "head"
+        frames = v.get("target_frames", [1])
+        if isinstance(frames, list) and all(isinstance(number, int) for number in frames):
+            frames = sorted(set(frames))  # anything else is the checker's to refuse
         made = {
-            "target_frames": sorted(set(v.get("target_frames", [1]))),
+            "target_frames": frames,
             "frame_extraction": mode,
             "frame_stride": v.get("frame_stride", 1),
             "frame_sample": v.get("frame_sample", 1),
@@ -205,9 +224,6 @@ class _Conversion:
         return made | ({"max_frames": v.get("max_frames", 129)} if mode == "full" else {})
 
     def _refusals(self) -> None:
-        if self.values.get("multiple_target"):
-            reason = "several target pictures per sample come with the layered family that is trained on them"
-            self.notes.refuse_key(self.name, "multiple_target", True, reason)
         for key, option in FRAMEPACK.items():
             if key in self.values and self.family not in option_info(option).families:
                 self.notes.warn(self.name, f"{key} has no effect; it belongs to FramePack.")

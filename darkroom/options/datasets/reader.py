@@ -169,7 +169,9 @@ class _Reader:
         if flat and isinstance(filled.get("audio") or {}, dict):
             own = {key.removeprefix("audio_"): filled.pop(key) for key in flat}
             filled["audio"] = {**own, **(filled.get("audio") or {})}
-        return {k.ALIASES.get(key, key): value for key, value in filled.items() if key not in ("disabled", "disable")}
+        words = {key: str(filled[key]) for key in ("type", "dataset_type") if filled.get(key)}
+        named = {**filled, **words}
+        return {k.ALIASES.get(key, key): value for key, value in named.items() if key not in ("disabled", "disable")}
 
     def fill(self, value: Any, entry: str) -> Any:
         """Placeholders replaced in every text, also in nested lists and objects."""
@@ -197,6 +199,12 @@ class _Reader:
                     block,
                     "Each block names the type of picture to make.",
                     'Write for example {"type": "canny"}.',
+                )
+                continue
+            if not isinstance(block.get("params") or {}, dict):
+                problem = "The settings of a generated picture are an object with keys."
+                self.notes.problem(
+                    raw["id"], "conditioning.params", block["params"], problem, "Write {} or leave it out."
                 )
                 continue
             made.append(self.generated_entry(raw, block))

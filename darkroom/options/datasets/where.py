@@ -72,7 +72,8 @@ class LinkList(Part):
 class JsonLines(Part):
     """A JSON-lines file of musubi-tuner: a path and a caption per line; `key` names the path that is read here.
 
-    Samples are known by the path under `name_key`, so that controls carry the names of what they belong to.
+    Samples are known by the path under `name_key`, so that controls carry the names of what they belong to. Paths under
+    `layer_keys` are the layers of a sample, and named after it.
     """
 
     type: Literal["jsonl"] = "jsonl"
@@ -80,6 +81,7 @@ class JsonLines(Part):
     key: str = "image_path"
     name_key: str = "image_path"
     caption_key: str = "caption"
+    layer_keys: tuple[str, ...] = ()
 
 
 class Panels(Part):

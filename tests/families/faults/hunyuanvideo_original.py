@@ -1,6 +1,25 @@
-from tests.families.faults.kit import Fault, conditions, mask_of_ones, predict, text
+from tests.families.faults.kit import (
+    Fault,
+    conditions,
+    entries,
+    mask_of_ones,
+    predict,
+    seeing_the_wrong_way_up,
+    stacked,
+    text,
+)
 
 NAME = "hunyuanvideo_original"
+
+
+def guided_by_the_picture(cls):
+    """What guides away is read with the picture, and not with a black one."""
+
+    def encode_seen(self, pipe, caption, pictures, options):
+        return cls.encode_seen(self, pipe, caption or " ", pictures, options)
+
+    return {"encode_seen": encode_seen}
+
 
 FAULTS = [
     Fault("sign of the answer", NAME, "oracle", predict(lambda plain, *a: -plain(*a))),
@@ -11,4 +30,12 @@ FAULTS = [
     Fault("mask of the padding", NAME, "call parity", text(mask_of_ones)),
     Fault("dropped leading tokens", NAME, "call parity", text(lambda c: {**c, "text": c["text"].roll(-2, 1)})),
     Fault("pooled text", NAME, "call parity", text(lambda c: {**c, "pooled": c["text"][:, 0]})),
+    Fault("latent of the first frame", NAME, "call parity", entries("start", lambda z: z * 1.1), "tiny-i2v"),
+    Fault("first frame of the clip", NAME, "call parity", lambda cls: {"portion": lambda self, b, *_: b}, "tiny-i2v"),
+    Fault("picture unseen", NAME, "call parity", seeing_the_wrong_way_up, "tiny-i2v"),
+    Fault("picture of guidance", NAME, "call parity", guided_by_the_picture, "tiny-i2v"),
+    Fault("padding after short texts", NAME, "call parity", stacked(mask_of_ones), "tiny-i2v"),
+    Fault("which frame is given", NAME, "call parity", conditions("given", lambda g: g.flip(2)), "tiny-i2v-33ch"),
+    Fault("order of the channels", NAME, "call parity", conditions("given", lambda g: g.roll(1, 1)), "tiny-i2v-33ch"),
+    Fault("which frame is given", NAME, "call parity", conditions("given", lambda g: g.flip(2)), "tiny-skyreels-i2v"),
 ]

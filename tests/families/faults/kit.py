@@ -154,6 +154,15 @@ def without_instruction(cls: type[Family]) -> dict[str, Any]:
     return {"encode_text": encode_text}
 
 
+def seeing_the_wrong_way_up(cls: type[Family]) -> dict[str, Any]:
+    """Captions are read with their pictures upside down."""
+
+    def encode_seen(self, pipe, caption, pictures, options):
+        return cls.encode_seen(self, pipe, caption, [picture.rotate(180) for picture in pictures], options)
+
+    return {"encode_seen": encode_seen}
+
+
 def no_template(messages: list[dict[str, str]], **_: Any) -> str:
     return messages[-1]["content"]
 
@@ -209,6 +218,19 @@ def unnumbered(ids: Tensor) -> Tensor:
 def mask_last(given: Tensor) -> Tensor:
     """The mask of the given frames, here the last one."""
     return torch.cat([given[:, :4].flip(2), given[:, 4:]], dim=1)
+
+
+def opaque_pictures(cls: type[Family]) -> dict[str, Any]:
+    """The pipeline is given its picture without alpha."""
+
+    def picture_call(self, picture, *size):
+        return cls.picture_call(self, picture.convert("RGB"), *size)
+
+    return {"picture_call": picture_call}
+
+
+def last_layer_first(plain: Any, self: Any, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+    return plain(self, model, x_t.flip(2), t, cond).flip(2)
 
 
 def means(z: Tensor, vae: Any) -> Tensor:

@@ -3,24 +3,19 @@ from tests.families.faults.kit import (
     Fault,
     all_real,
     conditions,
+    last_layer_first,
     latents,
     model_input,
+    opaque_pictures,
     other_packing,
     pipe,
     predict,
+    seeing_the_wrong_way_up,
     stacked,
     taller,
     text,
     without_first,
 )
-
-
-def seeing_the_wrong_way_up(cls):
-    def encode_seen(self, pipe, caption, pictures, options):
-        return cls.encode_seen(self, pipe, caption, [picture.rotate(180) for picture in pictures], options)
-
-    return {"encode_seen": encode_seen}
-
 
 FAULTS = [
     Fault("sign of the answer", "qwen_image", "oracle", predict(lambda plain, *a: -plain(*a))),
@@ -34,4 +29,8 @@ FAULTS = [
     Fault("no references", "qwen_image", "call parity", conditions("references", lambda r: ()), "tiny-edit-plus"),
     Fault("pictures unseen", "qwen_image", "call parity", seeing_the_wrong_way_up, "tiny-edit"),
     Fault("shapes of the pictures", "qwen_image", "call parity", model_input(img_shapes=taller)),
+    Fault("order of the layers", "qwen_image", "call parity", predict(last_layer_first), "tiny-layered"),
+    Fault("picture to part", "qwen_image", "call parity", conditions("references", lambda r: ()), "tiny-layered"),
+    Fault("kind of time", "qwen_image", "call parity", model_input(additional_t_cond=lambda c: c + 1), "tiny-layered"),
+    Fault("alpha of the picture", "qwen_image", "call parity", opaque_pictures, "tiny-layered"),
 ]

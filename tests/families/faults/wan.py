@@ -1,4 +1,15 @@
+import torch
+
 from tests.families.faults.kit import MEANS_ONLY, Fault, conditions, entries, latents, mask_last, predict, text
+
+
+def nothing_followed(control):
+    return torch.cat([control[:, :32], control[:, 32:] * 0], dim=1)
+
+
+def start_everywhere(given):
+    return torch.cat([given[:, :16], given[:, 16:, :1].expand_as(given[:, 16:])], dim=1)
+
 
 FAULTS = [
     Fault("sign of the answer", "wan", "oracle", predict(lambda plain, *a: -plain(*a))),
@@ -14,6 +25,13 @@ FAULTS = [
     Fault("order of the channels", "wan", "call parity", conditions("given", lambda g: g.roll(4, 1)), "tiny-i2v"),
     Fault("given last frame", "wan", "call parity", conditions("given", lambda g: g.roll(1, 2)), "tiny-flf2v"),
     Fault("order of the pictures", "wan", "call parity", conditions("image", lambda i: i.flip(0)), "tiny-flf2v"),
+    Fault("control's channels", "wan", "call parity", conditions("control", lambda c: c.roll(16, 1)), "tiny-vace"),
+    Fault("which pixels are followed", "wan", "call parity", conditions("control", nothing_followed), "tiny-vace"),
+    Fault("nothing kept", "wan", "call parity", entries("grey", lambda z: z * 0), "tiny-vace"),
+    Fault("control and start", "wan", "call parity", conditions("given", lambda g: g.roll(16, 1)), "tiny-fun-i2v"),
+    Fault("start as a clip", "wan", "call parity", conditions("given", start_everywhere), "tiny-fun-i2v"),
+    Fault("control of no start", "wan", "call parity", conditions("given", lambda g: g.roll(16, 1)), "tiny-fun"),
+    Fault("start's latents", "wan", "call parity", entries("first_frame", lambda z: z * 1.1), "tiny-fun-i2v"),
     Fault("first frame", "wan", "call parity", entries("first_frame", lambda z: z * 1.1), "tiny-i2v"),
     Fault("picture's features", "wan", "call parity", entries("image", lambda e: e[:, 1:]), "tiny-i2v"),
 ]

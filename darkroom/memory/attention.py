@@ -1,0 +1,122 @@
+"""Which kernel computes attention: by diffusers' dispatcher or, for older networks, as torch is told to choose."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from darkroom.core.errors import ConfigError
+from darkroom.memory import sla
+
+OPTION = "attention_mechanism"
+USUAL = "diffusers"
+# the option's names, and diffusers'
+BACKENDS: Mapping[str, str] = {
+    "xformers": "xformers",
+    "flash-attn": "flash",
+    "flash-attn-2": "flash",
+    "flash-attn-3": "_flash_3",
+    "flash-attn-3-varlen": "_flash_varlen_3",
+    "flex": "flex",
+    "cudnn": "_native_cudnn",
+    "native-efficient": "_native_efficient",
+    "native-flash": "_native_flash",
+    "native-math": "_native_math",
+    "native-npu": "_native_npu",
+    "native-xla": "_native_xla",
+    "sageattention": "sage",
+    "sageattention-int8-fp16-triton": "_sage_qk_int8_pv_fp16_triton",
+    "sageattention-int8-fp16-cuda": "_sage_qk_int8_pv_fp16_cuda",
+    "sageattention-int8-fp8-cuda": "_sage_qk_int8_pv_fp8_cuda",
+}
+# those that torch itself brings, by which it can be told to choose
+NATIVE: Mapping[str, SDPBackend] = {
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "native-efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "native-flash": SDPBackend.FLASH_ATTENTION,
+    "native-math": SDPBackend.MATH,
+}
+ANYWHERE = frozenset({USUAL, "native-flash", "native-math", sla.NAME})
+
+
+def is_sage(name: str) -> bool:
+    """SageAttention rounds queries and keys to eight bits, which has no backward pass of its own."""
+    return name.startswith("sageattention")
+
+
+def check(options: Any, device: torch.device) -> None:
+    """Raises ConfigError for a kernel that this machine lacks."""
+    name = options.attention_mechanism
+    if name not in ANYWHERE and device.type == "cpu":
+        problem = "Its kernel needs an accelerator, and there is none here."
+        raise ConfigError(OPTION, name, "", problem, f"Choose one of: {', '.join(sorted(ANYWHERE))}.")
+    if name == sla.NAME:
+        sla.check(options, device)
+    if name not in BACKENDS:
+        return
+    from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
+
+    try:
+        _check_attention_backend_requirements(AttentionBackendName(BACKENDS[name]))
+    except (RuntimeError, ImportError, ValueError) as cause:
+        first = str(cause).splitlines()[0]
+        raise ConfigError(OPTION, name, "", first, "Install the package, or choose another kernel.") from cause
+
+
+def use(model: nn.Module, name: str) -> None:
+    """Let every attention of a denoiser be computed by a kernel. Raises ConfigError where it has no choice of them."""
+    if name == USUAL:
+        return
+    if any(hasattr(getattr(module, "processor", None), "_attention_backend") for module in model.modules()):
+        _set(model, BACKENDS[name])
+    elif name in NATIVE:
+        model.forward = _chosen_by_torch(model.forward, NATIVE[name])
+    elif name == "xformers":
+        model.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
+    else:
+        problem = f"{type(model).__name__} does not let its attention kernel be chosen in diffusers."
+        usable = ", ".join([USUAL, *NATIVE, "xformers"])
+        raise ConfigError(OPTION, name, "", problem, f"Choose one of: {usable}.")
+
+
+def _set(model: Any, backend: str) -> None:
+    """Choose a model's kernel, and leave the one that diffusers takes for every other model as it was."""
+    from diffusers.models.attention_dispatch import _AttentionBackendRegistry
+
+    usual, _ = _AttentionBackendRegistry.get_active_backend()
+    model.set_attention_backend(backend)
+    _AttentionBackendRegistry.set_active_backend(usual)
+
+
+def use_in(model: nn.Module, name: str, usage: str) -> None:
+    """The same in training only, in validation only, or in both (`sageattention_usage`)."""
+    if usage == "training+inference":
+        return use(model, name)
+    wanted, chosen = usage == "training", ""
+
+    def before(module: nn.Module, args: Any) -> None:
+        nonlocal chosen
+        fits = name if module.training == wanted else USUAL
+        if fits == chosen:
+            return
+        if fits == name:
+            use(module, name)
+        else:
+            _set(module, "native")
+        chosen = fits
+
+    model.register_forward_pre_hook(before)
+
+
+def _chosen_by_torch(forward: Any, backend: SDPBackend) -> Any:
+    @functools.wraps(forward)
+    def inside(*args: Any, **kwargs: Any) -> Any:
+        with sdpa_kernel(backend):
+            return forward(*args, **kwargs)
+
+    return inside

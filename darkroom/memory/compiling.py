@@ -1,0 +1,58 @@
+"""torch.compile: of each block by itself, so that equal blocks share one compilation, or of a whole network."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+from darkroom.core.errors import ConfigError
+
+OFF = "no"
+OPTION = "dynamo_backend"
+
+
+def check(options: Any) -> None:
+    """Raises ConfigError for a backend that torch does not know here."""
+    known = torch._dynamo.list_backends(exclude_tags=())
+    if options.dynamo_backend not in (OFF, *known):
+        raise ConfigError(
+            OPTION, options.dynamo_backend, "", "torch knows no such compiler.", f"Choose one of: {', '.join(known)}."
+        )
+
+
+def compile_blocks(model: nn.Module, blocks: Iterable[nn.Module], options: Any) -> None:
+    """Compile in place, so that names of weights stay. Hooks are not compiled: they may fetch weights."""
+    if options.dynamo_cache_size_limit:
+        torch._dynamo.config.recompile_limit = options.dynamo_cache_size_limit
+    whole = not options.dynamo_use_regional_compilation
+    for module in [model] if whole else blocks:
+        module.forward = torch.compile(
+            module.forward,
+            backend=options.dynamo_backend,
+            mode=options.dynamo_mode,
+            fullgraph=options.dynamo_fullgraph,
+            # left to itself torch compiles for the first shape, and for any once it has seen a second one
+            dynamic=options.dynamo_dynamic or None,
+        )
+
+
+# for pictures; training has `dynamo_backend`
+DRAWING_BACKEND = "inductor"
+
+
+def compile_for_drawing(blocks: Iterable[nn.Module]) -> None:
+    """Compile blocks for the times when nothing is trained."""
+    for block in blocks:
+        block.forward = _while_resting(block, block.forward, torch.compile(block.forward, backend=DRAWING_BACKEND))
+
+
+def _while_resting(block: nn.Module, plain: Any, compiled: Any) -> Any:
+    @functools.wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (plain if block.training else compiled)(*args, **kwargs)
+
+    return forward

@@ -1,0 +1,48 @@
+"""Layers that compute their products in eight-bit floats, by torchao: `mixed_precision fp8`. FP8 training 2209.05433.
+
+Weights keep their format; with every product they and what they are multiplied with are scaled by their largest number
+and rounded, on the way back too. Everything between such layers is computed in bf16.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from darkroom.core.errors import ConfigError
+from darkroom.core.optional import need
+from darkroom.memory.quantise import chosen
+
+OPTION, CHOICE = "mixed_precision", "fp8"
+# the first GPUs whose tensor cores take eight-bit floats: Ada and Hopper
+CAPABILITY = (8, 9)
+
+
+def check(options: Any, device: torch.device) -> None:
+    """Raises ConfigError on a GPU that cannot do it, and MissingPackage."""
+    if options.mixed_precision != CHOICE:
+        return
+    need("torchao.float8", "quant", f"{OPTION} {CHOICE}")
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
+        problem = f"{torch.cuda.get_device_name(device)} has no products of eight-bit floats; Ada and Hopper have."
+        raise ConfigError(OPTION, CHOICE, "", problem, "Set it to bf16.")
+
+
+def recipe() -> Any:
+    """torchao's settings: one scale for a tensor, e4m3 forwards and e5m2 for gradients, any number of tokens."""
+    return need("torchao.float8", "quant", f"{OPTION} {CHOICE}").Float8LinearConfig(pad_inner_dim=True)
+
+
+def convert(model: nn.Module, blocks: Sequence[str]) -> int:
+    """Let the plain linear layers inside a denoiser's blocks compute so, as far as they are worth it. Returns how many.
+
+    Names and weights stay as they are.
+    """
+    from torchao.float8 import convert_to_float8_training
+
+    layers = {id(layer) for _, _, layer in chosen(model, blocks)}
+    convert_to_float8_training(model, module_filter_fn=lambda module, _: id(module) in layers, config=recipe())
+    return len(layers)

@@ -1,0 +1,87 @@
+"""Query, key and value of an attention from one product, by diffusers' own fusing.
+
+diffusers keeps the separate layers beside the fused ones, and fuses attentions whose processors never look at it. Here
+the former go, so that no weight is held twice, and the latter stay as they are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+from torch import nn
+
+from darkroom.core.errors import ConfigError
+
+OPTION = "fuse_qkv_projections"
+# a fused layer, and those that it answers for, in the order of its output's equal parts
+PARTS: dict[str, tuple[str, ...]] = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_kv": ("to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+    "to_added_kv": ("add_k_proj", "add_v_proj"),
+}
+SEPARATE = {part for parts in PARTS.values() for part in parts}
+JOINT = "to_added_qkv"
+
+
+class Fused(nn.Module):
+    """Stands where a layer was that another one answers for now."""
+
+    def forward(self, *_: Any) -> Any:
+        """Raises RuntimeError: nobody may ask here."""
+        raise RuntimeError("this layer is a part of a fused one")
+
+
+def fuse(model: nn.Module) -> None:
+    """Fuse what a denoiser's processors can use fused, once.
+
+    Each attention then says in `fused_parts` which layers a fused one stands for. Raises ConfigError if there is none.
+    """
+    if any(hasattr(module, "fused_parts") for module in model.modules()):
+        return
+    name = type(model).__name__
+    if not hasattr(model, "fuse_qkv_projections"):
+        raise _refused(f"{name} has no fused projections in diffusers.")
+    before = {module: module.processor for module in model.modules() if hasattr(module, "processor")}
+    try:
+        model.fuse_qkv_projections()  # type: ignore[operator]
+    except (ValueError, AttributeError, RuntimeError) as cause:  # each class has its own way to say so
+        raise _refused(f"{name} cannot be fused in diffusers: {str(cause).rstrip('.')}.") from cause
+    settled = [_settle(module, before[module]) for module in before if getattr(module, "fused_projections", False)]
+    if not any(settled):
+        raise _refused(f"diffusers has no attention of {name} that answers the same from one product.")
+
+
+def _settle(attention: Any, before: Any) -> bool:
+    """Drop the separate layers of a fused attention, or the fused ones if its processor cannot use them."""
+    made = {whole: parts for whole, parts in PARTS.items() if whole in attention._modules}
+    asked, asked_before = (set(_names(type(each).__call__)) for each in (attention.processor, before))
+    own = {name for name, module in attention._modules.items() if module is not None} - SEPARATE
+    # some processors that diffusers puts in forget norms, or do not look whether there is text beside the picture
+    is_worse = attention.processor is not before and (own & asked_before - asked or JOINT in asked - made.keys())
+    if is_worse or not asked & made.keys():
+        for whole in made:
+            delattr(attention, whole)
+        attention.fused_projections = False
+        attention.set_processor(before)
+        return False
+    for part in (part for parts in made.values() for part in parts):
+        setattr(attention, part, Fused())
+    attention.fused_parts = made
+    return True
+
+
+def _names(function: Any, seen: frozenset[Any] = frozenset()) -> Iterator[str]:
+    """Attributes and globals that a function's code asks for, and the functions of its module that it calls."""
+    plain = inspect.unwrap(function)
+    for name in plain.__code__.co_names:
+        yield name
+        inner = plain.__globals__.get(name)
+        if inspect.isfunction(inner) and inner.__module__ == plain.__module__ and inner not in seen:
+            yield from _names(inner, seen | {inner})
+
+
+def _refused(problem: str) -> ConfigError:
+    return ConfigError(OPTION, True, "", problem, "Leave it out.")

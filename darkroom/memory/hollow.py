@@ -1,0 +1,96 @@
+"""Where weights would be and how many bytes they would have, for models that are shapes alone."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from darkroom.memory import kept, quantise
+from darkroom.memory.ledger import Ledger
+from darkroom.memory.place import Placement
+from darkroom.memory.quantise.fp8 import Float8Linear
+from darkroom.memory.stream import ALIGNED, frozen
+
+HOST = "cpu"
+# bits for each number's share of scales and offsets, of which there is about one for 64 numbers
+SCALES = 0.25
+
+
+class HollowPlacement(Placement):
+    """Decides as `Placement` does, and moves nothing: narrow layers get storages of their size, and the ledger is told
+    which weights wait in host memory."""
+
+    def __init__(self, options: Any, device: torch.device, blocks: Sequence[str], ledger: Ledger):
+        super().__init__(options, device, blocks)
+        self.ledger = ledger
+        self.slots: list[Tensor] = []
+        # bytes when all is loaded, and nothing is narrow or waits yet; bytes of what became narrow
+        self.loaded = self.narrowed = 0
+
+    def _straighten(self, model: nn.Module) -> None:
+        """Nothing lies anywhere; this is the moment when all is loaded."""
+        self.loaded = max(self.loaded, self.ledger.now[self.device.type])
+
+    def _quantise(self, name: str, model: nn.Module, preset: str, blocks: Sequence[str] = ()) -> None:
+        if preset == quantise.NONE:
+            return
+        fits = getattr(quantise.quantisers()[preset], "fits", lambda layer: True)
+        for parent, own, layer in [row for row in quantise.chosen(model, blocks) if fits(row[2])]:
+            setattr(parent, own, self._narrow(layer, bits_of(preset)))
+
+    def _narrow(self, layer: nn.Linear, bits: float) -> nn.Module:
+        rows, columns = layer.weight.shape
+        flat = torch.empty(rows, math.ceil(columns * bits / 8), dtype=torch.float8_e4m3fn, device="meta")
+        held = self.ledger.empty(flat, self.device)
+        self.narrowed += held.untyped_storage().nbytes()
+        # as wide as the layer over a storage as narrow as its bits
+        small = held.as_strided((rows, columns), (held.shape[1], 0))
+        return self.ledger.hollow(Float8Linear(layer, small, None), self.device)
+
+    def while_loading(self, file: int) -> int:
+        """Bytes at the highest moment of loading denoisers from files of so many, which are mapped while they are read.
+
+        What is kept narrow is made out of the mapped file; all else is copied out of it first.
+        """
+        keeps = self.options.keep_quantised_weights and kept.can_keep(self.options.base_model_precision)
+        return file + (self.narrowed if keeps else self.loaded)
+
+    def _stream(self, model: nn.Module, groups: list[list[nn.Module]], trained: bool = False) -> Any:
+        o = self.options
+        slots = self._slots
+        tensors = [list(frozen(group, trained=True)) for group in groups]
+        sizes = [sum(-t.untyped_storage().nbytes() // ALIGNED * -ALIGNED for t in each) for each in tensors]
+        for tensor in (t for each in tensors for t in each):
+            self.ledger.move(tensor, "disk" if o.enable_group_offload and o.group_offload_to_disk_path else HOST)
+        for slot in range(min(slots, len(groups))):
+            room = torch.empty(max(sizes[slot::slots]), dtype=torch.uint8, device="meta")
+            self.slots.append(self.ledger.empty(room, self.device))
+        return None
+
+    def remarks(self) -> list[str]:
+        """Nothing: nothing was done."""
+        return []
+
+    def describe(self) -> list[str]:
+        """Nothing."""
+        return []
+
+    def attached(self, model: nn.Module, denoisers: Mapping[str, nn.Module]) -> None:
+        """What is trained becomes shapes too. Kernels and compilers are not chosen: they change little."""
+        self.ledger.hollow(model, self.device)
+
+
+def bits_of(preset: str) -> float:
+    """Bits that a number takes, with its share of scales.
+
+    >>> bits_of("nf4-bnb"), bits_of("fp8-cast"), bits_of("uint16-sdnq")
+    (4.25, 8.25, 16.25)
+    """
+    found = re.match(r"\D*(\d+)", preset)
+    assert found, preset
+    return int(found[1]) + SCALES

@@ -1,0 +1,39 @@
+"""Weights as four-bit normal floats by bitsandbytes, with scales that are themselves quantised (QLoRA 2305.14314)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from darkroom.core.optional import need
+
+PRESETS: Mapping[str, str] = {"nf4-bnb": "nf4"}
+PACKAGE = "bitsandbytes"
+# weights that share a scale; on a CPU a row must be made of whole ones
+BLOCK = 64
+
+
+def fits(layer: nn.Linear) -> bool:
+    """Is a row made of whole blocks?"""
+    return layer.in_features % BLOCK == 0
+
+
+def quantised(layer: nn.Linear, preset: str, options: Any) -> nn.Module:
+    """The layer as bitsandbytes' own; it is packed where the weight is."""
+    bnb = need(PACKAGE, "quant", preset)
+    dtype, device = layer.weight.dtype, layer.weight.device
+    made = bnb.nn.Linear4bit(
+        layer.in_features, layer.out_features, layer.bias is not None,
+        compute_dtype=dtype, compress_statistics=True, quant_type=PRESETS[preset],
+    )  # fmt: skip
+    made.weight = bnb.nn.Params4bit(
+        layer.weight.detach(), requires_grad=False, compress_statistics=True, quant_type=PRESETS[preset]
+    )
+    if layer.bias is not None:
+        made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+    # on some CPUs it would pack the weight anew for drawing, and no gradient passes through that
+    made.support_avx512bf16_for_cpu = False
+    return made.to(torch.device(device))

@@ -1,0 +1,28 @@
+"""Weights as integers or eight-bit floats by optimum-quanto, one scale for each row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from darkroom.core.optional import need
+
+PRESETS: Mapping[str, str] = {
+    "int8-quanto": "qint8",
+    "int4-quanto": "qint4",
+    "int2-quanto": "qint2",
+    "fp8-quanto": "qfloat8",
+    "fp8uz-quanto": "qfloat8_e4m3fnuz",
+}
+PACKAGE = "optimum.quanto"
+
+
+def quantised(layer: nn.Linear, preset: str, options: Any) -> nn.Module:
+    """The layer as quanto's own linear layer, frozen."""
+    quanto = need(PACKAGE, "quant", preset)
+    activations = quanto.qint8 if options.quantize_activations else None
+    made = quanto.nn.QLinear.from_module(layer, weights=getattr(quanto, PRESETS[preset]), activations=activations)
+    made.freeze()
+    return made.requires_grad_(False)

@@ -1,0 +1,78 @@
+"""An optimizer in host memory: its state is there, and so are the copies of the weights that it updates.
+
+After ZeRO-Offload (2101.06840) and torchao's CPUOffloadOptimizer, which runs on GPUs alone, takes gradients away before
+they are clipped, and puts its old copies over the weights that a resume has read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+HOST = torch.device("cpu")
+Groups = Sequence[Mapping[str, Any]]
+
+
+class Offloaded:
+    """`build(groups)` makes an optimizer, here on twins of the weights. Call `collect` before clipping and `step`.
+
+    With `gradients` each gradient leaves the device as soon as it is known, and several batches add up in host memory.
+    """
+
+    def __init__(self, groups: Groups, build: Callable[[Groups], Any], gradients: bool = False):
+        self.twins = {p: _twin(p) for group in groups for p in group["params"]}
+        self.seen = {p: p._version for p in self.twins}
+        self.inner = build([{**group, "params": [self.twins[p] for p in group["params"]]} for group in groups])
+        if gradients:
+            for p in self.twins:
+                p.register_post_accumulate_grad_hook(self._take)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of the optimizer on the twins."""
+        return self.inner.param_groups
+
+    @torch.no_grad()
+    def collect(self) -> None:
+        """Have all gradients at the twins, and the twins as the weights are if somebody else has changed those."""
+        for p, twin in self.twins.items():
+            if p._version != self.seen[p]:
+                twin.copy_(p)
+            if p.grad is not None:
+                self._take(p)
+
+    @torch.no_grad()
+    def _take(self, p: nn.Parameter) -> None:
+        assert p.grad is not None
+        twin, gradient, p.grad = self.twins[p], p.grad.to(HOST), None
+        twin.grad = gradient if twin.grad is None else twin.grad.add_(gradient)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Update the twins, then the weights."""
+        self.inner.step()
+        for p, twin in self.twins.items():
+            p.copy_(twin, non_blocking=True)
+            self.seen[p] = p._version
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the twins' gradients; the weights' own are gone since `collect`."""
+        self.inner.zero_grad(set_to_none=set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """That of the optimizer on the twins, which the weights themselves are not part of."""
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put a `state_dict` back."""
+        self.inner.load_state_dict(state)
+
+
+def _twin(p: nn.Parameter) -> nn.Parameter:
+    copy = p.detach().to(HOST, copy=True)
+    twin = nn.Parameter(copy.pin_memory() if p.is_cuda else copy)
+    twin.grad_dtype = p.grad_dtype
+    return twin

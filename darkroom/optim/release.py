@@ -1,0 +1,66 @@
+"""Update each weight as soon as its gradient is known, and free that: no two gradients are held at once.
+
+After LOMO (2306.09782), `gradient_release` of warner-benjamin/optimi and `fused_backward_pass` of musubi-tuner.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Released:
+    """`build(groups, number)` makes an optimizer, here one for each weight, which backward calls.
+
+    `clip(parameters)` limits gradients in place and answers how large they were; `size` is the largest since it was
+    last asked for, or with `together` their common length. Each backward pass is an update: several cannot add up.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[Mapping[str, Any]],
+        build: Callable[[list[dict[str, Any]], int], Any],
+        clip: Callable[[Sequence[Tensor]], Tensor],
+        together: bool = False,
+    ):
+        self.clip, self.together, self.sizes = clip, together, list[Tensor]()
+        each = [{**group, "params": [p]} for group in groups for p in group["params"]]
+        self.each = [build([group], number) for number, group in enumerate(each)]
+        for group, one in zip(each, self.each, strict=True):
+            group["params"][0].register_post_accumulate_grad_hook(functools.partial(self._update, one))
+
+    def _update(self, one: Any, p: nn.Parameter) -> None:
+        self.sizes.append(self.clip([p]))
+        one.step()
+        p.grad = None
+
+    def size(self) -> Tensor:
+        """How large the gradients of this step were."""
+        if not self.sizes:
+            return torch.zeros(())
+        sizes, self.sizes = torch.stack([size.to(self.sizes[0]) for size in self.sizes]), []
+        return torch.linalg.vector_norm(sizes) if self.together else sizes.max()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Those of all optimizers."""
+        return [group for one in self.each for group in one.param_groups]
+
+    def step(self) -> None:
+        """Nothing: backward has done it."""
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Nothing: there are none."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Those of all optimizers."""
+        return {"each": [one.state_dict() for one in self.each]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put a `state_dict` back. Raises ValueError if it is one of other weights."""
+        for one, saved in zip(self.each, state["each"], strict=True):
+            one.load_state_dict(saved)

@@ -1,0 +1,103 @@
+"""Denoiser answers that are guessed from those of earlier steps while pictures are drawn, by diffusers' hooks.
+
+MagCache (2506.09045) knows by how much the answer of the blocks grows from step to step, ratios that are measured once,
+and repeats the last answer for as long as the error that adds up stays below a threshold. First-block cache repeats it
+while the first block's answer stays nearly the same; TaylorSeer (2503.06923) continues the blocks' answers as a series.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from darkroom.core.log import logger
+
+log = logger(__name__)
+
+OFF, MAGCACHE = "none", "magcache"
+# choices of `validation_cache`, and diffusers' settings of each
+KINDS: Mapping[str, str] = {
+    MAGCACHE: "MagCacheConfig",
+    "first-block": "FirstBlockCacheConfig",
+    "taylorseer": "TaylorSeerCacheConfig",
+}
+DIGITS = 5
+_LEADER = "mag_cache_leader_block_hook"
+
+
+def settings(options: Any, ratios: list[float] | None) -> dict[str, Any]:
+    """What a recipe keeps of the cache that a picture is drawn with; empty if without one."""
+    kind = options.validation_cache
+    if kind == OFF:
+        return {}
+    if kind != MAGCACHE:
+        return {"kind": kind, **(options.validation_cache_config or {})}
+    return {
+        "kind": kind,
+        "threshold": options.magcache_threshold,
+        "max_skip_steps": options.magcache_k,
+        "retention_ratio": options.magcache_retention_ratio,
+        "mag_ratios": ratios,
+    }
+
+
+def kept(file: Path, steps: int) -> list[float] | None:
+    """MagCache's ratios for so many steps out of a file, if it has them; one that is damaged is reported."""
+    if not file.exists():
+        return None
+    try:
+        ratios = json.loads(file.read_text(encoding="utf-8")).get(str(steps))
+        if ratios is None:
+            return None
+        if len(ratios) == steps and all(ratio > 0 for ratio in ratios):
+            return ratios
+        problem = f"it has not {steps} numbers above 0"
+    except (OSError, ValueError, TypeError, AttributeError) as cause:
+        problem = str(cause)
+    log.warning("%s cannot be used (%s); the ratios are measured again.", file, problem)
+    return None
+
+
+@contextlib.contextmanager
+def guessing(model: Any, cache: Mapping[str, Any], steps: int) -> Iterator[None]:
+    """Inside, a denoiser's answers may be guessed as a recipe's cache says; `steps` of them make a picture."""
+    if not cache:
+        yield
+        return
+    import diffusers
+
+    arguments = {name: value for name, value in cache.items() if name != "kind"}
+    if cache["kind"] == MAGCACHE:
+        arguments["num_inference_steps"] = steps
+    model.enable_cache(getattr(diffusers, KINDS[cache["kind"]])(**arguments))
+    try:
+        yield
+    finally:
+        model.disable_cache()
+
+
+def measured(model: Any, steps: int, draw: Callable[[], object]) -> list[float]:
+    """MagCache's ratios of each step to the one before, from a picture that `draw` makes; `steps` numbers from 1."""
+    from diffusers import MagCacheConfig
+
+    # with a step more than there is, the hook neither prints its ratios nor forgets them
+    model.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=steps + 1))
+    hooks = (getattr(module, "_diffusers_hook", None) for module in model.modules())
+    leader = next(h for h in (hook and hook.get_hook(_LEADER) for hook in hooks) if h is not None)
+    found: dict[str, list[float]] = {}
+
+    def after(*_: Any) -> None:
+        states = leader.state_manager._state_cache.items()
+        found.update({context: list(state.calibration_ratios) for context, state in states})
+
+    listening = model.register_forward_hook(after)  # a pipeline that is done forgets them
+    try:
+        draw()
+    finally:
+        listening.remove()
+        model.disable_cache()
+    # calls with guidance and without have ratios of their own, and diffusers takes one list for both
+    return [round(sum(each) / len(each), DIGITS) for each in zip(*found.values(), strict=True)]

@@ -1,0 +1,53 @@
+"""Pictures while they are made: latents of single sampling steps through a tiny decoder (madebyollin/taesd)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darkroom.core.errors import ConfigError
+from darkroom.families.base import Family
+from darkroom.validate.clip import Made, from_pixels
+
+OPTION = "validation_preview"
+HOOK = "callback_on_step_end"
+
+
+def check(family: Family, options: Any) -> None:
+    """Raises ConfigError where previews are wanted and cannot be had."""
+    if not options.validation_preview:
+        return
+    if not family.previews:
+        problem = f"There is no tiny decoder for the latents of {family.title} that diffusers has a class for."
+        raise ConfigError(OPTION, True, "", problem, "Leave it out.")
+    if family.pipeline_decodes_for(options.model_flavour):
+        problem = f"The pipeline of {family.title} does not hand over latents on its way."
+        raise ConfigError(OPTION, True, "", problem, "Leave it out.")
+
+
+def looking(
+    pipe: Any, family: Family, decoder: Any, size: tuple[int, int], options: Any, show: Callable[[int, Made], None]
+) -> Mapping[str, Any]:
+    """An argument for a stock pipeline's call that has `show` see every so many steps, counted from 1.
+
+    The latents are as noisy as they are by then. `size` is (height, width) of the latent.
+    """
+
+    def see(index: int, latents: Tensor) -> None:
+        if (index + 1) % options.validation_preview_steps == 0:
+            with torch.no_grad():
+                pixels = decoder.decode(family.from_pipeline(latents, *size).to(decoder.dtype)).sample
+            show(index + 1, Made(from_pixels(pixels.float())))
+
+    def after(_: Any, index: int, __: Any, given: dict[str, Any]) -> dict[str, Any]:
+        see(index, given["latents"])
+        return {}
+
+    if HOOK in inspect.signature(pipe.__call__).parameters:
+        return {HOOK: after}
+    # as pipelines had it before
+    return {"callback": lambda index, _, latents: see(index, latents), "callback_steps": 1}

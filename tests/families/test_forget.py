@@ -1,0 +1,77 @@
+"""Downloaded weights that are deleted once they are in memory; the hub's cache is laid out as the hub's client does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from darkroom import families
+from darkroom.families.components import Parts
+from darkroom.families.forget import denoisers, forget, readers
+from tests.families import conformance
+
+REPOSITORY = "owner/model"
+
+
+@pytest.fixture
+def snapshot(tmp_path, monkeypatch) -> Path:
+    """A repository in the cache, its weights in blobs that the snapshot links to."""
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    home = tmp_path / "models--owner--model"
+    (home / "blobs").mkdir(parents=True)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("abc")
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        folder = home / "snapshots" / "abc" / part
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text("{}")
+        blob = home / "blobs" / part
+        blob.write_bytes(b"\0" * 100)
+        (folder / "model.safetensors").symlink_to(blob)
+    return home / "snapshots" / "abc"
+
+
+def base(**changes: object) -> Parts:
+    settings = {**vars(conformance.options("sdxl", "tiny")), **changes}
+    parts = Parts(families.get("sdxl"), SimpleNamespace(**settings), torch.device("cpu"), torch.float32)
+    assert parts.index  # read while the base is the tiny one
+    parts.base = REPOSITORY
+    return parts
+
+
+def left(snapshot: Path) -> set[str]:
+    return {path.parent.name for path in snapshot.glob("*/*.safetensors")}
+
+
+def test_weights_and_the_blobs_that_hold_them_are_deleted(snapshot):
+    parts = base(validation_disable=True)
+
+    freed = forget([*denoisers(parts), *readers(parts)], None)
+
+    assert freed == 400
+    assert not left(snapshot)
+    assert not list((snapshot.parent.parent / "blobs").iterdir())
+    assert (snapshot / "unet" / "config.json").exists()
+    assert forget(denoisers(parts), None) == 0
+
+
+def test_what_is_still_needed_stays(snapshot):
+    forget(readers(base(validation_disable=False)), None)
+    assert left(snapshot) == {"unet", "vae"}
+
+    forget(readers(base(model_type="full", validation_disable=True)), None)
+    assert left(snapshot) == {"unet", "vae"}
+
+
+def test_a_folder_of_the_users_own_is_left_alone(tmp_path):
+    weights = tmp_path / "unet" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"\0")
+
+    assert forget([(str(tmp_path), "unet")], None) == 0
+    assert weights.exists()

@@ -1,0 +1,97 @@
+"""A quantised denoiser out of its file is the one that was written."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from darkroom import families
+from darkroom.families import tiny
+from darkroom.memory import kept, quantise
+from darkroom.memory.place import Placement
+from darkroom.memory.quantise import fp8
+
+CPU = torch.device("cpu")
+OPTIONS = SimpleNamespace(
+    base_model_precision="fp8-block",
+    fp8_format="e4m3",
+    quantize_via="cpu",
+    keep_quantised_weights=True,
+    mixed_precision="no",
+    fuse_qkv_projections=False,
+)
+
+
+def denoiser(name: str):
+    family = families.get(name)
+    pipe = tiny.build(family, family.tiny_for("tiny").oracle)
+    return family, getattr(pipe, family.denoiser_part).requires_grad_(False)
+
+
+@pytest.mark.parametrize("name", ["flux", "sdxl", "wan"])
+@pytest.mark.parametrize("preset", sorted(fp8.PRESETS))
+def test_what_is_read_is_what_was_written(name, preset, tmp_path):
+    family, model = denoiser(name)
+    options = SimpleNamespace(**{**vars(OPTIONS), "base_model_precision": preset})
+    few, _ = quantise.quantise(model, preset, options, CPU, family.blocks)
+    kept.save(model, tmp_path / "kept.safetensors")
+
+    found, count = kept.load(tmp_path / "kept.safetensors", lambda: type(model).from_config(model.config))
+
+    assert count == few > 0
+    mine, theirs = model.state_dict(), found.state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[key].view(torch.uint8), theirs[key].view(torch.uint8)) for key in mine)
+    assert [type(m) for m in model.modules()] == [type(m) for m in found.modules()]
+    assert not any(p.is_meta for p in (*found.parameters(), *found.buffers()))
+
+
+def test_a_full_disk_costs_the_file_and_not_the_run(tmp_path, caplog, monkeypatch):
+    from darkroom.core.errors import DiskFullError
+
+    def full(*_):
+        raise DiskFullError("the disk is full")
+
+    monkeypatch.setattr(kept, "save", full)
+    family, model = denoiser("flux")
+    place = Placement(OPTIONS, CPU, family.blocks, shelf=tmp_path)
+    place.kept("transformer", "this", lambda: None, lambda: model)
+
+    assert place.quantised["transformer"][1] > 0
+    assert "not kept: the disk is full" in caplog.text
+
+
+def test_the_second_start_does_not_load(tmp_path, caplog):
+    family, model = denoiser("flux")
+    loaded = []
+
+    def load():
+        loaded.append(1)
+        return denoiser("flux")[1]
+
+    def start(identity: str = "this", **changes):
+        options = SimpleNamespace(**{**vars(OPTIONS), **changes})
+        place = Placement(options, CPU, family.blocks, shelf=tmp_path)
+        return place.kept("transformer", identity, lambda: type(model).from_config(model.config), load), place
+
+    first, _ = start()
+    second, place = start()
+    assert len(loaded) == 1
+    assert place.quantised["transformer"][1] > 0
+    assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
+
+    start("another")
+    start(fp8_format="e5m2")
+    start(keep_quantised_weights=False)
+    start(base_model_precision="no_change")
+    assert len(loaded) == 5
+
+    for file in tmp_path.glob("*.safetensors"):
+        file.write_bytes(file.read_bytes()[:-100])
+    start()
+    assert len(loaded) == 6
+    assert "quantised again" in caplog.text
+    start()
+    assert len(loaded) == 6

@@ -1,0 +1,256 @@
+"""What becomes of a denoiser: which parts travel, which kernel and compiler it has, and that answers stay the same."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from torch import nn
+
+from darkroom import families
+from darkroom.core.errors import ConfigError
+from darkroom.families import tiny
+from darkroom.memory import attention, compiling, sla
+from darkroom.memory.place import Placement, spread
+from darkroom.options.config import every_option
+from tests.families import conformance
+
+CPU = torch.device("cpu")
+SOME = ("flux", "sdxl", "wan")
+
+
+def options(**changes):
+    from types import SimpleNamespace
+
+    return SimpleNamespace(**{**{info.name: info.default for info in every_option()}, **changes})
+
+
+def denoiser(name: str):
+    family = families.get(name)
+    return family, getattr(tiny.build(family), family.denoiser_part).eval()
+
+
+def answer(name: str, model) -> torch.Tensor:
+    """What a denoiser says of a sample."""
+    case = conformance.case(name, "tiny")
+    pipe = case.pipe()
+    sample = case.sample(pipe)
+    many = conformance.batch([sample], sample.latents)
+    (entry,) = case.texts(pipe, ["a cat"], sample)
+    cond = {**case.family.stack_text([entry]), **case.family.conditions(many, case.settings, torch.Generator())}
+    torch.manual_seed(0)
+    return case.family.predict(model, torch.randn(sample.latents.shape), torch.tensor([0.5]), cond)
+
+
+@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"musubi_blocks_to_swap": 1},
+        {"musubi_blocks_to_swap": 1, "block_swap_ring_size": 1},
+        {"ramtorch": True},
+        {"ramtorch": True, "ramtorch_target_modules": "to_q,to_k"},
+        {"ramtorch": True, "ramtorch_disable_extensions": False},
+        {"enable_group_offload": True},
+        {"enable_group_offload": True, "group_offload_blocks_per_group": 2},
+        {"enable_group_offload": True, "group_offload_type": "leaf_level"},
+        {"attention_mechanism": "native-math"},
+        {"attention_mechanism": "native-flash"},
+        {"dynamo_backend": "eager"},
+        {"dynamo_backend": "eager", "dynamo_use_regional_compilation": False},
+        {"unet_attention_slice": True},
+    ],
+    ids=str,
+)
+@torch.no_grad()
+def test_answers_are_the_same(name, changes):
+    if "unet_attention_slice" in changes and name != "sdxl":
+        pytest.skip("only UNets compute attention in slices")
+    family, model = denoiser(name)
+    expected = answer(name, model)
+    placement = Placement(options(**changes), CPU, family.blocks)
+    placement.base({"it": model})
+    placement.attached(model, {"it": model})
+
+    for _ in range(2):
+        torch.testing.assert_close(answer(name, model), expected, rtol=1e-4, atol=1e-5)
+    assert bool(placement.streams) == any(
+        changes.get(option) for option in ("musubi_blocks_to_swap", "ramtorch", "enable_group_offload")
+    )
+
+
+@pytest.mark.parametrize(("count", "expected"), [(1, [9]), (2, [4, 9]), (3, [2, 5, 9]), (9, [*range(8), 9])])
+def test_blocks_that_wait_are_far_apart(count, expected):
+    blocks = [nn.Linear(1, 1) for _ in range(10)]
+    assert [blocks.index(block) for block in spread(blocks, count)] == expected
+
+
+def test_one_block_has_to_stay():
+    with pytest.raises(ConfigError, match="Choose 2 or less"):
+        spread([nn.Linear(1, 1) for _ in range(3)], 3)
+
+
+def test_ramtorch_takes_a_share_of_the_layers_that_it_is_told():
+    family, model = denoiser("flux")
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
+    for percent, names, count in ((100, None, len(layers) - 1), (50, None, len(layers) // 2), (100, "to_q", 2)):
+        place = Placement(options(ramtorch_target_modules=names), CPU, family.blocks)
+        assert len(place._streamed_layers(model, names, percent)) == count
+    # where the model is, is where its first parameter is
+    assert next(model.parameters()).device == model.device
+
+
+def test_weights_on_disk_leave_nothing_behind(tmp_path):
+    family, model = denoiser("flux")
+    changes = {"enable_group_offload": True, "group_offload_to_disk_path": str(tmp_path)}
+    placement = Placement(options(**changes), CPU, family.blocks)
+    placement.base({"it": model})
+    assert list(tmp_path.glob("stream_*/*.bin"))
+
+    del model
+    placement.streams.clear()
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_text_encoders_stay_where_they_were_put():
+    from darkroom.families.components import Parts
+
+    family, settings, placed = families.get("flux"), conformance.options("flux", "tiny"), []
+    parts = Parts(family, settings, torch.device("meta"), torch.float32, lambda encoder, n: placed.append(n))
+    devices = {next(part.parameters()).device.type for part in (parts.text().text_encoder, parts.text().text_encoder_2)}
+    assert (placed, devices) == ([1, 2], {"cpu"})
+
+
+def test_text_encoders_are_streamed_too():
+    family = families.get("flux")
+    pipe = tiny.build(family)
+    before = pipe.text_encoder_2(torch.arange(8)[None])[0]
+    placement = Placement(options(ramtorch=True, ramtorch_text_encoder=True), CPU, family.blocks)
+    placement.text(pipe.text_encoder_2.requires_grad_(False), 2)
+
+    torch.testing.assert_close(pipe.text_encoder_2(torch.arange(8)[None])[0], before)
+    layer = pipe.text_encoder_2.encoder.block[1].layer[0].SelfAttention.q
+    assert len(layer._forward_pre_hooks) == 1
+    assert placement.streams == []
+
+
+@pytest.mark.parametrize("name", ["flux", "hunyuanvideo_original"])
+@torch.no_grad()
+def test_a_vaes_middle_is_streamed(name):
+    family = families.get(name)
+    vae = tiny.build(family).vae.eval().requires_grad_(False)
+    clip = torch.rand(1, 3, *(5,) * bool(family.latents.temporal), 32, 32)
+    before = vae.encode(clip).latent_dist.mode()
+    placement = Placement(options(ramtorch=True, ramtorch_vae=True), CPU, family.blocks)
+    placement.vae(vae)
+
+    assert torch.equal(vae.encode(clip).latent_dist.mode(), before)
+    streamed = {name for name, module in vae.named_modules() if module._forward_pre_hooks}
+    assert streamed
+    assert all("mid_block" in name for name in streamed)
+
+
+def test_what_is_attached_is_on_the_device_and_trained_alone():
+    from peft import LoraConfig, inject_adapter_in_model
+
+    family, model = denoiser("flux")
+    placement = Placement(options(musubi_blocks_to_swap=1, base_model_precision="fp8-block"), CPU, family.blocks)
+    placement.base({"transformer": model})
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), model)
+    placement.attached(model, {"transformer": model})
+
+    trained = [p for p in model.parameters() if p.requires_grad]
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert len(trained) == 4
+    assert "linear layers as fp8-block" in placement.describe()[0]
+    assert any("saves nothing" in line for line in placement.remarks())
+
+
+def test_a_whole_base_waits_in_its_training_format_and_a_controlnet_beside_a_frozen_one_stays():
+    family, model = denoiser("flux")
+    whole = Placement(options(musubi_blocks_to_swap=1, model_type="full"), CPU, family.blocks)
+    whole.base({"transformer": model}, {"transformer"}, torch.bfloat16)
+    whole.attached(model, {"transformer": model})
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert whole.learning == whole.streams
+    assert len(whole.streams) == 1
+
+    (_, model), (_, control) = denoiser("flux"), denoiser("flux")
+    beside = Placement(options(musubi_blocks_to_swap=1, model_type="full", controlnet=True), CPU, family.blocks)
+    beside.base({"transformer": model, "controlnet": control}, {"controlnet"})
+    beside.attached(control, {"transformer": model, "controlnet": control})
+    assert len(beside.streams) == 1
+    assert beside.learning == []
+
+
+# -- kernels and compilers ---------------------------------------------------------------------------------------------
+
+
+def test_every_kernel_has_a_name_in_diffusers():
+    from diffusers.models.attention_dispatch import AttentionBackendName
+
+    names = {info.name: info for info in every_option()}["attention_mechanism"].choices
+    assert set(attention.BACKENDS) == set(names) - {attention.USUAL, sla.NAME}
+    assert set(attention.BACKENDS.values()) <= {backend.value for backend in AttentionBackendName}
+
+
+def test_a_models_kernel_is_its_own():
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    before = _AttentionBackendRegistry.get_active_backend()
+    _, model = denoiser("flux")
+    attention.use(model, "native-math")
+    chosen = {m.processor._attention_backend for m in model.modules() if hasattr(m, "processor")}
+    assert chosen == {AttentionBackendName._NATIVE_MATH}
+    assert _AttentionBackendRegistry.get_active_backend() == before
+
+
+def test_a_kernel_whose_package_is_missing_is_refused():
+    with pytest.raises(ConfigError, match="attention_mechanism"):
+        attention.check(options(attention_mechanism="flash-attn-3"), torch.device("cuda"))
+    with pytest.raises(ConfigError, match="needs an accelerator"):
+        attention.check(options(attention_mechanism="cudnn"), CPU)
+
+
+def test_a_network_without_a_choice_of_kernels_says_so():
+    _, unet = denoiser("sdxl")
+    with pytest.raises(ConfigError, match="does not let its attention kernel be chosen"):
+        attention.use(unet, "flash-attn-3")
+
+
+def test_sage_is_used_when_pictures_are_drawn(monkeypatch):
+    _, model = denoiser("flux")
+    used = []
+    monkeypatch.setattr(type(model), "set_attention_backend", lambda self, name: used.append(name))
+    for usage in ("inference", "training", "training+inference"):
+        used.clear()
+        _, model = denoiser("flux")
+        attention.use_in(model, "sageattention", usage)
+        for training in (True, False):
+            model.train(training)
+            answer("flux", model)
+            answer("flux", model)
+        assert used == {
+            "inference": ["native", "sage"], "training": ["sage", "native"], "training+inference": ["sage"],
+        }[usage]  # fmt: skip
+
+
+def test_blocks_are_compiled_for_drawing_only(monkeypatch):
+    calls = []
+
+    def backend(graph, inputs):
+        calls.append(1)
+        return graph.forward
+
+    monkeypatch.setattr(compiling, "DRAWING_BACKEND", backend)
+    family, model = denoiser("flux")
+    placement = Placement(options(validation_torch_compile=True), CPU, family.blocks)
+    placement.attached(model, {"it": model})
+
+    answer("flux", model.train())
+    assert not calls
+    with torch.no_grad():
+        answer("flux", model.eval())
+    assert calls
