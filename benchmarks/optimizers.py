@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darkroom.job.train import updater
+from darkroom.job.stages import updater
 from darkroom.memory.place import Placement
 from darkroom.optim.clip import clip
 from darkroom.optim.offload import Offloaded

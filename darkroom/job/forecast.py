@@ -24,8 +24,9 @@ from darkroom.core.memory import available, held
 from darkroom.data.sample import Batch
 from darkroom.families.components import scheduler_config
 from darkroom.families.hollow import HollowParts
-from darkroom.job import train as running
+from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
+from darkroom.job.run import Run
 from darkroom.memory.hollow import HollowPlacement
 from darkroom.memory.ledger import Ledger
 from darkroom.options.sources import Resolved
@@ -105,7 +106,7 @@ class Forecaster:
         self.engine = distributed.start(config)
         self.device = self.engine.device
         self.family, self.config, self.plan, self.prompts = family, config, plan, prompts
-        self.run = running.Run(resolved, family, Path(config.output_dir), Bus(), Silent(), config.seed or 0)  # type: ignore[arg-type]
+        self.run = Run(resolved, family, Path(config.output_dir), Bus(), Silent(), config.seed or 0)  # type: ignore[arg-type]
         self.ledger = Ledger()
         self.placement = HollowPlacement(config, self.device, family.blocks, self.ledger)
         dtype, placement = distributed.base_dtype(config), self.placement
@@ -194,7 +195,7 @@ class Forecaster:
             # with numbers, since some are looked at by programs that know no tensors
             pictures = self.ledger.count(torch.zeros(self.config.vae_batch_size, 3, *clip, height, width))
             with self.ledger:
-                entry = running.sample_of(self.run, self.parts, pictures, [None] * len(pictures))
+                entry = stages.sample_of(self.run, self.parts, pictures, [None] * len(pictures))
                 found.append((dataset, {name: tensor[:1] for name, tensor in entry.items()}))
         return found
 
@@ -205,14 +206,12 @@ class Forecaster:
         return [by_size[-1]] + ([by_size[0]] if numbers_in(by_size[0][1]) != numbers_in(by_size[-1][1]) else [])
 
     def _model(self) -> tuple[Any, Any]:
-        model = running.denoiser(self.run, self.parts, self.placement)
+        model = stages.denoiser(self.run, self.parts, self.placement)
         denoisers = self.parts.denoisers_of(model)
         self.blocks = min(len(self.placement.blocks_of(each)) for each in denoisers.values())
-        adapter = running.attached(self.run, model, self.parts)
+        adapter = stages.attached(self.run, model, self.parts)
         self.placement.attached(adapter.model, denoisers)
-        stepper, _ = running.trainer(
-            self.run, self.engine, adapter, self.placement, scheduler_config(self.parts), STEPS
-        )
+        stepper, _ = stages.trainer(self.run, self.engine, adapter, self.placement, scheduler_config(self.parts), STEPS)
         return model, stepper
 
     def _batch(self, dataset: Any, text: dict[str, Any], sample: dict[str, Any]) -> Batch:

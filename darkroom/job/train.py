@@ -8,75 +8,55 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 
-from darkroom import adapters
-from darkroom.adapters import stock
 from darkroom.adapters.base import Adapter
 from darkroom.core import log as logs
-from darkroom.core.clock import Clock
 from darkroom.core.errors import (
     CheckpointError,
-    ConfigError,
     DarkroomError,
     DataError,
     DiskFullError,
     Interrupted,
     MemoryFullError,
 )
-from darkroom.core.events import Bus, Checkpoint, Event, Progress, RunEnd, RunStart, Step, Validation, Warn
-from darkroom.core.memory import give_back_freed, is_memory_full, memory_full_message, memory_full_says
+from darkroom.core.events import Checkpoint, Event, RunStart, Step, Warn
+from darkroom.core.memory import is_memory_full, memory_full_message
 from darkroom.core.units import show_size
 from darkroom.data import plan as data_plan
 from darkroom.data.team import Team
 from darkroom.data.watch import QUIET
-from darkroom.diffusion.noise import seeded
-from darkroom.families import forget, latents
-from darkroom.families.base import CONTROLNET, Family
-from darkroom.families.classes import named
+from darkroom.families import forget
 from darkroom.families.components import Parts, scheduler_config
-from darkroom.families.repository import cache_home, cut_short, looks_local
-from darkroom.families.sound import heard
+from darkroom.families.repository import cache_home
 from darkroom.families.text import too_long
-from darkroom.job import preflight, rehearse
+from darkroom.job import advice, preflight, rehearse
 from darkroom.job.inputs import come_from_datasets, dataset_prompts
 from darkroom.job.needs import needs
 from darkroom.job.phases import phase
-from darkroom.memory import checkpointing
-from darkroom.memory.place import OFFLOADS, Placement
-from darkroom.objectives import denoise
-from darkroom.objectives.base import Draws
-from darkroom.optim import table
-from darkroom.optim.clip import clip
-from darkroom.optim.offload import Offloaded
-from darkroom.optim.release import Released
-from darkroom.optim.schedules import Scheduler, Shape
+from darkroom.job.run import Run, dumped, opened
+from darkroom.job.stages import attached, denoiser, latents_of, sample_of, trainer
+from darkroom.memory.place import Placement
 from darkroom.options.datasets import read_datasets
-from darkroom.options.sources import Resolved, located
+from darkroom.options.sources import Resolved
 from darkroom.publish import metadata
-from darkroom.report import lock, page
-from darkroom.report.eventlog import EventLog
-from darkroom.report.progress import ProgressBars
-from darkroom.report.trackers import Trackers
+from darkroom.report import lock
 from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper, Snapshot, differences
-from darkroom.train.ema import EMA
 from darkroom.train.guards import check_disk
-from darkroom.train.loop import Loop, StopRequest, terminable
+from darkroom.train.loop import Loop, StopRequest
 from darkroom.train.state import TrainState
-from darkroom.train.step import Stepper
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import Renderer, wanted
 from darkroom.validate.validator import Validator
 
 log = logs.logger(__name__)
 
-DEFAULT_SEED = 42
 # in the output folder, what the cache of validation was measured to be
 MEASURED = "magcache.json"
 # a resume with another value of these would train other batches than the checkpoint counted
@@ -105,25 +85,6 @@ class Release:
     report: Path
     steps: int
     seconds: float
-
-
-@dataclasses.dataclass
-class Run:
-    """What the stages of a run share."""
-
-    resolved: Resolved
-    family: Family
-    output: Path
-    bus: Bus
-    bars: ProgressBars
-    seed: int
-    step: int = 0
-    started: float = dataclasses.field(default_factory=time.monotonic)
-
-    @property
-    def config(self) -> Any:
-        """The resolved options."""
-        return self.resolved.config
 
 
 def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Event], None] | None = None) -> Release:
@@ -205,80 +166,11 @@ def advised(run: Run, plan: Any, prompts: list[Prompt]) -> Iterator[None]:
 
 def remedy(run: Run, plan: Any, prompts: list[Prompt]) -> str:
     """What to change, or nothing where that cannot be told."""
-    from darkroom.job import advice  # it forecasts what is here
-
     try:
         return advice.remedy(run.resolved, run.family, plan, prompts)
     except Exception:  # what happened matters more than what could be said of it
         log.debug("%s", traceback.format_exc())
         return ""
-
-
-# -- opening ----------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None] | None) -> Iterator[Run]:
-    """Log, event log, progress and trackers, open for the run and closed whatever happens."""
-    config = resolved.config
-    os.environ.update(resolved.exports)
-    give_back_freed()
-    output = Path(config.output_dir)
-    handler = logs.to_file(output / "debug.log")
-    bus, bars = Bus(), ProgressBars()
-    run = Run(resolved, family, output, bus, bars, DEFAULT_SEED if config.seed is None else config.seed)
-    events = EventLog(output / "events.jsonl", Clock())
-    trackers = Trackers(config, output, {name: getattr(config, name) for name in type(config).model_fields})
-    bus.on(Step, lambda event: setattr(run, "step", event.step))
-    bus.on(Event, events)
-    bus.on(Progress, bars.on_progress)
-    bus.on(Step, bars.on_step)
-    bus.on(Warn, lambda event: bars.say(f"! {event.message}"))
-    bus.on(Step, trackers.on_step)
-    bus.on(Validation, trackers.on_validation)
-    if listener:
-        bus.on(Event, listener)
-    status, message = "completed", ""
-    try:
-        with terminable(), memory_full_says():
-            yield run
-    except ConfigError as wrong:
-        told = located(wrong, resolved.sources)
-        status, message = "failed", str(told)
-        raise told from wrong
-    except (Interrupted, KeyboardInterrupt) as stop:
-        status, message = "interrupted", str(stop)
-        raise
-    except BaseException as cause:
-        status, message = "failed", str(cause)
-        if not isinstance(cause, DarkroomError):
-            log.debug("%s", traceback.format_exc())
-        raise
-    finally:
-        bars.close()
-        end = RunEnd(step=run.step, status=status, message=message)
-        report = functools.partial(page.write, output, dumped(config), resolved.sources)
-        for last in (functools.partial(bus.emit, end), events.close, trackers.close, report):
-            try:
-                last()
-            except (OSError, DarkroomError) as cause:
-                if status == "completed":  # else the reason why the run ended matters more
-                    log.warning("%s", cause)
-        logs.logger("darkroom").removeHandler(handler)
-        handler.close()
-
-
-def dumped(config: Any) -> dict[str, Any]:
-    """Every option and its value, as JSON has it; secrets are left out."""
-    values = config.model_dump(mode="json")
-    hidden = {info.name for info in _every_option() if info.secret}
-    return {name: "***" if name in hidden and value else value for name, value in values.items()}
-
-
-def _every_option() -> list[Any]:
-    from darkroom.options.config import every_option
-
-    return every_option()
 
 
 # -- data -------------------------------------------------------------------------------------------------------------
@@ -386,40 +278,7 @@ def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
             parts.unload_vae()
 
 
-def latents_of(parts: Parts, pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures (B, 3, H, W) or clips (B, 3, F, H, W) in -1..1 as latents, on the host."""
-    return latents.encode(parts.vae(), pictures, parts.latents).cpu()
-
-
-def sample_of(run: Run, parts: Parts, pictures: torch.Tensor, sounds: Sequence[Any] = ()) -> dict[str, torch.Tensor]:
-    """All that is cached of samples: latents, and what the family keeps beside them."""
-    z = latents_of(parts, pictures)
-    beside = run.family.sample_entries(parts, pictures, z, run.config)
-    beside |= heard(run.family, parts, sounds, pictures.shape[2] if pictures.ndim == 5 else 1, run.config)
-    return {"latents": z, **{name: tensor.cpu() for name, tensor in beside.items()}}
-
-
 # -- model ------------------------------------------------------------------------------------------------------------
-
-
-def denoiser(run: Run, parts: Parts, placement: Placement) -> Any:
-    """The denoiser in the precision that the kind of training wants, where it is to be."""
-    full = run.config.model_type == "full" and not run.config.controlnet  # beside a ControlNet it is frozen
-    # a new ControlNet is made from the wide weights
-    keeper = None if full or run.config.controlnet else placement.kept
-    model = parts.denoiser(distributed.trained_dtype(run.config) if full else None, keeper)
-    if run.config.gradient_checkpointing:
-        checkpointing.enable(
-            model, run.config.gradient_checkpointing_interval, run.config.gradient_checkpointing_backend
-        )
-    denoisers = parts.denoisers_of(model)
-    whole = denoisers if full else {CONTROLNET} & denoisers.keys()
-    placement.base(denoisers, whole, distributed.trained_dtype(run.config))
-    for line in placement.describe():
-        run.bars.say(f"  {line}")
-    for line in placement.remarks():
-        run.bus.emit(Warn(message=line, about="settings"))
-    return model
 
 
 def forgotten(run: Run, engine: Any, parts: Parts) -> None:
@@ -429,38 +288,6 @@ def forgotten(run: Run, engine: Any, parts: Parts) -> None:
         return
     freed = forget.forget([*forget.denoisers(parts), *forget.readers(parts)], run.config.revision)
     run.bars.say(f"Deleted {show_size(freed)} of downloaded weights; the next run downloads them again.")
-
-
-def attached(run: Run, model: Any, parts: Parts) -> Adapter:
-    """The adapter on the model, started from `init_lora` if given."""
-    config, family = run.config, run.family
-    dtype = distributed.trained_dtype(config)
-    adapter = adapters.attach(model, config, family.targets, parts.trained[0], dtype, run.seed)
-    if config.init_lora and config.model_type == "lora":
-        start_from(adapter, parts, config.init_lora, run.resolved.sources["init_lora"])
-    model.train()
-    return adapter
-
-
-def start_from(adapter: Any, parts: Parts, path: str, source: str = "") -> None:
-    """Read an adapter in any format that the stock pipeline reads, and begin with its weights."""
-    try:
-        if looks_local(path) and not Path(path).expanduser().exists():
-            raise FileNotFoundError(f"there is no such file or folder (seen from {Path.cwd()})")
-        if path.endswith(".safetensors") and Path(path).is_file() and (problem := cut_short(Path(path))):
-            raise ValueError(f"the file is damaged: {problem}")
-        files = stock.files_of(path, adapter.members)
-        pipeline = named(parts.family.drawn_by(parts.options))
-        count = adapter.start_from({part: stock.tensors_of(pipeline, part, file) for part, file in files.items()})
-    except (OSError, ValueError, KeyError, SafetensorError) as cause:
-        raise ConfigError(
-            "init_lora",
-            path,
-            source,
-            f"Its weights cannot be used: {str(cause).rstrip('.')}.",
-            "Use a whole file made for this family with the same rank and targets, or leave init_lora out.",
-        ) from cause
-    log.info("Started from %d tensors of %s.", count, path)
 
 
 def start_apart(run: Run, adapter: Adapter) -> None:
@@ -475,102 +302,6 @@ def start_apart(run: Run, adapter: Adapter) -> None:
             f"Beside init_lora nothing of its attention can be read ({cause}); this run learns it from the beginning."
         )
         run.bus.emit(Warn(message=message, about="settings"))
-
-
-def trainer(
-    run: Run, engine: Any, adapter: Adapter, placement: Placement, scheduler: dict, steps: int
-) -> tuple[Stepper, Draws]:
-    """Objective, optimizer, schedule, average and generators around the adapter."""
-    config = run.config
-    rank = engine.process_index if config.seed_for_each_device else 0
-    draws = Draws(seeded(run.seed, rank, 1), seeded(run.seed, rank, 2, device=engine.device))
-    torch.manual_seed(run.seed + rank)
-    if config.gradient_precision == "fp32":
-        for parameter in adapter.named.values():
-            parameter.grad_dtype = torch.float32
-    if engine.num_processes > 1:
-        refuse_apart(config, placement)
-    rate = scaled_rate(config, config.effective_learning_rate, engine.num_processes)
-    row = table.row_of(config.optimizer)
-    raw, way = updater(config, placement, grouped(config, adapter, engine.num_processes), rate, run.seed)
-    end = config.lr_end / rate if rate else 0.0
-    shape = Shape(config.lr_warmup_steps, steps, config.lr_num_cycles, config.lr_power, end)
-    stepper = Stepper(
-        engine=engine,
-        model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
-        objective=denoise.build(
-            run.family, config, scheduler, draws, adapter.disabled, reading(config, adapter, steps)
-        ),
-        optimizer=engine.prepare_optimizer(raw) if engine.scaler else raw,
-        scheduler=Scheduler(raw, "constant" if row.schedule_free else config.lr_scheduler, shape),
-        ema=EMA(adapter.named, config) if config.use_ema else None,
-        options=config,
-        own_clip=row.own_clip,
-        scaled=adapter.scaled,
-        **way,
-    )
-    return stepper, draws
-
-
-def refuse_apart(config: Any, placement: Placement) -> None:
-    """Raises ConfigError for gradients that leave a process before those of the others are added."""
-    away = ["optimizer_release_gradients", "optimizer_offload_gradients", *(OFFLOADS if placement.learning else ())]
-    for name in away:
-        if getattr(config, name):
-            problem = "Several processes add their gradients up, which this one takes away before."
-            raise ConfigError(name, getattr(config, name), "", problem, "Leave it out.")
-
-
-def updater(
-    config: Any, placement: Placement, groups: list[dict[str, Any]], rate: float, seed: int
-) -> tuple[Any, dict[str, Any]]:
-    """The optimizer where the options want it, and what a step has to know of that."""
-
-    def build(given: Any, number: int = 0) -> Any:
-        return table.build(config, given, rate, seed + number)
-
-    if config.optimizer_cpu_offload_method != "none":
-        away = Offloaded(groups, build, config.optimizer_offload_gradients)
-        return away, {"parameters": list(away.twins.values()), "settle": away.collect}
-    parameters = [p for group in groups for p in group["params"]]
-    if config.optimizer_release_gradients:
-        limit = 0.0 if table.row_of(config.optimizer).own_clip else config.max_grad_norm
-        limited = functools.partial(clip, method=config.grad_clip_method, limit=limit)
-        each = Released(groups, build, limited, together=config.grad_clip_method == "norm")
-        return each, {"parameters": parameters, "released": each.size}
-    return build(groups), {"parameters": parameters, "settle": placement.settle}
-
-
-def grouped(config: Any, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
-    """The parameters, those of text encoders apart where they learn at a rate of their own."""
-    if config.text_encoder_lr is None or not adapter.trained_text:
-        return [{"params": list(adapter.named.values())}]
-    rate = scaled_rate(config, config.text_encoder_lr, processes)
-    text = {name: parameter for name, parameter in adapter.named.items() if adapter.is_text(name)}
-    others = [parameter for name, parameter in adapter.named.items() if name not in text]
-    return [{"params": others}, {"params": list(text.values()), "lr": rate}]
-
-
-def reading(config: Any, adapter: Adapter, steps: int) -> Callable[[Any, int], dict[str, torch.Tensor]]:
-    """How a step comes to its text: out of the cache, or read anew by encoders that learn."""
-    if not config.train_text_encoder:
-        return denoise.cached_text
-    until = steps * config.text_encoder_limit / 100
-    model: Any = adapter.model
-
-    def read(batch: Any, step: int) -> dict[str, torch.Tensor]:
-        made = model.read(batch.captions, learns=step < until)
-        return {name: value.to(batch.cond[name]) for name, value in made.items()}
-
-    return read
-
-
-def scaled_rate(config: Any, rate: float, processes: int) -> float:
-    """A learning rate, times the effective batch (or its root) if `lr_scale` asks for it."""
-    if not config.lr_scale:
-        return rate
-    batch = config.train_batch_size * config.gradient_accumulation_steps * processes
-    return rate * (batch**0.5 if config.lr_scale_sqrt else batch)
 
 
 def validation(run: Run, parts: Parts, text: Callable[..., Any], prompts: list[Prompt]) -> Validator | None:

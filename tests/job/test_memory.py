@@ -17,7 +17,7 @@ from darkroom.cli.main import main
 from darkroom.core.errors import ConfigError, ModelError
 from darkroom.families import quantised, tiny
 from darkroom.families.classes import named
-from darkroom.job.train import refuse_apart
+from darkroom.job.stages import refuse_apart
 from darkroom.memory import quantise, sla
 from darkroom.optim.table import row_of
 from darkroom.options.config import Config

@@ -1,0 +1,108 @@
+"""What the stages of a run share, and its opening and closing."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from darkroom.core import log as logs
+from darkroom.core.clock import Clock
+from darkroom.core.errors import ConfigError, DarkroomError, Interrupted
+from darkroom.core.events import Bus, Event, Progress, RunEnd, Step, Validation, Warn
+from darkroom.core.memory import give_back_freed, memory_full_says
+from darkroom.families.base import Family
+from darkroom.options.config import every_option
+from darkroom.options.sources import Resolved, located
+from darkroom.report import page
+from darkroom.report.eventlog import EventLog
+from darkroom.report.progress import ProgressBars
+from darkroom.report.trackers import Trackers
+from darkroom.train.loop import terminable
+
+log = logs.logger(__name__)
+
+DEFAULT_SEED = 42
+
+
+@dataclasses.dataclass
+class Run:
+    """What the stages of a run share."""
+
+    resolved: Resolved
+    family: Family
+    output: Path
+    bus: Bus
+    bars: ProgressBars
+    seed: int
+    step: int = 0
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    @property
+    def config(self) -> Any:
+        """The resolved options."""
+        return self.resolved.config
+
+
+@contextlib.contextmanager
+def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None] | None) -> Iterator[Run]:
+    """Log, event log, progress and trackers, open for the run and closed whatever happens."""
+    config = resolved.config
+    os.environ.update(resolved.exports)
+    give_back_freed()
+    output = Path(config.output_dir)
+    handler = logs.to_file(output / "debug.log")
+    bus, bars = Bus(), ProgressBars()
+    run = Run(resolved, family, output, bus, bars, DEFAULT_SEED if config.seed is None else config.seed)
+    events = EventLog(output / "events.jsonl", Clock())
+    trackers = Trackers(config, output, {name: getattr(config, name) for name in type(config).model_fields})
+    bus.on(Step, lambda event: setattr(run, "step", event.step))
+    bus.on(Event, events)
+    bus.on(Progress, bars.on_progress)
+    bus.on(Step, bars.on_step)
+    bus.on(Warn, lambda event: bars.say(f"! {event.message}"))
+    bus.on(Step, trackers.on_step)
+    bus.on(Validation, trackers.on_validation)
+    if listener:
+        bus.on(Event, listener)
+    status, message = "completed", ""
+    try:
+        with terminable(), memory_full_says():
+            yield run
+    except ConfigError as wrong:
+        told = located(wrong, resolved.sources)
+        status, message = "failed", str(told)
+        raise told from wrong
+    except (Interrupted, KeyboardInterrupt) as stop:
+        status, message = "interrupted", str(stop)
+        raise
+    except BaseException as cause:
+        status, message = "failed", str(cause)
+        if not isinstance(cause, DarkroomError):
+            log.debug("%s", traceback.format_exc())
+        raise
+    finally:
+        bars.close()
+        end = RunEnd(step=run.step, status=status, message=message)
+        report = functools.partial(page.write, output, dumped(config), resolved.sources)
+        for last in (functools.partial(bus.emit, end), events.close, trackers.close, report):
+            try:
+                last()
+            except (OSError, DarkroomError) as cause:
+                if status == "completed":  # else the reason why the run ended matters more
+                    log.warning("%s", cause)
+        logs.logger("darkroom").removeHandler(handler)
+        handler.close()
+
+
+def dumped(config: Any) -> dict[str, Any]:
+    """Every option and its value, as JSON has it; secrets are left out."""
+    values = config.model_dump(mode="json")
+    hidden = {info.name for info in every_option() if info.secret}
+    return {name: "***" if name in hidden and value else value for name, value in values.items()}
