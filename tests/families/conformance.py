@@ -14,6 +14,7 @@ import functools
 import inspect
 import itertools
 import sys
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -631,39 +632,45 @@ def _mode(answer: Any) -> Tensor:
 # -- the one-sample oracle --------------------------------------------------------------------------------------------
 
 
-# a few steps are enough for most families, and for what is broken and will never find the sample
-STEPS_OF_TRAINING = (200, 500)
+# rounds of training: one is enough for most families, and for what is broken and will never find the sample
+ROUNDS = (200, 300)
 HOPELESS = 0.5
 
 
 def found_again(case: Case, hopeless: float = -1.0) -> float:
-    """How well the sample is found, after as many steps as that takes, unless it looks `hopeless` before."""
+    """How well the sample is found, after as many rounds as that takes, unless it looks `hopeless` before."""
     found = 0.0
-    for steps in STEPS_OF_TRAINING:
-        found = correlation(case, steps)
+    for found in correlations(case):
         if found >= LEAST_CORRELATION or found < hopeless:
             break
     return found
 
 
-def correlation(case: Case, steps: int, size: int = 8, rate: float = 3e-3) -> float:
-    """Train on one sample's latents, sample with the stock pipeline, and correlate the two."""
+def correlations(case: Case, size: int = 8, rate: float = 3e-3) -> Iterator[float]:
+    """Train on one sample's latents, sample with the stock pipeline, and correlate the two, round after round."""
     torch.manual_seed(0)
     family = case.family
     pipe = case.pipe(**family.tiny_for(case.flavour).oracle)
     with torch.no_grad():
         _standardise(case, pipe)
         sample = case.sample(pipe)
-    x0 = sample.latents
     (entry,) = case.texts(pipe, [PROMPT], sample)
-    many = batch([sample] * size, torch.cat([x0] * size), case.started)
-    _fit(case, pipe, many, family.stack_text([entry] * size), steps, rate)
-    call = {**case.call(sample), **family.unguided_for(case.flavour)}
+    many = batch([sample] * size, torch.cat([sample.latents] * size), case.started)
+    many = dataclasses.replace(many, cond=family.stack_text([entry] * size))
     if hasattr(pipe, "guider"):
         pipe.guider.guidance_scale = 1.0
-    if str(pipe.scheduler.config.get("variance_type")).startswith("learned"):
-        # nobody trains the variance that a network answers too, and here it is a random one
-        pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, variance_type="fixed_small")
+    for steps in ROUNDS:
+        _fit(case, pipe, many, steps, rate)
+        if str(pipe.scheduler.config.get("variance_type")).startswith("learned"):
+            # nobody trains the variance that a network answers too, and here it is a random one
+            pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, variance_type="fixed_small")
+        yield _correlation(case, pipe, sample)
+
+
+def _correlation(case: Case, pipe: Any, sample: Sample) -> float:
+    """Of what the pipeline samples with the sample's latents, and its sound."""
+    family, x0 = case.family, sample.latents
+    call = {**case.call(sample), **family.unguided_for(case.flavour)}
     sampled, *beside = _sampled(
         case, pipe, **family.prompt_call(PROMPT, "", case.settings), **call, num_inference_steps=20,
         generator=torch.Generator().manual_seed(1),
@@ -710,13 +717,13 @@ def _standardise(case: Case, pipe: Any) -> None:
     pipe.vae.encode = encode
 
 
-def _fit(case: Case, pipe: Any, many: Any, text: dict[str, Tensor], steps: int, rate: float) -> None:
+def _fit(case: Case, pipe: Any, many: Any, steps: int, rate: float) -> None:
     """The real training step, on one batch over and over."""
     from accelerate import Accelerator
 
     model = case.model(pipe).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     settings = SimpleNamespace(**{**vars(case.settings), "grad_clip_method": "norm", "max_grad_norm": 1.0})
     draws = Draws(torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))
     stepper = Stepper(
@@ -729,9 +736,8 @@ def _fit(case: Case, pipe: Any, many: Any, text: dict[str, Tensor], steps: int, 
         ema=None,
         options=settings,
     )
-    fixed = dataclasses.replace(many, cond=text)
     for step in range(steps):
-        stepper([fixed], step)
+        stepper([many], step)
     model.eval()
 
 
