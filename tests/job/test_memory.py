@@ -138,7 +138,7 @@ def test_weights_that_wait_elsewhere_learn_the_same_bytes(family, go, tmp_path):
 @pytest.mark.parametrize(
     "preset", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
 )
-def test_a_quantised_base_learns_nearly_the_same(family, preset, go, losses_of, tmp_path):
+def test_a_quantised_base_learns_nearly_the_same(family, preset, go, losses_of, tmp_path, capsys):
     package = getattr(quantise.quantisers()[preset], "PACKAGE", "")
     if package and not quantise.is_installed(package):
         pytest.skip(f"{package} is not installed")
@@ -146,7 +146,8 @@ def test_a_quantised_base_learns_nearly_the_same(family, preset, go, losses_of, 
     full = losses_of(family)
     small = go(family, "run", **options)
 
-    assert small != full
+    assert f"linear layers as {preset}" in "".join(capsys.readouterr())
+    assert small != full or "16" in preset  # so many bits may round every loss of these to the same number
     assert max(abs(a - b) / b for a, b in zip(small, full, strict=True)) < CLOSE * (5 if "2" in preset[:6] else 1)
     assert holds(tmp_path / "run")
     assert resumed_exactly(go, family, tmp_path, **options)
