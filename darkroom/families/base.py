@@ -252,6 +252,10 @@ class Family:
         """Options that change a text embedding; part of its cache key."""
         return {"tokenizer_max_length": options.tokenizer_max_length}
 
+    def reads_as_pipeline(self, options: Any) -> bool:
+        """Do these options read captions as the stock pipeline does when it is given them as text?"""
+        return options.t5_padding != "zero"
+
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         """How many numbers one caption's cache entry holds, from the encoders' configs by component."""
         raise TypeError(f"{type(self).__name__} must define text_numbers")

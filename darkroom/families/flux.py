@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import EMBEDDED, Family, config_of
 from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Inpainting, Latents, Part, Tiny
-from darkroom.families.text import zero_padding
+from darkroom.families.text import stack, stack_padded, token_counts, zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
 if TYPE_CHECKING:
@@ -96,7 +96,10 @@ class Flux(Family):
             inpainting=Inpainting("FluxKontextInpaintPipeline", more={"_auto_resize": False}),
         ),
         "fluxbooru": Flavour("terminusresearch/fluxbooru-v0.3", {"validation_guidance_real": 6.0}),
-        "libreflux": Flavour("jimmycarter/LibreFlux-SimpleTuner", {"validation_guidance_real": 6.0}),
+        "libreflux": Flavour(
+            "jimmycarter/LibreFlux-SimpleTuner",
+            {"validation_guidance_real": 6.0, "flux_attention_masked_training": True},
+        ),
         "embedded": Flavour(
             EMBEDDED + "embedded_base",
             {
@@ -166,19 +169,33 @@ class Flux(Family):
     )
 
     def text_identity(self, options: Any) -> dict[str, Any]:
-        return {**super().text_identity(options), "t5_padding": options.t5_padding}
+        names = ("t5_padding", "flux_attention_masked_training")
+        return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
+
+    def reads_as_pipeline(self, options: Any) -> bool:
+        return super().reads_as_pipeline(options) and not options.flux_attention_masked_training
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         text = options.tokenizer_max_length * configs["text_encoder_2"]["d_model"]
         return text + configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
-        """text (B, L, D) from T5, pooled (B, P) from CLIP."""
+    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+        """text (B, L, D) from T5, or B tensors (L, D) where padding is hidden; pooled (B, P) from CLIP.
+
+        Text has no positions here and is not read out of the network, so that text without its padding is answered as
+        text whose padding is masked.
+        """
         length = options.tokenizer_max_length
         text, pooled, _ = pipe.encode_prompt(captions, max_sequence_length=length)
+        if options.flux_attention_masked_training:
+            counts = token_counts(pipe.tokenizer_2, captions, length)
+            return {"text": [rows[:count] for rows, count in zip(text, counts, strict=True)], "pooled": pooled}
         if options.t5_padding == "zero":
             text = zero_padding(text, pipe.tokenizer_2, captions, length)
         return {"text": text, "pooled": pooled}
+
+    def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        return {**stack([{"pooled": entry["pooled"]} for entry in entries]), **stack_padded(entries)}
 
     def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
         """guidance (B,): constant, or drawn between the two bounds; references, a tuple of (B, C, h, w)."""
@@ -202,8 +219,13 @@ class Flux(Family):
         # in this order, after the picture; what the network answers for references is of no use
         seen = [x_t, *(reference.to(x_t) for reference in cond.get("references", ()))]
         ids = [image_ids(*each.shape[-2:], x_t.device, x_t.dtype, number) for number, each in enumerate(seen)]
+        packed = torch.cat([pack(each) for each in seen], dim=1)
+        shown = {}
+        if "mask" in cond:
+            mask = torch.cat([cond["mask"], cond["mask"].new_ones(packed.shape[:2])], dim=1)
+            shown = {"joint_attention_kwargs": {"attention_mask": mask[:, None, None]}}
         tokens = model(
-            hidden_states=torch.cat([pack(each) for each in seen], dim=1),
+            hidden_states=packed,
             timestep=t.to(x_t.dtype),
             guidance=cond["guidance"].to(x_t.device) if config_of(model).guidance_embeds else None,
             pooled_projections=cond["pooled"],
@@ -211,6 +233,7 @@ class Flux(Family):
             txt_ids=text.new_zeros(text.shape[1], 3),
             img_ids=torch.cat(ids),
             return_dict=False,
+            **shown,
         )[0]
         return unpack(tokens[:, : self.latents.tokens(height, width)], height, width)
 
@@ -248,6 +271,20 @@ class Flux(Family):
         scale = (width * height / (picture.width * picture.height)) ** 0.5
         size = [max(16, round(edge * scale / 16) * 16) for edge in picture.size]
         return {"image": picture.convert("RGB").resize(size, Image.Resampling.LANCZOS), "_auto_resize": False}
+
+    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        """Texts of one length, for which the pipeline asks: `prepare` takes away what is added to the shorter here."""
+        both = stack_padded([{"text": each["text"][0]} for each in (text, negative)])["text"]
+        return super().embedded_call({**text, "text": both[:1]}, {**negative, "text": both[1:]})
+
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+        if not options.flux_attention_masked_training:
+            return
+
+        def encode_prompt(*, prompt_embeds: Tensor, **more: Any) -> Any:
+            return type(pipe).encode_prompt(pipe, prompt_embeds=prompt_embeds[:, prompt_embeds.any(dim=-1)[0]], **more)
+
+        pipe.encode_prompt = encode_prompt
 
     def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
         # the pipeline's real guidance is off without a negative prompt, even an empty one

@@ -68,7 +68,17 @@ def too_long(pipe: Any, captions: list[str], limit: int) -> list[str]:
     return [caption for caption in captions if tokenizers and all(is_cut(t, caption) for t in tokenizers)]
 
 
-def zero_padding(embeds: Tensor, tokenizer, captions: list[str], length: int) -> Tensor:
+def zero_padding(embeds: Tensor, tokenizer: Any, captions: list[str], length: int) -> Tensor:
     """Embeddings (B, L, D) with the positions that hold padding set to zero."""
-    mask = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
-    return embeds * mask["attention_mask"].to(embeds)[..., None]
+    return embeds * _real(tokenizer, captions, length).to(embeds)[..., None]
+
+
+def token_counts(tokenizer: Any, captions: list[str], length: int) -> list[int]:
+    """How many of the first tokens of each caption are no padding."""
+    return _real(tokenizer, captions, length).sum(dim=1).tolist()
+
+
+def _real(tokenizer: Any, captions: list[str], length: int) -> Tensor:
+    """Which positions (B, L) hold tokens of the caption: 1 there, else 0."""
+    tokens = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
+    return tokens["attention_mask"]

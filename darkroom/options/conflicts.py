@@ -640,6 +640,17 @@ RULES: tuple[Rule, ...] = (
         "Set base_model_default_dtype to bf16, or choose another optimizer such as torch-adamw.",
     ),
     Rule(
+        "bf16 weights without mixed precision",
+        ("mixed_precision", "optimizer", "model_type"),
+        lambda case: (
+            case.config.optimizer == "adamw_bf16"
+            and case.config.mixed_precision == "no"
+            and case.config.model_type == "full"
+        ),
+        "The optimizer adamw_bf16 trains bf16 weights, which mixed_precision no would multiply with fp32 numbers.",
+        "Set mixed_precision to bf16, or choose another optimizer such as torch-adamw.",
+    ),
+    Rule(
         "schedule that does not decay",
         ("lr_end", "learning_rate"),
         lambda case: (

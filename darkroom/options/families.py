@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from darkroom.options import later
 from darkroom.options.field import SET, Section, option
 
 _FRAMEPACK = ("framepack", "framepack_one_frame")
@@ -43,7 +42,6 @@ class FamilyOptions(Section):
         "Hide padding tokens from Flux, as some checkpoints were trained.",
         level="expert",
         families=("flux",),
-        pending=later.METHODS,
     )
     custom_text_encoder_intermediary_layers: list[int] | None = option(
         None,

@@ -176,8 +176,9 @@ def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Made:
 
 def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
     """The prompt as text. Embedded where the pipeline would read it otherwise than training did: an empty one, for
-    which some have no text, and a negative one where they read those by other rules."""
-    if recipe.prompt and (family.negative_is_caption_for(options.model_flavour) or not recipe.negative):
+    which some have no text, a negative one where they read those by other rules, and any where options say so."""
+    is_caption = family.negative_is_caption_for(options.model_flavour) or not recipe.negative
+    if recipe.prompt and is_caption and family.reads_as_pipeline(options):
         return family.prompt_call(recipe.prompt, recipe.negative, options)
     captions = [recipe.prompt, recipe.negative]
     if seen := pictures_read(family, recipe, options):

@@ -633,8 +633,8 @@ def _mode(answer: Any) -> Tensor:
 
 
 # rounds of training: one is enough for most families, and for what is broken and will never find the sample
-ROUNDS = (200, 300)
-HOPELESS = 0.5
+ROUNDS = (200, 400)
+HOPELESS = 0.2
 
 
 def found_again(case: Case, hopeless: float = -1.0) -> float:

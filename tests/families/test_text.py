@@ -97,3 +97,22 @@ def test_omnigen_without_torchvision_reads_prompts_as_the_stock_pipeline_does():
     assert mine.keys() == theirs.keys()
     for name in ("input_ids", "attention_mask", "position_ids"):
         torch.testing.assert_close(mine[name], theirs[name])
+
+
+def test_flux_hides_padding_and_answers_as_for_text_without_it():
+    family = families.get("flux")
+    options = conformance.options("flux", "tiny")
+    options.flux_attention_masked_training = True
+    pipe = tiny.build(family)
+    entries = family.text_entries(pipe, ["a cat", "two old houses beside a road"], options)
+    x_t = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
+    t, guidance = torch.tensor([0.3, 0.7]), torch.ones(2)
+
+    def answer(rows: slice) -> torch.Tensor:
+        cond = {**family.stack_text(entries[rows]), "guidance": guidance[rows]}
+        with torch.no_grad():
+            return family.predict(pipe.transformer, x_t[rows], t[rows], cond)
+
+    apart = torch.cat([answer(slice(0, 1)), answer(slice(1, 2))])
+    assert len(entries[0]["text"]) < len(entries[1]["text"]) < options.tokenizer_max_length
+    assert torch.allclose(answer(slice(0, 2)), apart, atol=1e-5)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.families.tiny import build
+from darkroom.tools.verify import verify
 
 
 def test_a_runs_whole_pipeline_is_drawn_with_its_own_parts(tmp_path, capsys, monkeypatch):
@@ -23,3 +26,22 @@ def test_a_runs_whole_pipeline_is_drawn_with_its_own_parts(tmp_path, capsys, mon
 
     assert said == 0, capsys.readouterr().err
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("flux", {"flux_attention_masked_training": True, "validation_guidance_real": 3.0}),
+        ("flux", {"t5_padding": "zero"}),
+        ("sd3", {"t5_padding": "zero"}),
+        ("pixart_sigma", {"t5_padding": "zero"}),
+    ],
+    ids=str,
+)
+def test_a_run_that_reads_padding_in_its_own_way_is_drawn_so_elsewhere(family, options, arguments, tmp_path):
+    usual = {"max_train_steps": 2, "validation_prompt": "a cup of coffee", "disable_benchmark": True}
+    assert main(["train", *arguments(family, **usual, **options)]) == 0
+
+    verdict = verify(tmp_path / "out")
+    assert verdict.pictures == 1
+    assert verdict.holds

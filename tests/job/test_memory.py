@@ -457,7 +457,7 @@ def test_two_denoisers_text_encoders_and_biases_learn_the_same_bytes_elsewhere(f
 
 @pytest.mark.parametrize(
     "optimizer",
-    ["bnb-adamw8bit", "soap", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sdnq-adamw", "ao-adamw8bit"))],
+    ["bnb-adamw8bit", "soap", pytest.param("sdnq-adamw", marks=pytest.mark.slow)],
 )
 def test_a_run_with_a_small_state_resumes_to_the_byte(optimizer, go, tmp_path):
     if not quantise.is_installed(row_of(optimizer).package):

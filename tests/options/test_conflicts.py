@@ -197,6 +197,9 @@ CASES = {
         None, {"optimizer_release_gradients": True, "mixed_precision": "fp16"}, {"mixed_precision": "bf16"},
     ),
     "bf16 optimizer on fp32 weights": (None, {"base_model_default_dtype": "fp32"}, {"optimizer": "torch-adamw"}),
+    "bf16 weights without mixed precision": (
+        None, {"model_type": "full", "mixed_precision": "no"}, {"mixed_precision": "bf16"},
+    ),
     "schedule that does not decay": (
         None, {"lr_scheduler": "polynomial", "learning_rate": 4e-7, "lr_end": 4e-7}, {"lr_end": 0},
     ),
