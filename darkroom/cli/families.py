@@ -23,7 +23,7 @@ def run(argv: list[str]) -> int:
     if chosen.make_tiny:
         return make_tiny(names, chosen.make_tiny)
     if chosen.markdown:
-        print(page(rows))
+        print(page(rows, {name: sizes(families.get(name)) for name in names}))
         return 0
     print(json.dumps(rows, indent=2) if chosen.json else "\n\n".join(show(name, row) for name, row in rows.items()))
     return 0
@@ -58,11 +58,40 @@ def differences(family: Family, flavour: str) -> list[str]:
     return [f"{word} {', '.join(sorted(names))}" for word, names in words.items() if names]
 
 
-def page(rows: dict[str, dict[str, Any]]) -> str:
+def sizes(family: Family) -> dict[str, str]:
+    """By flavour: billions of numbers in a denoiser, and the memory that its weights take in 16, 8 and 4 bits."""
+    from darkroom.core.units import show_size
+    from darkroom.families import single_file
+    from darkroom.families.components import quiet
+    from darkroom.memory.hollow import bits_of
+    from darkroom.memory.sizes import WIDE, weight_bytes
+
+    quiet()
+    known: dict[str, str] = {}
+
+    def size(settings: Any) -> str:
+        model = single_file.empty(family.denoiser, settings)
+        billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
+        each = [weight_bytes(model, family.blocks, bits) for bits in (WIDE, bits_of("fp8-block"), bits_of("nf4-bnb"))]
+        return f"{billions:.3g} B: {', '.join(map(show_size, each))}"
+
+    found = {}
+    for flavour in family.flavour_names():
+        if (settings := family.size_of(flavour)) is not None:
+            key = json.dumps(settings)
+            known[key] = found[flavour] = known.get(key) or size(settings)
+    return found
+
+
+def page(rows: dict[str, dict[str, Any]], sizes: dict[str, dict[str, str]]) -> str:
     """docs/families.md: what can be trained, and what each flavour is and sets."""
     lines = [
         "# Families", "",
         "Written by `darkroom families --markdown`. What is proven of each, and how: [conformance](conformance.md).",
+        "",
+        "Network: numbers in one denoiser, and the memory that its weights take in 16, 8 (`fp8-block`) and 4 bits "
+        "(`nf4-bnb`), by the settings under which it was published; left empty where those are not known here. What a "
+        "run takes beside them, `darkroom plan` tells.",
     ]  # fmt: skip
     for name, row in rows.items():
         targets = ", ".join(f"`{target}`" for target in row["targets"])
@@ -72,12 +101,13 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
             f"- Network: `{row['denoiser']}` in `{row['pipeline']}`; answers {row['prediction'].replace('_', ' ')}",
             f"- Latents: {row['latents']}",
             f"- LoRA target lists: {targets}", "",
-            "| Flavour | Weights | Defaults | |", "|---|---|---|---|",
+            "| Flavour | Weights | Network | Defaults | |", "|---|---|---|---|---|",
         ]  # fmt: skip
         for flavour, facts in row["flavours"].items():
             mark = "; the default" if flavour == row["default_flavour"] else ""
             settings = ", ".join(f"{key} {value}" for key, value in sorted(facts["defaults"].items()))
-            lines.append(f"| `{flavour}`{mark} | {facts['repository']} | {settings} | {facts['note']} |")
+            size = sizes[name].get(flavour, "")
+            lines.append(f"| `{flavour}`{mark} | {facts['repository']} | {size} | {settings} | {facts['note']} |")
     return "\n".join(lines)
 
 

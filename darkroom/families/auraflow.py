@@ -27,6 +27,7 @@ class AuraFlow(Family):
     blocks = ("joint_transformer_blocks", "single_transformer_blocks")
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taesdxl"
+    sizes = {"": {}}
     default_flavour = "v0.3"
     flavours = {
         "v0.3": Flavour("terminusresearch/auraflow-v0.3"),

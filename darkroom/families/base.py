@@ -60,6 +60,8 @@ class Family:
     # further tiny flavours, each a small copy of a published one
     tinies: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
+    # settings of the published denoiser where its class has other defaults, by flavour; "" stands for all others
+    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing", "images"})
     fps: ClassVar[float | None] = None
     controlnet: ClassVar[ControlNet | None] = None
@@ -129,6 +131,12 @@ class Family:
         """The published flavour that `flavour` is, or is a small copy of."""
         chosen = flavour or self.default_flavour
         return {"tiny": self.default_flavour, **self.tinies}.get(chosen, chosen)
+
+    def size_of(self, flavour: str | None) -> Mapping[str, Any] | None:
+        """Settings of the published denoiser beside its class's defaults; None where they are not known here."""
+        if self.flavour(flavour).repository.startswith((EMBEDDED, TINY)):
+            return None
+        return self.sizes.get(flavour or self.default_flavour, self.sizes.get(""))
 
     def latents_for(self, flavour: str | None) -> Latents:
         """The latent space of a flavour."""

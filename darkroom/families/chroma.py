@@ -34,6 +34,7 @@ class Chroma(Family):
     blocks = ("transformer_blocks", "single_transformer_blocks")
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"
+    sizes = {"": {}}
     default_flavour = "base"
     flavours = {
         "base": Flavour("lodestones/Chroma1-Base"),

@@ -45,6 +45,10 @@ class Cosmos2Image(Family):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     sigma_is_ratio = True
     render_packages = ("cosmos_guardrail",)
+    sizes = {
+        "2b": {"num_attention_heads": 16, "num_layers": 28},
+        "14b": {"num_attention_heads": 40, "num_layers": 36},
+    }
     default_flavour = "2b"
     flavours = {
         "2b": Flavour("nvidia/Cosmos-Predict2-2B-Text2Image", note="pictures need the package cosmos_guardrail"),

@@ -77,6 +77,7 @@ class Flux(Family):
     inpainting = Inpainting("FluxInpaintPipeline")
     caches = True
     previews = "madebyollin/taef1"
+    sizes = {"": {"guidance_embeds": True}, "schnell": {}}
     default_flavour = "krea"
     flavours = {
         "krea": Flavour("black-forest-labs/FLUX.1-Krea-dev"),

@@ -91,6 +91,23 @@ class Flux2(Family):
     supports = Family.supports | {"references"}
     inpainting = Inpainting("Flux2KleinInpaintPipeline")
     caches = True
+    sizes = {
+        "dev": {},
+        "klein-9b": {
+            "num_layers": 8,
+            "num_single_layers": 24,
+            "num_attention_heads": 32,
+            "joint_attention_dim": 12288,
+            "guidance_embeds": False,
+        },
+        "klein-4b": {
+            "num_layers": 5,
+            "num_single_layers": 20,
+            "num_attention_heads": 24,
+            "joint_attention_dim": 7680,
+            "guidance_embeds": False,
+        },
+    }
     default_flavour = "klein-9b"
     flavours = {
         "klein-9b": Flavour("black-forest-labs/FLUX.2-klein-base-9B", picture="optional", several=True),

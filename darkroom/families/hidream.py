@@ -34,6 +34,23 @@ class HiDream(Family):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
     elsewhere = {"text_encoder_4": LLAMA, "tokenizer_4": LLAMA}
     previews = "madebyollin/taef1"
+    sizes = {
+        "": {
+            "patch_size": 2,
+            "in_channels": 16,
+            "num_layers": 16,
+            "num_single_layers": 32,
+            "num_attention_heads": 20,
+            "attention_head_dim": 128,
+            "caption_channels": (4096, 4096),
+            "text_emb_dim": 2048,
+            "num_routed_experts": 4,
+            "num_activated_experts": 2,
+            "axes_dims_rope": (64, 32, 32),
+            "max_resolution": (128, 128),
+            "llama_layers": (*range(32), *(31,) * 16),
+        }
+    }
     default_flavour = "full"
     flavours = {
         "full": Flavour("HiDream-ai/HiDream-I1-Full"),

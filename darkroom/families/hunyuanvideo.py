@@ -89,6 +89,7 @@ class HunyuanVideo(FromFirstFrame):
     fps = 24.0
     supports = Family.supports | {"video"}
     unguided = {}
+    sizes = {"": {}}
     default_flavour = "t2v-480p"
     flavours = {
         "t2v-480p": Flavour(f"{REPOSITORY}480p_t2v"),

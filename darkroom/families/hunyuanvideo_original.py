@@ -117,6 +117,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
     fps: ClassVar[float | None] = 24.0
     supports = Family.supports | {"video"}
     caches = True
+    sizes = {"t2v": {}}
     default_flavour = "t2v"
     flavours: ClassVar[Mapping[str, Flavour]] = {
         "t2v": Flavour(BASE),

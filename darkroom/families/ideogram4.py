@@ -42,6 +42,7 @@ class Ideogram4(Family):
     guides = ("unconditional_transformer",)
     packed_by = "indicator"
     negative_is_caption = False
+    sizes = {"": {"num_layers": 34}}
     default_flavour = "fp8"
     flavours = {
         "fp8": Flavour("ideogram-ai/ideogram-4-fp8", note="published in 8 bits"),

@@ -55,6 +55,16 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="scale", temporal=4)
     fps = 24.0
     supports = Family.supports | {"video"}
+    sizes = {
+        name: {"num_text_blocks": 2, "num_visual_blocks": 32}
+        for name in (
+            "t2v-lite-sft-5s",
+            "t2v-lite-pretrain-5s",
+            "t2v-lite-sft-10s",
+            "t2v-lite-pretrain-10s",
+            "i2v-lite-5s",
+        )
+    }
     default_flavour = "t2v-lite-sft-5s"
     flavours = {
         "t2v-lite-sft-5s": _told("Lite-sft-5s"),

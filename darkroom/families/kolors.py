@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.facts import Flavour, Part, Tiny
-from darkroom.families.sdxl import SDXL
+from darkroom.families.sdxl import BASE_SIZE, SDXL
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import chatglm
 
@@ -24,6 +24,14 @@ class Kolors(SDXL):
     controlnet = None
     inpainting = None
     tinies = {}
+    sizes = {
+        "": {
+            **BASE_SIZE,
+            "encoder_hid_dim": 4096,
+            "encoder_hid_dim_type": "text_proj",
+            "projection_class_embeddings_input_dim": 5632,
+        }
+    }
     default_flavour = "1.0"
     trained_text: ClassVar[tuple[str, ...]] = ()
     flavours = {"1.0": Flavour("terminusresearch/kwai-kolors-1.0")}

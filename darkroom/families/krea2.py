@@ -29,6 +29,7 @@ class Krea2(Family):
     unguided = {"guidance_scale": 0.0}  # it counts from 0
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)
     blocks = ("transformer_blocks",)
+    sizes = {"": {"num_layers": 28, "num_attention_heads": 48, "num_key_value_heads": 12}}
     default_flavour = "raw"
     flavours = {
         "raw": Flavour("krea/Krea-2-Raw"),

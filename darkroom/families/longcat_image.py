@@ -31,6 +31,7 @@ class LongCatImage(Family):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
     idle_parts = ("text_processor",)
+    sizes = {"": {"num_layers": 10, "num_single_layers": 20}}
     default_flavour = "final"
     flavours = {
         "final": Flavour("meituan-longcat/LongCat-Image"),

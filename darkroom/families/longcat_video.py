@@ -35,6 +35,7 @@ class LongCatVideo(Family):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 15.0
     supports = Family.supports | {"video"}
+    sizes = {"": {}}
     default_flavour = "final"
     flavours = {
         "final": Flavour(

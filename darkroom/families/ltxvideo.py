@@ -35,6 +35,7 @@ class LTXVideo(Family):
     fps = 25.0
     supports = Family.supports | {"video"}
     caches = True
+    sizes = {"": {}}
     default_flavour = "0.9.5"
     flavours = {
         "0.9.5": Flavour("Lightricks/LTX-Video-0.9.5", **STARTED),

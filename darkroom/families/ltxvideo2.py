@@ -60,6 +60,7 @@ class LTXVideo2(LTXVideo):
     unguided = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0}
     beside = {"sound": "audio_hidden_states"}
     sound = SoundTrack(rate=16000, channels=2)
+    sizes = {"dev": {}}
     default_flavour = "dev"
     flavours = {
         "dev": Flavour("Lightricks/LTX-2", **STARTED),

@@ -29,6 +29,7 @@ class Lumina2(Family):
     negative_is_caption = False
     text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"
+    sizes = {"": {}}
     default_flavour = "2.0"
     flavours = {
         "2.0": Flavour("Alpha-VLLM/Lumina-Image-2.0"),

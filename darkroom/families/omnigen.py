@@ -73,6 +73,7 @@ class OmniGen(Family):
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("layers",)
     negative_is_caption = False
+    sizes = {"": {"rope_scaling": {"long_factor": (1.0,) * 48, "short_factor": (1.0,) * 48, "type": "su"}}}
     default_flavour = "v1"
     flavours = {"v1": Flavour("Shitao/OmniGen-v1-diffusers", note="trained from text only; its editing is not offered")}
     defaults = {

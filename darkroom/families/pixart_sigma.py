@@ -30,6 +30,10 @@ class PixArtSigma(Family):
     blocks = ("transformer_blocks",)
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taesdxl"
+    sizes = {
+        "": {"num_layers": 42, "caption_channels": 4096},
+        **{name: {"caption_channels": 4096} for name in ("600M-512", "600M-1024", "600M-2048")},
+    }
     default_flavour = "900M-1024-v0.6"
     flavours = {
         "900M-1024-v0.6": Flavour("terminusresearch/pixart-900m-1024-ft-v0.6"),

@@ -114,6 +114,7 @@ class QwenImage(Family):
     controlnet = ControlNet("QwenImageControlNetModel", "QwenImageControlNetPipeline", ("controlnet_block_samples",))
     inpainting = Inpainting("QwenImageInpaintPipeline")
     caches = True
+    sizes = {"": {}}
     default_flavour = "v2.0"
     flavours = {
         "v2.0": Flavour("Qwen/Qwen-Image-2512"),

@@ -35,6 +35,17 @@ class Sana(Family):
         "SanaControlNetModel", "SanaControlNetPipeline", ("controlnet_block_samples",)
     )
     text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
+    sizes = {
+        "sana1.5-4.8b-1024": {"num_layers": 60},
+        **{name: {} for name in ("sana1.5-1.6b-1024", "sana1.0-1.6b-2048", "sana1.0-1.6b-1024")},
+        "": {
+            "num_layers": 28,
+            "num_attention_heads": 36,
+            "num_cross_attention_heads": 16,
+            "cross_attention_head_dim": 72,
+            "cross_attention_dim": 1152,
+        },
+    }
     default_flavour = "sana1.5-4.8b-1024"
     flavours = {
         "sana1.5-4.8b-1024": Flavour("Efficient-Large-Model/SANA1.5_4.8B_1024px_diffusers"),

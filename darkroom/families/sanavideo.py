@@ -25,6 +25,7 @@ class SanaVideo(Sana):
     fps = 16.0
     supports = Sana.supports | {"video"}
     controlnet = None
+    sizes = {"": {}}
     default_flavour = "2b-480p"
     flavours = {
         "2b-480p": Flavour(

@@ -57,6 +57,7 @@ class SD1x(Family):
     )
     inpainting = Inpainting("StableDiffusionInpaintPipeline", frozenset({"guidance_rescale"}))
     previews = "madebyollin/taesd"
+    sizes = {"": {"cross_attention_dim": 768}}
     default_flavour = "1.5"
     flavours = {
         "1.5": Flavour("stable-diffusion-v1-5/stable-diffusion-v1-5"),

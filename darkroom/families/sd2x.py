@@ -14,6 +14,7 @@ from darkroom.families.tiny.parts import clip, kl_vae
 class SD2x(SD1x):
     name, title = "sd2x", "Stable Diffusion 2.x"
     prediction = "v_prediction"
+    sizes = {"": {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}}
     default_flavour = "2.1"
     flavours = {
         "2.1": Flavour("stabilityai/stable-diffusion-2-1"),

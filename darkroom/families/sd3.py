@@ -32,6 +32,23 @@ class SD3(Family):
         "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", ("block_controlnet_hidden_states",)
     )
     previews = "madebyollin/taesd3"
+    sizes = {
+        "medium": {
+            "num_layers": 24,
+            "num_attention_heads": 24,
+            "caption_projection_dim": 1536,
+            "pos_embed_max_size": 384,
+            "qk_norm": "rms_norm",
+            "dual_attention_layers": tuple(range(13)),
+        },
+        "large": {
+            "num_layers": 38,
+            "num_attention_heads": 38,
+            "caption_projection_dim": 2432,
+            "pos_embed_max_size": 192,
+            "qk_norm": "rms_norm",
+        },
+    }
     default_flavour = "medium"
     flavours = {
         "medium": Flavour("stabilityai/stable-diffusion-3.5-medium"),

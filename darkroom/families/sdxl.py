@@ -83,6 +83,31 @@ def _refiner(repository: str) -> Flavour:
     )
 
 
+# settings of the published networks beside their class's defaults
+BASE_SIZE = {
+    "cross_attention_dim": 2048,
+    "block_out_channels": (320, 640, 1280),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (5, 10, 20),
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+REFINER_SIZE = {
+    **BASE_SIZE,
+    "cross_attention_dim": 1280,
+    "block_out_channels": (384, 768, 1536, 1536),
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "attention_head_dim": (6, 12, 24, 24),
+    "transformer_layers_per_block": 4,
+    "projection_class_embeddings_input_dim": 2560,
+}
+
+
 class SDXL(Family):
     name, title = "sdxl", "Stable Diffusion XL"
     pipeline, denoiser, denoiser_part = "StableDiffusionXLPipeline", "UNet2DConditionModel", "unet"
@@ -100,6 +125,7 @@ class SDXL(Family):
     )
     inpainting: ClassVar[Inpainting | None] = Inpainting("StableDiffusionXLInpaintPipeline")
     previews = "madebyollin/taesdxl"
+    sizes = {"": BASE_SIZE, "refiner-1.0": REFINER_SIZE, "refiner-0.9": REFINER_SIZE}
     default_flavour = "base-1.0"
     flavours = {
         "base-1.0": Flavour("stabilityai/stable-diffusion-xl-base-1.0"),

@@ -36,6 +36,25 @@ class StableCascade(Family):
     idle_parts = ("feature_extractor", "image_encoder")
     elsewhere = {"decoder": DECODER, "vqgan": DECODER}
     pipeline_decodes = True
+    sizes = {
+        "stage-c": {
+            "in_channels": 16,
+            "out_channels": 16,
+            "conditioning_dim": 2048,
+            "block_out_channels": (2048, 2048),
+            "num_attention_heads": (32, 32),
+            "down_num_layers_per_block": (8, 24),
+            "up_num_layers_per_block": (24, 8),
+            "down_blocks_repeat_mappers": (1, 1),
+            "up_blocks_repeat_mappers": (1, 1),
+            "block_types_per_layer": (("SDCascadeResBlock", "SDCascadeTimestepBlock", "SDCascadeAttnBlock"),) * 2,
+            "clip_text_in_channels": 1280,
+            "clip_text_pooled_in_channels": 1280,
+            "clip_image_in_channels": 768,
+            "dropout": (0.1, 0.1),
+            "timestep_conditioning_type": ("sca", "crp"),
+        }
+    }
     default_flavour = "stage-c"
     flavours = {
         "stage-c": Flavour(PRIOR),

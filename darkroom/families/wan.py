@@ -167,6 +167,22 @@ class Wan(FromFirstFrame):
     fps = 16.0
     supports = Family.supports | {"video"}
     caches = True
+    sizes = {
+        "t2v-480p-1.3b-2.1": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
+        **{name: {} for name in ("t2v-480p-14b-2.1", "t2v-14b-2.2", "t2v-14b-2.2-high", "t2v-14b-2.2-low")},
+        **{
+            name: {"in_channels": 36, "image_dim": 1280, "added_kv_proj_dim": 5120}
+            for name in ("i2v-14b-2.1", "i2v-14b-2.1-720p")
+        },
+        **{name: {"in_channels": 36} for name in ("i2v-14b-2.2", "i2v-14b-2.2-high", "i2v-14b-2.2-low")},
+        "ti2v-5b-2.2": {
+            "in_channels": 48,
+            "out_channels": 48,
+            "num_attention_heads": 24,
+            "ffn_dim": 14336,
+            "num_layers": 30,
+        },
+    }
     default_flavour = "t2v-480p-1.3b-2.1"
     flavours = {
         "t2v-480p-1.3b-2.1": Flavour("Wan-AI/Wan2.1-T2V-1.3B-Diffusers"),

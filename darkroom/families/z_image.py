@@ -35,6 +35,7 @@ class ZImage(Family):
     )
     inpainting = Inpainting("ZImageInpaintPipeline")
     previews = "madebyollin/taef1"
+    sizes = {"": {}}
     default_flavour = "base"
     flavours = {
         "base": Flavour("Tongyi-MAI/Z-Image", {"flow_schedule_shift": 6.0}),

@@ -42,7 +42,7 @@ class AdapterOptions(Section):
         "How a new adapter starts: with no effect (default, gaussian) or from the base weights (olora, pissa, loftq).",
         level="advanced",
         when=_LORA,
-        pending_choices={"loftq": later.PRECISION},
+        pending_choices={"loftq": later.LOFTQ},
     )
     lora_format: Literal["diffusers", "comfyui"] = option(
         "diffusers", "Names of the weights in the saved file.", when=_LORA, pending=later.ADAPTERS

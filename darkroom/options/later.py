@@ -3,15 +3,12 @@
 An option names one of these as `pending=...`; taking the keyword away is all that is needed when the part arrives.
 """
 
-PRECISION = "Quantised weights come with the precision and memory release."
-MEMORY = "Offloading of weights comes with the precision and memory release."
-ATTENTION = "Other attention kernels come with the precision and memory release."
 METHODS = "This training method comes with the training methods release."
 REGULARISERS = "Representation regularisers come with the training methods release."
 DISTILLATION = "Distillation comes with the training methods release."
+LOFTQ = "LoftQ, which starts from what rounding takes away from weights, comes with the adapters release."
 ADAPTERS = "Further adapter kinds come with the adapters release."
 VALIDATION = "This part of validation comes with the validation and evaluation release."
 EVALUATION = "Evaluation scores come with the validation and evaluation release."
 PUBLISHING = "Uploads, webhooks and scripts come with the publishing release."
 DISTRIBUTED = "Runs on several devices come with the distributed release."
-FAMILY_PARTS = "This comes with the release of the family or variant that needs it."

@@ -85,7 +85,7 @@ class NoiseOptions(Section):
         "trailing",
         "How timesteps are spaced when training needs a list of them.",
         level="expert",
-        pending=later.FAMILY_PARTS,
+        pending=later.METHODS,
     )
     inference_scheduler_timestep_spacing: Literal["leading", "linspace", "trailing"] | None = option(
         None, "How timesteps are spaced in validation; left out, as the model's own scheduler says.", level="expert"

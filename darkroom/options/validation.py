@@ -162,7 +162,7 @@ class ValidationOptions(Section):
         None, "Number of frames of validation videos.", ge=1, level="advanced"
     )
     validation_audio_only: bool = option(
-        False, "Make only the sound of models that make video with sound.", level="expert", pending=later.FAMILY_PARTS
+        False, "Make only the sound of models that make video with sound.", level="expert", pending=later.VALIDATION
     )
     validation_guidance_skip_layers: list[int] | None = option(
         None,

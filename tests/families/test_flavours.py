@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
-from darkroom.families import tiny
+from darkroom.families import single_file, tiny
 from darkroom.families.classes import named, short
 from darkroom.families.components import Parts
 from darkroom.families.repository import locate
@@ -228,3 +228,32 @@ def test_a_denoiser_in_another_folder_of_the_base_is_drawn_with_too(tmp_path):
 def test_what_cannot_read_in_tiles_or_slices_says_so(name, option):
     with pytest.raises(ConfigError, match=option):
         parts_of(name, "tiny", **{option: True}).vae()
+
+
+# billions of numbers, as their makers say
+SIZES = {
+    ("flux", "dev"): 11.9, ("flux2", "dev"): 32, ("flux2", "klein-9b"): 9, ("flux2", "klein-4b"): 4,
+    ("qwen_image", "v2.0"): 20.4, ("hunyuanvideo", "t2v-480p"): 8.3, ("hunyuanvideo_original", "t2v"): 13,
+    ("wan", "t2v-480p-1.3b-2.1"): 1.4, ("wan", "t2v-480p-14b-2.1"): 14.3, ("wan", "ti2v-5b-2.2"): 5,
+    ("sdxl", "base-1.0"): 2.57, ("sdxl", "refiner-1.0"): 2.27, ("kolors", "1.0"): 2.58, ("sd1x", "1.5"): 0.86,
+    ("sd2x", "2.1"): 0.866, ("sd3", "large"): 8.1, ("pixart_sigma", "600M-1024"): 0.6, ("auraflow", "v0.3"): 6.8,
+    ("pixart_sigma", "900M-1024-v0.6"): 0.9, ("chroma", "base"): 8.9, ("lumina2", "2.0"): 2.6,
+    ("sana", "sana1.5-4.8b-1024"): 4.8, ("sana", "sana1.5-1.6b-1024"): 1.6, ("sana", "sana1.0-600m-1024"): 0.6,
+    ("hidream", "full"): 17.1, ("omnigen", "v1"): 3.8, ("cosmos2image", "2b"): 2, ("cosmos2image", "14b"): 14,
+    ("ltxvideo", "0.9.5"): 2, ("ltxvideo2", "dev"): 19, ("longcat_image", "final"): 6, ("longcat_video", "final"): 13.6,
+    ("z_image", "base"): 6.15, ("stable_cascade", "stage-c"): 3.6, ("sanavideo", "2b-480p"): 2,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "flavour"), SIZES)
+def test_a_network_of_the_published_settings_has_the_published_size(name, flavour):
+    family = families.get(name)
+    model = single_file.empty(family.denoiser, family.size_of(flavour))
+
+    assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(SIZES[name, flavour], rel=0.05)
+
+
+def test_what_has_no_published_settings_has_no_size():
+    flux, wan = families.get("flux"), families.get("wan")
+
+    assert [flux.size_of("embedded"), flux.size_of("tiny"), wan.size_of("vace-14b-2.1")] == [None, None, None]

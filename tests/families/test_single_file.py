@@ -178,25 +178,14 @@ def test_own_names_load_as_diffusers_loads_a_folder(cls, tmp_path):
 PUBLISHED: list[tuple[str, dict[str, Any], int | None, int | None]] = [
     ("HunyuanVideoTransformer3DModel", {}, 856, 1264),
     ("HunyuanVideo15Transformer3DModel", {}, None, None),
-    ("FluxTransformer2DModel", {"guidance_embeds": True}, None, 1160),
+    ("FluxTransformer2DModel", families.get("flux").sizes[""], None, 1160),
     ("Flux2Transformer2DModel", {}, None, None),
-    (
-        "Flux2Transformer2DModel",
-        {
-            "num_layers": 8,
-            "num_single_layers": 24,
-            "num_attention_heads": 32,
-            "joint_attention_dim": 12288,
-            "guidance_embeds": False,
-        },
-        None,
-        None,
-    ),
+    ("Flux2Transformer2DModel", families.get("flux2").sizes["klein-9b"], None, None),
     ("WanTransformer3DModel", {}, None, None),
     ("WanTransformer3DModel", {"in_channels": 48, "image_dim": 1280, "added_kv_proj_dim": 5120}, None, None),
     ("QwenImageTransformer2DModel", {}, 1934, 1933),
-    ("Ideogram4Transformer2DModel", {"num_layers": 34}, None, None),
-    ("Krea2Transformer2DModel", {"num_layers": 28, "num_attention_heads": 48, "num_key_value_heads": 12}, None, 430),
+    ("Ideogram4Transformer2DModel", families.get("ideogram4").sizes[""], None, None),
+    ("Krea2Transformer2DModel", families.get("krea2").sizes[""], None, 430),
     ("ZImageTransformer2DModel", {}, None, 521),
     ("AutoencoderKLWan", {}, None, 194),
     ("AutoencoderKLQwenImage", {}, None, 194),
@@ -226,14 +215,9 @@ def test_layouts_of_published_sizes_have_the_published_number_of_tensors(cls, co
 @pytest.mark.parametrize(
     ("cls", "config", "prefix", "count"),
     [
-        (
-            "HunyuanVideoFramepackTransformer3DModel",
-            {"has_image_proj": True, "image_proj_dim": 1152, "has_clean_x_embedder": True},
-            "",
-            1274,
-        ),
+        ("HunyuanVideoFramepackTransformer3DModel", families.get("framepack").sizes[""], "", 1274),
         ("AutoencoderKLHunyuanVideo", {}, "vae.", 248),
-        ("Kandinsky5Transformer3DModel", {"num_text_blocks": 2, "num_visual_blocks": 32}, "", None),
+        ("Kandinsky5Transformer3DModel", families.get("kandinsky5_video").sizes["t2v-lite-sft-5s"], "", None),
     ],
 )
 def test_originals_with_the_classes_own_names_fit_as_they_are(cls, config, prefix, count):
