@@ -70,7 +70,7 @@ def sizes(family: Family) -> dict[str, str]:
     known: dict[str, str] = {}
 
     def size(settings: Any) -> str:
-        model = single_file.empty(family.denoiser, settings)
+        model = single_file.shapes(family.denoiser, settings)
         billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
         each = [weight_bytes(model, family.blocks, bits) for bits in (WIDE, bits_of("fp8-block"), bits_of("nf4-bnb"))]
         return f"{billions:.3g} B: {', '.join(map(show_size, each))}"

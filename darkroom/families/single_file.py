@@ -219,6 +219,12 @@ def empty(cls: str, config: Mapping[str, Any]) -> Any:
         return named(cls).from_config(plain(config))
 
 
+def shapes(cls: str, config: Mapping[str, Any]) -> Any:
+    """A model without data for its weights or its buffers: it can be counted, and no more."""
+    with torch.device("meta"):
+        return named(cls).from_config(plain(config))
+
+
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
     """Settings without those of a quantised copy: what a file holds here is not quantised."""
     return {key: value for key, value in config.items() if key != "quantization_config"}

@@ -248,7 +248,7 @@ SIZES = {
 @pytest.mark.parametrize(("name", "flavour"), SIZES)
 def test_a_network_of_the_published_settings_has_the_published_size(name, flavour):
     family = families.get(name)
-    model = single_file.empty(family.denoiser, family.size_of(flavour))
+    model = single_file.shapes(family.denoiser, family.size_of(flavour))
 
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(SIZES[name, flavour], rel=0.05)
 
