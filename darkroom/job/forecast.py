@@ -106,7 +106,7 @@ class Forecaster:
         self.engine = distributed.start(config)
         self.device = self.engine.device
         self.family, self.config, self.plan, self.prompts = family, config, plan, prompts
-        self.run = Run(resolved, family, Path(config.output_dir), Bus(), Silent(), config.seed or 0)  # type: ignore[arg-type]
+        self.run = Run(resolved, family, Path(config.output_dir), Bus(), Silent())  # type: ignore[arg-type]
         self.ledger = Ledger()
         self.placement = HollowPlacement(config, self.device, family.blocks, self.ledger)
         dtype, placement = distributed.base_dtype(config), self.placement

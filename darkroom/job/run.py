@@ -40,7 +40,6 @@ class Run:
     output: Path
     bus: Bus
     bars: ProgressBars
-    seed: int
     step: int = 0
     started: float = dataclasses.field(default_factory=time.monotonic)
 
@@ -48,6 +47,11 @@ class Run:
     def config(self) -> Any:
         """The resolved options."""
         return self.resolved.config
+
+    @property
+    def seed(self) -> int:
+        """What every generator of the run starts from."""
+        return DEFAULT_SEED if self.config.seed is None else self.config.seed
 
 
 @contextlib.contextmanager
@@ -59,7 +63,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
     output = Path(config.output_dir)
     handler = logs.to_file(output / "debug.log")
     bus, bars = Bus(), ProgressBars()
-    run = Run(resolved, family, output, bus, bars, DEFAULT_SEED if config.seed is None else config.seed)
+    run = Run(resolved, family, output, bus, bars)
     events = EventLog(output / "events.jsonl", Clock())
     trackers = Trackers(config, output, {name: getattr(config, name) for name in type(config).model_fields})
     bus.on(Step, lambda event: setattr(run, "step", event.step))

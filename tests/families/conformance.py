@@ -647,7 +647,7 @@ def found_again(case: Case, rounds: Mapping[int, float] = ROUNDS) -> float:
     return found
 
 
-def correlations(case: Case, rounds: Iterable[int], rate: float = 3e-3) -> Iterator[float]:
+def correlations(case: Case, rounds: Iterable[int]) -> Iterator[float]:
     """Train on one sample's latents, sample with the stock pipeline, and correlate the two, round after round."""
     torch.manual_seed(0)
     family = case.family
@@ -662,7 +662,7 @@ def correlations(case: Case, rounds: Iterable[int], rate: float = 3e-3) -> Itera
         size = 8 if number else 4  # noise levels at a time: few do for most
         many = batch([sample] * size, torch.cat([sample.latents] * size), case.started)
         many = dataclasses.replace(many, cond=family.stack_text([entry] * size))
-        _fit(case, pipe, many, steps, rate)
+        _fit(case, pipe, many, steps)
         if str(pipe.scheduler.config.get("variance_type")).startswith("learned"):
             # nobody trains the variance that a network answers too, and here it is a random one
             pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, variance_type="fixed_small")
@@ -719,13 +719,13 @@ def _standardise(case: Case, pipe: Any) -> None:
     pipe.vae.encode = encode
 
 
-def _fit(case: Case, pipe: Any, many: Any, steps: int, rate: float) -> None:
+def _fit(case: Case, pipe: Any, many: Any, steps: int) -> None:
     """The real training step, on one batch over and over."""
     from accelerate import Accelerator
 
     model = case.model(pipe).train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
+    optimizer = torch.optim.AdamW(parameters, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     settings = SimpleNamespace(**{**vars(case.settings), "grad_clip_method": "norm", "max_grad_norm": 1.0})
     draws = Draws(torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))
     stepper = Stepper(
