@@ -18,25 +18,28 @@ class CaptionOptions(Section):
     ] = option(
         "filename",
         "Where captions come from: a .txt beside the picture, its file name, a parquet table, or one prompt for all.",
+        resume="warn",
     )
     caption_dropout_probability: float = option(
         0.1,
         "Share of samples trained without caption, which guidance at inference needs; 0 harms it.",
+        resume="warn",
         ge=0,
         le=1,
     )
-    instance_prompt: str | None = option(None, "The one caption, or the words put before every caption.")
-    prepend_instance_prompt: bool = option(False, "Put instance_prompt before every caption.")
-    only_instance_prompt: bool = option(False, "Use instance_prompt instead of every caption.")
+    instance_prompt: str | None = option(None, "The one caption, or the words put before every caption.", resume="warn")
+    prepend_instance_prompt: bool = option(False, "Put instance_prompt before every caption.", resume="warn")
+    only_instance_prompt: bool = option(False, "Use instance_prompt instead of every caption.", resume="warn")
     parquet_caption_column: str | None = option(
-        None, "Column of a parquet table that holds captions.", level="advanced"
+        None, "Column of a parquet table that holds captions.", resume="warn", level="advanced"
     )
     parquet_filename_column: str | None = option(
-        None, "Column of a parquet table that holds file names.", level="advanced"
+        None, "Column of a parquet table that holds file names.", resume="warn", level="advanced"
     )
     data_aesthetic_score: float = option(
         7.0,
         "Aesthetic score told to the SDXL refiner for every picture.",
+        resume="warn",
         level="expert",
         families=("sdxl",),
     )

@@ -15,11 +15,12 @@ class DistillationOptions(Section):
     title: ClassVar[str] = "Distillation"
 
     distillation_method: Literal["lcm", "dcm", "dmd", "perflow"] | None = option(
-        None, "The method of distillation, if any.", level="advanced", pending=later.DISTILLATION
+        None, "The method of distillation, if any.", resume="refuse", level="advanced", pending=later.DISTILLATION
     )
     distillation_config: dict[str, Any] | None = option(
         None,
         "Settings of distillation_method.",
+        resume="warn",
         json=True,
         level="expert",
         when={"distillation_method": SET},

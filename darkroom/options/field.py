@@ -25,6 +25,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 Level = Literal["basic", "advanced", "expert"]
+Resume = Literal["refuse", "warn", "free"]
 Kind = Literal["bool", "integer", "number", "string", "choice", "json"]
 
 SET = "(set)"
@@ -45,6 +46,7 @@ def option(
     default: Any,
     help: str,
     *,
+    resume: Resume,
     aliases: Iterable[str] = (),
     choices: Iterable[str] | None = None,
     also: str = "",
@@ -68,6 +70,8 @@ def option(
 ) -> Any:
     """Declare one option of a `Section`. Pass `...` as the default of an option that must be given.
 
+    resume           what another value means to a run that goes on from a checkpoint: "refuse" where it makes another
+                     model or another order of data, "warn" where it enters what a step computes, else "free"
     aliases          other names that mean the same
     choices          for a `str` whose choices are computed; a `Literal` annotation says its own
     also             pattern of further accepted texts, described by `also_words`
@@ -84,6 +88,7 @@ def option(
     required         a run cannot start without it
     """
     extra: dict[str, Any] = {
+        "resume": resume,
         "aliases": list(aliases),
         "choices": list(choices) if choices is not None else None,
         "also": also,
@@ -134,6 +139,7 @@ class OptionInfo:
     help: str
     section: str
     page: str
+    resume: Resume = "free"
     choices: tuple[Any, ...] = ()
     nullable: bool = False
     listing: bool = False  # json value that is a list, so that a single object is wrapped

@@ -34,69 +34,98 @@ class ModelOptions(Section):
     model_family: str = option(
         ...,
         "The architecture to train; `darkroom families` lists them with what each supports.",
+        resume="refuse",
         choices=families_here(),
         computed=True,
         required=True,
     )
     model_flavour: str | None = option(
-        None, "The variant of the family, such as `dev`; left out, the family's first; `tiny` is for trying things out."
+        None,
+        "The variant of the family, such as `dev`; left out, the family's first; `tiny` is for trying things out.",
+        resume="refuse",
     )
-    model_type: Literal["full", "lora"] = option("lora", "Train a small adapter (lora) or the whole denoiser (full).")
+    model_type: Literal["full", "lora"] = option(
+        "lora", "Train a small adapter (lora) or the whole denoiser (full).", resume="refuse"
+    )
     pretrained_model_name_or_path: str | None = option(
-        None, "Hub name, diffusers folder or single file of the base model; left out, the flavour says which."
+        None,
+        "Hub name, diffusers folder or single file of the base model; left out, the flavour says which.",
+        resume="free",
     )
     pretrained_transformer_model_name_or_path: str | None = option(
-        None, "Take the denoising transformer from here instead of from the base model.", level="advanced"
+        None,
+        "Take the denoising transformer from here instead of from the base model.",
+        resume="free",
+        level="advanced",
     )
     pretrained_transformer_subfolder: str | None = option(
-        "transformer", "Folder of the transformer inside pretrained_transformer_model_name_or_path.", level="expert"
+        "transformer",
+        "Folder of the transformer inside pretrained_transformer_model_name_or_path.",
+        resume="free",
+        level="expert",
     )
     pretrained_unet_model_name_or_path: str | None = option(
-        None, "Take the UNet from here instead of from the base model.", level="advanced"
+        None, "Take the UNet from here instead of from the base model.", resume="free", level="advanced"
     )
     pretrained_unet_subfolder: str | None = option(
-        "unet", "Folder of the UNet inside pretrained_unet_model_name_or_path.", level="expert"
+        "unet", "Folder of the UNet inside pretrained_unet_model_name_or_path.", resume="free", level="expert"
     )
     pretrained_vae_model_name_or_path: str | None = option(
-        None, "Take the VAE from here; left out, the base model's own is used.", level="advanced"
+        None, "Take the VAE from here; left out, the base model's own is used.", resume="free", level="advanced"
     )
     pretrained_t5_model_name_or_path: str | None = option(
-        None, "Take the T5 text encoder from here, so that several base models can share one copy.", level="advanced"
+        None,
+        "Take the T5 text encoder from here, so that several base models can share one copy.",
+        resume="free",
+        level="advanced",
     )
     pretrained_gemma_model_name_or_path: str | None = option(
         None,
         "Take the Gemma text encoder from here.",
+        resume="free",
         level="advanced",
         families=("lumina2", "sana", "sanavideo", "ltxvideo2"),
     )
-    revision: str | None = option(None, "Branch, tag or commit of the base model on the Hub.", level="advanced")
-    variant: str | None = option(None, "File variant of the base model on the Hub, such as fp16.", level="advanced")
+    revision: str | None = option(
+        None, "Branch, tag or commit of the base model on the Hub.", resume="free", level="advanced"
+    )
+    variant: str | None = option(
+        None, "File variant of the base model on the Hub, such as fp16.", resume="free", level="advanced"
+    )
     prediction_type: Literal["epsilon", "v_prediction", "sample", "flow_matching"] | None = option(
         None,
         "What the network answers; left out, the base model says so, and anything else re-trains it to a new answer.",
+        resume="refuse",
         level="advanced",
     )
     tokenizer_max_length: int | None = option(
-        None, "Number of text tokens kept per caption; left out, the family's own limit.", level="advanced", ge=1
+        None,
+        "Number of text tokens kept per caption; left out, the family's own limit.",
+        resume="warn",
+        level="advanced",
+        ge=1,
     )
     t5_padding: Literal["zero", "unmodified"] = option(
         "unmodified",
         "Leave the T5 embedding of padding tokens as it is, or replace it by zeros.",
+        resume="warn",
         level="expert",
         families=("flux", "sd3", "pixart_sigma"),
     )
     cache_dir: str | None = option(
-        None, "Folder for downloaded models; left out, the usual Hugging Face cache.", level="advanced"
+        None, "Folder for downloaded models; left out, the usual Hugging Face cache.", resume="free", level="advanced"
     )
     control: bool = option(
         False,
         "Give the network a control image as extra input channels.",
+        resume="refuse",
         level="advanced",
     )
-    controlnet: bool = option(False, "Train a ControlNet beside the frozen network.", level="advanced")
+    controlnet: bool = option(False, "Train a ControlNet beside the frozen network.", resume="refuse", level="advanced")
     controlnet_custom_config: dict[str, Any] | None = option(
         None,
         "Settings of a new ControlNet that differ from those copied from the base.",
+        resume="refuse",
         json=True,
         level="expert",
         when={"controlnet": True},
@@ -104,6 +133,7 @@ class ModelOptions(Section):
     controlnet_model_name_or_path: str | None = option(
         None,
         "Start the ControlNet from these weights.",
+        resume="free",
         level="advanced",
         when={"controlnet": True},
     )

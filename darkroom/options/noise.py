@@ -20,35 +20,59 @@ class NoiseOptions(Section):
     flow_sigmoid_scale: float = option(
         1.0,
         "Spread of the bell-shaped draw of noise levels; larger trains the ends more often.",
+        resume="warn",
         ge=0,
         level="advanced",
     )
-    flow_use_uniform_schedule: bool = option(False, "Draw all noise levels equally often.", level="advanced")
-    flow_use_beta_schedule: bool = option(False, "Draw noise levels from a beta distribution.", level="advanced")
+    flow_use_uniform_schedule: bool = option(
+        False, "Draw all noise levels equally often.", resume="warn", level="advanced"
+    )
+    flow_use_beta_schedule: bool = option(
+        False, "Draw noise levels from a beta distribution.", resume="warn", level="advanced"
+    )
     flow_beta_schedule_alpha: float = option(
-        2.0, "First parameter of the beta distribution.", gt=0, level="expert", when={"flow_use_beta_schedule": True}
+        2.0,
+        "First parameter of the beta distribution.",
+        resume="warn",
+        gt=0,
+        level="expert",
+        when={"flow_use_beta_schedule": True},
     )
     flow_beta_schedule_beta: float = option(
-        2.0, "Second parameter of the beta distribution.", gt=0, level="expert", when={"flow_use_beta_schedule": True}
+        2.0,
+        "Second parameter of the beta distribution.",
+        resume="warn",
+        gt=0,
+        level="expert",
+        when={"flow_use_beta_schedule": True},
     )
     flow_schedule_shift: float = option(
         3.0,
         "Move the drawn noise levels towards more noise; 1 or 0 leaves them, and a family may bring its own.",
+        resume="warn",
         ge=0,
         level="advanced",
     )
     flow_schedule_auto_shift: bool = option(
-        False, "Choose the shift from the size of each picture instead.", level="advanced"
+        False, "Choose the shift from the size of each picture instead.", resume="warn", level="advanced"
     )
     flux_fast_schedule: bool = option(
-        False, "Train mostly pure noise and a few other levels, for quick trials.", level="expert", families=("flux",)
+        False,
+        "Train mostly pure noise and a few other levels, for quick trials.",
+        resume="warn",
+        level="expert",
+        families=("flux",),
     )
     timestep_bias_strategy: Literal["earlier", "later", "range", "none"] = option(
-        "none", "Train clean (earlier), noisy (later) or chosen (range) timesteps more often.", level="expert"
+        "none",
+        "Train clean (earlier), noisy (later) or chosen (range) timesteps more often.",
+        resume="warn",
+        level="expert",
     )
     timestep_bias_portion: float = option(
         0.25,
         "Share of all timesteps that timestep_bias_strategy trains more often.",
+        resume="warn",
         ge=0,
         le=1,
         level="expert",
@@ -57,6 +81,7 @@ class NoiseOptions(Section):
     timestep_bias_begin: int = option(
         0,
         "First timestep that timestep_bias_strategy range trains more often.",
+        resume="warn",
         ge=0,
         level="expert",
         when={"timestep_bias_strategy": "range"},
@@ -64,6 +89,7 @@ class NoiseOptions(Section):
     timestep_bias_end: int = option(
         1000,
         "Timestep at which that range ends; it is not part of it.",
+        resume="warn",
         ge=1,
         le=1000,
         level="expert",
@@ -72,6 +98,7 @@ class NoiseOptions(Section):
     timestep_bias_multiplier: float = option(
         1.0,
         "How much more often the chosen timesteps are drawn.",
+        resume="warn",
         gt=0,
         level="expert",
         when={"timestep_bias_strategy": SET},
@@ -79,40 +106,61 @@ class NoiseOptions(Section):
     disable_segmented_timestep_sampling: bool = option(
         False,
         "Draw each timestep of a batch independently instead of one from each segment of the range.",
+        resume="warn",
         level="expert",
     )
     training_scheduler_timestep_spacing: Literal["leading", "linspace", "trailing"] = option(
         "trailing",
         "How timesteps are spaced when training needs a list of them.",
+        resume="warn",
         level="expert",
         pending=later.METHODS,
     )
     inference_scheduler_timestep_spacing: Literal["leading", "linspace", "trailing"] | None = option(
-        None, "How timesteps are spaced in validation; left out, as the model's own scheduler says.", level="expert"
+        None,
+        "How timesteps are spaced in validation; left out, as the model's own scheduler says.",
+        resume="free",
+        level="expert",
     )
     rescale_betas_zero_snr: bool = option(
         False,
         "Let the noisiest timestep be pure noise, so that very dark and bright pictures can be learnt.",
+        resume="warn",
         level="expert",
     )
-    offset_noise: bool = option(False, "Shift the noise of whole channels now and then.", level="advanced")
+    offset_noise: bool = option(
+        False, "Shift the noise of whole channels now and then.", resume="warn", level="advanced"
+    )
     noise_offset: float = option(
-        0.1, "Strength of the shift that offset_noise adds.", ge=0, le=1, level="advanced", when={"offset_noise": True}
+        0.1,
+        "Strength of the shift that offset_noise adds.",
+        resume="warn",
+        ge=0,
+        le=1,
+        level="advanced",
+        when={"offset_noise": True},
     )
     noise_offset_probability: float = option(
         0.25,
         "Share of batches that get the shift of offset_noise.",
+        resume="warn",
         ge=0,
         le=1,
         level="advanced",
         when={"offset_noise": True},
     )
     input_perturbation: float = option(
-        0.0, "Extra noise that only the network's input gets; 0.1 counters overfitting.", ge=0, le=1, level="expert"
+        0.0,
+        "Extra noise that only the network's input gets; 0.1 counters overfitting.",
+        resume="warn",
+        ge=0,
+        le=1,
+        level="expert",
     )
     input_perturbation_steps: int = option(
         0,
         "Updates over which input_perturbation fades out; 0 keeps it for the whole run.",
+        resume="warn",
         ge=0,
         level="expert",
         when={"input_perturbation": SET},
@@ -120,6 +168,7 @@ class NoiseOptions(Section):
     scheduled_sampling_max_step_offset: int = option(
         0,
         "Most steps that the model walks on its own before it is trained; 0 switches this off.",
+        resume="warn",
         ge=0,
         level="expert",
         pending=later.METHODS,
@@ -127,6 +176,7 @@ class NoiseOptions(Section):
     scheduled_sampling_strategy: Literal["uniform", "biased_early", "biased_late"] = option(
         "uniform",
         "Whether short or long walks of scheduled sampling are more frequent.",
+        resume="warn",
         level="expert",
         when=_ROLLOUT,
         pending=later.METHODS,
@@ -134,6 +184,7 @@ class NoiseOptions(Section):
     scheduled_sampling_probability: float = option(
         0.0,
         "Share of samples that get a walk of scheduled sampling.",
+        resume="warn",
         ge=0,
         le=1,
         level="expert",
@@ -143,6 +194,7 @@ class NoiseOptions(Section):
     scheduled_sampling_prob_start: float = option(
         0.0,
         "Share of samples with a walk at the beginning of the ramp.",
+        resume="warn",
         ge=0,
         le=1,
         level="expert",
@@ -152,6 +204,7 @@ class NoiseOptions(Section):
     scheduled_sampling_prob_end: float = option(
         0.5,
         "Share of samples with a walk at the end of the ramp.",
+        resume="warn",
         ge=0,
         le=1,
         level="expert",
@@ -161,6 +214,7 @@ class NoiseOptions(Section):
     scheduled_sampling_ramp_steps: int = option(
         0,
         "Updates over which the share of samples with a walk changes; 0 means no ramp.",
+        resume="warn",
         ge=0,
         level="expert",
         when=_ROLLOUT,
@@ -169,6 +223,7 @@ class NoiseOptions(Section):
     scheduled_sampling_start_step: int = option(
         0,
         "Update at which the share of samples with a walk begins to change.",
+        resume="warn",
         ge=0,
         level="expert",
         when=_ROLLOUT,
@@ -177,6 +232,7 @@ class NoiseOptions(Section):
     scheduled_sampling_ramp_shape: Literal["linear", "cosine"] = option(
         "linear",
         "Shape in which the share of samples with a walk changes.",
+        resume="warn",
         level="expert",
         when=_ROLLOUT,
         pending=later.METHODS,
@@ -184,6 +240,7 @@ class NoiseOptions(Section):
     scheduled_sampling_sampler: Literal["unipc", "euler", "dpm", "rk4"] = option(
         "unipc",
         "Solver that takes the steps of a walk in scheduled sampling.",
+        resume="warn",
         level="expert",
         when=_ROLLOUT,
         pending=later.METHODS,
@@ -191,6 +248,7 @@ class NoiseOptions(Section):
     scheduled_sampling_order: int = option(
         2,
         "Order of the solver that takes the steps of a walk.",
+        resume="warn",
         ge=1,
         le=9,
         level="expert",
@@ -200,6 +258,7 @@ class NoiseOptions(Section):
     scheduled_sampling_reflexflow: bool | None = option(
         None,
         "On walks, also correct drift and weigh errors; left out, on for flow families.",
+        resume="warn",
         level="expert",
         when=_ROLLOUT,
         pending=later.METHODS,
@@ -207,14 +266,27 @@ class NoiseOptions(Section):
     scheduled_sampling_reflexflow_alpha: float = option(
         1.0,
         "How strongly ReflexFlow weighs errors by their size.",
+        resume="warn",
         ge=0,
         level="expert",
         when=_REFLEX,
         pending=later.METHODS,
     )
     scheduled_sampling_reflexflow_beta1: float = option(
-        10.0, "Weight of ReflexFlow's correction of drift.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
+        10.0,
+        "Weight of ReflexFlow's correction of drift.",
+        resume="warn",
+        ge=0,
+        level="expert",
+        when=_REFLEX,
+        pending=later.METHODS,
     )
     scheduled_sampling_reflexflow_beta2: float = option(
-        1.0, "Weight of ReflexFlow's re-weighed loss.", ge=0, level="expert", when=_REFLEX, pending=later.METHODS
+        1.0,
+        "Weight of ReflexFlow's re-weighed loss.",
+        resume="warn",
+        ge=0,
+        level="expert",
+        when=_REFLEX,
+        pending=later.METHODS,
     )

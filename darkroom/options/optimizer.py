@@ -63,15 +63,19 @@ class OptimizerOptions(Section):
     title: ClassVar[str] = "Optimizer"
 
     learning_rate: float | None = option(
-        None, "Size of the updates; left out, 1e-4 for an adapter, 1e-5 for full training, and 1 for Prodigy.", gt=0
+        None,
+        "Size of the updates; left out, 1e-4 for an adapter, 1e-5 for full training, and 1 for Prodigy.",
+        resume="warn",
+        gt=0,
     )
     lr_scheduler: Literal[
         "linear", "sine", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
-    ] = option("constant_with_warmup", "How the learning rate changes during the run.")
-    lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from 0.", ge=0)
+    ] = option("constant_with_warmup", "How the learning rate changes during the run.", resume="warn")
+    lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from 0.", resume="warn", ge=0)
     lr_num_cycles: int = option(
         1,
         "How often cosine_with_restarts starts again.",
+        resume="warn",
         ge=1,
         level="advanced",
         when={"lr_scheduler": "cosine_with_restarts"},
@@ -79,6 +83,7 @@ class OptimizerOptions(Section):
     lr_power: float = option(
         0.8,
         "Exponent of the polynomial decay; 1 is a straight line.",
+        resume="warn",
         gt=0,
         level="advanced",
         when={"lr_scheduler": "polynomial"},
@@ -86,22 +91,28 @@ class OptimizerOptions(Section):
     lr_end: float = option(
         0.0,
         "Learning rate at the end of the decay; 0, as SimpleTuner's 4e-7 can exceed the rate itself.",
+        resume="warn",
         ge=0,
         level="advanced",
         when={"lr_scheduler": ("polynomial", "sine", "cosine")},
     )
     lr_scale: bool = option(
-        False, "Multiply the learning rate by batch size, accumulation steps and devices.", level="advanced"
+        False,
+        "Multiply the learning rate by batch size, accumulation steps and devices.",
+        resume="warn",
+        level="advanced",
     )
     lr_scale_sqrt: bool = option(
         False,
         "With lr_scale, multiply by the square root of that product instead.",
+        resume="warn",
         level="advanced",
         when={"lr_scale": True},
     )
     optimizer: str = option(
         "adamw_bf16",
         "The rule that turns gradients into updates.",
+        resume="refuse",
         choices=(*OPTIMIZERS, *sorted(plugin_names("darkroom.optimizers") - {*OPTIMIZERS})),
         also=rf"torch-[a-z]+|muon|{IMPORT_PATH}",
         also_words="torch-NAME for one of PyTorch's own, or package.module.Class for your own",
@@ -109,17 +120,24 @@ class OptimizerOptions(Section):
     optimizer_config: dict[str, Any] | None = option(
         None,
         "Further settings of the optimizer as name=value,name=value, such as d_coef=0.1.",
+        resume="warn",
         json=True,
         text=True,
         also_words="name=value,name=value",
         level="advanced",
     )
     optimizer_beta1: float | None = option(
-        None, "How slowly the optimizer forgets past gradients; give optimizer_beta2 too.", ge=0, lt=1, level="advanced"
+        None,
+        "How slowly the optimizer forgets past gradients; give optimizer_beta2 too.",
+        resume="warn",
+        ge=0,
+        lt=1,
+        level="advanced",
     )
     optimizer_beta2: float | None = option(
         None,
         "How slowly the optimizer forgets past squared gradients; give optimizer_beta1 too.",
+        resume="warn",
         ge=0,
         lt=1,
         level="advanced",
@@ -127,6 +145,7 @@ class OptimizerOptions(Section):
     adam_beta1: float = option(
         0.9,
         "The first beta of Adam-type optimizers, unless optimizer_beta1 says otherwise.",
+        resume="warn",
         ge=0,
         lt=1,
         level="expert",
@@ -134,68 +153,100 @@ class OptimizerOptions(Section):
     adam_beta2: float = option(
         0.999,
         "The second beta of Adam-type optimizers, unless optimizer_beta2 says otherwise.",
+        resume="warn",
         ge=0,
         lt=1,
         level="expert",
     )
     adam_weight_decay: float = option(
-        0.01, "Pull of the weights towards zero in Adam-type optimizers.", ge=0, level="advanced"
+        0.01, "Pull of the weights towards zero in Adam-type optimizers.", resume="warn", ge=0, level="advanced"
     )
-    adam_epsilon: float = option(1e-8, "Small number that keeps Adam's division stable.", gt=0, level="expert")
+    adam_epsilon: float = option(
+        1e-8, "Small number that keeps Adam's division stable.", resume="warn", gt=0, level="expert"
+    )
     prodigy_steps: int | None = option(
         None,
         "Updates after which Prodigy stops adapting its step size.",
+        resume="warn",
         ge=0,
         level="advanced",
         when={"optimizer": "prodigy"},
     )
     max_grad_norm: float = option(
-        2.0, "Limit on gradients, applied as grad_clip_method says; 0 switches it off.", ge=0, level="advanced"
+        2.0,
+        "Limit on gradients, applied as grad_clip_method says; 0 switches it off.",
+        resume="warn",
+        ge=0,
+        level="advanced",
     )
     grad_clip_method: Literal["value", "norm"] = option(
         "value",
         "Limit each gradient entry by itself (value, as SimpleTuner does) or their common length (norm).",
+        resume="warn",
         level="advanced",
         when={"max_grad_norm": SET},
     )
     optimizer_cpu_offload_method: Literal["none", "cpu"] = option(
         "none",
         "Keep the optimizer's state on the device (none), or in host memory and update there (cpu).",
+        resume="warn",
         level="advanced",
     )
     optimizer_offload_gradients: bool = option(
         False,
         "Send each gradient to host memory as soon as it is known, where the optimizer is.",
+        resume="warn",
         level="advanced",
         when={"optimizer_cpu_offload_method": "cpu"},
     )
     optimizer_release_gradients: bool = option(
         False,
         "Update each weight as soon as its gradient is known and free that, so that no two gradients are held.",
+        resume="warn",
         level="advanced",
     )
     fuse_optimizer: bool = option(
-        False, "Use fused kernels of torch's Adam, AdamW, SGD or Adagrad: faster, most of all on a CPU.", level="expert"
+        False,
+        "Use fused kernels of torch's Adam, AdamW, SGD or Adagrad: faster, most of all on a CPU.",
+        resume="warn",
+        level="expert",
     )
-    use_ema: bool = option(False, "Keep a slowly moving average of the trained weights, which often looks better.")
+    use_ema: bool = option(
+        False, "Keep a slowly moving average of the trained weights, which often looks better.", resume="warn"
+    )
     ema_decay: float = option(
-        0.995, "How slowly the average moves; 0.999 suits runs of many thousand updates.", ge=0, le=0.9999, when=_EMA
+        0.995,
+        "How slowly the average moves; 0.999 suits runs of many thousand updates.",
+        resume="warn",
+        ge=0,
+        le=0.9999,
+        when=_EMA,
     )
-    ema_update_interval: int = option(1, "Updates between two steps of the average.", ge=1, level="advanced", when=_EMA)
+    ema_update_interval: int = option(
+        1, "Updates between two steps of the average.", resume="warn", ge=1, level="advanced", when=_EMA
+    )
     ema_device: Literal["accelerator", "cpu"] = option(
-        "cpu", "Where the average is kept between its steps.", level="advanced", when=_EMA
+        "cpu", "Where the average is kept between its steps.", resume="free", level="advanced", when=_EMA
     )
     ema_cpu_only: bool = option(
-        False, "Also compute the average on the CPU.", level="expert", when={"use_ema": True, "ema_device": "cpu"}
+        False,
+        "Also compute the average on the CPU.",
+        resume="free",
+        level="expert",
+        when={"use_ema": True, "ema_device": "cpu"},
     )
     ema_foreach_disable: bool = option(
         False,
         "Update the average tensor by tensor, for devices that lack grouped operations.",
+        resume="free",
         level="expert",
         when=_EMA,
     )
     ema_validation: Literal["none", "ema_only", "comparison"] = option(
-        "comparison", "Validate with the trained weights, with their average, or with both side by side.", when=_EMA
+        "comparison",
+        "Validate with the trained weights, with their average, or with both side by side.",
+        resume="free",
+        when=_EMA,
     )
 
     @field_validator("optimizer_config", mode="before")

@@ -24,6 +24,7 @@ _KINDS = {
     "choice": "choice",
     "json": "JSON, or the path of a JSON file",
 }
+_RESUME = {"refuse": "another value is refused", "warn": "another value is used, with a warning"}
 _INTRODUCTION = """\
 # Options
 
@@ -100,6 +101,8 @@ def facts_of(info: OptionInfo, code: bool = False) -> list[tuple[str, str]]:
         facts.append(("Acts when", " and ".join(f"{quoted([n])} is {w}" for n, w in info.conditions())))
     if info.level != "basic":
         facts.append(("Level", info.level))
+    if info.resume != "free":
+        facts.append(("At resume", _RESUME[info.resume]))
     if info.secret:
         facts.append(("Secret", "its value is never shown or stored"))
     if info.pending:

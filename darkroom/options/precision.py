@@ -69,51 +69,65 @@ class PrecisionOptions(Section):
         "bf16",
         "Number format of the computation; bf16 suits nearly everything, no means 32 bit, fp8 is bf16 with products of "
         "eight-bit floats.",
+        resume="warn",
     )
     base_model_default_dtype: Literal["bf16", "fp32"] = option(
-        "bf16", "Number format in which frozen weights are kept when they are not quantised.", level="advanced"
+        "bf16",
+        "Number format in which frozen weights are kept when they are not quantised.",
+        resume="warn",
+        level="advanced",
     )
-    base_model_precision: Quantised = option("no_change", "Keep the frozen base in fewer bits to save memory.")
+    base_model_precision: Quantised = option(
+        "no_change", "Keep the frozen base in fewer bits to save memory.", resume="warn"
+    )
     fp8_format: Literal["e4m3", "e5m2"] = option(
         "e4m3",
         "Of the fp8 choices of base_model_precision: e4m3 rounds finer, e5m2 reaches further.",
+        resume="warn",
         level="expert",
         when={"base_model_precision": _FLOATS},
     )
     keep_quantised_weights: bool = option(
         True,
         "Keep a denoiser in an fp8 format on disk as well, so that the next start does not quantise it again.",
+        resume="free",
         level="advanced",
         when={"base_model_precision": _FLOATS},
     )
     text_encoder_1_precision: Quantised = option(
         "no_change",
         "Keep the first text encoder in fewer bits to save memory.",
+        resume="warn",
         level="advanced",
     )
     text_encoder_2_precision: Quantised = option(
         "no_change",
         "Keep the second text encoder in fewer bits to save memory.",
+        resume="warn",
         level="advanced",
     )
     text_encoder_3_precision: Quantised = option(
         "no_change",
         "Keep the third text encoder in fewer bits to save memory.",
+        resume="warn",
         level="advanced",
     )
     text_encoder_4_precision: Quantised = option(
         "no_change",
         "Keep the fourth text encoder in fewer bits to save memory.",
+        resume="warn",
         level="advanced",
     )
     quantize_via: Literal["cpu", "accelerator", "pipeline"] = option(
         "cpu",
         "Where weights are quantised: on the CPU, on the accelerator, or by diffusers while loading.",
+        resume="warn",
         level="advanced",
     )
     quantization_config: dict[str, Any] | None = option(
         None,
         "By component or default, how diffusers quantises it while loading: its settings, or one of the precisions.",
+        resume="warn",
         json=True,
         level="expert",
         when={"quantize_via": "pipeline"},
@@ -121,53 +135,69 @@ class PrecisionOptions(Section):
     quantize_activations: bool = option(
         False,
         "Quantise activations as well as weights.",
+        resume="warn",
         level="expert",
         when={"base_model_precision": _QUANTO},
     )
     gradient_precision: Literal["unmodified", "fp32"] = option(
         "unmodified",
         "Number format in which gradients are accumulated; fp32 helps with many accumulation steps.",
+        resume="warn",
         level="expert",
     )
     vae_dtype: Literal["default", "fp32", "fp16", "bf16"] = option(
-        "default", "Number format of the VAE; default takes what the family is known to need.", level="advanced"
+        "default",
+        "Number format of the VAE; default takes what the family is known to need.",
+        resume="warn",
+        level="advanced",
     )
     disable_tf32: bool = option(
         False,
         "Compute 32-bit products in full precision instead of the faster TF32.",
+        resume="warn",
         level="expert",
     )
     attention_mechanism: Attention = option(
         "diffusers",
         "Which attention kernel computes; diffusers lets PyTorch choose.",
+        resume="warn",
         level="advanced",
     )
     sageattention_usage: Literal["training", "inference", "training+inference"] = option(
         "inference",
         "Whether SageAttention is used for validation, for training, or for both.",
+        resume="warn",
         level="expert",
         when={"attention_mechanism": tuple(name for name in get_args(Attention) if name.startswith("sage"))},
     )
     sla_config: dict[str, Any] | None = option(
         None,
         "Settings of sparse-linear attention: topk (a share, 0.2), blkq, blkk (64), feature_map (softmax, elu, relu).",
+        resume="warn",
         json=True,
         level="expert",
         when={"attention_mechanism": "sla"},
     )
     fuse_qkv_projections: bool = option(
-        False, "Compute query, key and value of a layer in one product; a LoRA has one A for the three.", level="expert"
+        False,
+        "Compute query, key and value of a layer in one product; a LoRA has one A for the three.",
+        resume="warn",
+        level="expert",
     )
     unet_attention_slice: bool = option(
         False,
         "Compute the attention of a UNet in slices, slower and with less memory.",
+        resume="free",
         level="expert",
         families=("sd1x", "sd2x", "sdxl", "kolors"),
     )
-    dynamo_backend: str = option("no", "Compiler backend for torch.compile, such as inductor.", level="advanced")
+    dynamo_backend: str = option(
+        "no", "Compiler backend for torch.compile, such as inductor.", resume="warn", level="advanced"
+    )
     dynamo_mode: str | None = option(
         None,
         "How hard the compiler tries, such as max-autotune.",
+        resume="free",
         aliases=("compile_mode",),
         level="expert",
         when={"dynamo_backend": SET},
@@ -175,6 +205,7 @@ class PrecisionOptions(Section):
     dynamo_fullgraph: bool = option(
         False,
         "Insist that the compiler makes one graph without breaks.",
+        resume="free",
         aliases=("compile_fullgraph",),
         level="expert",
         when={"dynamo_backend": SET},
@@ -182,6 +213,7 @@ class PrecisionOptions(Section):
     dynamo_dynamic: bool = option(
         False,
         "Compile for changing shapes, so that every bucket uses the same code.",
+        resume="free",
         aliases=("compile_dynamic",),
         level="expert",
         when={"dynamo_backend": SET},
@@ -189,6 +221,7 @@ class PrecisionOptions(Section):
     dynamo_cache_size_limit: int | None = option(
         None,
         "How often a part may be compiled again, for another shape, before it runs uncompiled; torch takes 8.",
+        resume="free",
         aliases=("compile_cache_size_limit",),
         ge=1,
         level="expert",
@@ -197,6 +230,7 @@ class PrecisionOptions(Section):
     dynamo_use_regional_compilation: bool = option(
         True,
         "Compile one block and use it for all, for a quicker start.",
+        resume="free",
         level="expert",
         when={"dynamo_backend": SET},
     )

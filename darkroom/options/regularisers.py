@@ -21,23 +21,32 @@ class RegulariserOptions(Section):
     crepa_enabled: bool = option(
         False,
         "Align hidden states of video frames with image features of this and the neighbouring frames.",
+        resume="warn",
         level="advanced",
         pending=later.REGULARISERS,
     )
     crepa_block_index: int | None = option(
         None,
         "Block whose hidden states CREPA aligns; 8 to 10 is usual.",
+        resume="warn",
         ge=0,
         level="advanced",
         when=_CREPA,
         pending=later.REGULARISERS,
     )
     crepa_lambda: float = option(
-        0.5, "Weight of CREPA's alignment.", ge=0, level="advanced", when=_CREPA, pending=later.REGULARISERS
+        0.5,
+        "Weight of CREPA's alignment.",
+        resume="warn",
+        ge=0,
+        level="advanced",
+        when=_CREPA,
+        pending=later.REGULARISERS,
     )
     crepa_lambda_end: float = option(
         0.0,
         "Weight of CREPA at the end of its decay.",
+        resume="warn",
         ge=0,
         level="expert",
         when={"crepa_scheduler": ("linear", "cosine", "polynomial")},
@@ -46,6 +55,7 @@ class RegulariserOptions(Section):
     crepa_scheduler: Literal["constant", "linear", "cosine", "polynomial"] = option(
         "constant",
         "How the weight of CREPA changes during the run.",
+        resume="warn",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
@@ -53,6 +63,7 @@ class RegulariserOptions(Section):
     crepa_warmup_steps: int = option(
         0,
         "Updates over which the weight of CREPA rises from 0.",
+        resume="warn",
         ge=0,
         level="expert",
         when=_CREPA,
@@ -61,6 +72,7 @@ class RegulariserOptions(Section):
     crepa_decay_steps: int = option(
         0,
         "Update at which the decay of CREPA's weight has ended; 0 takes the whole run.",
+        resume="warn",
         ge=0,
         level="expert",
         when=_CREPA,
@@ -69,6 +81,7 @@ class RegulariserOptions(Section):
     crepa_power: float = option(
         1.0,
         "Exponent of a polynomial decay of CREPA's weight.",
+        resume="warn",
         ge=0.1,
         level="expert",
         when={"crepa_scheduler": "polynomial"},
@@ -77,6 +90,7 @@ class RegulariserOptions(Section):
     crepa_cutoff_step: int = option(
         0,
         "Switch CREPA off at this update; 0 never.",
+        resume="warn",
         ge=0,
         level="expert",
         when=_CREPA,
@@ -85,6 +99,7 @@ class RegulariserOptions(Section):
     crepa_similarity_threshold: float | None = option(
         None,
         "Switch CREPA off once the averaged similarity reaches this.",
+        resume="warn",
         ge=0,
         level="expert",
         when=_CREPA,
@@ -93,6 +108,7 @@ class RegulariserOptions(Section):
     crepa_similarity_ema_decay: float = option(
         0.99,
         "How slowly CREPA's averaged similarity moves.",
+        resume="warn",
         ge=0,
         le=1,
         level="expert",
@@ -102,6 +118,7 @@ class RegulariserOptions(Section):
     crepa_threshold_mode: Literal["permanent", "recoverable"] = option(
         "permanent",
         "After CREPA's threshold, stay off or come back when the similarity falls.",
+        resume="warn",
         level="expert",
         when={"crepa_similarity_threshold": SET},
         pending=later.REGULARISERS,
@@ -109,6 +126,7 @@ class RegulariserOptions(Section):
     crepa_adjacent_distance: int = option(
         1,
         "How many frames away a neighbour is for CREPA.",
+        resume="warn",
         ge=0,
         level="expert",
         when=_CREPA,
@@ -117,6 +135,7 @@ class RegulariserOptions(Section):
     crepa_adjacent_tau: float = option(
         1.0,
         "How slowly a neighbour's weight falls with its distance.",
+        resume="warn",
         gt=0,
         level="expert",
         when=_CREPA,
@@ -125,6 +144,7 @@ class RegulariserOptions(Section):
     crepa_cumulative_neighbors: bool = option(
         False,
         "Use all neighbours up to crepa_adjacent_distance, not only those exactly there.",
+        resume="warn",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
@@ -132,6 +152,7 @@ class RegulariserOptions(Section):
     crepa_normalize_neighbour_sum: bool = option(
         False,
         "Divide each frame's score by the weights of its neighbours, so that it stays between -1 and 1.",
+        resume="warn",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
@@ -139,6 +160,7 @@ class RegulariserOptions(Section):
     crepa_normalize_by_frames: bool = option(
         True,
         "Divide CREPA's loss by the number of frames, so that long videos weigh the same as short ones.",
+        resume="warn",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
@@ -146,6 +168,7 @@ class RegulariserOptions(Section):
     crepa_spatial_align: bool = option(
         True,
         "Resize one grid of tokens to the other for CREPA; false compares their averages.",
+        resume="warn",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
@@ -153,6 +176,7 @@ class RegulariserOptions(Section):
     crepa_model: Literal["dinov2_vitg14", "dinov2_vitb14", "dinov2_vits14"] = option(
         "dinov2_vitg14",
         "Image encoder whose features are the goal; the smaller ones take less memory.",
+        resume="warn",
         level="advanced",
         when=_ENCODER,
         pending=later.REGULARISERS,
@@ -160,6 +184,7 @@ class RegulariserOptions(Section):
     crepa_encoder_image_size: int = option(
         518,
         "Picture size that CREPA's image encoder sees.",
+        resume="warn",
         ge=64,
         level="expert",
         when=_ENCODER,
@@ -168,6 +193,7 @@ class RegulariserOptions(Section):
     crepa_encoder_frames_batch_size: int = option(
         -1,
         "Frames that CREPA's image encoder sees at once; 0 or less means all.",
+        resume="warn",
         level="expert",
         when=_ENCODER,
         pending=later.REGULARISERS,
@@ -175,6 +201,7 @@ class RegulariserOptions(Section):
     crepa_use_backbone_features: bool = option(
         False,
         "Take another block of the model itself as the goal, without an image encoder.",
+        resume="warn",
         level="expert",
         when=_CREPA,
         pending=later.REGULARISERS,
@@ -182,6 +209,7 @@ class RegulariserOptions(Section):
     crepa_teacher_block_index: int | None = option(
         None,
         "The block that is CREPA's goal; left out, the aligned block itself.",
+        resume="warn",
         ge=0,
         level="expert",
         when={"crepa_use_backbone_features": True},
@@ -190,26 +218,41 @@ class RegulariserOptions(Section):
     layersync_enabled: bool = option(
         False,
         "Let an early block learn from a later one of the same model.",
+        resume="warn",
         level="advanced",
         pending=later.REGULARISERS,
     )
     layersync_student_block: int | None = option(
-        None, "The block that learns in LayerSync.", ge=0, level="advanced", when=_LAYERSYNC, pending=later.REGULARISERS
+        None,
+        "The block that learns in LayerSync.",
+        resume="warn",
+        ge=0,
+        level="advanced",
+        when=_LAYERSYNC,
+        pending=later.REGULARISERS,
     )
     layersync_teacher_block: int | None = option(
         None,
         "The block that LayerSync learns from; choose a later one, as a block learns nothing from itself.",
+        resume="warn",
         ge=0,
         level="advanced",
         when=_LAYERSYNC,
         pending=later.REGULARISERS,
     )
     layersync_lambda: float = option(
-        0.2, "Weight of the loss of LayerSync.", gt=0, level="advanced", when=_LAYERSYNC, pending=later.REGULARISERS
+        0.2,
+        "Weight of the loss of LayerSync.",
+        resume="warn",
+        gt=0,
+        level="advanced",
+        when=_LAYERSYNC,
+        pending=later.REGULARISERS,
     )
     tread_config: dict[str, Any] | None = option(
         None,
         "Routes by which part of the image tokens skips some blocks, which saves time.",
+        resume="warn",
         json=True,
         level="expert",
         pending=later.METHODS,

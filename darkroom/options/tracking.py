@@ -17,17 +17,21 @@ class TrackingOptions(Section):
     report_to: str = option(
         "none",
         "Trackers that receive figures and pictures; all means every one that is installed.",
+        resume="free",
         choices=("tensorboard", "wandb", "comet_ml", "all", "none"),
         also=IMPORT_PATH,
         also_words="package.module.Class of a tracker of your own",
         many=True,
     )
-    logging_dir: str = option("logs", "Folder for TensorBoard, inside output_dir unless it is an absolute path.")
-    tracker_project_name: str = option("darkroom", "Name of the project in the trackers.")
-    tracker_run_name: str = option("darkroom-run", "Name of this run in the trackers.")
+    logging_dir: str = option(
+        "logs", "Folder for TensorBoard, inside output_dir unless it is an absolute path.", resume="free"
+    )
+    tracker_project_name: str = option("darkroom", "Name of the project in the trackers.", resume="free")
+    tracker_run_name: str = option("darkroom-run", "Name of this run in the trackers.", resume="free")
     tracker_image_layout: Literal["gallery", "table"] = option(
         "gallery",
         "Show validation pictures as a gallery, or as a table of prompts and sizes.",
+        resume="free",
         level="advanced",
         when={"report_to": SET},
         pending=later.VALIDATION,
@@ -35,6 +39,7 @@ class TrackingOptions(Section):
     webhook_config: list[dict[str, Any]] | None = option(
         None,
         "Webhook addresses that are told what happens in the run.",
+        resume="free",
         json=True,
         secret=True,
         level="advanced",
@@ -43,6 +48,7 @@ class TrackingOptions(Section):
     webhook_reporting_interval: int | None = option(
         None,
         "Updates between two reports to a webhook.",
+        resume="free",
         ge=1,
         level="expert",
         when={"webhook_config": SET},

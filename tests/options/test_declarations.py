@@ -14,6 +14,7 @@ from darkroom import families
 from darkroom.options import compat, config, model, pages
 from darkroom.options.config import Config, every_option, not_offered, option_names
 from darkroom.options.conflicts import FamilyFacts, check, remarks
+from darkroom.options.field import option
 from darkroom.options.sources import resolve
 
 PREDECESSOR = json.loads((Path(__file__).parent / "predecessor_options.json").read_text())
@@ -29,6 +30,12 @@ def test_every_option_has_one_plain_sentence():
     wrong = [i.name for i in every_option() if not i.help.endswith(".") or len(i.help) > 200 or not i.help[0].isascii()]
     assert wrong == []
     assert [name for name, count in Counter(i.help for i in every_option()).items() if count > 1] == []
+
+
+def test_an_option_cannot_be_declared_without_saying_what_a_change_means_at_resume():
+    with pytest.raises(TypeError, match="resume"):
+        option(1, "A number.")
+    assert {info.resume for info in every_option()} == {"refuse", "warn", "free"}
 
 
 def test_every_reason_for_waiting_is_a_sentence():
