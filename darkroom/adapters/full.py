@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from darkroom.adapters.base import Adapter
 from darkroom.core.errors import ConfigError
-from darkroom.core.files import disk_full_says
+from darkroom.core.files import disk_full_says, follow_umask
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
@@ -64,6 +64,7 @@ class FullWeights(Adapter):
         for component, member in self.members.items():
             with disk_full_says(folder, f"the {component}"):
                 member.save_pretrained(folder / component)  # type: ignore[operator]
+                follow_umask(folder / component)
 
     def restore(self, folder: Path) -> None:
         """Read the weights that `export` wrote, whole or in shards."""

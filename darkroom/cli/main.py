@@ -92,7 +92,7 @@ def guarded(name: str, argv: list[str]) -> int:
             print(log.redact(str(error)), file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("Stopped. What was finished is kept; the same command goes on from there.", file=sys.stderr)
+        print("Stopped. Files that were finished are kept.", file=sys.stderr)
         return 130
     except BrokenPipeError:
         sys.stderr.close()

@@ -16,6 +16,13 @@ from typing import Any
 from darkroom.core.errors import DiskFullError
 from darkroom.core.units import show_size
 
+ASIDE = "-old-tmp"
+LEFTOVERS = (".*.tmp", ".tmp??????")
+"""Names of files that a process killed while writing leaves behind: ours, and those of safetensors."""
+
+# the process's own, asked once, as asking means setting it
+_UMASK = os.umask(0)
+os.umask(_UMASK)
 # no space, no quota, and a file beyond what the file system or the user's limit allows
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -48,7 +55,8 @@ def disk_full_message(path: Path, what: str, number: int = errno.ENOSPC) -> str:
     return (
         f"The disk is full: {what} could not be written to {path} ({show_size(free_bytes(path))} free{reason}).\n"
         "  Nothing that was saved before is damaged. Free some space, or point output_dir and the cache "
-        "directories to another disk, and start again: the run continues where it was."
+        "directories to another disk, and start again; with resume_from_checkpoint latest (the default) the run goes "
+        "on from its last checkpoint."
     )
 
 
@@ -65,11 +73,32 @@ def atomic(path: Path) -> Iterator[Path]:
     try:
         with disk_full_says(path.parent, path.name):
             yield temporary
+            follow_umask(temporary)
             fsync(temporary)
             os.replace(temporary, path)
             fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def follow_umask(path: Path) -> None:
+    """Give a file, or all files below a folder, the permissions that a new file has: some writers make them private."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            file.chmod(0o666 & ~_UMASK)
+
+
+def clear_folders(parent: Path, pattern: str) -> None:
+    """Remove the half-written `NAME-tmp` of every folder NAME that `pattern` matches.
+
+    A folder that stepped aside as `NAME-old-tmp` for a new one that never came gets its name back.
+    """
+    for aside in parent.glob(f"{pattern}{ASIDE}"):
+        target = aside.with_name(aside.name.removesuffix(ASIDE))
+        if not target.exists():
+            os.replace(aside, target)
+    for path in parent.glob(f"{pattern}-tmp"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def fsync(path: Path) -> None:
@@ -85,6 +114,12 @@ def write_text(path: Path, text: str) -> None:
     """Atomically write UTF-8 text."""
     with atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Atomically write bytes."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -40,7 +40,8 @@ def memory_full_message(cause: BaseException, advice: str = "") -> str:
     found = f"  {advice}\n" if advice else ""
     return (
         f"Out of memory: {first[:300]}\n{found}"
-        "  What was saved is intact; the same command goes on from the last checkpoint. While training, lower "
+        "  What was saved is intact; with resume_from_checkpoint latest (the default) the run goes on from its last "
+        "checkpoint. While training, lower "
         "train_batch_size (and raise gradient_accumulation_steps) or resolution, set gradient_checkpointing to true, "
         "base_model_precision to fp8-block or int8-quanto, or musubi_blocks_to_swap. While caching, lower "
         "vae_batch_size or set vae_enable_tiling to true. While rendering, lower validation_resolution. Other programs "

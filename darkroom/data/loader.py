@@ -273,15 +273,16 @@ class Loader:
         self.on_warn(source.id, f"'{source.index.place(row)}' cannot be used; another sample takes its place.")
         return False
 
-    def epoch(self, n: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of epoch `n` from position `start` on."""
+    def epoch(self, n: int, start: int = 0, stopped: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
+        """The batches of epoch `n` from position `start` on; none is waited for any more once `stopped` says so."""
         positions = range(start, len(self.order.epoch(n)))
         if not self.prefetch:
             return (self.batch(n, position) for position in positions)
-        return self._prefetched(n, positions)
+        return self._prefetched(n, positions, stopped)
 
-    def _prefetched(self, n: int, positions: range) -> Iterator[Batch]:
-        ahead = _Prefetch((lambda p=p: self.batch(n, p) for p in positions), self.qlen)  # type: ignore[misc]
+    def _prefetched(self, n: int, positions: range, stopped: Callable[[], bool]) -> Iterator[Batch]:
+        work = (lambda p=p: self.batch(n, p) for p in positions)
+        ahead = _Prefetch(work, self.qlen, stopped)
         self._running.append(ahead)
         try:
             yield from ahead
@@ -301,7 +302,8 @@ class Loader:
 class _Prefetch:
     """Calls work in a thread and hands the results over in order. An error in the work is raised at the reader."""
 
-    def __init__(self, work: Iterator[Callable[[], Batch]], length: int):
+    def __init__(self, work: Iterator[Callable[[], Batch]], length: int, stopped: Callable[[], bool]):
+        self._stopped = stopped
         self._ready: queue.Queue[tuple[Batch | None, BaseException | None]] = queue.Queue(length)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(work,), name="batches", daemon=True)
@@ -330,6 +332,8 @@ class _Prefetch:
             try:
                 batch, cause = self._ready.get(timeout=0.5)
             except queue.Empty:
+                if self._stopped():
+                    return
                 continue
             if cause is not None:
                 raise cause

@@ -112,6 +112,17 @@ class Lengths:
     by_dataset: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Base:
+    """Where the data of a run are what they are now: steps finished before, and the first epoch since (from 1)."""
+
+    step: int = 0
+    epoch: int = 1
+
+
+START = Base()
+
+
 def generator(seed: int, *what: object) -> Generator:
     """A generator of its own for one purpose: Philox keyed by the seed and what it is for."""
     key = hashlib.blake2b("\0".join(map(str, (seed, *what))).encode(), digest_size=16).digest()
@@ -119,19 +130,25 @@ def generator(seed: int, *what: object) -> Generator:
 
 
 def steps_and_epochs(
-    batches_per_epoch: int, accumulation: int, max_train_steps: int | None, num_train_epochs: float | None
+    batches_per_epoch: int,
+    accumulation: int,
+    max_train_steps: int | None,
+    num_train_epochs: float | None,
+    base: Base = START,
 ) -> tuple[int, int]:
     """Optimizer steps and epochs of a run when one of them is left open; one epoch when neither is given.
 
-    Raises DataError when both are 0.
+    Epochs are this long from `base` on. Raises DataError when both are 0.
     """
     if max_train_steps is None and num_train_epochs is None:
         num_train_epochs = 1
     steps_per_epoch = max(1, math.ceil(batches_per_epoch / accumulation))
     if max_train_steps:
-        return int(max_train_steps), math.ceil(max_train_steps / steps_per_epoch)
+        left = max(0, max_train_steps - base.step)
+        return int(max_train_steps), base.epoch - 1 + math.ceil(left / steps_per_epoch)
     if num_train_epochs:
-        return math.ceil(num_train_epochs * steps_per_epoch), math.ceil(num_train_epochs)
+        left_epochs = max(0, num_train_epochs - (base.epoch - 1))
+        return base.step + math.ceil(left_epochs * steps_per_epoch), math.ceil(num_train_epochs)
     raise DataError("Nothing says how long to train.\n  Set max_train_steps or num_train_epochs.")
 
 
@@ -147,6 +164,7 @@ class Order:
         accumulation: int = 1,
         mode: str = "auto-weighting",
         by_epoch: Callable[[int], Sequence[DatasetShape]] | None = None,
+        base: Base = START,
     ):
         if mode not in MODES:
             raise DataError(
@@ -160,6 +178,7 @@ class Order:
             accumulation,
             mode,
         )
+        self.base = base
         self._by_epoch = by_epoch or (lambda epoch: self.datasets)
         self._last: EpochPlan | None = None
         self._lengths: dict[int, int] = {}
@@ -188,7 +207,8 @@ class Order:
 
     def steps_before(self, n: int) -> int:
         """Optimizer steps taken in the epochs before `n`."""
-        return sum(math.ceil(self.length(e) / self.accumulation) for e in range(1, n))
+        epochs = range(self.base.epoch, n)
+        return self.base.step + sum(math.ceil(self.length(e) / self.accumulation) for e in epochs)
 
     def lengths(self, n: int = 1) -> Lengths:
         """Nominal lengths in epoch `n`, without any schedule of steps."""

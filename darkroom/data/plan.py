@@ -31,8 +31,9 @@ from darkroom.data.companions import Companion, leave_out_incomplete, paired
 from darkroom.data.decide import decide
 from darkroom.data.encoders import EncodePixels
 from darkroom.data.index import CODE, Index, Say
+from darkroom.data.manifest import Manifest, manifest_of
 from darkroom.data.needs import Needs
-from darkroom.data.order import DatasetShape, Lengths, Order, steps_and_epochs
+from darkroom.data.order import START, Base, DatasetShape, Lengths, Order, steps_and_epochs
 from darkroom.data.sample_cache import DAMAGED, SampleCache
 from darkroom.data.survey import Terms, empty_report, read_sizes_table, sizing_of, survey, table_of
 from darkroom.data.team import ALONE, Team
@@ -382,8 +383,8 @@ class Plan:
     def _effective(self, entry: SampleDataset, ranks: int) -> int:
         return entry.train_batch_size * ranks * self.accumulation
 
-    def order(self, ranks: int = 1) -> Order:
-        """The order of batches for `ranks` data-parallel processes."""
+    def order(self, ranks: int = 1, base: Base = START) -> Order:
+        """The order of batches for `ranks` data-parallel processes, of data that are what they are since `base`."""
         recrops = any(self.caches.recrops(d.entry) for d in self.training)
         by_epoch = (lambda n: self._shapes(self.in_epoch(n), ranks)) if recrops else None
         return Order(
@@ -393,7 +394,12 @@ class Plan:
             accumulation=self.accumulation,
             mode=self.mode,
             by_epoch=by_epoch,
+            base=base,
         )
+
+    def manifest(self, ranks: int = 1) -> Manifest:
+        """What is trained on, row by row, to be compared with what it is at a resume."""
+        return manifest_of(self.training, self._shapes(self.training, ranks))
 
     def _shapes(self, datasets: Sequence[PlannedDataset], ranks: int) -> list[DatasetShape]:
         return [
@@ -423,7 +429,7 @@ class Plan:
         """Lengths of the first epoch for several processes."""
         return self.order(ranks).lengths()
 
-    def steps_and_epochs(self, ranks: int = 1) -> tuple[int, int]:
+    def steps_and_epochs(self, ranks: int = 1, base: Base = START) -> tuple[int, int]:
         """(max_train_steps, num_train_epochs) with the one that is left open computed; without either, one epoch.
 
         With `ignore_final_epochs` the number of steps alone decides.
@@ -432,7 +438,7 @@ class Plan:
         epochs = setting(self.config, "num_train_epochs")
         if steps and setting(self.config, "ignore_final_epochs", False):
             epochs = None
-        return steps_and_epochs(self.lengths_for(ranks).batches_per_epoch, self.accumulation, steps, epochs)
+        return steps_and_epochs(self.lengths_for(ranks).batches_per_epoch, self.accumulation, steps, epochs, base)
 
     def check(self, ranks: int = 1) -> None:
         """Every bucket must fill an effective batch. Raises DataError for the first dataset where one does not."""

@@ -10,7 +10,6 @@ import gc
 import inspect
 import json
 import os
-import shutil
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import torch
 from safetensors import SafetensorError
 
 from darkroom.core.errors import ConfigError, ModelError
-from darkroom.core.files import disk_full_says
+from darkroom.core.files import ASIDE, clear_folders, disk_full_says, follow_umask
 from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
 from darkroom.families import control, quantised, single_file
@@ -371,9 +370,8 @@ class Parts(Repository):
 
         It appears by renaming, so that an earlier one stays until the new one is whole. Raises DiskFullError.
         """
-        beside, old = folder.with_name(f"{folder.name}-tmp"), folder.with_name(f"{folder.name}-old-tmp")
-        for leftover in (beside, old):
-            shutil.rmtree(leftover, ignore_errors=True)
+        beside, old = folder.with_name(f"{folder.name}-tmp"), folder.with_name(f"{folder.name}{ASIDE}")
+        clear_folders(folder.parent, folder.name)
         try:
             with disk_full_says(folder.parent, folder.name):
                 # diffusers asks for parts that a base says it does without
@@ -381,12 +379,12 @@ class Parts(Repository):
                 parts |= self._live(denoiser)
                 pipe = self._pipeline(self.family.drawn_by(self.options), parts, self.dtype)
                 pipe.save_pretrained(beside)
+                follow_umask(beside)
                 if folder.exists():
                     os.replace(folder, old)
                 os.replace(beside, folder)
         finally:
-            for leftover in (beside, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            clear_folders(folder.parent, folder.name)
 
     def _release(self) -> None:
         gc.collect()

@@ -24,7 +24,7 @@ from darkroom.report import page
 from darkroom.report.eventlog import EventLog
 from darkroom.report.progress import ProgressBars
 from darkroom.report.trackers import Trackers
-from darkroom.train.loop import terminable
+from darkroom.train.loop import StopRequest, terminable
 
 log = logs.logger(__name__)
 
@@ -41,6 +41,7 @@ class Run:
     bus: Bus
     bars: ProgressBars
     step: int = 0
+    stop: StopRequest = dataclasses.field(default_factory=StopRequest)
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property

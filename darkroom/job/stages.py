@@ -35,6 +35,7 @@ from darkroom.optim.release import Released
 from darkroom.optim.schedules import Scheduler, Shape
 from darkroom.train import distributed
 from darkroom.train.ema import EMA
+from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 
 log = logs.logger(__name__)
@@ -106,9 +107,19 @@ def start_from(adapter: Any, parts: Parts, path: str, source: str = "") -> None:
 
 
 def trainer(
-    run: Run, engine: Any, adapter: Adapter, placement: Placement, scheduler: dict, steps: int
+    run: Run,
+    engine: Any,
+    adapter: Adapter,
+    placement: Placement,
+    scheduler: dict,
+    steps: int,
+    state: TrainState | None = None,
 ) -> tuple[Stepper, Draws]:
-    """Objective, optimizer, schedule, average and generators around the adapter."""
+    """Objective, optimizer, schedule, average and generators around the adapter.
+
+    `state` says where the run stands on the schedule; left out, at its beginning.
+    """
+    state = state or TrainState(total=steps)
     config = run.config
     rank = engine.process_index if config.seed_for_each_device else 0
     draws = Draws(seeded(run.seed, rank, 1), seeded(run.seed, rank, 2, device=engine.device))
@@ -122,7 +133,7 @@ def trainer(
     row = table.row_of(config.optimizer)
     raw, way = updater(config, placement, grouped(config, adapter, engine.num_processes), rate, run.seed)
     end = config.lr_end / rate if rate else 0.0
-    shape = Shape(config.lr_warmup_steps, steps, config.lr_num_cycles, config.lr_power, end)
+    shape = Shape(config.lr_warmup_steps, state.schedule_total or steps, config.lr_num_cycles, config.lr_power, end)
     stepper = Stepper(
         engine=engine,
         model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
@@ -130,7 +141,7 @@ def trainer(
             run.family, config, scheduler, draws, adapter.disabled, reading(config, adapter, steps)
         ),
         optimizer=engine.prepare_optimizer(raw) if engine.scaler else raw,
-        scheduler=Scheduler(raw, "constant" if row.schedule_free else config.lr_scheduler, shape),
+        scheduler=Scheduler(raw, "constant" if row.schedule_free else config.lr_scheduler, shape, state.scheduled),
         ema=EMA(adapter.named, config) if config.use_ema else None,
         options=config,
         own_clip=row.own_clip,

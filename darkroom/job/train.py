@@ -8,7 +8,7 @@ import functools
 import os
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from safetensors import SafetensorError
 from darkroom.adapters.base import Adapter
 from darkroom.core import log as logs
 from darkroom.core.errors import (
-    CheckpointError,
     DarkroomError,
     DataError,
     DiskFullError,
@@ -26,19 +25,25 @@ from darkroom.core.errors import (
     MemoryFullError,
 )
 from darkroom.core.events import Checkpoint, Event, RunStart, Step, Warn
+from darkroom.core.files import follow_umask
 from darkroom.core.memory import is_memory_full, memory_full_message
 from darkroom.core.units import show_size
+from darkroom.data import manifest
 from darkroom.data import plan as data_plan
+from darkroom.data.manifest import DataChanges
+from darkroom.data.plan import Plan
 from darkroom.data.team import Team
 from darkroom.data.watch import QUIET
 from darkroom.families import forget
 from darkroom.families.components import Parts, scheduler_config
 from darkroom.families.repository import cache_home
 from darkroom.families.text import too_long
-from darkroom.job import advice, preflight, rehearse
+from darkroom.job import advice, preflight, rehearse, resume
+from darkroom.job.claim import claimed
 from darkroom.job.inputs import come_from_datasets, dataset_prompts
 from darkroom.job.needs import needs
 from darkroom.job.phases import phase
+from darkroom.job.resume import Resumption
 from darkroom.job.run import Run, dumped, opened
 from darkroom.job.stages import attached, denoiser, latents_of, sample_of, trainer
 from darkroom.memory.place import Placement
@@ -47,9 +52,9 @@ from darkroom.options.sources import Resolved
 from darkroom.publish import metadata
 from darkroom.report import lock
 from darkroom.train import distributed
-from darkroom.train.checkpoint import Keeper, Snapshot, differences
+from darkroom.train.checkpoint import Keeper, Snapshot
 from darkroom.train.guards import check_disk
-from darkroom.train.loop import Loop, StopRequest
+from darkroom.train.loop import Loop
 from darkroom.train.state import TrainState
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import Renderer, wanted
@@ -59,21 +64,6 @@ log = logs.logger(__name__)
 
 # in the output folder, what the cache of validation was measured to be
 MEASURED = "magcache.json"
-# a resume with another value of these would train other batches than the checkpoint counted
-FIXED = (
-    "train_batch_size",
-    "gradient_accumulation_steps",
-    "seed",
-    "model_family",
-    "model_type",
-    "data_backend_sampling",
-)
-# these may change on the way, but then the run is no longer the one that was interrupted
-NOTED = (
-    "learning_rate", "lr_scheduler", "lr_warmup_steps", "max_train_steps", "num_train_epochs", "optimizer",
-    "optimizer_config", "fuse_optimizer", "mixed_precision", "caption_dropout_probability", "resolution",
-    "flow_schedule_shift", "snr_gamma", "loss_type", "use_ema", "ema_decay", "max_grad_norm", "grad_clip_method",
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,29 +80,69 @@ class Release:
 def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Event], None] | None = None) -> Release:
     """Run to the end, or to the filled caches. Raises UserError, or Interrupted once a signalled run is saved."""
     family, prompts = preflight.check(resolved)
-    with opened(resolved, family, listener) as run:
+    output = Path(resolved.config.output_dir)
+    with claimed(output, resolved.sources.get("output_dir", "")), opened(resolved, family, listener) as run:
         for note in preflight.remarks(resolved, family):
             run.bus.emit(Warn(message=str(note), about="settings"))
         engine = distributed.start(run.config)
         placement = Placement(run.config, engine.device, family.blocks, shelf=cache_home() / "quantised")
         dtype = distributed.base_dtype(run.config)
         parts = Parts(family, run.config, engine.device, dtype, placement.text, placement.vae)
+        if only_caches:
+            plan = prepared(run, engine, only_caches)
+            prompts = drawn(run, plan, parts, prompts)
+            with advised(run, plan, prompts):
+                fill_caches(run, plan, parts, prompts, 0)
+            return Release(output, output, output / "events.jsonl", 0, time.monotonic() - run.started)
 
+        keeper = Keeper(output, run.config)
+        if engine.is_main_process:
+            resume.clear_leftovers(output)
+        settings = resume.compared_settings(resolved, family, parts)
+        start = resume.find(resolved, keeper, settings)
         plan = prepared(run, engine, only_caches)
+        if done := resume.finished(output, keeper, run.config, plan, engine.num_processes):
+            return already_done(run, *done)
         prompts = drawn(run, plan, parts, prompts)
         with advised(run, plan, prompts):
-            return trained(run, engine, plan, parts, placement, prompts, only_caches)
+            return trained(run, engine, plan, parts, placement, prompts, keeper, settings, start)
+
+
+def already_done(run: Run, steps: int, result: Path) -> Release:
+    """Say that this run has ended before, and how to train on."""
+    run.step = steps
+    run.bars.say(
+        f"This run is finished: {steps} steps, {result}. Nothing was done.\n"
+        "  To train on, raise max_train_steps or num_train_epochs; to begin anew, set resume_from_checkpoint to none."
+    )
+    return Release(run.output, result, run.output / "report.html", steps, time.monotonic() - run.started)
+
+
+def fill_caches(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt], processes: int) -> None:
+    """Encode what the caches lack. With `processes` what is left must make whole batches for so many."""
+    texts(run, plan, parts, prompts)
+    pixels(run, plan, parts, processes)
 
 
 def trained(
-    run: Run, engine: Any, plan: Any, parts: Parts, placement: Placement, prompts: list[Prompt], only_caches: bool
+    run: Run,
+    engine: Any,
+    plan: Plan,
+    parts: Parts,
+    placement: Placement,
+    prompts: list[Prompt],
+    keeper: Keeper,
+    settings: Mapping[str, Any],
+    start: Resumption | None,
 ) -> Release:
     """From the scanned datasets to the result."""
-    config, family = run.config, run.family
-    texts(run, plan, parts, prompts)
-    pixels(run, plan, parts, 0 if only_caches else engine.num_processes)
-    if only_caches:
-        return Release(run.output, run.output, run.output / "events.jsonl", 0, time.monotonic() - run.started)
+    config, family, processes = run.config, run.family, engine.num_processes
+    fill_caches(run, plan, parts, prompts, processes)
+    changes = resume.changes_of_data(start, plan, processes)
+    state = resume.standing(start, changes, config)
+    base = resume.base_of(state)
+    steps, epochs = plan.steps_and_epochs(processes, base)
+    state.total = steps
 
     with phase(run.bus, "load denoiser"):
         model = denoiser(run, parts, placement)
@@ -126,30 +156,29 @@ def trained(
     adapter = attached(run, model, parts)
     placement.attached(adapter.model, parts.denoisers_of(model))
     start_apart(run, adapter)
-    steps, epochs = plan.steps_and_epochs(engine.num_processes)
-    stepper, draws = trainer(run, engine, adapter, placement, scheduler_config(parts), steps)
-    state = TrainState()
-    snapshot = Snapshot(adapter, stepper, draws, state, path_settings(run), describing(run, parts, plan))
-    keeper = Keeper(run.output, config)
-    resumed = resume(run, keeper, snapshot)
+    stepper, draws = trainer(run, engine, adapter, placement, scheduler_config(parts), steps, state)
+    data = {manifest.FILE: plan.manifest(processes).to_bytes()}
+    snapshot = Snapshot(adapter, stepper, draws, state, settings, describing(run, parts, plan), data)
+    go_on(run, engine, keeper, snapshot, start, changes)
 
     write_lock(run, plan, parts)
-    announce(run, plan, adapter, steps, epochs, resumed)
-    order = plan.order(engine.num_processes)
-    loader = plan.loader(rank=engine.process_index, ranks=engine.num_processes, stack=family.stack_text, order=order)
+    announce(run, plan, adapter, steps, epochs, resumed=start is not None)
+    order = plan.order(processes, base)
+    loader = plan.loader(rank=engine.process_index, ranks=processes, stack=family.stack_text, order=order)
     loop = Loop(stepper, loader, order.length, state, steps, run.bus)
     run.bus.on(Step, lambda event: save_when_due(run, keeper, snapshot, event))
     run.bus.on(Step, lambda event: give_back_when_due(run, event))
     if validator:
         validator.watch(adapter.model, stepper)
+        validator.stopped = lambda: bool(run.stop.name)
         run.bus.on(Step, guarded(run, validator))
     if config.rehearsal:
         rehearsed(run, plan.loader(rank=loader.rank, stack=family.stack_text, order=order), snapshot, validator)
-    if validator and config.validation_on_startup and not resumed:
+    if validator and config.validation_on_startup and not start:
         validator.run(state.step)
     with loader, phase(run.bus, "training", state.step):
         train_until_done(run, loop, keeper, snapshot)
-    return released(run, parts, snapshot, validator)
+    return released(run, parts, keeper, snapshot, validator)
 
 
 @contextlib.contextmanager
@@ -339,12 +368,6 @@ def forgiving(run: Run, step: int) -> Iterator[None]:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def path_settings(run: Run) -> dict[str, Any]:
-    """Settings that decide the path of training; a checkpoint keeps them."""
-    values = dumped(run.config)
-    return {**{name: values[name] for name in (*FIXED, *NOTED)}, "seed": run.seed}
-
-
 def describing(run: Run, parts: Parts, plan: Any) -> Callable[[TrainState], dict[str, str]]:
     """Writes the metadata of saved weights."""
     words = [p for d in plan.training for p in _prompts(d.entry.instance_prompt)]
@@ -356,29 +379,21 @@ def _prompts(value: str | list[str] | tuple[str, ...] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-def resume(run: Run, keeper: Keeper, snapshot: Snapshot) -> bool:
-    """Go on from a checkpoint if there is one. Raises CheckpointError if it belongs to another run."""
-    keeper.clear_leftovers()
-    folder = keeper.find(run.config.resume_from_checkpoint)
-    if folder is None:
-        return False
-    changed = differences(folder, snapshot.settings)
-    refused = {k: v for k, v in changed.items() if k in FIXED}
-    if refused and not run.config.i_know_what_i_am_doing:
-        lines = "\n".join(f"  {name}: {old!r} then, {new!r} now" for name, (old, new) in refused.items())
-        raise CheckpointError(
-            f"{folder} was made with other settings, so the run cannot go on where it was:\n{lines}\n"
-            "  Put them back, set resume_from_checkpoint to none, or set i_know_what_i_am_doing to go on regardless."
-        )
-    snapshot.read(folder)
-    for name, (old, new) in changed.items():
-        run.bus.emit(
-            Warn(
-                step=snapshot.state.step, message=f"{name} was {old!r} before this resume, now {new!r}.", about="resume"
-            )
-        )
-    run.bars.say(f"Going on from {folder.name}: step {snapshot.state.step}, epoch {snapshot.state.epoch}.")
-    return True
+def go_on(
+    run: Run, engine: Any, keeper: Keeper, snapshot: Snapshot, start: Resumption | None, changes: DataChanges
+) -> None:
+    """Put the checkpoint's contents into the run, and what it does not come from out of its way."""
+    state = snapshot.state
+    if start is not None:
+        planned = dataclasses.replace(state)
+        snapshot.read(start.folder, start.fresh_optimizer)
+        vars(state).update(vars(planned))
+        run.step = state.step
+        if start.is_untouched and not changes.reorders and start.folder.parent == run.output:
+            keeper.newest = state.step
+        resume.announce(run, start, changes, state)
+    if engine.is_main_process:
+        resume.leave_branch(run, keeper, start.folder if start else None)
 
 
 def write_lock(run: Run, plan: Any, parts: Parts) -> None:
@@ -445,25 +460,34 @@ def save_when_due(run: Run, keeper: Keeper, snapshot: Snapshot, event: Step) -> 
 
 def save(run: Run, keeper: Keeper, snapshot: Snapshot, kind: str) -> None:
     """Write a checkpoint and tell the bus."""
-    check_disk(run.output, run.config)
+    check_disk(run.output, run.config, stopped=lambda: bool(run.stop.name))
     path = keeper.save(snapshot, rolling=kind == "rolling")
     run.bus.emit(Checkpoint(step=snapshot.state.step, path=str(path), kind=kind))
 
 
 def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -> None:
     """The loop; a signal leaves a checkpoint of the last finished step."""
-    with StopRequest() as stop:
+    with run.stop as stop:
         try:
             loop.run(stop)
         except Interrupted:
-            here = run.output / f"checkpoint-{snapshot.state.step}"
-            if not here.exists():
+            step = snapshot.state.step
+            if not step:
+                run.bars.say("Stopped before the first step was finished; there is nothing to save.")
+                raise
+            if keeper.newest != step:
                 save(run, keeper, snapshot, "interrupted")
-            run.bars.say(f"Stopped after step {snapshot.state.step}; saved. The same command goes on from there.")
+            again = run.config.resume_from_checkpoint == "latest"
+            how = (
+                "The same command goes on from there."
+                if again
+                else ("With resume_from_checkpoint latest the run goes on from there.")
+            )
+            run.bars.say(f"Stopped after step {step}; saved. {how}")
             raise
 
 
-def released(run: Run, parts: Parts, snapshot: Snapshot, validator: Validator | None) -> Release:
+def released(run: Run, parts: Parts, keeper: Keeper, snapshot: Snapshot, validator: Validator | None) -> Release:
     """Final weights, final pictures."""
     step = snapshot.state.step
     result = run.output / snapshot.adapter.result
@@ -476,11 +500,13 @@ def released(run: Run, parts: Parts, snapshot: Snapshot, validator: Validator | 
             if run.config.save_text_encoder:
                 for component in snapshot.adapter.trained_text:
                     snapshot.adapter.whole(component).save_pretrained(run.output / component)
+                    follow_umask(run.output / component)
         if snapshot.stepper.ema:
             with snapshot.stepper.ema.applied():
                 snapshot.adapter.save(run.output / "ema", snapshot.metadata(snapshot.state))
     if validator:
         with phase(run.bus, "final validation", step), forgiving(run, step):
             validator.final(step)
+    resume.write_finished(run.output, keeper, snapshot.state, result)
     run.bars.say(f"Done: {result}")
     return Release(run.output, result, run.output / "report.html", step, time.monotonic() - run.started)

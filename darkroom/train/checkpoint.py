@@ -6,7 +6,8 @@ checkpoint-N/
     ema/                                                averaged weights, as trained and for loading
     trained.safetensors                                 the trained tensors themselves, where the files above differ
     optimizer.safetensors, generators.safetensors       tensors
-    training_state.json                                 counters, optimizer numbers, settings that decide the path
+    training_state.json                                 counters, optimizer numbers, settings that matter to a resume
+    dataset_manifest.parquet                            what it was trained on
     checkpoint_manifest.json                            size and sha256 of every file; written last
 
 A checkpoint is written into `checkpoint-N-tmp`, flushed to disk and renamed, so a kill at any instant leaves either the
@@ -25,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from darkroom.adapters.base import Adapter, save_safetensors
@@ -32,7 +34,8 @@ from darkroom.core import files
 from darkroom.core.errors import CheckpointError
 from darkroom.core.log import logger
 from darkroom.objectives.base import Draws
-from darkroom.train.pack import flatten, restore
+from darkroom.train import optimizer_state
+from darkroom.train.pack import flatten
 from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 
@@ -41,14 +44,20 @@ log = logger(__name__)
 MANIFEST = "checkpoint_manifest.json"
 STATE = "training_state.json"
 TRAINED = "trained.safetensors"
-ASIDE = "-old-tmp"
 VERSION = 1
 _NAME = re.compile(r"^checkpoint-(\d+)(-rolling)?$")
+_ABANDONED = re.compile(r"^abandoned-(\d+)$")
+# without these in the manifest nothing says that they are whole
+_NEEDED = (STATE, "optimizer.safetensors", "generators.safetensors")
+_READ = (".safetensors", ".json", ".parquet")
 
 
 @dataclasses.dataclass
 class Snapshot:
-    """Everything a checkpoint holds, by reference to the live run."""
+    """Everything a checkpoint holds, by reference to the live run. To be made before the first step.
+
+    `attached` are further files, by name, that a resume looks at.
+    """
 
     adapter: Adapter
     stepper: Stepper
@@ -56,6 +65,10 @@ class Snapshot:
     state: TrainState
     settings: Mapping[str, Any]
     metadata: Callable[[TrainState], dict[str, str]]
+    attached: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.built = optimizer_state.hyperparameters(self._optimizer)
 
     def write(self, folder: Path) -> None:
         """All files but the manifest, into an empty folder."""
@@ -69,6 +82,8 @@ class Snapshot:
         save_safetensors(folder / "generators.safetensors", self.draws.state(), {})
         if self.stepper.ema:
             self._write_ema(folder / "ema", metadata)
+        for name, content in self.attached.items():
+            files.write_bytes(folder / name, content)
         scaler = self.stepper.engine.scaler
         files.write_json(
             folder / STATE,
@@ -77,6 +92,7 @@ class Snapshot:
                 "global_step": self.state.step,
                 **dataclasses.asdict(self.state),
                 "optimizer": optimizer,
+                "built": self.built,
                 "scaler": scaler.state_dict() if scaler else None,
                 "settings": dict(self.settings),
             },
@@ -89,36 +105,33 @@ class Snapshot:
         with ema.applied():
             self.adapter.save(folder, dict(metadata))
 
-    def read(self, folder: Path) -> None:
-        """Put a checkpoint's contents into the live run. Raises CheckpointError if they do not fit."""
-        saved = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    def read(self, folder: Path, fresh_optimizer: bool = False) -> None:
+        """Put a checkpoint's contents into the live run. Raises CheckpointError if they do not fit.
+
+        With `fresh_optimizer` the state of the optimizer stays as it is: the checkpoint has that of another kind.
+        """
         try:
+            saved = json.loads((folder / STATE).read_text(encoding="utf-8"))
+            state = TrainState.from_dict(saved)
             if (folder / TRAINED).exists():
                 self.adapter.load(load_file(folder / TRAINED))
             else:
                 self.adapter.read(folder)
-            optimizer = restore(saved["optimizer"], load_file(folder / "optimizer.safetensors"))
-            self._load_optimizer(optimizer)
+            if not fresh_optimizer:
+                tensors = load_file(folder / "optimizer.safetensors")
+                optimizer_state.load(self._optimizer, saved["optimizer"], tensors, saved.get("built"), self.built)
             if self.stepper.ema and (folder / "ema" / "ema_model.safetensors").exists():
                 self.stepper.ema.load(load_file(folder / "ema" / "ema_model.safetensors"))
             if self.stepper.engine.scaler and saved["scaler"]:
                 self.stepper.engine.scaler.load_state_dict(saved["scaler"])
-        except (ValueError, KeyError, OSError) as cause:
+            self.draws.load(load_file(folder / "generators.safetensors"))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, SafetensorError) as cause:
             raise CheckpointError(
                 f"{folder} does not fit this run: {cause}\n"
                 "  Resume with the settings that made it, or set resume_from_checkpoint to none to start afresh "
                 "(init_lora takes its weights as a start)."
             ) from cause
-        self.draws.load(load_file(folder / "generators.safetensors"))
-        for field in dataclasses.fields(TrainState):
-            setattr(self.state, field.name, saved[field.name])
-
-    def _load_optimizer(self, saved: dict[str, Any]) -> None:
-        """Put the optimizer's state back; the base rates stay those of this run's learning_rate."""
-        rates = [group.get("base_lr") for group in self._optimizer.param_groups]
-        self._optimizer.load_state_dict(saved)
-        for group, rate in zip(self._optimizer.param_groups, rates, strict=True):
-            group["base_lr"] = rate
+        vars(self.state).update(vars(state))
 
     @property
     def _optimizer(self) -> Any:
@@ -130,6 +143,7 @@ class Keeper:
 
     def __init__(self, output: Path, options: Any):
         self.output, self.options = Path(output), options
+        self.newest: int | None = None  # the last step that is saved of this very run
 
     # -- writing ---------------------------------------------------------------------------------------------------
 
@@ -139,6 +153,7 @@ class Keeper:
         with self._folder(name) as temporary:
             snapshot.write(temporary)
             write_manifest(temporary, name, snapshot.metadata(snapshot.state))
+        self.newest = snapshot.state.step
         self._thin(rolling, keep=name)
         return self.output / name
 
@@ -153,7 +168,7 @@ class Keeper:
                 yield temporary
                 if target.exists():
                     # the same step saved again after a resume: the old one steps aside until the new one is there
-                    os.replace(target, self.output / f"{name}{ASIDE}")
+                    os.replace(target, self.output / f"{name}{files.ASIDE}")
                 os.replace(temporary, target)
                 files.fsync(self.output)
         finally:
@@ -161,12 +176,26 @@ class Keeper:
 
     def clear_leftovers(self) -> None:
         """Remove what an interrupted save left. A checkpoint that stepped aside for nothing gets its name back."""
-        for aside in self.output.glob(f"checkpoint-*{ASIDE}"):
-            target = aside.with_name(aside.name.removesuffix(ASIDE))
-            if not target.exists():
-                os.replace(aside, target)
-        for path in self.output.glob("checkpoint-*-tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+        files.clear_folders(self.output, "checkpoint-*")
+
+    def set_aside(self, start: Path | None) -> tuple[Path, list[str]] | None:
+        """Move the checkpoints that a run which begins at `start` (None: afresh) does not come from out of its way.
+
+        Returns the folder they are in now and their names, or None if there are none. Later ones are of a branch that
+        is left, and would be taken for the newest of this one.
+        """
+        mine = start is not None and start.parent.resolve() == self.output.resolve()
+        step = _step(start) if start is not None and mine else -1
+        left = [path for path in self.folders() if path != start and _step(path) > step]
+        if not left:
+            return None
+        taken = [int(match[1]) for path in self.output.glob("abandoned-*") if (match := _ABANDONED.match(path.name))]
+        target = self.output / f"abandoned-{max(taken, default=0) + 1}"
+        target.mkdir()
+        for path in left:
+            os.replace(path, target / path.name)
+        files.fsync(self.output)
+        return target, [path.name for path in left]
 
     def _thin(self, rolling: bool, keep: str) -> None:
         limit = self.options.checkpoints_rolling_total_limit if rolling else self.options.checkpoints_total_limit
@@ -231,30 +260,78 @@ def write_manifest(folder: Path, name: str, metadata: Mapping[str, str]) -> None
 
 
 def check(folder: Path) -> str | None:
-    """What is wrong with a checkpoint folder, or None if every file is as its manifest says."""
+    """What is wrong with a checkpoint folder, or None if every file is as its manifest says. Raises nothing."""
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        rows = [(row["path"], row["size"], row["sha256"]) for row in manifest["files"]]
+        return _problem(folder)
     except FileNotFoundError:
         return "it has no manifest, so it was not finished"
-    except (ValueError, KeyError, TypeError):
-        return "its manifest cannot be read"
-    for name, size, digest in rows:
-        try:
-            path = files.inside(folder, name)
-        except ValueError:
-            return f"its manifest names a file outside it, {name}"
+    except (OSError, ValueError, RecursionError) as cause:
+        return f"its manifest cannot be read ({type(cause).__name__})"
+
+
+def _problem(folder: Path) -> str | None:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    rows = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        return "its manifest cannot be read (it is not of the expected form)"
+    version, name = manifest.get("version"), manifest.get("checkpoint")
+    if type(version) is not int or version != VERSION:
+        return f"its manifest has version {version!r}, and this Darkroom reads version {VERSION}"
+    if _NAME.match(folder.name) and name != folder.name:
+        return f"it was saved as {name!r} and renamed since"
+    for row in rows:
+        if problem := _file_problem(folder, row["path"], row["size"], row["sha256"]):
+            return problem
+    listed = {row["path"] for row in rows}
+    there = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _READ and path.name != MANIFEST)
+    unlisted = [path.relative_to(folder).as_posix() for path in there]
+    missing = [name for name in (*_NEEDED, *sorted(unlisted)) if name not in listed]
+    return f"its manifest does not name {missing[0]}" if missing else None
+
+
+def _is_row(row: Any) -> bool:
+    if not isinstance(row, dict):
+        return False
+    return all(type(row.get(name)) is kind for name, kind in (("path", str), ("size", int), ("sha256", str)))
+
+
+def _file_problem(folder: Path, name: str, size: int, digest: str) -> str | None:
+    """What is wrong with one file of a checkpoint."""
+    try:
+        path = files.inside(folder, name)
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:
             return f"{name} has {path.stat().st_size} bytes instead of {size}"
         if files.sha256(path) != digest:
             return f"{name} was changed after it was written (its sha256 differs)"
+    except ValueError:
+        return f"its manifest names a file outside it, {name!r}"
+    except OSError as cause:
+        return f"{name!r} cannot be read ({cause.strerror})"
     return None
 
 
-def differences(folder: Path, settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that decide a run's path and differ from the checkpoint's: name to (saved, now)."""
-    saved = json.loads((folder / STATE).read_text(encoding="utf-8")).get("settings", {})
+def _step(folder: Path) -> int:
+    match = _NAME.match(folder.name)
+    return int(match[1]) if match else -1
+
+
+def read_state(folder: Path) -> tuple[TrainState, dict[str, Any]]:
+    """The counters and settings of a checkpoint. Raises CheckpointError for a file of another form."""
+    try:
+        saved = json.loads((folder / STATE).read_text(encoding="utf-8"))
+        settings = saved["settings"]
+        if not isinstance(settings, dict):
+            raise ValueError("its settings are no table")
+        return TrainState.from_dict(saved), settings
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as cause:
+        raise CheckpointError(
+            f"{folder / STATE}\n  It cannot be read: {cause}.\n  Resume from another checkpoint."
+        ) from cause
+
+
+def differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Settings that are others than a checkpoint's: name to (then, now)."""
     now = json.loads(json.dumps(dict(settings), default=str))
     return {name: (saved[name], now[name]) for name in saved if name in now and saved[name] != now[name]}

@@ -15,13 +15,19 @@ from darkroom.core.log import logger
 from darkroom.core.units import parse_size, show_size
 
 log = logger(__name__)
-POLL_SECONDS = 30.0
+POLL_SECONDS = 1.0
 
 
-def check_disk(folder: Path, options: Any, sleep: Callable[[float], None] = time.sleep) -> None:
+def check_disk(
+    folder: Path,
+    options: Any,
+    sleep: Callable[[float], None] = time.sleep,
+    stopped: Callable[[], bool] = lambda: False,
+) -> None:
     """Act on `disk_low_threshold` as `disk_low_action` says: stop, wait, or run a script and look again.
 
-    Raises DiskFullError when there is too little room, ConfigError for a threshold that is no size.
+    Raises DiskFullError when there is too little room or the run is `stopped` while it waits, ConfigError for a
+    threshold that is no size.
     """
     if not options.disk_low_threshold:
         return
@@ -36,6 +42,11 @@ def check_disk(folder: Path, options: Any, sleep: Callable[[float], None] = time
     if options.disk_low_action == "wait":
         log.warning("Only %s free at %s; waiting for %s.", show_size(free_bytes(folder)), folder, show_size(threshold))
         while free_bytes(folder) < threshold:
+            if stopped():
+                raise DiskFullError(
+                    f"Stopped while waiting for {show_size(threshold)} of free space at {folder}: the steps since the "
+                    "last checkpoint are not saved."
+                )
             sleep(POLL_SECONDS)
         return
     if options.disk_low_action == "script":
@@ -44,7 +55,8 @@ def check_disk(folder: Path, options: Any, sleep: Callable[[float], None] = time
             return
     raise DiskFullError(
         f"Only {show_size(free_bytes(folder))} are free at {folder}, less than disk_low_threshold = "
-        f"{options.disk_low_threshold}.\n  Free some space and start again: the run continues from its last checkpoint."
+        f"{options.disk_low_threshold}.\n  Free some space and start again; with resume_from_checkpoint latest (the "
+        "default) the run goes on from its last checkpoint."
     )
 
 

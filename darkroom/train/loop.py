@@ -45,6 +45,11 @@ class StopRequest:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
+    def check(self) -> None:
+        """Raises Interrupted if somebody has asked for an end."""
+        if self.name:
+            raise Interrupted(self.name)
+
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.name:
             raise KeyboardInterrupt
@@ -71,7 +76,8 @@ def terminable() -> Iterator[None]:
 class Loop:
     """Runs a stepper over a loader until `total` steps are done.
 
-    `loader.epoch(n, start)` iterates the micro-batches of epoch n; `length(n)` says how many there are.
+    `loader.epoch(n, start, stopped)` iterates the micro-batches of epoch n, and may end early once `stopped` says so;
+    `length(n)` says how many there are.
     """
 
     def __init__(
@@ -86,12 +92,20 @@ class Loop:
         """Train. Raises Interrupted after a signal, with the last step finished and its event emitted."""
         self._mark = time.monotonic()
         while self.state.step < self.total:
-            for batches in groups(self.loader.epoch(self.state.epoch, start=self.state.position), self.accumulation):
+            if self.state.position >= self.length(self.state.epoch):  # counted with data that were more
+                self.state.epoch, self.state.position = self.state.epoch + 1, 0
+            for batches in groups(self._batches(stop), self.accumulation):
                 ended = self._step(batches)
-                if stop.name:
-                    raise Interrupted(stop.name)
+                stop.check()
                 if ended or self.state.step >= self.total:
                     break
+
+    def _batches(self, stop: StopRequest) -> Iterator[Any]:
+        """What is left of the epoch. Raises Interrupted after a signal: a group that is not whole is not trained on."""
+        for batch in self.loader.epoch(self.state.epoch, start=self.state.position, stopped=lambda: bool(stop.name)):
+            stop.check()
+            yield batch
+        stop.check()
 
     def _step(self, batches: list[Any]) -> bool:
         """One update; True if it was the last of its epoch."""

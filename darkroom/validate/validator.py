@@ -11,7 +11,7 @@ there that is called as the original is, as layer_0.png, layer_1.png...
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,8 @@ class Validator:
         renderer.check(prompts)
         if self.options.validation_preview:
             renderer.on_preview = self._preview
+        # says whether somebody waits for the end of the run, so that images that are left are not drawn
+        self.stopped: Callable[[], bool] = lambda: False
 
     def watch(self, model: Any, stepper: Stepper) -> None:
         """Render these weights from now on."""
@@ -95,10 +97,9 @@ class Validator:
                 with self.stepper.ema.applied():
                     runs["EMA"] = list(self._pictures(self.model, self.prompts, step, "ema"))
         self.renderer.parts.unload_vae()
-        rows = [
-            self._save(step, dict(zip(runs, pictures, strict=True))) for pictures in zip(*runs.values(), strict=True)
-        ]
-        self.last = step
+        complete = zip(*runs.values(), strict=not self.stopped())
+        rows = [self._save(step, dict(zip(runs, pictures, strict=True))) for pictures in complete]
+        self.last = self.last if self.stopped() else step
         self.bus.emit(Validation(step=step, pictures=rows))
 
     def rehearse(self) -> None:
@@ -111,6 +112,8 @@ class Validator:
         for done, picture in enumerate(self.renderer.render(model, prompts, step, weights), 1):
             self.bus.emit(Progress(step=step, phase="validation", done=done, total=total, unit="pictures"))
             yield picture
+            if self.stopped():
+                return
 
     # -- files -----------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from darkroom.adapters import base
 from darkroom.core import files
 from darkroom.core.errors import CheckpointError, DiskFullError
 from darkroom.train import checkpoint
-from darkroom.train.checkpoint import MANIFEST, STATE, TRAINED, check, differences
+from darkroom.train.checkpoint import MANIFEST, STATE, TRAINED, check, differences, read_state
 
 from .conftest import rows
 
@@ -102,10 +102,10 @@ def test_weights_of_another_shape_are_refused_with_a_remedy(tiny_run):
 
 
 def test_changed_settings_are_listed_with_both_values(tiny_run):
-    folder = tiny_run().save(1)
+    _, settings = read_state(tiny_run().save(1))
 
-    assert differences(folder, {"seed": 2, "new": 1}) == {"seed": (1, 2)}
-    assert differences(folder, {"seed": 1}) == {}
+    assert differences(settings, {"seed": 2, "new": 1}) == {"seed": (1, 2)}
+    assert differences(settings, {"seed": 1}) == {}
 
 
 # -- whole or not -----------------------------------------------------------------------------------------------------

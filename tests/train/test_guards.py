@@ -25,9 +25,9 @@ def free(monkeypatch):
     return set_free
 
 
-def guard(tmp_path, threshold, action="stop", script=None, sleep=None) -> None:
+def guard(tmp_path, threshold, action="stop", script=None, sleep=None, stopped=lambda: False) -> None:
     options = Config(model_family="flux", disk_low_threshold=threshold, disk_low_action=action, disk_low_script=script)
-    check_disk(tmp_path, options, sleep or (lambda seconds: pytest.fail("slept")))
+    check_disk(tmp_path, options, sleep or (lambda seconds: pytest.fail("slept")), stopped)
 
 
 def test_no_threshold_never_looks(tmp_path, free):
@@ -60,13 +60,20 @@ def test_a_threshold_that_is_no_size_is_refused_with_an_example(tmp_path):
         check_disk(tmp_path, options)
 
 
-def test_waiting_looks_again_every_half_minute(tmp_path, free):
+def test_waiting_looks_again_every_second(tmp_path, free):
     slept = []
     free(0, 0, 0, 0, 2 * GIB)
 
     guard(tmp_path, "1G", "wait", sleep=slept.append)
 
-    assert slept == [30.0, 30.0]
+    assert slept == [1.0, 1.0]
+
+
+def test_who_waits_for_room_can_be_stopped(tmp_path, free):
+    free(0)
+
+    with pytest.raises(DiskFullError, match="Stopped while waiting"):
+        guard(tmp_path, "1G", "wait", sleep=lambda seconds: None, stopped=lambda: True)
 
 
 def test_a_script_that_makes_room_lets_the_run_go_on(tmp_path, free):

@@ -6,6 +6,7 @@ import os
 import signal
 
 import pytest
+import torch
 
 from darkroom.core.errors import Interrupted
 from darkroom.core.events import Bus, Step
@@ -24,7 +25,7 @@ class Epochs:
     def length(self, epoch: int) -> int:
         return self.lengths[(epoch - 1) % len(self.lengths)]
 
-    def epoch(self, number: int, start: int = 0):
+    def epoch(self, number: int, start: int = 0, stopped=lambda: False):
         self.asked.append((number, start))
         for position in range(start, self.length(number)):
             batch = rows(100 * number + position)
@@ -101,6 +102,37 @@ def test_a_finished_run_does_nothing(tiny_run):
     loop.run(StopRequest())
 
     assert (heard, loader.asked) == ([], [])
+
+
+def test_an_epoch_that_has_become_shorter_than_the_position_is_left(tiny_run):
+    loader = Epochs(2)
+    loop, heard = looped(tiny_run(), loader, total=4)
+    loop.state.step, loop.state.position = 2, 9
+
+    loop.run(StopRequest())
+
+    assert loader.asked == [(2, 0)]
+    assert [event.step for event in heard] == [3, 4]
+
+
+def test_a_signal_before_a_whole_group_trains_on_no_part_of_it(tiny_run):
+    run = tiny_run(gradient_accumulation_steps=4)
+    loop, heard = looped(run, Epochs(8), total=2)
+    before = run.weight
+    stop = StopRequest()
+    whole = loop.loader.epoch
+
+    def signalled(*args, **kwargs):
+        for number, batch in enumerate(whole(*args, **kwargs)):
+            stop.name = "SIGTERM" if number == 2 else ""
+            yield batch
+
+    loop.loader.epoch = signalled
+    with pytest.raises(Interrupted):
+        loop.run(stop)
+
+    assert heard == []
+    assert torch.equal(run.weight, before)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

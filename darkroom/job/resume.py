@@ -1,0 +1,215 @@
+"""Going on from a checkpoint: what may have changed since, what that means, and where the run stands then."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from darkroom.core import files
+from darkroom.core.errors import CheckpointError
+from darkroom.core.events import Warn
+from darkroom.core.units import show_size
+from darkroom.data import manifest
+from darkroom.data.manifest import DataChanges
+from darkroom.data.order import Base
+from darkroom.data.plan import Plan
+from darkroom.families.base import Family
+from darkroom.families.repository import Repository
+from darkroom.job.run import DEFAULT_SEED, Run, dumped
+from darkroom.options.config import every_option
+from darkroom.options.field import OptionInfo
+from darkroom.options.sources import Resolved
+from darkroom.train.checkpoint import Keeper, differences, read_state
+from darkroom.train.state import TrainState
+
+FINISHED = "finished.json"
+"""In the output folder of a run that has done all its steps: where it stood then."""
+
+# in a checkpoint's settings: what the base's weights are, wherever they lie, and what another base means
+WEIGHTS = {"weights of the denoiser": "refuse", "weights of the text encoders": "warn", "weights of the VAE": "warn"}
+# these say where such weights are; the weights themselves are compared
+_PLACES = "pretrained_"
+# whole numbers of which 0 means that another option decides
+_LENGTHS = ("max_train_steps", "num_train_epochs")
+
+
+@dataclasses.dataclass(frozen=True)
+class Resumption:
+    """Where a run goes on: a checkpoint, where that stood, and what has changed in the settings."""
+
+    folder: Path
+    state: TrainState
+    changed: Mapping[str, tuple[Any, Any]]
+
+    @property
+    def is_untouched(self) -> bool:
+        """Would a checkpoint of where the run begins hold what this one holds?"""
+        return not self.changed
+
+    @property
+    def fresh_optimizer(self) -> bool:
+        """Is the checkpoint's optimizer another, so that its state is of no use?"""
+        return "optimizer" in self.changed
+
+
+def compared_settings(resolved: Resolved, family: Family, repository: Repository) -> dict[str, Any]:
+    """Of a run's settings those that matter to its resume, as they take effect. A checkpoint keeps them."""
+    config = resolved.config
+    values = dumped(config)
+    effective = {
+        "seed": DEFAULT_SEED if config.seed is None else config.seed,
+        "model_flavour": config.model_flavour or family.default_flavour,
+        "learning_rate": config.effective_learning_rate,
+        "lora_alpha": config.lora_alpha or config.lora_rank,
+        **{name: values[name] or None for name in _LENGTHS},
+    }
+    kept = {info.name: values[info.name] for info in every_option() if info.resume != "free"}
+    identities = repository.base_identity()["denoiser"], repository.text_identity(), repository.vae_identity()
+    return {**kept, **effective, **dict(zip(WEIGHTS, identities, strict=True))}
+
+
+def find(resolved: Resolved, keeper: Keeper, settings: Mapping[str, Any]) -> Resumption | None:
+    """The checkpoint to go on from, if there is one. Raises CheckpointError if it belongs to another run."""
+    config = resolved.config
+    folder = keeper.find(config.resume_from_checkpoint)
+    if folder is None:
+        return None
+    state, saved = read_state(folder)
+    changed = {k: v for k, v in differences(saved, settings).items() if _matters(k, config)}
+    refused = {k: v for k, v in changed.items() if meaning(k) == "refuse"}
+    if refused and not config.i_know_what_i_am_doing:
+        lines = "\n".join(f"  {said(name, old, new)}" for name, (old, new) in refused.items())
+        raise CheckpointError(
+            f"{folder} was made with other settings, so the run cannot go on where it was:\n{lines}\n"
+            "  Put them back, set resume_from_checkpoint to none, or set i_know_what_i_am_doing to go on regardless."
+        )
+    return Resumption(folder, state, changed)
+
+
+def meaning(name: str) -> str:
+    """What another value of a setting means: refuse, warn or free."""
+    return WEIGHTS.get(name) or _declared()[name].resume if name in WEIGHTS or name in _declared() else "free"
+
+
+def _declared() -> dict[str, OptionInfo]:
+    return {info.name: info for info in every_option()}
+
+
+def _matters(name: str, config: Any) -> bool:
+    """Has another value of this setting any effect in this run?"""
+    if name in WEIGHTS:
+        return True
+    info = _declared().get(name)
+    return info is not None and not name.startswith(_PLACES) and not info.applies(config)
+
+
+def said(name: str, old: Any, new: Any) -> str:
+    """A changed setting in words."""
+    if name in WEIGHTS:
+        return f"The {name} are others than those that the checkpoint was trained with."
+    info = _declared()[name]
+    return f"{name}: {info.show(old)} then, {info.show(new)} now"
+
+
+# -- the data ---------------------------------------------------------------------------------------------------------
+
+
+def changes_of_data(start: Resumption | None, plan: Plan, ranks: int) -> DataChanges:
+    """What of the data is other than in the checkpoint. Raises CheckpointError if that cannot be read."""
+    then = manifest.read(start.folder) if start else None
+    return DataChanges((), False) if then is None else manifest.compare(then, plan.manifest(ranks))
+
+
+def base_of(state: TrainState) -> Base:
+    """Where the data of a run became what they are."""
+    return Base(state.base_step, state.base_epoch)
+
+
+def standing(resumption: Resumption | None, changes: DataChanges, config: Any) -> TrainState:
+    """The counters that a run begins with."""
+    if resumption is None:
+        return TrainState()
+    state = dataclasses.replace(resumption.state)
+    if changes.reorders:
+        state.start_on_other_data(None if config.max_train_steps else config.num_train_epochs or 1)
+    return state
+
+
+def announce(run: Run, resumption: Resumption, changes: DataChanges, state: TrainState) -> None:
+    """Say where the run goes on and what is other than it was."""
+    for name, (old, new) in resumption.changed.items():
+        run.bus.emit(Warn(step=state.step, message=f"Since the checkpoint: {said(name, old, new)}", about="resume"))
+    if resumption.fresh_optimizer:
+        message = "The optimizer begins afresh: the checkpoint has the state of another one."
+        run.bus.emit(Warn(step=state.step, message=message, about="resume"))
+    for sentence in changes.sentences:
+        run.bus.emit(Warn(step=state.step, message=f"The data have changed. {sentence}", about="resume"))
+    if changes.reorders:
+        message = (
+            f"The order of batches is another with these data, so the run goes on at the start of epoch {state.epoch}, "
+            f"after step {state.step}."
+        )
+        run.bus.emit(Warn(step=state.step, message=message, about="resume"))
+    place = f"step {state.step}, epoch {state.epoch}"
+    run.bars.say(f"Going on from {resumption.folder.name}: {place}.")
+
+
+# -- the folder -------------------------------------------------------------------------------------------------------
+
+
+def leave_branch(run: Run, keeper: Keeper, start: Path | None) -> None:
+    """Set aside the checkpoints that this run does not come from, and say so."""
+    (run.output / FINISHED).unlink(missing_ok=True)
+    moved = keeper.set_aside(start)
+    if moved is None:
+        return
+    folder, names = moved
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    begin = f"from {start.name}" if start else "at step 0"
+    message = (
+        f"This run goes on {begin} and leaves what was trained after that: {', '.join(names)} moved to {folder.name} "
+        f"({show_size(size)}). Delete that folder if you do not need it."
+    )
+    run.bus.emit(Warn(message=message, about="resume"))
+
+
+def clear_leftovers(output: Path) -> None:
+    """Remove files that a run killed while writing left half-written. Only for who has claimed the folder."""
+    for name in ("checkpoint-*", "pipeline"):
+        files.clear_folders(output, name)
+    # caches may be another run's as well, which may be writing there
+    folders = [output, *(path for path in output.glob("*/") if path.name != "cache")]
+    for path in (found for folder in folders for name in files.LEFTOVERS for found in folder.glob(name)):
+        path.unlink(missing_ok=True)
+
+
+def write_finished(output: Path, keeper: Keeper, state: TrainState, result: Path) -> None:
+    """Note that a run has done all its steps."""
+    row = {"result": result.relative_to(output).as_posix(), "newest": _newest(keeper)}
+    files.write_json(output / FINISHED, dataclasses.asdict(state) | row)
+
+
+def _newest(keeper: Keeper) -> str | None:
+    folders = keeper.folders()
+    return folders[-1].name if folders else None
+
+
+def finished(output: Path, keeper: Keeper, config: Any, plan: Plan, ranks: int) -> tuple[int, Path] | None:
+    """Steps and result of a run that was finished here before, if nothing is left to do of this one.
+
+    Who has deleted its last checkpoint wants to go on from an earlier one.
+    """
+    if config.resume_from_checkpoint != "latest":
+        return None
+    try:
+        row = json.loads((output / FINISHED).read_text(encoding="utf-8"))
+        state, result = TrainState.from_dict(row), files.inside(output, row["result"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    steps, epochs = plan.steps_and_epochs(ranks, base_of(state))
+    is_done = state.step >= steps or (not config.max_train_steps and state.epoch > epochs)
+    is_done = is_done and row.get("newest") == _newest(keeper)
+    return (state.step, result) if is_done and result.exists() else None
