@@ -78,7 +78,7 @@ def find(resolved: Resolved, keeper: Keeper, settings: Mapping[str, Any]) -> Res
     if folder is None:
         return None
     state, saved = read_state(folder)
-    changed = {k: v for k, v in differences(saved, settings).items() if _matters(k, config)}
+    changed = {k: v for k, v in differences(saved, settings).items() if matters(k, config)}
     refused = {k: v for k, v in changed.items() if meaning(k) == "refuse"}
     if refused and not config.i_know_what_i_am_doing:
         lines = "\n".join(f"  {said(name, old, new)}" for name, (old, new) in refused.items())
@@ -98,7 +98,7 @@ def _declared() -> dict[str, OptionInfo]:
     return {info.name: info for info in every_option()}
 
 
-def _matters(name: str, config: Any) -> bool:
+def matters(name: str, config: Any) -> bool:
     """Has another value of this setting any effect in this run?"""
     if name in WEIGHTS:
         return True

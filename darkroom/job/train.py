@@ -162,7 +162,7 @@ def trained(
     go_on(run, engine, keeper, snapshot, start, changes)
 
     write_lock(run, plan, parts)
-    announce(run, plan, adapter, steps, epochs, resumed=start is not None)
+    announce(run, plan, adapter, state, epochs, resumed=start is not None)
     order = plan.order(processes, base)
     loader = plan.loader(rank=engine.process_index, ranks=processes, stack=family.stack_text, order=order)
     loop = Loop(stepper, loader, order.length, state, steps, run.bus)
@@ -408,7 +408,7 @@ def write_lock(run: Run, plan: Any, parts: Parts) -> None:
     )
 
 
-def announce(run: Run, plan: Any, adapter: Adapter, steps: int, epochs: int, resumed: bool) -> None:
+def announce(run: Run, plan: Any, adapter: Adapter, state: TrainState, epochs: int, resumed: bool) -> None:
     """Say what is about to happen."""
     config = run.config
     described = adapter.describe()
@@ -423,8 +423,8 @@ def announce(run: Run, plan: Any, adapter: Adapter, steps: int, epochs: int, res
         "optimizer": config.optimizer,
         "gradient clipping": clip,
     }
-    run.bus.emit(RunStart(summary={**summary, "resumed": resumed}))
-    run.bars.say("\n".join(f"  {name}: {value}" for name, value in {**summary, "steps": steps}.items()))
+    run.bus.emit(RunStart(step=state.step, summary={**summary, "resumed": resumed}))
+    run.bars.say("\n".join(f"  {name}: {value}" for name, value in {**summary, "steps": state.total}.items()))
 
 
 def rehearsed(run: Run, loader: Any, snapshot: Snapshot, validator: Validator | None) -> None:

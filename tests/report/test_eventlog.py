@@ -48,6 +48,18 @@ def test_a_later_run_appends(tmp_path):
     assert [row["status"] for row in read(tmp_path / "events.jsonl")] == ["interrupted", "completed"]
 
 
+def test_steps_that_a_later_start_went_back_behind_are_not_read(tmp_path):
+    path = tmp_path / "events.jsonl"
+    logged(path, RunStart(), *map(step, range(1, 9)))
+    logged(path, RunStart(step=2, summary={"resumed": True}), step(3, 0.5), step(4, 0.5))
+
+    found = [(row["step"], row["terms"]["denoise"]) for row in read(path) if row["event"] == "step"]
+    assert found == [(1, 0), (2, 0), (3, 0.5), (4, 0.5)]
+
+    logged(path, RunStart(), step(1, 0.7))
+    assert [row["step"] for row in read(path) if row["event"] == "step"] == [1]
+
+
 def test_half_a_line_of_a_killed_run_is_dropped(tmp_path):
     path = tmp_path / "events.jsonl"
     logged(path, step(1))

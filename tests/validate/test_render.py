@@ -186,5 +186,6 @@ def test_parts_take_turns_on_the_device(monkeypatch):
     (picture,) = made.render(model, [PROMPT], 1, "adapter")
 
     assert turns == ["FluxTransformer2DModel", "AutoencoderKL"]
-    assert np.array_equal(picture.made.frames, plain.made.frames)
+    # moved weights lie at other addresses, and some processors add up otherwise there
+    assert np.abs(picture.made.frames.astype(int) - plain.made.frames.astype(int)).max() <= 1
     assert not any(hasattr(module, "_hf_hook") for part in (model, made.parts.vae()) for module in part.modules())
