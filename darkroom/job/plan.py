@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -16,7 +17,7 @@ from darkroom.core.units import show_duration, show_size
 from darkroom.data import plan as data_plan
 from darkroom.families.base import Family
 from darkroom.families.repository import Repository
-from darkroom.job import preflight
+from darkroom.job import preflight, resume
 from darkroom.job.advice import Adviser, words
 from darkroom.job.forecast import Forecaster
 from darkroom.job.inputs import come_from_datasets
@@ -55,7 +56,8 @@ def plan(resolved: Resolved) -> dict[str, Any]:
         latent_identity=repository.sample_identity(),
         plain_identity=repository.vae_identity(),
     )
-    steps, epochs = data.steps_and_epochs()
+    point = resume_point(resolved, family, repository, data)
+    steps, epochs = point.steps, point.epochs
     return {
         "settings": settings(resolved),
         "notes": [str(note) for note in preflight.remarks(resolved, family)],
@@ -65,7 +67,9 @@ def plan(resolved: Resolved) -> dict[str, Any]:
         "steps_per_epoch": data.lengths.steps_per_epoch,
         "steps": steps,
         "epochs": epochs,
-        "resume": resume_point(config),
+        "resume": point.checkpoint,
+        "resume_changes": point.changes,
+        "finished": point.finished,
         "caches": caches(data, family, repository),
         "to_generate": data.generated_to_make(),
         "to_delete": [{"dataset": name, "path": path, "reason": why} for name, path, why in data.to_delete()],
@@ -87,10 +91,32 @@ def settings(resolved: Resolved) -> dict[str, dict[str, Any]]:
     }
 
 
-def resume_point(config: Any) -> str | None:
-    """The checkpoint the run would go on from."""
-    found = Keeper(Path(config.output_dir), config).find(config.resume_from_checkpoint)
-    return found.name if found else None
+@dataclasses.dataclass(frozen=True)
+class ResumePoint:
+    """Where the run would go on, how long it would be then, and what has changed since."""
+
+    checkpoint: str | None
+    changes: list[str]
+    steps: int
+    epochs: int
+    finished: bool
+
+
+def resume_point(resolved: Resolved, family: Family, repository: Repository, data: data_plan.Plan) -> ResumePoint:
+    """Where the run would go on. Raises CheckpointError where it would be refused."""
+    config, output = resolved.config, Path(resolved.config.output_dir)
+    keeper = Keeper(output, config)
+    start = resume.find(resolved, keeper, resume.compared_settings(resolved, family, repository))
+    changes = resume.changes_of_data(start, data, 1)
+    state = resume.standing(start, changes, config)
+    steps, epochs = data.steps_and_epochs(1, resume.base_of(state))
+    return ResumePoint(
+        start.folder.name if start else None,
+        resume.sentences(start, changes, state) if start else [],
+        steps,
+        epochs,
+        resume.finished(output, keeper, config, data, 1) is not None,
+    )
 
 
 def caches(data: Any, family: Family, repository: Repository) -> dict[str, int]:
@@ -176,7 +202,9 @@ def show(made: dict[str, Any]) -> str:
     lines += [f"! {note}" for note in made["notes"]]
     lines += ["", made["table"], ""]
     start = f", going on from {made['resume']}" if made["resume"] else ""
+    lines += [f"! {sentence}" for sentence in made["resume_changes"]]
     lines.append(f"Training: {made['steps']} steps, {made['epochs']} epochs{start}.")
+    lines += ["This run is finished: `darkroom train` would do nothing."] if made["finished"] else []
     lines.append(
         f"Caches: {cache['latents_to_make']} pictures and {cache['texts_to_make']} captions to encode "
         f"({show_size(cache['bytes_to_write'])} to write, {show_size(made['disk_free'])} free); "

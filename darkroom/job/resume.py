@@ -138,23 +138,23 @@ def standing(resumption: Resumption | None, changes: DataChanges, config: Any) -
     return state
 
 
-def announce(run: Run, resumption: Resumption, changes: DataChanges, state: TrainState) -> None:
-    """Say where the run goes on and what is other than it was."""
-    for name, (old, new) in resumption.changed.items():
-        run.bus.emit(Warn(step=state.step, message=f"Since the checkpoint: {said(name, old, new)}", about="resume"))
-    if resumption.fresh_optimizer:
-        message = "The optimizer begins afresh: the checkpoint has the state of another one."
-        run.bus.emit(Warn(step=state.step, message=message, about="resume"))
-    for sentence in changes.sentences:
-        run.bus.emit(Warn(step=state.step, message=f"The data have changed. {sentence}", about="resume"))
+def sentences(start: Resumption, changes: DataChanges, state: TrainState) -> list[str]:
+    """What is other than it was, and what that means."""
+    found = [f"Since the checkpoint: {said(name, old, new)}" for name, (old, new) in start.changed.items()]
+    if start.fresh_optimizer:
+        found.append("The optimizer begins afresh: the checkpoint has the state of another one.")
+    found += [f"The data have changed. {sentence}" for sentence in changes.sentences]
     if changes.reorders:
-        message = (
-            f"The order of batches is another with these data, so the run goes on at the start of epoch {state.epoch}, "
-            f"after step {state.step}."
-        )
-        run.bus.emit(Warn(step=state.step, message=message, about="resume"))
-    place = f"step {state.step}, epoch {state.epoch}"
-    run.bars.say(f"Going on from {resumption.folder.name}: {place}.")
+        place = f"at the start of epoch {state.epoch}, after step {state.step}"
+        found.append(f"The order of batches is another with these data, so the run goes on {place}.")
+    return found
+
+
+def announce(run: Run, start: Resumption, changes: DataChanges, state: TrainState) -> None:
+    """Say where the run goes on and what is other than it was."""
+    for sentence in sentences(start, changes, state):
+        run.bus.emit(Warn(step=state.step, message=sentence, about="resume"))
+    run.bars.say(f"Going on from {start.folder.name}: step {state.step}, epoch {state.epoch}.")
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from darkroom.core.errors import ConfigError, Interrupted
 from darkroom.core.events import Event, Step
 from darkroom.job import resume
 from darkroom.job.claim import LOCK, PROCESS, claimed
+from darkroom.job.plan import plan
 from darkroom.job.train import train
 from darkroom.options.config import every_option
 from darkroom.report.eventlog import read
@@ -164,8 +165,13 @@ def test_changed_data_are_named_and_the_run_goes_on_with_the_right_counts(kind, 
         shutil.rmtree(out / f"checkpoint-{step}", ignore_errors=True)
     keys: dict = {}
     change(folder, keys)
-    assert main(["train", *arguments(**options, data_backend_config=write(**keys))]) == 0
+    again = arguments(**options, data_backend_config=write(**keys))
+    planned = plan(resolved(again))
+    assert main(["train", *again]) == 0
 
+    assert planned["resume"] == "checkpoint-8"
+    assert planned["steps"] == steps_of(out)[-1]["total"]
+    assert kind in ("content", "renamed") or said in "\n".join(planned["resume_changes"])  # a file is read again when it is encoded
     assert said in warnings_of(out)
     again = steps_of(out)[8:]
     batches = {"removed": 4, "added": 7, "repeats": 18}.get(kind, 6)

@@ -135,11 +135,36 @@ DAMAGE = {
     "a missing file": (lambda folder: (folder / STATE).unlink(), "is missing"),
     "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "was not finished"),
     "half a manifest": (lambda folder: (folder / MANIFEST).write_text('{"files": ['), "cannot be read"),
-    "a foreign manifest": (lambda f: rewrite(f, lambda m: m.update(files=["weights.bin"])), "cannot be read"),
+    "a foreign manifest": (lambda f: rewrite(f, lambda m: m.update(files=["weights.bin"])), "expected form"),
     "a path that leads outside": (
         lambda f: rewrite(f, lambda m: m["files"].append({"path": "../x", "size": 0, "sha256": ""})),
         "names a file outside it",
     ),
+    "a version of the future": (lambda f: rewrite(f, lambda m: m.update(version=2)), "has version 2"),
+    "no version": (lambda f: rewrite(f, lambda m: m.pop("version")), "has version None"),
+    "a version that is no number": (lambda f: rewrite(f, lambda m: m.update(version=[1])), "has version"),
+    "another name": (lambda f: rewrite(f, lambda m: m.update(checkpoint="checkpoint-77")), "renamed since"),
+    "a list": (lambda f: (f / MANIFEST).write_text("[1, 2]"), "expected form"),
+    "a text": (lambda f: (f / MANIFEST).write_text('"x"'), "expected form"),
+    "nothing": (lambda f: (f / MANIFEST).write_text("null"), "expected form"),
+    "files that are no list": (lambda f: rewrite(f, lambda m: m.update(files={"a": 1})), "expected form"),
+    "a size that is a text": (lambda f: rewrite(f, lambda m: m["files"][0].update(size="7")), "expected form"),
+    "a path that is a list": (lambda f: rewrite(f, lambda m: m["files"][0].update(path=["x"])), "not of the expected"),
+    "a path with NUL": (lambda f: rewrite(f, lambda m: m["files"][0].update(path="a\0b")), "a file outside it"),
+    "a path that is too long": (lambda f: rewrite(f, lambda m: m["files"][0].update(path="x" * 9999)), "cannot be"),
+    "five thousand brackets": (lambda f: (f / MANIFEST).write_text("[" * 5000 + "]" * 5000), "RecursionError"),
+    "bytes that are no text": (lambda f: (f / MANIFEST).write_bytes(b"\xff\xfe{}"), "cannot be read"),
+    "a folder in its place": (
+        lambda f: ((f / MANIFEST).unlink(), (f / MANIFEST).mkdir()),
+        "cannot be read (IsADirectoryError)",
+    ),
+    "a row too few": (lambda f: rewrite(f, lambda m: m["files"].pop()), "does not name"),
+    "no rows": (lambda f: rewrite(f, lambda m: m.update(files=[])), "does not name training_state.json"),
+    "a row too many": (
+        lambda f: rewrite(f, lambda m: m["files"].append({"path": "x.json", "size": 1, "sha256": ""})),
+        "x.json is missing",
+    ),
+    "a file too many": (lambda f: (f / "trained.safetensors").write_bytes(b""), "does not name trained.safetensors"),
     "an absolute path": (
         lambda f: rewrite(f, lambda m: m["files"].append({"path": "/etc/hosts", "size": 0, "sha256": ""})),
         "names a file outside it",
@@ -179,6 +204,35 @@ def test_latest_counts_steps_as_numbers_and_rolling_ones_too(tiny_run):
 
 def test_latest_of_nothing_is_a_fresh_run(tiny_run):
     assert tiny_run().keeper.find("latest") is None
+
+
+def test_a_note_of_a_person_does_not_make_a_checkpoint_unusable(tiny_run):
+    folder = tiny_run().save(1)
+    (folder / "README.md").write_text("the good one")
+    (folder / ".DS_Store").write_bytes(b"x")
+
+    assert check(folder) is None
+
+
+def test_a_renamed_folder_is_passed_over_and_one_with_a_name_of_its_own_can_be_named(tiny_run, tmp_path):
+    run = tiny_run()
+    whole = run.save(3)
+    run.save(4).rename(tmp_path / "checkpoint-40")
+
+    assert run.keeper.find("latest") == whole
+    assert run.keeper.find(str((tmp_path / "checkpoint-40").rename(tmp_path / "the-good-one"))) is not None
+
+
+def test_a_state_of_another_form_is_refused_in_words(tiny_run):
+    run = tiny_run()
+    for text in ("[]", "{}", '{"settings": 3}', '{"settings": {}, "step": "x"}', "[" * 5000, "\0"):
+        folder = run.save(3)
+        (folder / STATE).write_text(text)
+
+        with pytest.raises(CheckpointError, match="cannot be read"):
+            read_state(folder)
+        with pytest.raises(CheckpointError, match="does not fit this run"):
+            run.snapshot.read(folder)
 
 
 @pytest.mark.parametrize("wanted", [None, "", "none", "None"])
