@@ -7,7 +7,7 @@ import json
 import tempfile
 from pathlib import Path
 
-HELP = "Train, kill with SIGKILL at random instants, resume, and compare every byte with a run that was left in peace."
+HELP = "Train, kill with SIGKILL in every stage of a run, resume, and compare every byte with an uninterrupted run."
 
 
 def run(argv: list[str]) -> int:
@@ -16,7 +16,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument("what", choices=["resume"])
     parser.add_argument("config", nargs="?", help="your config; left out, a small run on built-in pictures")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--kills", type=int, default=3)
+    parser.add_argument(
+        "--kills", type=int, default=6, help="spread over start, caches, loading, steps, saves, validation"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the instants at which runs are killed")
     parser.add_argument("--as_is", action="store_true", help="use the config's own weights instead of the tiny flavour")
     parser.add_argument("--folder", help="where to work; left out, a temporary folder")

@@ -1,4 +1,4 @@
-"""Prove that a killed run resumes exactly: train in peace, train with kill -9 at random instants, compare bytes.
+"""Prove that a killed run resumes exactly: train in peace, train with kill -9 in every stage of a run, compare bytes.
 
 Runs are child processes forked from a server that has imported everything, so that a trial costs its own work only.
 """
@@ -7,40 +7,48 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import datetime
+import functools
+import itertools
 import multiprocessing
 import os
 import random
 import shutil
-import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
 from darkroom.core.errors import UserError
 from darkroom.core.files import sha256
+from darkroom.report.eventlog import read
 from darkroom.train.checkpoint import MANIFEST, Keeper, check
 
 PRELOAD = ["darkroom.tools.warm"]
 IGNORED = frozenset({MANIFEST})
-AFTER_PHASE = {
-    "scan": "the text cache",
-    "text cache": "the latent cache",
-    "latent cache": "loading of the denoiser",
-    "load denoiser": "the base model's pictures",
-    "base pictures": "the start of training",
-    "training": "the final save",
-}
+# how often a kill is tried again that came before or after what it was meant for
+TRIES = 5
+POLL_SECONDS = 0.001
+CACHES = ("text cache", "latent cache")
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """A part of a run in which it may be killed: `begins` looks whether a run has come to it; it takes `seconds`."""
+
+    name: str
+    begins: Callable[[Path], bool]
+    seconds: float
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One killed run: how far into it, what it was doing, and which files of the end differ from the peaceful run's."""
+    """One killed run: in which stage, and which files of the end differ from those of the uninterrupted run."""
 
-    seconds: float
-    during: str
+    stage: str
     differing: list[str]
     unreadable: list[str]
 
@@ -52,7 +60,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Proof:
-    """All trials, and how long the peaceful run took."""
+    """All trials, and how long the uninterrupted run took. Only kills inside a run count."""
 
     steps: int
     seconds: float
@@ -61,7 +69,12 @@ class Proof:
     @property
     def holds(self) -> bool:
         """Did every trial end with the same bytes?"""
-        return all(trial.holds for trial in self.trials)
+        return bool(self.trials) and all(trial.holds for trial in self.trials)
+
+    @property
+    def fell(self) -> Counter[str]:
+        """How many kills fell into each stage."""
+        return Counter(trial.stage.split(" at ")[0] for trial in self.trials)
 
 
 def resume(
@@ -74,7 +87,8 @@ def resume(
 ) -> Proof:
     """Train `argv` for `steps` in peace, then `kills` times with a SIGKILL each, and compare the last checkpoints.
 
-    Raises UserError if the peaceful run fails, with the end of its output.
+    The kills are spread over the stages of a run: start, caches, loading, steps, saves and validation. Raises UserError
+    if the uninterrupted run fails, with the end of its output, or if a stage is over too soon to be met.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
@@ -82,35 +96,123 @@ def resume(
     first.start()
     first.join()
     common = [*argv, f"--max_train_steps={steps}", "--num_train_epochs=0", "--resume_from_checkpoint=latest"]
-    peace = folder / "peace"
+    whole = folder / "uninterrupted"
     started = time.monotonic()
-    _finish(context, common, peace, steps)
+    begun = datetime.datetime.now(datetime.UTC)
+    _finish(context, common, whole, steps)
     seconds = time.monotonic() - started
     say(f"uninterrupted: {steps} steps in {seconds:.1f} s")
-    wanted = last_checkpoint(peace, steps)
+    wanted = last_checkpoint(whole, steps)
     chance = random.Random(seed)
+    kinds = stages(read(whole / "events.jsonl"), begun, chance)
     trials = []
     for number in range(1, kills + 1):
-        trial = _trial(context, common, folder / f"killed-{number}", steps, wanted, chance.uniform(0.2, seconds))
-        shutil.rmtree(folder / f"killed-{number}", ignore_errors=True)
+        output = folder / f"killed-{number}"
+        stage = _killed(context, common, output, kinds[(number - 1) % len(kinds)], chance)
+        trial = _ended(context, common, output, steps, wanted, stage)
+        shutil.rmtree(output, ignore_errors=True)
         trials.append(trial)
         verdict = "same bytes" if trial.holds else f"DIFFERS: {', '.join(trial.differing + trial.unreadable)}"
-        say(f"kill {number} of {kills} after {trial.seconds:.1f} s, during {trial.during}: {verdict}")
-    return Proof(steps, seconds, trials)
+        say(f"kill {number} of {kills}, during {stage}: {verdict}")
+    proof = Proof(steps, seconds, trials)
+    say(f"kills by stage: {', '.join(f'{name} {count}' for name, count in proof.fell.items())}")
+    return proof
 
 
-def _trial(context, argv: list[str], output: Path, steps: int, wanted: dict[str, str], after: float) -> Trial:
-    child = _start(context, argv, output)
-    child.join(after)
-    if child.is_alive():
-        os.kill(child.pid, signal.SIGKILL)
-        child.join()
-    during = doing(output)
+# -- where a run may be killed ----------------------------------------------------------------------------------------
+
+
+def stages(rows: list[dict[str, Any]], begun: datetime.datetime, chance: random.Random) -> list[Callable[[], Stage]]:
+    """One maker of stages for each kind that a run with these events has; each call draws another step.
+
+    `begun` is when the run was started.
+    """
+    ends = {row["phase"]: row for row in rows if row["event"] == "phase"}
+    scanned = (_time(ends["scan"]) - begun).total_seconds() - ends["scan"]["seconds"]
+    caching = sum(ends[name]["seconds"] for name in CACHES)
+    kinds: list[Callable[[], Stage]] = [
+        lambda: Stage("start", lambda output: True, scanned),
+        lambda: Stage("caches", lambda output: "scan" in _phases(output), caching),
+        lambda: Stage("loading", lambda output: CACHES[-1] in _phases(output), ends["load denoiser"]["seconds"]),
+    ]
+    for kind, name in (("step", "step"), ("checkpoint", "save"), ("validation", "validation")):
+        if moments := _after_step(rows, kind):
+            kinds.append(functools.partial(_draw, name, moments, chance))
+    return kinds
+
+
+def _after_step(rows: list[dict[str, Any]], kind: str) -> list[tuple[int, float]]:
+    """(step, seconds since the event before) of each event of a kind that follows a step."""
+    inside = ("step", "checkpoint", "validation")
+    pairs = [(last, row) for last, row in itertools.pairwise(rows) if row["event"] == kind and last["event"] in inside]
+    return [(row["step"], (_time(row) - _time(last)).total_seconds()) for last, row in pairs if row["step"]]
+
+
+def _draw(name: str, moments: Sequence[tuple[int, float]], chance: random.Random) -> Stage:
+    return _at_step(name, *chance.choice(moments))
+
+
+def _at_step(name: str, step: int, seconds: float) -> Stage:
+    """The stage of this name that follows a step, or for steps is one."""
+    if name == "step":
+        return Stage(f"step at {step}", lambda output: _last_step(output) >= step - 1, seconds)
+    if name == "save":
+        return Stage(f"save at {step}", lambda output: any(output.glob(f"checkpoint-{step}-tmp")), seconds)
+    return Stage(f"validation at {step}", lambda output: _last_step(output) >= step and not _saving(output), seconds)
+
+
+def _saving(output: Path) -> bool:
+    return any(output.glob("checkpoint-*-tmp"))
+
+
+def _rows(output: Path) -> list[dict[str, Any]]:
+    log = output / "events.jsonl"
+    return read(log) if log.exists() else []
+
+
+def _phases(output: Path) -> set[str]:
+    return {row["phase"] for row in _rows(output) if row["event"] == "phase"}
+
+
+def _last_step(output: Path) -> int:
+    return max((row["step"] for row in _rows(output) if row["event"] == "step"), default=-1)
+
+
+def _time(row: dict[str, Any]) -> datetime.datetime:
+    return datetime.datetime.fromisoformat(row["time"])
+
+
+# -- runs -------------------------------------------------------------------------------------------------------------
+
+
+def _killed(
+    context: ForkServerContext, argv: list[str], output: Path, kind: Callable[[], Stage], chance: random.Random
+) -> str:
+    """Start a run and kill it inside a stage. Returns the stage's name. Raises UserError if that is never met."""
+    for _ in range(TRIES):
+        shutil.rmtree(output, ignore_errors=True)
+        stage = kind()
+        child = _start(context, argv, output)
+        while child.is_alive() and not stage.begins(output):
+            time.sleep(POLL_SECONDS)
+        child.join(chance.uniform(0, stage.seconds))
+        if child.is_alive():
+            child.kill()
+            child.join()
+            if not any(row["event"] == "run_end" for row in _rows(output)):
+                return stage.name
+    raise UserError(f"The run was over before it could be killed during {stage.name}. Choose more --steps.")
+
+
+def _ended(
+    context: ForkServerContext, argv: list[str], output: Path, steps: int, wanted: dict[str, str], stage: str
+) -> Trial:
+    """Let a killed run go on to its end and compare it."""
     unreadable = [path.name for path in Keeper(output, None).folders() if (path / MANIFEST).exists() and check(path)]
     _finish(context, argv, output, steps)
     mine = last_checkpoint(output, steps)
     differing = sorted(name for name in wanted.keys() | mine.keys() if wanted.get(name) != mine.get(name))
-    return Trial(after, during, differing, unreadable)
+    return Trial(stage, differing, unreadable)
 
 
 def last_checkpoint(output: Path, steps: int) -> dict[str, str]:
@@ -122,31 +224,14 @@ def last_checkpoint(output: Path, steps: int) -> dict[str, str]:
     return {name: value for name, value in files.items() if name not in IGNORED}
 
 
-def doing(output: Path) -> str:
-    """What a killed run was last heard of doing."""
-    log = output / "events.jsonl"
-    if not log.exists():
-        return "start-up"
-    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.endswith("}")]
-    last: dict[str, Any] = json.loads(lines[-1]) if lines else {"event": "start"}
-    if any(output.glob("checkpoint-*-tmp")):
-        return f"a save after step {last.get('step', 0)}"
-    step = last.get("step", 0)
-    if last["event"] == "phase":
-        return AFTER_PHASE.get(last["phase"], f"what follows {last['phase']}")
-    if last["event"] == "checkpoint":
-        return f"validation or step {step + 1}, after a save"
-    return f"step {step + 1}" if last["event"] == "step" else f"what follows {last['event']} at step {step}"
-
-
-def _start(context, argv: list[str], output: Path):
+def _start(context: ForkServerContext, argv: list[str], output: Path) -> ForkServerProcess:
     output.mkdir(parents=True, exist_ok=True)
     child = context.Process(target=_train, args=([*argv, f"--output_dir={output}"], str(output / "console.log")))
     child.start()
     return child
 
 
-def _finish(context, argv: list[str], output: Path, steps: int) -> None:
+def _finish(context: ForkServerContext, argv: list[str], output: Path, steps: int) -> None:
     child = _start(context, argv, output)
     child.join()
     if child.exitcode != 0:

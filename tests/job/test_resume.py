@@ -171,7 +171,9 @@ def test_changed_data_are_named_and_the_run_goes_on_with_the_right_counts(kind, 
 
     assert planned["resume"] == "checkpoint-8"
     assert planned["steps"] == steps_of(out)[-1]["total"]
-    assert kind in ("content", "renamed") or said in "\n".join(planned["resume_changes"])  # a file is read again when it is encoded
+    assert kind in ("content", "renamed") or said in "\n".join(
+        planned["resume_changes"]
+    )  # a file is read again when it is encoded
     assert said in warnings_of(out)
     again = steps_of(out)[8:]
     batches = {"removed": 4, "added": 7, "repeats": 18}.get(kind, 6)
