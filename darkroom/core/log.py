@@ -19,12 +19,47 @@ _KEY = re.compile(rf"(?i)(?:.*_)?(?:{_NAMES})")
 _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9-]{8,}|AKIA[A-Z0-9]{12,})\b")
 
 
+# user and password, and what signs a URL for whoever has it
+_USER = re.compile(r"(\w+://)[^/\s@'\"]+@")
+_SIGNED = re.compile(r"(?i)([?&](?:sig|signature|x-amz-[\w-]+|x-goog-[\w-]+|[\w-]*token|[\w-]*key)=)[^&\s\"']+")
+# names of environment variables whose values are secrets
+_SECRET_VARIABLE = re.compile(
+    r"(?i).*(?:TOKEN|SECRET|PASSW|CREDENTIAL|APIKEY|SIGNATURE).*|(?:.*_)?(?:KEY|PASS|PWD|CRED|CREDS|AUTH|SAS|SIG|PAT)(?:_.*|\d*)"
+)
+# shorter ones would hide ordinary words
+_SHORTEST = 4
+_hidden: set[str] = set()
+HIDDEN = "***"
+"""What stands in the place of a secret."""
+
+
 # what they say on being imported concerns their own makers
 _TALKATIVE = ("torchao", "torch.utils._pytree")
 
 
+def is_secret_variable(name: str) -> bool:
+    """Does an environment variable of this name hold a credential?"""
+    return _SECRET_VARIABLE.fullmatch(name) is not None
+
+
+def is_secret_key(name: str) -> bool:
+    """Does a setting of this name hold a credential?"""
+    return _KEY.fullmatch(name) is not None
+
+
+def hide(value: object) -> None:
+    """Never show this value again: `redact` replaces it wherever it stands."""
+    text = str(value)
+    if len(text) >= _SHORTEST:
+        _hidden.add(text)
+
+
 def redact(text: str) -> str:
-    """`text` with anything that looks like a credential replaced by `***`."""
+    """`text` with hidden values, and anything that looks like a credential, replaced by `***`."""
+    for value in sorted(_hidden, key=len, reverse=True):
+        text = text.replace(value, "***")
+    text = _USER.sub(r"\1***@", text)
+    text = _SIGNED.sub(r"\1***", text)
     for pattern in (_SECRET, _SPOKEN):
         text = pattern.sub(lambda m: f"{m[1]}{m[2]}***", text)
     return _TOKEN.sub("***", text)

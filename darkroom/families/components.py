@@ -29,7 +29,7 @@ from darkroom.families.experts import Experts
 from darkroom.families.live_text import WithText
 from darkroom.families.pixels import PixelSpace
 from darkroom.families.repository import Repository, eyes, is_model, lacking
-from darkroom.families.weight_files import is_single_file
+from darkroom.families.weight_files import SAFE, is_single_file
 
 log = logger(__name__)
 
@@ -77,7 +77,7 @@ class Parts(Repository):
     @property
     def _folder_arguments(self) -> dict[str, Any]:
         variant = {"variant": self.options.variant} if self.options.variant else {}
-        return {**variant, **self.hub}
+        return {**variant, **self.hub, **SAFE}
 
     @property
     def _remedy(self) -> str:
@@ -118,7 +118,7 @@ class Parts(Repository):
             part: self._from_file("text", part, source, dtype)
             if is_single_file(source)
             else (cls := named(self.kinds.encoders[part].cls)).from_pretrained(
-                source, dtype=dtype, **self._quantising(part, cls, dtype)
+                source, dtype=dtype, **SAFE, **self._quantising(part, cls, dtype)
             )
             for option, part in self.family.text_parts.items()
             if (source := getattr(self.options, option))
@@ -196,8 +196,8 @@ class Parts(Repository):
         if is_single_file(source):
             return self._from_file("vae", "vae", source, dtype)
         if (Path(source) / "vae").is_dir():
-            return cls.from_pretrained(source, subfolder="vae", dtype=dtype)
-        return cls.from_pretrained(source, dtype=dtype)
+            return cls.from_pretrained(source, subfolder="vae", dtype=dtype, **SAFE)
+        return cls.from_pretrained(source, dtype=dtype, **SAFE)
 
     def extra(self, name: str) -> Any:
         """What else reads a sample's pixels: an image encoder, frozen and on the device, or a processor."""
@@ -216,7 +216,7 @@ class Parts(Repository):
         with explained(
             "The decoder of previews", str(source), "Check validation_preview_decoder, or leave previews out."
         ):
-            decoder = AutoencoderTiny.from_pretrained(source, dtype=self.vae_dtype)
+            decoder = AutoencoderTiny.from_pretrained(source, dtype=self.vae_dtype, **SAFE)
         if decoder.config.latent_channels != self.latents.channels:
             raise ConfigError(
                 "validation_preview_decoder", source, "",
@@ -269,7 +269,7 @@ class Parts(Repository):
         if is_single_file(source):
             return self._from_file("denoiser", subfolder, source, dtype)
         if Path(source).is_dir() and not (Path(source) / subfolder).is_dir():
-            return cls.from_pretrained(source, dtype=dtype, **narrow)
+            return cls.from_pretrained(source, dtype=dtype, **narrow, **SAFE)
         return cls.from_pretrained(source, subfolder=subfolder, dtype=dtype, **narrow, **self._folder_arguments)
 
     def _quantising(self, part: str, cls: Any, dtype: torch.dtype) -> dict[str, Any]:

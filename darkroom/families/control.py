@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from darkroom.families.base import CONTROLNET
 from darkroom.families.classes import named
 from darkroom.families.facts import ControlChannels, ControlInput
+from darkroom.families.weight_files import SAFE
 
 if TYPE_CHECKING:
     from darkroom.families.base import Family
@@ -132,7 +133,7 @@ def wrap(family: Family, denoiser: Any, options: Any) -> Any:
         return WithChannels(family.denoiser_part, denoiser, way.axis)
     cls = named(way.cls)
     if source := options.controlnet_model_name_or_path:
-        net = cls.from_pretrained(source, dtype=denoiser.dtype)
+        net = cls.from_pretrained(source, dtype=denoiser.dtype, **SAFE)
     else:
         net = family.new_controlnet(cls, denoiser, options.controlnet_custom_config or {})
     family.check_controlnet(net)

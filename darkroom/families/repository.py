@@ -22,7 +22,14 @@ from darkroom.families.base import EMBEDDED, TINY, Family
 from darkroom.families.classes import named, short
 from darkroom.families.facts import Latents, Part, Tiny
 from darkroom.families.single_file import Wanted
-from darkroom.families.weight_files import SINGLE_FILE, Misfit, cut_short, is_single_file, split_set
+from darkroom.families.weight_files import (
+    SINGLE_FILE,
+    Misfit,
+    cut_short,
+    is_single_file,
+    refuse_pickled_folder,
+    split_set,
+)
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WHOLE_FILE = 64 * 2**20
@@ -224,12 +231,27 @@ class Repository:
             problem = f"There is no such file or folder (seen from {Path.cwd()})."
             raise self._refused(problem, "Correct the path.", option)
         if not is_single_file(source):
+            for folder in (path, *(path / part for part in self._parts_of(option))):
+                self._refuse_pickles(folder, option)
             return
         try:
             for wanted in self._wanted_of(option):
                 single_file.check(wanted, path)
         except Misfit as cause:
             raise self._refused(cause.problem, cause.change, option) from cause
+
+    def _refuse_pickles(self, folder: Path, option: str = "") -> None:
+        """Raises ConfigError for a component's folder that holds pickles only."""
+        try:
+            refuse_pickled_folder(folder)
+        except Misfit as cause:
+            raise self._refused(cause.problem, cause.change, option) from cause
+
+    def _parts_of(self, option: str) -> list[str]:
+        """The components that the folder behind an option may hold in folders of their own."""
+        if option == "pretrained_vae_model_name_or_path":
+            return ["vae"]
+        return [part for part in self.trained if self._denoiser_option(part) == option]
 
     def _wanted_of(self, option: str) -> list[Wanted]:
         """What the file behind an option has to give in this run; nothing where the run does not use it."""
@@ -362,8 +384,9 @@ class Repository:
         return rows
 
     def _examine_weights(self) -> None:
-        """Every local weights file must be as long as its header says."""
+        """Every local weights file must be safetensors, and as long as its header says."""
         for part in (*self.kinds.encoders, *self.kinds.extras, "vae", *self.held):
+            self._refuse_pickles(Path(self.home(part)) / part)
             for path in sorted((Path(self.base) / part).glob("*.safetensors")):
                 if problem := cut_short(path):
                     change = f"Copy or download {part}/{path.name} again."

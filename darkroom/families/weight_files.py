@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +15,11 @@ from torch import Tensor
 from darkroom.core.errors import ModelError
 
 State = dict[str, Tensor]
+SAFE = {"use_safetensors": True}
+"""For every `from_pretrained`: weights that only pickle reads are refused, not opened."""
+
+# transformers looks for its weights under another name when they are safetensors
+_SAFE_NAMES = {"pytorch_model": "model"}
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 SINGLE_FILE = (".safetensors", ".gguf", *PICKLES)
 FEW = 3
@@ -83,12 +90,29 @@ def refuse_pickle(path: Path) -> None:
     if path.suffix in PICKLES:
         raise Misfit(
             path,
-            "It is a pickle, which may run code when it is opened; Darkroom reads safetensors only.",
-            'Where you trust it, convert it once: python -c "import torch; from safetensors.torch import save_file; '
-            f"s = torch.load('{path.name}', weights_only=True, map_location='cpu'); "
-            "s = s.get('state_dict', s.get('module', s)); "
-            f"save_file({{k: v.contiguous().clone() for k, v in s.items()}}, '{path.stem}.safetensors')\"",
+            f"{path.name} is a pickle, which may run code when it is opened; Darkroom reads safetensors only.",
+            f"Where you trust it, convert it once: python -c {shlex.quote(_conversion(path))}",
         )
+
+
+def _conversion(path: Path) -> str:
+    """A line of Python that writes a pickle's tensors, or those of the set it belongs to, as safetensors beside it."""
+    stem = re.sub(r"-\d+-of-\d+$", "", path.stem)
+    files = sorted(path.parent.glob(f"{glob.escape(stem)}-*{path.suffix}")) if stem != path.stem else [path]
+    target = path.with_name(_SAFE_NAMES.get(stem, stem) + ".safetensors")
+    return (
+        "import torch; from safetensors.torch import save_file; s = {}; "
+        f"[s.update(torch.load(f, weights_only=True, map_location='cpu')) for f in {[str(f) for f in files]!r}]; "
+        "s = s.get('state_dict', s.get('module', s)); "
+        f"save_file({{k: v.contiguous().clone() for k, v in s.items()}}, {str(target)!r}, {{'format': 'pt'}})"
+    )
+
+
+def refuse_pickled_folder(folder: Path) -> None:
+    """Raises Misfit for a folder whose weights are pickles only."""
+    pickles = sorted(path for path in folder.glob("*") if path.suffix in PICKLES)
+    if pickles and not any(folder.glob("*.safetensors")):
+        refuse_pickle(pickles[0])
 
 
 def read(path: Path, names: Mapping[str, str]) -> State:

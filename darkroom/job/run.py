@@ -59,14 +59,15 @@ class Run:
 def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None] | None) -> Iterator[Run]:
     """Log, event log, progress and trackers, open for the run and closed whatever happens."""
     config = resolved.config
-    os.environ.update(resolved.exports)
+    for name, value in resolved.exports.items():  # what the process was started with wins
+        os.environ.setdefault(name, value)
     give_back_freed()
     output = Path(config.output_dir)
     handler = logs.to_file(output / "debug.log")
     bus, bars = Bus(), ProgressBars()
     run = Run(resolved, family, output, bus, bars)
     events = EventLog(output / "events.jsonl", Clock())
-    trackers = Trackers(config, output, {name: getattr(config, name) for name in type(config).model_fields})
+    trackers = Trackers(config, output, dumped(config))
     bus.on(Step, lambda event: setattr(run, "step", event.step))
     bus.on(Event, events)
     bus.on(Progress, bars.on_progress)
@@ -107,7 +108,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
 
 
 def dumped(config: Any) -> dict[str, Any]:
-    """Every option and its value, as JSON has it; secrets are left out."""
-    values = config.model_dump(mode="json")
+    """Every option and its value, as JSON has it and as they may be shown: secrets are left out."""
+    values = logs.redacted(config.model_dump(mode="json"))
     hidden = {info.name for info in every_option() if info.secret}
     return {name: "***" if name in hidden and value else value for name, value in values.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 
@@ -45,6 +46,19 @@ LAUNCHER_VARIABLES = _words(
     "ACCELERATE_EXTRA_ARGS ACCELERATE_CONFIG_PATH TRAINING_NUM_MACHINES VENV_PATH VALIDATION_INPUT"
 )
 """Variables that only the predecessor's start script reads."""
+
+PROTECTED_VARIABLES = re.compile(
+    r"LD_.*|DYLD_.*|PATH|PYTHON.*|HOME|SHELL|IFS|ENV|BASH_ENV|USER|TMPDIR|TEMP|TMP|GIT_.*|SSH_.*|PIP_.*|VIRTUAL_ENV|"
+    r"CC|CXX|.*_PROXY|.*_ENDPOINT|.*_ENDPOINT_.*|.*_BASE_URL|.*_CA_BUNDLE|SSL_.*|CUDA_HOME|CUDA_PATH"
+)
+"""What a `config.env` never changes: where programs, libraries and downloads come from."""
+
+FOREIGN_VARIABLES = re.compile(
+    r"HF_.*|HUGGINGFACE_.*|WANDB_.*|COMET_.*|MLFLOW_.*|TRANSFORMERS_.*|DIFFUSERS_.*|TOKENIZERS_.*|ACCELERATE_.*|AWS_.*|"
+    r"CUDA_.*|NVIDIA_.*|NCCL_.*|GLOO_.*|TORCH_.*|PYTORCH_.*|TORCHINDUCTOR_.*|TRITON_.*|OMP_.*|MKL_.*|KMP_.*|OPENBLAS_.*|"
+    r"NUMEXPR_.*|BITSANDBYTES_.*|XFORMERS_.*|SDNQ_.*|TQDM_.*|BNB_.*"
+)
+"""Variables of the libraries, and of Darkroom and SimpleTuner, that a `config.env` may set for its run."""
 
 SETTINGS_FREE_VARIABLES = _words(
     """

@@ -21,6 +21,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from darkroom.core import log
 from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
 from darkroom.core.registry import nearest
 from darkroom.options import compat
@@ -100,6 +101,8 @@ class _Reader:
         self.compiling: dict[str, _Given] = {}  # of musubi-tuner, whose two options for it are one here
         self.switches: dict[str, _Given] = {}  # musubi-tuner's, which say what options here are
         self.unsupported: list[ConfigError] = []
+        self.variables: dict[str, _Given] = {}  # of a config.env, those that are no settings
+        self.mentioned: set[str] = set()  # variables that a {env:NAME} stood for
         self.unreadable = False  # the config could not be read, so nothing is known about what is missing
 
     def resolve(self, argv: list[str], family_defaults: FamilyDefaults | None, partial: bool) -> Resolved:
@@ -111,6 +114,7 @@ class _Reader:
         if path is not None:
             self._read_file(path)
         self._place_all(line.pairs, COMMAND_LINE)
+        self._settle_variables()
         self._translate_values()
         self._translate_switches()
         self._settle_unsupported()
@@ -198,8 +202,40 @@ class _Reader:
         elif name in compat.LAUNCHER_VARIABLES:
             self.notes.append(Note(name, value, source, "only SimpleTuner's start script reads it", ineffective=False))
         else:
-            self.exports[name] = value
+            self.variables[name] = _Given(value, source)
             self.environ.setdefault(name, value)
+
+    def _settle_variables(self) -> None:
+        """Lines of a `config.env` that are no settings: exported to this process, without effect, or refused."""
+        for name, given in self.variables.items():
+            if log.is_secret_variable(name):
+                log.hide(given.value)
+            shown = "***" if log.is_secret_variable(name) else given.value
+            if compat.PROTECTED_VARIABLES.fullmatch(name):
+                reason = "no effect: a config.env never changes this variable; set it in your shell"
+                self.notes.append(Note(name, shown, given.source, reason))
+            elif compat.FOREIGN_VARIABLES.fullmatch(name) or _is_ours(name):
+                self.exports[name] = given.value
+                reason = "it is exported to the libraries of this run"
+                self.notes.append(Note(name, shown, given.source, reason, ineffective=False))
+            elif name in self.mentioned or self._is_mentioned_by_datasets(name):
+                self.exports[name] = given.value
+            else:
+                meant = _did_you_mean(name.removeprefix("DARKROOM_").lower())
+                problem = f"This is no option, and no variable that a run reads{meant}"
+                change = "Correct the name or take the line out; what only your shell needs, set there."
+                self.errors.append(ConfigError(name, shown, given.source, problem, change))
+
+    def _is_mentioned_by_datasets(self, name: str) -> bool:
+        """Does the dataset file say {env:NAME}?"""
+        given = self.given.get("data_backend_config")
+        if given is None or not isinstance(given.value, str):
+            return False
+        try:
+            text = (self.cwd / Path(given.value).expanduser()).read_text(encoding="utf-8", errors="replace")
+        except (OSError, ValueError):
+            return False
+        return f"{{env:{name}}}" in text
 
     def _place_extra_arguments(self, value: str, source: str) -> None:
         """Options written as on a command line."""
@@ -271,7 +307,11 @@ class _Reader:
             if match[1] not in self.environ:
                 reason = f"the environment variable {match[1]} is not set, so its place stays empty"
                 self.notes.append(Note(name, value, source, reason))
-            return self.environ.get(match[1], "")
+            found = self.environ.get(match[1], "")
+            if log.is_secret_variable(match[1]):
+                log.hide(found)
+            self.mentioned.add(match[1])
+            return found
 
         return _PLACEHOLDER.sub(filled, value)
 
@@ -390,6 +430,9 @@ class _Reader:
             raise ConfigErrors(self.errors)
         sources = {i.name: DEFAULT for i in every_option()}
         sources.update({name: given.source for name, given in self.given.items() if given.value is not None})
+        for info in every_option():
+            if info.secret and isinstance(value := getattr(config, info.name), str):
+                log.hide(value)
         self.notes += ineffective(config, sources)
         self.errors += not_offered(config, sources)
         if config.strict:
@@ -400,6 +443,12 @@ class _Reader:
 
     def _show(self, path: Path) -> str:
         return str(path.relative_to(self.cwd)) if path.is_relative_to(self.cwd) else str(path)
+
+
+def _is_ours(variable: str) -> bool:
+    """Is this a variable of Darkroom or SimpleTuner that is no option?"""
+    prefix, _, name = variable.partition("_")
+    return prefix in ("DARKROOM", "SIMPLETUNER") and name in compat.SETTINGS_FREE_VARIABLES
 
 
 def located(error: ConfigError, sources: Mapping[str, str]) -> ConfigError:

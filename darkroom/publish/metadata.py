@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from darkroom.core.log import HIDDEN, is_secret_variable, redact
+
 _PLACEHOLDER = re.compile(r"\{(env:[A-Za-z_][A-Za-z0-9_]*|current_step|current_epoch|timestamp)\}")
 
 
@@ -31,7 +33,8 @@ def writer(options: Any, flavour: str, trained_words: Iterable[str]) -> Callable
 
     def metadata(state: Any) -> dict[str, str]:
         comment = comment_text(options.modelspec_comment, state)
-        return {**fixed, "global_step": str(state.step), **({"modelspec.comment": comment} if comment else {})}
+        texts = {**fixed, "global_step": str(state.step), **({"modelspec.comment": comment} if comment else {})}
+        return {name: redact(text) for name, text in texts.items()}
 
     return metadata
 
@@ -43,7 +46,7 @@ def comment_text(comment: Any, state: Any) -> str:
     def fill(match: re.Match[str]) -> str:
         name = match[1]
         if name.startswith("env:"):
-            return os.environ.get(name[4:], "")
+            return HIDDEN if is_secret_variable(name[4:]) else os.environ.get(name[4:], "")
         if name == "timestamp":
             return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         return str({"current_step": state.step, "current_epoch": state.epoch}[name])

@@ -10,6 +10,7 @@ from typing import Any
 
 from darkroom import __version__
 from darkroom.core.files import write_json
+from darkroom.core.log import redacted
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
 
@@ -35,13 +36,11 @@ def write(
 ) -> None:
     """Write resolved options with their sources, package versions, a hash of the data, the base's identity, seeds."""
     resolved = {name: {"value": value, "from": sources.get(name, "default")} for name, value in options.items()}
-    write_json(
-        path,
-        {
-            "options": resolved,
-            "versions": versions(),
-            "dataset_manifest": datasets,
-            "base": dict(base),
-            "seeds": dict(seeds),
-        },
-    )
+    content = {
+        "options": resolved,
+        "versions": versions(),
+        "dataset_manifest": datasets,
+        "base": dict(base),
+        "seeds": dict(seeds),
+    }
+    write_json(path, redacted(content))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.files import write_text
+from darkroom.core.log import redact
 from darkroom.core.units import show_duration, show_size
 from darkroom.report.eventlog import read
 
@@ -52,7 +53,7 @@ def write(output: Path, options: dict[str, Any], sources: dict[str, str], notes:
     ]
     page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{_text(title)}</title><style>{STYLE}</style>"
     path = output / "report.html"
-    write_text(path, page + "".join(sections) + "</html>\n")
+    write_text(path, redact(page + "".join(sections)) + "</html>\n")
     return path
 
 

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from darkroom.core import events
+from darkroom.core.log import redact
 from darkroom.core.units import show_duration
 
 PLAIN_EVERY = 15.0
@@ -73,7 +74,7 @@ class ProgressBars:
 
     def say(self, text: str) -> None:
         """A plain line above the bars."""
-        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(redact(text), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Take the bars away."""

@@ -89,7 +89,7 @@ def verify(path: Path) -> Verdict:
     trained = family.trained_for(settings.model_flavour)
     if len(trained) < len(family.held_for(settings.model_flavour)) and not settings.wan_validation_load_other_stage:
         family.alone(pipe, trained[0])  # as the run drew its pictures
-    pictures = originals(Path(options["$folder"]), step_of(path))
+    pictures = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]
     made = as_in_the_run(pipe, parts) if mixed else as_anywhere(pipe, parts)
     worst = max((difference(pipe, parts, picture, made) for picture in pictures), default=None)
     return Verdict(matched, unmatched, len(pictures), worst)

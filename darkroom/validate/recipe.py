@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.files import atomic
+from darkroom.core.log import HIDDEN, redacted
 
 KEY = "darkroom"
 
@@ -45,9 +46,19 @@ class Recipe:
         from PIL.PngImagePlugin import PngInfo
 
         header = PngInfo()
-        header.add_text(KEY, json.dumps(dataclasses.asdict(self), sort_keys=True))
+        header.add_text(KEY, json.dumps(redacted(dataclasses.asdict(self)), sort_keys=True))
         with atomic(path) as temporary:
             image.save(temporary, format="PNG", pnginfo=header)
+
+    @property
+    def shown(self) -> Recipe:
+        """The recipe as it is written, without secrets."""
+        return dataclasses.replace(self, **{**redacted(dataclasses.asdict(self)), "pictures": self.pictures})
+
+    @property
+    def is_whole(self) -> bool:
+        """Can the picture be drawn again, as nothing in its recipe was hidden?"""
+        return HIDDEN not in json.dumps([self.prompt, self.negative, self.call, self.told])
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

@@ -19,6 +19,7 @@ from PIL import Image
 
 from darkroom.core.events import Bus, Preview, Progress, Step, Validation
 from darkroom.core.files import atomic
+from darkroom.core.log import redact
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import Picture, Renderer
@@ -81,7 +82,7 @@ class Validator:
 
     def _is_current(self, name: str, recipe: Recipe) -> bool:
         try:
-            return Recipe.read(self.base_folder / name) == recipe
+            return Recipe.read(self.base_folder / name) == recipe.shown
         except (OSError, ValueError, TypeError):
             return False
 
@@ -132,7 +133,7 @@ class Validator:
         inputs = [("input", picture) for picture in given]
         panels = panels + inputs if self.options.validation_stitch_input_location == "right" else inputs + panels
         with atomic(folder / f"{name}.png") as temporary:
-            stitch(panels, first.prompt.text).save(temporary, format="PNG")
+            stitch(panels, redact(first.prompt.text)).save(temporary, format="PNG")
         row = {
             "name": first.prompt.name,
             "prompt": first.prompt.text,

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from darkroom.core.errors import ConfigErrors, missing_option
+from darkroom.core.log import redact
 from darkroom.options.sources import parse_env_file, resolve
 
 NEEDED = ["--model_family", "flux", "--data_backend_config", "data.json"]
@@ -419,8 +420,58 @@ def test_the_variables_of_an_env_file(tmp_path):
         4,
         2,
     )
-    assert made.exports == {"HF_ENDPOINT": "https://example.org"}
-    assert [note.option for note in made.notes] == ["ACCELERATE_EXTRA_ARGS"]
+    assert made.exports == {}
+    assert [note.option for note in made.notes] == ["ACCELERATE_EXTRA_ARGS", "HF_ENDPOINT"]
+    assert "never changes this variable" in made.notes[1].reason
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "PYTHONSTARTUP", "HF_ENDPOINT", "AWS_ENDPOINT_URL",
+     "HTTPS_PROXY", "REQUESTS_CA_BUNDLE", "GIT_SSH_COMMAND", "CXX"],
+)  # fmt: skip
+def test_an_env_file_never_changes_where_programs_and_downloads_come_from(tmp_path, name):
+    write(tmp_path / "config/mine/config.env", f"{name}=/evil\nMODEL_FAMILY=flux\nDATA_BACKEND_CONFIG=d.json")
+    made = resolve(["--env", "mine"], {}, tmp_path)
+
+    assert made.exports == {}
+    assert [(note.option, note.ineffective) for note in made.notes] == [(name, True)]
+
+
+def test_an_env_file_says_what_it_exports_to_the_libraries_and_hides_secrets(tmp_path):
+    lines = "CUDA_VISIBLE_DEVICES=1\nWANDB_API_KEY=abcdefgh1\nMODEL_FAMILY=flux\nDATA_BACKEND_CONFIG=d.json"
+    write(tmp_path / "config/mine/config.env", lines)
+    made = resolve(["--env", "mine"], {}, tmp_path)
+
+    assert made.exports == {"CUDA_VISIBLE_DEVICES": "1", "WANDB_API_KEY": "abcdefgh1"}
+    assert [note.option for note in made.notes] == ["CUDA_VISIBLE_DEVICES", "WANDB_API_KEY"]
+    assert "abcdefgh1" not in "".join(map(str, made.notes))
+    assert redact("it is abcdefgh1 here") == "it is *** here"
+
+
+@pytest.mark.parametrize("name", ["LERNING_RATE", "DARKROOM_LERNING_RATE"])
+def test_a_misspelt_name_in_an_env_file_is_an_error_with_the_nearest(tmp_path, name):
+    write(tmp_path / "config/mine/config.env", f"{name}=9\nMODEL_FAMILY=flux\nDATA_BACKEND_CONFIG=d.json")
+
+    with pytest.raises(ConfigErrors, match="did you mean learning_rate") as caught:
+        resolve(["--env", "mine"], {}, tmp_path)
+
+    assert "config/mine/config.env" in str(caught.value)
+
+
+def test_a_variable_of_an_env_file_that_the_datasets_mention_is_no_stranger(tmp_path):
+    write(tmp_path / "d.json", '[{"id": "a", "instance_data_dir": "{env:MY_PHOTOS}/a"}]')
+    write(tmp_path / "config/mine/config.env", "MY_PHOTOS=/mnt\nMODEL_FAMILY=flux\nDATA_BACKEND_CONFIG=d.json")
+
+    assert resolve(["--env", "mine"], {}, tmp_path).exports == {"MY_PHOTOS": "/mnt"}
+
+
+def test_the_value_of_a_secret_variable_is_never_shown(tmp_path):
+    document = {**NEEDED_JSON, "validation_prompt": "say {env:MY_HUB_TOKEN} twice", "tracker_run_name": "{env:PLAIN}"}
+    write(tmp_path / "c.json", document)
+    resolve(["c.json"], {"MY_HUB_TOKEN": "qwertz-77", "PLAIN": "an-ordinary-name"}, tmp_path)
+
+    assert redact("say qwertz-77 twice to an-ordinary-name") == "say *** twice to an-ordinary-name"
 
 
 def test_an_env_file_beside_another_config_counts_less(tmp_path):

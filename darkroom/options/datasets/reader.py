@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from darkroom.core.errors import DataError, missing_option
+from darkroom.core.log import hide, is_secret_key, is_secret_variable
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets import musubi, rules, storage
 from darkroom.options.datasets.document import REMEDY, document
@@ -176,14 +177,25 @@ class _Reader:
     def fill(self, value: Any, entry: str) -> Any:
         """Placeholders replaced in every text, also in nested lists and objects."""
         if isinstance(value, dict):
-            return {key: self.fill(item, entry) for key, item in value.items()}
+            filled = {key: self.fill(item, entry) for key, item in value.items()}
+            for key, item in filled.items():
+                if is_secret_key(key) and isinstance(item, str):
+                    hide(item)
+            return filled
         if isinstance(value, list):
             return [self.fill(item, entry) for item in value]
         if not isinstance(value, str):
             return value
         words = {"model_family": self.family, "output_dir": self.output, "id": entry}
-        value = re.sub(r"\{env:([^{}]+)\}", lambda m: self.environ.get(m[1], ""), value)
+        value = re.sub(r"\{env:([^{}]+)\}", lambda m: self.variable(m[1]), value)
         return re.sub(r"\{(model_family|output_dir|id)\}", lambda m: words[m[1]], value)
+
+    def variable(self, name: str) -> str:
+        """The value of an environment variable, which is never shown if it is a secret."""
+        value = self.environ.get(name, "")
+        if is_secret_variable(name):
+            hide(value)
+        return value
 
     def generated(self, raw: dict[str, Any]) -> list[dict[str, Any]]:
         """The conditioning datasets that an entry asks to be made from its own pictures; it is given their names."""
