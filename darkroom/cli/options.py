@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.errors import UserError
+from darkroom.core.log import redact
 from darkroom.core.registry import nearest
 from darkroom.options.config import SECTIONS, every_option, option_names
 from darkroom.options.field import OptionInfo
@@ -156,7 +157,7 @@ def _row(name: str, words: str, column: int = 44) -> None:
     """A name and its words, which start at `column`, or below when the name is too long."""
     head = f"  {name}"
     start = head.ljust(column) if len(head) < column else f"{head}\n{' ' * column}"
-    print(start + _wrapped(words, column).lstrip())
+    print(redact(start + _wrapped(words, column).lstrip()))
 
 
 def _wrapped(text: str, indent: int) -> str:
@@ -189,7 +190,7 @@ def _explain(argv: Sequence[str], names: Sequence[str], as_machine: bool) -> int
     if resolved.notes:
         _heading("Notes")
         for note in resolved.notes:
-            print(_wrapped(str(note), 2))
+            print(redact(_wrapped(str(note), 2)))
     return 0
 
 
@@ -204,7 +205,7 @@ def _explain_as_json(resolved: Resolved, shown: Sequence[OptionInfo]) -> None:
     ]
     notes = [{"option": n.option, "value": n.value, "source": n.source, "reason": n.reason} for n in resolved.notes]
     document = {"config": str(resolved.path) if resolved.path else None, "options": options, "notes": notes}
-    print(json.dumps(document, indent=1, ensure_ascii=False, default=str))
+    print(redact(json.dumps(document, indent=1, ensure_ascii=False, default=str)))
 
 
 def _family_defaults(family: str, flavour: str | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 from darkroom.cli.common import CONFIG_HELP, resolved, take_flag, wants_help
+from darkroom.core.log import redact
 
 HELP = f"""usage: darkroom plan [CONFIG] [--json] [--OPTION VALUE ...]
 
@@ -23,5 +24,5 @@ def run(argv: list[str]) -> int:
     from darkroom.job import plan
 
     made = plan.plan(settings)
-    print(json.dumps(made, indent=2, default=str) if as_json else plan.show(made))
+    print(redact(json.dumps(made, indent=2, default=str) if as_json else plan.show(made)))
     return 0
