@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import DarkroomError, MemoryFullError
 
+if TYPE_CHECKING:
+    import psutil
+
 _SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
-# M_MMAP_THRESHOLD of malloc.h: larger blocks come from the system, and go back to it
-_MMAP_THRESHOLD = -3
+# of malloc.h: blocks above M_MMAP_THRESHOLD come from the system and go back to it; so does free memory at the end of
+# the heap above M_TRIM_THRESHOLD
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 1 << 20
+LARGEST_THRESHOLD = 32 << 20  # glibc takes no more
+MOST = (1 << 31) - 1
 
 
 def is_memory_full(cause: BaseException) -> bool:
@@ -51,9 +60,15 @@ def memory_full_message(cause: BaseException, advice: str = "") -> str:
 
 def held() -> int:
     """Bytes of memory that this process holds, mapped files with them: its resident size."""
+    return int(_process(os.getpid()).memory_info().rss)
+
+
+@functools.cache
+def _process(pid: int) -> psutil.Process:
+    """The process of this number, looked up once: that takes longer than asking it."""
     import psutil
 
-    return int(psutil.Process().memory_info().rss)
+    return psutil.Process(pid)
 
 
 def available() -> int:
@@ -70,7 +85,26 @@ def available() -> int:
 def give_back_freed() -> None:
     """Have glibc give large blocks back as soon as they are freed. It keeps them otherwise, and the more of them the
     more sizes there are, so that a process holds up to twice what it uses. Elsewhere it does nothing."""
+    _set_thresholds(LARGE_BLOCK, LARGE_BLOCK)
+
+
+@contextlib.contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Inside, freed blocks up to 32 MiB stay with the process: what every step frees, the next one wants again, and the
+    system would fill each page with zeros anew. They are given back at the end."""
+    _set_thresholds(LARGEST_THRESHOLD, MOST)
+    try:
+        yield
+    finally:
+        give_back_freed()
+
+
+def _set_thresholds(block: int, trim: int) -> None:
+    """Which blocks come from the system, and how much free memory the heap may keep at its end."""
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, LARGE_BLOCK)
+        library = ctypes.CDLL(None)
+        library.mallopt(_MMAP_THRESHOLD, block)
+        library.mallopt(_TRIM_THRESHOLD, trim)
+        library.malloc_trim(0)

@@ -59,6 +59,11 @@ class Source:
         """The companions of one role, in the listed order."""
         return [b for b in self.beside if b.companion.role == role]
 
+    @property
+    def is_segmented(self) -> bool:
+        """Is there a mask that may be left out of a batch?"""
+        return any(b.companion.entry.conditioning_type == "segmentation" for b in self.with_role("mask"))
+
     def choices(self, row: int) -> list[list[Beside]]:
         """What may be beside one sample: all pictures that it has, or each of them in turn."""
         there = [b for b in self.beside if b.companion.role != "mask" and b.companion.there[row]]
@@ -238,8 +243,10 @@ class Loader:
             "" if drop else _choose(source.captions_of(int(row), source.chosen(int(row), epoch)), draw)
             for row, draw, drop in zip(rows, draws[:, 0], dropped, strict=True)
         ]
-        masked = mask_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
-        segmented = [bool(draw < self.masked_loss_probability) for draw in masked]
+        segmented = [True] * size
+        if source.is_segmented:
+            masked = mask_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
+            segmented = [bool(draw < self.masked_loss_probability) for draw in masked]
         made = gather(source, rows.tolist(), Draws(captions, dropped, segmented), self.stack, epoch, position)
         self.watch.batch(made, last=position == self.length(epoch) - 1)
         return made
@@ -300,11 +307,16 @@ class Loader:
 
 
 class _Prefetch:
-    """Calls work in a thread and hands the results over in order. An error in the work is raised at the reader."""
+    """Calls work in a thread and hands the results over in order. An error in the work is raised at the reader.
+
+    Once `length` results wait, the thread sleeps until half of them are taken: work that is done in a row finds its
+    code and tables in the processor's cache.
+    """
 
     def __init__(self, work: Iterator[Callable[[], Batch]], length: int, stopped: Callable[[], bool]):
         self._stopped = stopped
-        self._ready: queue.Queue[tuple[Batch | None, BaseException | None]] = queue.Queue(length)
+        self._length, self._room = length, threading.Event()
+        self._ready: queue.SimpleQueue[tuple[Batch | None, BaseException | None]] = queue.SimpleQueue()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, args=(work,), name="batches", daemon=True)
         self._thread.start()
@@ -319,13 +331,14 @@ class _Prefetch:
             self._offer((None, cause))
 
     def _offer(self, item: tuple[Batch | None, BaseException | None]) -> bool:
-        while not self._stop.is_set():
-            try:
-                self._ready.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
+        """Hand over a result, and wait for room. False once nobody wants more."""
+        self._ready.put(item)
+        if self._ready.qsize() >= self._length:
+            self._room.clear()
+            # the reader may have taken the last one in between
+            while self._ready.qsize() > self._length // 2 and not self._stop.is_set():
+                self._room.wait(0.5)
+        return not self._stop.is_set()
 
     def __iter__(self) -> Iterator[Batch]:
         while not self._stop.is_set():
@@ -335,6 +348,8 @@ class _Prefetch:
                 if self._stopped():
                     return
                 continue
+            if self._ready.qsize() <= self._length // 2:
+                self._room.set()
             if cause is not None:
                 raise cause
             if batch is None:
@@ -344,6 +359,7 @@ class _Prefetch:
     def close(self) -> None:
         """Stop the thread and wait for it."""
         self._stop.set()
+        self._room.set()
         if self._thread is not threading.current_thread():
             self._thread.join(timeout=10)
 

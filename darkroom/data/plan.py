@@ -684,6 +684,12 @@ class Plan:
             self._epoch[2].extend(self.source(d, epoch) for d in datasets)
         return self._epoch[2]
 
+    @property
+    def prefetches(self) -> bool:
+        """Are batches made ahead? If nobody has said so, not where encoders would be at work beside the step."""
+        asked = setting(self.config, "dataloader_prefetch")
+        return not (self.encodes_while_training or self.reads_while_training) if asked is None else bool(asked)
+
     def loader(
         self, *, rank: int = 0, ranks: int = 1, stack: Stack | None = None, order: Order | None = None
     ) -> Loader:
@@ -697,7 +703,7 @@ class Plan:
             caption_dropout=self.caption_dropout,
             masked_loss_probability=float(setting(self.config, "masked_loss_probability", 1.0)),
             stack=stack,
-            prefetch=bool(setting(self.config, "dataloader_prefetch", False)),
+            prefetch=self.prefetches,
             qlen=int(setting(self.config, "dataloader_prefetch_qlen", 10)),
             on_warn=self._warn,
             watch=self.watch,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -203,6 +204,7 @@ class Family:
         """Does a flavour's pipeline make pixels in a way of its own?"""
         return self.pipeline_decodes
 
+    @functools.cache  # noqa: B019 - there is one object of each family, for as long as the program runs
     def supports_for(self, flavour: str | None) -> frozenset[str]:
         """What can be done with a flavour, among it the samples it takes: images, video, references."""
         control = frozenset(name for name, way in self.controls_for(flavour).items() if way)

@@ -220,7 +220,7 @@ class Flux(Family):
         # in this order, after the picture; what the network answers for references is of no use
         seen = [x_t, *(reference.to(x_t) for reference in cond.get("references", ()))]
         ids = [image_ids(*each.shape[-2:], x_t.device, x_t.dtype, number) for number, each in enumerate(seen)]
-        packed = torch.cat([pack(each) for each in seen], dim=1)
+        packed = torch.cat([pack(each) for each in seen], dim=1) if len(seen) > 1 else pack(x_t)
         shown = {}
         if "mask" in cond:
             mask = torch.cat([cond["mask"], cond["mask"].new_ones(packed.shape[:2])], dim=1)
@@ -232,7 +232,7 @@ class Flux(Family):
             pooled_projections=cond["pooled"],
             encoder_hidden_states=text,
             txt_ids=text.new_zeros(text.shape[1], 3),
-            img_ids=torch.cat(ids),
+            img_ids=torch.cat(ids) if len(ids) > 1 else ids[0],
             return_dict=False,
             **shown,
         )[0]

@@ -48,10 +48,12 @@ def stack_padded(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     from torch.nn.utils.rnn import pad_sequence
 
     texts = [entry["text"] for entry in entries]
+    if len({len(rows) for rows in texts}) == 1:
+        return {"text": torch.stack(texts)}
     text = pad_sequence(texts, batch_first=True)
     lengths = torch.tensor([len(rows) for rows in texts], device=text.device)
     mask = torch.arange(text.shape[1], device=text.device) < lengths[:, None]
-    return {"text": text} if mask.all() else {"text": text, "mask": mask}
+    return {"text": text, "mask": mask}
 
 
 def too_long(pipe: Any, captions: list[str], limit: int) -> list[str]:

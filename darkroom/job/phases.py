@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import torch
 from darkroom.core.events import Bus, Phase
 from darkroom.core.memory import held
 
-# between two looks at what the process holds
-SECONDS = 0.01
+# between two looks at what the process holds: short at first, as a phase may be
+SECONDS, LATER_SECONDS = 0.01, 0.1
+SHORT = 100
 
 
 class Gauge:
@@ -40,7 +42,8 @@ class Gauge:
             self.device = torch.cuda.max_memory_allocated()
 
     def _look(self) -> None:
-        while not self._done.wait(SECONDS):
+        looks = itertools.count()
+        while not self._done.wait(SECONDS if next(looks) < SHORT else LATER_SECONDS):
             self.host = max(self.host, held())
 
 

@@ -171,8 +171,11 @@ class DataOptions(Section):
         ge=1,
         level="expert",
     )
-    dataloader_prefetch: bool = option(
-        False, "Prepare the next batches while the present one trains.", resume="free", level="advanced"
+    dataloader_prefetch: bool | None = option(
+        None,
+        "Prepare the next batches while the present one trains; left out, unless encoders are needed for that.",
+        resume="free",
+        level="advanced",
     )
     dataloader_prefetch_qlen: int = option(
         10,
@@ -180,7 +183,7 @@ class DataOptions(Section):
         resume="free",
         ge=1,
         level="advanced",
-        when={"dataloader_prefetch": True},
+        when={"dataloader_prefetch": (None, True)},
     )
     conditioning_multidataset_sampling: Literal["combined", "random"] = option(
         "random",

@@ -43,16 +43,22 @@ class ProgressBars:
         """An optimizer step was taken."""
         seconds = event.metrics["seconds"]
         self._pace = seconds if self._pace is None else 0.9 * self._pace + 0.1 * seconds
+        if not self.is_live and not self._is_due(event):
+            return
         loss = sum(event.terms.values())
         note = f"loss {loss:.4f}  lr {event.metrics['learning_rate']:.2e}  {self._rate()}"
         if self.is_live:
             self._move("training", event.step, event.total, note)
             if event.step == event.total:
                 self.close()
-        elif time.monotonic() - self._said > PLAIN_EVERY or event.step in (1, event.total):
+        else:
             self._said = time.monotonic()
             left = show_duration((event.total - event.step) * self._pace)
             self.console.print(f"step {event.step}/{event.total}  {note}  {left} left", soft_wrap=True)
+
+    def _is_due(self, event: events.Step) -> bool:
+        """Is it time for another plain line?"""
+        return time.monotonic() - self._said > PLAIN_EVERY or event.step in (1, event.total)
 
     def _rate(self) -> str:
         pace = self._pace or 0.0

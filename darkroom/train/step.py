@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -66,7 +68,7 @@ class Stepper:
             with self._synchronised(number == len(batches)), self.scaled(batch.slider_strength):
                 with self.engine.autocast():
                     outcome = self.objective(self.model, batch, step)
-                self.engine.backward(sum(outcome.terms.values()) / len(batches))
+                self.engine.backward(functools.reduce(operator.add, outcome.terms.values()) / len(batches))
             outcomes.append(outcome)
 
         self.settle()
