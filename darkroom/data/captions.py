@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from darkroom.core.files import lines_of
 from darkroom.core.registry import Table
 from darkroom.data.tables import CAPTIONS, SampleTable, stem_of, without_ending
 from darkroom.data.threads import in_chunks
@@ -35,6 +36,7 @@ class Asked:
     store: Store
     table: SampleTable
     paths: pa.Array  # (n,) string
+    texts: pa.Array  # (n,) string: the text files beside them, null where none is known
 
 
 @dataclass(frozen=True)
@@ -53,21 +55,23 @@ def from_text_file(asked: Asked) -> Found:
     """The text file beside the sample: a caption per line, or one when lines are not to be split."""
     dataset, store = asked.dataset, asked.store
 
-    def one(path: str) -> tuple[list[str] | None, str]:
+    def one(pair: tuple[str, str | None]) -> tuple[list[str] | None, str]:
+        path, name = pair
         try:
-            text = store.read(stem_of(path) + dataset.caption_extension).decode("utf-8-sig")
+            text = store.read(name or stem_of(path) + dataset.caption_extension).decode("utf-8-sig")
         except Missing:
             return None, "missing caption"
         except UnicodeDecodeError:
             return None, "caption is not UTF-8"
         except (Refused, OSError):
             return None, "unreadable caption"
-        lines = [text.strip()] if dataset.disable_multiline_split else [line.strip() for line in text.splitlines()]
+        lines = [text.strip()] if dataset.disable_multiline_split else [line.strip() for line in lines_of(text)]
         kept = list(dict.fromkeys(line for line in lines if line))
         return (kept, "") if kept else (None, "empty caption")
 
     workers = min(dataset.max_workers, store.connections)
-    pairs = [pair for chunk in in_chunks(one, asked.paths.to_pylist(), workers, store.remote) for pair in chunk]
+    files = list(zip(asked.paths.to_pylist(), asked.texts.to_pylist(), strict=True))
+    pairs = [pair for chunk in in_chunks(one, files, workers, store.remote) for pair in chunk]
     return Found(pa.array([texts for texts, _ in pairs], CAPTIONS), np.array([why for _, why in pairs], object))
 
 
@@ -101,6 +105,16 @@ def from_table(asked: Asked) -> Found:
         return Found(pc.if_else(pa.array(bad), instead, found), np.full(len(rows), "", object))
     why = np.where(rows < 0, "not in the table", np.where(bad, "empty caption", "")).astype(object)
     return Found(_nulled(found, bad), why)
+
+
+def without_control_characters(found: Found) -> Found:
+    """The same without captions that hold a NUL: no text has one, but UTF-16 and UTF-32 read as UTF-8 do."""
+    flat, rows = found.captions.flatten(), pc.list_parent_indices(found.captions)
+    bad = np.zeros(len(found.captions), bool)
+    bad[rows.filter(pc.match_substring(flat, "\0")).to_numpy(zero_copy_only=False)] = True
+    if not bad.any():
+        return found
+    return Found(_nulled(found.captions, bad), np.where(bad, "caption is not UTF-8", found.reasons).astype(object))
 
 
 def _nulled(captions: pa.Array, where: np.ndarray) -> pa.Array:

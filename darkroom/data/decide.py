@@ -8,7 +8,7 @@ import pyarrow as pa
 from darkroom.data.index import CODE, Index, unique_pairs
 from darkroom.data.tables import SampleTable
 from darkroom.media.faces import crop_around
-from darkroom.media.resize import Size, Sizes, Sizing, measure, plan_sizes, stable_draws
+from darkroom.media.resize import Size, Sizes, Sizing, is_too_thin, measure, plan_sizes, stable_draws
 from darkroom.options.datasets import SampleDataset
 
 
@@ -26,14 +26,15 @@ def decide(
     unique, inverse = unique_pairs(wanted[:, 0], wanted[:, 1])
     if by_path:
         names = index.paths.take(pa.array(rows)).to_pylist()
-        plans = [
-            plan_sizes(_pair(size), sizing, draws_of(draw, dataset.id, name)[2])
+        decided = [
+            _decided(_pair(size), dataset, sizing, draws_of(draw, dataset.id, name)[2])
             for size, name in zip(wanted, names, strict=True)
         ]
         inverse = np.arange(len(rows))
     else:
-        plans = [plan_sizes(_pair(size), sizing) for size in unique]
-    unfit = np.array([_unfit(p, dataset, sizing) for p in plans], np.int8)
+        decided = [_decided(_pair(size), dataset, sizing) for size in unique]
+    plans = [plan for plan, _ in decided]
+    unfit = np.array([CODE[reason] for _, reason in decided], np.int8)
     for name, values in _columns(plans).items():
         at[name][rows] = values[inverse]
     lasting = np.isin(at["unfit"][rows], [CODE["too_short"], CODE["too_long"]])
@@ -72,15 +73,26 @@ def _own_aspects(index: Index, rows: np.ndarray, table: SampleTable) -> None:
     index.numbers["aspect"][rows] = np.where(given > 0, given, index.numbers["aspect"][rows])
 
 
-def _unfit(sizes: Sizes, dataset: SampleDataset, sizing: Sizing) -> int:
-    """Reason code of the dataset's own limits, 0 when the sample meets them."""
-    if _too_small(sizes.original, dataset, sizing):
-        return CODE["resolution_filter"]
-    if dataset.minimum_aspect_ratio is not None and sizes.aspect < dataset.minimum_aspect_ratio:
-        return CODE["below_min_aspect_ratio"]
-    if dataset.maximum_aspect_ratio is not None and sizes.aspect > dataset.maximum_aspect_ratio:
-        return CODE["above_max_aspect_ratio"]
-    return 0
+def _decided(size: Size, dataset: SampleDataset, sizing: Sizing, draw: float = 0.0) -> tuple[Sizes, str]:
+    """Sizes of an image, and the reason to leave it out by the dataset's own limits, if there is one.
+
+    What can be told without sizes is asked first: an image that is too thin has none, and keeps its own.
+    """
+    reason = "resolution_filter" if _too_small(size, dataset, sizing) else ""
+    if is_too_thin(size, sizing):
+        ratio = size[0] / size[1]
+        return Sizes(size, size, size, ratio), reason or _beyond(ratio, dataset) or "too thin"
+    sizes = plan_sizes(size, sizing, draw)
+    return sizes, reason or _beyond(sizes.aspect, dataset)
+
+
+def _beyond(aspect: float, dataset: SampleDataset) -> str:
+    """The limit that an aspect breaks."""
+    if dataset.minimum_aspect_ratio is not None and aspect < dataset.minimum_aspect_ratio:
+        return "below_min_aspect_ratio"
+    if dataset.maximum_aspect_ratio is not None and aspect > dataset.maximum_aspect_ratio:
+        return "above_max_aspect_ratio"
+    return ""
 
 
 def _too_small(original: Size, dataset: SampleDataset, sizing: Sizing) -> bool:

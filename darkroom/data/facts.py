@@ -12,16 +12,16 @@ from darkroom.data.index import CODE, FACTS, Index, Say
 from darkroom.data.scan import is_clip, layer_of
 from darkroom.data.tables import SampleTable
 from darkroom.data.threads import in_chunks
-from darkroom.media.images import BadPicture, layer_problem, load_rgb, read_header, read_size
+from darkroom.media.images import BadPicture, layer_problem, load_rgb, read_header
 from darkroom.media.video import probe, read_frames
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Missing, Refused, Store
 
-Row = tuple[int, int, int, float, float, float, float, int]
-"""width, height, frames, fps, duration, focus x, focus y, reason code: the order of FACTS."""
+Row = tuple[int, int, int, float, float, float, float, int, int]
+"""width, height, frames, fps, duration, focus x, focus y, traits, reason code: the order of FACTS."""
 
 NO_FACE = (-1.0, -1.0)
-NOTHING = (0, 0, 0, 0.0, 0.0, *NO_FACE)
+NOTHING = (0, 0, 0, 0.0, 0.0, *NO_FACE, 0)
 FIRST = np.zeros(1, np.int64)  # of a clip: the frame on which a face is looked for
 
 
@@ -125,7 +125,8 @@ def _layer_problem(store: Store, layers: list[str], whole: tuple[int, int]) -> s
     try:
         for path in layers:
             local = store.local(path)
-            if problem := layer_problem(whole, *read_header(str(local) if local else store.open(path))):
+            header = read_header(str(local) if local else store.open(path))
+            if problem := layer_problem(whole, header.size, header.has_alpha):
                 return problem
     except (BadPicture, Missing, FileNotFoundError, Refused, OSError):
         return "damaged layer"
@@ -138,23 +139,17 @@ def _header(store: Store, path: str, size: int, faces: bool) -> Row:
         if is_clip(path):
             clip = probe(store.local(path) or store.open(path, size))
             face = _face_in(read_frames(store.local(path) or store.open(path, size), FIRST)[0]) if faces else NO_FACE
-            return clip.width, clip.height, clip.frames, clip.fps, clip.duration, *face, 0
-        if faces:
-            return _with_face(store.read(path))
+            return clip.width, clip.height, clip.frames, clip.fps, clip.duration, *face, 0, 0
         local = store.local(path)
-        width, height = read_size(str(local) if local else store.open(path, size))
-        return width, height, 1, 0.0, 0.0, -1.0, -1.0, 0
+        header = read_header(str(local) if local else store.open(path, size))
+        face = _face_in(np.asarray(load_rgb(store.read(path)))) if faces else NO_FACE
+        return *header.size, 1, 0.0, 0.0, *face, int(header.traits), 0
     except BadPicture as bad:
         return *NOTHING, CODE[bad.reason]
     except (Missing, FileNotFoundError):
         return *NOTHING, CODE["vanished"]
     except (Refused, OSError):
         return *NOTHING, CODE["unreadable"]
-
-
-def _with_face(data: bytes) -> Row:
-    image = load_rgb(data)
-    return image.width, image.height, 1, 0.0, 0.0, *_face_in(np.asarray(image)), 0
 
 
 def _face_in(picture: np.ndarray) -> tuple[float, float]:

@@ -21,7 +21,7 @@ from darkroom.core.errors import DataError
 from darkroom.data.index import Index, Say
 from darkroom.data.scan import is_clip
 from darkroom.media import video
-from darkroom.media.images import BadPicture, load_rgb
+from darkroom.media.images import DECODING, BadPicture, load_rgb
 from darkroom.options.datasets import SampleDataset
 from darkroom.options.datasets.where import LocalFiles
 from darkroom.storage.base import Missing, Refused
@@ -46,6 +46,11 @@ def recipe(entry: SampleDataset) -> tuple[str, dict[str, Any]]:
         ) from cause
 
 
+def _settings(source: Index, entry: SampleDataset) -> str:
+    """What decides the pixels that are made from a file."""
+    return files.digest([*recipe(entry), DECODING, source.convert])
+
+
 def output_of(path: str, name: str) -> str:
     """Where the picture made from `path` is kept."""
     return path + (".mp4" if is_clip(path) and name != FIRST_FRAME else ".png")
@@ -53,8 +58,7 @@ def output_of(path: str, name: str) -> str:
 
 def missing(source: Index, entry: SampleDataset) -> list[int]:
     """Rows of the source whose picture is not there, or was made from another file or with other settings."""
-    name, params = recipe(entry)
-    made = _record(_folder(entry), files.digest([name, params]))
+    made = _record(_folder(entry), _settings(source, entry))
     at = source.numbers
     rows = [int(row) for row in source.usable if at["part"][row] == 0]
     return [row for row in rows if made.get(source.path(row)) != (int(at["size"][row]), int(at["mtime"][row]))]
@@ -63,7 +67,7 @@ def missing(source: Index, entry: SampleDataset) -> list[int]:
 def make(source: Index, entry: SampleDataset, seed: int, say: Say | None = None) -> int:
     """Make what is missing. A sample that cannot be read is passed over: it is reported where it is trained on."""
     name, params = recipe(entry)
-    folder, settings = _folder(entry), files.digest([name, params])
+    folder, settings = _folder(entry), _settings(source, entry)
     record, rows = _record(folder, settings), missing(source, entry)
     made = 0
     for done, row in enumerate(rows, 1):
@@ -99,7 +103,7 @@ def _make_one(source: Index, path: str, target: Path, name: str, params: dict[st
             raise DataError(
                 f"'{path}' is a picture, and {name} is made from clips.\n  Use it in a dataset of type video."
             )
-        picture = np.asarray(load_rgb(source.store.read(path)))
+        picture = np.asarray(load_rgb(source.store.read(path), source.convert))
         _save(target, control(picture, params, generator))
         return
     clip = source.store.local(path) or io.BytesIO(source.store.read(path))

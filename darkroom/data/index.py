@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +21,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from darkroom.core import files
+from darkroom.media.images import READERS
 from darkroom.media.resize import Sizes
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Store
 
-VERSION = 2
+VERSION = 3
 REASONS = (
     "",
     "empty file",
@@ -56,11 +57,15 @@ REASONS = (
     "damaged layer",
     "layer of another size",
     "layer without alpha",
+    "too thin",
+    "pixel values out of range",
+    *(reader.missing for reader in READERS),
+    *(reader.failing for reader in READERS),
 )
 """Why a sample is left out, by code; 0 means that it is used. New reasons are added at the end."""
 
 CODE = {reason: code for code, reason in enumerate(REASONS)}
-TRANSIENT = [CODE[reason] for reason in ("unreadable", "vanished", "unreadable caption")]
+TRANSIENT = [CODE[r] for r in ("unreadable", "vanished", "unreadable caption", *(r.missing for r in READERS))]
 """Reasons that may pass without the file changing: such files are looked at again at every start."""
 
 FACTS = {
@@ -71,6 +76,7 @@ FACTS = {
     "duration": np.float64,  # seconds
     "focus_x": np.float32,  # centre of the face, as shares of width and height; -1 when none was looked for or found
     "focus_y": np.float32,
+    "traits": np.int8,  # of an image's header, see media/images.py
     "bad": np.int8,
 }
 """What is read from a sample, and its type."""
@@ -114,8 +120,11 @@ class Index:
     opened: int = 0  # files opened by the scan that made this
     problems: Counter[str] | None = None  # what could not be listed
     left_out: int = 0  # by max_num_samples
+    others: Counter[str] = field(default_factory=Counter)  # files of other kinds, by the reason why they are no samples
+    leaving: list[str] = field(default_factory=list)  # links that lead out of the folder, and where to
     changed: bool = False
     area_down: bool = False  # shrunk by averaging areas instead of Lanczos
+    convert: bool = True  # colors are brought to sRGB
     origin: tuple[Index, np.ndarray] | None = None  # of a selection: where facts are kept, and the rows there
 
     def __len__(self) -> int:

@@ -27,7 +27,7 @@ from darkroom.data.scan import is_clip
 from darkroom.data.team import ALONE, Team
 from darkroom.data.watch import QUIET, Watch
 from darkroom.media import audio, video
-from darkroom.media.images import BadPicture, prepare, prepare_layers
+from darkroom.media.images import DECODING, BadPicture, prepare, prepare_layers
 from darkroom.media.look import Look
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Missing, Refused
@@ -99,7 +99,9 @@ class SampleCache:
             f"{at['target_height'][row]} {at['top'][row]},{at['left'][row]}"
         )
         if self.index.area_down:
-            words += " by area"
+            words += " by exact areas"
+        if not is_clip(self.index.path(row)):
+            words += f" decoded {DECODING}{'' if self.index.convert else ' as stored'}"
         if self.sound:
             words += f" sound {self.sound}{' or none' if self.may_be_silent else ''}"
         if at["frames"][row] > 1 or at["count"][row] > 1:
@@ -288,9 +290,10 @@ class SampleCache:
 
     def _picture(self, row: int, files: list[bytes]) -> np.ndarray:
         """uint8 (H, W, 3) of the target size, or (F, H, W, 4) of a picture with its layers."""
+        sizes, crop, convert = self.index.sizes(row), self.index.crop(row), self.index.convert
         if self.index.layers is not None:
-            return prepare_layers(files[0], files[1:], self.index.sizes(row), self.index.crop(row))
-        return prepare(files[0], self.index.sizes(row), self.index.crop(row))
+            return prepare_layers(files[0], files[1:], sizes, crop, convert)
+        return prepare(files[0], sizes, crop, convert)
 
     def _prepare_clip(self, row: int, path: str, also_cached: bool) -> Prepared:
         local = self.index.store.local(path)

@@ -18,7 +18,15 @@ import pyarrow.compute as pc
 from darkroom.data.tables import SampleTable, without_ending
 from darkroom.media.images import EXTENSIONS
 from darkroom.media.video import VIDEO_ENDINGS
-from darkroom.storage.base import Store
+from darkroom.storage.base import Store, ending_of
+
+BESIDE_SAMPLES = frozenset(
+    (
+        ".txt .caption .captions .tags .json .jsonl .csv .tsv .parquet .toml .yaml .yml .xml .md .html .pdf .log .ini "
+        ".cfg .db .sqlite .npz .npy .safetensors .pt .pth .bin .pkl .py .sh .bat .lock .aae .xmp .srt .vtt .url .part"
+    ).split()
+)
+"""Endings, in lower case, of what is no sample and nobody takes for one."""
 
 
 @dataclass
@@ -28,13 +36,15 @@ class Listing:
     paths: pa.Array  # (n,) string, relative to the root
     size: np.ndarray  # (n,) int64
     mtime: np.ndarray  # (n,) int64
-    texts: pa.Array  # (m,) string: paths of the text files, relative and without their ending
+    texts: pa.Array  # (m,) string: paths of the text files, relative and without their ending, each once
     text_size: np.ndarray  # (m,) int64
     text_mtime: np.ndarray  # (m,) int64
     problems: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     folders: int = 0
-    others: int = 0
+    others: Counter[str] = field(default_factory=Counter)  # files of other kinds, by their ending
+    leaving: list[str] = field(default_factory=list)  # links that lead out of the folder, and where to
+    text_names: pa.Array | None = None  # (m,) string: paths of the text files as they are; None when they are not known
     stored: bool = False  # taken from an index or a table instead of the storage; text files are as they were
     layers: pa.Array | None = None  # (n,) list<string>: paths of each sample's layers, once they are told apart
 
@@ -63,14 +73,19 @@ class Listing:
         """Media and texts as tables, for other processes."""
         media = pa.table({"paths": self.paths, "size": self.size, "mtime": self.mtime})
         texts = pa.table({"paths": self.texts, "size": self.text_size, "mtime": self.text_mtime})
-        facts = {"problems": self.problems, "notes": self.notes, "folders": self.folders, "others": self.others}
+        if self.text_names is not None:
+            texts = texts.append_column("names", self.text_names)
+        names = ("problems", "notes", "folders", "others", "leaving")
+        facts = {name: getattr(self, name) for name in names}
         return media.replace_schema_metadata({"facts": json.dumps(facts | {"stored": self.stored})}), texts
 
     @classmethod
     def from_tables(cls, media: pa.Table, texts: pa.Table) -> Listing:
         """The inverse of `as_tables`."""
         facts = json.loads((media.schema.metadata or {})[b"facts"])
-        facts["problems"] = Counter(facts["problems"])
+        facts |= {name: Counter(facts[name]) for name in ("problems", "others")}
+        if "names" in texts.column_names:
+            facts["text_names"] = texts["names"].combine_chunks()
         columns: list[Any] = []
         for table in (media, texts):
             columns += [table["paths"].combine_chunks(), table["size"].to_numpy(), table["mtime"].to_numpy()]
@@ -96,24 +111,64 @@ def are_clips(paths: pa.Array) -> np.ndarray:
 def list_samples(
     store: Store, endings: frozenset[str], text_ending: str = ".txt", say: Callable[[int, int], None] | None = None
 ) -> Listing:
-    """Everything in the store with one of these endings, and the text files beside. Raises DataError."""
-    found = store.find(endings | {text_ending}, say)
+    """Everything in the store with one of these endings, and the text files beside. Raises DataError.
+
+    `text_ending` is what a text file's name has behind that of its sample, in capitals or not. Where several differ only
+    in that, the one that is written as asked for counts.
+    """
+    found = store.find(endings | {ending_of(f"x{text_ending}") or text_ending}, say)
     paths = pa.array(found.paths, pa.string())
     is_text = pc.ends_with(pc.utf8_lower(paths), text_ending.lower()).to_numpy(zero_copy_only=False)
-    media, texts = np.flatnonzero(~is_text), np.flatnonzero(is_text)
+    media = np.flatnonzero(~is_text & ends_in(paths, endings))
+    texts = np.flatnonzero(is_text)
+    texts = texts[np.argsort([not found.paths[row].endswith(text_ending) for row in texts], kind="stable")]
+    names = paths.take(pa.array(texts))
+    stems = pc.utf8_slice_codeunits(names, 0, -len(text_ending))
+    _, first = np.unique(stems.dictionary_encode().indices, return_index=True)
+    texts, names, stems = texts[first], names.take(pa.array(first)), stems.take(pa.array(first))
     size, mtime = np.array(found.sizes, np.int64), np.array(found.stamps, np.int64)
     return Listing(
         paths.take(pa.array(media)),
         size[media],
         mtime[media],
-        without_ending(paths.take(pa.array(texts))),
+        stems,
         size[texts],
         mtime[texts],
         found.problems,
         found.notes,
         found.folders,
         found.others,
+        found.leaving,
+        names,
     )
+
+
+def ends_in(paths: pa.Array, endings: frozenset[str]) -> np.ndarray:
+    """(n,) bool: which names end in one of these, in capitals or not."""
+    rule = "|".join(re.escape(ending[1:]) for ending in sorted(endings))
+    return pc.match_substring_regex(paths, rf"\.(?i:{rule})$").to_numpy(zero_copy_only=False)
+
+
+def other_endings(found: Counter[str], kind: str) -> Counter[str]:
+    """What is in the folder of a dataset of type `kind` and no sample of it: the reasons, with the endings, counted.
+
+    Texts and tables that usually lie beside samples are passed over.
+    """
+    groups: dict[str, Counter[str]] = {}
+    for ending, count in found.items():
+        if ending in BESIDE_SAMPLES:
+            continue
+        if ending in EXTENSIONS | VIDEO_ENDINGS:
+            reason = f"{'image' if ending in EXTENSIONS else 'video'} in a dataset of type {kind}"
+        else:
+            reason = "not an image or video ending"
+        groups.setdefault(reason, Counter())[ending or "none"] += count
+    return Counter({f"{why} ({_most_common(endings)})": endings.total() for why, endings in groups.items()})
+
+
+def _most_common(endings: Counter[str], most: int = 5) -> str:
+    ordered = sorted(endings, key=lambda ending: (-endings[ending], ending))
+    return ", ".join(ordered[:most]) + (", ..." if len(ordered) > most else "")
 
 
 def listed_in(table: SampleTable) -> Listing:
@@ -167,6 +222,14 @@ def choose_samples(listing: Listing, dataset: str, most: int | None) -> int:
     left = len(listing) - most
     listing.take(np.sort(np.array(rows[:most], np.int64)))
     return left
+
+
+def text_paths(listing: Listing) -> pa.Array:
+    """(n,) string: for each sample the path of its text file, null where there is none or where that is not known."""
+    if listing.text_names is None:
+        return pa.nulls(len(listing), pa.string())
+    rows = text_of(listing)
+    return listing.text_names.take(pa.array(rows, mask=rows < 0)).cast(pa.string())
 
 
 def text_of(listing: Listing) -> np.ndarray:

@@ -41,18 +41,24 @@ from darkroom.data.scan import (
     endings_of,
     list_samples,
     listed_in,
+    other_endings,
     tell_layers_apart,
     text_of,
+    text_paths,
 )
 from darkroom.data.tables import SampleTable
 from darkroom.data.team import ALONE, Team
 from darkroom.data.threads import CHUNK
+from darkroom.media.images import INSTALL, READERS
 from darkroom.media.kohya import KohyaSizing
-from darkroom.media.resize import Size, Sizing, square_edge
+from darkroom.media.resize import THINNEST, Size, Sizing, square_edge
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Store
 
 log = logs.logger(__name__)
+
+MOST_EDGE = 65_536
+"""Pixels of an edge beyond which a size that a person wrote is a slip."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +113,13 @@ def survey(
     left_out = choose_samples(listing, dataset.id, dataset.max_num_samples)
     index = _start(dataset, store, listing, file, settings)
     index.problems, index.left_out = listing.problems, left_out
+    index.others, index.leaving = other_endings(listing.others, dataset.dataset_type), listing.leaving
     stale, stale_text = _reuse(index, old, listing)
     index.numbers["bad"][stale] = CODE["unreadable"]  # until it is read: what is saved meanwhile must say so
     saver = Saver(index, terms.save_seconds) if team.size == 1 else None
     read_facts(index, team.share(stale, CHUNK), dataset, table, on_progress, saver)
     _share_columns(index, stale, FACTS, team)
-    _read_captions(index, team.share(stale_text, CHUNK), dataset, table)
+    _read_captions(index, team.share(stale_text, CHUNK), dataset, table, text_paths(listing))
     _share_captions(index, stale_text, team)
     clips = are_clips(index.paths)
     same = old is not None and old.settings.get("decisions") == settings["decisions"] and not clips.any()
@@ -285,7 +292,7 @@ def _start(dataset: SampleDataset, store: Store, listing: Listing, file: Path, s
     made = Index(
         dataset.id, store, listing.paths, numbers, np.zeros(count, "S32"), empty, file, settings, listing.layers
     )
-    made.area_down = dataset.kohya is not None
+    made.area_down, made.convert = dataset.kohya is not None, dataset.converts_colors
     return made
 
 
@@ -346,12 +353,15 @@ def _stamp_texts(index: Index, listing: Listing) -> None:
         index.numbers[name] = column
 
 
-def _read_captions(index: Index, rows: np.ndarray, dataset: SampleDataset, table: SampleTable) -> None:
-    """Raw captions of `rows`. A sample without one is left out and counted."""
+def _read_captions(
+    index: Index, rows: np.ndarray, dataset: SampleDataset, table: SampleTable, texts: pa.Array
+) -> None:
+    """Raw captions of `rows`. A sample without one is left out and counted. `texts` (n,) names the text files."""
     if len(rows) == 0 or cap.source_name(dataset) in ("instanceprompt", "none"):
         return
     paths = index.paths if len(rows) == len(index) else index.paths.take(pa.array(rows))
-    found = cap.SOURCES[cap.source_name(dataset)](cap.Asked(dataset, index.store, table, paths))
+    asked = cap.Asked(dataset, index.store, table, paths, texts.take(pa.array(rows)))
+    found = cap.without_control_characters(cap.SOURCES[cap.source_name(dataset)](asked))
     words, inverse = np.unique(found.reasons, return_inverse=True)
     index.numbers["caption_bad"][rows] = np.array([CODE[word] for word in words], np.int8)[inverse]
     if len(rows) == len(index):
@@ -414,10 +424,13 @@ def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:
     path = output / f"aspect_resolution_map-{dataset.in_unit(dataset.resolution)}.json"
     try:
         found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return {float(key): (int(size[0]), int(size[1])) for key, size in found.items()}
+        made = {float(key): (int(size[0]), int(size[1])) for key, size in found.items()}
+        if wrong := [size for size in made.values() if not all(0 < edge <= MOST_EDGE for edge in size)]:
+            raise ValueError(f"{wrong[0]} is no size in pixels")
+        return made
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, IndexError, AttributeError) as cause:
+    except (OSError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, RecursionError) as cause:
         raise DataError(
             f"The resolution map {path} cannot be read: {cause}\n"
             '  It holds one object such as {"1.75": [1344, 768]}; correct or remove it.'
@@ -446,11 +459,14 @@ def _remedy(count: int, removed: dict[str, int]) -> str:
     if count == 0:
         return "Put pictures (.jpg, .png, .webp, ...) into the folder or below it, or correct instance_data_dir."
     first = max(removed, key=lambda reason: removed[reason], default="")
+    if first in (reader.missing for reader in READERS):
+        return f"Install it with: {INSTALL}"
     return {
         "missing caption": "Write a .txt file with the same name beside each picture, or choose another "
         "caption_strategy.",
         "empty caption": "Write something into the caption files, or choose another caption_strategy.",
         "resolution_filter": "Lower minimum_image_size, or bring larger pictures.",
+        "too thin": f"Cut them to a shape whose longer edge is at most {THINNEST} times the shorter one.",
         "insufficient_for_batch": "Lower train_batch_size, raise repeats, or add pictures of the same shape.",
         "not in the table": "Check filename_column and identifier_includes_extension in the parquet block.",
         "too_short": "Lower num_frames (or target_frames) in the video block, or bring longer clips.",

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from darkroom.core.errors import DataError
+from darkroom.core.files import lines_of
 from darkroom.core.registry import nearest
 from darkroom.options.datasets import MetadataTable, SampleDataset
 from darkroom.storage.base import Missing, Refused
@@ -147,7 +148,7 @@ def _bytes(store: Store, path: str) -> bytes | Path:
 
 
 def _from_lines(text: str) -> pa.Table:
-    lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+    lines = [json.loads(line) for line in lines_of(text) if line.strip()]
     names = list(dict.fromkeys(key for line in lines for key in line))
     return pa.table({name: pa.array([line.get(name) for line in lines]) for name in names})
 

@@ -96,7 +96,7 @@ def look(index: Index, row: int) -> Look:
             return _seen(row, first_frame(index, row))
         data = index.store.read(path)
         through = quality.shows_through(data)
-        return _seen(row, quality.load_small(data, EDGE), hashlib.sha256(data).hexdigest(), through)
+        return _seen(row, quality.load_small(data, EDGE, index.convert), hashlib.sha256(data).hexdigest(), through)
     except BadPicture as bad:
         return Look(row, bad.reason)
     except Missing:
@@ -158,7 +158,7 @@ def picture_of(index: Index, row: int) -> Image.Image:
     path = index.path(row)
     if is_clip(path):
         return first_frame(index, row)
-    return load_rgb(index.store.read(path))
+    return load_rgb(index.store.read(path), index.convert)
 
 
 def as_trained(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> Image.Image:

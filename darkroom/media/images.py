@@ -1,22 +1,29 @@
-"""Pictures: sizes from headers, and bytes to the pixels that are trained on.
+"""Images: sizes from headers, and bytes to the pixels that are trained on.
 
-Orientation from EXIF is applied first and the mode is converted afterwards, so that no conversion can lose it. Alpha is
-dropped, but for layers: the colours stored under transparent pixels are used as they are. 16-bit greyscale keeps its
-upper eight bits. Of an animated picture the first frame is used. Arrays are uint8 (H, W, 3); tensors float32 (3, H, W)
-in -1..1.
+Orientation is applied first, once, and the mode is converted afterwards, so that no conversion can lose it. Colors are
+brought to sRGB by the file's ICC profile (`color.py`). Alpha is dropped, but for layers: the colors stored under
+transparent pixels are used as they are. 16-bit gray is divided by 257 and floats are fractions of white, whatever the
+image holds. Of an animated image the first frame is used. Arrays are uint8 (H, W, 3); tensors float32 (3, H, W) in
+-1..1.
 """
 
 from __future__ import annotations
 
+import enum
+import importlib
 import io
 import struct
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import IO, TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
+
+from darkroom.media import color
+from darkroom.media.area import by_area
 
 if TYPE_CHECKING:
     from darkroom.media.resize import Size, Sizes
@@ -99,17 +106,79 @@ class BadPicture(Exception):
         super().__init__(f"{reason}: {detail}" if detail else reason)
 
 
+DECODING = 2
+"""Part of the name of whatever is kept of an image's pixels. Counts up when the same bytes give other pixels."""
+
+
+class Traits(enum.IntFlag):
+    """What is worth telling of an image's header."""
+
+    NONE = 0
+    PROFILE = 1  # its ICC profile is not that of sRGB
+    ODD_PROFILE = 2  # its ICC profile cannot be used
+    ANIMATED = 4  # it has several frames or pages
+
+
+class Header(NamedTuple):
+    """What an image's header says; `size` is (width, height) as seen."""
+
+    size: Size
+    has_alpha: bool
+    traits: Traits
+
+
+class Reader(NamedTuple):
+    """A package that teaches Pillow a kind of image, and how such files begin: (offset, bytes)."""
+
+    package: str
+    module: str
+    marks: tuple[tuple[int, bytes], ...]
+
+    @property
+    def missing(self) -> str:
+        """The reason why a file is left out without the package."""
+        return f"{self.package} is not installed"
+
+    @property
+    def failing(self) -> str:
+        """The reason why a file is left out that the package cannot read."""
+        return f"{self.package} cannot read it"
+
+    def register(self) -> bool:
+        """Have Pillow use the package; False if it is not installed."""
+        try:
+            module = importlib.import_module(self.module)
+        except ImportError:
+            return False
+        if self.module == "pillow_heif":
+            module.register_heif_opener()  # the other one registers itself
+        return True
+
+
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+READERS = (
+    Reader("pillow-heif", "pillow_heif", tuple((4, b"ftyp" + brand) for brand in _HEIF_BRANDS)),
+    Reader("pillow-jxl-plugin", "pillow_jxl", ((0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL \r\n\x87\n"))),
+)
+"""Packages of the extra `images`, by what they read: HEIC and HEIF, and JPEG XL."""
+
+INSTALL = "pip install 'darkroom-trainer[images]'"
+"""What makes the readers available."""
+
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ")
+"""How files begin that are images, even where Pillow cannot read them."""
+
+
 def read_size(source: str | Path | IO[bytes]) -> Size:
     """(width, height) as seen, from the header alone. Raises BadPicture."""
-    return read_header(source)[0]
+    return read_header(source).size
 
 
-def read_header(source: str | Path | IO[bytes]) -> tuple[Size, bool]:
-    """The same, and whether there is alpha. Raises BadPicture."""
+def read_header(source: str | Path | IO[bytes]) -> Header:
+    """Size, alpha and traits, without decoding pixels. Raises BadPicture."""
     try:
         with _open(source) as image:
-            width, height = image.size
-            return (height, width) if orientation(image) in _SIDEWAYS else (width, height), has_alpha(image)
+            return Header(_upright_size(image), has_alpha(image), _traits(image))
     except FileNotFoundError as cause:
         raise BadPicture("vanished", str(source)) from cause
     except PermissionError as cause:
@@ -118,12 +187,22 @@ def read_header(source: str | Path | IO[bytes]) -> tuple[Size, bool]:
         raise BadPicture("damaged", _say(cause)) from cause
 
 
+def _traits(image: Image.Image) -> Traits:
+    traits = Traits.NONE
+    if color.changes_colors(image):
+        traits |= Traits.PROFILE
+    elif not color.is_usable(image):
+        traits |= Traits.ODD_PROFILE
+    # the further images of a camera's MPO are small copies and depths, no frames
+    if image.format != "MPO" and getattr(image, "is_animated", False):
+        traits |= Traits.ANIMATED
+    return traits
+
+
 def _open(source: str | Path | IO[bytes]) -> Image.Image:
-    """Pillow's lazy picture, its size within bounds. Raises BadPicture, OSError."""
+    """Pillow's lazy image, its size within bounds. Raises BadPicture, OSError."""
     try:
-        image = Image.open(source)
-    except UnidentifiedImageError as cause:
-        raise BadPicture("empty file" if _is_empty(source) else "not a picture") from cause
+        image = _identified(source)
     except Image.DecompressionBombError as cause:
         raise BadPicture("too many pixels", _say(cause)) from cause
     if image.width * image.height > MOST_PIXELS:
@@ -134,10 +213,33 @@ def _open(source: str | Path | IO[bytes]) -> Image.Image:
     return image
 
 
-def _is_empty(source: str | Path | IO[bytes]) -> bool:
+def _identified(source: str | Path | IO[bytes]) -> Image.Image:
+    """The image, by the reader that its first bytes ask for. Raises BadPicture, OSError."""
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError as cause:
+        start = _start(source)
+        reader = next((r for r in READERS if any(start[at:].startswith(mark) for at, mark in r.marks)), None)
+        if reader is None:
+            named = start.startswith(_SIGNATURES)
+            raise BadPicture("damaged" if named else "not a picture" if start else "empty file") from cause
+        if not reader.register():
+            raise BadPicture(reader.missing, INSTALL) from cause
+        try:
+            return Image.open(source)
+        except UnidentifiedImageError as again:
+            raise BadPicture(reader.failing) from again
+
+
+def _start(source: str | Path | IO[bytes]) -> bytes:
+    """The first bytes of a file, whose position is put back to them."""
     if isinstance(source, (str, Path)):
-        return Path(source).stat().st_size == 0
-    return source.seek(0, io.SEEK_END) == 0
+        with open(source, "rb") as file:
+            return file.read(16)
+    source.seek(0)
+    start = source.read(16)
+    source.seek(0)
+    return start
 
 
 def _say(cause: BaseException) -> str:
@@ -155,71 +257,103 @@ def orientation(image: Image.Image) -> int:
     return value if value in _TRANSPOSE else 1
 
 
-def load_rgb(data: bytes) -> Image.Image:
-    """The picture as RGB, upright. Raises BadPicture with one of a few reasons."""
-    return _load(data, to_rgb)
+def _upright_size(image: Image.Image) -> Size:
+    """(width, height) as seen, of an image that is not loaded yet."""
+    if isinstance(image, TiffImageFile) and _ORIENTATION in image.tag_v2:
+        return image.size  # Pillow has taken the tag into account, and turns the pixels when it loads them
+    return image.size[::-1] if orientation(image) in _SIDEWAYS else image.size
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """The image, loaded and turned as its header asks."""
+    turn = orientation(image)
+    image.load()
+    if turn == 1 or orientation(image) == 1:  # nothing to do, or Pillow has turned it while it was loaded
+        return image
+    return image.transpose(_TRANSPOSE[turn])
+
+
+def load_rgb(data: bytes, convert: bool = True) -> Image.Image:
+    """The image as RGB, upright; with `convert` in sRGB. Raises BadPicture with one of a few reasons."""
+    return _load(data, lambda image: to_rgb(image, convert))
+
+
+def load_rgba(data: bytes, convert: bool = True) -> Image.Image:
+    """The same with alpha; an image without is opaque. Raises BadPicture."""
+    return _load(data, lambda image: to_rgba(image, convert))
 
 
 def _load(data: bytes, converted: Callable[[Image.Image], Made]) -> Made:
-    """What `converted` makes of the picture, upright. Raises BadPicture."""
+    """What `converted` makes of the image, upright. Raises BadPicture."""
     if not data:
         raise BadPicture("empty file")
     try:
         with _open(io.BytesIO(data)) as image:
-            turn = orientation(image)
-            image.load()
-            return converted(image.transpose(_TRANSPOSE[turn]) if turn in _TRANSPOSE else image)
+            return converted(upright(image))
     except OSError as cause:
         raise BadPicture("truncated" if "truncated" in str(cause).lower() else "damaged", _say(cause)) from cause
     except _DECODING as cause:
         raise BadPicture("damaged", _say(cause)) from cause
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Any mode to RGB: palettes resolved, alpha dropped, 16 and 32 bits brought to 8 by range, CMYK by Pillow."""
-    if image.mode == "RGB":
-        return image.copy()
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return Image.fromarray(to_eight_bits(np.asarray(image))).convert("RGB")
-    if image.mode in ("P", "PA") and "transparency" in image.info:
-        return image.convert("RGBA").convert("RGB")
-    return image.convert("RGB")
+def to_rgb(image: Image.Image, convert: bool = True) -> Image.Image:
+    """Any mode to RGB: palettes resolved, alpha dropped, more than 8 bits brought to 8; with `convert` in sRGB.
+
+    Raises BadPicture for pixel values that no 8 bits stand for.
+    """
+    flat = image
+    if image.mode.startswith(("I", "F")):
+        flat = Image.fromarray(to_eight_bits(np.asarray(image)))
+    elif image.mode in ("P", "PA"):
+        flat = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
+    made = color.to_srgb(flat, color.profile_of(image) if convert else b"")
+    return made.copy() if made is image else made
 
 
 def has_alpha(image: Image.Image) -> bool:
-    """Whether a picture says how opaque its pixels are."""
+    """Whether an image says how opaque its pixels are."""
     return image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info
 
 
-def to_rgba(image: Image.Image) -> Image.Image:
-    """Any mode to RGBA; a picture without alpha is opaque."""
-    whole = image if has_alpha(image) and not image.mode.startswith(("I", "F")) else to_rgb(image)
-    return whole.convert("RGBA")
+def to_rgba(image: Image.Image, convert: bool = True) -> Image.Image:
+    """Any mode to RGBA; an image without alpha is opaque."""
+    made = to_rgb(image, convert)
+    if has_alpha(image) and not image.mode.startswith(("I", "F")):
+        made.putalpha(image.convert("RGBA").getchannel("A"))
+        return made
+    return made.convert("RGBA")
 
 
-def to_eight_bits(grey: np.ndarray) -> np.ndarray:
-    """Greyscale (H, W) of wide integers or floats to uint8. Floats up to 1 are fractions, integers up to 65535."""
-    grey = np.nan_to_num(grey.astype(np.float64))
-    top = float(grey.max(initial=0.0))
-    scale = 1.0 if 1.0 < top <= 255.0 else 255.0 if top <= 1.0 else 1 / 257.0
-    return np.clip(np.rint(grey * scale), 0, 255).astype(np.uint8)
+def to_eight_bits(gray: np.ndarray) -> np.ndarray:
+    """Grayscale (H, W) of wide integers or floats to uint8, on a scale that does not depend on what the image holds.
 
-
-def frames_of(data: bytes) -> int:
-    """How many frames the picture has; more than one means that only the first is used."""
-    try:
-        with _open(io.BytesIO(data)) as image:
-            return int(getattr(image, "n_frames", 1))
-    except (BadPicture, *_DECODING):
-        return 1
-
-
-def prepare(data: bytes, sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
-    """Bytes to uint8 (H, W, 3) of the target size: upright, RGB, resized (Lanczos), cropped at (top, left).
-
-    Raises BadPicture, also when the picture is not of the size that was planned for.
+    Integers run to 65535, floats to 1; highlights above are cut off. Raises BadPicture where another scale was meant:
+    integers below 0 or beyond 16 bits, and floats of which most lie above 1.
     """
-    image = load_rgb(data)
+    if np.issubdtype(gray.dtype, np.floating):
+        values = np.nan_to_num(gray.astype(np.float64))
+        if float(np.median(values)) > 1:
+            raise BadPicture("pixel values out of range", "most floats are above 1, which is white")
+        return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
+    if gray.size and (int(gray.min()) < 0 or int(gray.max()) > 65535):
+        raise BadPicture("pixel values out of range", f"integers from {gray.min()} to {gray.max()}, not 0 to 65535")
+    return np.rint(gray / 257).astype(np.uint8)
+
+
+def is_animated(data: bytes) -> bool:
+    """Whether only the first of several frames would be used."""
+    try:
+        return bool(read_header(io.BytesIO(data)).traits & Traits.ANIMATED)
+    except BadPicture:
+        return False
+
+
+def prepare(data: bytes, sizes: Sizes, crop: tuple[int, int], convert: bool = True) -> np.ndarray:
+    """Bytes to uint8 (H, W, 3) of the target size: upright, RGB, resized, cropped at (top, left).
+
+    `convert` brings colors to sRGB. Raises BadPicture, also when the image is not of the size that was planned for.
+    """
+    image = load_rgb(data, convert)
     if image.size != tuple(sizes.original):
         raise BadPicture(
             "size differs",
@@ -228,22 +362,24 @@ def prepare(data: bytes, sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
     return resize_and_crop(image, sizes, crop)
 
 
-def prepare_layers(whole: bytes, layers: Sequence[bytes], sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
+def prepare_layers(
+    whole: bytes, layers: Sequence[bytes], sizes: Sizes, crop: tuple[int, int], convert: bool = True
+) -> np.ndarray:
     """A picture and its layers to uint8 (1 + layers, H, W, 4), each as `prepare` does it, and with alpha.
 
     Resizing weighs colours by their alpha. The picture may lack alpha and is opaque then. Raises BadPicture, of a layer
     with the reasons of `layer_problem`.
     """
-    image = _load(whole, to_rgba)
+    image = load_rgba(whole, convert)
     if image.size != tuple(sizes.original):
         raise BadPicture("size differs", f"the file is {image.size}, the index says {sizes.original}")
-    images = [image, *(_load_layer(data, image.size) for data in layers)]
+    images = [image, *(_load_layer(data, image.size, convert) for data in layers)]
     return np.stack([resize_and_crop(image, sizes, crop) for image in images])
 
 
-def _load_layer(data: bytes, whole: Size) -> Image.Image:
+def _load_layer(data: bytes, whole: Size, convert: bool) -> Image.Image:
     try:
-        image, alpha = _load(data, lambda image: (to_rgba(image), has_alpha(image)))
+        image, alpha = _load(data, lambda image: (to_rgba(image, convert), has_alpha(image)))
     except BadPicture as bad:
         raise BadPicture("damaged layer", str(bad)) from bad
     if problem := layer_problem(whole, image.size, alpha):
@@ -258,16 +394,20 @@ def layer_problem(whole: Size, layer: Size, alpha: bool) -> str:
     return "" if alpha else "layer without alpha"
 
 
-def resampling(size: Size, sizes: Sizes) -> Image.Resampling:
-    """The filter that brings a picture of `size` to its intermediary size."""
-    shrinks = sizes.intermediary[0] <= size[0] and sizes.intermediary[1] <= size[1]
-    return Image.Resampling.BOX if sizes.area_down and shrinks else Image.Resampling.LANCZOS
-
-
 def resize_and_crop(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
-    """An RGB picture to uint8 (H, W, 3) of the target size; one with alpha to (H, W, 4)."""
+    """An RGB image to uint8 (H, W, 3) of the target size; one with alpha to (H, W, 4)."""
     if image.size != tuple(sizes.intermediary):
-        image = image.resize(sizes.intermediary, resampling(image.size, sizes))
+        image = resized(image, sizes.intermediary, sizes.area_down)
     top, left = crop
     width, height = sizes.target
     return np.asarray(image)[top : top + height, left : left + width].copy()
+
+
+def resized(image: Image.Image, size: Size, area_down: bool) -> Image.Image:
+    """An RGB or RGBA image at another size, by Lanczos; with `area_down` one that shrinks by exact areas."""
+    if not (area_down and size[0] <= image.width and size[1] <= image.height):
+        return image.resize(size, Image.Resampling.LANCZOS)
+    if image.mode == "RGBA":  # as Pillow's own resizing does: a color counts as much as it shows
+        premultiplied = by_area(np.asarray(image.convert("RGBa")), size)
+        return Image.frombytes("RGBa", size, premultiplied.tobytes()).convert("RGBA")
+    return Image.fromarray(by_area(np.asarray(image), size))

@@ -26,12 +26,15 @@ def buckets(area: int, step: int) -> tuple[Pair, ...]:
     return tuple(sorted(found))
 
 
-def near(size: Pair, area: int, step: int) -> Pair:
-    """The size of about `area` pixels whose aspect is nearest to that of `size`; used for control pictures."""
+def near(size: Pair, area: int, step: int) -> Pair | None:
+    """The size of about `area` pixels whose aspect is nearest to that of `size`; used for control images.
+
+    None where every size of that aspect has an edge of less than one step.
+    """
     ratio = size[0] / size[1]
     base = int(math.sqrt(area * ratio)) // step * step
     offered = [(w, area // w // step * step) for i in range(-2, 3) if (w := base + i * step) > 0]
-    return min((pair for pair in offered if pair[1] > 0), key=lambda pair: abs(pair[0] / pair[1] - ratio))
+    return min((pair for pair in offered if pair[1] > 0), key=lambda pair: abs(pair[0] / pair[1] - ratio), default=None)
 
 
 def covering(size: Pair, bucket: Pair) -> Pair:
@@ -53,8 +56,18 @@ class KohyaSizing:
     bucket_no_upscale: bool = False
     step: int = 16
 
+    def has_size_for(self, size: Pair) -> bool:
+        """Whether there is a size at which an image of `size` can be trained."""
+        return self._target(size) is not None
+
     def target(self, size: Pair) -> Pair:
-        """The size that a picture of `size` is trained at."""
+        """The size that an image of `size` is trained at, for which there is one."""
+        found = self._target(size)
+        if found is None:
+            raise ValueError(f"there is no size in steps of {self.step} for an image of {size[0]}x{size[1]}")
+        return found
+
+    def _target(self, size: Pair) -> Pair | None:
         area = self.resolution[0] * self.resolution[1]
         whole = (max(self.step, size[0] // self.step * self.step), max(self.step, size[1] // self.step * self.step))
         fits = size[0] * size[1] <= area
@@ -67,7 +80,8 @@ class KohyaSizing:
         if self.bucket_no_upscale and fits:
             return whole
         ratio = size[0] / size[1]
-        return min(buckets(area, self.step), key=lambda pair: abs(pair[0] / pair[1] - ratio))
+        offered = [pair for pair in buckets(area, self.step) if min(pair) > 0]
+        return min(offered, key=lambda pair: abs(pair[0] / pair[1] - ratio), default=None)
 
     def sizes(self, size: Pair) -> tuple[Pair, Pair]:
         """Target and intermediary of a picture of `size`."""

@@ -11,9 +11,9 @@ import io
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-from darkroom.media.images import BadPicture, load_rgb, to_rgb
+from darkroom.media.images import BadPicture, load_rgb, to_rgb, upright
 from darkroom.media.resize import Sizes
 
 SURELY_SOFT, PERHAPS_SOFT, SOFTER = 12.0, 50.0, 16.0
@@ -29,19 +29,20 @@ NEAR_BITS, NEAR_COLOUR = 10, 16.0
 TILES, BITS, MINIATURE = 8, 8, 16
 
 
-def load_small(data: bytes, edge: int) -> Image.Image:
+def load_small(data: bytes, edge: int, convert: bool = True) -> Image.Image:
     """The picture as RGB, upright, perhaps smaller than it is stored, but with no edge below `edge` for that reason.
 
-    JPEG is decoded at a half, a quarter or an eighth where that is enough: some four times quicker. Raises BadPicture.
+    JPEG is decoded at a half, a quarter or an eighth where that is enough: some four times quicker. `convert` as for
+    `load_rgb`. Raises BadPicture.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "JPEG" and min(image.size) >= 2 * edge:
                 image.draft(None, (edge, edge))
-                return to_rgb(ImageOps.exif_transpose(image))
+                return to_rgb(upright(image), convert)
     except Exception:  # whatever it is, the careful reader below names it
         pass
-    return load_rgb(data)
+    return load_rgb(data, convert)
 
 
 def shows_through(data: bytes) -> bool:

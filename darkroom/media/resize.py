@@ -18,6 +18,10 @@ from darkroom.media.kohya import KohyaSizing
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
+THINNEST = 32
+"""An image whose longer edge is more times its shorter one has no sensible size: it would be enlarged to a strip of
+hundreds of megapixels, or cut down to next to nothing of it."""
+
 NICE_EDGES = {0.25: 512, 0.5: 768, 1.0: 1024, 2.0: 1536, 4.0: 2048}
 """Megapixels within 0.05 of a key mean the usual square of that edge, not the exact root."""
 
@@ -47,7 +51,7 @@ class Sizing:
 class Sizes:
     """What becomes of one picture: resized to `intermediary`, cropped to `target`, kept in bucket `aspect`.
 
-    With `area_down` a picture that shrinks is averaged over areas, as musubi-tuner does, instead of by Lanczos.
+    With `area_down` an image that shrinks is averaged over exact areas, as musubi-tuner does, instead of by Lanczos.
     """
 
     original: Size
@@ -63,8 +67,15 @@ def snap(value: float, alignment: int) -> int:
 
 
 def aspect_of(size: Size, rounding: int) -> float:
-    """Width over height with `rounding` decimals."""
-    return round(size[0] / size[1], rounding)
+    """Width over height with `rounding` decimals; at least the smallest number that has so many."""
+    return max(round(size[0] / size[1], rounding), 10**-rounding)
+
+
+def is_too_thin(size: Size, sizing: Sizing) -> bool:
+    """Whether an image of `size` has no size to be trained at, because its edges differ too much."""
+    if max(size) > THINNEST * min(size):
+        return True
+    return sizing.kohya is not None and not sizing.kohya.has_size_for(size)
 
 
 def square_edge(sizing: Sizing) -> int:
@@ -193,7 +204,7 @@ def sizes_for(aspect: float, original: Size, sizing: Sizing) -> tuple[Size, Size
 
 
 def plan_sizes(original: Size, sizing: Sizing, draw: float = 0.0) -> Sizes:
-    """All sizes of one picture of `original` size; `draw` (0..1) decides a random aspect."""
+    """All sizes of one image of `original` size that is not too thin; `draw` (0..1) decides a random aspect."""
     if sizing.kohya is not None:
         target, intermediary = sizing.kohya.sizes(original)
         return Sizes(original, target, intermediary, aspect_of(target, sizing.rounding), area_down=True)

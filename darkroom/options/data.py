@@ -30,6 +30,13 @@ class DataOptions(Section):
         "pixel_area: edge of a square of equal area; pixel: length of the shorter edge; area: megapixels.",
         resume="warn",
     )
+    color_profiles: Literal["convert", "ignore"] = option(
+        "convert",
+        "convert brings images to sRGB by their ICC profile; ignore takes the stored values, as SimpleTuner and "
+        "musubi-tuner do.",
+        level="advanced",
+        resume="warn",
+    )
     minimum_image_size: float | None = option(
         None, "Leave out pictures smaller than this, in the unit of resolution_type.", resume="warn", gt=0
     )

@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from darkroom.core import log
 from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
+from darkroom.core.files import lines_of
 from darkroom.core.registry import nearest
 from darkroom.options import compat
 from darkroom.options.config import Config, every_option, not_offered, option_names
@@ -743,7 +744,7 @@ def _text(path: Path) -> str:
 def parse_env_file(text: str) -> dict[str, str]:
     """`KEY=value` lines with comments, `export`, quotes, and `KEY+=value` to append. Later lines win."""
     variables: dict[str, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(lines_of(text), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

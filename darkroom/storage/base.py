@@ -58,7 +58,8 @@ class Found:
     problems: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     folders: int = 0
-    others: int = 0  # files with other endings
+    others: Counter[str] = field(default_factory=Counter)  # files with other endings, by ending
+    leaving: list[str] = field(default_factory=list)  # links that lead out of the store, and where to
 
     @classmethod
     def of(cls, rows: list[tuple[str, int, int]], **rest: Any) -> Found:

@@ -23,7 +23,7 @@ from darkroom.core import files
 from darkroom.core.errors import DarkroomError, DataError, DiskFullError
 from darkroom.core.optional import need
 from darkroom.options.datasets.where import HubRows, Panels, RowFilter, UrlFiles
-from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, Unreachable, hashed, wanted, words
+from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, Unreachable, ending_of, hashed, wanted, words
 from darkroom.storage.parallel import for_all
 from darkroom.storage.remote import UrlStore
 from darkroom.storage.retry import Retry
@@ -90,7 +90,7 @@ class HubStore(ReadOnly):
         if left:
             found.problems["filter_func"] = left
         if not wanted(self._path(0), endings):
-            found.others = len(kept)
+            found.others[ending_of(self._path(0))] = len(kept)
             return found
         sizes, stamps = self.source.marks()
         rows = [(self._path(row), sizes[row], stamps[row]) for row in kept]
@@ -318,24 +318,26 @@ def panel(data: bytes, panels: Panels, path: str) -> bytes:
 
     Bytes that are no picture at all come back as they are, so that whoever reads them names the reason.
     """
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
+
+    from darkroom.media.images import to_rgb, upright
 
     try:
-        with Image.open(io.BytesIO(data)) as strip:
+        with Image.open(io.BytesIO(data)) as opened:
             # upright first: panels lie side by side as a person sees the strip
-            upright = ImageOps.exif_transpose(strip)
-            width = upright.width // panels.image_count
+            strip = upright(opened)
+            width = strip.width // panels.image_count
             left = width * panels.select_index
-            if width == 0 or left + width > upright.width:
+            if width == 0 or left + width > strip.width:
                 raise Refused(
-                    f"'{path}' is {upright.width} pixels wide, which holds no panel {panels.select_index} of "
+                    f"'{path}' is {strip.width} pixels wide, which holds no panel {panels.select_index} of "
                     f"{panels.image_count}"
                 )
-            cut = upright.crop((left, 0, left + width, upright.height))
+            cut = strip.crop((left, 0, left + width, strip.height))
+            profile = strip.info.get("icc_profile")
             if cut.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-                cut = cut.convert("RGB")
+                cut, profile = to_rgb(cut), None  # other modes cannot be stored as PNG
             out = io.BytesIO()
-            profile = strip.info.get("icc_profile") if strip.mode == cut.mode else None
             cut.save(out, "png", compress_level=1, **({"icc_profile": profile} if profile else {}))
     except UnidentifiedImageError:
         return data

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from darkroom.core.errors import DataError
 from darkroom.options.datasets.where import JsonLines
-from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, wanted
+from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, ending_of, wanted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -93,7 +93,7 @@ class JsonlStore(ReadOnly):
         found, rows, incomplete = Found([], [], [], folders=1), [], set[str]()
         for name, (place, _, whole) in self.lines.items():
             if not wanted(str(place), endings):
-                found.others += 1
+                found.others[ending_of(str(place))] += 1
                 continue
             try:
                 stat = os.stat(place)  # noqa: PTH116 - per sample

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from darkroom.core import files
 from darkroom.core.errors import DataError
 from darkroom.options.datasets.where import LocalFiles
-from darkroom.storage.base import Found, Missing, Refused, Say, check_plain, wanted
+from darkroom.storage.base import Found, Missing, Refused, Say, check_plain, ending_of, wanted
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,6 +29,8 @@ class _Walk:
     problems: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     folders: int = 0
+    others: Counter[str] = field(default_factory=Counter)
+    leaving: list[str] = field(default_factory=list)
 
 
 class LocalStore:
@@ -45,13 +47,16 @@ class LocalStore:
         return {"type": "local", "root": str(self.root.absolute()), "recursive": self.recursive}
 
     def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
-        """All files, hidden names apart. Links to folders are followed, except where they would lead in circles."""
+        """All files, hidden names apart.
+
+        Links to folders are followed, except where they would lead in circles; those that leave the folder are named.
+        """
         rows: list[tuple[str, int, int]] = []
-        walk, others = _Walk(), 0
+        walk = _Walk()
         try:
             for path, entry in _walk(self.root, walk, self.recursive):
                 if not wanted(path, endings):
-                    others += 1
+                    walk.others[ending_of(path)] += 1
                     continue
                 try:
                     path.encode()
@@ -67,12 +72,21 @@ class LocalStore:
                     walk.problems["not a file"] += 1  # a pipe or a device: opening it could wait for ever
                     walk.notes.append(f"{path!r}: a pipe, socket or device")
                     continue
+                if entry.is_symlink():
+                    _note_leaving(walk, self.root, path, entry)
                 rows.append((path, stat.st_size, stat.st_mtime_ns))
                 if say is not None and len(rows) % EVERY == 0:
                     say(len(rows), 0)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"There is no folder {self.root}.\n  Create it, or correct the path.") from None
-        return Found.of(rows, problems=walk.problems, notes=walk.notes, folders=walk.folders, others=others)
+        return Found.of(
+            rows,
+            problems=walk.problems,
+            notes=walk.notes,
+            folders=walk.folders,
+            others=walk.others,
+            leaving=sorted(walk.leaving),
+        )
 
     def read(self, path: str) -> bytes:
         """A whole file. Raises Missing, Refused."""
@@ -169,7 +183,16 @@ def _walk(root: Path, walk: _Walk, recursive: bool) -> Iterator[tuple[str, os.Di
                 walk.problems["link loop"] += 1
                 walk.notes.append(f"{prefix + entry.name}: leads back to a folder above it")
             else:
+                if entry.is_symlink():
+                    _note_leaving(walk, root, prefix + entry.name, entry)
                 stack.append((entry.path, prefix + entry.name + "/", ancestors | {identity}))
+
+
+def _note_leaving(walk: _Walk, root: Path, path: str, entry: os.DirEntry[str]) -> None:
+    """Remember a link that leads to something outside the folder; what lies behind a linked folder is named by it."""
+    target = Path(entry.path).resolve()
+    if not target.is_relative_to(root.resolve()):
+        walk.leaving.append(f"{path} -> {target}")
 
 
 def _identity(entry: os.DirEntry[str]) -> tuple[int, int]:

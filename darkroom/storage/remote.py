@@ -21,6 +21,7 @@ from darkroom.storage.base import (
     Say,
     Unreachable,
     check_plain,
+    ending_of,
     hashed,
     is_hidden,
     is_plain,
@@ -79,7 +80,7 @@ class RemoteStore(ABC):
                     continue
                 folders.add(path.rpartition("/")[0])
                 if not wanted(path, endings):
-                    found.others += 1
+                    found.others[ending_of(path)] += 1
                 elif not is_plain(path):
                     found.problems["unusable name"] += 1
                     found.notes.append(f"{path!r}: a part of the name is empty, '.' or '..'")

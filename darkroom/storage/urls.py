@@ -24,7 +24,7 @@ from darkroom.core.errors import DataError
 from darkroom.core.log import logger
 from darkroom.core.units import show_size
 from darkroom.options.datasets.where import LinkList
-from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, Unreachable, shown_url, wanted, words
+from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, Unreachable, ending_of, shown_url, wanted, words
 from darkroom.storage.parallel import for_all
 from darkroom.storage.remote import GONE_STATUS, PASSING_STATUS
 from darkroom.storage.retry import Passing, Retry
@@ -205,7 +205,7 @@ class LinkStore(ReadOnly):
                 reason = "unknown kind of link" if link.text else "empty link"
                 _count(found, reason, link, "only http, https and paths of this machine can be read")
             elif (ending := _ending(link.text)) and not wanted(f"x{ending}", endings):
-                found.others += 1
+                found.others[ending] += 1
             else:
                 todo.append(link)
         if todo:
@@ -216,7 +216,7 @@ class LinkStore(ReadOnly):
             if path is None:
                 continue
             if not wanted(str(link.file or path), endings):
-                found.others += 1
+                found.others[ending_of(str(link.file or path))] += 1
                 continue
             try:
                 stat = (link.file or self.folder / path).stat()

@@ -47,6 +47,11 @@ def _off(value: Any) -> Any:
     return None if value in (0, "0", "", None) else value
 
 
+def _ending(value: Any) -> Any:
+    """An ending as people write it: `txt` means `.txt`; what has a dot somewhere, as `_tags.txt`, is as it is."""
+    return f".{value}" if isinstance(value, str) and value and "." not in value else value
+
+
 def _truth(value: Any) -> Any:
     """The words true and false as what they mean; other texts as they are."""
     return {"true": True, "false": False, "": False}.get(lower(value), value) if isinstance(value, str) else value
@@ -56,6 +61,7 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 # the bound stands inside: outside, pydantic would compare it with the None that `_off` answers
 Limit = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_off)]
+Aspect = Annotated[float, Field(ge=1 / 32, le=32)]  # beyond, an image is too thin for any size
 Name = Annotated[str, Field(min_length=1)]
 Place = Annotated[LocalFiles | UrlFiles | S3Files, Field(discriminator="type")]
 
@@ -204,11 +210,12 @@ class SampleDataset(Entry):
     delete_unwanted_images: bool = False
     delete_problematic_images: bool = False
     scan_for_errors: bool = False
+    color_profiles: Annotated[Literal["convert", "ignore"], BeforeValidator(lower)] = "convert"
 
     crop: bool = False
     crop_style: Annotated[Literal["random", "center", "centre", "corner", "face"], BeforeValidator(lower)] = "random"
     crop_aspect: Annotated[Literal["square", "preserve", "closest", "random"], BeforeValidator(lower)] = "square"
-    crop_aspect_buckets: tuple[float, ...] = ()
+    crop_aspect_buckets: tuple[Aspect, ...] = ()
     crop_aspect_weights: tuple[float, ...] = ()
 
     caption_strategy: (
@@ -218,7 +225,7 @@ class SampleDataset(Entry):
         ]
         | None
     ) = "filename"
-    caption_extension: str = ".txt"
+    caption_extension: Annotated[str, BeforeValidator(_ending), Field(min_length=1)] = ".txt"
     instance_prompt: str | tuple[str, ...] | None = None
     prepend_instance_prompt: bool = False
     only_instance_prompt: bool = False
@@ -266,6 +273,11 @@ class SampleDataset(Entry):
     def is_aligned(self) -> bool:
         """Whether its pictures take size and crop from the sample they belong to."""
         return self.conditioning_type in PIXEL_ALIGNED
+
+    @property
+    def converts_colors(self) -> bool:
+        """Whether its images are brought to sRGB. The values of masks are numbers, not colors."""
+        return self.color_profiles == "convert" and self.conditioning_type not in LOSS_MASKS
 
     @property
     def on_demand(self) -> bool:

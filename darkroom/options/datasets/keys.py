@@ -87,6 +87,7 @@ GLOBALS: dict[str, tuple[str, Any]] = {
     "max_upscale_threshold": ("max_upscale_threshold", None),
     "delete_unwanted_images": ("delete_unwanted_images", False),
     "delete_problematic_images": ("delete_problematic_images", False),
+    "color_profiles": ("color_profiles", "convert"),
     "caption_strategy": ("caption_strategy", "filename"),
     "instance_prompt": ("instance_prompt", None),
     "prepend_instance_prompt": ("prepend_instance_prompt", False),

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 
 from darkroom.core.errors import DataError, missing_option
 from darkroom.core.log import hide, is_secret_key, is_secret_variable
+from darkroom.core.files import lines_of
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets import musubi, rules, storage
 from darkroom.options.datasets.document import REMEDY, document
@@ -370,7 +371,7 @@ class _Reader:
         file = local_path(given)
         try:
             text = file.read_text(encoding="utf-8")
-            return [str(item) for item in json.loads(text)] if file.suffix == ".json" else text.splitlines()
+            return [str(item) for item in json.loads(text)] if file.suffix == ".json" else lines_of(text)
         except (OSError, ValueError) as cause:
             self.notes.problem(
                 name,
