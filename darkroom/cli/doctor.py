@@ -15,6 +15,8 @@ from darkroom.core.units import show_size
 HELP = "usage: darkroom doctor\n\nSay what this machine has: Python, torch, devices, memory, disk, optional packages."
 OPTIONAL = {
     "optimi": "the optimi-* optimizers (extra: optim)",
+    "pillow_heif": "HEIC and HEIF images (extra: images)",
+    "pillow_jxl": "JPEG XL images (extra: images)",
     "prodigyplus": "the prodigy optimizer (extra: optim)",
     "tensorboard": "report_to tensorboard",
     "wandb": "report_to wandb (extra: trackers)",

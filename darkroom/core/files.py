@@ -149,7 +149,8 @@ def free_bytes(path: Path) -> int:
 def lines_of(text: str) -> list[str]:
     """The lines of a text file. `str.splitlines` also splits at characters that people write inside a line: form feeds,
     vertical tabs, next lines (U+0085), and the separators U+2028 and U+2029."""
-    return re.split(r"\r\n|\r|\n", text)
+    lines = re.split(r"\r\n|\r|\n", text)
+    return lines if lines[-1] else lines[:-1]
 
 
 def safe_name(text: str, limit: int = 80) -> str:

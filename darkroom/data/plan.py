@@ -32,6 +32,7 @@ from darkroom.data.decide import decide
 from darkroom.data.encoders import EncodePixels
 from darkroom.data.index import CODE, Index, Say
 from darkroom.data.manifest import Manifest, manifest_of
+from darkroom.data.mask_check import useless_masks
 from darkroom.data.needs import Needs
 from darkroom.data.order import START, Base, DatasetShape, Lengths, Order, steps_and_epochs
 from darkroom.data.sample_cache import DAMAGED, SampleCache
@@ -39,6 +40,7 @@ from darkroom.data.survey import Terms, empty_report, read_sizes_table, sizing_o
 from darkroom.data.team import ALONE, Team
 from darkroom.data.text_cache import EncodeSeen, EncodeText, Readers, TextCache
 from darkroom.data.watch import Watch
+from darkroom.media.images import INSTALL, READERS, Traits
 from darkroom.media.look import Look
 from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds, setting
 from darkroom.options.datasets.entries import LOSS_MASKS
@@ -76,8 +78,20 @@ class PlannedDataset:
     @property
     def dropped(self) -> dict[str, int]:
         """How many samples are not used, by reason."""
-        counts = {**self.index.reasons(), **(self.index.problems or {})}
+        counts = {**self.index.reasons(), **(self.index.problems or {}), **self.index.others}
         return counts | ({"max_num_samples": self.index.left_out} if self.index.left_out else {})
+
+    def rows_with(self, trait: Traits) -> np.ndarray:
+        """Rows of the samples in use whose header has a trait."""
+        rows = self.index.usable
+        return rows[self.index.numbers["traits"][rows] & trait != 0]
+
+    @property
+    def colors(self) -> dict[str, int]:
+        """How many images have a color profile that matters, by what becomes of them."""
+        used, odd = len(self.rows_with(Traits.PROFILE)), len(self.rows_with(Traits.ODD_PROFILE))
+        what = "converted to sRGB" if self.index.convert else "taken as stored"
+        return {what: used, "with a profile that cannot be used": odd}
 
 
 @dataclass(frozen=True)
@@ -240,6 +254,7 @@ class Plan:
         made = PlannedDataset(entry, index, Buckets(()), self._companions(entry, index))
         self._bucket(made)
         self._explain(made)
+        self._mention(made)
         return made
 
     def _companions(self, entry: SampleDataset, index: Index) -> list[Companion]:
@@ -315,17 +330,42 @@ class Plan:
             self._warn(name, f"{count} files that are too small or broken were deleted ({asked}).")
 
     def _explain(self, made: PlannedDataset) -> None:
-        """One warning about everything that is not used, with some names."""
+        """One warning about everything that is not used, with some names and what installs a missing reader."""
         if not made.dropped or not self.team.is_first:
             return
         counts = ", ".join(f"{count} {reason}" for reason, count in sorted(made.dropped.items()))
         names = [
             f"{path} ({reason})" for (path, reason), _ in zip(made.index.left_out_rows(), range(EXAMPLES), strict=False)
         ]
+        lacking = [reader for reader in READERS if reader.missing in made.dropped]
         self._warn(
             made.id,
-            f"Dataset '{made.id}': not used: {counts}." + (f" For example {'; '.join(names)}." if names else ""),
+            f"Dataset '{made.id}': not used: {counts}."
+            + (f" For example {'; '.join(names)}." if names else "")
+            + (f" Install what is missing with: {INSTALL}" if lacking else ""),
         )
+
+    def _mention(self, made: PlannedDataset) -> None:
+        """Warnings about what is used and may not be what was meant."""
+        if not self.team.is_first:
+            return
+        if len(rows := made.rows_with(Traits.ANIMATED)):
+            shown = "; ".join(made.index.path(int(row)) for row in rows[:EXAMPLES])
+            self._warn(
+                made.id,
+                f"Dataset '{made.id}': {len(rows)} of its images are animated or have several pages; only the first "
+                f"frame of each is used. For example {shown}.",
+            )
+        for about, index in ((made.id, made.index), *((c.entry.id, c.index) for c in made.companions)):
+            if index.leaving:
+                self._warn(
+                    about,
+                    f"Dataset '{about}': {len(index.leaving)} symbolic links lead out of its folder, and what is there "
+                    f"is used. For example {'; '.join(index.leaving[:EXAMPLES])}.",
+                )
+        for c in made.companions:
+            for sentence in useless_masks(made.index, c) if c.role == "mask" else ():
+                self._warn(c.entry.id, sentence)
 
     def _say(self, phase: str) -> Say:
         last = -1

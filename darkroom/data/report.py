@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from darkroom.media.images import Traits
+
 if TYPE_CHECKING:
     from darkroom.data.plan import Plan, PlannedDataset
 
@@ -38,11 +40,16 @@ def _dataset(d: PlannedDataset, batches: int | None) -> list[str]:
     if more:
         rows.append(f"  and {len(more)} more buckets with {sum(map(len, more))} pictures")
     left = [f"  left out: {count} {reason}" for reason, count in sorted(d.dropped.items())]
+    told = [f"  color profiles: {count} {what}" for what, count in d.colors.items() if count]
+    if animated := len(d.rows_with(Traits.ANIMATED)):
+        told.append(f"  animated: {animated}, of which only the first frame is used")
+    if d.index.leaving:
+        told.append(f"  links out of the folder: {len(d.index.leaving)}, for example {d.index.leaving[0]}")
     beside = [
         f"  with {c.entry.id}: {c.role}, {c.entry.conditioning_type}, for {int(c.there.sum())} of them"
         for c in d.companions
     ]
-    return [head, *beside, f"  {'aspect':>8}  {'target':>13} {what:>8}", *rows, *left]
+    return [head, *beside, f"  {'aspect':>8}  {'target':>13} {what:>8}", *rows, *left, *told]
 
 
 def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
@@ -58,6 +65,9 @@ def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
                 "listed": len(d.index),
                 "opened": d.index.opened,
                 "left_out": d.dropped,
+                "color_profiles": d.colors,
+                "animated": len(d.rows_with(Traits.ANIMATED)),
+                "links_out": d.index.leaving,
                 "repeats": d.entry.repeats,
                 "probability": d.entry.probability,
                 "batch_size": d.entry.train_batch_size,

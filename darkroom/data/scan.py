@@ -20,12 +20,11 @@ from darkroom.media.images import EXTENSIONS
 from darkroom.media.video import VIDEO_ENDINGS
 from darkroom.storage.base import Store, ending_of
 
-BESIDE_SAMPLES = frozenset(
-    (
-        ".txt .caption .captions .tags .json .jsonl .csv .tsv .parquet .toml .yaml .yml .xml .md .html .pdf .log .ini "
-        ".cfg .db .sqlite .npz .npy .safetensors .pt .pth .bin .pkl .py .sh .bat .lock .aae .xmp .srt .vtt .url .part"
-    ).split()
-)
+BESIDE_SAMPLES = frozenset([
+    ".txt", ".caption", ".captions", ".tags", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".toml", ".yaml", ".yml",
+    ".xml", ".md", ".html", ".pdf", ".log", ".ini", ".cfg", ".db", ".sqlite", ".npz", ".npy", ".safetensors", ".pt",
+    ".pth", ".bin", ".pkl", ".py", ".sh", ".bat", ".lock", ".aae", ".xmp", ".srt", ".vtt", ".url", ".part",
+])  # fmt: skip
 """Endings, in lower case, of what is no sample and nobody takes for one."""
 
 
@@ -113,8 +112,8 @@ def list_samples(
 ) -> Listing:
     """Everything in the store with one of these endings, and the text files beside. Raises DataError.
 
-    `text_ending` is what a text file's name has behind that of its sample, in capitals or not. Where several differ only
-    in that, the one that is written as asked for counts.
+    `text_ending` is what a text file's name has behind that of its sample, in capitals or not. Where several differ
+    only in that, the one that is written as asked for counts.
     """
     found = store.find(endings | {ending_of(f"x{text_ending}") or text_ending}, say)
     paths = pa.array(found.paths, pa.string())

@@ -353,9 +353,7 @@ def _stamp_texts(index: Index, listing: Listing) -> None:
         index.numbers[name] = column
 
 
-def _read_captions(
-    index: Index, rows: np.ndarray, dataset: SampleDataset, table: SampleTable, texts: pa.Array
-) -> None:
+def _read_captions(index: Index, rows: np.ndarray, dataset: SampleDataset, table: SampleTable, texts: pa.Array) -> None:
     """Raw captions of `rows`. A sample without one is left out and counted. `texts` (n,) names the text files."""
     if len(rows) == 0 or cap.source_name(dataset) in ("instanceprompt", "none"):
         return
@@ -430,7 +428,16 @@ def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:
         return made
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, IndexError, KeyError, AttributeError, OverflowError, RecursionError) as cause:
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as cause:
         raise DataError(
             f"The resolution map {path} cannot be read: {cause}\n"
             '  It holds one object such as {"1.75": [1344, 768]}; correct or remove it.'

@@ -19,6 +19,8 @@ from darkroom.data.scan import is_clip
 from darkroom.job.dataset_captions import MARKUP, Captions, word_shares
 from darkroom.job.dataset_examine import Album, Look, content_of
 from darkroom.media import quality
+from darkroom.media.images import INSTALL, READERS, Traits
+from darkroom.media.resize import THINNEST
 from darkroom.report.dataset_facts import Finding, Level, Passage, Tile, many, number
 
 ENLARGED, SHRUNK, CUT_OFF = 1.1, 2.0, 0.25
@@ -26,6 +28,8 @@ ENLARGED, SHRUNK, CUT_OFF = 1.1, 2.0, 0.25
 
 RATE_OFF = 0.05
 """Frame rates that differ by less are the same: 23.976 and 24, 29.97 and 30."""
+
+NOT_INSTALLED = frozenset(reader.missing for reader in READERS)
 
 MOST_NAMED = 1000
 MOST_TILES, MOST_GROUPS, MOST_PASSAGES = 12, 6, 6
@@ -47,6 +51,11 @@ CAPTION_REASONS = {
 }
 LIMIT_REASONS = {
     "resolution_filter": ("too_small", "smaller than minimum_image_size", "Lower it, or bring larger pictures."),
+    "too thin": (
+        "too_thin",
+        f"one edge is more than {THINNEST} times the other",
+        "Cut them to a shape that shows something.",
+    ),
     "below_min_aspect_ratio": (
         "too_narrow",
         "narrower than minimum_aspect_ratio",
@@ -190,6 +199,14 @@ def broken(case: Case) -> Iterator[Finding]:
     index = case.d.index
     bad = {int(row): REASONS[index.numbers["bad"][row]] for row in np.flatnonzero(index.numbers["bad"])}
     bad |= {look.row: look.bad for look in case.looks if look.bad}
+    lacking = {row: reason for row, reason in bad.items() if reason in NOT_INSTALLED}
+    bad = {row: reason for row, reason in bad.items() if row not in lacking}
+    if lacking:
+        yield case.find(
+            "reader_missing", "fix", sorted(lacking),
+            f"{many(len(lacking), 'file')} cannot be read here: {', '.join(sorted(set(lacking.values())))}",
+            f"Install what is missing with: {INSTALL}",
+        )  # fmt: skip
     rows = sorted(row for row in bad if index.numbers["part"][row] == 0)
     if rows:
         kinds = ", ".join(f"{number(n)} {reason}" for reason, n in sorted(Counter(bad[r] for r in rows).items()))
@@ -202,6 +219,44 @@ def broken(case: Case) -> Iterator[Finding]:
         what = ", ".join(f"{number(count)} {problem}" for problem, count in sorted(index.problems.items()))
         yield Finding("not_listed", "fix", f"Some of the folder could not be listed: {what}",
                       "Check permissions and links.", sum(index.problems.values()))  # fmt: skip
+    if index.others:
+        what = ", ".join(f"{number(count)} {reason}" for reason, count in sorted(index.others.items()))
+        yield Finding("other_files", "look", f"{many(index.others.total(), 'file')} {_is(index.others.total())} no "
+                      f"sample: {what}", "Convert what you want to train on; the rest does no harm.",
+                      index.others.total())  # fmt: skip
+    if index.leaving:
+        yield Finding("links_out", "look", f"{many(len(index.leaving), 'symbolic link')} "
+                      f"{'leads' if len(index.leaving) == 1 else 'lead'} out of the folder",
+                      "What is there is trained on. Take the links out if that is not meant.",
+                      len(index.leaving), index.leaving[:MOST_NAMED])  # fmt: skip
+
+
+def _is(count: int) -> str:
+    return "is" if count == 1 else "are"
+
+
+def headers(case: Case) -> Iterator[Finding]:
+    """What headers say of images that are used: several frames, color profiles."""
+    d = case.d
+    if len(rows := d.rows_with(Traits.ANIMATED)):
+        yield case.find(
+            "animated", "look", rows,
+            f"{many(len(rows), 'image')} {_is(len(rows))} animated or {'has' if len(rows) == 1 else 'have'} several "
+            "pages",
+            "Only the first frame of each is used. To train on movement, save them as clips.",
+        )  # fmt: skip
+    if len(rows := d.rows_with(Traits.PROFILE)):
+        said = "converted to sRGB" if d.index.convert else "not converted to sRGB, as color_profiles says"
+        yield case.find(
+            "color_profile", "know", rows, f"{many(len(rows), 'image')} with a color profile {_is(len(rows))} {said}",
+            "color_profiles decides: convert shows the model what a viewer shows, ignore takes the stored values.",
+        )  # fmt: skip
+    if len(rows := d.rows_with(Traits.ODD_PROFILE)):
+        yield case.find(
+            "color_profile_odd", "look", rows,
+            f"{many(len(rows), 'image')} with a color profile that cannot be used",
+            "It is damaged or made for other pixels, so the stored values are taken. Save these again as sRGB.",
+        )  # fmt: skip
 
 
 def without_caption(case: Case) -> Iterator[Finding]:
@@ -574,6 +629,7 @@ FINDERS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     would_not_start,
     deleted,
     broken,
+    headers,
     without_caption,
     outside_limits,
     duplicates,

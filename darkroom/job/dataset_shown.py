@@ -13,10 +13,11 @@ from darkroom.data import generated
 from darkroom.data.buckets import Bucket, scheduled
 from darkroom.data.clips import Clipping, frame_numbers
 from darkroom.data.companions import Companion
+from darkroom.data.mask_check import check_masks, kind_of
 from darkroom.data.scan import is_clip
 from darkroom.job.dataset_examine import Album, as_trained, evenly, picture_of, source_of, thumbnail
 from darkroom.job.dataset_findings import Case, size_of
-from darkroom.media import quality, video
+from darkroom.media import video
 from darkroom.media.images import BadPicture
 from darkroom.media.masks import loss_mask
 from darkroom.report.dataset_facts import Beside, Finding, Moment, Shape, Strip, Tile, many, number
@@ -25,7 +26,7 @@ from darkroom.storage.base import Missing, Refused
 GALLERY, PER_SHAPE, MOST_SHAPES = 10, 4, 24
 STRIPS_PER_SHAPE, MOST_STRIPS, MOMENTS = 2, 12, 8
 FILMED = (176, 112)
-PAIRS, MASKS_READ = 6, 100
+PAIRS = 6
 
 TINT = np.array([214, 60, 60], np.float32)
 """Laid over the parts of a picture that its mask leaves out."""
@@ -165,7 +166,7 @@ def _one_beside(case: Case, c: Companion) -> tuple[Beside, list[Finding]]:
         )  # fmt: skip
     found += _other_shapes(case, c, rows)
     if c.role == "mask":
-        found += _useless_masks(case, c, rows)
+        found += _useless_masks(case, c) if not waiting else []
     return made, found
 
 
@@ -182,7 +183,7 @@ def _pair(case: Case, c: Companion, row: int) -> list[Tile]:
         _tile(case.album, other, c.index.path(row), c.role),
     ]
     if c.role == "mask":
-        weight = loss_mask(np.asarray(other), _kind(c), sample.height, sample.width)[..., None]
+        weight = loss_mask(np.asarray(other), kind_of(c), sample.height, sample.width)[..., None]
         pixels = np.asarray(sample, np.float32)
         tinted = pixels * weight + (0.45 * pixels + 0.55 * TINT) * (1 - weight)
         laid = Image.fromarray(tinted.round().astype(np.uint8))
@@ -193,10 +194,6 @@ def _pair(case: Case, c: Companion, row: int) -> list[Tile]:
 def _tile(album: Album, image: Image.Image, name: str, note: str) -> Tile:
     small, size = thumbnail(image)
     return Tile(name, note, album.spend(small), size)
-
-
-def _kind(c: Companion) -> Any:
-    return str(c.entry.conditioning_type)
 
 
 def _other_shapes(case: Case, c: Companion, rows: np.ndarray) -> list[Finding]:
@@ -219,20 +216,12 @@ def _other_shapes(case: Case, c: Companion, rows: np.ndarray) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _useless_masks(case: Case, c: Companion, rows: np.ndarray) -> list[Finding]:
-    """Masks that leave nothing to learn."""
-    empty = []
-    for row in evenly(rows, MASKS_READ).tolist():
-        try:
-            small = quality.load_small(c.index.store.read(c.index.path(row)), 64)
-        except (BadPicture, Missing, Refused):
-            continue
-        if float(loss_mask(np.asarray(small), _kind(c), 32, 32).mean()) < 0.002:
-            empty.append(row)
-    if not empty:
-        return []
-    title = f"{many(len(empty), 'mask')} in '{c.entry.id}' {'is' if len(empty) == 1 else 'are'} empty"
-    remedy = (
-        "Nothing of these samples counts, so their steps are spent on nothing. Draw the masks, or drop the samples."
-    )
-    return [case.find("mask_empty", "fix", empty, title, remedy)]
+def _useless_masks(case: Case, c: Companion) -> list[Finding]:
+    """Masks that leave nothing to learn, or nothing out."""
+    check = check_masks(case.d.index, c)
+    found = []
+    for flaw, rows in check.rows.items():
+        problem, remedy = check.words(c, flaw)
+        title = f"{many(len(rows), 'mask')} of {number(check.looked_at)} looked at in '{c.entry.id}' {problem}"
+        found.append(case.find(f"mask_{flaw}", "fix", rows, title, remedy))
+    return found

@@ -340,14 +340,6 @@ def to_eight_bits(gray: np.ndarray) -> np.ndarray:
     return np.rint(gray / 257).astype(np.uint8)
 
 
-def is_animated(data: bytes) -> bool:
-    """Whether only the first of several frames would be used."""
-    try:
-        return bool(read_header(io.BytesIO(data)).traits & Traits.ANIMATED)
-    except BadPicture:
-        return False
-
-
 def prepare(data: bytes, sizes: Sizes, crop: tuple[int, int], convert: bool = True) -> np.ndarray:
     """Bytes to uint8 (H, W, 3) of the target size: upright, RGB, resized, cropped at (top, left).
 

@@ -18,7 +18,7 @@ from darkroom.media.kohya import KohyaSizing
 Size = tuple[int, int]
 """(width, height) in pixels."""
 
-THINNEST = 32
+THINNEST = 32  # also that of options/datasets/rules.py
 """An image whose longer edge is more times its shorter one has no sensible size: it would be enlarged to a strip of
 hundreds of megapixels, or cut down to next to nothing of it."""
 

@@ -314,31 +314,32 @@ def _bytes_of(cell: Any, path: str) -> bytes:
 
 
 def panel(data: bytes, panels: Panels, path: str) -> bytes:
-    """One panel of a horizontal strip, as PNG. Raises Refused for a damaged strip.
+    """One panel of a horizontal strip, as PNG, or as TIFF where PNG has no such pixels. Raises Refused for a damaged
+    strip.
 
     Bytes that are no picture at all come back as they are, so that whoever reads them names the reason.
     """
-    from PIL import Image, UnidentifiedImageError
-
-    from darkroom.media.images import to_rgb, upright
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data)) as opened:
+        with Image.open(io.BytesIO(data)) as strip:
             # upright first: panels lie side by side as a person sees the strip
-            strip = upright(opened)
-            width = strip.width // panels.image_count
+            upright = ImageOps.exif_transpose(strip)
+            width = upright.width // panels.image_count
             left = width * panels.select_index
-            if width == 0 or left + width > strip.width:
+            if width == 0 or left + width > upright.width:
                 raise Refused(
-                    f"'{path}' is {strip.width} pixels wide, which holds no panel {panels.select_index} of "
+                    f"'{path}' is {upright.width} pixels wide, which holds no panel {panels.select_index} of "
                     f"{panels.image_count}"
                 )
-            cut = strip.crop((left, 0, left + width, strip.height))
-            profile = strip.info.get("icc_profile")
+            cut = upright.crop((left, 0, left + width, upright.height))
+            kind, more = "png", {"compress_level": 1}
             if cut.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-                cut, profile = to_rgb(cut), None  # other modes cannot be stored as PNG
+                kind, more = "tiff", {}
+            if profile := strip.info.get("icc_profile"):
+                more |= {"icc_profile": profile}
             out = io.BytesIO()
-            cut.save(out, "png", compress_level=1, **({"icc_profile": profile} if profile else {}))
+            cut.save(out, kind, **more)
     except UnidentifiedImageError:
         return data
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:

@@ -24,7 +24,18 @@ from darkroom.core.errors import DataError
 from darkroom.core.log import logger
 from darkroom.core.units import show_size
 from darkroom.options.datasets.where import LinkList
-from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, Unreachable, ending_of, shown_url, wanted, words
+from darkroom.storage.base import (
+    Found,
+    Missing,
+    ReadOnly,
+    Refused,
+    Say,
+    Unreachable,
+    ending_of,
+    shown_url,
+    wanted,
+    words,
+)
 from darkroom.storage.parallel import for_all
 from darkroom.storage.remote import GONE_STATUS, PASSING_STATUS
 from darkroom.storage.retry import Passing, Retry

@@ -17,6 +17,7 @@ from PIL import Image
 from darkroom.core.events import Bus, Event
 from darkroom.data.needs import Needs
 from darkroom.data.plan import Plan, prepare
+from darkroom.media.area import by_area
 from darkroom.media.frames import FrameRule
 from darkroom.options.datasets import read_datasets
 from tests.data.conftest import write_picture
@@ -261,7 +262,7 @@ def test_musubi_pixels_are_scaled_to_cover_and_cropped_in_the_middle(project) ->
     assert index.sizes(0).intermediary == (128, 64)
     assert index.crop(0) == (0, 32)
     with Image.open("pictures/p.png") as image:
-        pixels = np.asarray(image.resize((128, 64), Image.Resampling.BOX))[:, 32:96]
+        pixels = by_area(np.asarray(image), (128, 64))[:, 32:96]
     wanted = project.encode_pixels(torch.tensor(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1)
     assert torch.allclose(plan.latent_cache(plan.datasets[0]).get(0)["latents"], wanted[0], atol=1e-5)
 

@@ -25,8 +25,8 @@ def list_pictures(root: Path) -> Listing:
 def opened(monkeypatch) -> list[str]:
     """Names of the pictures whose headers were read."""
     names: list[str] = []
-    real = facts.read_size
-    monkeypatch.setattr(facts, "read_size", lambda path: (names.append(Path(path).name), real(path))[1])
+    real = facts.read_header
+    monkeypatch.setattr(facts, "read_header", lambda path: (names.append(Path(path).name), real(path))[1])
     return names
 
 

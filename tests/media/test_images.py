@@ -10,11 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageCms, ImageOps
 
 from darkroom.data.encoders import pixels_of
-from darkroom.media.images import BadPicture, frames_of, load_rgb, prepare, prepare_layers, read_header, read_size
+from darkroom.media import quality
+from darkroom.media.images import (
+    READERS,
+    BadPicture,
+    Traits,
+    load_rgb,
+    load_rgba,
+    prepare,
+    prepare_layers,
+    read_header,
+    read_size,
+    resized,
+)
 from darkroom.media.resize import Sizes
+from tests.media.profiles import cmyk_profile, gray_profile, rgb_profile
 
 
 def encoded(image: Image.Image, kind: str = "png", **options) -> bytes:
@@ -45,12 +58,133 @@ def test_alpha_is_dropped_and_the_colour_below_is_kept() -> None:
     assert load_rgb(encoded(Image.new("RGBA", (2, 2), (10, 20, 30, 0)))).getpixel((0, 0)) == (10, 20, 30)
 
 
+@pytest.mark.parametrize(
+    "data",
+    [np.uint16([[0, 255, 256, 3000]]), np.uint16([[65535, 32896]]), np.int32([[0, 65535]]), np.float32([[0, 0.2, 1]])],
+)
+def test_wide_gray_has_a_scale_that_does_not_depend_on_the_image(data: np.ndarray) -> None:
+    seen = np.asarray(load_rgb(encoded(Image.fromarray(data), "tiff")))[..., 0]
+    right = data * 255.0 if data.dtype == np.float32 else data / 257.0
+    assert np.abs(seen - right).max() <= 0.5
+
+
+@pytest.mark.parametrize("data", [np.int32([[0, 70000]]), np.int32([[-1, 5]]), np.float32([[0, 128, 255]])])
+def test_pixel_values_on_another_scale_are_not_guessed_at(data: np.ndarray) -> None:
+    with pytest.raises(BadPicture, match="pixel values out of range"):
+        load_rgb(encoded(Image.fromarray(data), "tiff"))
+
+
 @pytest.mark.parametrize("turn", range(1, 9))
-def test_orientation_is_applied_to_size_and_pixels_alike(turn: int) -> None:
+@pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp", "avif", "heif", "jxl"])
+def test_an_image_is_turned_once_as_its_header_says_whatever_holds_it(kind: str, turn: int) -> None:
+    if kind in ("heif", "jxl"):
+        reader = next(r for r in READERS if kind in r.module)
+        pytest.importorskip(reader.module)
+        reader.register()
     exif = Image.Exif()
     exif[0x0112] = turn
-    data = encoded(Image.new("RGB", (9, 5)), "jpeg", exif=exif)
-    assert read_size(io.BytesIO(data)) == load_rgb(data).size == ((5, 9) if turn > 4 else (9, 5))
+    ramp = np.zeros((32, 48, 3), np.uint8)
+    ramp[:16, :24, 0], ramp[16:, :24, 1], ramp[:16, 24:, 2] = 255, 255, 255
+    data = encoded(Image.fromarray(ramp), kind, exif=exif.tobytes())
+
+    shown = ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    seen = load_rgb(data)
+
+    assert seen.size == shown.size == read_size(io.BytesIO(data)) == ((32, 48) if turn > 4 else (48, 32))
+    assert np.array_equal(np.asarray(seen), np.asarray(shown))
+    assert np.array_equal(np.asarray(quality.load_small(data, 8)), np.asarray(shown)) or kind == "jpeg"
+
+
+PROFILES = {"RGB": rgb_profile(), "RGBA": rgb_profile(), "P": rgb_profile(), "L": gray_profile(), "LA": gray_profile(),
+            "1": gray_profile(), "I;16": gray_profile(), "CMYK": cmyk_profile()}  # fmt: skip
+
+
+def painted(mode: str) -> Image.Image:
+    """An image of many colors in a mode."""
+    colors = np.random.default_rng(3).integers(0, 256, (8, 12, 3), np.uint8)
+    if mode == "I;16":
+        return Image.fromarray(colors[..., 0].astype(np.uint16) * 257)
+    if mode == "P":
+        return Image.fromarray(colors).quantize(32)
+    return Image.fromarray(colors).convert(mode)
+
+
+@pytest.mark.parametrize("mode", PROFILES)
+def test_colors_are_brought_to_srgb_by_the_profile_of_the_file(mode: str) -> None:
+    image, profile = painted(mode), PROFILES[mode]
+    data = encoded(image, "tiff" if mode == "CMYK" else "png", icc_profile=profile)
+    base = {"RGBA": "RGB", "P": "RGB", "LA": "L", "1": "L", "I;16": "L"}.get(mode, mode)
+    eight = Image.fromarray((np.asarray(image) // 257).astype(np.uint8)) if mode == "I;16" else image.convert(base)
+    shown = ImageCms.profileToProfile(
+        eight, ImageCms.ImageCmsProfile(io.BytesIO(profile)), ImageCms.createProfile("sRGB"), outputMode="RGB"
+    )
+
+    assert read_header(io.BytesIO(data)).traits == Traits.PROFILE
+    assert np.array_equal(np.asarray(load_rgb(data)), np.asarray(shown))
+    assert np.array_equal(np.asarray(load_rgba(data))[..., :3], np.asarray(shown))
+    stored = np.asarray(load_rgb(data, convert=False))
+    assert np.array_equal(stored, np.asarray(eight.convert("RGB")))
+    assert mode == "1" or not np.array_equal(stored, np.asarray(shown))
+
+
+def test_lab_pixels_become_the_colors_that_they_mean() -> None:
+    image = painted("RGB")
+    lab = ImageCms.profileToProfile(
+        image, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+    )
+    for convert in (True, False):
+        seen = load_rgb(encoded(lab, "tiff"), convert)
+        assert np.abs(np.asarray(seen).astype(int) - np.asarray(image)).mean() < 3
+
+
+@pytest.mark.parametrize(
+    ("profile", "traits"),
+    [
+        (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), Traits.NONE),
+        (b"no profile at all", Traits.ODD_PROFILE),
+        (cmyk_profile(), Traits.ODD_PROFILE),
+        (rgb_profile()[:200], Traits.ODD_PROFILE),
+    ],
+)
+def test_srgb_and_profiles_that_do_not_fit_leave_pixels_alone(profile: bytes, traits: Traits) -> None:
+    image = painted("RGB")
+    data = encoded(image, icc_profile=profile)
+    assert read_header(io.BytesIO(data)).traits == traits
+    assert np.array_equal(np.asarray(load_rgb(data)), np.asarray(image))
+
+
+@pytest.mark.parametrize("kind", ["HEIF", "JXL"])
+def test_heic_and_jxl_are_read_by_packages_that_are_named_when_they_lack(kind: str, monkeypatch) -> None:
+    reader = READERS[0] if kind == "HEIF" else READERS[1]
+    pytest.importorskip(reader.module)
+    reader.register()
+    flat = Image.new("RGB", (64, 32), (200, 100, 50))
+    data = encoded(flat, kind)
+    assert read_size(io.BytesIO(data)) == load_rgb(data).size == (64, 32)
+    assert np.abs(np.asarray(load_rgb(data)).astype(int) - (200, 100, 50)).max() < 12
+    with pytest.raises(BadPicture) as caught:
+        load_rgb(data[:16] + bytes(100))
+    assert caught.value.reason in (reader.failing, "damaged")
+
+    monkeypatch.setattr(Image, "OPEN", {k: v for k, v in Image.OPEN.items() if k not in ("HEIF", "JXL")})
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
+    monkeypatch.setitem(__import__("sys").modules, reader.module, None)
+    with pytest.raises(BadPicture, match=r"is not installed: pip install 'darkroom-trainer\[images\]'") as caught:
+        load_rgb(data)
+    assert caught.value.reason == reader.missing
+
+
+def test_shrinking_by_areas_is_that_of_opencv_within_one_level_on_forty_sizes() -> None:
+    cv2 = pytest.importorskip("cv2")
+    rng = np.random.default_rng(0)
+    for i in range(40):
+        width, height = rng.integers(2, 300, 2)
+        scale = rng.uniform(0.05, 1)
+        size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        pixels = (pixels > 127).astype(np.uint8) * 255 if i % 2 else pixels
+        seen = np.asarray(resized(Image.fromarray(pixels), size, area_down=True)).astype(int)
+        assert np.abs(seen - cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)).max() <= 1
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16"])
@@ -64,7 +198,7 @@ def test_every_mode_is_a_picture_with_layers_and_only_some_are_layers(mode: str)
     data, sizes = encoded(image), Sizes((9, 5), (9, 5), (9, 5), 1.8)
     alpha = mode in ("LA", "PA", "RGBA")
 
-    assert read_header(io.BytesIO(data)) == ((9, 5), alpha)
+    assert read_header(io.BytesIO(data)) == ((9, 5), alpha, Traits.NONE)
     assert prepare_layers(data, [], sizes, (0, 0)).shape == (1, 5, 9, 4)
     assert (prepare_layers(data, [], sizes, (0, 0))[..., 3] == (0 if mode == "PA" else 255)).all()
     if alpha:
@@ -93,7 +227,7 @@ def test_orientation_of_a_palette_png_survives_the_conversion() -> None:
 def test_the_first_frame_of_an_animation_is_used() -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
     data = encoded(frames[0], "gif", save_all=True, append_images=frames[1:])
-    assert frames_of(data) == 2
+    assert read_header(io.BytesIO(data)).traits == Traits.ANIMATED
     assert load_rgb(data).getpixel((0, 0)) == (255, 0, 0)
 
 

@@ -61,7 +61,6 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
 # the bound stands inside: outside, pydantic would compare it with the None that `_off` answers
 Limit = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_off)]
-Aspect = Annotated[float, Field(ge=1 / 32, le=32)]  # beyond, an image is too thin for any size
 Name = Annotated[str, Field(min_length=1)]
 Place = Annotated[LocalFiles | UrlFiles | S3Files, Field(discriminator="type")]
 
@@ -215,7 +214,7 @@ class SampleDataset(Entry):
     crop: bool = False
     crop_style: Annotated[Literal["random", "center", "centre", "corner", "face"], BeforeValidator(lower)] = "random"
     crop_aspect: Annotated[Literal["square", "preserve", "closest", "random"], BeforeValidator(lower)] = "square"
-    crop_aspect_buckets: tuple[Aspect, ...] = ()
+    crop_aspect_buckets: tuple[float, ...] = ()
     crop_aspect_weights: tuple[float, ...] = ()
 
     caption_strategy: (

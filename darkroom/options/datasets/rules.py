@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
@@ -17,6 +16,10 @@ from darkroom.options.datasets.where import LocalFiles
 
 if TYPE_CHECKING:
     from darkroom.options.datasets.reader import Made
+
+
+THINNEST = 32
+"""Images whose edges differ by more have no size to be trained at."""
 
 
 def has_name(entry: Mapping[str, Any]) -> bool:
@@ -60,11 +63,12 @@ def check_sample(d: SampleDataset, family: str, environ: Mapping[str, str], note
             "It chooses among listed aspects, and none is listed.",
             "Set crop_aspect_buckets, for example [0.75, 1.0, 1.33].",
         )
-    if any(not (a > 0 and math.isfinite(a)) for a in d.crop_aspect_buckets):
-        buckets = list(d.crop_aspect_buckets)
-        notes.problem(
-            d.id, "crop_aspect_buckets", buckets, "An aspect is width / height and above 0.", "Correct the list."
+    if any(not 1 / THINNEST <= a <= THINNEST for a in d.crop_aspect_buckets):
+        buckets, problem = (
+            list(d.crop_aspect_buckets),
+            f"An aspect is width / height, above 0: 1/{THINNEST} to {THINNEST}.",
         )
+        notes.problem(d.id, "crop_aspect_buckets", buckets, problem, "Correct the list.")
     if d.dataset_type == "eval":
         notes.warn(d.id, "it is held out and encoded; measuring the loss on it comes with the evaluation release.")
     change = "Change one of them."
