@@ -9,11 +9,14 @@ from __future__ import annotations
 import csv
 import email.utils
 import hashlib
+import ipaddress
 import os
 import re
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -41,6 +44,7 @@ from darkroom.storage.remote import GONE_STATUS, PASSING_STATUS
 from darkroom.storage.retry import Passing, Retry
 
 if TYPE_CHECKING:
+    import httpx2
     import pyarrow as pa
 
 log = logger(__name__)
@@ -90,6 +94,7 @@ SIGNS = (
     (0, b"BM", ".bmp"),
 )
 
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _CACHED = re.compile(r".*-([0-9a-f]{16})\.[a-z0-9]+")
 
 
@@ -103,8 +108,16 @@ class Link:
 
     @property
     def host(self) -> str:
-        """The server that is asked."""
+        """The server that is asked, with its port."""
         return urlsplit(self.text).netloc.rpartition("@")[2]
+
+    @property
+    def hostname(self) -> str:
+        """The same without a port; empty for what is no URL."""
+        try:
+            return urlsplit(self.text).hostname or ""
+        except ValueError:
+            return ""
 
 
 @dataclass
@@ -416,6 +429,21 @@ class LinkStore(ReadOnly):
                 raise Passing(f"{response.num_bytes_downloaded} of {expected} bytes arrived")
         return name
 
+    def _check_host(self, request: httpx2.Request) -> None:
+        """Before each request, redirected ones too: a link of the list may lead anywhere, a server that answers it may
+        not send us to this machine or its network. Raises Refused."""
+        host = request.url.host
+        if host not in self._hosts and (address := private_address(host)):
+            raise Refused(
+                f"it redirects to {host} ({address}), which is not a public address; if that is meant, name the host "
+                "in the list"
+            )
+
+    @cached_property
+    def _hosts(self) -> frozenset[str]:
+        """The hosts that the list itself names."""
+        return frozenset(link.hostname for link in self.table.values() if link.file is None)
+
     @property
     def client(self) -> Any:
         """One client for all threads: it keeps connections open."""
@@ -428,10 +456,37 @@ class LinkStore(ReadOnly):
                     limits=httpx2.Limits(max_connections=self.connections),
                     follow_redirects=True,
                     max_redirects=REDIRECTS,
+                    event_hooks={"request": [self._check_host]},
                     # pictures are compressed already, and only then is Content-Length the size of the file
                     headers={"User-Agent": f"darkroom/{darkroom.__version__}", "Accept-Encoding": "identity"},
                 )
             return self._client
+
+
+def private_address(host: str) -> str:
+    """The first address of a host that is loopback, link-local, private or otherwise not of the public network.
+
+    Empty if there is none, or if the name has no address at all: then the request says so.
+    """
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return ""
+    addresses = [str(row[4][0]).partition("%")[0] for row in found]
+    return next((address for address in addresses if not _is_public(address)), "")
+
+
+def _is_public(address: str) -> bool:
+    """Whether an address, and what is embedded in one of IPv6, is of the public network."""
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inside = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+        if ip in _NAT64:
+            inside.append(ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF))
+        if ip.ipv4_mapped is not None:
+            return ip.ipv4_mapped.is_global
+        return ip.is_global and all(other is None or other.is_global for other in inside)
+    return ip.is_global
 
 
 def _check_status(response: Any) -> None:

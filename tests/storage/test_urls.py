@@ -372,3 +372,52 @@ def test_a_full_disk_is_reported_as_such(listed, web, monkeypatch) -> None:
     with pytest.raises(DiskFullError, match="kept"):
         store.find(ENDINGS)
     assert listed.kept() == []
+
+
+# ---------------------------------------------------------------------- where redirects may lead
+
+
+def redirect(to: str):
+    """An answer that sends the asker elsewhere."""
+
+    def answer(handler) -> None:
+        handler.send_response(302)
+        handler.send_header("Location", to)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+    return answer
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["localhost", "127.1", "2130706433", "[::1]", "[::ffff:127.0.0.1]", "169.254.169.254", "10.0.0.7", "0.0.0.0"],
+)
+def test_a_redirect_to_this_machine_or_its_network_is_refused(listed, web, host) -> None:
+    port = web.url.rpartition(":")[2]
+    web.add("/secret.png", body(PICTURE))
+    link = web.add("/a.png", redirect(f"http://{host}:{port}/secret.png"))
+    found = listed.store(link, web.add("/good.png", body(PICTURE))).find(ENDINGS)
+    assert (len(found), found.problems) == (1, {"refused": 1})
+    assert "not a public address; if that is meant, name the host in the list" in found.notes[0]
+    assert web.asked["/secret.png"] == 0
+
+
+def test_a_redirect_to_a_host_that_the_list_names_is_followed(listed, web) -> None:
+    port = web.url.rpartition(":")[2]
+    web.add("/b.png", body(PICTURE))
+    links = [
+        web.add("/a.png", redirect(web.url + "/b.png")),
+        web.add("/c.png", redirect(f"http://localhost:{port}/b.png")),
+    ]
+    found = listed.store(*links, f"http://localhost:{port}/b.png").find(ENDINGS)
+    assert (len(found), found.problems) == (3, {})
+
+
+@pytest.mark.parametrize(
+    ("address", "is_public"),
+    [("8.8.8.8", True), ("2606:4700::1", True), ("100.64.0.1", False), ("fe80::1", False), ("fd00::1", False),
+     ("::ffff:8.8.8.8", True), ("::ffff:10.0.0.1", False), ("64:ff9b::7f00:1", False), ("2002:7f00:1::", False)],
+)  # fmt: skip
+def test_an_address_inside_an_address_counts(address, is_public) -> None:
+    assert urls._is_public(address) == is_public
