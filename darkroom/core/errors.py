@@ -17,11 +17,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from darkroom.core.text import printable
+
+MOST_SHOWN = 300
+"""Letters of a wrong value that a message shows."""
+
 
 class DarkroomError(Exception):
-    """Base of everything Darkroom raises on purpose."""
+    """Base of everything Darkroom raises on purpose. Its message can be shown wherever it is printed or stored."""
 
     exit_code = 1
+
+    def __init__(self, *words: object):
+        super().__init__(*(printable(word) if isinstance(word, str) else word for word in words))
 
 
 class UserError(DarkroomError):
@@ -38,7 +46,8 @@ class ConfigError(UserError):
 
     def __init__(self, option: str, got: object, source: str, problem: str, change: str):
         self.option, self.got, self.source, self.problem, self.change = option, got, source, problem, change
-        head = option if got is _ABSENT else f"{option} = {got!r}" if isinstance(got, str) else f"{option} = {got}"
+        shown = printable(repr(got) if isinstance(got, str) else str(got), MOST_SHOWN)
+        head = option if got is _ABSENT else f"{option} = {shown}"
         origin = f" (from {source})" if source else ""
         super().__init__(f"{head}{origin}\n  {problem}\n  {change}")
 

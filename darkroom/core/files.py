@@ -146,13 +146,6 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
-def lines_of(text: str) -> list[str]:
-    """The lines of a text file. `str.splitlines` also splits at characters that people write inside a line: form feeds,
-    vertical tabs, next lines (U+0085), and the separators U+2028 and U+2029."""
-    lines = re.split(r"\r\n|\r|\n", text)
-    return lines if lines[-1] else lines[:-1]
-
-
 def safe_name(text: str, limit: int = 80) -> str:
     """`text` as part of a file name: letters, digits, dot, dash and underscore."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:limit] or "unnamed"

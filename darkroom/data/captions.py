@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from darkroom.core.files import lines_of
 from darkroom.core.registry import Table
+from darkroom.core.text import lines_of
 from darkroom.data.tables import CAPTIONS, SampleTable, stem_of, without_ending
 from darkroom.data.threads import in_chunks
 from darkroom.options.datasets import CaptionShuffle, SampleDataset

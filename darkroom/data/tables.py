@@ -18,8 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from darkroom.core.errors import DataError
-from darkroom.core.files import lines_of
 from darkroom.core.registry import nearest
+from darkroom.core.text import lines_of
 from darkroom.options.datasets import MetadataTable, SampleDataset
 from darkroom.storage.base import Missing, Refused
 

@@ -23,8 +23,8 @@ from pydantic import ValidationError
 
 from darkroom.core import log
 from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
-from darkroom.core.files import lines_of
 from darkroom.core.registry import nearest
+from darkroom.core.text import ESCAPES, TOML_ESCAPES, lines_of, slip_in, texts_in
 from darkroom.options import compat
 from darkroom.options.config import Config, every_option, not_offered, option_names
 from darkroom.options.field import OptionInfo
@@ -33,6 +33,11 @@ DEFAULT, FAMILY_DEFAULT, COMMAND_LINE = "default", "family default", "command li
 _TRUE = frozenset({"true", "yes", "on", "1", "y", "t"})
 _FALSE = frozenset({"false", "no", "off", "0", "n", "f"})
 _FORMATS = ("json", "toml", "env")
+_PROSE = frozenset(
+    ("validation_prompt", "validation_negative_prompt", "instance_prompt", "model_card_note",
+     "sana_complex_human_instruction")
+)  # fmt: skip
+"""Options whose text may have several lines; a line break in any other is a slip."""
 _PLACEHOLDER = re.compile(r"\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
 FamilyDefaults = Callable[[str, str | None], dict[str, Any]]
@@ -264,6 +269,11 @@ class _Reader:
             self._place_stranger(name, value, source)
             return
         value = self._substitute(name, value, source)
+        for _, text in texts_in(value):
+            if slip := slip_in(text, one_line=info.kind == "string" and info.name not in _PROSE):
+                change = ESCAPES if "NUL" not in slip and "half" not in slip else "Take it out."
+                self.errors.append(ConfigError(name, value, source, slip, change))
+                return
         if value is None or (isinstance(value, str) and value.strip() == "" and not info.empty):
             return
         self.given[info.name] = _Given(self._structured(info, value, source), source)
@@ -698,7 +708,9 @@ def read_json(path: Path) -> tuple[Pairs, list[str]]:
     except json.JSONDecodeError as wrong:
         problem = f"Line {wrong.lineno}, column {wrong.colno}: {_lower(wrong.msg)}."
         change = "Correct it; JSON has double quotes, no comments, and no comma after the last entry."
-        raise _MalformedError(problem, change) from None
+        raise _MalformedError(problem, ESCAPES if "escape" in wrong.msg else change) from None
+    except ValueError as wrong:  # a number of thousands of digits
+        raise _MalformedError(f"{wrong}.", "Correct the number.") from None
     if not isinstance(document, dict):
         raise _MalformedError("The file does not hold an object.", 'Write { "option": value, ... }.')
     return list(document.items()), twice
@@ -708,14 +720,19 @@ def read_toml(path: Path) -> tuple[Pairs, list[str]]:
     """The pairs of a TOML file with its sections flattened, and the keys that stand in several sections."""
     try:
         document = tomllib.loads(_text(path))
+        pairs = _flatten(document)
+    except RecursionError:
+        raise _MalformedError("The file is nested too deeply.", "Write lines as option = value.") from None
     except tomllib.TOMLDecodeError as wrong:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(wrong))
         where = f"Line {match[1]}, column {match[2]}: " if match else ""
         what = re.sub(r"\s*\(at .*\)$", "", str(wrong))
+        change = "Correct it; in TOML texts are quoted and true is lower case."
         raise _MalformedError(
-            f"{where}{_lower(what) if where else what}.", "Correct it; in TOML texts are quoted and true is lower case."
+            f"{where}{_lower(what) if where else what}.", TOML_ESCAPES if "\\" in what else change
         ) from None
-    pairs = _flatten(document)
+    except ValueError as wrong:  # a number of thousands of digits, a date that is none
+        raise _MalformedError(f"{wrong}.", "Correct the value.") from None
     keys = [_plain(key) for key, _ in pairs]
     return pairs, [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.errors import DataError
+from darkroom.core.text import ESCAPES, TOML_ESCAPES
 
 REMEDY = "Point data_backend_config to a JSON file that holds an array of dataset entries; see docs/datasets.md."
 
@@ -15,19 +16,40 @@ REMEDY = "Point data_backend_config to a JSON file that holds an array of datase
 def document(path: Path) -> Any:
     """What the file holds. Raises DataError naming the file and, where it is malformed, the place."""
     text = _text(path)
+    twice: list[str] = []
+
+    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        keys = [key for key, _ in pairs]
+        made = dict(pairs)
+        if len(made) < len(keys):  # keys that start with an underscore are comments
+            found = dict.fromkeys(key for key in keys if keys.count(key) > 1 and not key.startswith("_"))
+            where = f" of dataset '{made['id']}'" if isinstance(made.get("id"), str) else ""
+            twice.extend(f"'{key}'{where}" for key in found)
+        return made
+
     try:
-        return tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
+        if path.suffix.lower() == ".toml":
+            return tomllib.loads(text)
+        made = json.loads(text, object_pairs_hook=collect)
     except RecursionError as cause:
         raise DataError(f"The dataset file {path} is nested too deeply.\n  {REMEDY}") from cause
     except json.JSONDecodeError as cause:
+        remedy = ESCAPES if "escape" in cause.msg else "JSON allows neither comments nor a comma after the last item."
         raise DataError(
             f"The dataset file {path} is not valid JSON: {cause.msg} in line {cause.lineno}, column "
-            f"{cause.colno}.\n  JSON allows neither comments nor a comma after the last item."
+            f"{cause.colno}.\n  {remedy}"
         ) from cause
     except tomllib.TOMLDecodeError as cause:
+        remedy = TOML_ESCAPES if "\\" in str(cause) else "Texts are quoted and true is lower case."
+        raise DataError(f"The dataset file {path} is not valid TOML: {cause}.\n  {remedy}") from cause
+    except ValueError as cause:  # a number of thousands of digits
+        raise DataError(f"The dataset file {path} cannot be read: {cause}.\n  Correct the number.") from cause
+    if twice:
         raise DataError(
-            f"The dataset file {path} is not valid TOML: {cause}.\n  Texts are quoted and true is lower case."
-        ) from cause
+            f"The dataset file {path} has a key twice in one object: {', '.join(twice)}.\n"
+            "  Leave each key once; which of the two counts is not for us to guess."
+        )
+    return made
 
 
 def _text(path: Path) -> str:
@@ -39,5 +61,6 @@ def _text(path: Path) -> str:
         raise DataError(
             f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8."
         ) from cause
-    except OSError as cause:
-        raise DataError(f"The dataset file {path} cannot be read: {cause.strerror}.\n  {REMEDY}") from cause
+    except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
+        why = getattr(cause, "strerror", None) or cause
+        raise DataError(f"The dataset file {path} cannot be read: {why}.\n  {REMEDY}") from cause

@@ -107,6 +107,9 @@ GLOBALS: dict[str, tuple[str, Any]] = {
 }
 """Key of an entry: the global option it falls back to, and the value when that is not set either."""
 
+PROSE = ("instance_prompt", "captions", "caption_filter_list", "caption_column")
+"""Keys whose texts may have several lines; a line break in any other is a slip, mostly of a path of Windows."""
+
 ONE_FOR_VIDEO = ("vae_batch_size", "image_processing_batch_size")
 """Sizes of work that are 1 for clips unless the entry says otherwise: a clip is many pictures."""
 

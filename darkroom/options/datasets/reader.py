@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from darkroom.core.errors import DataError, missing_option
 from darkroom.core.log import hide, is_secret_key, is_secret_variable
 from darkroom.core.files import lines_of
+from darkroom.core.text import ESCAPES, lines_of, slip_in, texts_in
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets import musubi, rules, storage
 from darkroom.options.datasets.document import REMEDY, document
@@ -135,10 +136,23 @@ class _Reader:
     def entries(self) -> list[dict[str, Any]]:
         """The entries as SimpleTuner writes them, whoever wrote the file."""
         raw = document(self.path)
+        self.check_texts(raw)
         if isinstance(raw, dict) and (self.path.suffix.lower() == ".toml" or "datasets" in raw):
             return musubi.entries(self.path, raw, self.family, self.config, self.notes)
         # what starts with an underscore is a comment here, and a word between our own readers elsewhere
         return [{key: v for key, v in e.items() if not key.startswith("_")} for e in _array(self.path, raw)]
+
+    def check_texts(self, raw: Any) -> None:
+        """Note the texts that cannot be meant: with NULs, halves of characters, or control characters in one line."""
+        rows = raw.get("datasets", [raw]) if isinstance(raw, dict) else raw
+        for number, row in enumerate(rows if isinstance(rows, list) else [], 1):
+            name = str(row["id"]) if isinstance(row, dict) and row.get("id") else f"number {number}"
+            for path, text in texts_in(row):
+                if any(key.startswith("_") for key in path):
+                    continue
+                if slip := slip_in(text, one_line=not set(path) & set(k.PROSE)):
+                    change = "Take it out." if "NUL" in slip or "half" in slip else ESCAPES
+                    self.notes.problem(name, ".".join(path) or "entry", text, slip, change)
 
     def text_stores(self, texts: list[TextEmbeds], taken: set[str]) -> list[TextEmbeds]:
         """The text caches with exactly one default; one is made up when the file has none."""
