@@ -146,6 +146,31 @@ def free_bytes(path: Path) -> int:
     return shutil.disk_usage(path).free
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; a path that no file can have (too long, with a NUL, behind a locked folder) is
+    none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Whether there is such a folder, in the same way."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def home_of(path: str) -> Path:
+    """A path as people write it, whose `~` means the home folder, where there is one of that name."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
 def safe_name(text: str, limit: int = 80) -> str:
     """`text` as part of a file name: letters, digits, dot, dash and underscore."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:limit] or "unnamed"

@@ -306,6 +306,7 @@ def load(file: Path, store: Store, version: str) -> Index | None:
     """The index of an earlier start, or None when there is none that can be used."""
     try:
         table = pq.read_table(file, memory_map=False)
+        table.validate(full=True)
         found = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         if found.get("version") != version:
             return None
@@ -314,10 +315,12 @@ def load(file: Path, store: Store, version: str) -> Index | None:
         hashes = np.frombuffer(raw_hash.buffers()[1] or b"", "S32", len(table), raw_hash.offset * 32).copy()
         layers = _combined(table["layers"]) if "layers" in table.column_names else None
         paths, raw = _combined(table["path"]), _combined(table["captions"])
+        if not (paths.type == pa.string() and raw.type == pa.list_(pa.string()) and raw_hash.type == pa.binary(32)):
+            return None
         return Index("", store, paths, numbers, hashes, raw, file, found, layers)
     except FileNotFoundError:
         return None
-    except (OSError, pa.ArrowException, KeyError, ValueError):
+    except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError):
         return None  # a damaged index is only a lost shortcut
 
 

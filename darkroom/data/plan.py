@@ -14,14 +14,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from darkroom.core.errors import DataError
 from darkroom.core.events import Bus, Progress, Warn
-from darkroom.core.files import digest
+from darkroom.core.files import digest, home_of
 from darkroom.data import generated
 from darkroom.data import report as reports
 from darkroom.data.buckets import Buckets, check_feasible, make_buckets, scheduled
@@ -150,8 +149,8 @@ class Plan:
         self.mode = str(setting(config, "data_backend_sampling", "auto-weighting"))
         self.combined = setting(config, "conditioning_multidataset_sampling", "random") == "combined"
         self.caption_dropout = float(setting(config, "caption_dropout_probability", 0.1))
-        self.output = Path(str(setting(config, "output_dir", "output"))).expanduser()
-        self.cache_dir = Path(str(setting(config, "cache_dir", self.output / "cache"))).expanduser()
+        self.output = home_of(str(setting(config, "output_dir", "output")))
+        self.cache_dir = home_of(str(setting(config, "cache_dir", self.output / "cache")))
         self.terms = Terms(
             needs,
             self.cache_dir / "index",

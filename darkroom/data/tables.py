@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from darkroom.core.errors import DataError
+from darkroom.core.files import home_of, is_file
 from darkroom.core.registry import nearest
 from darkroom.core.text import lines_of
 from darkroom.options.datasets import MetadataTable, SampleDataset
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 CAPTIONS = pa.list_(pa.string())
 NUMBERS = {"width": np.int64, "height": np.int64, "frames": np.int64, "fps": np.float64, "aspect": np.float64}
 """Columns that a table may have beside captions; 0 or NaN where a row has none."""
+
+MOST = 2**31 - 1
+"""A larger size or number of frames is no such thing."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +126,23 @@ def _load(dataset: SampleDataset, block: MetadataTable, store: Store, wanted: Se
             return _from_lines(data.decode("utf-8") if isinstance(data, bytes) else data.read_text(encoding="utf-8"))
         file = pq.ParquetFile(io.BytesIO(data) if isinstance(data, bytes) else data)
         there = file.schema_arrow.names
-        return (
-            file.read(columns=[name for name in wanted if name in there]) if set(wanted) <= set(there) else file.read()
-        )
+        table = file.read(columns=list(wanted)) if set(wanted) <= set(there) else file.read()
+        table.validate(full=True)
+        return table
     except FileNotFoundError as cause:
         raise DataError(
             f"Dataset '{dataset.id}': the table {block.path} does not exist.\n  Correct 'path' in its parquet block."
         ) from cause
-    except (OSError, ValueError, AttributeError, TypeError, pa.ArrowException) as cause:
+    except (
+        OSError,
+        ValueError,
+        AttributeError,
+        TypeError,
+        OverflowError,
+        RecursionError,
+        MemoryError,
+        pa.ArrowException,
+    ) as cause:
         raise DataError(
             f"Dataset '{dataset.id}': the table {block.path} cannot be read: {str(cause)[:200]}\n"
             "  It must be a Parquet file, or a .jsonl file with one JSON object per line."
@@ -138,8 +151,8 @@ def _load(dataset: SampleDataset, block: MetadataTable, store: Store, wanted: Se
 
 def _bytes(store: Store, path: str) -> bytes | Path:
     """The table as a file of this machine, or its bytes out of the dataset's storage."""
-    local = Path(path).expanduser()
-    if local.is_file():
+    local = home_of(path)
+    if is_file(local):
         return local
     try:
         return store.read(path)
@@ -159,6 +172,19 @@ def _one(column: pa.ChunkedArray) -> pa.Array:
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
+def _plain(column: pa.Array) -> pa.Array:
+    """Texts and lists in Arrow's plain kinds: large ones, views, and those behind a dictionary or of a fixed length."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.dictionary_decode())
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = _plain(pa.array([], kind.value_type)).type
+        return pa.array(column.to_pylist(), pa.list_(inner))
+    return column
+
+
 def _need(there: Sequence[str], column: str, dataset: SampleDataset, block: MetadataTable) -> None:
     if column not in there:
         hint = nearest(column, there)
@@ -171,7 +197,14 @@ def _need(there: Sequence[str], column: str, dataset: SampleDataset, block: Meta
 
 def _identifiers(column: pa.Array, dataset: SampleDataset, block: MetadataTable, store: Store) -> pa.Array:
     """Names of samples, relative to the dataset's root, with forward slashes."""
-    text = column.cast(pa.string())
+    text = _plain(column)
+    if pa.types.is_integer(text.type):
+        text = text.cast(pa.string())
+    if not pa.types.is_string(text.type):
+        raise DataError(
+            f"Dataset '{dataset.id}': column '{block.filename_column}' of {block.path} holds {column.type} values.\n"
+            "  A name is a text, one for each row; name another filename_column in the parquet block."
+        )
     if text.null_count or pc.any(pc.equal(text, "")).as_py():
         raise DataError(
             f"Dataset '{dataset.id}': column '{block.filename_column}' of {block.path} has rows without a name.\n"
@@ -205,9 +238,10 @@ def _captions(table: pa.Table, keys: pa.Array, dataset: SampleDataset, block: Me
 
 def _cells(column: pa.Array, name: str, lenient: bool, dataset: SampleDataset, block: MetadataTable) -> pa.Array:
     """A column of texts, or of lists of texts, as lists of stripped texts that are not empty, each once."""
-    lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    column = _plain(column)
+    lists = pa.types.is_list(column.type)
     kind = column.type.value_type if lists else column.type
-    texts = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind)
+    texts = pa.types.is_string(kind) or pa.types.is_null(kind)
     if not texts:
         raise DataError(
             f"Dataset '{dataset.id}': column '{name}' of {block.path} holds {column.type} values.\n"
@@ -242,20 +276,19 @@ def _joined(parts: Sequence[pa.Array]) -> pa.Array:
 def _numbers(column: pa.Array, name: str) -> np.ndarray:
     """Numbers, numeric texts, or lists that hold one, as an array; 0 (NaN for floats) where there is none."""
     kind = NUMBERS[name]
-    missing: Any = np.nan if kind is np.float64 else 0
-    if pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        column = pc.list_element(column, 0)
+    column = _plain(column)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        values = pc.fill_null(column.cast(pa.float64()), np.nan).to_numpy(zero_copy_only=False)
+        values = pc.fill_null(column.cast(pa.float64(), safe=False), np.nan).to_numpy(zero_copy_only=False)
     else:
         values = np.array([_number(value) for value in column.to_pylist()], np.float64)
     if kind is np.float64:
         return values
-    return np.where(np.isfinite(values), values, missing).astype(kind)
+    return np.where((values >= 0) & (values <= MOST), values, 0).astype(kind)
 
 
 def _number(value: Any) -> float:
+    """A number, or the first of a list; NaN for what is none."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return float(value[0] if isinstance(value, list) and value else value)
+    except (TypeError, ValueError, OverflowError):
         return float("nan")

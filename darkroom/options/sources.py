@@ -23,6 +23,7 @@ from pydantic import ValidationError
 
 from darkroom.core import log
 from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
+from darkroom.core.files import home_of, is_file
 from darkroom.core.registry import nearest
 from darkroom.core.text import ESCAPES, TOML_ESCAPES, lines_of, slip_in, texts_in
 from darkroom.options import compat
@@ -144,7 +145,7 @@ class _Reader:
         seen: set[Path] = set()
         for folder in folders:
             candidate = folder / "config.env"
-            if candidate.is_file() and candidate != path and candidate.resolve() not in seen:
+            if is_file(candidate) and candidate != path and candidate.resolve() not in seen:
                 seen.add(candidate.resolve())
                 self._read_env_file(candidate)
 
@@ -330,8 +331,8 @@ class _Reader:
         """The object behind a structured option that was given as the path of a JSON file."""
         if not info.json or not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
             return value
-        path = self.cwd / Path(value).expanduser()
-        if not path.is_file():
+        path = self.cwd / home_of(value)
+        if not is_file(path):
             if info.text or value.strip().lower() in ("none", "null"):
                 return value
             problem = f"This is neither JSON nor a file; {path} does not exist."
@@ -632,13 +633,14 @@ def find_config(line: Arguments, environ: Mapping[str, str], cwd: Path) -> Path 
 
 def _find_named(name: str, source: str, formats: Sequence[str], cwd: Path) -> Path:
     """A file, a folder, a file without its ending, or the name of an environment."""
-    path = cwd / Path(name).expanduser()
-    if path.is_file():
+    path = cwd / home_of(name)
+    if is_file(path):
         if path.suffix.lstrip(".") in _FORMATS:
             return path
         problem = f"{path.name} is none of the kinds of config that can be read."
         raise ConfigError("CONFIG", name, source, problem, "Give a .json, .toml or .env file.")
-    tried = [path / f"config.{f}" for f in formats] + [path.with_name(f"{path.name}.{f}") for f in formats]
+    tried = [path / f"config.{f}" for f in formats]
+    tried += [path.with_name(f"{path.name}.{f}") for f in formats] if path.name else []
     tried += _environment_paths(name, formats, cwd)
     return _require(name, source, [path, *tried])
 
@@ -664,7 +666,7 @@ def _require(name: str, source: str, tried: Sequence[Path]) -> Path:
 
 
 def _existing(paths: Iterable[Path]) -> Path | None:
-    return next((path for path in paths if path.is_file()), None)
+    return next((path for path in paths if is_file(path)), None)
 
 
 def _first(environ: Mapping[str, str], *names: str) -> str | None:

@@ -174,7 +174,10 @@ def hashed(*parts: object) -> int:
 
 def shown_url(url: str) -> str:
     """A URL as it may be shown: without user, password, query and fragment, which can carry credentials."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # an address in brackets that is none
+        return url.split("?")[0]
     if not parts.netloc:
         return url.split("?")[0] if "://" in url else url
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

@@ -355,7 +355,7 @@ def _library() -> Any:
 
 
 def _arguments(where: HubRows) -> dict[str, Any]:
-    folder = Path(where.dataset_name).expanduser()
+    folder = files.home_of(where.dataset_name)
     path = str(folder.absolute()) if folder.is_dir() else where.dataset_name
     cache = str(where.cache_dir) if where.cache_dir else None
     return {"path": path, "cache_dir": cache, "revision": where.revision}

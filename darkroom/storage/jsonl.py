@@ -10,6 +10,8 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from darkroom.core.errors import DataError
+from darkroom.core.files import is_file
+from darkroom.core.text import ESCAPES, slip_in, texts_in
 from darkroom.options.datasets.where import JsonLines
 from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, ending_of, wanted
 
@@ -39,7 +41,7 @@ class JsonlStore(ReadOnly):
         return {
             "type": "jsonl",
             "file": str(where.file.absolute()),
-            "keys": [where.name_key, where.key, where.caption_key, *where.layer_keys],
+            "keys": list(self._keys),
         }
 
     @cached_property
@@ -70,7 +72,7 @@ class JsonlStore(ReadOnly):
         where = self.where
         try:
             row = json.loads(line)
-        except ValueError as cause:
+        except (ValueError, RecursionError) as cause:
             what = "is blank" if not line.strip() else f"is not JSON ({cause})"
             raise DataError(
                 f"Line {number} of {where.file} {what}.\n  Write one JSON object per line, and nothing else."
@@ -81,12 +83,21 @@ class JsonlStore(ReadOnly):
                 f"Line {number} of {where.file} has no text under '{where.name_key}'; it has: {keys}.\n"
                 f"  Every line needs '{where.name_key}' and '{where.caption_key}'."
             )
+        for path, text in texts_in({key: row[key] for key in self._keys if key in row}):
+            if slip := slip_in(text, one_line=path != (where.caption_key,)):
+                raise DataError(f"Line {number} of {where.file}, under '{path[0]}': {slip}\n  {ESCAPES}")
         return row
+
+    @property
+    def _keys(self) -> tuple[str, ...]:
+        """The keys that are read of a line."""
+        where = self.where
+        return where.name_key, where.key, where.caption_key, *where.layer_keys
 
     def _place(self, path: str) -> Path:
         """An absolute path stays; others count from the file's folder, or from where the program runs."""
         beside = self.where.file.parent / path
-        return beside if beside.exists() else Path(path)
+        return beside if is_file(beside) else Path(path)
 
     def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
         """The files that are named and there; of a sample that lacks a layer, none of its layers. Raises DataError."""

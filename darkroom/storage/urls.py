@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 import darkroom
 from darkroom.core import files
@@ -109,14 +109,14 @@ class Link:
     @property
     def host(self) -> str:
         """The server that is asked, with its port."""
-        return urlsplit(self.text).netloc.rpartition("@")[2]
+        return _split(self.text).netloc.rpartition("@")[2]
 
     @property
     def hostname(self) -> str:
         """The same without a port; empty for what is no URL."""
         try:
-            return urlsplit(self.text).hostname or ""
-        except ValueError:
+            return _split(self.text).hostname or ""
+        except ValueError:  # a port that is no number
             return ""
 
 
@@ -202,11 +202,11 @@ class LinkStore(ReadOnly):
         if text.lower().startswith(("http://", "https://")):
             return Link(text, caption)
         if text.lower().startswith("file://"):
-            return Link(text, caption, Path(unquote(urlsplit(text).path)))
+            return Link(text, caption, Path(unquote(_split(text).path)))
         if "://" in text or not text:
             return Link(text, caption)
         beside = self.where.csv_file.parent / text  # an absolute path stays itself
-        return Link(text, caption, beside if beside.exists() else Path(text))
+        return Link(text, caption, beside if files.is_file(beside) else Path(text))
 
     def _cached(self) -> dict[str, str]:
         """What was downloaded before: hash to file name."""
@@ -517,19 +517,27 @@ def _count(found: Found, reason: str, link: Link, detail: str) -> None:
     found.notes.append(f"{shown_url(link.text)!r}: {detail}")
 
 
+def _split(url: str) -> SplitResult:
+    """The parts of a URL; one that is none has no parts."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        return SplitResult("", "", "", "", "")
+
+
 def _hash(url: str) -> str:
     return hashlib.sha256(url.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def _ending(url: str) -> str | None:
     """The ending that the URL's path gives a file, if it is one of pictures, films or sounds."""
-    ending = PurePosixPath(unquote(urlsplit(url).path)).suffix.lower()
+    ending = PurePosixPath(unquote(_split(url).path)).suffix.lower()
     return ending if ending in KNOWN else None
 
 
 def _stem(url: str) -> str:
     """A readable beginning for the file's name."""
-    return files.safe_name(PurePosixPath(unquote(urlsplit(url).path)).stem, 40)
+    return files.safe_name(PurePosixPath(unquote(_split(url).path)).stem, 40)
 
 
 def _sniffed(start: bytes) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.errors import ConfigError
-from darkroom.core.files import safe_name
+from darkroom.core.files import home_of, is_file, safe_name
 
 LIBRARY = Path(__file__).parent / "library.json"
 
@@ -34,7 +34,7 @@ def read_library(path: Path, option: str) -> list[Prompt]:
     naming the entry.
     """
     try:
-        entries = json.loads(Path(path).expanduser().read_text(encoding="utf-8"))
+        entries = json.loads(home_of(str(path)).read_text(encoding="utf-8"))
     except OSError as cause:
         raise ConfigError(
             option, str(path), "", f"The file cannot be read: {cause.strerror}.", "Check the path."
@@ -86,8 +86,8 @@ def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
 
 def _found(image: str, name: str, option: str, library: Path) -> str:
     """The path of an entry's image, seen from its library."""
-    place = (Path(library).expanduser().parent / Path(image).expanduser()).absolute()
-    if place.is_file():
+    place = (home_of(str(library)).parent / home_of(image)).absolute()
+    if is_file(place):
         return str(place)
     problem = f"The image of the entry '{name}' is not there: {place}."
     raise ConfigError(option, str(library), "", problem, "Correct its path; it may be relative to the library.")

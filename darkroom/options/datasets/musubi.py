@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from darkroom.core.errors import DataError
+from darkroom.core.files import home_of, is_file, is_folder
 from darkroom.options.config import option_info
 from darkroom.options.datasets.entries import Whole
 from darkroom.options.datasets.notes import Notes
@@ -123,7 +124,7 @@ class _Conversion:
             "repeats": max(0, self._repeats() - 1),
         }
         if self.values.get("cache_directory"):
-            main["cache_dir_vae"] = str(Path(str(self.values["cache_directory"])).expanduser() / "darkroom" / self.name)
+            main["cache_dir_vae"] = str(home_of(str(self.values["cache_directory"])) / "darkroom" / self.name)
         if self.values.get("multiple_target"):
             main["layers"] = True
         if self.is_video:
@@ -143,8 +144,8 @@ class _Conversion:
         if folder:
             return {"instance_data_dir": str(folder), "_recursive": False}
         if lines:
-            file = Path(str(lines)).expanduser()
-            if not file.is_file():
+            file = home_of(str(lines))
+            if not is_file(file):
                 self._problem(f"{medium}_jsonl_file", lines, "There is no such file.", "Correct the path.")
                 return None
             key = _numbered(file, f"{medium}_path")
@@ -239,15 +240,15 @@ class _Conversion:
             if self.values.get("control_directory"):
                 self.notes.warn(self.name, "control_directory has no effect: controls are named in the list.")
             medium = "video" if self.is_video else "image"
-            file = Path(str(self.values[f"{medium}_jsonl_file"])).expanduser()
+            file = home_of(str(self.values[f"{medium}_jsonl_file"]))
             keys, name_key = _keys_in(file, "control_path"), _numbered(file, f"{medium}_path")
             places = [{"_jsonl": {"file": file, "key": key, "name_key": name_key}} for key in keys]
             return [self._control(number, place) for number, place in enumerate(places)]
         folder = self.values.get("control_directory")
         if not folder:
             return []
-        root = Path(str(folder)).expanduser()
-        count = 1 if self.is_video else _most_controls(root, Path(str(self.values["image_directory"])).expanduser())
+        root = home_of(str(folder))
+        count = 1 if self.is_video else _most_controls(root, home_of(str(self.values["image_directory"])))
         place = {
             "instance_data_dir": str(folder),
             "_recursive": False,
@@ -286,7 +287,7 @@ def _first_line(file: Path) -> Mapping[str, Any]:
         with open(file, encoding="utf-8") as lines:
             made = json.loads(next(lines, "{}"))
         return made if isinstance(made, dict) else {}
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}  # the reader of the list says what is wrong with it
 
 
@@ -304,7 +305,7 @@ def _keys_in(file: Path, key: str) -> list[str]:
 
 def _most_controls(controls: Path, targets: Path) -> int:
     """How many controls the target with the most has: files whose name starts with the target's."""
-    if not controls.is_dir() or not targets.is_dir():
+    if not is_folder(controls) or not is_folder(targets):
         return 1
     stems = sorted({path.stem for path in targets.iterdir() if path.is_file()}, key=len, reverse=True)
     counts: dict[str, int] = {}

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from darkroom.core.errors import DataError, missing_option
 from darkroom.core.log import hide, is_secret_key, is_secret_variable
 from darkroom.core.files import lines_of
+from darkroom.core.files import home_of
 from darkroom.core.text import ESCAPES, lines_of, slip_in, texts_in
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets import musubi, rules, storage
@@ -57,7 +58,7 @@ def setting(config: Any, name: str, otherwise: Any = None) -> Any:
 
 def local_path(value: Any) -> Path:
     """A path as people write it: `~` means the home folder, a trailing slash nothing."""
-    return Path(str(value).strip()).expanduser()
+    return home_of(str(value).strip())
 
 
 def read_datasets(path: str | Path | None, config: Any, environ: Mapping[str, str] | None = None) -> DatasetFile:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import DataError
+from darkroom.core.files import is_file, is_folder
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets.entries import LOSS_MASKS, Entry, ImageEmbeds, SampleDataset, TextEmbeds, VideoBlock
 from darkroom.options.datasets.notes import Notes, choose
@@ -415,9 +416,9 @@ def _check_folders(samples: Sequence[SampleDataset], texts: Sequence[TextEmbeds]
 def _check_directories(samples: Sequence[SampleDataset], notes: Notes) -> None:
     """All missing folders at once, before anything is loaded. A generated folder is made when it is filled."""
     for d in samples:
-        if d.generator is not None or not isinstance(d.where, LocalFiles) or d.where.root.is_dir():
+        if d.generator is not None or not isinstance(d.where, LocalFiles) or is_folder(d.where.root):
             continue
-        what = "This is a file, not a folder" if d.where.root.exists() else "The folder does not exist"
+        what = "This is a file, not a folder" if is_file(d.where.root) else "The folder does not exist"
         notes.problem(
             d.id,
             "instance_data_dir",

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from darkroom.core.files import home_of
 from darkroom.core.registry import Table
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets.notes import Notes, choose
@@ -55,7 +56,7 @@ def _local(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Valu
         return {"type": "url", "url": text}
     return {
         "type": "local",
-        "root": Path(text.removeprefix("file://")).expanduser(),
+        "root": home_of(text.removeprefix("file://")),
         "recursive": raw.get("_recursive", True),
     }
 
@@ -84,7 +85,7 @@ def _csv(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values
     if not _complete(values, ("csv_file", "csv_cache_dir", "csv_caption_column"), "csv", name, notes):
         return None
     for key in ("csv_file", "csv_cache_dir"):
-        values[key] = Path(str(values[key])).expanduser()
+        values[key] = home_of(str(values[key]))
     connections = raw.get("max_workers") or getattr(config, "max_workers", None)
     return {"type": "csv", **_given(values | {"connections": connections})}
 
@@ -114,7 +115,7 @@ def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -
     values["panels"] = _panels(values, name, notes)
     values["filter_func"] = _filter(values, name, notes)
     if values.get("cache_dir"):
-        values["cache_dir"] = Path(str(values["cache_dir"])).expanduser()
+        values["cache_dir"] = home_of(str(values["cache_dir"]))
     ours = (
         "image_column",
         "video_column",
