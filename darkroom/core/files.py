@@ -155,6 +155,11 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is anything of this path, in the same way."""
+    return is_file(path) or is_folder(path)
+
+
 def is_folder(path: Path) -> bool:
     """Whether there is such a folder, in the same way."""
     try:

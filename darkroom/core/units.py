@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-_SIZE = re.compile(r"^(\d+(?:\.\d+)?)\s*([KMGT]?)B?$", re.IGNORECASE)
+# more digits than these are no size of anything
+_SIZE = re.compile(r"^(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)B?$", re.IGNORECASE)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -39,7 +40,7 @@ def parse_resolutions(text: str, multiple: int = 1) -> list[tuple[int, int]]:
     """`"512,768x512"` to [(512, 512), (768, 512)] as (width, height), each rounded to `multiple` pixels."""
     sizes = []
     for part in str(text).replace(" ", "").split(","):
-        match = re.match(r"^(\d+)(?:\.0+)?(?:x(\d+))?$", part, re.IGNORECASE)
+        match = re.match(r"^(\d{1,6})(?:\.0+)?(?:x(\d{1,6}))?$", part, re.IGNORECASE)
         if match is None:
             raise ValueError(f"'{part}' is not a resolution; write 512, 768x512 or a comma-separated list of them")
         width, height = int(match[1]), int(match[2] or match[1])

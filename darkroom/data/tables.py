@@ -177,7 +177,7 @@ def _plain(column: pa.Array) -> pa.Array:
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.dictionary_decode())
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind):
         return column.cast(pa.string())
     if pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         inner = _plain(pa.array([], kind.value_type)).type
@@ -241,7 +241,7 @@ def _cells(column: pa.Array, name: str, lenient: bool, dataset: SampleDataset, b
     column = _plain(column)
     lists = pa.types.is_list(column.type)
     kind = column.type.value_type if lists else column.type
-    texts = pa.types.is_string(kind) or pa.types.is_null(kind)
+    texts = pa.types.is_string(kind) or pa.types.is_null(kind)  # lists of nothing
     if not texts:
         raise DataError(
             f"Dataset '{dataset.id}': column '{name}' of {block.path} holds {column.type} values.\n"

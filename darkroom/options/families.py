@@ -214,5 +214,5 @@ class FamilyOptions(Section):
         """musubi-tuner also counts it in steps of a thousand."""
         try:
             return float(value) / 1000 if float(value) > 1 else value
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             return value

@@ -10,7 +10,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 
 from darkroom.core.errors import DataError
-from darkroom.core.files import is_file
+from darkroom.core.files import is_there
 from darkroom.core.text import ESCAPES, slip_in, texts_in
 from darkroom.options.datasets.where import JsonLines
 from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, ending_of, wanted
@@ -97,7 +97,7 @@ class JsonlStore(ReadOnly):
     def _place(self, path: str) -> Path:
         """An absolute path stays; others count from the file's folder, or from where the program runs."""
         beside = self.where.file.parent / path
-        return beside if is_file(beside) else Path(path)
+        return beside if is_there(beside) else Path(path)
 
     def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
         """The files that are named and there; of a sample that lacks a layer, none of its layers. Raises DataError."""

@@ -206,7 +206,7 @@ class LinkStore(ReadOnly):
         if "://" in text or not text:
             return Link(text, caption)
         beside = self.where.csv_file.parent / text  # an absolute path stays itself
-        return Link(text, caption, beside if files.is_file(beside) else Path(text))
+        return Link(text, caption, beside if files.is_there(beside) else Path(text))
 
     def _cached(self) -> dict[str, str]:
         """What was downloaded before: hash to file name."""

@@ -238,3 +238,59 @@ def test_a_key_with_an_underscore_is_a_comment_and_nothing_else(shop) -> None:
     assert made.where.recursive
     text = complaint(shop, shop.entry(_made=True, kohya={"resolution": [64, 64]}))
     assert "kohya" in text
+
+
+def written(shop, text: str, name: str = "slips.json"):
+    """Read a file with this text."""
+    file = shop.folder / name
+    file.write_bytes(text.encode("utf-8", "surrogatepass"))
+    return read_datasets(file, shop.config)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (r'[{"id": "a", "instance_data_dir": "D:\train\new"}]', r'It holds a tab (\t).'),
+        (r'[{"id": "a", "instance_data_dir": "D:\new"}]', 'write "D:\\\\train\\\\new" or "D:/train/new"'),
+        (r'[{"id": "a", "instance_data_dir": "D:\data"}]', "In double quotes a backslash starts an escape"),
+        (r'[{"id": "a", "instance_data_dir": "D:\users"}]', "In double quotes a backslash starts an escape"),
+        (r'[{"id": "a", "parquet": {"path": "D:\table"}}]', "parquet.path = "),
+        ('[{"id": "a", "instance_data_dir": "x", "instance_data_dir": "y"}]',
+         "a key twice in one object: 'instance_data_dir' of dataset 'a'"),
+        ('[{"id": "a", "video": {"fps": 5, "fps": 6}}]', "a key twice in one object: 'fps'"),
+        ('[{"id": 5, "instance_data_dir": "."}]', "id = 5 (from"),
+        ('[{"id": "a", "dataset_type": "video", "instance_data_dir": ".", "video": "49"}]', "video = '49' (from"),
+        ('[{"id": "a", "dataset_type": "video", "instance_data_dir": ".", "video": [49]}]', "video = [49] (from"),
+        (r'[{"id": "a\ud800", "instance_data_dir": "."}]', r"half a character (\ud800)"),
+        (r'[{"id": "a", "instance_data_dir": "x\u0000y"}]', "It holds a NUL character."),
+        (r'[{"id": "a", "instance_data_dir": ".", "\ud800": 1}]', r"half a character (\ud800)"),
+        ("[" * 5000, "nested too deeply"),
+        ('[{"id": "a", "x": ' + "[" * 5000 + "]" * 5000 + "}]", "nested too deeply"),
+        ('[{"id": "a", "repeats": 1' + "0" * 5000 + "}]", "cannot be read"),
+    ],
+)  # fmt: skip
+def test_a_slip_in_a_dataset_file_is_an_error_that_names_it(shop, text, words) -> None:
+    with pytest.raises((DataError, ConfigError, ConfigErrors)) as caught:
+        written(shop, text)
+    assert words in str(caught.value)
+
+
+def test_comments_may_stand_twice_and_prompts_may_have_lines(shop) -> None:
+    text = '[{"id": "a", "_": "one", "_": "two", "instance_prompt": "a\\nb", "instance_data_dir": "PLACE"}]'
+    text = text.replace("PLACE", str(shop.pictures))
+    assert written(shop, text).samples[0].prompts == ("a\nb",)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (r'image_directory = "D:\train\new"', r"It holds a tab (\t)."),
+        (r'image_directory = "D:\data"', "Single quotes, 'D:\\train\\new', take it as it stands."),
+        ("image_directory = " + "[" * 5000 + "]" * 5000, "nested too deeply"),
+        ("num_repeats = 1" + "0" * 5000, "cannot be read"),
+    ],
+)
+def test_a_slip_in_a_musubi_file_is_an_error_that_names_it(shop, line, words) -> None:
+    with pytest.raises((DataError, ConfigError, ConfigErrors)) as caught:
+        written(shop, f"[[datasets]]\n{line}\n", "m.toml")
+    assert words in str(caught.value)

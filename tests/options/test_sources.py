@@ -589,3 +589,42 @@ def test_a_key_that_stands_twice_is_reported(tmp_path):
     assert [note.option for note in made.notes] == ["seed"]
     write(tmp_path / "a.json", '{"model_family": "flux", "data_backend_config": "d", "seed": 1, "seed": 2}')
     assert [note.option for note in resolve(["a.json"], {}, tmp_path).notes] == ["seed"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("c.json", r'{"model_family": "flux", "output_dir": "D:\train\new"}', r"It holds a tab (\t)."),
+        (
+            "c.json",
+            r'{"model_family": "flux", "output_dir": "D:\data"}',
+            "In double quotes a backslash starts an escape",
+        ),
+        ("c.toml", 'model_family = "flux"\noutput_dir = "D:\\train"', r"It holds a tab (\t)."),
+        ("c.toml", 'model_family = "flux"\noutput_dir = "D:\\data"', "Single quotes"),
+        ("c.json", r'{"model_family": "flux", "output_dir": "a\u0000"}', "It holds a NUL character."),
+        ("c.json", r'{"model_family": "flux", "output_dir": "a\ud800"}', "half a character"),
+        ("c.json", r'{"model_family": "flux", "a\ud800": 1}', "There is no option of this name"),
+        ("c.json", '{"seed": ' + "[" * 5000, "nested too deeply"),
+        ("c.toml", "seed = " + "[" * 5000, "nested too deeply"),
+        ("c.json", '{"seed": 1' + "0" * 5000 + "}", "Correct the number."),
+        ("c.toml", "seed = 1" + "0" * 5000, "Correct the value."),
+    ],
+)
+def test_a_slip_in_a_config_is_an_error_that_names_it(tmp_path, name, text, words):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigErrors) as caught:
+        resolve([name], {}, tmp_path, partial=True)
+    assert words in str(caught.value)
+    str(caught.value).encode("utf-8")
+
+
+def test_prompts_may_have_several_lines(tmp_path):
+    (tmp_path / "c.json").write_text('{"model_family": "flux", "validation_prompt": "a\\nb"}')
+    assert resolve(["c.json"], {}, tmp_path, partial=True).config.validation_prompt == "a\nb"
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "/", "~nobody/x", "a\0b"])
+def test_a_config_of_an_impossible_name_is_not_there(tmp_path, name):
+    with pytest.raises(ConfigErrors, match="no such config"):
+        resolve([name], {}, tmp_path, partial=True)

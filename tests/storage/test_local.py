@@ -139,3 +139,23 @@ def test_named_files_that_are_not_there_are_counted(folder, tmp_path) -> None:
 def test_a_line_that_is_wrong_is_named(tmp_path, text, told) -> None:
     with pytest.raises(DataError, match=told):
         lines(tmp_path, text).find(ENDINGS)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (r'{"image_path": "D:\train\new.png"}', r"under 'image_path': It holds a tab"),
+        (r'{"image_path": "a\u0000.png"}', "It holds a NUL character"),
+        (r'{"image_path": "a.png", "caption": "\ud800"}', "under 'caption': It holds half a character"),
+        ("[" * 5000, "is not JSON"),
+        ('{"image_path": "' + "x" * 5000 + '.png"}', ""),
+    ],
+)
+def test_a_slip_in_a_line_is_named_with_its_number(tmp_path, line, words) -> None:
+    store = lines(tmp_path, line)
+    if not words:
+        assert store.find(ENDINGS).problems.total() == 1
+        return
+    with pytest.raises(DataError, match=r"Line 1 of .*l\.jsonl") as caught:
+        store.find(ENDINGS)
+    assert words in str(caught.value)

@@ -413,8 +413,9 @@ class _Reader:
             values["conditioning_data"] = [values["conditioning_data"]]
         self.sources_of_facts(values, raw)
         self.aspect_buckets(values, name)
-        if kind == "video" or isinstance(values.get("video"), dict):
-            values["video"] = self.video(values.get("video") or {}, name)
+        block = values.get("video") or ({} if kind == "video" else None)
+        if isinstance(block, dict):  # of another kind, the model says so
+            values["video"] = self.video(block, name)
         if isinstance(values.get("audio"), dict):
             values["audio"] = self.sound(values["audio"], name)
         table = values.get("parquet")

@@ -1,0 +1,51 @@
+"""Lines, slips, and what can be shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from darkroom.core.errors import ConfigError, DataError
+from darkroom.core.text import lines_of, printable, slip_in, texts_in
+
+
+def test_lines_end_at_line_breaks_and_at_nothing_else():
+    assert lines_of("a\nb\r\nc\rd\u2028e\x0cf\x85g\n") == ["a", "b", "c", "d\u2028e\x0cf\x85g"]
+    assert lines_of("") == []
+    assert lines_of("\n\n") == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("D:\train", r"a tab (\t)"),
+        ("D:\new", r"a line break (\n)"),
+        ("D:\x08ase", r"a backspace (\b)"),
+        ("a\0b", "a NUL character"),
+        ("a\ud800", r"half a character (\ud800)"),
+        ("D:\\train", ""),
+        ("ünï 中文", ""),
+    ],
+)
+def test_a_slip_is_named(text, words):
+    assert words in slip_in(text, one_line=True)
+    assert bool(words) == bool(slip_in(text, one_line=True))
+
+
+def test_several_lines_are_no_slip_where_they_are_allowed():
+    assert slip_in("one\ntwo\tthree") == ""
+    assert slip_in("one\0") != ""
+
+
+def test_texts_are_found_wherever_they_stand():
+    assert list(texts_in({"a": ["x", {"b": "y"}], "c": 5})) == [
+        ((), "a"), (("a",), "x"), (("a",), "b"), (("a", "b"), "y"), ((), "c")
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", ["\ud800", "a\0", "\x1b[31m", "x" * 5000])
+def test_a_message_can_be_printed_whatever_it_quotes(text):
+    for error in (DataError(f"'{text}'"), ConfigError("o", text, text, text, text)):
+        str(error).encode("utf-8")
+        assert not {"\0", "\x1b"} & set(str(error))
+    assert len(str(ConfigError("o", "x" * 5000, "", "p", "c"))) < 400
+    assert printable("a\nb\tc") == "a\nb\tc"
