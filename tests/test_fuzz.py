@@ -610,7 +610,7 @@ def prompt_library(bench: Bench, data: st.DataObject) -> None:
 
 
 def test_every_reader_of_files_has_a_row() -> None:
-    assert len(READERS) >= 19
+    assert len(READERS) >= 18
 
 
 @pytest.mark.parametrize("name", READERS)

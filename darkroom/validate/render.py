@@ -8,24 +8,28 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from darkroom.core.errors import ConfigError
+from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.files import write_json
 from darkroom.core.optional import need
 from darkroom.core.units import parse_resolutions
 from darkroom.families import latents as latent_space
 from darkroom.families.base import Family
 from darkroom.families.components import Parts
+from darkroom.media import images
 from darkroom.media.look import Look
 from darkroom.validate import caches, clip, previews, schedulers
 from darkroom.validate.clip import Made
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 # sampling steps that show what a picture takes
 FEW_STEPS = 2
@@ -367,16 +371,25 @@ def started_from(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]
     starts = list(recipe.pictures)
     if family.control(options):
         shown, *starts = starts
-        with Image.open(shown) as picture:
+        with Image.open(shown) as several:
+            still = getattr(several, "n_frames", 1) == 1
+            picture = _as_trained(shown) if still else several
             call = family.control_call(picture, recipe.width, recipe.height, options)
-    pictures = []
-    for path in starts:
-        with Image.open(path) as picture:
-            pictures.append(picture.convert("RGBA" if family.latents_for(options.model_flavour).layered else "RGB"))
+    layered = family.latents_for(options.model_flavour).layered
+    pictures = [_as_trained(path, layered) for path in starts]
     if recipe.mask:
-        with Image.open(recipe.mask) as mask:
-            return family.inpainting_call(pictures[0], mask, recipe.width, recipe.height, options)
+        mask = _as_trained(recipe.mask, convert=False)
+        return family.inpainting_call(pictures[0], mask, recipe.width, recipe.height, options)
     return call | (family.pictures_call(pictures, recipe.width, recipe.height, options) if pictures else {})
+
+
+def _as_trained(path: str, layered: bool = False, convert: bool = True) -> Image.Image:
+    """A prompt's image as a sample would be seen: upright, and in sRGB with `convert`. Raises DataError."""
+    load = images.load_rgba if layered else images.load_rgb
+    try:
+        return load(Path(path).read_bytes(), convert)
+    except (OSError, images.BadPicture) as cause:
+        raise DataError(f"The image {path} of a prompt cannot be read: {cause}.\n  Replace it.") from cause
 
 
 def why_no_cache(family: Family, options: Any) -> str:
@@ -390,17 +403,14 @@ def why_no_cache(family: Family, options: Any) -> str:
 
 def why_no_mask(family: Family, pictures: Sequence[str], mask: str, options: Any) -> str:
     """What is wrong with drawing a picture anew where a mask is white; empty if nothing is."""
-    from PIL import Image
-
     if not family.inpaints(options):
         other = " with a control picture" if family.control(options) else ""
         return f"{family.title} has no stock pipeline that draws parts of a picture anew{other}."
     if len(pictures) != 1:
         return f"A mask goes with one picture, and there are {len(pictures)}."
     try:
-        with Image.open(pictures[0]) as picture, Image.open(mask) as found:
-            sizes = picture.size, found.size
-    except OSError as cause:
+        sizes = images.read_size(pictures[0]), images.read_size(mask)
+    except (OSError, images.BadPicture) as cause:
         return f"The picture or its mask cannot be read: {cause}."
     if sizes[0] != sizes[1]:
         return "The mask is {}x{} and its picture {}x{}.".format(*sizes[1], *sizes[0])

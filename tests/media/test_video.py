@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from media_files import av, decoded, encoded, pattern, write, write_sound
-from PIL import Image
+from PIL import Image, ImageOps
 
 from darkroom.media import images, video
 from darkroom.media.images import BadPicture
@@ -371,6 +371,19 @@ def test_a_folder_of_pictures_is_a_clip_in_the_order_of_its_numbers(tmp_path: Pa
     sizes = Sizes((64, 48), (32, 16), (32, 24), 2.0)
     by_hand = images.resize_and_crop(Image.fromarray(frames[3]), sizes, (1, 0))
     assert np.array_equal(prepare_clip(str(folder), [3], sizes, (1, 0)), [by_hand])
+
+
+@pytest.mark.parametrize("kind", ["tiff", "jpg", "png"])
+def test_frames_in_a_folder_are_turned_once_and_have_their_size_upright(tmp_path: Path, kind) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for i, frame in enumerate(pattern(3)):
+        Image.fromarray(frame).save(tmp_path / f"{i}.{kind}", exif=exif)
+    clip = probe(tmp_path)
+    frames = read_frames(tmp_path, [0, 2])
+    assert (clip.width, clip.height) == (48, 64)
+    with Image.open(tmp_path / f"2.{kind}") as last:
+        assert np.array_equal(frames[1], np.asarray(ImageOps.exif_transpose(last).convert("RGB")))
 
 
 def test_a_folder_that_is_no_clip_says_why(tmp_path: Path) -> None:

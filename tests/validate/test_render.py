@@ -16,12 +16,14 @@ from darkroom.core.events import Bus, Validation
 from darkroom.families import tiny
 from darkroom.families.components import Parts
 from darkroom.families.hunyuanvideo_original import CUT
+from darkroom.media.images import load_rgb
 from darkroom.validate.clip import film, from_output
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
-from darkroom.validate.render import Renderer, arguments, looks_of
+from darkroom.validate.render import Renderer, arguments, looks_of, started_from
 from darkroom.validate.validator import Validator
 from tests.families import conformance
+from tests.media.profiles import rgb_profile
 
 PROMPT = Prompt("house", "a small red house")
 
@@ -189,3 +191,21 @@ def test_parts_take_turns_on_the_device(monkeypatch):
     # moved weights lie at other addresses, and some processors add up otherwise there
     assert np.abs(picture.made.frames.astype(int) - plain.made.frames.astype(int)).max() <= 1
     assert not any(hasattr(module, "_hf_hook") for part in (model, made.parts.vae()) for module in part.modules())
+
+
+@pytest.mark.parametrize("kind", ["jpg", "tiff", "png"])
+def test_a_prompts_image_is_seen_as_a_sample_is_upright_and_in_srgb(tmp_path, kind):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / f"start.{kind}"
+    noise = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
+    Image.fromarray(noise).save(path, exif=exif, icc_profile=rgb_profile())
+    family = SimpleNamespace(
+        control=lambda options: None,
+        latents_for=lambda flavour: SimpleNamespace(layered=False),
+        pictures_call=lambda pictures, *rest: {"image": pictures},
+    )
+    recipe = SimpleNamespace(pictures=(str(path),), mask="", width=32, height=48)
+    (seen,) = started_from(family, recipe, SimpleNamespace(model_flavour=None))["image"]
+    assert seen.size == (32, 48)
+    assert np.array_equal(np.asarray(seen), np.asarray(load_rgb(path.read_bytes())))
