@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from darkroom.core import files
-from darkroom.media.images import READERS
+from darkroom.media.images import READERS, UNKNOWN_KIND
 from darkroom.media.resize import Sizes
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Store
@@ -59,6 +59,7 @@ REASONS = (
     "layer without alpha",
     "too thin",
     "pixel values out of range",
+    UNKNOWN_KIND,
     *(reader.missing for reader in READERS),
     *(reader.failing for reader in READERS),
 )

@@ -165,6 +165,9 @@ READERS = (
 INSTALL = "pip install 'darkroom-trainer[images]'"
 """What makes the readers available."""
 
+UNKNOWN_KIND = "damaged or of an unknown kind"
+"""The reason for a file that begins as an image does and that Pillow cannot open, as a TIFF of three floats."""
+
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\0\0\0\x0cjP  ")
 """How files begin that are images, even where Pillow cannot read them."""
 
@@ -222,7 +225,7 @@ def _identified(source: str | Path | IO[bytes]) -> Image.Image:
         reader = next((r for r in READERS if any(start[at:].startswith(mark) for at, mark in r.marks)), None)
         if reader is None:
             named = start.startswith(_SIGNATURES)
-            raise BadPicture("damaged" if named else "not a picture" if start else "empty file") from cause
+            raise BadPicture(UNKNOWN_KIND if named else "not a picture" if start else "empty file") from cause
         if not reader.register():
             raise BadPicture(reader.missing, INSTALL) from cause
         try:

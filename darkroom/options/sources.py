@@ -270,11 +270,9 @@ class _Reader:
             self._place_stranger(name, value, source)
             return
         value = self._substitute(name, value, source)
-        for _, text in texts_in(value):
-            if slip := slip_in(text, one_line=info.kind == "string" and info.name not in _PROSE):
-                change = ESCAPES if "NUL" not in slip and "half" not in slip else "Take it out."
-                self.errors.append(ConfigError(name, value, source, slip, change))
-                return
+        if (slip := _slip(info, value)) is not None:
+            self.errors.append(ConfigError(name, value, source, *slip))
+            return
         if value is None or (isinstance(value, str) and value.strip() == "" and not info.empty):
             return
         self.given[info.name] = _Given(self._structured(info, value, source), source)
@@ -521,6 +519,17 @@ def _as_error(note: Note) -> ConfigError:
 def _plain(key: str) -> str:
     """The option name in `--learning-rate`, `learning_rate` or `--learning_rate`."""
     return key.strip().lstrip("-").replace("-", "_")
+
+
+def _slip(info: OptionInfo, value: Any) -> tuple[str, str] | None:
+    """What in a value cannot be meant, and what to change; None if nothing is."""
+    one_line = info.kind == "string" and info.name not in _PROSE
+    for _, text in texts_in(value):
+        if problem := slip_in(text, one_line):
+            return problem, "Take it out." if "NUL" in problem or "half" in problem else ESCAPES
+    if one_line and isinstance(value, str) and value.startswith("~") and str(home_of(value)).startswith("~"):
+        return "There is no home folder of this name.", "Correct the name behind ~."
+    return None
 
 
 def _did_you_mean(name: str) -> str:

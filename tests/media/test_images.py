@@ -232,6 +232,15 @@ def test_the_first_frame_of_an_animation_is_used() -> None:
     assert load_rgb(data).getpixel((0, 0)) == (255, 0, 0)
 
 
+def test_an_image_that_no_reader_knows_is_not_called_damaged_alone() -> None:
+    floats = encoded(Image.fromarray(np.float32(np.eye(4))), "tiff").replace(
+        struct.pack("<HHII", 258, 3, 1, 32)[:10], struct.pack("<HHII", 258, 3, 1, 64)[:10]
+    )
+    with pytest.raises(BadPicture) as caught:
+        load_rgb(floats)
+    assert caught.value.reason == "damaged or of an unknown kind"
+
+
 def test_unusable_bytes_say_why() -> None:
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "jpeg")
     reasons = {"empty file": b"", "not a picture": b"GIF? no", "truncated": whole[: len(whole) // 2]}

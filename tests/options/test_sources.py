@@ -604,6 +604,7 @@ def test_a_key_that_stands_twice_is_reported(tmp_path):
         ("c.toml", 'model_family = "flux"\noutput_dir = "D:\\data"', "Single quotes"),
         ("c.json", r'{"model_family": "flux", "output_dir": "a\u0000"}', "It holds a NUL character."),
         ("c.json", r'{"model_family": "flux", "output_dir": "a\ud800"}', "half a character"),
+        ("c.json", '{"model_family": "flux", "output_dir": "~nobody-of-this-name/x"}', "There is no home folder"),
         ("c.json", r'{"model_family": "flux", "a\ud800": 1}', "There is no option of this name"),
         ("c.json", '{"seed": ' + "[" * 5000, "nested too deeply"),
         ("c.toml", "seed = " + "[" * 5000, "nested too deeply"),
