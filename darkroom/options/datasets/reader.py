@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from darkroom.core.errors import DataError, missing_option
-from darkroom.core.log import hide, is_secret_key, is_secret_variable
-from darkroom.core.files import lines_of
 from darkroom.core.files import home_of
+from darkroom.core.log import hide, is_secret_key, is_secret_variable
 from darkroom.core.text import ESCAPES, lines_of, slip_in, texts_in
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets import musubi, rules, storage
