@@ -245,15 +245,32 @@ ENTRY_VALUES = {
     "conditioning": objects(("type", "params", "captions", "conditioning_type"), type=st.just("canny")),
     "crop_aspect_buckets": st.just([1.0]) | st.just([{"aspect": 1.0, "weight": 1.0}]),
 }
+KINDS: dict[str, dict[str, Any]] = {
+    "image": {},
+    "video": {"dataset_type": "video"},
+    "eval": {"dataset_type": "eval"},
+    "mask": {"dataset_type": "conditioning", "conditioning_type": "mask", "source_dataset_id": "a"},
+    "texts": {"dataset_type": "text_embeds"},
+    "latents": {"dataset_type": "image_embeds"},
+    "s3": {
+        "type": "aws",
+        "aws": {"bucket_name": "b", "endpoint_url": "u", "access_key_id": "k", "secret_access_key": "s"},
+    },
+    "links": {"type": "csv", "csv_file": "a", "csv_cache_dir": "b", "csv_caption_column": "c"},
+    "hub": {"type": "huggingface", "dataset_name": "x"},
+    "table": {"caption_strategy": "parquet", "metadata_backend": "parquet", "parquet": {"path": "x"}},
+}
+"""Right entries of every kind, less id and folder."""
 CONFIG = SimpleNamespace(model_family="flux", output_dir="out", seed=1)
 
 
 @reader("dataset file of SimpleTuner")
 def simpletuner_datasets(bench: Bench, data: st.DataObject) -> None:
-    def whole(pair: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-        return {"id": pair[0], "instance_data_dir": str(bench.folder), **pair[1]}
+    def whole(parts: tuple[str, str, dict[str, Any]]) -> dict[str, Any]:
+        return {"id": parts[0], "instance_data_dir": str(bench.folder), **KINDS[parts[1]], **parts[2]}
 
-    entry = st.tuples(st.sampled_from(["a", "b", "c"]), objects(ENTRY_KEYS, **ENTRY_VALUES)).map(whole)
+    keys = objects(ENTRY_KEYS, **ENTRY_VALUES)
+    entry = st.tuples(st.sampled_from(["a", "b", "c"]), st.sampled_from(sorted(KINDS)), keys).map(whole)
     document = st.lists(entry | values, min_size=1, max_size=3).map(as_json)
     path = bench.put("datasets.json", data.draw(written(document)))
     read_datasets(path, CONFIG, {})
@@ -609,8 +626,28 @@ def prompt_library(bench: Bench, data: st.DataObject) -> None:
     read_library(bench.put("prompts.json", data.draw(written(document))), "user_prompt_library")
 
 
-def test_every_reader_of_files_has_a_row() -> None:
-    assert len(READERS) >= 18
+ONE_OF_EACH: tuple[Any, ...] = (None, True, 0, -1.5, 10**400, "49", [5], [[1]], {"": None}, {"a": 1})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_key_of_a_dataset_takes_every_kind_of_value_or_says_no(kind: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "datasets.json"
+    for key in ENTRY_KEYS:
+        for value in ONE_OF_EACH:
+            entry = {"id": "a", "instance_data_dir": str(tmp_path), **KINDS[kind], key: value}
+            file.write_text(as_json([entry, {"id": "b", "instance_data_dir": str(tmp_path)}]))
+            with contextlib.suppress(DarkroomError):
+                read_datasets(file, CONFIG, {})
+
+
+def test_every_option_takes_every_kind_of_value_or_says_no(tmp_path: Path) -> None:
+    file = tmp_path / "config.json"
+    for name in OPTIONS:
+        for value in ONE_OF_EACH:
+            file.write_text(as_json({"model_family": "flux", name: value}))
+            with contextlib.suppress(DarkroomError):
+                resolve([str(file)], {}, tmp_path, partial=True)
 
 
 @pytest.mark.parametrize("name", READERS)
