@@ -171,6 +171,7 @@ class Plan:
         keeps_crops = bool(setting(config, "aspect_bucket_disable_rebuild", False))
         self.caches = Caching(file, needs, keeps_crops, self.watch, self._warn)
         self.datasets: list[PlannedDataset] = []
+        self.warnings: list[str] = []  # all that were emitted
         self._stores: dict[str, Store] = {}
         self._epoch: tuple[int, list[PlannedDataset], list[Source]] | None = None
 
@@ -184,7 +185,7 @@ class Plan:
         """
         if self.team.is_first:
             for message in self.file.warnings:
-                self.bus.emit(Warn(message=message, about="datasets"))
+                self._warn("datasets", message)
         if not lenient:
             self._check_needs()
         entries = [e for e in self.file.samples if e.is_training or e.dataset_type == "eval"]
@@ -380,6 +381,7 @@ class Plan:
         return say
 
     def _warn(self, about: str, message: str) -> None:
+        self.warnings.append(message)
         self.bus.emit(Warn(message=message, about=about))
 
     # ------------------------------------------------------------------ what there is

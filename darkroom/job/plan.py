@@ -61,6 +61,7 @@ def plan(resolved: Resolved) -> dict[str, Any]:
     return {
         "settings": settings(resolved),
         "notes": [str(note) for note in preflight.remarks(resolved, family)],
+        "warnings": data.warnings,
         "datasets": data.as_dict(),
         "table": data.report(),
         "batches_per_epoch": data.lengths.batches_per_epoch,
@@ -200,6 +201,7 @@ def show(made: dict[str, Any]) -> str:
     for name, row in sorted(made["settings"].items()):
         lines.append(f"  {name:<{width}}  {json.dumps(row['value'])}  ({row['from']})")
     lines += [f"! {note}" for note in made["notes"]]
+    lines += [f"! {warning}" for warning in made["warnings"]]
     lines += ["", made["table"], ""]
     start = f", going on from {made['resume']}" if made["resume"] else ""
     lines += [f"! {sentence}" for sentence in made["resume_changes"]]

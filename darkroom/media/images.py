@@ -180,7 +180,7 @@ def read_size(source: str | Path | IO[bytes]) -> Size:
 def read_header(source: str | Path | IO[bytes]) -> Header:
     """Size, alpha and traits, without decoding pixels. Raises BadPicture."""
     try:
-        with _open(source) as image:
+        with open_image(source) as image:
             return Header(_upright_size(image), has_alpha(image), _traits(image))
     except FileNotFoundError as cause:
         raise BadPicture("vanished", str(source)) from cause
@@ -202,8 +202,8 @@ def _traits(image: Image.Image) -> Traits:
     return traits
 
 
-def _open(source: str | Path | IO[bytes]) -> Image.Image:
-    """Pillow's lazy image, its size within bounds. Raises BadPicture, OSError."""
+def open_image(source: str | Path | IO[bytes]) -> Image.Image:
+    """Pillow's lazy image, by whatever reader it takes, its size within bounds. Raises BadPicture, OSError."""
     try:
         image = _identified(source)
     except Image.DecompressionBombError as cause:
@@ -291,7 +291,7 @@ def _load(data: bytes, converted: Callable[[Image.Image], Made]) -> Made:
     if not data:
         raise BadPicture("empty file")
     try:
-        with _open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             return converted(upright(image))
     except OSError as cause:
         raise BadPicture("truncated" if "truncated" in str(cause).lower() else "damaged", _say(cause)) from cause

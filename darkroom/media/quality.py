@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from darkroom.media.images import BadPicture, load_rgb, to_rgb, upright
+from darkroom.media.images import BadPicture, load_rgb, open_image, to_rgb, upright
 from darkroom.media.resize import Sizes
 
 SURELY_SOFT, PERHAPS_SOFT, SOFTER = 12.0, 50.0, 16.0
@@ -48,11 +48,13 @@ def load_small(data: bytes, edge: int, convert: bool = True) -> Image.Image:
 def shows_through(data: bytes) -> bool:
     """Whether any pixel is transparent: what is stored under it becomes visible in training."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(io.BytesIO(data)) as image:
             if not image.has_transparency_data:
                 return False
             alpha = image.convert("RGBA").getchannel("A")
             return int(alpha.getextrema()[0]) < 255  # type: ignore[arg-type]
+    except BadPicture:
+        raise
     except Exception as cause:
         raise BadPicture("damaged", type(cause).__name__) from cause
 

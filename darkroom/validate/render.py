@@ -365,15 +365,13 @@ def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
 
 def started_from(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
     """The recipe's pictures as arguments of the call: first what is followed, if anything is, then what starts."""
-    from PIL import Image
-
     call: dict[str, Any] = {}
     starts = list(recipe.pictures)
     if family.control(options):
         shown, *starts = starts
-        with Image.open(shown) as several:
-            still = getattr(several, "n_frames", 1) == 1
-            picture = _as_trained(shown) if still else several
+        first = _as_trained(shown)  # also says what cannot be read
+        with images.open_image(shown) as several:
+            picture = several if getattr(several, "n_frames", 1) > 1 else first
             call = family.control_call(picture, recipe.width, recipe.height, options)
     layered = family.latents_for(options.model_flavour).layered
     pictures = [_as_trained(path, layered) for path in starts]

@@ -13,6 +13,7 @@ from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
 from darkroom.data import report
 from darkroom.data.needs import Needs
+from darkroom.media import quality
 from tests.media.profiles import rgb_profile
 
 
@@ -171,6 +172,9 @@ def test_a_heic_file_without_its_reader_is_left_out_with_the_package_and_read_on
     assert plan.datasets[0].dropped == {"pillow-heif is not installed": 1}
     assert "pip install 'darkroom-trainer[images]'" in warnings(shop)
     assert shop.plan(shop.entry(train_batch_size=1)).scan().datasets[0].buckets.count == 3
+    with monkeypatch.context() as patch:  # a start whose scan opens no file has not asked for the reader yet
+        patch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
+        assert not quality.shows_through((shop.pictures / "phone.heic").read_bytes())
 
 
 def mask(kind: str) -> Image.Image:

@@ -209,12 +209,13 @@ def test_every_mode_is_a_picture_with_layers_and_only_some_are_layers(mode: str)
             prepare_layers(data, [data], sizes, (0, 0))
 
 
-def test_resizing_lets_no_colour_shine_through_from_transparent_pixels() -> None:
+@pytest.mark.parametrize("area_down", [False, True])
+def test_resizing_lets_no_colour_shine_through_from_transparent_pixels(area_down) -> None:
     pixels = np.zeros((8, 8, 4), np.uint8)
     pixels[:, 4:] = (255, 0, 0, 255)
     pixels[:, :4] = (0, 255, 0, 0)
     data = encoded(Image.fromarray(pixels))
-    made = prepare_layers(data, [data], Sizes((8, 8), (4, 4), (4, 4), 1.0), (0, 0))
+    made = prepare_layers(data, [data], Sizes((8, 8), (4, 4), (4, 4), 1.0, area_down), (0, 0))
     assert (made[..., 1][made[..., 3] > 0] == 0).all()
 
 
