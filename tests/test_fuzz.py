@@ -555,8 +555,9 @@ def manifests(bench: Bench, data: st.DataObject) -> None:
 
 
 @cache
-def adapter_on_flux() -> tuple[Any, dict[str, Any], bytes]:
-    """A LoRA on a tiny denoiser; the header and the tensors of a file that fits it."""
+def adapter_on(name: str) -> tuple[Any, Any, dict[str, Any], bytes]:
+    """A tiny pipeline of a family, a LoRA on its denoiser; the header and the tensors of a file that fits it."""
+    import copy
     import tempfile
 
     import torch
@@ -565,25 +566,20 @@ def adapter_on_flux() -> tuple[Any, dict[str, Any], bytes]:
     from darkroom.families import tiny
     from darkroom.options.config import Config
 
-    family = families.get("flux")
-    model = tiny.build(family).transformer
-    adapter = adapters.attach(
-        model, Config(model_family="flux", lora_rank=2), family.targets, family.denoiser_part, torch.float32, 0
-    )
+    family = families.get(name)
+    pipe = tiny.build(family)
+    model = copy.deepcopy(getattr(pipe, family.denoiser_part))
+    options = Config(model_family=name, lora_rank=2)
+    adapter = adapters.attach(model, options, family.targets, family.denoiser_part, torch.float32, 0)
     with tempfile.TemporaryDirectory() as folder:
         adapter.export(Path(folder), {})
         content = next(Path(folder).glob("*.safetensors")).read_bytes()
     size = int.from_bytes(content[:8], "little")
-    return adapter, json.loads(content[8 : 8 + size]), content[8 + size :]
+    return pipe, adapter, json.loads(content[8 : 8 + size]), content[8 + size :]
 
 
-@reader("adapters")
-def adapter_files(bench: Bench, data: st.DataObject) -> None:
-    from darkroom import families
-    from darkroom.job.stages import start_from
-    from darkroom.options.config import Config
-
-    adapter, header, tensors = adapter_on_flux()
+def adapter_file(bench: Bench, data: st.DataObject, header: dict[str, Any], tensors: bytes) -> Path:
+    """A file whose header, or any of whose bytes, are not right."""
     header = dict(header)
     for _ in range(data.draw(st.integers(0, 3))):
         name = data.draw(st.sampled_from(sorted(header)))
@@ -611,9 +607,41 @@ def adapter_files(bench: Bench, data: st.DataObject) -> None:
             break
     text = as_json(header).encode()
     content = len(text).to_bytes(8, "little") + text + tensors
-    path = bench.put("adapter.safetensors", data.draw(damaged(content)) if data.draw(st.booleans()) else content)
+    return bench.put("adapter.safetensors", data.draw(damaged(content)) if data.draw(st.booleans()) else content)
+
+
+@reader("adapters to start from")
+def adapters_to_start_from(bench: Bench, data: st.DataObject) -> None:
+    from darkroom import families
+    from darkroom.job.stages import start_from
+    from darkroom.options.config import Config
+
+    _, adapter, header, tensors = adapter_on("flux")
+    path = adapter_file(bench, data, header, tensors)
     parts = SimpleNamespace(family=families.get("flux"), options=Config(model_family="flux"))
     start_from(adapter, parts, str(path), "here")  # type: ignore[arg-type]
+
+
+@reader("adapters to draw with")
+def adapters_to_draw_with(bench: Bench, data: st.DataObject) -> None:
+    """By the pipeline's own loader, and by peft where it has none."""
+    name = data.draw(st.sampled_from(["flux", "pixart_sigma"]))
+    _, _, header, tensors = adapter_on(name)
+    draw_with(name, adapter_file(bench, data, header, tensors))
+
+
+def draw_with(name: str, path: Path) -> None:
+    """Put an adapter file on a fresh tiny pipeline."""
+    import copy
+
+    from darkroom import families
+    from darkroom.options.config import Config
+    from darkroom.tools.generate import AdapterFile, load_adapters
+
+    pipe, family = adapter_on(name)[0], families.get(name)
+    part = family.denoiser_part
+    fresh = type(pipe)(**{**pipe.components, part: copy.deepcopy(pipe.components[part])})
+    load_adapters(fresh, family, [AdapterFile(path)], Config(model_family=name))
 
 
 @reader("prompt library")
@@ -624,6 +652,36 @@ def prompt_library(bench: Bench, data: st.DataObject) -> None:
     item = objects(("prompt", "caption", "adapter_strength", "image", "mask"), image=st.just("start.png"), prompt=texts)
     document = st.dictionaries(texts, item | values, max_size=3).map(as_json) | values.map(as_json)
     read_library(bench.put("prompts.json", data.draw(written(document))), "user_prompt_library")
+
+
+def answer_of(read: Callable[[], object]) -> str:
+    """What a reader said against an input; empty if it took it."""
+    try:
+        read()
+    except ANSWERS as answer:
+        return str(answer)
+    return ""
+
+
+PEFT_SETTINGS = (
+    {"bad": 1}, {"r": "x"}, {"r": -1}, {"r": 0}, {"r": math.inf}, {"lora_alpha": "x"}, {"target_modules": 5},
+    {"target_modules": "("}, {"target_modules": ["nothing"]}, {"rank_pattern": 5}, {"init_lora_weights": "zz"},
+    {"megatron_config": 5}, {"loftq_config": [1]},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["flux", "pixart_sigma"])
+def test_bad_peft_settings_in_an_adapters_header_are_an_error_that_names_the_file(name: str, tmp_path: Path) -> None:
+    _, _, header, tensors = adapter_on(name)
+    right = json.loads(header["__metadata__"]["lora_adapter_metadata"])
+    texts = [as_json({**right, **{f"transformer.{key}": value for key, value in bad.items()}}) for bad in PEFT_SETTINGS]
+    for text in [*texts, "[1]", "5", "null", "no json", "[" * 5000]:
+        metadata = {**header["__metadata__"], "lora_adapter_metadata": text}
+        head = as_json({**header, "__metadata__": metadata}).encode()
+        path = tmp_path / "adapter.safetensors"
+        path.write_bytes(len(head).to_bytes(8, "little") + head + tensors)
+        said = answer_of(lambda path=path: draw_with(name, path))
+        assert not said or str(path) in said
 
 
 ONE_OF_EACH: tuple[Any, ...] = (None, True, 0, -1.5, 10**400, "49", [5], [[1]], {"": None}, {"a": 1})

@@ -10,6 +10,7 @@ import gc
 import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -38,12 +39,19 @@ Keeper = Callable[[str, str, Callable[[], Any], Callable[[], Any]], Any]
 SPARING = {"vae_enable_tiling": "enable_tiling", "vae_enable_slicing": "enable_slicing"}
 
 
+UNREADABLE = (
+    OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, AssertionError, RuntimeError, ImportError,
+    re.error, SafetensorError,
+)  # fmt: skip
+"""What diffusers, peft and transformers raise, by experience, about files whose settings or tensors are not right."""
+
+
 @contextlib.contextmanager
 def explained(what: str, source: str, remedy: str) -> Iterator[None]:
     """Turn a failure to find or read weights into a message that says what was looked for and where."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, ImportError, SafetensorError) as cause:
+    except UNREADABLE as cause:
         if is_memory_full(cause):
             raise
         first = str(cause).strip().splitlines()[0] if str(cause).strip() else type(cause).__name__

@@ -30,17 +30,6 @@ def cache_bytes(folder):
 
 @pytest.mark.parametrize("family", ["flux", "sdxl", "sd3"])
 @pytest.mark.parametrize("case", CASES, ids=list(CASES))
-def test_warnings_about_the_data_are_part_of_the_plan(arguments, dataset_file, photographs, tmp_path, capsys):
-    for i, path in enumerate(sorted(photographs.glob("*.png"))):
-        (tmp_path / "masks").mkdir(exist_ok=True)
-        Image.new("L", (96, 96), i % 2).save(tmp_path / "masks" / path.name)
-    masks = {"id": "masks", "conditioning_type": "mask", "instance_data_dir": str(tmp_path / "masks"),
-             "caption_strategy": None}  # fmt: skip
-    file = dataset_file({"id": "photos", "conditioning_data": ["masks"]}, masks)
-    assert main(["plan", *arguments(data_backend_config=file, validation_disable=True)]) == 0
-    assert "! Dataset 'masks': 3 of 6 masks looked at hold no value above 1 of 255" in capsys.readouterr().out
-
-
 def test_the_plan_agrees_with_the_run(family, case, arguments, dataset_file, tmp_path, capsys, monkeypatch):
     # test_forecast.py tells of memory
     monkeypatch.setattr("darkroom.job.plan.memory", lambda *_: {})
@@ -73,3 +62,14 @@ def test_the_plan_agrees_with_the_run(family, case, arguments, dataset_file, tmp
 def test_a_plan_that_could_not_start_exits_with_2(arguments, capsys):
     assert main(["plan", *arguments(train_batch_size=64)]) == 2
     assert "train_batch_size" in capsys.readouterr().err
+
+
+def test_warnings_about_the_data_are_part_of_the_plan(arguments, dataset_file, photographs, tmp_path, capsys):
+    for i, path in enumerate(sorted(photographs.glob("*.png"))):
+        (tmp_path / "masks").mkdir(exist_ok=True)
+        Image.new("L", (96, 96), i % 2).save(tmp_path / "masks" / path.name)
+    masks = {"id": "masks", "conditioning_type": "mask", "instance_data_dir": str(tmp_path / "masks"),
+             "caption_strategy": None}  # fmt: skip
+    file = dataset_file({"id": "photos", "conditioning_data": ["masks"]}, masks)
+    assert main(["plan", *arguments(data_backend_config=file, validation_disable=True)]) == 0
+    assert "! Dataset 'masks': 3 of 6 masks looked at hold no value above 1 of 255" in capsys.readouterr().out
