@@ -67,7 +67,7 @@ def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
                 "left_out": d.dropped,
                 "color_profiles": d.colors,
                 "animated": len(d.rows_with(Traits.ANIMATED)),
-                "links_out": d.index.leaving,
+                "links_out": len(d.index.leaving),
                 "repeats": d.entry.repeats,
                 "probability": d.entry.probability,
                 "batch_size": d.entry.train_batch_size,

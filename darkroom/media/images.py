@@ -45,6 +45,7 @@ EXTENSIONS = frozenset(
         ".tiff",
         ".gif",
         ".avif",
+        ".avifs",
         ".jp2",
         ".j2k",
         ".jpx",
@@ -56,6 +57,9 @@ EXTENSIONS = frozenset(
         ".tga",
         ".heic",
         ".heif",
+        ".heics",
+        ".heifs",
+        ".hif",
     ]
 )
 """Endings, in lower case, that are listed as pictures."""
