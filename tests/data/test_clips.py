@@ -16,6 +16,7 @@ from darkroom.data.needs import Needs
 from darkroom.media.frames import Cut, FrameRule
 from darkroom.media.video import write_mp4
 from darkroom.options.datasets import VideoBlock
+from tests.media.media_files import pattern, write
 
 NEEDS = Needs("toy", media=frozenset({"image", "video"}), frames=FrameRule(step=4), fps=16.0, temporal=4)
 
@@ -255,3 +256,13 @@ def test_what_lies_beside_a_clip_is_not_listened_to(clips) -> None:
     )
     plan.scan().fill_latents(hearing, "vae-1", plain=(encode, "vae-1"))
     assert heard == [1]
+
+
+def test_a_clip_too_thin_for_a_size_is_left_out_and_named(clips) -> None:
+    write_clip(clips.pictures / "right.mp4", 12)
+    path = clips.pictures / "strip.mkv"
+    write(path, "ffv1", pattern(12, 8, 400), pixels="yuv444p")
+    path.with_suffix(".txt").write_text("a strip")
+    plan = clips.plan(entry(clips, num_frames=9, min_frames=9)).scan()
+    assert plan.datasets[0].dropped == {"too thin": 1}
+    assert [name for name, _ in plan.datasets[0].index.left_out_rows()] == ["strip.mkv"]
