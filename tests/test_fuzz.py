@@ -554,6 +554,28 @@ def manifests(bench: Bench, data: st.DataObject) -> None:
     assert problem is None or isinstance(problem, str)
 
 
+@reader("manifests of datasets")
+def dataset_manifests(bench: Bench, data: st.DataObject) -> None:
+    from darkroom.data import manifest
+
+    columns: dict[str, Any] = {
+        "dataset": ["a", "b"], "path": ["p", "q"], "part": np.zeros(2, np.int32), "content": [b"x", b""],
+        "captions": [b"x", b"y"], **{name: np.zeros(2, np.int32) for name in manifest.PLACES},
+    }  # fmt: skip
+    right = manifest.Manifest({"a": {"repeats": 1}, "b": {}}, "order", pa.table(columns, schema=manifest.SCHEMA))
+    rows = right.rows
+    if data.draw(st.booleans()):
+        columns[data.draw(st.sampled_from(sorted(columns)))] = data.draw(st.sampled_from(COLUMNS))
+        rows = pa.table(columns)
+    odd = data.draw(st.just(right.settings) | values | st.dictionaries(texts, values, max_size=2))
+    content = manifest.Manifest(odd, data.draw(st.just("order") | st.text("abc")), rows).to_bytes()
+    bench.put(manifest.FILE, data.draw(damaged(content)))
+    found = manifest.read(bench.folder)
+    if found is not None:
+        manifest.compare(found, right)
+        manifest.compare(right, found)
+
+
 @cache
 def adapter_on(name: str) -> tuple[Any, Any, dict[str, Any], bytes]:
     """A tiny pipeline of a family, a LoRA on its denoiser; the header and the tensors of a file that fits it."""

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import re
 
+THINNEST = 32
+"""An image whose longer edge is more times its shorter one has no sensible size: it would be enlarged to a strip of
+hundreds of megapixels, or cut down to next to nothing of it."""
+
 # more digits than these are no size of anything
 _SIZE = re.compile(r"^(\d{1,15}(?:\.\d+)?)\s*([KMGT]?)B?$", re.IGNORECASE)
 _POWER = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}

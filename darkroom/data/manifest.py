@@ -26,6 +26,17 @@ EXAMPLES = 5
 PLACES = ("target_width", "target_height", "top", "left", "start", "count")
 """Columns of the index that say which part of a file is trained on, and in which size."""
 
+SCHEMA = pa.schema(
+    [
+        ("dataset", pa.string()),
+        ("path", pa.string()),
+        ("part", pa.int32()),
+        ("content", pa.binary()),
+        ("captions", pa.binary()),
+        *((name, pa.int32()) for name in PLACES),
+    ]
+)
+
 # of a DatasetShape, what people do not set: it follows from the rows
 _FOLLOWS = frozenset({"id", "bucket_sizes", "scheduled"})
 
@@ -74,8 +85,16 @@ def read(folder: Path) -> Manifest | None:
         header = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         if header["version"] != VERSION:
             raise ValueError(f"it has version {header['version']}, and this Darkroom reads version {VERSION}")
-        return Manifest(json.loads(header["settings"]), header["order"], table)
-    except (OSError, pa.ArrowException, KeyError, ValueError) as cause:
+        settings = json.loads(header["settings"])
+        if not isinstance(settings, dict) or not all(isinstance(rows, dict) for rows in settings.values()):
+            raise ValueError("its settings are no objects")
+        if table.schema.remove_metadata() != SCHEMA:
+            raise ValueError("its columns are not those of a manifest")
+        table.validate(full=True)
+        if any(column.null_count for column in table.columns) or set(table["dataset"].to_pylist()) - settings.keys():
+            raise ValueError("its rows have gaps, or datasets without settings")
+        return Manifest(settings, header["order"], table)
+    except (OSError, pa.ArrowException, KeyError, ValueError, RecursionError) as cause:
         raise CheckpointError(
             f"{folder / FILE}\n  What the run was trained on cannot be read: {cause}.\n"
             "  Resume from another checkpoint."
@@ -93,6 +112,7 @@ def manifest_of(datasets: Sequence[PlannedDataset], shapes: Sequence[DatasetShap
         }
         order.update(json.dumps(settings[d.id], sort_keys=True).encode())
         order.update(shape.deals.tobytes())
+        settings[d.id]["color_profiles"] = d.entry.color_profiles
         usable = d.index.usable
         tables.append(_rows(d.id, d.index, usable))
         for bucket in d.buckets.buckets:
@@ -115,7 +135,7 @@ def _rows(dataset: str, index: Index, rows: np.ndarray, has_captions: bool = Tru
         "captions": pa.array(captions, pa.binary()),
         **{name: index.numbers[name][rows] for name in PLACES},
     }
-    return pa.table(columns)
+    return pa.table(columns, schema=SCHEMA)
 
 
 def _digest(captions: Sequence[str]) -> bytes:

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from darkroom.core import files
 from darkroom.core import log as logs
 from darkroom.core.errors import DataError
+from darkroom.core.units import THINNEST
 from darkroom.data import captions as cap
 from darkroom.data import tables
 from darkroom.data.clips import Clipping, cut_clips
@@ -51,7 +52,7 @@ from darkroom.data.team import ALONE, Team
 from darkroom.data.threads import CHUNK
 from darkroom.media.images import INSTALL, READERS
 from darkroom.media.kohya import KohyaSizing
-from darkroom.media.resize import THINNEST, Size, Sizing, square_edge
+from darkroom.media.resize import Size, Sizing, square_edge
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Store
 

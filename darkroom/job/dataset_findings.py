@@ -10,6 +10,7 @@ import numpy as np
 
 from darkroom.core.errors import DataError
 from darkroom.core.log import redact
+from darkroom.core.units import THINNEST
 from darkroom.data.buckets import check_feasible
 from darkroom.data.captions import source_name
 from darkroom.data.index import REASONS
@@ -20,7 +21,6 @@ from darkroom.job.dataset_captions import MARKUP, Captions, word_shares
 from darkroom.job.dataset_examine import Album, Look, content_of
 from darkroom.media import quality
 from darkroom.media.images import INSTALL, READERS, Traits
-from darkroom.media.resize import THINNEST
 from darkroom.report.dataset_facts import Finding, Level, Passage, Tile, many, number
 
 ENLARGED, SHRUNK, CUT_OFF = 1.1, 2.0, 0.25

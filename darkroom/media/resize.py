@@ -13,14 +13,11 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from darkroom.core.units import THINNEST
 from darkroom.media.kohya import KohyaSizing
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
-
-THINNEST = 32  # also that of options/datasets/rules.py
-"""An image whose longer edge is more times its shorter one has no sensible size: it would be enlarged to a strip of
-hundreds of megapixels, or cut down to next to nothing of it."""
 
 NICE_EDGES = {0.25: 512, 0.5: 768, 1.0: 1024, 2.0: 1536, 4.0: 2048}
 """Megapixels within 0.05 of a key mean the usual square of that edge, not the exact root."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import DataError
 from darkroom.core.files import is_file, is_folder
+from darkroom.core.units import THINNEST
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets.entries import LOSS_MASKS, Entry, ImageEmbeds, SampleDataset, TextEmbeds, VideoBlock
 from darkroom.options.datasets.notes import Notes, choose
@@ -17,10 +18,6 @@ from darkroom.options.datasets.where import LocalFiles
 
 if TYPE_CHECKING:
     from darkroom.options.datasets.reader import Made
-
-
-THINNEST = 32
-"""Images whose edges differ by more have no size to be trained at."""
 
 
 def has_name(entry: Mapping[str, Any]) -> bool:
