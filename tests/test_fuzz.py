@@ -312,7 +312,7 @@ def caption_files(bench: Bench, data: st.DataObject) -> None:
     store = LocalStore(LocalFiles(root=bench.folder))
     listing = list_samples(store, endings_of("image"), dataset.caption_extension)
     found = captions.from_text_file(Asked(dataset, store, SampleTable(), listing.paths, text_paths(listing)))
-    found = captions.without_control_characters(found)
+    found = captions.without_nuls(found)
     for caption in found.captions.to_pylist():
         assert caption is None or all("\0" not in text and text.strip() for text in caption)
         captions.variants(caption or (), dataset, captions.compile_filters([data.draw(texts)])[0], 1)
@@ -381,7 +381,7 @@ def read_table(bench: Bench, path: Path, data: st.DataObject) -> None:
     table = tables.read(dataset, LocalStore(LocalFiles(root=bench.folder)))
     paths = pa.array(["p.png"])
     found = captions.from_table(Asked(dataset, None, table, paths, pa.nulls(1, pa.string())))  # type: ignore[arg-type]
-    captions.without_control_characters(found)
+    captions.without_nuls(found)
 
 
 @reader("jsonl table")

@@ -107,7 +107,7 @@ def from_table(asked: Asked) -> Found:
     return Found(_nulled(found, bad), why)
 
 
-def without_control_characters(found: Found) -> Found:
+def without_nuls(found: Found) -> Found:
     """The same without captions that hold a NUL: no text has one, but UTF-16 and UTF-32 read as UTF-8 do."""
     flat, rows = found.captions.flatten(), pc.list_parent_indices(found.captions)
     bad = np.zeros(len(found.captions), bool)

@@ -360,7 +360,7 @@ def _read_captions(index: Index, rows: np.ndarray, dataset: SampleDataset, table
         return
     paths = index.paths if len(rows) == len(index) else index.paths.take(pa.array(rows))
     asked = cap.Asked(dataset, index.store, table, paths, texts.take(pa.array(rows)))
-    found = cap.without_control_characters(cap.SOURCES[cap.source_name(dataset)](asked))
+    found = cap.without_nuls(cap.SOURCES[cap.source_name(dataset)](asked))
     words, inverse = np.unique(found.reasons, return_inverse=True)
     index.numbers["caption_bad"][rows] = np.array([CODE[word] for word in words], np.int8)[inverse]
     if len(rows) == len(index):
