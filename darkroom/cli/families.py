@@ -39,6 +39,7 @@ def describe(family: Family) -> dict[str, Any]:
         "latents": f"{family.latents.channels} channels, 1/{family.latents.downscale} of the size",
         "supports": sorted(family.supports_for(None)),
         "targets": sorted(family.targets),
+        "corrects": family.corrects,
         "default_flavour": family.default_flavour,
         "flavours": {
             name: {
@@ -100,7 +101,8 @@ def page(rows: dict[str, dict[str, Any]], sizes: dict[str, dict[str, str]]) -> s
             f"- Can do: {', '.join(row['supports'])}",
             f"- Network: `{row['denoiser']}` in `{row['pipeline']}`; answers {row['prediction'].replace('_', ' ')}",
             f"- Latents: {row['latents']}",
-            f"- LoRA target lists: {targets}", "",
+            f"- LoRA target lists: {targets}",
+            *([f"- Other than in the stock pipeline: {row['corrects']}"] if row["corrects"] else []), "",
             "| Flavour | Weights | Network | Defaults | |", "|---|---|---|---|---|",
         ]  # fmt: skip
         for flavour, facts in row["flavours"].items():

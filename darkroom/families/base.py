@@ -102,6 +102,8 @@ class Family:
     previews: ClassVar[str | None] = None
     # diffusers can repeat the denoiser's answers of earlier steps, and tells those with guidance from those without
     caches: ClassVar[bool] = False
+    # what it does otherwise than the stock pipeline, where that is wrong, as sentences
+    corrects: ClassVar[str] = ""
     # the stock pipeline takes a negative prompt and reads it as it reads any caption, the empty one aside
     negative_is_caption: ClassVar[bool] = True
 

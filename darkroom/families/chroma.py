@@ -3,7 +3,8 @@
 Upstream: lodestone-rock/flow. One small network, the approximator, makes the modulation of every block. The network
 takes the noise level as 0..1 and answers noise - x0.
 Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first inside a token; text (B, L, D) with a mask
-(B, L) of its real tokens and the first one of its padding, which the model was trained to see.
+(B, L) of its real tokens and the first one of its padding, which the model was trained to see. The rest of the padding
+is hidden, as in the original; diffusers 0.42's own pipeline leaves it visible and is given a boolean mask here.
 """
 
 from __future__ import annotations
@@ -32,6 +33,10 @@ class Chroma(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
+    corrects = (
+        "The padding of captions is hidden, as in the original model. The pipeline of diffusers 0.42 hands its mask to "
+        "the attention as numbers, which hides nothing: images that it draws without Darkroom see the padding."
+    )
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"
     sizes = {"": {}}
@@ -99,8 +104,8 @@ class Chroma(Family):
 
         height, width = x_t.shape[-2:]
         tokens, text = pack(x_t), cond["text"]
-        # the network adds the mask to its attention, so it has the type of what it is added to
-        mask = torch.cat([cond["mask"].to(x_t), x_t.new_ones(tokens.shape[:2])], dim=1)
+        # boolean, as in the original: diffusers' own float mask is added to the attention and hides nothing
+        mask = torch.cat([cond["mask"].bool(), cond["mask"].new_ones(tokens.shape[:2], dtype=torch.bool)], dim=1)
         with _masked_again(model, mask):
             answer = model(
                 hidden_states=tokens,
@@ -119,10 +124,20 @@ class Chroma(Family):
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds": text["text"],
-            "prompt_attention_mask": text["mask"],
+            "prompt_attention_mask": text["mask"].bool(),
             "negative_prompt_embeds": negative["text"],
-            "negative_prompt_attention_mask": negative["mask"],
+            "negative_prompt_attention_mask": negative["mask"].bool(),
         }
+
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+        """Its mask becomes a boolean one, for prompts that it reads itself too."""
+        plain = type(pipe)._prepare_attention_mask
+
+        def prepare_attention_mask(*, attention_mask: Tensor | None, **more: Any) -> Tensor | None:
+            hidden = None if attention_mask is None else attention_mask.bool()
+            return plain(pipe, attention_mask=hidden, **more)
+
+        pipe._prepare_attention_mask = prepare_attention_mask
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         return pack(latents)

@@ -282,8 +282,9 @@ class Flux(Family):
         if not options.flux_attention_masked_training:
             return
 
-        def encode_prompt(*, prompt_embeds: Tensor, **more: Any) -> Any:
-            return type(pipe).encode_prompt(pipe, prompt_embeds=prompt_embeds[:, prompt_embeds.any(dim=-1)[0]], **more)
+        def encode_prompt(*prompt: Any, prompt_embeds: Tensor | None = None, **more: Any) -> Any:
+            real = None if prompt_embeds is None else prompt_embeds[:, prompt_embeds.any(dim=-1)[0]]
+            return type(pipe).encode_prompt(pipe, *prompt, prompt_embeds=real, **more)
 
         pipe.encode_prompt = encode_prompt
 

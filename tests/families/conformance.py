@@ -1,7 +1,8 @@
-"""Three checks that hold a family's flavour to the stock diffusers pipeline, on a CPU, with random weights.
+"""Four checks of a family's flavour on a CPU, with random weights, three of which hold it to the stock pipeline.
 
     call_parity     what reaches the denoiser in training is what the pipeline gives it
     latent_parity   what is cached reaches the pipeline's decoder as the VAE made it
+    padding         what the text's mask hides changes nothing of the prediction, and what it shows does
     oracle          trained on one sample by the real step, the pipeline's own sampler finds that sample
 
 Each takes a case, a family with one of its tiny flavours, and returns None, or a sentence that says what differs.
@@ -14,7 +15,7 @@ import functools
 import inspect
 import itertools
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -111,10 +112,12 @@ class Case:
     family: Family
     flavour: str
     started: bool = False  # by the pipeline for prompts that bring a picture
+    changes: tuple[tuple[str, Any], ...] = ()  # of its options
 
     @property
     def settings(self) -> Any:
-        return options(self.family.name, self.flavour)
+        plain = options(self.family.name, self.flavour)
+        return SimpleNamespace(**{**vars(plain), **dict(self.changes)}) if self.changes else plain
 
     @property
     def facts(self) -> Latents:
@@ -529,13 +532,8 @@ def _value_difference(theirs: Any, ours: Any) -> str | None:
 
 def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str, Tensor]]) -> str | None:
     """A batch of two must answer as its samples do alone."""
-    model = case.model(pipe)
+    model = _woken(case.model(pipe))
     samples = [sample, case.sample(pipe, "chelsea")]
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.ndim > 1 and not weight.any():
-                # what starts at zero hides all that is before it
-                weight.normal_(std=0.1)
     x_t = torch.randn(2, *case.trained_shape, generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.5, 0.5] if case.family.prediction == "flow_matching" else [500, 500])
     beside = {name: torch.cat([one.extras[name] for one in samples]) for name in case.family.beside}
@@ -547,6 +545,98 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
         alone.append(_predict(case, model, x_t[own], t[own], samples[own], [entry], mine))
     gap = max((one - torch.cat(two)).abs().max().item() for one, *two in zip(both, *alone, strict=True))
     return f"a batch differs from its samples by {gap:.3g}" if gap > 1e-4 else None
+
+
+# -- the padding invariant --------------------------------------------------------------------------------------------
+
+# captions of unlike lengths, one with words in quotation marks, which some families read once more
+CAPTIONS = ("hut", 'a door "in"')
+# which tensors of a text condition each mask hides rows of. Families that have a length instead pad before the text
+HIDES = {"mask": ("text", "sound_text"), "glyph_mask": ("glyphs",)}
+
+
+def padding(case: Case) -> str | None:
+    """Change the hidden rows of the text, then the visible ones, with and without gradient checkpointing.
+
+    Not every parity is enough here: a stock pipeline can have the same fault.
+    """
+    pipe, family = case.pipe(), case.family
+    sample, text = _texts(case, pipe)
+    if not (rows := visible_rows(text)):
+        return None
+    model = _woken(case.model(pipe))
+    samples = [sample] * len(CAPTIONS)
+    draws = torch.Generator().manual_seed(0)
+    latents = torch.cat([sample.latents] * len(CAPTIONS))
+    trained = family.portion(batch(samples, latents, case.started), case.settings, draws)
+    given = family.conditions(trained, case.settings, draws)
+    given |= {name: torch.cat([sample.extras[name]] * len(CAPTIONS)) for name in family.beside}
+    x_t = torch.randn(trained.latents.shape, generator=draws)
+    t = torch.full((len(CAPTIONS),), 0.5 if family.prediction == "flow_matching" else 500)
+
+    def asked(text: dict[str, Tensor]) -> Tensor:
+        # with gradients: without them nothing is checkpointed
+        pred, preds = family.predict_all(model, x_t, t, text | given)
+        return torch.cat([answer.detach().flatten() for answer in (pred, *preds.values())])
+
+    for checkpointing in (False, True):
+        if checkpointing:
+            _each(model, lambda member: member.enable_gradient_checkpointing())
+        plain = asked(text)
+        for name, visible in rows.items():
+            for shown in (False, True):
+                where = visible == shown
+                gap = (asked({**text, name: _otherwise(text[name], where)}) - plain).abs().max().item()
+                if where.any() and (gap == 0 if shown else gap != 0):
+                    how = f"{'visible' if shown else 'hidden'} rows of {name} changed the answer by {gap:.3g}"
+                    return how + " with gradient checkpointing" * checkpointing
+    return None
+
+
+def hides(case: Case) -> bool:
+    """Does the family hide rows of its text?"""
+    return bool(visible_rows(_texts(case, case.pipe())[1]))
+
+
+@torch.no_grad()
+def _texts(case: Case, pipe: Any) -> tuple[Sample, dict[str, Tensor]]:
+    """A sample, and the batched conditions of captions of unlike lengths: its pictures are read into some texts."""
+    sample = case.sample(pipe)
+    return sample, case.family.stack_text(case.texts(pipe, list(CAPTIONS), sample))
+
+
+def visible_rows(text: dict[str, Tensor]) -> dict[str, Tensor]:
+    """By tensor of a batch of texts, which of its rows (B, L) are real; those that hide nothing are left out."""
+    found = {name: text[by].bool() for by, names in HIDES.items() if by in text for name in names if name in text}
+    if "length" in text:
+        longest = text["text"].shape[1]
+        found["text"] = torch.arange(longest) >= longest - text["length"][:, None]
+    unknown = {name for name in text if name.endswith("mask")} - HIDES.keys()
+    assert not unknown, f"what does {unknown} hide?"
+    return {name: visible for name, visible in found.items() if not visible.all()}
+
+
+def _otherwise(rows: Tensor, where: Tensor) -> Tensor:
+    """Rows (B, L, ...) with others, or other tokens, `where` (B, L) says so."""
+    draws = torch.Generator().manual_seed(3)
+    if rows.is_floating_point():
+        others = torch.randn(rows.shape, generator=draws).to(rows) * 10
+        return torch.where(where.view(*where.shape, *[1] * (rows.ndim - 2)), others, rows)
+    return torch.where(where, rows.flip(1).roll(1, 0) + 1, rows)
+
+
+def _woken(model: Any) -> Any:
+    """The model, without weights that start at zero: they hide all that is before them."""
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1 and not weight.any():
+                weight.normal_(std=0.1)
+    return model
+
+
+def _each(model: Any, work: Callable[[Any], None]) -> None:
+    for member in model.members.values() if isinstance(model, Experts) else [model]:
+        work(member)
 
 
 # -- latent parity ----------------------------------------------------------------------------------------------------
@@ -749,4 +839,4 @@ def oracle(case: Case) -> str | None:
     return f"the sampled latents correlate {found:.3f} with the sample's" if found < LEAST_CORRELATION else None
 
 
-CHECKS = {"call parity": call_parity, "latent parity": latent_parity, "oracle": oracle}
+CHECKS = {"call parity": call_parity, "latent parity": latent_parity, "padding": padding, "oracle": oracle}

@@ -14,6 +14,7 @@ from typing import Any
 COLUMNS = {
     "call": "call parity",
     "latents": "latent parity",
+    "padding": "padding",
     "oracle": "oracle",
     "lora": "LoRA run",
     "loads": "adapter loads",
@@ -30,6 +31,7 @@ weights, built from the very classes of the published one. What was not run is l
 |---|---|
 | call parity | at every noise level of a short sampling, each argument that training gives the denoiser equals the stock pipeline's; a batch answers as its samples do alone |
 | latent parity | what is cached for a picture or clip reaches the stock pipeline's decoder as the VAE made it |
+| padding | rows of the text that its mask hides were changed, with and without gradient checkpointing, and the prediction stayed the same to the last bit; visible ones changed it |
 | oracle | correlation of the sample that was trained with what the stock pipeline's own sampler then finds; above 0.95 |
 | LoRA run | steps of a LoRA run on photographs or clips, from the command line |
 | adapter loads | tensors of the saved file that found their place in the stock pipeline, by its own loader or, where diffusers gave it none, by peft |

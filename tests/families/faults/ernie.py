@@ -5,6 +5,7 @@ from tests.families.faults.kit import (
     latents,
     model_input,
     predict,
+    softened_attention,
     stacked,
     text,
     without_first,
@@ -18,5 +19,6 @@ FAULTS = [
     Fault("smallest spread of a channel", "ernie", "latent parity", latents(normaliser="batch_norm")),
     Fault("length of the text", "ernie", "call parity", model_input(text_lens=lambda lengths: lengths - 1)),
     Fault("mask of the padding", "ernie", "call parity", stacked(all_real)),
+    Fault("mask added as numbers", "ernie", "call parity", predict(softened_attention)),
     Fault("dropped leading tokens", "ernie", "call parity", text(without_first)),
 ]

@@ -1,4 +1,4 @@
-from tests.families.faults.kit import Fault, conditions, entries, mask_of_ones, predict, text
+from tests.families.faults.kit import Fault, conditions, entries, mask_of_ones, predict, softened_attention, text
 
 FAULTS = [
     Fault("sign of the answer", "framepack", "oracle", predict(lambda plain, *a: -plain(*a))),
@@ -9,5 +9,6 @@ FAULTS = [
     Fault("start", "framepack", "call parity", entries("start", lambda z: z * 1.1)),
     Fault("picture's features", "framepack", "call parity", entries("image", lambda e: e[:, 1:])),
     Fault("mask of the padding", "framepack", "call parity", text(mask_of_ones)),
+    Fault("mask added as numbers", "framepack", "call parity", predict(softened_attention)),
     Fault("latent scale", "framepack", "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
 ]

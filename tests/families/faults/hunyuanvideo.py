@@ -1,4 +1,4 @@
-from tests.families.faults.kit import Fault, conditions, entries, mask_of_ones, predict, text
+from tests.families.faults.kit import Fault, conditions, entries, mask_of_ones, predict, softened_attention, text
 
 NAME = "hunyuanvideo"
 
@@ -8,6 +8,7 @@ FAULTS = [
     Fault("time scale", NAME, "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
     Fault("latent scale", NAME, "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
     Fault("mask of the padding", NAME, "call parity", text(mask_of_ones)),
+    Fault("mask added as numbers", NAME, "padding", predict(softened_attention)),
     Fault("template tokens", NAME, "call parity", text(lambda c: {**c, "text": c["text"].roll(-2, 1)})),
     Fault("which frame is given", NAME, "call parity", conditions("given", lambda g: g.flip(2)), "tiny-i2v"),
     Fault("order of the channels", NAME, "call parity", conditions("given", lambda g: g.roll(1, 1)), "tiny-i2v"),

@@ -5,6 +5,7 @@ from tests.families.faults.kit import (
     mask_of_ones,
     predict,
     seeing_the_wrong_way_up,
+    softened_attention,
     stacked,
     text,
 )
@@ -28,6 +29,7 @@ FAULTS = [
     Fault("latent scale", NAME, "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
     Fault("guidance", NAME, "call parity", conditions("guidance", lambda g: g / 1000)),
     Fault("mask of the padding", NAME, "call parity", text(mask_of_ones)),
+    Fault("mask added as numbers", NAME, "padding", predict(softened_attention)),
     Fault("dropped leading tokens", NAME, "call parity", text(lambda c: {**c, "text": c["text"].roll(-2, 1)})),
     Fault("pooled text", NAME, "call parity", text(lambda c: {**c, "pooled": c["text"][:, 0]})),
     Fault("latent of the first frame", NAME, "call parity", entries("start", lambda z: z * 1.1), "tiny-i2v"),

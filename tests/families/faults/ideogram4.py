@@ -1,4 +1,13 @@
-from tests.families.faults.kit import Fault, columns_first, latents, model_input, predict, text, without_first
+from tests.families.faults.kit import (
+    Fault,
+    columns_first,
+    latents,
+    model_input,
+    predict,
+    softened_attention,
+    text,
+    without_first,
+)
 
 FAULTS = [
     Fault("sign of the answer", "ideogram4", "oracle", predict(lambda plain, *a: -plain(*a))),
@@ -9,4 +18,5 @@ FAULTS = [
     Fault("start of the picture", "ideogram4", "call parity", model_input(position_ids=lambda ids: ids % 65536)),
     Fault("roles of the tokens", "ideogram4", "call parity", model_input(indicator=lambda i: 5 - i)),
     Fault("dropped leading tokens", "ideogram4", "call parity", text(without_first)),
+    Fault("mask added as numbers", "ideogram4", "call parity", predict(softened_attention)),
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from darkroom import families
 from darkroom.families import flux
@@ -129,6 +130,21 @@ def model_input(**changes: Callable[[Any], Any]) -> Callable[[type[Family]], dic
         return plain(self, Between(), x_t, t, cond)
 
     return predict(changed)
+
+
+def softened_attention(plain: Any, *args: Any) -> Tensor:
+    """The network adds its masks to the attention, as numbers: nothing is hidden, in the stock pipeline either."""
+    attend = functional.scaled_dot_product_attention
+
+    def softly(*given: Any, attn_mask: Tensor | None = None, **how: Any) -> Tensor:
+        soft = None if attn_mask is None else (attn_mask == 0 if attn_mask.is_floating_point() else attn_mask).float()
+        return attend(*given, attn_mask=soft, **how)
+
+    functional.scaled_dot_product_attention = softly
+    try:
+        return plain(*args)
+    finally:
+        functional.scaled_dot_product_attention = attend
 
 
 def taller(shapes: list[list[tuple[int, int, int]]]) -> list[list[tuple[int, int, int]]]:

@@ -7,6 +7,7 @@ from tests.families.faults.kit import (
     other_packing,
     pipe,
     predict,
+    softened_attention,
     text,
 )
 
@@ -18,6 +19,7 @@ FAULTS = [
     Fault("channel statistics", "krea2", "latent parity", latents(normaliser=MEANS_ONLY)),
     Fault("positions of the text", "krea2", "call parity", model_input(position_ids=lambda ids: ids.roll(4, 0))),
     Fault("mask of the padding", "krea2", "call parity", text(mask_of_ones)),
+    Fault("mask added as numbers", "krea2", "padding", predict(softened_attention)),
     Fault("template tokens kept", "krea2", "call parity", pipe(prompt_template_encode_start_idx=33)),
     Fault("order of the layers", "krea2", "call parity", text(lambda c: {**c, "text": c["text"].flip(2)})),
 ]

@@ -1,5 +1,5 @@
 from darkroom.families.latents import NORMALISERS
-from tests.families.faults.kit import Fault, conditions, latents, mask_of_ones, predict, text
+from tests.families.faults.kit import Fault, conditions, latents, mask_of_ones, predict, softened_attention, text
 
 SCALE_ONLY = "scale only"
 NORMALISERS[SCALE_ONLY] = NORMALISERS["scale"]
@@ -11,6 +11,7 @@ FAULTS = [
     Fault("channel statistics", "ltxvideo", "latent parity", latents(normaliser=SCALE_ONLY)),
     Fault("frame rate", "ltxvideo", "call parity", conditions("rate", lambda rate: rate - 1)),
     Fault("mask of the padding", "ltxvideo", "call parity", text(mask_of_ones)),
+    Fault("mask added as numbers", "ltxvideo", "padding", predict(softened_attention)),
     Fault(
         "time of the given frame",
         "ltxvideo",

@@ -1,4 +1,4 @@
-from tests.families.faults.kit import Fault, predict, text, without_first
+from tests.families.faults.kit import Fault, predict, softened_attention, text, without_first
 
 
 def all_text(p, s, m, x, t, c):
@@ -12,6 +12,7 @@ FAULTS = [
     Fault("time scale", "omnigen", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - (1 - t) * 9, c))),
     Fault("latent scale", "omnigen", "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
     Fault("mask of the padding", "omnigen", "call parity", predict(all_text)),
+    Fault("mask added as numbers", "omnigen", "call parity", predict(softened_attention)),
     Fault("dropped leading tokens", "omnigen", "call parity", text(without_first)),
     Fault("unconditional text", "omnigen", "call parity", lambda cls: {"unconditional": lambda self, pipe, e, o: e}),
 ]

@@ -5,6 +5,7 @@ from tests.families.faults.kit import (
     latents,
     mask_of_ones,
     predict,
+    softened_attention,
     text,
     without_instruction,
 )
@@ -15,6 +16,7 @@ FAULTS = [
     Fault("time scale", "sanavideo", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
     Fault("channel statistics", "sanavideo", "latent parity", latents(normaliser=MEANS_ONLY)),
     Fault("mask of the padding", "sanavideo", "call parity", text(mask_of_ones)),
+    Fault("mask added as numbers", "sanavideo", "padding", predict(softened_attention)),
     Fault("instruction before a caption", "sanavideo", "call parity", without_instruction),
     Fault("given frame's time", "sanavideo", "call parity", conditions("noisy", lambda n: n.flip(2)), started=True),
     Fault("unconditional text", "sanavideo", "call parity", lambda cls: {"unconditional": lambda self, pipe, e, o: e}),
