@@ -16,6 +16,7 @@ import numpy as np
 from darkroom.core.errors import DataError
 from darkroom.data.companions import Companion, shape_columns
 from darkroom.data.index import CODE, Index, unique_pairs
+from darkroom.data.needs import Needs
 from darkroom.media.resize import Size
 from darkroom.options.datasets import SampleDataset
 
@@ -139,3 +140,22 @@ def check_feasible(
         f"repeats of '{dataset.id}' to {most}; more pictures of these shapes; allow_dataset_oversubscription to true; "
         "crop with crop_aspect square, which makes one bucket of all."
     )
+
+
+def check_sizes(dataset: SampleDataset, buckets: Buckets, needs: Needs) -> None:
+    """Raises DataError for the first bucket whose size the model's network cannot be given."""
+    for bucket in buckets.buckets:
+        width, height = bucket.target
+        change = "Lower the dataset's resolution, or crop its samples to a shape nearer to a square."
+        if needs.pixels and width * height > needs.pixels:
+            takes = f"at most {needs.pixels} pixels"
+        elif needs.edge and max(width, height) > needs.edge:
+            takes = f"edges of at most {needs.edge} pixels"
+        elif width % needs.step or height % needs.step:
+            takes = f"edges that are multiples of {needs.step} pixels"
+            change = f"Give the dataset a resolution that is a multiple of {needs.step}, or let buckets be made."
+        else:
+            continue
+        raise DataError(
+            f"Dataset '{dataset.id}' has a bucket of {width}x{height}, and {needs.called} takes {takes}.\n  {change}"
+        )

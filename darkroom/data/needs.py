@@ -24,6 +24,8 @@ class Needs:
                 must bring one
     sound       the sound of clips that it trains on: samples a second, and channels
     layers      its samples are pictures with their layers
+    pixels      the largest area of a sample, and edge the longest edge; None where there is no limit
+    step        edges are multiples of this many pixels
     """
 
     name: str
@@ -40,6 +42,9 @@ class Needs:
     wants_control: bool = False
     sound: tuple[int, int] | None = None
     layers: bool = False
+    pixels: int | None = None
+    edge: int | None = None
+    step: int = 1
 
     @property
     def has_frames(self) -> bool:

@@ -23,7 +23,7 @@ from darkroom.core.events import Bus, Progress, Warn
 from darkroom.core.files import digest, home_of
 from darkroom.data import generated
 from darkroom.data import report as reports
-from darkroom.data.buckets import Buckets, check_feasible, make_buckets, scheduled
+from darkroom.data.buckets import Buckets, check_feasible, check_sizes, make_buckets, scheduled
 from darkroom.data.cache import FillReport
 from darkroom.data.caching import Caching, on_demand
 from darkroom.data.companions import Companion, leave_out_incomplete, paired
@@ -119,11 +119,10 @@ def prepare(
     needs: Needs,
     *,
     alignment: int | None = None,
-    canvas: int | None = None,
     team: Team = ALONE,
 ) -> Plan:
-    """The plan of a run. Nothing is opened yet. `alignment` and `canvas` (pixels) override what the options say."""
-    return Plan(config, datasets, bus, needs, alignment, canvas, team)
+    """The plan of a run. Nothing is opened yet. `alignment` overrides what the options say."""
+    return Plan(config, datasets, bus, needs, alignment, team)
 
 
 class Plan:
@@ -136,7 +135,6 @@ class Plan:
         bus: Bus,
         needs: Needs,
         alignment: int | None = None,
-        canvas: int | None = None,
         team: Team = ALONE,
     ):
         self.config, self.file, self.bus, self.needs, self.team = config, file, bus, needs, team
@@ -157,7 +155,6 @@ class Plan:
             self.seed,
             alignment or int(setting(config, "aspect_bucket_alignment", 64)),
             int(setting(config, "aspect_bucket_rounding", 2)),
-            canvas,
             team=team,
             keep_vanished=bool(setting(config, "ignore_missing_files", False)),
             save_seconds=float(setting(config, "metadata_update_interval", 3600)),
@@ -486,6 +483,7 @@ class Plan:
         for d in self.training:
             if d.buckets.count == 0:
                 raise empty_report(d.entry, d.index, d.dropped, self._effective(d.entry, ranks))
+            check_sizes(d.entry, d.buckets, self.needs)
             check_feasible(
                 d.entry, d.buckets, ranks=ranks, accumulation=self.accumulation, oversubscribe=self.oversubscribe
             )
@@ -514,7 +512,7 @@ class Plan:
             d.entry,
             alignment=terms.alignment,
             rounding=terms.rounding,
-            canvas=terms.canvas,
+            needs=terms.needs,
             table=terms.sizes_table,
         )
         table = table_of(d.entry, d.index.store)

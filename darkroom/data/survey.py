@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,6 @@ class Terms:
     seed: int
     alignment: int
     rounding: int = 2
-    canvas: int | None = None
     filters: Sequence[str] = ()
     sizes_table: dict[float, Size] = field(default_factory=dict)
     team: Team = ALONE
@@ -94,7 +94,7 @@ def survey(
         dataset,
         alignment=terms.alignment,
         rounding=terms.rounding,
-        canvas=terms.canvas,
+        needs=terms.needs,
         table=terms.sizes_table,
     )
     clipping = Clipping(dataset.video, terms.needs) if dataset.video is not None else None
@@ -391,7 +391,7 @@ def sizing_of(
     *,
     alignment: int,
     rounding: int,
-    canvas: int | None = None,
+    needs: Needs | None = None,
     table: dict[float, Size] | None = None,
 ) -> Sizing:
     """The size arithmetic that a dataset entry asks for."""
@@ -410,10 +410,18 @@ def sizing_of(
         maximum=dataset.in_unit(dataset.maximum_image_size),
         downsample=dataset.in_unit(dataset.target_downsample_size),
         max_upscale=dataset.max_upscale_threshold,
-        canvas=canvas,
+        canvas=needs.pixels if needs else None,
+        longest=needs.edge if needs else None,
         table=table or {},
-        kohya=KohyaSizing(**dataset.kohya.model_dump()) if dataset.kohya else None,
+        kohya=_kohya_sizing(dataset, needs.step if needs else 1) if dataset.kohya else None,
     )
+
+
+def _kohya_sizing(dataset: SampleDataset, step: int) -> KohyaSizing:
+    """The sizes of a musubi-tuner file, whose steps grow to those of the model."""
+    assert dataset.kohya is not None
+    asked = KohyaSizing(**dataset.kohya.model_dump())
+    return replace(asked, step=math.lcm(asked.step, step))
 
 
 def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:

@@ -7,16 +7,20 @@ the size of a picture.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import kl_vae, t5
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+EARLY: Mapping[str, Any] = {"pos_embed_max_size": 4096}
 
 
 class AuraFlow(Family):
@@ -27,7 +31,8 @@ class AuraFlow(Family):
     blocks = ("joint_transformer_blocks", "single_transformer_blocks")
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taesdxl"
-    sizes = {"": {}}
+    # those of the later ones are in their own settings
+    sizes = {"": {}, "v0.2": EARLY, "v0.1": EARLY}
     default_flavour = "v0.3"
     flavours = {
         "v0.3": Flavour("terminusresearch/auraflow-v0.3"),
@@ -67,6 +72,11 @@ class AuraFlow(Family):
         scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 1.73}),
         oracle={"attention_head_dim": 32, "caption_projection_dim": 128},
     )
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """Its table of positions is a square of so many tokens."""
+        table = settings.get("pos_embed_max_size")
+        return Limits(edge=table and math.isqrt(table) * self.latents.patch * self.latents.downscale)
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]

@@ -19,6 +19,7 @@ from darkroom.families.facts import (
     Flavour,
     Inpainting,
     Latents,
+    Limits,
     SoundTrack,
     Tiny,
 )
@@ -218,6 +219,10 @@ class Family:
         """Option defaults: the family's, then the flavour's."""
         known = flavour is None or flavour in self.flavour_names()
         return {**self.defaults, **(self.flavour(flavour).defaults if known else {})}
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """What a denoiser with these settings (its config.json) can be given; they lack what is not known of it."""
+        return Limits()
 
     # -- text ------------------------------------------------------------------------------------------------------
 

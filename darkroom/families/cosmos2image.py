@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import t5
 
@@ -99,6 +99,14 @@ class Cosmos2Image(Family):
         scheduler=Part("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
         oracle={"num_attention_heads": 4, "attention_head_dim": 32, "adaln_lora_dim": 32},
     )
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """It counts positions up to the longest of its sides, in patches."""
+        if not (sides := settings.get("max_size")):
+            return Limits()
+        patches = settings.get("patch_size") or (1, self.latents.patch, self.latents.patch)
+        most = max(side // patch for side, patch in zip(sides, patches, strict=True))
+        return Limits(edge=most * self.latents.patch * self.latents.downscale)
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]

@@ -50,6 +50,23 @@ class Latents:
         return (self.channels, *depth, height // self.downscale, width // self.downscale)
 
 
+class Limits(NamedTuple):
+    """What a denoiser can be given, by its own settings. None: as much as there is memory for.
+
+    pixels  the largest area of a picture, or of a frame
+    edge    the longest edge in pixels, for which it has positions
+    step    edges are multiples of this many pixels
+    tokens  the longest caption
+    kernel  the `attention_mechanism` without which it does not run; empty: any
+    """
+
+    pixels: int | None = None
+    edge: int | None = None
+    step: int = 1
+    tokens: int | None = None
+    kernel: str = ""
+
+
 class SoundTrack(NamedTuple):
     """The sound that a family is trained on: samples a second, and channels."""
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import clip, kl_vae, llama, t5
 
@@ -116,6 +116,11 @@ class HiDream(Family):
         """text (B, L, D), llama (B, layers, L, D), pooled (B, P)."""
         text, _, layers, _, pooled, _ = read(pipe, captions, options)
         return {"text": text, "llama": layers.transpose(0, 1), "pooled": pooled}
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """A picture's tokens are padded to its longest sequence."""
+        sides = settings.get("max_resolution")
+        return Limits(pixels=sides[0] * sides[1] * self.latents.downscale**2 if sides else None)
 
     # -- the step --------------------------------------------------------------------------------------------------
 

@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import clip, kl_vae, qwen2_vl, qwen2_vl_processor
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+# the network's positions: rows, columns and frames, and tokens of text
+ROWS, TOKENS = 128, 1024
 
 
 def tiny(vae: Part, tokenizer: str, shift: float, **denoiser: Any) -> Tiny:
@@ -58,6 +62,10 @@ class Kandinsky5(Family):
     targets = {"default": ("to_key", "to_query", "to_value")}
 
     # -- text ------------------------------------------------------------------------------------------------------
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """Its rotations are tables, of fixed sizes."""
+        return Limits(edge=ROWS * self.latents.patch * self.latents.downscale, tokens=TOKENS)
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         """At most: a caption is stored in its own length."""

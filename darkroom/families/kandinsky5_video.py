@@ -9,12 +9,13 @@ inside a clip it is another one, as the VAE's norms look at all frames.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents
+from darkroom.families.facts import Flavour, Latents, Limits
 from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
 from darkroom.families.kandinsky5_image import Kandinsky5, tiny
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 SMALL = range(480, 855)
+# networks whose attention is sparse, between groups of 8 x 8 tokens of one frame, by flex attention
+SPARSE, GROUP = "nabla", 8
 # the stock pipeline mends the first four latent frames by those behind them
 LEAST_FRAMES = 17
 
 
-def _started(name: str, defaults: dict[str, Any] | None = None) -> Flavour:
+def _started(name: str, defaults: Mapping[str, Any] | None = None) -> Flavour:
     return Flavour(
         f"kandinskylab/Kandinsky-5.0-{name}-Diffusers",
         defaults or {},
@@ -40,13 +43,38 @@ def _started(name: str, defaults: dict[str, Any] | None = None) -> Flavour:
 
 def _told(name: str, frames: int = 121, **defaults: Any) -> Flavour:
     return Flavour(
-        f"kandinskylab/Kandinsky-5.0-T2V-{name}-Diffusers", {"validation_num_video_frames": frames, **defaults}
+        f"kandinskylab/Kandinsky-5.0-T2V-{name}-Diffusers",
+        {"validation_num_video_frames": frames, **defaults},
+        tiny=TINY_SPARSE if NABLA.keys() <= defaults.keys() else None,
     )
 
 
-LARGE: dict[str, Any] = {"resolution": 768, "validation_resolution": "1280x768"}
+# uncompiled, flex attention would hold the scores of all pairs of tokens
+NABLA: Mapping[str, Any] = {
+    "attention_mechanism": "flex",
+    "aspect_bucket_alignment": 128,
+    "dynamo_backend": "inductor",
+}
+LARGE: Mapping[str, Any] = {"resolution": 768, "validation_resolution": "1280x768", **NABLA}
 assert HunyuanVideoOriginal.tiny.vae is not None
 TINY = tiny(HunyuanVideoOriginal.tiny.vae, "kandinsky5_video", shift=5.0, visual_cond=True)
+TINY_SPARSE = dataclasses.replace(
+    tiny(
+        HunyuanVideoOriginal.tiny.vae,
+        "kandinsky5_video",
+        shift=5.0,
+        visual_cond=True,
+        attention_type=SPARSE,
+        attention_add_sta=True,
+        attention_method="topcdf",
+        # sparse with two groups already
+        attention_P=0.5,
+        attention_wT=1,
+        attention_wH=1,
+        attention_wW=1,
+    ),
+    defaults={**NABLA, "dynamo_backend": "no", "resolution": 128, "validation_resolution": "128"},
+)
 
 
 class Kandinsky5Video(FromFirstFrame, Kandinsky5):
@@ -69,8 +97,8 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
     flavours = {
         "t2v-lite-sft-5s": _told("Lite-sft-5s"),
         "t2v-lite-pretrain-5s": _told("Lite-pretrain-5s"),
-        "t2v-lite-sft-10s": _told("Lite-sft-10s", 241),
-        "t2v-lite-pretrain-10s": _told("Lite-pretrain-10s", 241),
+        "t2v-lite-sft-10s": _told("Lite-sft-10s", 241, **NABLA),
+        "t2v-lite-pretrain-10s": _told("Lite-pretrain-10s", 241, **NABLA),
         "t2v-pro-sft-5s-hd": _told("Pro-sft-5s", **LARGE),
         "t2v-pro-sft-10s-hd": _told("Pro-sft-10s", 241, **LARGE),
         "t2v-pro-pretrain-5s-hd": _told("Pro-pretrain-5s", **LARGE),
@@ -78,7 +106,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
         "i2v-lite-5s": _started("I2V-Lite-5s"),
         "i2v-pro-sft-5s": _started("I2V-Pro-sft-5s", LARGE),
     }
-    tinies = {"tiny-i2v": "i2v-lite-5s"}
+    tinies = {"tiny-i2v": "i2v-lite-5s", "tiny-nabla": "t2v-lite-sft-10s"}
     defaults = {
         "resolution": 512,
         "validation_resolution": "768x512",
@@ -90,6 +118,13 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
         "validation_num_video_frames": 121,
     }
     tiny = TINY
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """Sparse attention wants whole groups of tokens and a kernel that knows blocks."""
+        if settings.get("attention_type") != SPARSE:
+            return super().limits(settings)
+        step = GROUP * self.latents.patch * self.latents.downscale
+        return super().limits(settings)._replace(step=step, kernel="flex")
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
@@ -130,9 +165,11 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
     def sparse(self, model: Any, seen: Tensor) -> Any:
         """The stock pipeline's own, with what it asks of itself."""
         from darkroom.families.classes import bare, named
+        from darkroom.families.modules import nabla
 
         stock = named(self.pipeline)
         asked = SimpleNamespace(transformer=bare(model), fast_sta_nabla=stock.fast_sta_nabla)
+        nabla.use_on_any_device()
         return stock.get_sparse_params(asked, seen, seen.device)
 
     def stretch(self, height: int, width: int) -> tuple[float, ...]:
@@ -151,6 +188,20 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
                 f"Set it to {LEAST_FRAMES} or more.",
             )
         return {**super().call(options), "num_frames": frames}
+
+    def drawn_size(self, width: int, height: int, options: Any) -> tuple[int, int]:
+        """In whole groups of tokens where attention is sparse."""
+        step = self.option_defaults(options.model_flavour)["aspect_bucket_alignment"]
+        if step < GROUP * self.latents.patch * self.latents.downscale:
+            return width, height
+        return max(step, round(width / step) * step), max(step, round(height / step) * step)
+
+    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+        """Sparse attention needs its kernel, whoever draws."""
+        from darkroom.families.modules import nabla
+
+        if pipe.transformer.config.attention_type == SPARSE:
+            nabla.choose_kernel(pipe.transformer)
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         return latents.movedim(1, -1)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import gemma2, kl_vae
 
@@ -29,7 +29,7 @@ class Lumina2(Family):
     negative_is_caption = False
     text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"
-    sizes = {"": {}}
+    sizes = {"": {"axes_lens": (300, 512, 512)}}
     default_flavour = "2.0"
     flavours = {
         "2.0": Flavour("Alpha-VLLM/Lumina-Image-2.0"),
@@ -68,6 +68,12 @@ class Lumina2(Family):
         # the instruction before every caption is long in letters
         defaults={"tokenizer_max_length": 192},
     )
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """Its rotations are tables: of the text, behind whose end the picture stands, and of rows and columns."""
+        if not (tables := settings.get("axes_lens")):
+            return Limits()
+        return Limits(edge=min(tables[1:]) * self.latents.patch * self.latents.downscale, tokens=tables[0] - 1)
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)

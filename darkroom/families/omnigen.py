@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.tiny.parts import kl_vae
 
 if TYPE_CHECKING:
@@ -121,6 +121,11 @@ class OmniGen(Family):
     )
 
     # -- text ------------------------------------------------------------------------------------------------------
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """Its table of positions has so many tokens along an edge."""
+        table = settings.get("pos_embed_max_size")
+        return Limits(edge=table and table * self.latents.patch * self.latents.downscale)
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         """At most: a caption is stored in its own length."""

@@ -20,7 +20,7 @@ from darkroom.core.files import digest
 from darkroom.families import quantised, single_file, tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
 from darkroom.families.classes import named, short
-from darkroom.families.facts import Latents, Part, Tiny
+from darkroom.families.facts import Latents, Limits, Part, Tiny
 from darkroom.families.single_file import Wanted
 from darkroom.families.weight_files import (
     SINGLE_FILE,
@@ -417,6 +417,26 @@ class Repository:
                 f"The settings of '{part}' could not be read from '{base}'.\n  {str(cause).splitlines()[0]}\n"
                 "  Check pretrained_model_name_or_path, and for a hub id the network and HF_TOKEN."
             ) from cause
+
+    @property
+    def denoiser_settings(self) -> Mapping[str, Any]:
+        """config.json of the denoiser where this machine has it, else what is known of the flavour's published one."""
+        from huggingface_hub import try_to_load_from_cache
+
+        part = self.trained[0]
+        separate, _ = self.denoiser_source(part)
+        place = separate if Path(separate).is_dir() else self.settings_base
+        cached = None if Path(place).exists() else try_to_load_from_cache(place, f"{part}/config.json", **self.hub)
+        path = Path(cached) if isinstance(cached, str) else Path(place) / part / "config.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return self.family.size_of(self.options.model_flavour) or {}
+
+    @property
+    def limits(self) -> Limits:
+        """What the denoiser can be given."""
+        return self.family.limits(self.denoiser_settings)
 
     def hollow(self, part: str) -> Any:
         """A denoiser or the VAE without data for its weights; None where pixels are denoised. Raises ModelError."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.text import zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
@@ -92,6 +92,11 @@ class SD3(Family):
     def text_identity(self, options: Any) -> dict[str, Any]:
         names = ("t5_padding", "sd3_clip_uncond_behaviour", "sd3_t5_uncond_behaviour")
         return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """Its table of positions has so many tokens along an edge."""
+        table = settings.get("pos_embed_max_size")
+        return Limits(edge=table and table * self.latents.patch * self.latents.downscale)
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         rows = CLIP_TOKENS + options.tokenizer_max_length

@@ -12,13 +12,15 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Limits, Part, Tiny
 from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import kl_vae, qwen3
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+# the network pads texts to multiples of so many tokens
+TEXT_GROUP = 32
 # channels of a control picture alone
 PLAIN = 16
 
@@ -79,6 +81,13 @@ class ZImage(Family):
         scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
         oracle={"dim": 128, "axes_dims": (16, 24, 24)},
     )
+
+    def limits(self, settings: Mapping[str, Any]) -> Limits:
+        """Its rotations are tables: of the text, padded to whole groups and before the picture, of rows and columns."""
+        if not (tables := settings.get("axes_lens")):
+            return Limits()
+        edge = min(tables[1:]) * self.latents.patch * self.latents.downscale
+        return Limits(edge=edge, tokens=(tables[0] - 2) // TEXT_GROUP * TEXT_GROUP)
 
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
         """At most: a caption is stored in its own length."""

@@ -28,7 +28,7 @@ from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
 from darkroom.job.run import Run
 from darkroom.memory.hollow import HollowPlacement
-from darkroom.memory.ledger import Ledger
+from darkroom.memory.ledger import Ledger, wants_numbers
 from darkroom.options.sources import Resolved
 from darkroom.train import distributed
 from darkroom.validate.prompts import Prompt
@@ -53,6 +53,7 @@ class Phase:
 
     `of` says of what, where there are several of a kind; `spare` bytes are of files that are mapped while they are
     read, which the system takes back when it is short. `idle`: the run finds its result cached, and passes it over.
+    `fails`: its code failed for a reason that holds for the run too.
     """
 
     phase: str
@@ -62,6 +63,7 @@ class Phase:
     why: str = ""
     spare: int = 0
     idle: bool = False
+    fails: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -162,7 +164,8 @@ class Forecaster:
         except Exception as cause:  # any code of any model runs here
             log.debug("%s in shapes", name, exc_info=True)
             first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-            self.phases.append(Phase(name, of, None, None, first[:200]))
+            fails = name == STEP and not wants_numbers(cause)
+            self.phases.append(Phase(name, of, None, None, first[:200], fails=fails))
             return None
         peak = self.ledger.peak
         spare = sum(self.parts.weight_bytes(part) or 0 for part in self.parts.trained) if name == LOAD else 0

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
+
 from darkroom.data.needs import Needs
 from darkroom.families.base import Family
+from darkroom.families.repository import Repository
 from darkroom.media.frames import FrameRule
 
 MEDIA = {"images": "image", "video": "video"}
@@ -14,6 +17,7 @@ MEDIA = {"images": "image", "video": "video"}
 def needs(family: Family, config: Any) -> Needs:
     """The family's facts in the words of the data path."""
     supports, latents = family.supports_for(config.model_flavour), family.latents_for(config.model_flavour)
+    limits = Repository(family, config, torch.device("cpu"), torch.float32).limits
     return Needs(
         family.name,
         family.title,
@@ -29,4 +33,7 @@ def needs(family: Family, config: Any) -> Needs:
         wants_control=family.control(config) is not None,
         sound=family.sound,
         layers=latents.layered,
+        pixels=limits.pixels,
+        edge=limits.edge,
+        step=limits.step,
     )

@@ -234,11 +234,14 @@ def show_memory(made: dict[str, Any]) -> list[str]:
     lines = [f"Memory, at most ({there}):"]
     for row in made["phases"]:
         sizes = [row["device"] and f"{show_size(row['device'])} on the GPU", row["host"] and show_size(row["host"])]
-        known = ", ".join(size for size in sizes if size) or f"not known: {row['why']}"
+        known = ", ".join(size for size in sizes if size) or f"{'fails' if row['fails'] else 'not known'}: {row['why']}"
         before = made["measured"].get(row["phase"])
         known += ", and is cached already" * row["idle"]
         seen = f" (was {show_size(before)} in an earlier run)" if before else ""
-        lines.append(f"  {'' if row['fits'] else '! '}{row['phase']:<14} {row['of']:<26} {known}{seen}")
+        mark = "" if row["fits"] and not row["fails"] else "! "
+        lines.append(f"  {mark}{row['phase']:<14} {row['of']:<26} {known}{seen}")
+    if any(row["fails"] for row in made["phases"]):
+        lines.append("! The run would stop there, before its first update.")
     if "change" in made:
         lines.append(f"! It does not fit. {words(made['change'])}")
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import torch
 from darkroom import families
 from darkroom.core.errors import ConfigError, ConfigErrors
 from darkroom.core.registry import nearest
+from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
+from darkroom.families.facts import Limits
 from darkroom.families.repository import Repository
 from darkroom.memory import place
 from darkroom.optim import table
@@ -61,7 +63,8 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
         errors += _found(probe)
     if not errors:
         base = Repository(family, config, torch.device("cpu"), torch.float32)
-        errors = _found(base.examine) or _found(lambda: models_fit(base))
+        errors = _found(base.examine)
+        errors = errors or [*within_limits(family, config, base.limits), *_found(lambda: models_fit(base))]
     if errors:
         raise ConfigErrors([located(error, resolved.sources) for error in errors])
     return family, prompts
@@ -71,6 +74,51 @@ def models_fit(base: Repository) -> None:
     """Raises ConfigError for what the options ask of models that cannot do it, from their settings alone."""
     placement = place.Placement(base.options, base.device, base.family.blocks)
     placement.examine(lambda: [base.hollow(part) for part in base.trained], lambda: base.hollow("vae"))
+
+
+def within_limits(family: Family, config: Any, limits: Limits) -> Iterator[ConfigError]:
+    """What options ask of the denoiser that it cannot be given."""
+    if limits.tokens and config.tokenizer_max_length > limits.tokens:
+        yield ConfigError(
+            "tokenizer_max_length",
+            config.tokenizer_max_length,
+            "",
+            f"{family.title}'s network has positions for captions of up to {limits.tokens} tokens.",
+            f"Set it to {limits.tokens} or less.",
+        )
+    if limits.kernel and config.attention_mechanism != limits.kernel:
+        yield ConfigError(
+            "attention_mechanism",
+            config.attention_mechanism,
+            "",
+            f"The attention of this base model is sparse, and only {limits.kernel} attention computes that.",
+            f"Set it to {limits.kernel}.",
+        )
+    if config.aspect_bucket_alignment % limits.step:
+        yield ConfigError(
+            "aspect_bucket_alignment",
+            config.aspect_bucket_alignment,
+            "",
+            f"The network of this base model takes edges that are multiples of {limits.step} pixels.",
+            f"Set it to {limits.step}.",
+        )
+    for width, height in [] if config.validation_disable else drawn_sizes(family, config):
+        shown = f"{width}x{height}"
+        if width % limits.step or height % limits.step:
+            problem = f"The network of this base model takes edges that are multiples of {limits.step} pixels"
+        elif limits.edge and max(width, height) > limits.edge:
+            problem = f"The network of this base model has positions for edges of up to {limits.edge} pixels"
+        else:
+            continue
+        problem = f"{problem}, not {shown}."
+        yield ConfigError("validation_resolution", config.validation_resolution, "", problem, "Choose another size.")
+
+
+def drawn_sizes(family: Family, config: Any) -> list[tuple[int, int]]:
+    """Width and height of validation's pictures."""
+    latents = family.latents_for(config.model_flavour)
+    asked = parse_resolutions(config.validation_resolution or str(config.resolution), latents.downscale * latents.patch)
+    return [family.drawn_size(*size, config) for size in asked]
 
 
 def _found(probe: Callable[[], object]) -> list[ConfigError]:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from darkroom.core.units import THINNEST
-from darkroom.media.kohya import KohyaSizing
+from darkroom.media.kohya import KohyaSizing, covering
 
 Size = tuple[int, int]
 """(width, height) in pixels."""
@@ -40,6 +40,7 @@ class Sizing:
     downsample: float | None = None
     max_upscale: float | None = None
     canvas: int | None = None
+    longest: int | None = None
     table: Mapping[float, Size] = field(default_factory=dict)
     kohya: KohyaSizing | None = None
 
@@ -141,7 +142,8 @@ def at_least(size: Size, target: Size, ratio: float) -> Size:
 
 
 def within_canvas(target: Size, sizing: Sizing) -> Size:
-    """The target, shrunk until its area fits the largest canvas that the model declares."""
+    """The target, shrunk until its area and its longer edge are such as the model declares."""
+    target = _within_edge(target, sizing)
     if sizing.canvas is None or target[0] * target[1] <= sizing.canvas:
         return target
     scale, step = math.sqrt(sizing.canvas / (target[0] * target[1])), sizing.alignment
@@ -155,6 +157,15 @@ def within_canvas(target: Size, sizing: Sizing) -> Size:
         else:
             width -= step
         longer_first = not longer_first
+    return width, height
+
+
+def _within_edge(target: Size, sizing: Sizing) -> Size:
+    """The target, shrunk until its longer edge fits."""
+    if sizing.longest is None or max(target) <= sizing.longest:
+        return target
+    longest = max(sizing.alignment, sizing.longest // sizing.alignment * sizing.alignment)
+    width, height = (min(longest, snap(edge * longest / max(target), sizing.alignment)) for edge in target)
     return width, height
 
 
@@ -204,6 +215,8 @@ def plan_sizes(original: Size, sizing: Sizing, draw: float = 0.0) -> Sizes:
     """All sizes of one image of `original` size that is not too thin; `draw` (0..1) decides a random aspect."""
     if sizing.kohya is not None:
         target, intermediary = sizing.kohya.sizes(original)
+        if (fitted := within_canvas(target, sizing)) != target:
+            target, intermediary = fitted, covering(original, fitted)
         return Sizes(original, target, intermediary, aspect_of(target, sizing.rounding), area_down=True)
     ratio = original[0] / original[1]
     square = sizing.crop and sizing.crop_aspect == "square"

@@ -41,7 +41,8 @@ NATIVE: Mapping[str, SDPBackend] = {
     "native-flash": SDPBackend.FLASH_ATTENTION,
     "native-math": SDPBackend.MATH,
 }
-ANYWHERE = frozenset({USUAL, "native-flash", "native-math", sla.NAME})
+FLEX = "flex"
+ANYWHERE = frozenset({USUAL, "native-flash", "native-math", sla.NAME, FLEX})
 
 
 def is_sage(name: str) -> bool:
@@ -66,6 +67,11 @@ def check(options: Any, device: torch.device) -> None:
     except (RuntimeError, ImportError, ValueError) as cause:
         first = str(cause).splitlines()[0]
         raise ConfigError(OPTION, name, "", first, "Install the package, or choose another kernel.") from cause
+
+
+def on(device: torch.device, name: str) -> str:
+    """The kernel that computes on a device: flex attention has no backward pass on a CPU."""
+    return USUAL if name == FLEX and device.type == "cpu" else name
 
 
 def use(model: nn.Module, name: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import fake_tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils import _pytree as pytree
@@ -31,6 +32,16 @@ _INDEXING = (
     torch.ops.aten.index_put.default,
     torch.ops.aten.index_put_.default,
 )
+# what fake tensors raise where values decide, and how other code complains of them
+WANT_NUMBERS = (
+    NotImplementedError,
+    fake_tensor.UnsupportedFakeTensorException,
+    fake_tensor.DynamicOutputShapeException,
+    fake_tensor.DataDependentOutputException,
+    fake_tensor.UnsupportedOperatorException,
+    fake_tensor.FakeTensorDeviceMismatchError,
+)
+OF_FAKES = ("FakeTensor", "fake tensor", "meta tensor", "data pointer", "data-dependent", "invalid python storage")
 
 
 class Ledger(TorchDispatchMode):
@@ -160,3 +171,8 @@ class Ledger(TorchDispatchMode):
         for key in [key for key, (storage, _, _) in self.living.items() if storage.expired()]:
             _, kind, size = self.living.pop(key)
             self.now[kind] -= size
+
+
+def wants_numbers(cause: Exception) -> bool:
+    """Did code fail only because it had shapes without numbers, and not for what would stop it with numbers too?"""
+    return isinstance(cause, WANT_NUMBERS) or any(word in str(cause) for word in OF_FAKES)

@@ -292,6 +292,8 @@ class Placement:
                 found.append("Weights wait in host memory for a device that is the host itself: that saves nothing.")
             if self.options.attention_mechanism == sla.NAME:
                 found.append("Sparse-linear attention has its kernel on GPUs alone: here the formula saves nothing.")
+            if self.options.attention_mechanism == attention.FLEX:
+                found.append("Flex attention has no backward pass on a CPU: PyTorch's usual kernel computes here.")
             if eight and self.in_float8:
                 found.append("mixed_precision fp8 takes longer without a GPU that has such products.")
             idle = [name for name in ON_GPUS_ONLY if getattr(self.options, name)]
@@ -326,7 +328,7 @@ class Placement:
             elif attention.is_sage(o.attention_mechanism):
                 attention.use_in(each, o.attention_mechanism, o.sageattention_usage)
             else:
-                attention.use(each, o.attention_mechanism)
+                attention.use(each, attention.on(self.device, o.attention_mechanism))
             if o.unet_attention_slice:
                 each.set_attention_slice("auto")  # type: ignore[operator]
             if o.dynamo_backend != compiling.OFF:

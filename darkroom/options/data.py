@@ -66,7 +66,7 @@ class DataOptions(Section):
     aspect_bucket_rounding: Literal[1, 2, 3, 4, 5, 6, 7, 8, 9] = option(
         2, "Decimal places to which aspect ratios are rounded when buckets are made.", resume="warn", level="advanced"
     )
-    aspect_bucket_alignment: Literal[8, 16, 24, 32, 64] = option(
+    aspect_bucket_alignment: Literal[8, 16, 24, 32, 64, 128] = option(
         64, "Edges of buckets are multiples of this many pixels.", resume="warn", level="advanced"
     )
     aspect_bucket_worker_count: int = option(

@@ -190,8 +190,10 @@ class Case:
         """A photograph, or a camera moving over it, encoded as the job encodes it."""
         vae = getattr(pipe, "vae", None) or PixelSpace()
         parts = SimpleNamespace(vae=lambda: vae, extra=lambda part: getattr(pipe, part), latents=self.facts)
-        moving = layers if self.facts.layered else clip
-        pixels = moving(name, self.frames) if self.frames > 1 else photograph(name, self.side, self.side)
+        if self.frames > 1:
+            pixels = layers(name, self.frames) if self.facts.layered else clip(name, self.frames, self.side)
+        else:
+            pixels = photograph(name, self.side, self.side)
         x0 = latent_space.encode(vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
         extras |= heard(self.family, parts, [tone(self.family.sound)], self.frames, self.settings)
@@ -268,10 +270,10 @@ def from_pil(picture: Any) -> Tensor:
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 127.5 - 1
 
 
-def clip(name: str, frames: int = 5) -> Tensor:
-    """A camera that moves over a photograph, (1, 3, frames, SIDE, SIDE) in -1..1."""
-    wide = photograph(name, SIDE + 4 * frames, SIDE)
-    return torch.stack([wide[..., 4 * i : 4 * i + SIDE] for i in range(frames)], dim=2)
+def clip(name: str, frames: int = 5, side: int = SIDE) -> Tensor:
+    """A camera that moves over a photograph, (1, 3, frames, side, side) in -1..1."""
+    wide = photograph(name, side + 4 * frames, side)
+    return torch.stack([wide[..., 4 * i : 4 * i + side] for i in range(frames)], dim=2)
 
 
 def layers(name: str, frames: int) -> Tensor:

@@ -53,7 +53,7 @@ def test_a_tiny_flavour_is_its_published_one_in_all_but_size(name, flavour):
     assert published in family.flavours
     assert family.tiny_for(flavour) is family.tiny_for(published)
     assert family.supports_for(flavour) == family.supports_for(published)
-    assert family.option_defaults(flavour)["resolution"] in (64, 96)
+    assert family.option_defaults(flavour)["resolution"] in (64, 96, 128)
 
 
 def test_an_unknown_flavour_is_a_key_error():
