@@ -57,14 +57,12 @@ class Limits(NamedTuple):
     edge    the longest edge in pixels, for which it has positions
     step    edges are multiples of this many pixels
     tokens  the longest caption
-    kernel  the `attention_mechanism` without which it does not run; empty: any
     """
 
     pixels: int | None = None
     edge: int | None = None
     step: int = 1
     tokens: int | None = None
-    kernel: str = ""
 
 
 class SoundTrack(NamedTuple):

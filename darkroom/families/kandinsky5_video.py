@@ -49,12 +49,7 @@ def _told(name: str, frames: int = 121, **defaults: Any) -> Flavour:
     )
 
 
-# uncompiled, flex attention would hold the scores of all pairs of tokens
-NABLA: Mapping[str, Any] = {
-    "attention_mechanism": "flex",
-    "aspect_bucket_alignment": 128,
-    "dynamo_backend": "inductor",
-}
+NABLA: Mapping[str, Any] = {"attention_mechanism": "flex", "aspect_bucket_alignment": 128}
 LARGE: Mapping[str, Any] = {"resolution": 768, "validation_resolution": "1280x768", **NABLA}
 assert HunyuanVideoOriginal.tiny.vae is not None
 TINY = tiny(HunyuanVideoOriginal.tiny.vae, "kandinsky5_video", shift=5.0, visual_cond=True)
@@ -73,7 +68,7 @@ TINY_SPARSE = dataclasses.replace(
         attention_wH=1,
         attention_wW=1,
     ),
-    defaults={**NABLA, "dynamo_backend": "no", "resolution": 128, "validation_resolution": "128"},
+    defaults={**NABLA, "resolution": 128, "validation_resolution": "128"},
 )
 
 
@@ -120,11 +115,11 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
     tiny = TINY
 
     def limits(self, settings: Mapping[str, Any]) -> Limits:
-        """Sparse attention wants whole groups of tokens and a kernel that knows blocks."""
+        """Sparse attention wants whole groups of tokens."""
         if settings.get("attention_type") != SPARSE:
             return super().limits(settings)
         step = GROUP * self.latents.patch * self.latents.downscale
-        return super().limits(settings)._replace(step=step, kernel="flex")
+        return super().limits(settings)._replace(step=step)
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
@@ -169,7 +164,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
 
         stock = named(self.pipeline)
         asked = SimpleNamespace(transformer=bare(model), fast_sta_nabla=stock.fast_sta_nabla)
-        nabla.use_on_any_device()
+        nabla.use()
         return stock.get_sparse_params(asked, seen, seen.device)
 
     def stretch(self, height: int, width: int) -> tuple[float, ...]:
@@ -200,8 +195,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
         """Sparse attention needs its kernel, whoever draws."""
         from darkroom.families.modules import nabla
 
-        if pipe.transformer.config.attention_type == SPARSE:
-            nabla.choose_kernel(pipe.transformer)
+        nabla.use()
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         return latents.movedim(1, -1)

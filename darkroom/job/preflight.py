@@ -86,14 +86,6 @@ def within_limits(family: Family, config: Any, limits: Limits) -> Iterator[Confi
             f"{family.title}'s network has positions for captions of up to {limits.tokens} tokens.",
             f"Set it to {limits.tokens} or less.",
         )
-    if limits.kernel and config.attention_mechanism != limits.kernel:
-        yield ConfigError(
-            "attention_mechanism",
-            config.attention_mechanism,
-            "",
-            f"The attention of this base model is sparse, and only {limits.kernel} attention computes that.",
-            f"Set it to {limits.kernel}.",
-        )
     if config.aspect_bucket_alignment % limits.step:
         yield ConfigError(
             "aspect_bucket_alignment",

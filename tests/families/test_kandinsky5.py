@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-import pytest
 import torch
 from diffusers import Kandinsky5T2VPipeline
-from torch.nn.attention.flex_attention import flex_attention
-from torch.nn.functional import scaled_dot_product_attention
 
 from darkroom import families
 from darkroom.families.modules import nabla
@@ -32,21 +29,29 @@ def test_sparse_attention_is_the_stock_pipelines():
     assert family.sparse(SimpleNamespace(config=pipe.transformer.config), seen) is None
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_mask_that_a_cpu_is_given_is_that_of_flex_attention():
+def heads(tokens: int = 5 * 64) -> tuple[torch.Tensor, ...]:
+    """Queries, keys and values, (B, S, heads, D)."""
+    return tuple(torch.randn(2, tokens, 2, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+
+
+def sparse() -> dict:
     pipe = build(families.get("kandinsky5_video"), {}, "tiny-nabla")
-    sparse = families.get("kandinsky5_video").sparse(pipe.transformer, torch.zeros(1, 5, 16, 16, 33))
-    tokens = 5 * 64
-    q, k, v = (torch.randn(2, tokens, 2, 16, generator=torch.Generator().manual_seed(i)) for i in range(3))
+    return families.get("kandinsky5_video").sparse(pipe.transformer, torch.zeros(1, 5, 16, 16, 33))
 
-    blocks = nabla._stock(q, k, sparse["sta_mask"], sparse["P"])
-    mask = nabla.mask_of(q, k, sparse["sta_mask"], sparse["P"])
 
-    assert mask.shape == (2, 2, tokens, tokens)
+def test_on_a_cpu_each_group_looks_at_the_groups_that_diffusers_names():
+    q, k, _ = heads()
+    asked = sparse()
+
+    groups = nabla._mask(q, k, asked["sta_mask"], asked["P"])
+    mask = nabla.mask_of(q, k, asked["sta_mask"], asked["P"])
+
     assert not mask.all()
-    theirs = flex_attention(*(each.transpose(1, 2) for each in (q, k, v)), block_mask=blocks)
-    mine = scaled_dot_product_attention(*(each.transpose(1, 2) for each in (q, k, v)), attn_mask=mask)
-    assert torch.allclose(theirs, mine, atol=1e-6)
+    for each in range(5):
+        named = groups.full_kv_indices[1, 0, each, : groups.full_kv_num_blocks[1, 0, each]]
+        rows = mask[1, 0, each * 64 : each * 64 + 64].unflatten(1, (5, 64))
+        assert rows.all(dim=0).all(dim=1).nonzero().flatten().tolist() == sorted(named.tolist())
+        assert rows.any(dim=0).any(dim=1).sum() == len(named)
 
 
 def test_every_sparse_flavour_chooses_its_kernel_and_its_sizes():
