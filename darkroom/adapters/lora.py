@@ -202,8 +202,19 @@ class LoRA(Adapter):
                 copied.set_submodule(name, module.get_base_layer())
         return copied
 
+    @property
+    def scale(self) -> float:
+        """How much the product of a layer's matrices counts."""
+        return self.config.lora_alpha / self.config.r
+
+    def layer_names(self, component: str) -> set[str]:
+        """What files may call a member's layers: by their own names, also those that are one product here."""
+        member = self.members[component]
+        parts = {part for whole in fused.layers(member).values() for part in whole}
+        return {name for name, _ in member.named_modules() if name} | parts
+
     def start_from(self, files: Mapping[str, Mapping[str, Tensor]]) -> int:
-        """Begin with an existing adapter (`init_lora`): by component, a file's tensors. Returns how many were used.
+        """Begin with an existing adapter: by component, a file's tensors as this one saves them. Returns how many.
 
         Raises ValueError when ranks or targets differ.
         """
@@ -217,6 +228,9 @@ class LoRA(Adapter):
             given |= own
         given = fused.join(given, self._fused)
         mine = {_peft_name(name): p for name, p in self.own.items()}
+        ranks = sorted({tensor.shape[0] for name, tensor in given.items() if ".lora_A." in name} - {self.config.r})
+        if ranks:
+            raise ValueError(f"it has rank {', '.join(map(str, ranks))}, and lora_rank is {self.config.r}")
         missing = mine.keys() ^ given.keys()
         if missing:
             raise ValueError(f"{len(missing)} of {len(mine)} tensors differ, for example {min(missing)}")

@@ -11,8 +11,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 WEIGHTS = "pytorch_lora_weights.safetensors"
 SETTINGS = "lora_adapter_metadata"
 SECOND = "_2"
@@ -58,16 +56,6 @@ def is_text(component: str) -> bool:
 def has_loader(pipeline: Any, component: str) -> bool:
     """Can the pipeline, or its class, read adapter files for a component itself?"""
     return component in getattr(pipeline, "_lora_loadable_modules", ())
-
-
-def tensors_of(pipeline: Any, component: str, path: str) -> dict[str, Tensor]:
-    """An adapter file's tensors in diffusers' names; `pipeline` is a class. Raises what the readers raise."""
-    if has_loader(pipeline, component):
-        found = pipeline.lora_state_dict(path)
-        return found[0] if isinstance(found, tuple) else found
-    from safetensors.torch import load_file
-
-    return load_file(path)
 
 
 def load(pipe: Any, component: str, path: Path, name: str) -> None:

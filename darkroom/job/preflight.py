@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from darkroom import families
+from darkroom.adapters import stock
 from darkroom.core.errors import ConfigError, ConfigErrors
 from darkroom.core.registry import nearest
 from darkroom.core.units import parse_resolutions
@@ -65,6 +66,7 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
         base = Repository(family, config, torch.device("cpu"), torch.float32)
         errors = _found(base.examine)
         errors = errors or [*within_limits(family, config, base.limits), *_found(lambda: models_fit(base))]
+        errors = errors or _found(lambda: start_fits(base))
     if errors:
         raise ConfigErrors([located(error, resolved.sources) for error in errors])
     return family, prompts
@@ -74,6 +76,20 @@ def models_fit(base: Repository) -> None:
     """Raises ConfigError for what the options ask of models that cannot do it, from their settings alone."""
     placement = place.Placement(base.options, base.device, base.family.blocks)
     placement.examine(lambda: [base.hollow(part) for part in base.trained], lambda: base.hollow("vae"))
+
+
+def start_fits(base: Repository) -> None:
+    """Raises ConfigError for an `init_lora` that is no start for this run, from its tensors and the model's shapes."""
+    config = base.options
+    # the layers of a ControlNet and of text encoders are known once those are loaded
+    if not config.init_lora or config.model_type != "lora" or config.controlnet or config.train_text_encoder:
+        return
+    from darkroom.adapters.lora import LoRA
+    from darkroom.job import stages
+
+    for part, file in stock.files_of(config.init_lora, base.trained).items():
+        adapter = LoRA(base.hollow(part), config, base.family.targets, part, torch.float32, seed=0)
+        stages.start_from(adapter, base, file)
 
 
 def within_limits(family: Family, config: Any, limits: Limits) -> Iterator[ConfigError]:

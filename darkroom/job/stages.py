@@ -11,8 +11,9 @@ import torch
 from safetensors import SafetensorError
 
 from darkroom import adapters
-from darkroom.adapters import stock
+from darkroom.adapters import lora_file, stock
 from darkroom.adapters.base import Adapter
+from darkroom.adapters.lora import LoRA
 from darkroom.core import log as logs
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
@@ -21,7 +22,7 @@ from darkroom.families import latents
 from darkroom.families.base import CONTROLNET
 from darkroom.families.classes import named
 from darkroom.families.components import Parts
-from darkroom.families.repository import cut_short, looks_local
+from darkroom.families.repository import Repository, cut_short
 from darkroom.families.sound import heard
 from darkroom.job.run import Run
 from darkroom.memory import checkpointing
@@ -79,28 +80,29 @@ def attached(run: Run, model: Any, parts: Parts) -> Adapter:
     config, family = run.config, run.family
     dtype = distributed.trained_dtype(config)
     adapter = adapters.attach(model, config, family.targets, parts.trained[0], dtype, run.seed)
-    if config.init_lora and config.model_type == "lora":
+    if config.init_lora and isinstance(adapter, LoRA):
         start_from(adapter, parts, config.init_lora, run.resolved.sources["init_lora"])
     model.train()
     return adapter
 
 
-def start_from(adapter: Any, parts: Parts, path: str, source: str = "") -> None:
-    """Read an adapter in any format that the stock pipeline reads, and begin with its weights."""
+def start_from(adapter: LoRA, parts: Repository, path: str, source: str = "") -> None:
+    """Read an adapter in any format that is known, and begin with what it does. Raises ConfigError."""
+    pipeline = named(parts.family.drawn_by(parts.options))
     try:
-        if looks_local(path) and not Path(path).expanduser().exists():
-            raise FileNotFoundError(f"there is no such file or folder (seen from {Path.cwd()})")
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := cut_short(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
-        files = stock.files_of(path, adapter.members)
-        pipeline = named(parts.family.drawn_by(parts.options))
-        count = adapter.start_from({part: stock.tensors_of(pipeline, part, file) for part, file in files.items()})
-    except (OSError, ValueError, KeyError, SafetensorError) as cause:
+        given = {}
+        for part, file in stock.files_of(path, adapter.members).items():
+            found = lora_file.low_rank(lora_file.read(file), part, adapter.layer_names(part), pipeline)
+            given[part] = lora_file.as_saved(found, part, adapter.scale)
+        count = adapter.start_from(given)
+    except (OSError, ValueError, KeyError, AssertionError, RuntimeError, SafetensorError) as cause:
         raise ConfigError(
             "init_lora",
             path,
             source,
-            f"Its weights cannot be used: {str(cause).rstrip('.')}.",
+            f"Its weights cannot be used: {str(cause).rstrip('.') or 'diffusers cannot convert its names'}.",
             "Use a whole file made for this family with the same rank and targets, or leave init_lora out.",
         ) from cause
     log.info("Started from %d tensors of %s.", count, path)
