@@ -141,12 +141,12 @@ def low_rank(file: LoraFile, component: str, layers: Collection[str], pipeline: 
         if not isinstance(converted, dict):
             raise ValueError("diffusers reads nothing out of it")
         found, strange = _paired(LoraFile(converted, {}), known)
+    if strange and (found or any(name.startswith(key_prefix(component)) for name in strange)):
+        few = ", ".join(sorted(strange)[:3])
+        raise ValueError(f"{len(strange)} of its layers are none of this model's, for example {few}")
     if not found and not is_text(component):
         held = ", ".join(sorted({name.split(".")[0] for name in file.tensors})) or "nothing"
         raise ValueError(f"it holds nothing for '{key_prefix(component)[:-1]}', only for {held}")
-    if strange:
-        few = ", ".join(sorted(strange)[:3])
-        raise ValueError(f"{len(strange)} of its layers are none of this model's, for example {few}")
     return found
 
 

@@ -536,6 +536,12 @@ BROKEN = {
     "empty": "the file is damaged: it has",
     "other family": "it holds nothing for 'transformer', only for unet",
 }
+# an adapter that others can use, and this run cannot start from
+UNFIT = {
+    "rank": "it has rank 2, and lora_rank is 16",
+    "nan": "holds NaN or infinity",
+    "other layers": "of its layers are none of this model's",
+}
 
 
 @pytest.fixture
@@ -563,6 +569,26 @@ def test_init_lora_from_a_file_that_cannot_be_used_is_refused(kind, told, short,
 
     assert f"init_lora = '{path}' (from command line)\n  Its weights cannot be used: " in said
     assert BROKEN[kind] in said
+
+
+@pytest.mark.parametrize("kind", UNFIT)
+def test_a_start_that_does_not_fit_is_refused_before_anything_is_encoded(kind, told, short, undisturbed, tmp_path):
+    tensors = load_file(undisturbed / "pytorch_lora_weights.safetensors")
+    first = min(tensors)
+    if kind == "rank":
+        tensors = {name: t[:2] if ".lora_A." in name else t[:, :2] for name, t in tensors.items()}
+    elif kind == "nan":
+        tensors[first] = torch.full_like(tensors[first], torch.nan)
+    else:
+        tensors = {name.replace("attn", "attention"): t for name, t in tensors.items()}
+    save_file({name: t.contiguous() for name, t in tensors.items()}, tmp_path / "unfit.safetensors")
+
+    for command in ("plan", "train"):
+        said = told(MISTAKE, command, *short(init_lora=tmp_path / "unfit.safetensors"))
+
+        assert "init_lora = " in said
+        assert UNFIT[kind] in said
+        assert not (tmp_path / "out" / "cache").exists()
 
 
 @pytest.mark.parametrize("kind", BROKEN)
