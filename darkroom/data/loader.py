@@ -18,7 +18,7 @@ from darkroom.core.errors import DataError
 from darkroom.data.buckets import Buckets
 from darkroom.data.companions import Companion
 from darkroom.data.index import Index
-from darkroom.data.order import Order, caption_draws, mask_draws
+from darkroom.data.order import Order, caption_draws, conditioning_draws, mask_draws
 from darkroom.data.sample import Batch
 from darkroom.data.sample_cache import SampleCache
 from darkroom.data.text_cache import TextCache
@@ -104,6 +104,7 @@ class Draws:
 
     captions: list[str]
     dropped: list[bool]
+    unconditioned: list[bool]  # whether what is beside it is left out
     segmented: list[bool]  # whether a segmentation masks the loss this time
 
 
@@ -132,7 +133,8 @@ def gather(source: Source, rows: Sequence[int], draws: Draws, stack: Stack | Non
         for row, caption, drop in zip(rows, draws.captions, draws.dropped, strict=True)
     ]
     entries = [source.latents.get(int(row)) for row in chosen]
-    dropped = torch.tensor(draws.dropped, dtype=torch.bool)
+    # what captions are read with stays beside the sample
+    unconditioned = torch.tensor(draws.unconditioned, dtype=torch.bool)
 
     def pairs(first: str, second: str) -> Tensor:
         return torch.from_numpy(np.stack([at[first][chosen], at[second][chosen]], 1).astype(np.int64))
@@ -145,16 +147,16 @@ def gather(source: Source, rows: Sequence[int], draws: Draws, stack: Stack | Non
         original_sizes=pairs("height", "width"),
         target_sizes=pairs("target_height", "target_width"),
         crops=pairs("top", "left"),
-        dropped=dropped,
+        dropped=torch.tensor(draws.dropped, dtype=torch.bool),
+        unconditioned=unconditioned,
         dataset=source.id,
         is_regularisation=source.is_regularisation,
         slider_strength=source.slider_strength,
         timestep_offset=source.timestep_offset,
         is_i2v=source.is_i2v,
         extras={name: torch.stack([entry[name] for entry in entries]) for name in entries[0] if name != "latents"},
-        # what is seen with a dropped caption too stays beside the sample
-        references=pictures(source, rows, "reference", epoch, dropped & (not source.reads)),
-        controls=pictures(source, rows, "control", epoch, dropped),
+        references=pictures(source, rows, "reference", epoch, unconditioned & (not source.reads)),
+        controls=pictures(source, rows, "control", epoch, unconditioned),
         mask=mask_of(source, rows, draws.segmented),
         epoch=epoch,
         position=position,
@@ -205,6 +207,7 @@ class Loader:
         *,
         rank: int = 0,
         caption_dropout: float = 0.0,
+        conditioning_dropout: float = 0.0,
         masked_loss_probability: float = 1.0,
         stack: Stack | None = None,
         prefetch: bool = True,
@@ -214,7 +217,7 @@ class Loader:
     ):
         self.watch = watch
         self.order, self.sources, self.rank, self.caption_dropout = order, sources, rank, caption_dropout
-        self.masked_loss_probability = masked_loss_probability
+        self.conditioning_dropout, self.masked_loss_probability = conditioning_dropout, masked_loss_probability
         self.stack, self.prefetch, self.qlen = stack, prefetch, max(1, qlen)
         self.on_warn = on_warn or (lambda about, message: None)
         self._running: list[_Prefetch] = []
@@ -243,11 +246,16 @@ class Loader:
             "" if drop else _choose(source.captions_of(int(row), source.chosen(int(row), epoch)), draw)
             for row, draw, drop in zip(rows, draws[:, 0], dropped, strict=True)
         ]
+        unconditioned = [False] * size
+        if self.conditioning_dropout:
+            left_out = conditioning_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
+            unconditioned = [bool(draw < self.conditioning_dropout) for draw in left_out]
         segmented = [True] * size
         if source.is_segmented:
             masked = mask_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
             segmented = [bool(draw < self.masked_loss_probability) for draw in masked]
-        made = gather(source, rows.tolist(), Draws(captions, dropped, segmented), self.stack, epoch, position)
+        drawn = Draws(captions, dropped, unconditioned, segmented)
+        made = gather(source, rows.tolist(), drawn, self.stack, epoch, position)
         self.watch.batch(made, last=position == self.length(epoch) - 1)
         return made
 

@@ -393,6 +393,11 @@ def caption_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarra
     return generator(seed, epoch, "captions", position).random((count, 2))
 
 
+def conditioning_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
+    """(count,) numbers in 0..1, one per slot of a micro-batch over all ranks: whether what is beside it is left out."""
+    return generator(seed, epoch, "conditioning", position).random(count)
+
+
 def mask_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
     """(count,) numbers in 0..1, one per slot of a micro-batch over all ranks: whether a segmentation masks the loss."""
     return generator(seed, epoch, "masks", position).random(count)

@@ -740,6 +740,7 @@ class Plan:
             self.sources,
             rank=rank,
             caption_dropout=self.caption_dropout,
+            conditioning_dropout=float(setting(self.config, "conditioning_dropout_probability", 0.0)),
             masked_loss_probability=float(setting(self.config, "masked_loss_probability", 1.0)),
             stack=stack,
             prefetch=self.prefetches,
@@ -757,7 +758,7 @@ class Plan:
             raise DataError(f"There is no dataset '{dataset}'; there are {', '.join(d.id for d in self.datasets)}.")
         source = self.source(found)
         for position, row in enumerate(found.index.usable[:limit].tolist()):
-            draws = Draws([source.captions_of(row, source.chosen(row, 0))[0]], [False], [True])
+            draws = Draws([source.captions_of(row, source.chosen(row, 0))[0]], [False], [False], [True])
             yield gather(source, [row], draws, stack, 0, position)
 
     # ------------------------------------------------------------------ telling

@@ -27,8 +27,9 @@ class Batch:
     timestep_offset: float = 0.0
     is_i2v: bool | None = None  # its clips start from their own first frame; None: as the family does it
     extras: dict[str, Tensor] = field(default_factory=dict)  # (B, ...) what the family keeps beside the latents
-    references: tuple[Tensor, ...] = ()  # latents (B, C, h, w) each; zeros where the conditioning was dropped
-    controls: tuple[Tensor, ...] = ()  # latents, or pixels (B, 3, H, W) in -1..1
+    references: tuple[Tensor, ...] = ()  # latents (B, C, h, w) each; zeros where they were left out
+    controls: tuple[Tensor, ...] = ()  # latents, or pixels (B, 3, H, W) in -1..1; zeros where they were left out
+    unconditioned: Tensor | None = None  # (B,) bool: where they were; None: nowhere
     mask: Tensor | None = None  # (B, 1, h, w) or (B, 1, f, h, w), 0..1: where the loss counts
     epoch: int = 1
     position: int = 0  # of this micro-batch inside the epoch; the next one is position + 1
@@ -57,6 +58,7 @@ class Batch:
             controls=move(self.controls),
             mask=move(self.mask),
             dropped=move(self.dropped),
+            unconditioned=move(self.unconditioned),
             original_sizes=move(self.original_sizes),
             target_sizes=move(self.target_sizes),
             crops=move(self.crops),

@@ -71,11 +71,13 @@ def followed(batch: Any) -> Tensor:
 
 
 def for_vace(batch: Any, downscale: int) -> Tensor:
-    """What VACE sees of the control clips, (B, 96, F, h, w): grey ones where they are left out with the caption."""
+    """What VACE sees of the control clips, (B, 96, F, h, w): grey ones where they are left out."""
     import torch
 
     grey = batch.extras["grey"].to(batch.latents)
-    shown = torch.where(batch.dropped.view(-1, 1, 1, 1, 1), grey, followed(batch))
+    shown = followed(batch)
+    if batch.unconditioned is not None:
+        shown = torch.where(batch.unconditioned.view(-1, 1, 1, 1, 1), grey, shown)
     mask = torch.ones_like(grey[:, :1]).expand(-1, downscale**2, -1, -1, -1)
     return torch.cat([grey, shown, mask], dim=1)
 

@@ -27,6 +27,14 @@ class CaptionOptions(Section):
         ge=0,
         le=1,
     )
+    conditioning_dropout_probability: float = option(
+        0.0,
+        "Share of samples trained without the reference or control images beside them; captions are drawn apart.",
+        resume="warn",
+        ge=0,
+        le=1,
+        level="advanced",
+    )
     instance_prompt: str | None = option(None, "The one caption, or the words put before every caption.", resume="warn")
     prepend_instance_prompt: bool = option(False, "Put instance_prompt before every caption.", resume="warn")
     only_instance_prompt: bool = option(False, "Use instance_prompt instead of every caption.", resume="warn")

@@ -417,7 +417,10 @@ OPTIONS = {
     "dataloader_prefetch": "plan::test_prefetching_gives_the_same_as_not_and_stops_cleanly",
     "dataloader_prefetch_qlen": "plan::test_resuming_at_any_position_gives_the_same_batches",
     "ignore_missing_files": "on_demand::test_files_that_disappeared_are_trained_on_from_the_cache_when_asked",
-    "caption_dropout_probability": "companions::test_dropped_captions_drop_the_references_too",
+    "caption_dropout_probability": "companions::test_dropped_captions_leave_what_is_beside_the_samples",
+    "conditioning_dropout_probability": (
+        "companions::test_what_is_beside_samples_is_left_out_by_an_option_of_its_own_and_by_its_own_chance"
+    ),
     "conditioning_multidataset_sampling": (
         "companions::test_combined_attaches_all_and_random_one_of_them_stable_within_an_epoch"
     ),

@@ -124,10 +124,30 @@ def test_a_reference_with_captions_of_its_own_replaces_those_of_the_sample(edits
         assert batch.captions == [f"other {int(path[1:4])}" for path in batch.paths]
 
 
-def test_dropped_captions_drop_the_references_too(edits) -> None:
+@pytest.mark.parametrize("role", ["reference_strict", "reference_loose", "controlnet"])
+def test_dropped_captions_leave_what_is_beside_the_samples(edits, role) -> None:
     edits.options["caption_dropout_probability"] = 1.0
-    plan = edits.filled(main(edits, "before"), beside(edits, "before", "reference_strict"))
-    assert all(batch.dropped.all() and not batch.references[0].any() for batch in batches(plan))
+    plan = edits.filled(main(edits, "before"), beside(edits, "before", role))
+    for batch in batches(plan):
+        assert batch.dropped.all()
+        assert not batch.unconditioned.any()
+        assert all(picture.any() for pictures in (*batch.references, *batch.controls) for picture in pictures)
+
+
+@pytest.mark.parametrize("role", ["reference_strict", "controlnet"])
+def test_what_is_beside_samples_is_left_out_by_an_option_of_its_own_and_by_its_own_chance(edits, role) -> None:
+    edits.options |= {"caption_dropout_probability": 0.5, "conditioning_dropout_probability": 0.5}
+    plan = edits.filled(main(edits, "before"), beside(edits, "before", role))
+    seen = set()
+    with plan.loader() as loader:
+        made = [batch for epoch in range(1, 9) for batch in loader.epoch(epoch)]
+    for batch in made:
+        for dropped, left_out, picture in zip(
+            batch.dropped, batch.unconditioned, (*batch.references, *batch.controls)[0], strict=True
+        ):
+            assert picture.any() != left_out
+            seen.add((bool(dropped), bool(left_out)))
+    assert seen == {(False, False), (False, True), (True, False), (True, True)}
 
 
 def test_a_sample_without_its_companion_is_left_out_and_counted(edits) -> None:

@@ -84,13 +84,17 @@ def followed():
     return vace, sample, batch([sample], sample.latents)
 
 
-def test_a_control_clip_is_left_out_with_its_caption(followed):
+def test_a_control_clip_stays_without_its_caption_and_is_grey_where_it_is_left_out(followed):
     vace, sample, many = followed
-    dropped = dataclasses.replace(many, dropped=torch.tensor([True]), controls=(torch.zeros_like(many.latents),))
+    wordless = dataclasses.replace(many, dropped=torch.tensor([True]))
+    left_out = dataclasses.replace(many, unconditioned=torch.tensor([True]), controls=(torch.zeros_like(many.latents),))
 
-    told, untold = (vace.family.conditions(b, vace.settings, torch.Generator())["control"] for b in (many, dropped))
+    told, still, untold = (
+        vace.family.conditions(b, vace.settings, torch.Generator())["control"] for b in (many, wordless, left_out)
+    )
 
     assert torch.equal(told[:, 16:32], sample.controls[0])
+    assert torch.equal(still, told)
     assert torch.equal(untold[:, 16:32], sample.extras["grey"])
 
 
