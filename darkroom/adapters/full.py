@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from darkroom.adapters.base import Adapter
 from darkroom.core.errors import ConfigError
 from darkroom.core.files import disk_full_says, follow_umask
+from darkroom.core.precision import cast_weights
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
@@ -41,7 +42,7 @@ class FullWeights(Adapter):
         model.requires_grad_(False)
         only_biases = options.layer_freeze_strategy == "bitfit"
         for component, member in self.members.items():
-            member.to(dtype)
+            cast_weights(member, dtype)
             for name, parameter in member.named_parameters():
                 chosen = (not only_biases or "bias" in name) and self._is_free(component, name)
                 parameter.requires_grad_(parameter.is_floating_point() and chosen)

@@ -22,6 +22,7 @@ from darkroom.core.errors import ConfigError, ModelError
 from darkroom.core.files import ASIDE, clear_folders, disk_full_says, follow_umask
 from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
+from darkroom.core.narrow import kept_wide
 from darkroom.families import control, quantised, single_file
 from darkroom.families.base import Family
 from darkroom.families.classes import named
@@ -283,7 +284,10 @@ class Parts(Repository):
     def _quantising(self, part: str, cls: Any, dtype: torch.dtype) -> dict[str, Any]:
         """How `from_pretrained` quantises a component on the way; nothing if it does not."""
         own = self.quantised_as(part)
-        return {} if own is None else {"quantization_config": quantised.settings(own, cls, dtype)}
+        if own is None:
+            return {}
+        wide = kept_wide(self.hollow(part), self.family.blocks) if part in self.held else ()
+        return {"quantization_config": quantised.settings(own, cls, dtype, wide)}
 
     def _quantising_text(self, dtype: torch.dtype, but: Collection[str]) -> dict[str, Any]:
         """The same for the text encoders that a pipeline loads."""

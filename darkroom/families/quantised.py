@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,8 @@ CLASSES = (
     ("weights_dtype", "QuantoConfig", "optimum.quanto"),
     ("quant_type", "TorchAoConfig", "torchao.quantization"),
 )
+# their argument for layers that are left as they are, where it is not the usual one
+LEFT_OUT = {"BitsAndBytesConfig": "llm_int8_skip_modules"}
 # what torchao is asked for by arguments alone, as SimpleTuner writes it
 BY_ARGUMENTS = "Int4WeightOnlyConfig"
 # edges of a layer to try it on; they are multiples of all its groups
@@ -97,9 +99,11 @@ def check(options: Any, denoisers: Mapping[str, type], encoders: Mapping[str, ty
             _try(own, made.quant_type, device, trains=not is_text)
 
 
-def settings(own: Mapping[str, Any], cls: type, dtype: torch.dtype) -> Any:
+def settings(own: Mapping[str, Any], cls: type, dtype: torch.dtype, wide: Sequence[str] = ()) -> Any:
     """The object that the library of `cls` wants; what is not quantised is computed in `dtype`.
 
+    `wide` are the names of layers that are left as they are, unless `own` says which. The libraries know a layer at
+    the top of a network, and quanto any, by the last part of its name: those of that name in blocks stay wide too.
     Raises ConfigError for settings that it does not know, and MissingPackage.
     """
     import diffusers
@@ -117,6 +121,9 @@ def settings(own: Mapping[str, Any], cls: type, dtype: torch.dtype) -> Any:
     arguments = dict(own)
     if name == "TorchAoConfig":
         arguments[key] = _torchao(module, arguments[key])
+    if wide:
+        names = sorted({layer.rpartition(".")[2] for layer in wide}) if name == "QuantoConfig" else list(wide)
+        arguments.setdefault(LEFT_OUT.get(name, "modules_to_not_convert"), names)
     if name == "BitsAndBytesConfig":
         arguments.setdefault("bnb_4bit_compute_dtype", dtype)
     if name == "QuantoConfig" and library is transformers:

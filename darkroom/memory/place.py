@@ -25,6 +25,7 @@ from torch import nn
 
 from darkroom.core.errors import ConfigError, DiskFullError
 from darkroom.core.log import logger
+from darkroom.core.precision import cast_weights
 from darkroom.core.units import show_size
 from darkroom.memory import attention, checkpointing, compiling, float8, fusing, kept, patches, quantise, sla
 from darkroom.memory.stream import Stream, leaves, plain_tensors
@@ -109,9 +110,8 @@ class Placement:
                 self._beside(model)
             elif name in whole:
                 self.speed_up(name, model)
-                for tensor in (*model.parameters(), *model.buffers()):  # what waits has its format for good
-                    if dtype and tensor.is_floating_point() and tensor.dtype != dtype:
-                        tensor.data = tensor.data.to(dtype)
+                if dtype:  # what waits has its format for good
+                    cast_weights(model, dtype)
                 self._offload(model, trained=True)
             else:
                 self._fuse(model)

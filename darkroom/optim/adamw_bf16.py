@@ -29,7 +29,9 @@ def round_stochastically(value: Tensor, generator: Generator) -> Tensor:
 
 
 class AdamWBF16(torch.optim.Optimizer):
-    """AdamW whose weights and states are all bfloat16. Raises UserError for other weights.
+    """AdamW whose weights and states are bfloat16, but for weights that a model keeps in float32, whose states are too.
+
+    Raises UserError for other weights.
 
     The rounding noise comes from a generator of its own, whose state is part of `state_dict`.
     """
@@ -46,13 +48,12 @@ class AdamWBF16(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self._seed = seed
         self._generators: dict[torch.device, Generator] = {}
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.dtype is not torch.bfloat16:
-                    raise UserError(
-                        f"optimizer = adamw_bf16\n  It trains bfloat16 weights, and these are {p.dtype}.\n"
-                        "  Set mixed_precision to bf16, or choose torch-adamw or optimi-adamw."
-                    )
+        kinds = {p.dtype for group in self.param_groups for p in group["params"]}
+        if torch.bfloat16 not in kinds or not kinds <= {torch.bfloat16, torch.float32}:
+            raise UserError(
+                f"optimizer = adamw_bf16\n  It trains bfloat16 weights, and these are {', '.join(map(str, kinds))}.\n"
+                "  Set mixed_precision to bf16, or choose torch-adamw or optimi-adamw."
+            )
 
     def _generator(self, device: torch.device) -> Generator:
         if device not in self._generators:
@@ -78,22 +79,26 @@ class AdamWBF16(torch.optim.Optimizer):
         if not state:
             state.update(self._start(p))
         generator, (b1, b2), lr = self._generator(p.device), group["betas"], group["lr"]
+
+        def rounded(exact: Tensor) -> Tensor:
+            return round_stochastically(exact, generator) if p.dtype is torch.bfloat16 else exact
+
         state["step"] += 1
         grad = p.grad.float()  # type: ignore[union-attr]
         m = torch.lerp(state["m"].float(), grad, 1 - b1)
         v = torch.lerp(state["v"].float(), grad * grad, 1 - b2)
-        state["m"], state["v"] = round_stochastically(m, generator), round_stochastically(v, generator)
+        state["m"], state["v"] = rounded(m), rounded(v)
 
         update = (m / (1 - b1 ** state["step"])) / ((v / (1 - b2 ** state["step"])).sqrt() + group["eps"])
-        due = round_stochastically(state["c"].float() - lr * update, generator).float()
+        due = rounded(state["c"].float() - lr * update).float()
         old = p.float()
-        p.copy_(round_stochastically(old + due, generator))
-        state["c"] = round_stochastically(due + (old - p.float()), generator)
+        p.copy_(rounded(old + due))
+        state["c"] = rounded(due + (old - p.float()))
 
         # decay is paid in instalments large enough to register in bfloat16
         state["debt"] += group["weight_decay"] * lr
         if state["debt"] > DECAY_THRESHOLD:
-            state["c"] = (state["c"].float() - state["debt"] * p.float()).to(torch.bfloat16)
+            state["c"] = (state["c"].float() - state["debt"] * p.float()).to(p.dtype)
             state["debt"] = 0.0
 
     def state_dict(self) -> dict[str, Any]:

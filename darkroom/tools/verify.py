@@ -174,7 +174,7 @@ def full_pipeline(parts: Parts, path: Path, base: str, own: dict[str, Any]) -> t
     loaded, matched, odd = {}, 0, []
     for part, cls in classes.items():
         model, info = named(cls).from_pretrained(folder, subfolder=part, dtype=dtype, output_loading_info=True)
-        loaded[part] = model.to(dtype)  # diffusers leaves some layers in 32 bit, which training does not
+        loaded[part] = model
         odd += [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
         matched += len(model.state_dict()) - len(info["missing_keys"])
     pipe = generate.stock_pipeline(family, base, parts.dtype, options, **{**own, **loaded})

@@ -7,8 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from darkroom import families
 from darkroom.adapters.full import FullWeights
 from darkroom.core.errors import ConfigError
+from darkroom.families import tiny
+from darkroom.families.classes import named
 from darkroom.options.config import Config
 
 NAMES = ["flux", "sdxl"]
@@ -76,3 +79,35 @@ def test_weights_take_the_asked_precision(attach):
     bench = attach(model_type="full", dtype=torch.bfloat16)
 
     assert {p.dtype for p in bench.adapter.named.values()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("name", families.names())
+def test_whole_weights_in_bfloat16_leave_wide_what_diffusers_loads_wide(name, tmp_path):
+    family = families.get(name)
+    getattr(tiny.build(family), family.denoiser_part).save_pretrained(tmp_path / "base")
+    cls = named(family.denoiser)
+    model = cls.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
+    loaded = {name: tensor.clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
+
+    config = Config(model_family=name, model_type="full", optimizer="adamw_bf16")
+    adapter = FullWeights(model, config, {}, family.denoiser_part, torch.bfloat16, 0)
+    adapter.export(tmp_path / "out", {})
+    again = cls.from_pretrained(tmp_path / "out" / family.denoiser_part, dtype=torch.bfloat16)
+
+    for reached in (model, again):
+        now = dict((*reached.named_parameters(), *reached.named_buffers()))
+        assert now.keys() == loaded.keys()
+        for tensor, there in loaded.items():
+            assert now[tensor].dtype == there.dtype, tensor
+            assert torch.equal(now[tensor], there), tensor
+
+
+def test_wan_keeps_its_rotations_and_its_time_wide_while_the_rest_trains_in_bfloat16():
+    model = tiny.build(families.get("wan")).transformer
+    config = Config(model_family="wan", model_type="full", optimizer="adamw_bf16")
+    FullWeights(model, config, {}, "transformer", torch.bfloat16, 0)
+
+    assert model.rope.freqs_cos.dtype != torch.bfloat16
+    assert model.condition_embedder.time_embedder.linear_1.weight.dtype == torch.float32
+    assert model.scale_shift_table.dtype == torch.float32
+    assert model.blocks[0].attn1.to_q.weight.dtype == torch.bfloat16

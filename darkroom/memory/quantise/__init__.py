@@ -3,7 +3,7 @@
 A quantiser is a file here with `PRESETS`, the values of `base_model_precision` that it knows, and `quantised(layer,
 preset, options)`, which answers the layer to put in its place, frozen and on the layer's device; gradients pass through
 it. It may say which `PACKAGE` it needs, which presets are in `NEEDS_GPU`, and which layers it `fits`. Which layers are
-meant is decided here, for all of them, and torch's global generators are put back afterwards.
+meant `core.narrow` decides, for all of them, and torch's global generators are put back afterwards.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import functools
 import importlib
 import importlib.util
 import pkgutil
-import re
 from collections.abc import Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -21,12 +20,9 @@ import torch
 from torch import nn
 
 from darkroom.core.errors import ConfigError, MissingPackage
+from darkroom.core.narrow import narrowable
 
 NONE = "no_change"
-# what steers a network is small and feels every rounding; adapters are never rounded
-SENSITIVE = re.compile(r"lora_|norm|(^|[._])mod(ulation|[._]|$)|adaln|emb|scale_shift|gate_logit|lm_head", re.I)
-# kernels want edges that are multiples of it
-MULTIPLE = 16
 
 
 @functools.cache
@@ -41,11 +37,7 @@ def quantisers() -> dict[str, ModuleType]:
 
 def chosen(model: nn.Module, blocks: Sequence[str] = ()) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """Parent, name and layer of each plain linear layer that is worth it, inside `blocks` or anywhere."""
-    for name, module in model.named_modules():
-        if type(module) is not nn.Linear or (blocks and not any(name.startswith(f"{block}.") for block in blocks)):
-            continue
-        if SENSITIVE.search(name) or any(edge % MULTIPLE for edge in module.weight.shape):
-            continue
+    for name, module in narrowable(model, blocks):
         parent, _, own = name.rpartition(".")
         yield model.get_submodule(parent), own, module
 
