@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
+
+# where diffusers keeps the names of settings that a config lacked
+FILLED_IN = "_use_default_values"
 
 
 def shift_time(t: Tensor, k: float) -> Tensor:
@@ -28,6 +33,16 @@ class ShiftLine:
         return math.exp(self.base + slope * (tokens - self.base_tokens))
 
     @classmethod
-    def from_scheduler(cls, config: dict) -> ShiftLine:
-        """Read `base_image_seq_len`, `max_image_seq_len`, `base_shift`, `max_shift`. Raises KeyError without one."""
-        return cls(config["base_image_seq_len"], config["max_image_seq_len"], config["base_shift"], config["max_shift"])
+    def from_scheduler(cls, config: Mapping[str, Any], usual: ShiftLine | None = None) -> ShiftLine:
+        """The line that a scheduler's config publishes, or the `usual` one of its family.
+
+        Published are `base_image_seq_len`, `max_image_seq_len`, `base_shift` and `max_shift` where the file has all of
+        them: those that diffusers fills in say nothing of the model. Raises KeyError where no line is known.
+        """
+        names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+        missing = [name for name in names if config.get(name) is None or name in (config.get(FILLED_IN) or ())]
+        if not missing:
+            return cls(*(config[name] for name in names))
+        if usual is None:
+            raise KeyError(missing[0])
+        return usual

@@ -12,6 +12,7 @@ import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from darkroom.core.errors import ConfigError
 from darkroom.families.facts import (
     ControlChannels,
     ControlInput,
@@ -27,6 +28,8 @@ from darkroom.families.text import kept, split, stack
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+
+    from darkroom.diffusion.shift import ShiftLine
 
     Cond = dict[str, Any]
 
@@ -65,6 +68,8 @@ class Family:
     # settings of the published denoiser where its class has other defaults, by flavour; "" stands for all others
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing", "images"})
+    # two counts of tokens and their log-shifts: the line along which its pipeline shifts noise levels, if published
+    shift_line: ClassVar[tuple[int, int, float, float] | None] = None
     fps: ClassVar[float | None] = None
     controlnet: ClassVar[ControlNet | None] = None
     control_channels: ClassVar[ControlChannels | None] = None
@@ -194,6 +199,23 @@ class Family:
         elif options.refiner_training:
             high = min(high, options.refiner_training_strength)
         return low, high
+
+    def shifts(self, scheduler: Mapping[str, Any]) -> ShiftLine:
+        """How noise levels are shifted by the size of samples, by the base's scheduler config. Raises ConfigError."""
+        from darkroom.diffusion.shift import ShiftLine
+
+        try:
+            return ShiftLine.from_scheduler(scheduler, self.shift_line and ShiftLine(*self.shift_line))
+        except KeyError as cause:
+            static = scheduler.get("flow_shift") or scheduler.get("shift")
+            own = f", such as {static:g}, which it has instead" if static else ""
+            raise ConfigError(
+                "flow_schedule_auto_shift",
+                True,
+                "",
+                f"The scheduler of this base model says nothing of shifts by size ({cause.args[0]} and its like).",
+                f"Take it out, and set flow_schedule_shift{own}.",
+            ) from cause
 
     def fps_for(self, flavour: str | None) -> float | None:
         """Frames per second of a flavour's clips; None if it makes pictures."""

@@ -59,6 +59,7 @@ class Flux(Family):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_2"}
     guidance_input = True
     unguided = {}
+    shift_line = (256, 4096, 0.5, 1.15)
     controlnet = ControlNet(
         "FluxControlNetModel", "FluxControlNetPipeline", ("controlnet_block_samples", "controlnet_single_block_samples")
     )
@@ -96,7 +97,11 @@ class Flux(Family):
             picture="optional",
             inpainting=Inpainting("FluxKontextInpaintPipeline", more={"_auto_resize": False}),
         ),
-        "fluxbooru": Flavour("terminusresearch/fluxbooru-v0.3", {"validation_guidance_real": 6.0}),
+        "fluxbooru": Flavour(
+            "terminusresearch/fluxbooru-v0.3",
+            # it was trained at this guidance, and is drawn at it
+            {"validation_guidance_real": 6.0, "flux_guidance_value": 3.5, "validation_guidance": 3.5},
+        ),
         "libreflux": Flavour(
             "jimmycarter/LibreFlux-SimpleTuner",
             {"validation_guidance_real": 6.0, "flux_attention_masked_training": True},

@@ -41,6 +41,7 @@ class FramePackNetwork(HunyuanVideoOriginal):
     denoiser = "HunyuanVideoFramepackTransformer3DModel"
     elsewhere = {"image_encoder": EYES, "feature_extractor": EYES}
     pipeline_decodes = True
+    shift_line = (256, 4096, 0.5, 1.15)
     sizes = {"": {"has_image_proj": True, "image_proj_dim": 1152, "has_clean_x_embedder": True}}
     default_flavour = "i2v"
     tinies: ClassVar[Mapping[str, str]] = {}

@@ -28,6 +28,7 @@ class LongCatImage(Family):
     name, title = "longcat_image", "LongCat-Image"
     pipeline, denoiser = "LongCatImagePipeline", "LongCatImageTransformer2DModel"
     prediction = "flow_matching"
+    shift_line = (256, 4096, 0.5, 1.15)
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
     idle_parts = ("text_processor",)

@@ -29,6 +29,7 @@ class LTXVideo(Family):
     name, title = "ltxvideo", "LTX-Video"
     pipeline, denoiser = "LTXPipeline", "LTXVideoTransformer3DModel"
     prediction = "flow_matching"
+    shift_line = (1024, 4096, 0.95, 2.05)
     latents = Latents(channels=128, downscale=32, normaliser="statistics", temporal=8)
     blocks = ("transformer_blocks",)
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
@@ -47,6 +48,8 @@ class LTXVideo(Family):
         "aspect_bucket_alignment": 64,
         "tokenizer_max_length": 226,
         "flow_schedule_shift": 1.0,
+        # a constant 1 would train next to none of the noise at which the pipeline spends half of its steps
+        "flow_schedule_auto_shift": True,
         "validation_guidance": 3.0,
         "validation_num_inference_steps": 40,
         "validation_num_video_frames": 121,

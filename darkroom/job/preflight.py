@@ -15,13 +15,14 @@ from darkroom.core.errors import ConfigError, ConfigErrors
 from darkroom.core.registry import nearest
 from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
+from darkroom.families.components import Parts, scheduler_config
 from darkroom.families.facts import Limits
 from darkroom.families.repository import Repository
 from darkroom.memory import place
 from darkroom.optim import table
 from darkroom.options import conflicts
 from darkroom.options.config import option_info
-from darkroom.options.sources import Note, Resolved, located
+from darkroom.options.sources import FAMILY_DEFAULT, Note, Resolved, located
 from darkroom.report import trackers
 from darkroom.validate import schedulers
 from darkroom.validate.prompts import Prompt, collect
@@ -66,7 +67,7 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
         base = Repository(family, config, torch.device("cpu"), torch.float32)
         errors = _found(base.examine)
         errors = errors or [*within_limits(family, config, base.limits), *_found(lambda: models_fit(base))]
-        errors = errors or _found(lambda: start_fits(base))
+        errors = errors or [*_found(lambda: start_fits(base)), *_found(lambda: shift_is_known(base))]
     if errors:
         raise ConfigErrors([located(error, resolved.sources) for error in errors])
     return family, prompts
@@ -90,6 +91,12 @@ def start_fits(base: Repository) -> None:
     for part, file in stock.files_of(config.init_lora, base.trained).items():
         adapter = LoRA(base.hollow(part), config, base.family.targets, part, torch.float32, seed=0)
         stages.start_from(adapter, base, file)
+
+
+def shift_is_known(base: Repository) -> None:
+    """Raises ConfigError where the shift should follow sizes, and nobody has published how."""
+    if base.options.flow_schedule_auto_shift and base.family.prediction == "flow_matching":
+        base.family.shifts(scheduler_config(Parts(base.family, base.options, base.device, base.dtype)))
 
 
 def within_limits(family: Family, config: Any, limits: Limits) -> Iterator[ConfigError]:
@@ -144,6 +151,11 @@ def remarks(resolved: Resolved, family: Family) -> list[Note]:
     """What a person should know of these settings although nothing is wrong with them."""
     config, sources = resolved.config, resolved.sources
     notes = [*resolved.notes, *conflicts.remarks(config, sources, facts(family, config))]
+    if config.flow_schedule_auto_shift and sources["flow_schedule_auto_shift"] == FAMILY_DEFAULT:
+        reason = (
+            "noise levels are shifted by the size of samples, as in its pipeline; flow_schedule_shift replaces that"
+        )
+        notes.append(Note("flow_schedule_auto_shift", True, FAMILY_DEFAULT, reason, ineffective=False))
     for name, reason in WITHOUT_EFFECT.items():
         value = getattr(config, name)
         if value != option_info(name).default:

@@ -57,6 +57,9 @@ def check(options: Any, device: torch.device) -> None:
         raise ConfigError("musubi_block_swap_device", options.musubi_block_swap_device, "", problem, "Set it to cpu.")
     for name in PRECISIONS:
         quantise.check(name, getattr(options, name), device.type != "cpu")
+    if options.mixed_precision == "fp16" and device.type == "cpu":
+        problem = "Gradients in fp16 are scaled on an accelerator, and there is none here."
+        raise ConfigError("mixed_precision", "fp16", "", problem, "Set it to bf16, or to no.")
     attention.check(options, device)
     float8.check(options, device)
     compiling.check(options)

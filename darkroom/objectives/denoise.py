@@ -16,7 +16,6 @@ from darkroom.diffusion import noise as noises
 from darkroom.diffusion.losses import LOSSES, huber_constant, mean_per_sample
 from darkroom.diffusion.process import Flow, per_sample, process_for
 from darkroom.diffusion.schedules import NoiseSchedule
-from darkroom.diffusion.shift import ShiftLine
 from darkroom.diffusion.timesteps import (
     DiscreteTimesteps,
     FlowTimesteps,
@@ -223,7 +222,7 @@ def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any], offs
         return logit_normal(count, generator, options.flow_sigmoid_scale, offset)
 
     if options.flow_schedule_auto_shift:
-        line = ShiftLine.from_scheduler(scheduler)
+        line = family.shifts(scheduler)
         latents = family.latents_for(options.model_flavour)
 
         def shift(x0: Tensor) -> float:

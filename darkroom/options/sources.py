@@ -44,6 +44,10 @@ _PLACEHOLDER = re.compile(r"\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 FamilyDefaults = Callable[[str, str | None], dict[str, Any]]
 
 
+# options that a family may prefer, and what a person sets instead of them
+GIVES_WAY = {"flow_schedule_auto_shift": "flow_schedule_shift"}
+
+
 @dataclass(frozen=True)
 class Note:
     """A setting that was read and has no effect, or was read as something else, and why."""
@@ -409,8 +413,10 @@ class _Reader:
         except ConfigError as error:
             self.errors.append(error)
             return
+        own = set(self.given)
         for key, value in preferred.items():
-            self.given.setdefault(option_names()[key].name, _Given(value, FAMILY_DEFAULT))
+            if GIVES_WAY.get(key) not in own:
+                self.given.setdefault(option_names()[key].name, _Given(value, FAMILY_DEFAULT))
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 

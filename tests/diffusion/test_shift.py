@@ -50,3 +50,19 @@ def test_the_line_is_read_from_a_schedulers_config():
 def test_a_missing_number_of_the_line_is_an_error():
     with pytest.raises(KeyError, match="max_shift"):
         ShiftLine.from_scheduler({"base_image_seq_len": 1, "max_image_seq_len": 2, "base_shift": 3.0})
+
+
+PUBLISHED = {"base_image_seq_len": 256, "max_image_seq_len": 8192, "base_shift": 0.5, "max_shift": 0.9}
+
+
+def test_the_line_is_what_the_schedulers_file_publishes():
+    assert ShiftLine.from_scheduler(PUBLISHED, ShiftLine()) == ShiftLine(256, 8192, 0.5, 0.9)
+
+
+@pytest.mark.parametrize("config", [{}, {**PUBLISHED, "_use_default_values": ["max_shift"]}, {"shift": 3.0}])
+def test_what_diffusers_fills_in_is_not_published(config):
+    usual = ShiftLine(1024, 4096, 0.95, 2.05)
+
+    assert ShiftLine.from_scheduler(config, usual) == usual
+    with pytest.raises(KeyError):
+        ShiftLine.from_scheduler(config)

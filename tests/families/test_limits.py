@@ -162,3 +162,9 @@ def test_published_sparse_kandinsky_takes_the_buckets_of_its_flavour(flavour, ne
     assert asked(defaults["aspect_bucket_alignment"]).shape[:3] == (1, 16, frames)
     with pytest.raises(RuntimeError):
         asked(16)
+
+
+def test_published_lumina_has_positions_for_299_tokens():
+    family = families.get("lumina2")
+
+    assert {family.limits(family.size_of(flavour) or {}).tokens for flavour in family.flavours} == {299}

@@ -933,3 +933,30 @@ def test_after_a_sigterm_the_same_command_ends_with_the_same_bytes(
     monkeypatch.undo()
     told(DONE, "train", *disturbed())
     assert_same(tmp_path / "out", undisturbed)
+
+
+@pytest.mark.parametrize(
+    ("family", "flavour", "options", "option", "problem"),
+    [
+        (
+            "wan",
+            "tiny",
+            {"flow_schedule_auto_shift": True},
+            "flow_schedule_auto_shift",
+            "says nothing of shifts by size",
+        ),
+        ("flux", "tiny", {"mixed_precision": "fp16"}, "mixed_precision", "there is none here"),
+        ("lumina2", "tiny", {"tokenizer_max_length": 600}, "tokenizer_max_length", "captions of up to 599 tokens"),
+        ("kandinsky5_video", "tiny-nabla", {"aspect_bucket_alignment": 64}, "aspect_bucket_alignment", "of 128 pixels"),
+    ],
+)
+def test_what_the_network_or_the_machine_cannot_do_is_said_before_anything_is_encoded(
+    family, flavour, options, option, problem, told, arguments, tmp_path
+):
+    argv = arguments(family, model_flavour=flavour, validation_disable=True, **options)
+    for command in ("plan", "train"):
+        said = told(MISTAKE, command, *argv)
+
+        assert f"{option} = " in said
+        assert problem in said
+        assert not (tmp_path / "out" / "cache").exists()
