@@ -45,7 +45,7 @@ def describe(family: Family) -> dict[str, Any]:
             name: {
                 "repository": family.flavour(name).repository,
                 "defaults": dict(family.option_defaults(name)),
-                "note": "; ".join(filter(None, [family.flavour(name).note, *differences(family, name)])),
+                "note": "; ".join(filter(None, [family.flavour(name).about, *differences(family, name)])),
             }
             for name in family.flavour_names()
         },

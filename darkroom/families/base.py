@@ -126,7 +126,9 @@ class Family:
         if facts.temporal:
             own["validation_num_video_frames"] = facts.temporal + 1
         defaults = {**published.defaults, **TINY_DEFAULTS, **own, **self.tiny_for(name).defaults}
-        return dataclasses.replace(published, repository=f"{TINY}{name}", defaults=defaults, note="", apart=None)
+        return dataclasses.replace(
+            published, repository=f"{TINY}{name}", defaults=defaults, note="", apart=None, distilled="", assistant=""
+        )
 
     def flavour_names(self) -> list[str]:
         """Published flavours, then the tiny ones."""

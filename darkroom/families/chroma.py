@@ -47,7 +47,7 @@ class Chroma(Family):
         "flash": Flavour(
             "lodestones/Chroma1-Flash",
             {"validation_guidance": 1.0, "validation_num_inference_steps": 16},
-            note="distilled to a few steps without guidance; training on it directly wears the distillation off",
+            distilled="a few steps without guidance",
         ),
     }
     defaults = {

@@ -33,7 +33,7 @@ class Ernie(Family):
         "turbo": Flavour(
             "baidu/ERNIE-Image-Turbo",
             {"validation_guidance": 1.0, "validation_num_inference_steps": 8},
-            note="distilled to a few steps; training on it directly wears the distillation off",
+            distilled="eight steps without guidance",
         ),
     }
     defaults = {

@@ -121,6 +121,8 @@ class Flavour:
     control   how it sees control clips, if it is made for them
     apart     where its denoiser is, if that is not in the repository
     inpainting  how it draws parts of a picture anew, where not as its family's other flavours
+    distilled   what it was distilled to, which training on it wears off
+    assistant   the adapter that was published for training it all the same
     """
 
     repository: str
@@ -140,6 +142,14 @@ class Flavour:
     control: ControlInput | None = None
     inpainting: Inpainting | None = None
     apart: Apart | None = None
+    distilled: str = ""
+    assistant: str = ""
+
+    @property
+    def about(self) -> str:
+        """What a person should know of it, for lists."""
+        worn = f"distilled to {self.distilled}; training on it wears that off" if self.distilled else ""
+        return "; ".join(filter(None, [self.note, worn, self.assistant and f"train with {self.assistant}"]))
 
 
 @dataclasses.dataclass(frozen=True)

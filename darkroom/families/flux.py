@@ -86,7 +86,8 @@ class Flux(Family):
         "schnell": Flavour(
             "black-forest-labs/FLUX.1-schnell",
             {"tokenizer_max_length": 256, "validation_num_inference_steps": 4, "validation_guidance": 0.0},
-            note="distilled to four steps; training on it directly wears the distillation off",
+            distilled="four steps without guidance",
+            assistant="ostris/FLUX.1-schnell-training-adapter",
         ),
         "kontext": Flavour(
             "black-forest-labs/FLUX.1-Kontext-dev",

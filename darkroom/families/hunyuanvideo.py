@@ -65,10 +65,11 @@ TINY = Tiny(
 )
 
 
-def _started(name: str, shift: float, **defaults: Any) -> Flavour:
+def _started(name: str, shift: float, distilled: str = "", **defaults: Any) -> Flavour:
     return Flavour(
         f"{REPOSITORY}{name}",
         {"flow_schedule_shift": shift, **defaults},
+        distilled=distilled,
         pipeline="HunyuanVideo15ImageToVideoPipeline",
         tiny=dataclasses.replace(TINY, extras=siglip()),
         supports=frozenset({IMAGE_TO_VIDEO}),
@@ -78,6 +79,7 @@ def _started(name: str, shift: float, **defaults: Any) -> Flavour:
 
 LARGE: dict[str, Any] = {"resolution": 720, "validation_resolution": "1280x720"}
 DISTILLED: dict[str, Any] = {"validation_guidance": 1.0}
+UNGUIDED = "answers that need no guidance"
 
 
 class HunyuanVideo(FromFirstFrame):
@@ -94,11 +96,11 @@ class HunyuanVideo(FromFirstFrame):
     flavours = {
         "t2v-480p": Flavour(f"{REPOSITORY}480p_t2v"),
         "t2v-720p": Flavour(f"{REPOSITORY}720p_t2v", {**LARGE, "flow_schedule_shift": 9.0}),
-        "t2v-480p-distilled": Flavour(f"{REPOSITORY}480p_t2v_distilled", DISTILLED),
+        "t2v-480p-distilled": Flavour(f"{REPOSITORY}480p_t2v_distilled", DISTILLED, distilled=UNGUIDED),
         "i2v-480p": _started("480p_i2v", 5.0),
         "i2v-720p": _started("720p_i2v", 7.0, **LARGE),
-        "i2v-480p-distilled": _started("480p_i2v_distilled", 5.0, **DISTILLED),
-        "i2v-720p-distilled": _started("720p_i2v_distilled", 7.0, **LARGE, **DISTILLED),
+        "i2v-480p-distilled": _started("480p_i2v_distilled", 5.0, UNGUIDED, **DISTILLED),
+        "i2v-720p-distilled": _started("720p_i2v_distilled", 7.0, UNGUIDED, **LARGE, **DISTILLED),
     }
     tinies = {"tiny-i2v": "i2v-480p"}
     defaults = {

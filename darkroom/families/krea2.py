@@ -37,7 +37,7 @@ class Krea2(Family):
         "turbo": Flavour(
             "krea/Krea-2-Turbo",
             {"validation_guidance": 0.0, "validation_num_inference_steps": 8},
-            note="distilled to a few steps; training on it directly wears the distillation off",
+            distilled="eight steps without guidance",
         ),
     }
     defaults = {

@@ -68,6 +68,7 @@ class LTXVideo2(LTXVideo):
         "2.3-distilled": Flavour(
             "dg845/LTX-2.3-Distilled-Diffusers",
             {"validation_guidance": 1.0, "validation_num_inference_steps": 8},
+            distilled="eight steps without guidance",
             **STARTED,
         ),
     }

@@ -45,7 +45,8 @@ class ZImage(Family):
             "Tongyi-MAI/Z-Image-Turbo",
             # its guidance counts from 0
             {"validation_guidance": 0.0, "validation_num_inference_steps": 9},
-            note="distilled to a few steps; training on it directly wears the distillation off",
+            distilled="eight steps without guidance",
+            assistant="ostris/zimage_turbo_training_adapter/zimage_turbo_training_adapter_v2.safetensors",
         ),
         "ostris-de-turbo": Flavour(
             "Tongyi-MAI/Z-Image-Turbo",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from darkroom.core.errors import ConfigError, ConfigErrors
 from darkroom.core.registry import nearest
 from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
+from darkroom.families.classes import named
 from darkroom.families.components import Parts, scheduler_config
 from darkroom.families.facts import Limits
 from darkroom.families.repository import Repository
@@ -67,7 +68,8 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
         base = Repository(family, config, torch.device("cpu"), torch.float32)
         errors = _found(base.examine)
         errors = errors or [*within_limits(family, config, base.limits), *_found(lambda: models_fit(base))]
-        errors = errors or [*_found(lambda: start_fits(base)), *_found(lambda: shift_is_known(base))]
+        for fits in (start_fits, assistant_fits, shift_is_known) if not errors else ():
+            errors += _found(functools.partial(fits, base))
     if errors:
         raise ConfigErrors([located(error, resolved.sources) for error in errors])
     return family, prompts
@@ -91,6 +93,18 @@ def start_fits(base: Repository) -> None:
     for part, file in stock.files_of(config.init_lora, base.trained).items():
         adapter = LoRA(base.hollow(part), config, base.family.targets, part, torch.float32, seed=0)
         stages.start_from(adapter, base, file)
+
+
+def assistant_fits(base: Repository) -> None:
+    """Raises ConfigError for an `assistant_lora_path` that is not for this model."""
+    if not base.options.assistant_lora_path:
+        return
+    from darkroom.adapters import assistant
+    from darkroom.job import stages
+
+    path, pipeline = base.options.assistant_lora_path, named(base.family.drawn_by(base.options))
+    with stages.usable("assistant_lora_path", path, stages.REMEDY_OF_ASSISTANTS):
+        assistant.read(path, {part: base.hollow(part) for part in base.trained}, pipeline)
 
 
 def shift_is_known(base: Repository) -> None:
@@ -156,11 +170,35 @@ def remarks(resolved: Resolved, family: Family) -> list[Note]:
             "noise levels are shifted by the size of samples, as in its pipeline; flow_schedule_shift replaces that"
         )
         notes.append(Note("flow_schedule_auto_shift", True, FAMILY_DEFAULT, reason, ineffective=False))
+    notes += distillation(config, sources, family)
     for name, reason in WITHOUT_EFFECT.items():
         value = getattr(config, name)
         if value != option_info(name).default:
             notes.append(Note(name, value, sources[name], f"no effect: {reason}", ineffective=True))
     return notes
+
+
+def distillation(config: Any, sources: Mapping[str, str], family: Family) -> list[Note]:
+    """What becomes of a distilled flavour that is trained."""
+    flavour = config.model_flavour or family.default_flavour
+    found = family.flavour(flavour)
+    if not found.distilled:
+        return []
+    reason = f"{flavour} is distilled to {found.distilled}"
+    if config.assistant_lora_path:
+        reason += "; assistant_lora_path is applied while training, and left out of the result"
+    else:
+        such = f", such as {found.assistant}" if found.assistant else ""
+        reason += (
+            f", and training wears the distillation off: set assistant_lora_path to an adapter that undoes it while "
+            f"training{such}; or train another flavour ({', '.join(undistilled(family))})"
+        )
+    return [Note("model_flavour", flavour, sources.get("model_flavour", ""), reason, ineffective=False)]
+
+
+def undistilled(family: Family) -> list[str]:
+    """The published flavours of a family that are not distilled."""
+    return [name for name, flavour in family.flavours.items() if not flavour.distilled]
 
 
 def facts(family: Family, config: Any) -> conflicts.FamilyFacts:

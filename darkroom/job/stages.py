@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from darkroom import adapters
-from darkroom.adapters import lora_file, stock
+from darkroom.adapters import assistant, lora_file, stock
 from darkroom.adapters.base import Adapter
 from darkroom.adapters.lora import LoRA
 from darkroom.core import log as logs
@@ -41,6 +42,9 @@ from darkroom.train.step import Stepper
 
 log = logs.logger(__name__)
 
+REMEDY_OF_STARTS = "Use a whole file made for this family with the same rank and targets, or leave init_lora out."
+REMEDY_OF_ASSISTANTS = "Use a LoRA that was made for training this model, or leave assistant_lora_path out."
+
 
 def sample_of(run: Run, parts: Parts, pictures: torch.Tensor, sounds: Sequence[Any] = ()) -> dict[str, torch.Tensor]:
     """All that is cached of samples: latents, and what the family keeps beside them."""
@@ -68,11 +72,32 @@ def denoiser(run: Run, parts: Parts, placement: Placement) -> Any:
     denoisers = parts.denoisers_of(model)
     whole = denoisers if full else {CONTROLNET} & denoisers.keys()
     placement.base(denoisers, whole, distributed.trained_dtype(run.config))
+    assisted(run.config, parts, denoisers)
     for line in placement.describe():
         run.bars.say(f"  {line}")
     for line in placement.remarks():
         run.bus.emit(Warn(message=line, about="settings"))
     return model
+
+
+def assisted(config: Any, parts: Parts, denoisers: Mapping[str, Any]) -> None:
+    """Let denoisers train with `assistant_lora_path`, if there is one. Raises ConfigError."""
+    if not config.assistant_lora_path:
+        return
+    own = {part: denoisers[part] for part in parts.trained}
+    with usable("assistant_lora_path", config.assistant_lora_path, REMEDY_OF_ASSISTANTS):
+        given = assistant.read(config.assistant_lora_path, own, named(parts.family.drawn_by(parts.options)))
+    assistant.assist(own, given, config.validation_assistant_lora)
+
+
+@contextlib.contextmanager
+def usable(option: str, path: str, change: str, source: str = "") -> Iterator[None]:
+    """Raises ConfigError for an adapter file that cannot be used for what is done inside."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, AssertionError, RuntimeError, SafetensorError) as cause:
+        reason = str(cause).rstrip(".") or "diffusers cannot convert its names"
+        raise ConfigError(option, path, source, f"Its weights cannot be used: {reason}.", change) from cause
 
 
 def attached(run: Run, model: Any, parts: Parts) -> Adapter:
@@ -89,7 +114,7 @@ def attached(run: Run, model: Any, parts: Parts) -> Adapter:
 def start_from(adapter: LoRA, parts: Repository, path: str, source: str = "") -> None:
     """Read an adapter in any format that is known, and begin with what it does. Raises ConfigError."""
     pipeline = named(parts.family.drawn_by(parts.options))
-    try:
+    with usable("init_lora", path, REMEDY_OF_STARTS, source):
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := cut_short(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
         given = {}
@@ -97,14 +122,6 @@ def start_from(adapter: LoRA, parts: Repository, path: str, source: str = "") ->
             found = lora_file.low_rank(lora_file.read(file), part, adapter.layer_names(part), pipeline)
             given[part] = lora_file.as_saved(found, part, adapter.scale)
         count = adapter.start_from(given)
-    except (OSError, ValueError, KeyError, AssertionError, RuntimeError, SafetensorError) as cause:
-        raise ConfigError(
-            "init_lora",
-            path,
-            source,
-            f"Its weights cannot be used: {str(cause).rstrip('.') or 'diffusers cannot convert its names'}.",
-            "Use a whole file made for this family with the same rank and targets, or leave init_lora out.",
-        ) from cause
     log.info("Started from %d tensors of %s.", count, path)
 
 

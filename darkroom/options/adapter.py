@@ -117,6 +117,12 @@ class AdapterOptions(Section):
     init_lora: str | None = option(
         None, "Start from this adapter file instead of from a new adapter.", resume="free", level="advanced", when=_LORA
     )
+    assistant_lora_path: str | None = option(
+        None,
+        "Frozen adapter that is applied while training and left out of the result, for distilled models.",
+        resume="refuse",
+        level="advanced",
+    )
     lycoris_config: str | None = option(
         None,
         "JSON file that describes the LyCORIS adapter.",

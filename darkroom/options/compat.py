@@ -108,7 +108,7 @@ SIMPLETUNER_KEYS = _words(
     stable_cascade_decoder_subfolder stable_cascade_validation_prior_num_inference_steps
     stable_cascade_validation_prior_guidance_scale stable_cascade_validation_decoder_guidance_scale
     sanavideo_motion_score sana_motion_score wan_force_2_1_time_embedding
-    vae_enable_temporal_roll disable_assistant_lora assistant_lora_path
+    vae_enable_temporal_roll disable_assistant_lora
     """
 )
 """Options of newer SimpleTuner versions that Darkroom does not have yet."""

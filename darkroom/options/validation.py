@@ -283,6 +283,13 @@ class ValidationOptions(Section):
         level="expert",
         pending=later.VALIDATION,
     )
+    validation_assistant_lora: bool = option(
+        False,
+        "Apply assistant_lora_path in validation images too.",
+        resume="free",
+        level="advanced",
+        when={"assistant_lora_path": SET},
+    )
     validation_preview: bool = option(
         False, "Show each validation picture while it is made, through a tiny decoder.", resume="free", level="advanced"
     )

@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from darkroom import families
-from darkroom.adapters import stock
+from darkroom.adapters import assistant, stock
 from darkroom.core.errors import ModelError
 from darkroom.families.base import Family
 from darkroom.families.classes import named
@@ -87,6 +87,9 @@ def verify(path: Path) -> Verdict:
             for part, file in stock.files_of(str(files[0].path), family.adapted(settings)).items():
                 stock.keep_exact(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
     trained = family.trained_for(settings.model_flavour)
+    if getattr(settings, "validation_assistant_lora", False) and settings.assistant_lora_path:
+        own = {part: getattr(pipe, part) for part in trained}
+        assistant.assist(own, assistant.read(settings.assistant_lora_path, own, type(pipe)), always=True)
     if len(trained) < len(family.held_for(settings.model_flavour)) and not settings.wan_validation_load_other_stage:
         family.alone(pipe, trained[0])  # as the run drew its pictures
     pictures = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]

@@ -589,6 +589,11 @@ def test_a_start_that_does_not_fit_is_refused_before_anything_is_encoded(kind, t
         assert "init_lora = " in said
         assert UNFIT[kind] in said
         assert not (tmp_path / "out" / "cache").exists()
+    if kind != "rank":  # an assistant has its own
+        said = told(MISTAKE, "train", *short(assistant_lora_path=tmp_path / "unfit.safetensors"))
+        assert "assistant_lora_path = " in said
+        assert UNFIT[kind] in said
+        assert not (tmp_path / "out" / "cache").exists()
 
 
 @pytest.mark.parametrize("kind", BROKEN)

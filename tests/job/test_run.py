@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from darkroom.cli.common import resolved
@@ -176,3 +178,33 @@ def test_regularisation_data_in_a_full_run_is_refused(arguments, dataset_file, c
     data = dataset_file({"is_regularisation_data": True})
     assert main(["train", *arguments(data_backend_config=data, model_type="full")]) == 2
     assert "is_regularisation_data" in capsys.readouterr().err
+
+
+def test_an_assistant_changes_what_is_learnt_and_is_left_out_of_results_and_pictures(arguments, tmp_path):
+    """It is applied to the training steps alone: pictures before the first are those of the base."""
+
+    def run(name: str, **options) -> Path:
+        usual = {"validation_prompt": "a cat", "max_train_steps": 2, "learning_rate": 0.01, "seed": 1}
+        out = tmp_path / name
+        assert main(["train", *arguments(output_dir=out, **{**usual, **options})]) == 0
+        return out
+
+    helper = run("helper", max_train_steps=4, learning_rate=0.1, validation_disable=True)
+    plain, helped = run("plain"), run("helped", assistant_lora_path=helper)
+    shown = run("shown", assistant_lora_path=helper, validation_assistant_lora=True)
+
+    weights_of = {out: load_file(out / "pytorch_lora_weights.safetensors") for out in (plain, helped, shown)}
+    assert weights_of[helped].keys() == weights_of[plain].keys()
+    assert any(not torch.equal(weights_of[helped][name], t) for name, t in weights_of[plain].items())
+    assert all(torch.equal(weights_of[helped][name], t) for name, t in weights_of[shown].items())
+    base = {out: first_picture(out) for out in (plain, helped, shown)}
+    assert base[helped] == base[plain] != base[shown]
+    assert verify(helped).holds
+    assert verify(shown).holds
+
+
+def first_picture(out: Path) -> bytes:
+    """The pixels of the picture before the first step."""
+    from PIL import Image
+
+    return Image.open(next((out / "benchmarks" / "base_model").glob("*.png"))).tobytes()
