@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -14,7 +14,6 @@ from safetensors import SafetensorError
 from darkroom import adapters
 from darkroom.adapters import assistant, lora_file, stock
 from darkroom.adapters.base import Adapter
-from darkroom.adapters.lora import LoRA
 from darkroom.core import log as logs
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
@@ -39,6 +38,9 @@ from darkroom.train import distributed
 from darkroom.train.ema import EMA
 from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
+
+if TYPE_CHECKING:
+    from darkroom.adapters.lora import LoRA
 
 log = logs.logger(__name__)
 
@@ -105,8 +107,8 @@ def attached(run: Run, model: Any, parts: Parts) -> Adapter:
     config, family = run.config, run.family
     dtype = distributed.trained_dtype(config)
     adapter = adapters.attach(model, config, family.targets, parts.trained[0], dtype, run.seed)
-    if config.init_lora and isinstance(adapter, LoRA):
-        start_from(adapter, parts, config.init_lora, run.resolved.sources["init_lora"])
+    if config.init_lora and config.model_type == "lora":
+        start_from(cast("LoRA", adapter), parts, config.init_lora, run.resolved.sources["init_lora"])
     model.train()
     return adapter
 

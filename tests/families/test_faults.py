@@ -1,4 +1,4 @@
-"""Break each convention on purpose: one of the three checks has to notice."""
+"""Break each convention on purpose: one of the four checks has to notice."""
 
 from __future__ import annotations
 

@@ -73,3 +73,15 @@ def test_warnings_about_the_data_are_part_of_the_plan(arguments, dataset_file, p
     file = dataset_file({"id": "photos", "conditioning_data": ["masks"]}, masks)
     assert main(["plan", *arguments(data_backend_config=file, validation_disable=True)]) == 0
     assert "! Dataset 'masks': 3 of 6 masks looked at hold no value above 1 of 255" in capsys.readouterr().out
+
+
+def test_buckets_of_a_plan_fit_the_network(arguments, capsys, monkeypatch):
+    """The tiny HiDream holds 256 tokens, a picture of 256 x 256; asked for more, buckets shrink to that."""
+    monkeypatch.setattr("darkroom.job.plan.memory", lambda *_: {})
+    assert main(["plan", "--json", *arguments("hidream", resolution=512, validation_disable=True)]) == 0
+
+    (dataset,) = json.loads(capsys.readouterr().out)["datasets"]["datasets"]
+    sizes = [bucket["target"] for bucket in dataset["buckets"]]
+    assert len(sizes) == 2
+    assert all(width * height <= 256 * 256 for width, height in sizes)
+    assert max(width * height for width, height in sizes) > 200 * 200
