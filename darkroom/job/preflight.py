@@ -17,7 +17,7 @@ from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
 from darkroom.families.classes import named
 from darkroom.families.components import Parts, scheduler_config
-from darkroom.families.facts import Limits
+from darkroom.families.facts import ControlChannels, Limits
 from darkroom.families.repository import Repository
 from darkroom.memory import place
 from darkroom.optim import table
@@ -84,14 +84,22 @@ def models_fit(base: Repository) -> None:
 def start_fits(base: Repository) -> None:
     """Raises ConfigError for an `init_lora` that is no start for this run, from its tensors and the model's shapes."""
     config = base.options
-    # the layers of a ControlNet and of text encoders are known once those are loaded
-    if not config.init_lora or config.model_type != "lora" or config.controlnet or config.train_text_encoder:
+    if not config.init_lora or config.model_type != "lora":
         return
+    from darkroom.adapters import lora_file
     from darkroom.adapters.lora import LoRA
     from darkroom.job import stages
 
+    if config.controlnet:  # which has layers of its own, known once it is loaded
+        with stages.usable("init_lora", config.init_lora, stages.REMEDY_OF_STARTS):
+            lora_file.read(config.init_lora)
+        return
     for part, file in stock.files_of(config.init_lora, base.trained).items():
-        adapter = LoRA(base.hollow(part), config, base.family.targets, part, torch.float32, seed=0)
+        model = base.hollow(part)
+        if isinstance(base.family.control(config), ControlChannels):
+            base.family.widen(model)
+        # what it has for text encoders is looked at once those are loaded
+        adapter = LoRA(model, config, base.family.targets, part, torch.float32, seed=0)
         stages.start_from(adapter, base, file)
 
 

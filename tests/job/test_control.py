@@ -92,6 +92,18 @@ def test_a_control_picture_as_further_channels(kind, controlled, tmp_path):
     assert verdict.difference <= 1
 
 
+def test_a_lora_on_further_channels_is_a_start_for_another(controlled, tmp_path):
+    argv = controlled("flux", control=True, flux_lora_target="controlnet", max_train_steps=1, validation_disable=True)
+    assert main(["train", *argv]) == 0
+    start = tmp_path / "out" / "pytorch_lora_weights.safetensors"
+    again = [*argv, f"--init_lora={start}", f"--output_dir={tmp_path / 'again'}", "--learning_rate=1e-30"]
+
+    assert main(["train", *again]) == 0
+
+    before, after = (load_file(folder / start.name) for folder in (tmp_path / "out", tmp_path / "again"))
+    assert max((before[name] - after[name]).abs().max().item() for name in before) < 1e-6
+
+
 @pytest.mark.parametrize("way", ["controlnet", "control"])
 def test_at_first_neither_changes_anything(way, photographs):
     family = families.get("flux")
