@@ -426,7 +426,7 @@ class Repository:
         part = self.trained[0]
         separate, _ = self.denoiser_source(part)
         place = separate if Path(separate).is_dir() else self.settings_base
-        cached = None if Path(place).exists() else try_to_load_from_cache(place, f"{part}/config.json", **self.hub)
+        cached = None if looks_local(place) else try_to_load_from_cache(place, f"{part}/config.json", **self.hub)
         path = Path(cached) if isinstance(cached, str) else Path(place) / part / "config.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
