@@ -17,6 +17,7 @@ fix: ## format, and repair what the linter can repair
 test: ## the tests of every day; `make test ARGS="-m slow"` runs the long proofs
 	$(PYTHON) -m pytest $(ARGS)
 
-docs: ## write docs/options and docs/families.md from the declarations
+docs: ## write docs/options, docs/families.md and the tables of README.md from the declarations
 	$(PYTHON) -m darkroom.options.pages
 	$(PYTHON) -m darkroom families --markdown > docs/families.md
+	$(PYTHON) -m darkroom.tools.abilities

@@ -1,9 +1,9 @@
 """Eight-bit floats: the error of weights by way of scaling and by model, file sizes, and the time of a second start.
 
-    python benchmarks/fp8.py [--layers 1,2]
+    python benchmarks/fp8.py [--layers 1,2] [--width 3072]
 
 Error: root mean square of the difference over that of the weights, over all layers that are quantised. Start: a FLUX.1
-transformer of true width and so many double and single blocks, random, from a folder in bf16.
+transformer of true width, unless told otherwise, and so many double and single blocks, random, from a folder in bf16.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -25,7 +24,9 @@ from darkroom.families.repository import ASSETS
 from darkroom.memory import quantise
 from darkroom.memory.place import Placement
 from darkroom.memory.quantise import fp8
+from darkroom.options.config import Config
 
+HEAD = 128  # numbers in an attention head of FLUX.1
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
 
 
@@ -37,11 +38,11 @@ def trained() -> list[Tensor]:
     return [layer.weight.detach() for _, _, layer in quantise.chosen(model, BLOCKS)]
 
 
-def drawn(heavy: bool) -> Iterator[Tensor]:
+def drawn(heavy: bool, width: int) -> Iterator[Tensor]:
     """Weights of the sizes of FLUX.1, normal or with one in a thousand thirty times as large."""
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
-        weight = torch.randn(3072, 3072, generator=generator) * 0.02
+        weight = torch.randn(width, width, generator=generator) * 0.02
         if heavy:
             weight[torch.rand(weight.shape, generator=generator) < 0.001] *= 30
         yield weight
@@ -57,9 +58,10 @@ def error(weights: list[Tensor], mode: str | None, format: torch.dtype) -> float
     return (lost / size) ** 0.5
 
 
-def errors() -> None:
+def errors(width: int) -> None:
     """The table of errors."""
-    models = {"embedded base": trained(), "normal, 3072 wide": list(drawn(False)), "with outliers": list(drawn(True))}
+    normal, heavy = list(drawn(False, width)), list(drawn(True, width))
+    models = {"embedded base": trained(), f"normal, {width} wide": normal, "with outliers": heavy}
     print("| format, scaling |", " | ".join(models), "|\n|---|" + "---|" * len(models))
     for name, format in fp8.FORMATS.items():
         for preset, mode in fp8.PRESETS.items():
@@ -67,11 +69,12 @@ def errors() -> None:
             print(f"| {name}, {preset} | {row} |")
 
 
-def start(layers: tuple[int, int]) -> None:
+def start(layers: tuple[int, int], width: int) -> None:
     """Sizes and times of a first and a second start."""
     import diffusers
 
     config = {"num_layers": layers[0], "num_single_layers": layers[1], "guidance_embeds": True}
+    config["num_attention_heads"] = width // HEAD
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         torch.manual_seed(0)
@@ -79,9 +82,7 @@ def start(layers: tuple[int, int]) -> None:
         model.save_pretrained(folder / "wide")  # type: ignore[operator]
         numbers = sum(p.numel() for p in model.parameters())
         del model
-        options = SimpleNamespace(
-            base_model_precision="fp8-block", fp8_format="e4m3", quantize_via="cpu", keep_quantised_weights=True
-        )
+        options = Config(model_family="flux", base_model_precision="fp8-block", quantize_via="cpu")
 
         def load() -> Any:
             return diffusers.FluxTransformer2DModel.from_pretrained(folder / "wide", dtype=torch.bfloat16)
@@ -106,11 +107,12 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", default="1,2", help="double and single blocks")
+    parser.add_argument("--width", type=int, default=3072)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    errors()
+    errors(chosen.width)
     double, single = map(int, chosen.layers.split(","))
-    start((double, single))
+    start((double, single), chosen.width)
 
 
 if __name__ == "__main__":

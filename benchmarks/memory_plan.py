@@ -1,6 +1,7 @@
 """What a run takes against what `darkroom plan` says it will take, phase by phase.
 
 Usage: python benchmarks/memory_plan.py [CASE ...]      without a case: all of them, about a quarter of an hour
+       BENCH_LARGER=0 python benchmarks/memory_plan.py "flux plain"     with the tiny models themselves: does it run?
 
 Models of some hundred megabytes are made from the families' tiny ones, with random weights: for them the process
 itself is the smaller part of what is held.
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(os.environ.get("BENCH_HOME", Path(tempfile.gettempdir()) / "darkroom_memory_plan"))
+IS_LARGER = os.environ.get("BENCH_LARGER", "1") != "0"
 LARGER: dict[str, dict[str, dict[str, Any]]] = {
     "flux": {
         "transformer": {
@@ -74,7 +76,7 @@ def base(family: str) -> Path:
         return folder
     chosen = families.get(family)
     pipe = tiny.build(chosen)
-    for name, more in LARGER[family].items():
+    for name, more in (LARGER[family] if IS_LARGER else {}).items():
         part = getattr(pipe, name)
         cls = type(part)
         torch.manual_seed(0)

@@ -13,6 +13,7 @@ from darkroom.cli.main import COMMANDS, main
 from darkroom.options.config import option_names
 from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import resolve
+from darkroom.tools import abilities
 from tests.families.conformance import cases
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +40,19 @@ def command_lines(path: Path) -> list[str]:
 def test_the_page_of_families_is_current(capsys):
     assert main(["families", "--markdown"]) == 0
     assert capsys.readouterr().out == (ROOT / "docs/families.md").read_text(encoding="utf-8")
+
+
+def test_what_works_now_is_what_the_registries_have():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert abilities.page(text) == text
+
+
+def test_what_troubleshooting_shows_as_not_offered_is_still_refused():
+    text = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    shown = re.findall(r"^(\w+) = '(\w+)' .*\n  Not offered yet\. (.*)$", text, re.M)
+    assert shown
+    for option, choice, reason in shown:
+        assert f"{option}={choice}" in abilities.refused()[reason]
 
 
 def test_the_table_of_proofs_names_every_family_and_nothing_in_it_failed():

@@ -1,11 +1,14 @@
 """Every recipe is a run that could start: its options exist and agree with each other, and its dataset file reads."""
 
+import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from darkroom import families
-from darkroom.job import preflight
+from darkroom.job import plan, preflight
+from darkroom.job.forecast import Forecaster
 from darkroom.options import conflicts
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import resolve
@@ -56,6 +59,23 @@ def test_recipe_opens_with_what_it_is_and_its_command(path):
     first, *rest = path.read_text(encoding="utf-8").splitlines()
     assert first.startswith("# ")
     assert any(line.startswith(f"#   darkroom train recipes/{path.name}") for line in rest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", [path for path in RECIPES if "embedded" not in path.stem], ids=lambda path: path.stem)
+def test_recipe_states_the_memory_that_it_is_planned_with(path, checkout, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    for number in range(4):
+        Image.new("RGB", (1280, 1024)).save(checkout / "photos" / f"{number}.png")
+        (checkout / "photos" / f"{number}.txt").write_text("a photograph", encoding="utf-8")
+    argv = [f"recipes/{path.name}", "--validation_disable=true"]
+    begun = plan.begin(resolve(argv, {}, checkout, families.defaults))
+    forecaster = Forecaster(begun.resolved, begun.family, begun.data, begun.prompts, begun.published.folder)
+    forecaster.forecast()
+    (step,) = [phase for phase in forecaster.phases if phase.phase == "step"]
+    (stated,) = re.findall(r"Planned for a step at 1024 pixels: ([\d.]+) GiB", path.read_text(encoding="utf-8"))
+
+    assert step.host / 2**30 == pytest.approx(float(stated), rel=0.02)
 
 
 def test_every_dataset_file_belongs_to_a_recipe():

@@ -19,6 +19,11 @@ _KEY = re.compile(rf"(?i)(?:.*_)?(?:{_NAMES})")
 _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9-]{8,}|AKIA[A-Z0-9]{12,})\b")
 
 
+# it has a handler of its own, and what it says on being imported concerns its makers
+_TALKATIVE = ("torch.utils._pytree",)
+# libraries that print by handlers of their own, and the variables that keep them from it while they are imported
+_VERBOSITY = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
+_OTHERS = "others"
 # user and password, and what signs a URL for whoever has it
 _USER = re.compile(r"(\w+://)[^/\s@'\"]+@")
 _SIGNED = re.compile(r"(?i)([?&](?:sig|signature|x-amz-[\w-]+|x-goog-[\w-]+|[\w-]*token|[\w-]*key)=)[^&\s\"']+")
@@ -31,10 +36,6 @@ _SHORTEST = 4
 _hidden: set[str] = set()
 HIDDEN = "***"
 """What stands in the place of a secret."""
-
-
-# what they say on being imported concerns their own makers
-_TALKATIVE = ("torchao", "torch.utils._pytree")
 
 
 def is_secret_variable(name: str) -> bool:
@@ -85,7 +86,10 @@ class _FileHandler(logging.FileHandler):
 
 
 def setup(main_process: bool = True) -> None:
-    """Log warnings and above to the terminal; `DARKROOM_LOG_LEVEL` changes that. Other ranks stay quiet."""
+    """Log to the terminal; `DARKROOM_LOG_LEVEL` says from which level on. Other ranks stay quiet.
+
+    Of other people's libraries errors alone are for the terminal; their warnings go to the run's file.
+    """
     level = os.environ.get("DARKROOM_LOG_LEVEL") or os.environ.get("SIMPLETUNER_LOG_LEVEL") or "INFO"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacted("%(message)s"))
@@ -95,6 +99,15 @@ def setup(main_process: bool = True) -> None:
     root.propagate = False
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for name in _VERBOSITY:
+        os.environ.setdefault(name, "error")
+    others, top = logging.StreamHandler(sys.stderr), logging.getLogger()
+    others.setFormatter(_Redacted("%(message)s"))
+    others.setLevel(logging.ERROR)
+    others.set_name(_OTHERS)
+    for earlier in [handler for handler in top.handlers if handler.get_name() == _OTHERS]:
+        top.removeHandler(earlier)
+    top.addHandler(others)
 
 
 def to_file(path: Path) -> logging.Handler:
@@ -102,8 +115,16 @@ def to_file(path: Path) -> logging.Handler:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _FileHandler(path, encoding="utf-8")
     handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger("darkroom").addHandler(handler)
+    for name in ("darkroom", None):  # the latter for libraries
+        logging.getLogger(name).addHandler(handler)
     return handler
+
+
+def end(handler: logging.Handler) -> None:
+    """Close what `to_file` has opened."""
+    for name in ("darkroom", None):
+        logging.getLogger(name).removeHandler(handler)
+    handler.close()
 
 
 def logger(name: str) -> logging.Logger:

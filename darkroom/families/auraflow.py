@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.sizes import PILE_T5_XL, SD_VAE
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import kl_vae, t5
 
@@ -31,6 +32,7 @@ class AuraFlow(Family):
     blocks = ("joint_transformer_blocks", "single_transformer_blocks")
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taesdxl"
+    part_sizes = {"": {"text_encoder": PILE_T5_XL, "vae": SD_VAE}}
     # those of the later ones are in their own settings
     sizes = {"": {}, "v0.2": EARLY, "v0.1": EARLY}
     default_flavour = "v0.3"

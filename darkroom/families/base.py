@@ -67,6 +67,8 @@ class Family:
     defaults: ClassVar[Mapping[str, Any]] = {}
     # settings of the published denoiser where its class has other defaults, by flavour; "" stands for all others
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    # the same of the base's other networks, by flavour and component; what all flavours have stands under ""
+    part_sizes: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing", "images"})
     # two counts of tokens and their log-shifts: the line along which its pipeline shifts noise levels, if published
     shift_line: ClassVar[tuple[int, int, float, float] | None] = None
@@ -148,6 +150,10 @@ class Family:
         if self.flavour(flavour).repository.startswith((EMBEDDED, TINY)):
             return None
         return self.sizes.get(flavour or self.default_flavour, self.sizes.get(""))
+
+    def part_sizes_for(self, flavour: str | None) -> Mapping[str, Mapping[str, Any]]:
+        """Settings of a published base's other networks beside their classes' defaults; only of those known here."""
+        return {**self.part_sizes.get("", {}), **self.part_sizes.get(flavour or self.default_flavour, {})}
 
     def latents_for(self, flavour: str | None) -> Latents:
         """The latent space of a flavour."""

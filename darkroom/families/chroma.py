@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
+from darkroom.families.sizes import FLUX_VAE, T5_XXL
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import kl_vae, t5
 
@@ -39,6 +40,7 @@ class Chroma(Family):
     )
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"
+    part_sizes = {"": {"text_encoder": T5_XXL, "vae": FLUX_VAE}}
     sizes = {"": {}}
     default_flavour = "base"
     flavours = {

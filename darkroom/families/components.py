@@ -74,8 +74,9 @@ class Parts(Repository):
         dtype: torch.dtype,
         place_text: Callable[[torch.nn.Module, int], None] | None = None,
         place_vae: Callable[[torch.nn.Module], None] | None = None,
+        settings: str | None = None,
     ):
-        super().__init__(family, options, device, dtype)
+        super().__init__(family, options, device, dtype, settings)
         self._place_text = place_text or (lambda encoder, number: encoder.to(device))
         self._place_vae = place_vae or (lambda vae: vae.to(device))
         self._text: Any = None
@@ -415,10 +416,15 @@ def scheduler_config(parts: Parts) -> dict[str, Any]:
 
 
 def quiet() -> None:
-    """Keep diffusers and transformers from printing bars and notices between ours; their errors still come through."""
+    """Keep diffusers and transformers from printing bars and notices between ours.
+
+    Their errors still come through, and what they warn of is in the run's log file: see `core.log`.
+    """
     import diffusers
     import transformers
 
     for library in (diffusers, transformers):
-        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_default_handler()
+        library.utils.logging.enable_propagation()
+        library.utils.logging.set_verbosity_warning()
         library.utils.logging.disable_progress_bar()

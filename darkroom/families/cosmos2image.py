@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.sizes import DEFAULT, T5_11B
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import t5
 
@@ -45,6 +46,7 @@ class Cosmos2Image(Family):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     sigma_is_ratio = True
     render_packages = ("cosmos_guardrail",)
+    part_sizes = {"": {"text_encoder": T5_11B, "vae": DEFAULT}}
     sizes = {
         "2b": {"num_attention_heads": 16, "num_layers": 28},
         "14b": {"num_attention_heads": 40, "num_layers": 36},

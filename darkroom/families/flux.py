@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import EMBEDDED, Family, config_of
 from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
 from darkroom.families.text import stack, stack_padded, token_counts, zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
@@ -78,6 +79,7 @@ class Flux(Family):
     inpainting = Inpainting("FluxInpaintPipeline")
     caches = True
     previews = "madebyollin/taef1"
+    part_sizes = {"": {"text_encoder": CLIP_L, "text_encoder_2": T5_XXL, "vae": FLUX_VAE}}
     sizes = {"": {"guidance_embeds": True}, "schnell": {}}
     default_flavour = "krea"
     flavours = {

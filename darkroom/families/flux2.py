@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.sizes import DEFAULT, MISTRAL_SMALL_24B, QWEN3_4B, QWEN3_8B
 from darkroom.families.tiny.parts import flux2_vae, mistral3, qwen3
 
 if TYPE_CHECKING:
@@ -91,6 +92,12 @@ class Flux2(Family):
     supports = Family.supports | {"references"}
     inpainting = Inpainting("Flux2KleinInpaintPipeline")
     caches = True
+    part_sizes = {
+        "": {"vae": DEFAULT},
+        "klein-9b": {"text_encoder": QWEN3_8B},
+        "klein-4b": {"text_encoder": QWEN3_4B},
+        "dev": {"text_encoder": MISTRAL_SMALL_24B},
+    }
     sizes = {
         "dev": {},
         "klein-9b": {

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from darkroom.core.errors import DataError
 from darkroom.families.facts import Flavour, Part
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
+from darkroom.families.sizes import CLIP_L, DEFAULT, LLAVA_LLAMA3_8B, SIGLIP_384
 from darkroom.families.tiny.parts import siglip
 
 if TYPE_CHECKING:
@@ -41,6 +42,14 @@ class FramePackNetwork(HunyuanVideoOriginal):
     denoiser = "HunyuanVideoFramepackTransformer3DModel"
     elsewhere = {"image_encoder": EYES, "feature_extractor": EYES}
     pipeline_decodes = True
+    part_sizes = {
+        "": {
+            "text_encoder": LLAVA_LLAMA3_8B,
+            "text_encoder_2": CLIP_L,
+            "image_encoder": SIGLIP_384,
+            "vae": DEFAULT,
+        }
+    }
     shift_line = (256, 4096, 0.5, 1.15)
     sizes = {"": {"has_image_proj": True, "image_proj_dim": 1152, "has_clean_x_embedder": True}}
     default_flavour = "i2v"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, LLAMA31_8B, T5_XXL
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import clip, kl_vae, llama, t5
 
@@ -34,6 +35,15 @@ class HiDream(Family):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
     elsewhere = {"text_encoder_4": LLAMA, "tokenizer_4": LLAMA}
     previews = "madebyollin/taef1"
+    part_sizes = {
+        "": {
+            "text_encoder": CLIP_L,
+            "text_encoder_2": CLIP_G,
+            "text_encoder_3": T5_XXL,
+            "text_encoder_4": LLAMA31_8B,
+            "vae": FLUX_VAE,
+        }
+    }
     sizes = {
         "": {
             "patch_size": 2,

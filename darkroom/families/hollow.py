@@ -19,25 +19,30 @@ from darkroom.families.pixels import PixelSpace
 from darkroom.families.repository import is_model
 
 Hollow = Callable[[nn.Module, torch.device, torch.dtype | None], nn.Module]
+Prepare = Callable[[str, Callable[[], nn.Module]], nn.Module]
 
 
 class HollowParts(Parts):
-    """Parts whose models have shapes and no numbers. `hollow` makes those of a module, that is on no device yet, fake.
+    """Parts whose models have shapes and no numbers. `hollow` makes those of a module, that is on no device yet, fake;
+    `prepare` is given a maker of each denoiser, and answers the one to take.
 
     Raises ModelError where a part's settings cannot be read.
     """
 
-    def __init__(self, hollow: Hollow, *others: Any):
+    def __init__(self, hollow: Hollow, prepare: Prepare, *others: Any):
         super().__init__(*others)
-        self._hollow = hollow
+        self._hollow, self._prepare = hollow, prepare
 
     def _made(self, part: str, kind: Part, dtype: torch.dtype) -> nn.Module:
-        from accelerate import init_empty_weights
+        def make() -> nn.Module:
+            from accelerate import init_empty_weights
 
-        cls, settings = named(kind.cls), self.config(part)
-        # whatever computes with shapes around this, buffers have numbers
-        with _disable_current_modes(), init_empty_weights(include_buffers=False):
-            model = cls.from_config(settings) if hasattr(cls, "from_config") else cls(cls.config_class(**settings))
+            cls, settings = named(kind.cls), self.config(part)
+            # whatever computes with shapes around this, buffers have numbers
+            with _disable_current_modes(), init_empty_weights(include_buffers=False):
+                return cls.from_config(settings) if hasattr(cls, "from_config") else cls(cls.config_class(**settings))
+
+        model = self._prepare(part, make) if part in self.trained else make()
         return self._hollow(model, self.device, dtype).eval()
 
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:

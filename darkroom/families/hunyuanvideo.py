@@ -17,6 +17,7 @@ from darkroom.families.base import Family
 from darkroom.families.classes import bare
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, stills
+from darkroom.families.sizes import BYT5_SMALL, DEFAULT, QWEN25_VL_7B_TEXT, SIGLIP_384
 from darkroom.families.tiny.parts import qwen2_vl, siglip, t5
 
 if TYPE_CHECKING:
@@ -91,6 +92,14 @@ class HunyuanVideo(FromFirstFrame):
     fps = 24.0
     supports = Family.supports | {"video"}
     unguided = {}
+    part_sizes = {
+        "": {
+            "text_encoder": QWEN25_VL_7B_TEXT,
+            "text_encoder_2": BYT5_SMALL,
+            "image_encoder": SIGLIP_384,
+            "vae": DEFAULT,
+        }
+    }
     sizes = {"": {}}
     default_flavour = "t2v-480p"
     flavours = {

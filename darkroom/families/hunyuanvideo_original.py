@@ -20,6 +20,7 @@ from darkroom.core.errors import ConfigError, DataError
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
+from darkroom.families.sizes import CLIP_L, DEFAULT, LLAVA_LLAMA3_8B
 from darkroom.families.text import stack
 from darkroom.families.tiny.parts import clip, clip_processor, llama, llava
 
@@ -117,6 +118,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
     fps: ClassVar[float | None] = 24.0
     supports = Family.supports | {"video"}
     caches = True
+    part_sizes = {"": {"text_encoder": LLAVA_LLAMA3_8B, "text_encoder_2": CLIP_L, "vae": DEFAULT}}
     sizes = {"t2v": {}}
     default_flavour = "t2v"
     flavours: ClassVar[Mapping[str, Flavour]] = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux2 import pack
+from darkroom.families.sizes import DEFAULT
 from darkroom.families.tiny.parts import flux2_vae, qwen3_vl
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Ideogram4(Family):
     guides = ("unconditional_transformer",)
     packed_by = "indicator"
     negative_is_caption = False
+    part_sizes = {"": {"vae": DEFAULT}}
     sizes = {"": {"num_layers": 34}}
     default_flavour = "fp8"
     flavours = {

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.sizes import CLIP_L, FLUX_VAE, QWEN25_VL_7B
 from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import clip, kl_vae, qwen2_vl, qwen2_vl_processor
 
@@ -155,6 +156,7 @@ class Kandinsky5Image(Kandinsky5):
     # the pipelines do not know of the shift in the VAE's settings
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="scale")
     previews = "madebyollin/taef1"
+    part_sizes = {"": {"text_encoder": QWEN25_VL_7B, "text_encoder_2": CLIP_L, "vae": FLUX_VAE}}
     default_flavour = "t2i-lite-sft"
     flavours = {
         "t2i-lite-sft": Flavour("kandinskylab/Kandinsky-5.0-T2I-Lite-sft-Diffusers"),

@@ -19,6 +19,7 @@ from darkroom.families.facts import Flavour, Latents, Limits
 from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
 from darkroom.families.kandinsky5_image import Kandinsky5, tiny
+from darkroom.families.sizes import CLIP_L, DEFAULT, QWEN25_VL_7B
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -78,6 +79,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="scale", temporal=4)
     fps = 24.0
     supports = Family.supports | {"video"}
+    part_sizes = {"": {"text_encoder": QWEN25_VL_7B, "text_encoder_2": CLIP_L, "vae": DEFAULT}}
     sizes = {
         name: {"num_text_blocks": 2, "num_visual_blocks": 32}
         for name in (

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.facts import Flavour, Part, Tiny
 from darkroom.families.sdxl import BASE_SIZE, SDXL
+from darkroom.families.sizes import CHATGLM3_6B, SD_VAE
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import chatglm
 
@@ -24,6 +25,7 @@ class Kolors(SDXL):
     controlnet = None
     inpainting = None
     tinies = {}
+    part_sizes = {"": {"text_encoder": CHATGLM3_6B, "vae": SD_VAE}}
     sizes = {
         "": {
             **BASE_SIZE,

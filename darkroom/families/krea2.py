@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux import image_ids, pack, unpack
+from darkroom.families.sizes import DEFAULT
 from darkroom.families.tiny.parts import qwen3_vl, qwen_image_vae
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ class Krea2(Family):
     unguided = {"guidance_scale": 0.0}  # it counts from 0
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)
     blocks = ("transformer_blocks",)
+    part_sizes = {"": {"vae": DEFAULT}}
     sizes = {"": {"num_layers": 28, "num_attention_heads": 48, "num_key_value_heads": 12}}
     default_flavour = "raw"
     flavours = {

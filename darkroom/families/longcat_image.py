@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
+from darkroom.families.sizes import FLUX_VAE, QWEN25_VL_7B
 from darkroom.families.tiny.parts import kl_vae, qwen2_vl
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class LongCatImage(Family):
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
     idle_parts = ("text_processor",)
+    part_sizes = {"": {"text_encoder": QWEN25_VL_7B, "vae": FLUX_VAE}}
     sizes = {"": {"num_layers": 10, "num_single_layers": 20}}
     default_flavour = "final"
     flavours = {

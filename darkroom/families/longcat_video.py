@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import noise_shares
+from darkroom.families.sizes import DEFAULT, UMT5_XXL
 from darkroom.families.text import can_mend_text, read
 from darkroom.families.tiny.parts import t5
 
@@ -35,6 +36,7 @@ class LongCatVideo(Family):
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 15.0
     supports = Family.supports | {"video"}
+    part_sizes = {"": {"text_encoder": UMT5_XXL, "vae": DEFAULT}}
     sizes = {"": {}}
     default_flavour = "final"
     flavours = {

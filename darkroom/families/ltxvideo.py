@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import noise_shares, token_times
+from darkroom.families.sizes import LTX095_VAE, T5_XXL
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import t5
 
@@ -36,6 +37,7 @@ class LTXVideo(Family):
     fps = 25.0
     supports = Family.supports | {"video"}
     caches = True
+    part_sizes = {"": {"text_encoder": T5_XXL}, "0.9.5": {"vae": LTX095_VAE}}
     sizes = {"": {}}
     default_flavour = "0.9.5"
     flavours = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.facts import Flavour, Part, SoundTrack, Tiny
 from darkroom.families.first_frame import noise_shares, token_times
 from darkroom.families.ltxvideo import FEW_CHANNELS, ONE_LAYER, LTXVideo
+from darkroom.families.sizes import DEFAULT, GEMMA3_12B
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import gemma3
 
@@ -60,6 +61,15 @@ class LTXVideo2(LTXVideo):
     unguided = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0}
     beside = {"sound": "audio_hidden_states"}
     sound = SoundTrack(rate=16000, channels=2)
+    part_sizes = {
+        "": {
+            "text_encoder": GEMMA3_12B,
+            "connectors": DEFAULT,
+            "vae": DEFAULT,
+            "audio_vae": DEFAULT,
+            "vocoder": DEFAULT,
+        }
+    }
     sizes = {"dev": {}}
     default_flavour = "dev"
     flavours = {

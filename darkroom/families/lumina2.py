@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.sizes import FLUX_VAE, GEMMA2_2B
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import gemma2, kl_vae
 
@@ -29,6 +30,7 @@ class Lumina2(Family):
     negative_is_caption = False
     text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"
+    part_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": FLUX_VAE}}
     sizes = {"": {"axes_lens": (300, 512, 512)}}
     default_flavour = "2.0"
     flavours = {

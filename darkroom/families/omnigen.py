@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.sizes import SD_VAE
 from darkroom.families.tiny.parts import kl_vae
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class OmniGen(Family):
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("layers",)
     negative_is_caption = False
+    part_sizes = {"": {"vae": SD_VAE}}
     sizes = {"": {"rope_scaling": {"long_factor": (1.0,) * 48, "short_factor": (1.0,) * 48, "type": "su"}}}
     default_flavour = "v1"
     flavours = {"v1": Flavour("Shitao/OmniGen-v1-diffusers", note="trained from text only; its editing is not offered")}

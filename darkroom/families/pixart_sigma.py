@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.sizes import SD_VAE, T5_XXL
 from darkroom.families.text import read
 from darkroom.families.tiny.parts import kl_vae, t5
 
@@ -30,6 +31,7 @@ class PixArtSigma(Family):
     blocks = ("transformer_blocks",)
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taesdxl"
+    part_sizes = {"": {"text_encoder": T5_XXL, "vae": SD_VAE}}
     sizes = {
         "": {"num_layers": 42, "caption_channels": 4096},
         **{name: {"caption_channels": 4096} for name in ("600M-512", "600M-1024", "600M-2048")},

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.flux import pack, unpack
+from darkroom.families.sizes import DEFAULT, QWEN25_VL_7B
 from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import qwen2_vl, qwen2_vl_processor, qwen_image_vae
 
@@ -115,6 +116,7 @@ class QwenImage(Family):
     controlnet = ControlNet("QwenImageControlNetModel", "QwenImageControlNetPipeline", ("controlnet_block_samples",))
     inpainting = Inpainting("QwenImageInpaintPipeline")
     caches = True
+    part_sizes = {"": {"text_encoder": QWEN25_VL_7B, "vae": DEFAULT}}
     sizes = {"": {}}
     default_flavour = "v2.0"
     flavours = {

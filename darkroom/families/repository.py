@@ -10,14 +10,14 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
-from darkroom.families import quantised, single_file, tiny
+from darkroom.families import published, quantised, single_file, tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
 from darkroom.families.classes import named, short
 from darkroom.families.facts import Latents, Limits, Part, Tiny
@@ -76,13 +76,25 @@ def eyes(family: Family, kinds: Tiny, flavour: str | None) -> list[str]:
     return [name for name, part in kinds.extras.items() if reads and is_model(part)]
 
 
+class Published(NamedTuple):
+    """A folder with the settings under which a base was published, why it is wanted, and whose are not known here."""
+
+    folder: str
+    why: str
+    unknown: list[str]
+
+
 class Repository:
     """A base model as files: a hub id, a diffusers folder or a single file, with separate parts where options say so.
 
     base          where the model is; default_base: where its flavour is published, for settings a single file lacks
+    settings      a folder with the settings of all parts, if those of the base are not to be read: see `published`
     """
 
-    def __init__(self, family: Family, options: Any, device: torch.device, dtype: torch.dtype):
+    def __init__(
+        self, family: Family, options: Any, device: torch.device, dtype: torch.dtype, settings: str | None = None
+    ):
+        self.settings = settings
         self.family, self.options, self.device, self.dtype = family, options, device, dtype
         try:
             self.flavour = family.flavour(options.model_flavour)
@@ -117,6 +129,10 @@ class Repository:
     @property
     def settings_base(self) -> str:
         """Where the settings of the parts are: a single file has none, so its flavour's folder or repository."""
+        return self.settings or self._own_settings
+
+    @property
+    def _own_settings(self) -> str:
         return self.default_base if self.is_single_file else self.base
 
     @functools.cached_property
@@ -169,7 +185,28 @@ class Repository:
 
     def home(self, part: str) -> str:
         """Where the settings and weights of a text part are: with the base, or elsewhere if that lacks it."""
-        return self.family.elsewhere[part] if part in lacking(self.family, self.index) else self.settings_base
+        return self.settings or self.weights_home(part)
+
+    def weights_home(self, part: str) -> str:
+        """The same of the weights alone."""
+        return self.family.elsewhere[part] if part in lacking(self.family, self.index) else self._own_settings
+
+    def published_settings(self) -> Published | None:
+        """What stands in for the base's own settings where those cannot be had; None where they can, or where the base
+        is no published one: then whoever reads them is told.
+        """
+        if Path(self._own_settings).exists() or self._own_settings != self.flavour.repository:
+            return None
+        networks = [*self.kinds.encoders, *self.held, *(["vae"] if self.kinds.vae else [])]
+        try:
+            for part in networks if self.index else ():
+                self.config(part)
+        except (ConfigError, ModelError) as cause:
+            why = cause.problem if isinstance(cause, ConfigError) else str(cause).splitlines()[0]
+            flavour = self.options.model_flavour
+            found = published.folder(self.family, flavour, cache_home() / "published")
+            return Published(str(found), why, published.unknown(self.family, flavour)) if found else None
+        return None
 
     # -- is it there? ----------------------------------------------------------------------------------------------
 
@@ -404,6 +441,8 @@ class Repository:
         """One component's config.json, from a folder or the hub. Raises ModelError."""
         base = self.home(part)
         path = Path(base) / part / "config.json"
+        if self.settings and not path.exists():
+            raise ModelError(f"How large the published '{part}' is, is not known here, and the hub has not said it.")
         try:
             if not Path(base).exists():
                 from huggingface_hub import hf_hub_download
@@ -471,7 +510,7 @@ class Repository:
         names += eyes(self.family, self.kinds, self.options.model_flavour)
         if self.family.flavour(self.options.model_flavour).reads:
             names += [name for name in self.kinds.extras if name not in names]
-        places = {name: self.home(name) for name in lacking(self.family, self.index)}
+        places = {name: self.weights_home(name) for name in lacking(self.family, self.index)}
         weights = [self._identity(name, places.get(name) or self.place(name)) for name in names]
         sources = (getattr(self.options, option) for option in self.family.text_parts)
         weights += [self._identity("", source) for source in sources if source]
@@ -493,7 +532,7 @@ class Repository:
         beside = self.family.sample_identity(self.options)
         if not beside:
             return self.vae_identity()
-        extras = [self._identity(name, self.home(name)) for name in self.kinds.extras]
+        extras = [self._identity(name, self.weights_home(name)) for name in self.kinds.extras]
         return digest([self.vae_identity(), beside, str(self.text_dtype), extras])
 
     def base_identity(self) -> dict[str, str]:

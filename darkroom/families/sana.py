@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
+from darkroom.families.sizes import DC_AE_F32C32, GEMMA2_2B
 from darkroom.families.tiny.parts import gemma2
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class Sana(Family):
         "SanaControlNetModel", "SanaControlNetPipeline", ("controlnet_block_samples",)
     )
     text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
+    part_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": DC_AE_F32C32}}
     sizes = {
         "sana1.5-4.8b-1024": {"num_layers": 60},
         **{name: {} for name in ("sana1.5-1.6b-1024", "sana1.0-1.6b-2048", "sana1.0-1.6b-1024")},

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import noise_shares, token_times
 from darkroom.families.sana import Sana
+from darkroom.families.sizes import DEFAULT, GEMMA2_2B
 from darkroom.families.tiny.parts import gemma2
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ class SanaVideo(Sana):
     fps = 16.0
     supports = Sana.supports | {"video"}
     controlnet = None
+    part_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": DEFAULT}}
     sizes = {"": {}}
     default_flavour = "2b-480p"
     flavours = {

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.sizes import CLIP_L, SD_VAE
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class SD1x(Family):
     )
     inpainting = Inpainting("StableDiffusionInpaintPipeline", frozenset({"guidance_rescale"}))
     previews = "madebyollin/taesd"
+    part_sizes = {"": {"text_encoder": CLIP_L, "vae": SD_VAE}}
     sizes = {"": {"cross_attention_dim": 768}}
     default_flavour = "1.5"
     flavours = {

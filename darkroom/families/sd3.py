@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import ControlNet, Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, T5_XXL
 from darkroom.families.text import zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
@@ -32,6 +33,7 @@ class SD3(Family):
         "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", ("block_controlnet_hidden_states",)
     )
     previews = "madebyollin/taesd3"
+    part_sizes = {"": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5_XXL, "vae": FLUX_VAE}}
     sizes = {
         "medium": {
             "num_layers": 24,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
 from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.sizes import CLIP_G, CLIP_L, SD_VAE
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
@@ -125,6 +126,7 @@ class SDXL(Family):
     )
     inpainting: ClassVar[Inpainting | None] = Inpainting("StableDiffusionXLInpaintPipeline")
     previews = "madebyollin/taesdxl"
+    part_sizes = {"": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "vae": SD_VAE}}
     sizes = {"": BASE_SIZE, "refiner-1.0": REFINER_SIZE, "refiner-0.9": REFINER_SIZE}
     default_flavour = "base-1.0"
     flavours = {

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.sizes import CLIP_G
 from darkroom.families.tiny.parts import clip
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class StableCascade(Family):
     idle_parts = ("feature_extractor", "image_encoder")
     elsewhere = {"decoder": DECODER, "vqgan": DECODER}
     pipeline_decodes = True
+    part_sizes = {"": {"text_encoder": CLIP_G}}
     sizes = {
         "stage-c": {
             "in_channels": 16,

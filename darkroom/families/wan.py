@@ -19,6 +19,7 @@ from darkroom.families import wan_control
 from darkroom.families.base import Family, config_of
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares, stills, token_times
+from darkroom.families.sizes import CLIP_H_VISION, DEFAULT, UMT5_XXL, WAN22_VAE
 from darkroom.families.text import can_mend_text, read
 from darkroom.families.tiny.parts import clip_vision, t5
 
@@ -167,6 +168,10 @@ class Wan(FromFirstFrame):
     fps = 16.0
     supports = Family.supports | {"video"}
     caches = True
+    part_sizes = {
+        "": {"text_encoder": UMT5_XXL, "image_encoder": CLIP_H_VISION, "vae": DEFAULT},
+        "ti2v-5b-2.2": {"vae": WAN22_VAE},
+    }
     sizes = {
         "t2v-480p-1.3b-2.1": {"num_attention_heads": 12, "ffn_dim": 8960, "num_layers": 30},
         **{name: {} for name in ("t2v-480p-14b-2.1", "t2v-14b-2.2", "t2v-14b-2.2-high", "t2v-14b-2.2-low")},

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Limits, Part, Tiny
+from darkroom.families.sizes import FLUX_VAE, QWEN3_4B
 from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import kl_vae, qwen3
 
@@ -37,6 +38,7 @@ class ZImage(Family):
     )
     inpainting = Inpainting("ZImageInpaintPipeline")
     previews = "madebyollin/taef1"
+    part_sizes = {"": {"text_encoder": QWEN3_4B, "vae": FLUX_VAE}}
     sizes = {"": {}}
     default_flavour = "base"
     flavours = {

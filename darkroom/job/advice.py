@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from darkroom.core.errors import DarkroomError
 from darkroom.job import preflight
-from darkroom.job.forecast import ADVICE, HOST, LATENTS, LOAD, PICTURE, STEP, TEXT, Forecast, Forecaster
+from darkroom.job.forecast import ADVICE, HOST, LATENTS, LOAD, PICTURE, SAVE, STEP, TEXT, Forecast, Forecaster
 from darkroom.memory import place
 from darkroom.options import conflicts
 from darkroom.options.sources import Resolved
@@ -24,25 +24,29 @@ def cheaper(config: Any, blocks: int) -> Iterator[tuple[set[str], Change]]:
     yield {LATENTS}, {"vae_batch_size": 1}
     yield {LATENTS, PICTURE}, {"vae_enable_tiling": True}
     yield {STEP}, {"gradient_checkpointing": True}
-    yield {STEP, LOAD, PICTURE}, {"base_model_precision": "fp8-block"}
+    yield {STEP, LOAD, PICTURE, SAVE}, {"base_model_precision": "fp8-block"}
     # as many samples a step as before
     samples = config.gradient_accumulation_steps * config.train_batch_size
     yield {STEP}, {"train_batch_size": 1, "gradient_accumulation_steps": samples}
     if blocks > 1 and Forecaster.place().type != HOST:  # elsewhere what waits takes room, and leaves none
-        yield {STEP, PICTURE}, {"musubi_blocks_to_swap": blocks // 2}
-        yield {STEP, PICTURE}, {"musubi_blocks_to_swap": blocks - 1}
-    yield {STEP, LOAD, PICTURE}, {"base_model_precision": "nf4-bnb"}
+        yield {STEP, PICTURE, SAVE}, {"musubi_blocks_to_swap": blocks // 2}
+        yield {STEP, PICTURE, SAVE}, {"musubi_blocks_to_swap": blocks - 1}
+    yield {STEP, LOAD, PICTURE, SAVE}, {"base_model_precision": "nf4-bnb"}
     yield {TEXT}, {"text_encoder_1_precision": "int8-quanto", "text_encoder_2_precision": "int8-quanto"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Adviser:
-    """Tries changes of one run. `plan` has its scanned datasets, `prompts` what validation draws."""
+    """Tries changes of one run. `plan` has its scanned datasets, `prompts` what validation draws.
+
+    `forecaster` is the one of the run as it is, whose phases are taken over where a change leaves them alone.
+    """
 
     resolved: Resolved
     family: Any
     plan: Any
     prompts: Any
+    forecaster: Forecaster
 
     def advise(self, wrong: Forecast) -> Change | None:
         """The cheapest change with which a run fits that does not: each alone, then one after the other together.
@@ -50,15 +54,16 @@ class Adviser:
         None if nothing is enough.
         """
         phases = {phase.phase for phase in wrong.too_large}
-        every = [change for helps, change in cheaper(self.resolved.config, wrong.blocks) if helps & phases]
-        legal = [change for change in every if self.changes(change) and self.is_legal(change)]
-        for change in legal:
-            if self.fits(change):
+        every = [row for row in cheaper(self.resolved.config, wrong.blocks) if row[0] & phases]
+        legal = [(helps, change) for helps, change in every if self.changes(change) and self.is_legal(change)]
+        for helps, change in legal:
+            if phases <= helps and self.fits(change, helps):
                 return change
-        together: Change = {}
-        for change in legal:
-            together = {**together, **change}
-            if self.is_legal(together) and self.fits(together):
+        together: dict[str, Any] = {}
+        touched: set[str] = set()
+        for helps, change in legal:
+            together, touched = {**together, **change}, touched | helps
+            if phases <= touched and self.is_legal(together) and self.fits(together, touched):
                 return together
         return None
 
@@ -85,24 +90,35 @@ class Adviser:
             return False
         return True
 
-    def fits(self, change: Change) -> bool:
-        """Does the run fit with it, as far as is known?"""
-        made = Forecaster(self.changed(change), self.family, self.plan, self.prompts).forecast(until_too_large=True)
+    def fits(self, change: Change, helps: Collection[str]) -> bool:
+        """Does the run fit with it, as far as is known? It leaves all phases but those in `helps` as they are."""
+        first = self.forecaster
+        first.tell(f"with {shown(change)}")
+        made = Forecaster(
+            self.changed(change), self.family, self.plan, self.prompts, first.scene.settings, first.known.but(helps)
+        ).forecast(until_too_large=True)
         return not made.too_large and all(phase.host is not None for phase in made.phases)
+
+
+def shown(change: Change) -> str:
+    """A change for a person."""
+    rows = (f"{name} to {str(value).lower() if isinstance(value, bool) else value}" for name, value in change.items())
+    return ", ".join(rows)
 
 
 def words(change: Change | None) -> str:
     """The advice for a person."""
     if change is None:
         return "No change that Darkroom knows makes it fit: take a smaller model or resolution, or a larger machine."
-    said = [f"{name} to {str(value).lower() if isinstance(value, bool) else value}" for name, value in change.items()]
-    return f"It fits with {', '.join(said)}."
+    return f"It fits with {shown(change)}."
 
 
 def remedy(resolved: Resolved, family: Any, plan: Any, prompts: Any) -> str:
     """What to say to a run whose memory was full: which phases do not fit, and the change with which they do."""
-    forecast = Forecaster(resolved, family, plan, prompts).forecast()
+    forecaster = Forecaster(resolved, family, plan, prompts)
+    forecast = forecaster.forecast()
     if not forecast.too_large:
         return ""
     phases = ", ".join(dict.fromkeys(f"{phase.phase} {phase.of}".strip() for phase in forecast.too_large))
-    return f"Too large for this machine: {phases}. {words(Adviser(resolved, family, plan, prompts).advise(forecast))}"
+    advice = Adviser(resolved, family, plan, prompts, forecaster).advise(forecast)
+    return f"Too large for this machine: {phases}. {words(advice)}"

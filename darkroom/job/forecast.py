@@ -7,28 +7,37 @@ libraries keep for themselves. A phase whose code cannot run in shapes is said t
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import dataclasses
 import functools
+import gc
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
+from torch import nn
+from torch.utils._pytree import tree_leaves
 
+from darkroom.adapters.targets import target_modules
 from darkroom.core.events import Bus
 from darkroom.core.log import logger
 from darkroom.core.memory import available, held
 from darkroom.data.sample import Batch
+from darkroom.families.classes import named
 from darkroom.families.components import scheduler_config
 from darkroom.families.hollow import HollowParts
 from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
 from darkroom.job.run import Run
 from darkroom.memory.hollow import HollowPlacement
-from darkroom.memory.ledger import Ledger, wants_numbers
+from darkroom.memory.ledger import Ledger, shapes_only, wants_numbers
+from darkroom.memory.repeats import Kind, extend, fewest, follow, kinds_of, shorten, shortened
 from darkroom.options.sources import Resolved
 from darkroom.train import distributed
 from darkroom.validate.prompts import Prompt
@@ -38,8 +47,10 @@ log = logger(__name__)
 MB = 2**20
 # what torch's libraries take at the first product and convolution
 LIBRARIES = 18 * MB
-# steps that show the peak: the second one finds the optimizer's state
+# steps of the schedule; at least the two that are taken
 STEPS = 2
+# shortened networks are worth it that have this share of the modules of the whole one
+WORTH = 0.7
 HOST = "cpu"
 # where an option comes from that is tried
 ADVICE = "advice"
@@ -53,7 +64,7 @@ class Phase:
 
     `of` says of what, where there are several of a kind; `spare` bytes are of files that are mapped while they are
     read, which the system takes back when it is short. `idle`: the run finds its result cached, and passes it over.
-    `fails`: its code failed for a reason that holds for the run too.
+    `fails`: its code failed for a reason, `why`, that holds for the run too.
     """
 
     phase: str
@@ -98,25 +109,272 @@ class Silent:
         """Nothing."""
 
 
-class Forecaster:
-    """Runs a run's phases in shapes. `plan` has the scanned datasets, `prompts` what validation draws."""
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What all trials of a forecast share: the run, what it is planned on, and what makes tensors fake.
 
-    def __init__(self, resolved: Resolved, family: Any, plan: Any, prompts: list[Prompt]):
+    `most` samples are in a batch; `settings` is a folder that stands in for the base's own settings.
+    """
+
+    run: Run
+    engine: Any
+    plan: Any
+    prompts: list[Prompt]
+    settings: str | None
+    fake: Any
+    most: int
+
+    @property
+    def device(self) -> torch.device:
+        """Where the run's models would be."""
+        return self.engine.device
+
+    @property
+    def stride(self) -> int:
+        """One of so many blocks in a row is treated unlike the others."""
+        config = self.run.config
+        return (config.gradient_checkpointing and config.gradient_checkpointing_interval) or 1
+
+
+# bytes by kind of device and moment
+Peaks = Mapping[str, Mapping[str, int]]
+
+
+class Trial:
+    """One set of a run's models in shapes, and what is done with them. `counts` are the blocks that stay of each kind
+    that repeats, where these networks are shorter than the run's; such networks stay on the device as a whole.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        kinds: Sequence[Kind] = (),
+        counts: Sequence[int] = (),
+        patterns: Mapping[str, nn.Module] | None = None,
+    ):
+        config, family = scene.run.config, scene.run.family
+        self.scene, self.kinds, self.counts, self.patterns = scene, kinds, counts, patterns
+        self.config, self.family, self.device = config, family, scene.device
+        self.ledger = Ledger(scene.fake)
+        self.placement = HollowPlacement(config, self.device, family.blocks, self.ledger, not counts)
+        dtype, place = distributed.base_dtype(config), self.placement
+        self.parts = HollowParts(
+            self.ledger.hollow, self._prepare, family, config, self.device, dtype, place.text, place.vae, scene.settings
+        )
+        # by denoiser: the kinds of blocks that repeat in it, and a copy with few of them
+        self.found: dict[str, list[Kind]] = {}
+        self.made: dict[str, nn.Module] = {}
+        self.model: Any = None
+        self.stepper: Any = None
+        self.steps = 0
+
+    def _prepare(self, part: str, make: Callable[[], nn.Module]) -> nn.Module:
+        """A denoiser without weights, as long as this trial's are."""
+        if self.patterns is not None:
+            model = copy.deepcopy(self.patterns[part])
+            shorten(model, self.kinds, self.counts)
+            return model
+        model = make()
+        targets = target_modules(self.config, self.family.targets) if self.config.model_type == "lora" else []
+        self.found[part] = kinds_of(model, [targets] if isinstance(targets, str) else targets)
+        few = fewest(self.found[part], self.scene.stride)
+        self.made[part] = shortened(model, list(few), [count + self.scene.stride for count in few.values()])
+        return model
+
+    def peaks(self) -> Peaks:
+        """What was held at most, since the last mark."""
+        kinds = {HOST, self.device.type}
+        return {kind: {name: held[kind] for name, held in self.ledger.peaks.items()} for kind in kinds}
+
+    def text(self) -> dict[str, Any]:
+        """A caption's cache entry."""
+        captions = (self.scene.plan.captions() or [""])[: self.scene.plan.file.default_text.text_encoder_batch_size]
+        pipe = self.parts.text()
+        dataset, bucket = shapes(self.scene.plan)[0]
+        count = max(1, sum(companion.role == "reference" for companion in dataset.companions))
+        pictures = [Image.new("RGB", bucket.target)] * count
+        with self.ledger:
+            if self.family.flavour(self.config.model_flavour).reads:
+                return self.family.seen_entry(pipe, captions[0], pictures, self.config)
+            return self.family.text_entries(pipe, captions, self.config)[0]
+
+    def latents(self) -> list[tuple[Any, dict[str, Any]]]:
+        """The planned dataset and one sample's entries for each shape of its buckets."""
+        self.parts.vae()
+        found = []
+        for dataset, bucket in shapes(self.scene.plan):
+            width, height = bucket.target
+            facts = self.parts.latents
+            clip = (bucket.frames,) if facts.temporal or facts.layered else ()
+            # with numbers, since some are looked at by programs that know no tensors
+            pictures = self.ledger.count(torch.zeros(self.config.vae_batch_size, 3, *clip, height, width))
+            with self.ledger:
+                entry = stages.sample_of(self.scene.run, self.parts, pictures, [None] * len(pictures))
+                found.append((dataset, {name: tensor[:1] for name, tensor in entry.items()}))
+        return found
+
+    def load(self) -> None:
+        """The denoiser, where it is to be."""
+        if self.config.keep_vae_loaded:
+            self.parts.vae()
+        self.model = stages.denoiser(self.scene.run, self.parts, self.placement)
+        gc.collect()  # what was wide before hangs in circles
+
+    def attach(self) -> None:
+        """What is trained, and what trains it."""
+        run, denoisers = self.scene.run, self.parts.denoisers_of(self.model)
+        self.ledger.moment("attached")
+        adapter = stages.attached(run, self.model, self.parts)
+        self.placement.attached(adapter.model, denoisers)
+        scheduler = scheduler_config(self.parts)
+        self.stepper, _ = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, STEPS)
+        for part in self.parts.trained if self.counts else ():
+            follow(denoisers[part], self.kinds, functools.partial(self._moment, part))
+        self._tell_of_updates()
+
+    def _moment(self, part: str, name: str) -> None:
+        self.ledger.moment(f"{part} {name}")
+
+    def _tell_of_updates(self) -> None:
+        """What comes after the way back is a moment of its own, and so is the update."""
+        stepper, settle = self.stepper, self.stepper.settle
+
+        def settled() -> None:
+            self.ledger.moment("gradients")
+            settle()
+
+        stepper.settle = settled
+        if hasattr(stepper.optimizer, "register_step_pre_hook"):
+            stepper.optimizer.register_step_pre_hook(lambda *_: self.ledger.moment("update"))
+
+    def batch(self, dataset: Any, text: dict[str, Any], sample: dict[str, Any]) -> Batch:
+        """A batch as the loader would make it, of one sample again and again."""
+        # an entry has the config's, unless it has its own
+        count = min(dataset.entry.train_batch_size, self.scene.most)
+        with self.ledger:
+            kept = {name: torch.cat([tensor] * count) for name, tensor in sample.items()}
+            latents = kept.pop("latents")
+            roles = [companion.role for companion in dataset.companions]
+            height, width = (edge * self.parts.latents.downscale for edge in latents.shape[-2:])
+            pixels = torch.empty(count, 3, height, width) if self.family.sees(self.config) == "pixels" else latents
+            return Batch(
+                latents=latents,
+                cond=self.family.stack_text([text] * count),
+                captions=[""] * count,
+                paths=[""] * count,
+                original_sizes=torch.tensor([[height, width]] * count),
+                target_sizes=torch.tensor([[height, width]] * count),
+                crops=torch.zeros(count, 2, dtype=torch.long),
+                dropped=torch.zeros(count, dtype=torch.bool),
+                dataset=dataset.id,
+                extras=kept,
+                references=tuple(latents for role in roles if role == "reference"),
+                controls=tuple(pixels for role in roles if role == "control"),
+                mask=torch.ones(count, 1, *latents.shape[2:]) if "mask" in roles else None,
+            )
+
+    def step(self, batch: Batch) -> None:
+        """A step of a batch that finds the optimizer's state."""
+        batches = [batch.to(self.device)] * micro_batches(self.config)
+        with self.ledger:
+            if not self.steps and self.stepper.released is None:
+                self._update_from_nothing()
+            elif not self.steps:  # its updates are a part of the way back
+                self.stepper.update(batches, 0)
+            self.steps += 1
+            self.stepper.update(batches, self.steps)
+
+    def _update_from_nothing(self) -> None:
+        """Let the optimizer make its state, without a way there and back."""
+        for parameter in self.stepper.parameters:
+            parameter.grad = torch.empty_like(parameter, dtype=parameter.grad_dtype or parameter.dtype)
+        self.stepper.update([], 0)
+
+    def picture(self, entry: dict[str, Any]) -> None:
+        """A validation picture."""
+        renderer = Renderer(self.parts, self.config, lambda caption, looks=(): entry)
+        self.parts.vae()
+        with self.ledger:
+            renderer.shortest(self.model, self.scene.prompts, form="pt")
+
+    def save(self) -> None:
+        """A file is copied as a whole before it is written."""
+        state = [t for t in tree_leaves(self.stepper.optimizer.state_dict()) if isinstance(t, torch.Tensor)]
+        copies = 1 if self.device.type == HOST else 2
+        self.parts.unload_vae()
+        self.ledger.mark()
+        for name, tensors in {"trained": self.stepper.parameters, "state": state}.items():
+            self.ledger.moment(name)
+            extra = copies * sum(t.numel() * t.element_size() for t in tensors)
+            self.ledger.peaks[f"{name} 1"][HOST] += extra
+
+
+class Unlike(Exception):
+    """Shortened networks do not do what the whole one does."""
+
+
+class Trials:
+    """Trials of the same work with more and more blocks, and how often what is more comes on top of the first.
+
+    `more` are bytes, by kind of device, that all moments of the whole network have beyond that.
+    """
+
+    def __init__(self, each: list[Trial], times: Sequence[float] = ()):
+        self.each, self.times = each, times
+        self.more: Counter[str] = Counter()
+
+    def extend(self, rows: Sequence[Mapping[str, int]]) -> int:
+        """Bytes of the whole network at the highest moment, from those of each trial by moment."""
+        return extend(rows[0], rows[1:], self.times)
+
+
+@dataclasses.dataclass
+class Known:
+    """What a forecast has found that another one may take over: phases and what they answered, by their names."""
+
+    fake: Any = dataclasses.field(default_factory=shapes_only)
+    phases: dict[str, tuple[Phase, Any]] = dataclasses.field(default_factory=dict)
+    # bytes of this process before anything is forecast
+    start: int = 0
+
+    def but(self, phases: Collection[str]) -> Known:
+        """The same without some phases."""
+        return Known(self.fake, {name: row for name, row in self.phases.items() if name not in phases}, self.start)
+
+
+class Forecaster:
+    """Runs a run's phases in shapes. `plan` has the scanned datasets, `prompts` what validation draws.
+
+    `settings` is a folder that stands in for the base's own settings; `known` has phases that need not be run again;
+    `tell` is told the name of each phase before it begins. `shortens`: are networks forecast with fewer blocks, where
+    these repeat? Left out, where that takes less time.
+    """
+
+    def __init__(
+        self,
+        resolved: Resolved,
+        family: Any,
+        plan: Any,
+        prompts: list[Prompt],
+        settings: str | None = None,
+        known: Known | None = None,
+        tell: Callable[[str], None] = lambda phase: None,
+        shortens: bool | None = None,
+    ):
         config = resolved.config
         # what is planned for larger batches can be forecast for smaller ones
-        self.most = config.train_batch_size if resolved.sources["train_batch_size"] == ADVICE else sys.maxsize
-        self.engine = distributed.start(config)
-        self.device = self.engine.device
-        self.family, self.config, self.plan, self.prompts = family, config, plan, prompts
-        self.run = Run(resolved, family, Path(config.output_dir), Bus(), Silent())  # type: ignore[arg-type]
-        self.ledger = Ledger()
-        self.placement = HollowPlacement(config, self.device, family.blocks, self.ledger)
-        dtype, placement = distributed.base_dtype(config), self.placement
-        self.parts = HollowParts(self.ledger.hollow, family, config, self.device, dtype, placement.text, placement.vae)
+        most = config.train_batch_size if resolved.sources["train_batch_size"] == ADVICE else sys.maxsize
+        run = Run(resolved, family, Path(config.output_dir), Bus(), Silent())  # type: ignore[arg-type]
+        self.known = known or Known()
+        self.scene = Scene(run, distributed.start(config), plan, prompts, settings, self.known.fake, most)
+        self.device, self.config, self.prompts = self.scene.device, config, prompts
+        self.tell, self.shortens = tell, shortens
         self.phases: list[Phase] = []
         missing = plan.missing()
         self.idle = {name for name, count in ((TEXT, missing.texts), (LATENTS, missing.latents)) if not count}
         self.blocks = 0
+        # why the whole networks had to be forecast, if shortened ones were tried
+        self.unlike: str | None = None
 
     @staticmethod
     def place() -> torch.device:
@@ -125,143 +383,187 @@ class Forecaster:
 
     def forecast(self, until_too_large: bool = False) -> Forecast:
         """All phases in their order, or those up to the first that does not fit."""
-        for _ in self._each():
-            if until_too_large and self._made().too_large:
-                break
+        self.known.start = self.known.start or size_of_process(self.scene)
+        with only_new_garbage():
+            for _ in self._each():
+                if until_too_large and self._made().too_large:
+                    break
         return self._made()
 
     def _made(self) -> Forecast:
-        # by now this process has imported what the run imports
-        start = held() + LIBRARIES
+        start = self.known.start
         known = [p if p.host is None else dataclasses.replace(p, host=p.host + start) for p in self.phases]
         return Forecast(known, *memory_of(self.device), self.blocks)
 
-    def _each(self) -> Iterator[Any]:
-        yield (entry := self._phase(TEXT, self._text))
-        self.parts.unload_text()
-        yield (samples := self._phase(LATENTS, self._latents))
-        self.parts.unload_vae()
-        yield (made := self._phase(LOAD, self._model))
-        if not (made and entry and samples):
+    def _each(self) -> Iterator[None]:
+        reader = Trial(self.scene)
+        entry = self._once(TEXT, reader, reader.text)
+        yield
+        reader.parts.unload_text()
+        samples = self._once(LATENTS, reader, reader.latents)
+        yield
+        first = Trial(self.scene)
+        loaded = self._first_load(first)
+        yield
+        if not (entry and samples and loaded):
+            missing = next(phase.phase for phase in self.phases if phase.host is None)
+            self.phases += [Phase(name, "", None, why=f"it needs what '{missing}' makes") for name in self._training()]
             return
-        model, stepper = made
-        for dataset, sample in samples:
-            with self.ledger:
-                batch = self._batch(dataset, entry, sample)
-            size = "x".join(map(str, reversed(batch.latents.shape[2:])))
-            step = functools.partial(self._step, stepper, batch)
-            yield self._phase(STEP, step, f"{len(batch)} latents of {size}")
-        if self.prompts and not self.config.validation_disable:
-            yield self._phase(PICTURE, lambda: self._picture(model, entry))
-        yield self._phase(SAVE, lambda: self._save(stepper))
-
-    def _phase(self, name: str, work: Callable[[], Any], of: str = "") -> Any:
-        """What a phase answers; None if it cannot run in shapes."""
-        self.ledger.mark()
+        ready = len(self.phases)
         try:
+            yield from self._train(self._shortened(first), entry, samples)
+        except Unlike as cause:
+            log.debug("The networks cannot be shortened: %s", cause)
+            self.unlike = str(cause)
+            del self.phases[ready:]
+            yield from self._train(Trials([first]), entry, samples)
+
+    def _training(self) -> list[str]:
+        """The phases after the models are loaded."""
+        return [STEP, *([PICTURE] if self.draws else []), SAVE]
+
+    @property
+    def draws(self) -> bool:
+        """Are there validation pictures?"""
+        return bool(self.prompts) and not self.config.validation_disable
+
+    def _train(self, trials: Trials, entry: Any, samples: list[tuple[Any, Any]]) -> Iterator[None]:
+        device = self._measured(trials, lambda trial: trial.attach(), marks=False)[1]
+        loaded = self.phases[-1]
+        if loaded.device is not None and device is not None:
+            self.phases[-1] = dataclasses.replace(loaded, device=max(loaded.device, device))
+        for dataset, sample in samples:
+            batches = {trial: trial.batch(dataset, entry, sample) for trial in trials.each}
+            one = next(iter(batches.values()))
+            size = "x".join(map(str, reversed(one.latents.shape[2:])))
+            self._phase(STEP, trials, functools.partial(step_of, batches), f"{len(one)} latents of {size}")
+            yield
+        if self.draws:
+            self._phase(PICTURE, trials, lambda trial: trial.picture(entry))
+            yield
+        self._phase(SAVE, trials, lambda trial: trial.save())
+        yield
+
+    def _once(self, name: str, trial: Trial, work: Callable[[], Any]) -> Any:
+        """What a phase answers whose models repeat nothing that is worth it; taken over if it is known."""
+        if name not in self.known.phases:
+            answers: list[Any] = []
+            self._phase(name, Trials([trial]), lambda _: answers.append(work()))
+            self.known.phases[name] = self.phases.pop(), next(iter(answers), None)
+        phase, answer = self.known.phases[name]
+        self.phases.append(phase)
+        return answer
+
+    def _first_load(self, first: Trial) -> bool:
+        self._phase(LOAD, Trials([first]), lambda trial: trial.load())
+        row = self.phases[-1]
+        if row.host is None:
+            return False
+        spare = sum(first.parts.weight_bytes(part) or 0 for part in first.parts.trained)
+        self.phases[-1] = dataclasses.replace(row, host=first.placement.while_loading(spare), spare=spare)
+        denoisers = first.parts.denoisers_of(first.model).values()
+        self.blocks = min(len(first.placement.blocks_of(each)) for each in denoisers)
+        return True
+
+    def _shortened(self, first: Trial) -> Trials:
+        """Trials with few blocks of each kind, and what their results are to be extended to: those of the first."""
+        each, stride = [fewest(kinds, self.scene.stride) for kinds in first.found.values()], self.scene.stride
+        rows = each[0] if each else {}
+        if self.shortens is False or not rows or any(other != rows for other in each):
+            return Trials([first])
+        if not self.shortens and not self._is_worth(first, rows):
+            return Trials([first])
+        kinds, few = list(rows), list(rows.values())
+        counts = [few, *([*few[:i], few[i] + stride, *few[i + 1 :]] for i in range(len(few)))]
+        trials = Trials(
+            [Trial(self.scene, kinds, numbers, first.made) for numbers in counts],
+            [(kind.count - count) / stride for kind, count in rows.items()],
+        )
+        for trial in trials.each:
+            try:
+                trial.load()
+            except Exception as cause:
+                raise Unlike(str(cause)) from cause
+        now = [{"now": trial.ledger.now} for trial in trials.each]
+        for kind in (HOST, self.device.type):
+            # where blocks wait elsewhere, all of them say it, and the shortened networks stay where they are
+            at = [{"now": row["now"][kind]} for row in now]
+            trials.more[kind] = first.ledger.now[kind] - trials.extend(at)
+        if any(trials.more.values()) and not first.placement.slots:
+            raise Unlike("the weights are not those of blocks that repeat")
+        return trials
+
+    @staticmethod
+    def _is_worth(first: Trial, rows: Mapping[Kind, int]) -> bool:
+        """Do all shortened networks together have far fewer modules than the whole one?"""
+        total = sum(1 for _ in first.model.modules())
+        gone = sum(kind.modules * (kind.count - few) // kind.count for kind, few in rows.items())
+        more = sum(kind.modules // kind.count for kind in rows)
+        return (len(rows) + 1) * (total - gone) + more < WORTH * total
+
+    def _measured(self, trials: Trials, work: Callable[[Trial], object], marks: bool = True) -> tuple[int, int | None]:
+        """Bytes on the host and on the device at the highest moment of a work. Raises whatever the work does."""
+        found = []
+        for trial in trials.each:
+            if marks:
+                trial.ledger.mark()
             with warnings.catch_warnings(action="ignore"):  # of what has no numbers
-                answer = work()
+                work(trial)
+            found.append(trial.peaks())
+        host, device = (
+            trials.extend([peaks[kind] for peaks in found]) + trials.more[kind] for kind in (HOST, self.device.type)
+        )
+        return host, None if self.device.type == HOST else device
+
+    def _phase(self, name: str, trials: Trials, work: Callable[[Trial], object], of: str = "") -> None:
+        """Adds the phase. Raises Unlike for what shortened networks cannot do."""
+        self.tell(name)
+        try:
+            host, device = self._measured(trials, work)
+            self.phases.append(Phase(name, of, host, device, idle=name in self.idle))
         except Exception as cause:  # any code of any model runs here
+            if len(trials.each) > 1:
+                raise Unlike(str(cause)) from cause
             log.debug("%s in shapes", name, exc_info=True)
             first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
             fails = name == STEP and not wants_numbers(cause)
             self.phases.append(Phase(name, of, None, None, first[:200], fails=fails))
-            return None
-        peak = self.ledger.peak
-        spare = sum(self.parts.weight_bytes(part) or 0 for part in self.parts.trained) if name == LOAD else 0
-        device = None if self.device.type == HOST else peak[self.device.type]
-        host = self.placement.while_loading(spare) if name == LOAD else peak[HOST]
-        self.phases.append(Phase(name, of, host, device, spare=spare, idle=name in self.idle))
-        return answer
 
-    # -- phases ----------------------------------------------------------------------------------------------------
 
-    def _text(self) -> dict[str, Any]:
-        captions = (self.plan.captions() or [""])[: self.plan.file.default_text.text_encoder_batch_size]
-        pipe = self.parts.text()
-        dataset, bucket = self._shapes()[0]
-        count = max(1, sum(companion.role == "reference" for companion in dataset.companions))
-        pictures = [Image.new("RGB", bucket.target)] * count
-        with self.ledger:
-            if self.family.flavour(self.config.model_flavour).reads:
-                return self.family.seen_entry(pipe, captions[0], pictures, self.config)
-            return self.family.text_entries(pipe, captions, self.config)[0]
+def step_of(batches: Mapping[Trial, Batch], trial: Trial) -> None:
+    """A step of a trial's own batch."""
+    trial.step(batches[trial])
 
-    def _latents(self) -> list[tuple[Any, dict[str, Any]]]:
-        """The planned dataset and one sample's entries for each shape of its buckets."""
-        self.parts.vae()
-        found = []
-        for dataset, bucket in self._shapes():
-            width, height = bucket.target
-            facts = self.parts.latents
-            clip = (bucket.frames,) if facts.temporal or facts.layered else ()
-            # with numbers, since some are looked at by programs that know no tensors
-            pictures = self.ledger.count(torch.zeros(self.config.vae_batch_size, 3, *clip, height, width))
-            with self.ledger:
-                entry = stages.sample_of(self.run, self.parts, pictures, [None] * len(pictures))
-                found.append((dataset, {name: tensor[:1] for name, tensor in entry.items()}))
-        return found
 
-    def _shapes(self) -> list[tuple[Any, Any]]:
-        """The buckets that decide: the largest and the smallest, each with its dataset."""
-        rows = [(dataset, bucket) for dataset in self.plan.training for bucket in dataset.buckets.buckets]
-        by_size = sorted(rows, key=lambda row: row[0].entry.train_batch_size * numbers_in(row[1]))
-        return [by_size[-1]] + ([by_size[0]] if numbers_in(by_size[0][1]) != numbers_in(by_size[-1][1]) else [])
+def shapes(plan: Any) -> list[tuple[Any, Any]]:
+    """The buckets that decide, each with its dataset: the largest of datasets that bring the same beside samples."""
+    rows = [(dataset, bucket) for dataset in plan.training for bucket in dataset.buckets.buckets]
+    largest: dict[tuple[str, ...], tuple[Any, Any]] = {}
+    for dataset, bucket in sorted(rows, key=lambda row: row[0].entry.train_batch_size * numbers_in(row[1])):
+        largest[tuple(sorted(companion.role for companion in dataset.companions))] = dataset, bucket
+    return list(largest.values())
 
-    def _model(self) -> tuple[Any, Any]:
-        model = stages.denoiser(self.run, self.parts, self.placement)
-        denoisers = self.parts.denoisers_of(model)
-        self.blocks = min(len(self.placement.blocks_of(each)) for each in denoisers.values())
-        adapter = stages.attached(self.run, model, self.parts)
-        self.placement.attached(adapter.model, denoisers)
-        stepper, _ = stages.trainer(self.run, self.engine, adapter, self.placement, scheduler_config(self.parts), STEPS)
-        return model, stepper
 
-    def _batch(self, dataset: Any, text: dict[str, Any], sample: dict[str, Any]) -> Batch:
-        """A batch as the loader would make it, of one sample again and again."""
-        # an entry has the config's, unless it has its own
-        count = min(dataset.entry.train_batch_size, self.most)
-        kept = {name: torch.cat([tensor] * count) for name, tensor in sample.items()}
-        latents = kept.pop("latents")
-        roles = [companion.role for companion in dataset.companions]
-        height, width = (edge * self.parts.latents.downscale for edge in latents.shape[-2:])
-        pixels = torch.empty(count, 3, height, width) if self.family.sees(self.config) == "pixels" else latents
-        return Batch(
-            latents=latents,
-            cond=self.family.stack_text([text] * count),
-            captions=[""] * count,
-            paths=[""] * count,
-            original_sizes=torch.tensor([[height, width]] * count),
-            target_sizes=torch.tensor([[height, width]] * count),
-            crops=torch.zeros(count, 2, dtype=torch.long),
-            dropped=torch.zeros(count, dtype=torch.bool),
-            dataset=dataset.id,
-            extras=kept,
-            references=tuple(latents for role in roles if role == "reference"),
-            controls=tuple(pixels for role in roles if role == "control"),
-            mask=torch.ones(count, 1, *latents.shape[2:]) if "mask" in roles else None,
-        )
+def size_of_process(scene: Scene) -> int:
+    """Bytes that a process takes which has imported what the run imports, and has no model yet."""
+    family, config = scene.run.family, scene.run.config
+    spec = family.tiny_for(config.model_flavour)
+    parts = [spec.denoiser, *spec.encoders.values(), *spec.extras.values(), *([spec.vae] if spec.vae else [])]
+    for name in (family.drawn_by(config), *(part.cls for part in parts)):
+        named(name)
+    gc.collect()
+    return held() + LIBRARIES
 
-    def _step(self, stepper: Any, batch: Batch) -> None:
-        with self.ledger:
-            for step in range(STEPS):
-                stepper.update([batch.to(self.device)] * micro_batches(self.config), step)
 
-    def _picture(self, model: Any, entry: dict[str, Any]) -> None:
-        renderer = Renderer(self.parts, self.config, lambda caption, looks=(): entry)
-        self.parts.vae()
-        with self.ledger:
-            renderer.shortest(model, self.prompts, form="pt")
-
-    def _save(self, stepper: Any) -> None:
-        """A file is copied as a whole before it is written."""
-        state = [t for row in stepper.optimizer.state.values() for t in row.values() if isinstance(t, torch.Tensor)]
-        trained, moments = (
-            sum(t.numel() * t.element_size() for t in tensors) for tensors in (stepper.parameters, state)
-        )
-        copies = 1 if self.device.type == HOST else 2
-        self.parts.unload_vae()
-        self.ledger.peak[HOST] = self.ledger.mark()[HOST] + copies * max(trained, moments)
+@contextlib.contextmanager
+def only_new_garbage() -> Iterator[None]:
+    """Garbage is collected often here: what lived before is not looked through each time."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def numbers_in(bucket: Any) -> int:

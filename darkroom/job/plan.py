@@ -6,17 +6,20 @@ import dataclasses
 import json
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from darkroom import families
+from darkroom.core.errors import ConfigError, ModelError
 from darkroom.core.events import Bus
 from darkroom.core.files import free_bytes
 from darkroom.core.units import show_duration, show_size
 from darkroom.data import plan as data_plan
 from darkroom.families.base import Family
-from darkroom.families.repository import Repository
+from darkroom.families.repository import Published, Repository
 from darkroom.job import preflight, resume
 from darkroom.job.advice import Adviser, words
 from darkroom.job.forecast import Forecaster
@@ -28,6 +31,7 @@ from darkroom.options.sources import Resolved
 from darkroom.report.eventlog import read
 from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper
+from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import wanted
 
 # bytes that a shard spends on naming one tensor
@@ -35,15 +39,32 @@ TENSOR_HEADER = 140
 MOST_LISTED = 20
 
 
-def plan(resolved: Resolved) -> dict[str, Any]:
-    """The plan as JSON-able data. Raises what would stop the run."""
-    family, prompts = preflight.check(resolved)
+@dataclasses.dataclass(frozen=True)
+class Begun:
+    """A plan but for memory, `made` as JSON-able data, and what memory is told from.
+
+    `published` stands in for the settings of a base that cannot be asked for them.
+    """
+
+    resolved: Resolved
+    family: Family
+    data: data_plan.Plan
+    prompts: list[Prompt]
+    published: Published | None
+    made: dict[str, Any]
+
+
+def begin(resolved: Resolved) -> Begun:
+    """All that needs no model. Raises what would stop the run."""
     config = resolved.config
+    published = published_settings(resolved)
+    folder = published and published.folder
+    family, prompts = preflight.check(resolved, folder)
     datasets = read_datasets(config.data_backend_config, config, os.environ)
     data = data_plan.prepare(config, datasets, Bus(), needs(family, config)).scan()
     data.check()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    repository = Repository(family, config, device, distributed.base_dtype(config))
+    repository = Repository(family, config, device, distributed.base_dtype(config), folder)
     if not config.validation_disable and come_from_datasets(family, config, prompts):
         # their captions are encoded for training anyway
         chosen = [d for d in data.datasets if d.id == config.eval_dataset_id] or data.training
@@ -58,7 +79,7 @@ def plan(resolved: Resolved) -> dict[str, Any]:
     )
     point = resume_point(resolved, family, repository, data)
     steps, epochs = point.steps, point.epochs
-    return {
+    made = {
         "settings": settings(resolved),
         "notes": [str(note) for note in preflight.remarks(resolved, family)],
         "warnings": data.warnings,
@@ -76,10 +97,20 @@ def plan(resolved: Resolved) -> dict[str, Any]:
         "to_delete": [{"dataset": name, "path": path, "reason": why} for name, path, why in data.to_delete()],
         "disk_free": free_bytes(Path(config.output_dir)),
         "weights": weights(repository, family),
-        "memory": memory(resolved, family, data, prompts),
+        "sizes": None if published is None else {"why": published.why, "unknown": published.unknown},
         "validation": validation(config, drawn, steps, data.lengths.steps_per_epoch),
         "time": estimated_time(config, steps),
     }
+    return Begun(resolved, family, data, prompts, published, made)
+
+
+def published_settings(resolved: Resolved) -> Published | None:
+    """What stands in for settings that neither a folder nor the hub has given; None where they are at hand."""
+    family = families.get(resolved.config.model_family)
+    try:
+        return Repository(family, resolved.config, torch.device("cpu"), torch.float32).published_settings()
+    except ConfigError:  # which preflight tells together with all else
+        return None
 
 
 def settings(resolved: Resolved) -> dict[str, dict[str, Any]]:
@@ -120,33 +151,43 @@ def resume_point(resolved: Resolved, family: Family, repository: Repository, dat
     )
 
 
-def caches(data: Any, family: Family, repository: Repository) -> dict[str, int]:
-    """Entries to make and to reuse, and the bytes that those to make will take."""
+def caches(data: Any, family: Family, repository: Repository) -> dict[str, int | None]:
+    """Entries to make and to reuse, and the bytes that those to make will take, if it is known how wide text is."""
     facts = repository.latents
-    numbers = family.text_numbers(repository.text_configs, repository.options)
+    try:
+        numbers = family.text_numbers(repository.text_configs, repository.options)
+    except ModelError:
+        if repository.settings is None:
+            raise
+        numbers = None
     width = torch.empty(0, dtype=repository.text_dtype).element_size()
 
     def latent_bytes(w: int, h: int, frames: int) -> int:
         return math.prod(facts.shape(h, w, frames)) * 4 + TENSOR_HEADER
 
     # a caption is stored as two tensors, its tokens and its pooled vector
-    estimate = data.estimate(latent_bytes, lambda caption: numbers * width + 2 * TENSOR_HEADER)
+    estimate = data.estimate(latent_bytes, lambda caption: (numbers or 0) * width + 2 * TENSOR_HEADER)
     return {
         "latents_to_make": estimate.latents_to_make,
         "latents_to_reuse": estimate.latents_to_reuse,
         "texts_to_make": estimate.texts_to_make,
         "texts_to_reuse": estimate.texts_to_reuse,
-        "bytes_to_write": estimate.bytes_to_write,
+        "bytes_to_write": None if numbers is None and estimate.texts_to_make else estimate.bytes_to_write,
     }
 
 
-def memory(resolved: Resolved, family: Family, data: Any, prompts: list[Any]) -> dict[str, Any]:
-    """The most that each phase takes, what there is, and if that is too little, what to change."""
-    forecast = Forecaster(resolved, family, data, prompts).forecast()
+def memory(begun: Begun, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """The most that each phase takes, what there is, and if that is too little, what to change.
+
+    `tell` is told what is being forecast.
+    """
+    run = (begun.resolved, begun.family, begun.data, begun.prompts)
+    forecaster = Forecaster(*run, begun.published and begun.published.folder, tell=tell)
+    forecast = forecaster.forecast()
     made = forecast.as_dict()
-    made["measured"] = measured(Path(resolved.config.output_dir))
+    made["measured"] = measured(Path(begun.resolved.config.output_dir))
     if forecast.too_large:
-        made["change"] = Adviser(resolved, family, data, prompts).advise(forecast)
+        made["change"] = Adviser(*run, forecaster).advise(forecast)
     return made
 
 
@@ -194,7 +235,7 @@ def estimated_time(config: Any, steps: int) -> dict[str, Any]:
 
 
 def show(made: dict[str, Any]) -> str:
-    """The plan for a person."""
+    """The plan but for memory, for a person."""
     cache, check = made["caches"], made["validation"]
     lines = ["Settings that are not the general defaults:"]
     width = max((len(name) for name in made["settings"]), default=0)
@@ -209,7 +250,7 @@ def show(made: dict[str, Any]) -> str:
     lines += ["This run is finished: `darkroom train` would do nothing."] if made["finished"] else []
     lines.append(
         f"Caches: {cache['latents_to_make']} pictures and {cache['texts_to_make']} captions to encode "
-        f"({show_size(cache['bytes_to_write'])} to write, {show_size(made['disk_free'])} free); "
+        f"({known_size(cache['bytes_to_write'])} to write, {show_size(made['disk_free'])} free); "
         f"{cache['latents_to_reuse']} and {cache['texts_to_reuse']} are there already."
     )
     for name, count in made["to_generate"].items():
@@ -219,14 +260,22 @@ def show(made: dict[str, Any]) -> str:
         lines += [f"    {row['dataset']}: {row['path']} ({row['reason']})" for row in made["to_delete"][:MOST_LISTED]]
         more = len(made["to_delete"]) - MOST_LISTED
         lines += [f"    and {more} more; --json lists all"] if more > 0 else []
-    lines += show_memory(made["memory"])
     lines.append(f"Validation: {check['times']} times {check['pictures']} pictures.")
     seconds = made["time"]["seconds"]
     lines.append(f"Time for the steps: {show_duration(seconds) if seconds else 'unknown'} ({made['time']['from']}).")
+    if made["sizes"]:
+        lines.append(f"! Sizes are those under which the base was published: {made['sizes']['why'].rstrip('.')}.")
+        unknown = ", ".join(made["sizes"]["unknown"])
+        lines += [f"!   Not known here: {unknown}."] if unknown else []
     return "\n".join(lines)
 
 
-def show_memory(made: dict[str, Any]) -> list[str]:
+def known_size(size: int | None) -> str:
+    """A number of bytes for a person."""
+    return "an unknown size" if size is None else show_size(size)
+
+
+def show_memory(made: dict[str, Any]) -> str:
     """The phases' memory for a person."""
     there = f"{show_size(made['host'])} on the host" + (
         f", {show_size(made['device'])} on the GPU" if made["device"] is not None else ""
@@ -244,4 +293,4 @@ def show_memory(made: dict[str, Any]) -> list[str]:
         lines.append("! The run would stop there, before its first update.")
     if "change" in made:
         lines.append(f"! It does not fit. {words(made['change'])}")
-    return lines
+    return "\n".join(lines)

@@ -11,7 +11,7 @@ import torch
 
 from darkroom import families
 from darkroom.adapters import stock
-from darkroom.core.errors import ConfigError, ConfigErrors
+from darkroom.core.errors import ConfigError, ConfigErrors, ModelError
 from darkroom.core.registry import nearest
 from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
@@ -42,8 +42,11 @@ WITHOUT_EFFECT = {
 """Options whose purpose is met in another way, with how."""
 
 
-def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
-    """The run's family and its validation prompts. Raises ConfigErrors with all that is wrong at once."""
+def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list[Prompt]]:
+    """The run's family and its validation prompts. Raises ConfigErrors with all that is wrong at once.
+
+    `settings` is a folder that stands in for the base's own, where those cannot be had.
+    """
     config = resolved.config
     family = families.get(config.model_family)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,7 +68,7 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
     ):
         errors += _found(probe)
     if not errors:
-        base = Repository(family, config, torch.device("cpu"), torch.float32)
+        base = Repository(family, config, torch.device("cpu"), torch.float32, settings)
         errors = _found(base.examine)
         errors = errors or [*within_limits(family, config, base.limits), *_found(lambda: models_fit(base))]
         for fits in (start_fits, assistant_fits, shift_is_known) if not errors else ():
@@ -78,7 +81,11 @@ def check(resolved: Resolved) -> tuple[Family, list[Prompt]]:
 def models_fit(base: Repository) -> None:
     """Raises ConfigError for what the options ask of models that cannot do it, from their settings alone."""
     placement = place.Placement(base.options, base.device, base.family.blocks)
-    placement.examine(lambda: [base.hollow(part) for part in base.trained], lambda: base.hollow("vae"))
+    try:
+        placement.examine(lambda: [base.hollow(part) for part in base.trained], lambda: base.hollow("vae"))
+    except ModelError:
+        if base.settings is None:  # else it is not known how large they are, which is told where that matters
+            raise
 
 
 def start_fits(base: Repository) -> None:
@@ -118,7 +125,9 @@ def assistant_fits(base: Repository) -> None:
 def shift_is_known(base: Repository) -> None:
     """Raises ConfigError where the shift should follow sizes, and nobody has published how."""
     if base.options.flow_schedule_auto_shift and base.family.prediction == "flow_matching":
-        base.family.shifts(scheduler_config(Parts(base.family, base.options, base.device, base.dtype)))
+        base.family.shifts(
+            scheduler_config(Parts(base.family, base.options, base.device, base.dtype, settings=base.settings))
+        )
 
 
 def within_limits(family: Family, config: Any, limits: Limits) -> Iterator[ConfigError]:

@@ -103,8 +103,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
             except (OSError, DarkroomError) as cause:
                 if status == "completed":  # else the reason why the run ended matters more
                     log.warning("%s", cause)
-        logs.logger("darkroom").removeHandler(handler)
-        handler.close()
+        logs.end(handler)
 
 
 def dumped(config: Any) -> dict[str, Any]:

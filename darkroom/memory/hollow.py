@@ -25,9 +25,11 @@ class HollowPlacement(Placement):
     """Decides as `Placement` does, and moves nothing: narrow layers get storages of their size, and the ledger is told
     which weights wait in host memory."""
 
-    def __init__(self, options: Any, device: torch.device, blocks: Sequence[str], ledger: Ledger):
+    def __init__(
+        self, options: Any, device: torch.device, blocks: Sequence[str], ledger: Ledger, streams_denoiser: bool = True
+    ):
         super().__init__(options, device, blocks)
-        self.ledger = ledger
+        self.ledger, self.streams_denoiser = ledger, streams_denoiser
         self.slots: list[Tensor] = []
         # bytes when all is loaded, and nothing is narrow or waits yet; bytes of what became narrow
         self.loaded = self.narrowed = 0
@@ -35,6 +37,9 @@ class HollowPlacement(Placement):
     def _straighten(self, model: nn.Module) -> None:
         """Nothing lies anywhere; this is the moment when all is loaded."""
         self.loaded = max(self.loaded, self.ledger.now[self.device.type])
+
+    def _fuse(self, model: Any) -> Any:
+        return self.ledger.hollow(super()._fuse(model), self.device)  # fusing makes new layers
 
     def _quantise(self, name: str, model: nn.Module, preset: str, blocks: Sequence[str] = ()) -> None:
         if preset == quantise.NONE:
@@ -59,6 +64,9 @@ class HollowPlacement(Placement):
         """
         keeps = self.options.keep_quantised_weights and kept.can_keep(self.options.base_model_precision)
         return file + (self.narrowed if keeps else self.loaded)
+
+    def _units(self, model: nn.Module) -> list[list[nn.Module]]:
+        return super()._units(model) if self.streams_denoiser else []
 
     def _stream(self, model: nn.Module, groups: list[list[nn.Module]], trained: bool = False) -> Any:
         o = self.options

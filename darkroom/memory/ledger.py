@@ -9,23 +9,30 @@ from __future__ import annotations
 
 import functools
 import gc
+import math
+import weakref
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses import fake_tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, unset_fake_temporarily
-from torch.multiprocessing.reductions import StorageWeakRef
+from torch._subclasses.fake_tensor import (
+    FakeTensor,
+    FakeTensorMode,
+    in_kernel_invocation_manager,
+    unset_fake_temporarily,
+)
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 # elements of what is computed for real
 SMALL = 1 << 14
-# storages are looked over for those that have gone after so many new ones
-SWEEP = 64
-# what a peak may be short of, for fewer looks
-CLOSE = 1.002
+# the product of the sizes of what is computed with for real: more of it may be far more in the end, such as a mask
+MOST = 1 << 30
+_HOST = torch.device("cpu")
+_DEVICE = torch.ops.prim.device.default
 _VALUE = torch.ops.aten._local_scalar_dense.default
 _INDEXING = (
     torch.ops.aten.index.Tensor,
@@ -44,15 +51,32 @@ WANT_NUMBERS = (
 OF_FAKES = ("FakeTensor", "fake tensor", "meta tensor", "data pointer", "data-dependent", "invalid python storage")
 
 
-class Ledger(TorchDispatchMode):
-    """Counts the bytes of living fake tensors, by kind of device: `now`, and at their highest `peak`."""
+def shapes_only() -> FakeTensorMode:
+    """What makes tensors fake; several ledgers share it if they are to know each other's."""
+    return FakeTensorMode(allow_non_fake_inputs=True)
 
-    def __init__(self) -> None:
+
+class Ledger(TorchDispatchMode):
+    """Counts the bytes of living fake tensors, by kind of device: `now`, and at their highest `peaks` by moment."""
+
+    def __init__(self, fake: FakeTensorMode | None = None) -> None:
         super().__init__()
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.living: dict[int, tuple[StorageWeakRef, str, int]] = {}
+        self.fake = fake or shapes_only()
+        # by its address in memory: what tells when a storage goes, the kind of device, bytes
+        self.living: dict[int, tuple[weakref.ref[torch.UntypedStorage], str, int]] = {}
         self.now: Counter[str] = Counter()
-        self.peak: Counter[str] = Counter()
+        # what operators answer, by what that hangs on: torch's own way to find it again takes longer
+        self._answers: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]] = {}
+        self.peaks: dict[str, Counter[str]] = {}
+        self._seen: Counter[str] = Counter()
+        self._peak: Counter[str] = Counter()
+        self.moment("start")
+
+    @property
+    def peak(self) -> Counter[str]:
+        """The highest of all moments since the mark, by kind of device."""
+        kinds = {kind for moment in self.peaks.values() for kind in moment}
+        return Counter({kind: max(moment[kind] for moment in self.peaks.values()) for kind in kinds})
 
     def __enter__(self) -> Ledger:
         self.fake.__enter__()
@@ -117,17 +141,32 @@ class Ledger(TorchDispatchMode):
     def mark(self) -> Counter[str]:
         """Begin to look for a new peak. Returns the bytes that live now."""
         gc.collect()
-        self._sweep()
-        self.peak = self.now.copy()
+        self.peaks = {}
+        self._seen.clear()
+        self.moment("start")
         return self.now.copy()
 
+    def moment(self, name: str) -> None:
+        """A moment begins, whose peak is looked for by itself. One that comes again is another moment."""
+        self._seen[name] += 1
+        self._peak = self.peaks[f"{name} {self._seen[name]}"] = self.now.copy()
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
+        if func is _DEVICE and isinstance(args[0], FakeTensor):
+            return args[0].fake_device
+        kwargs = _on_one_host(kwargs or {})
         given = [t for t in pytree.arg_tree_leaves(*args, **kwargs) if isinstance(t, Tensor)]
-        if given and not any(isinstance(t, FakeTensor) for t in given):
+        if given and not any(isinstance(t, FakeTensor) for t in given) and math.prod(t.numel() for t in given) <= MOST:
             return self._really(func, args, kwargs)
         if func is _VALUE and given[0].dtype == torch.bool:
             return False  # whether something is so throughout, or anywhere not a number, only numbers tell
+        if given and _writes_only(func):
+            return args[0]
+        if given and _only_looks(func) and isinstance(args[0], FakeTensor):
+            return self._look(func, args, kwargs)
+        key = self._key(func, args, kwargs)
+        if key is not None and (known := self._answers.get(key)) is not None:
+            return self._again(*known)
         if func in _INDEXING:
             args = (args[0], self._places(args[1]), *args[2:])
         # chance has no values here
@@ -137,7 +176,33 @@ class Ledger(TorchDispatchMode):
             return self._really(func, args, kwargs)
         for tensor in made:
             self._enter(tensor)
+        if key is not None and isinstance(faked, FakeTensor) and _is_plain(faked, given):
+            self._answers[key] = faked.shape, faked.stride(), faked.dtype, faked.fake_device
         return faked
+
+    def _key(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """What an operator's answer hangs on; None where that is more than shapes."""
+        try:
+            hash(key := (func, *map(_sign, args), *((name, _sign(value)) for name, value in kwargs.items())))
+        except TypeError:
+            return None
+        return key
+
+    def _look(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+        """A view of a fake tensor."""
+        with in_kernel_invocation_manager(self.fake):
+            bare = func(*args, **kwargs)
+        made = FakeTensor(self.fake, bare, args[0].fake_device)
+        self._enter(made)  # some look where they can, and copy elsewhere
+        return made
+
+    def _again(self, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """A new tensor as an operator has answered before."""
+        with unset_fake_temporarily():
+            bare = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
+        made = FakeTensor(self.fake, bare, device)
+        self._enter(made)
+        return made
 
     def _places(self, indices: Any) -> Any:
         """Masks with numbers, as the places that they name: how many those are is known."""
@@ -156,21 +221,71 @@ class Ledger(TorchDispatchMode):
     def _enter(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
-        if key in self.living and not self.living[key][0].expired():
+        if key in self.living:
             return
-        if len(self.living) % SWEEP == 0 or key in self.living:
-            self._sweep()
-        kind, size = tensor.device.type, storage.nbytes()
-        self.living[key] = StorageWeakRef(storage), kind, size
+        device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
+        kind, size = device.type, storage.nbytes()
+        self.living[key] = weakref.ref(storage, lambda _: self._leave(key)), kind, size
         self.now[kind] += size
-        if self.now[kind] > self.peak[kind] * CLOSE:
-            self._sweep()
-            self.peak[kind] = max(self.peak[kind], self.now[kind])
+        if self.now[kind] > self._peak[kind]:
+            self._peak[kind] = self.now[kind]
 
-    def _sweep(self) -> None:
-        for key in [key for key, (storage, _, _) in self.living.items() if storage.expired()]:
-            _, kind, size = self.living.pop(key)
-            self.now[kind] -= size
+    def _leave(self, key: int) -> None:
+        _, kind, size = self.living.pop(key)
+        self.now[kind] -= size
+
+
+def _sign(value: Any) -> Any:
+    """An argument as a part of a key, which holds no tensor. Raises TypeError for what has numbers."""
+    if isinstance(value, FakeTensor):
+        if value.dtype.is_complex:
+            raise TypeError("conjugates are known by a bit that is not among these")
+        return value.shape, value.stride(), value.dtype, value.fake_device
+    if isinstance(value, torch.Generator):
+        return None
+    if isinstance(value, Tensor):
+        raise TypeError("it has numbers")
+    return type(value), tuple(map(_sign, value)) if isinstance(value, (list, tuple)) else value
+
+
+@functools.cache
+def _writes_only(func: Any) -> bool:
+    """Does an operator write over its first argument, answer that, and leave its shape?"""
+    first = func._schema.arguments[0].alias_info if func._schema.arguments else None
+    answers = [answer.alias_info for answer in func._schema.returns]
+    return bool(
+        first and first.is_write and len(answers) == 1 and answers[0] and answers[0].is_write
+        and torch.Tag.inplace_view not in func.tags and func._schema.name.endswith("_")
+        and "resize" not in func._schema.name and "set_" not in func._schema.name
+    )  # fmt: skip
+
+
+@functools.cache
+def _only_looks(func: Any) -> bool:
+    """Is an operator's one answer a view of its first argument?"""
+    first = func._schema.arguments[0].alias_info if func._schema.arguments else None
+    returned = func._schema.returns
+    is_one = len(returned) == 1 and str(returned[0].type) == "Tensor"
+    is_view = bool(first and not first.is_write and is_one and returned[0].alias_info)
+    return is_view or func is torch.ops.aten._unsafe_view.default
+
+
+def _is_plain(answer: FakeTensor, given: list[Tensor]) -> bool:
+    """Does an answer have a storage of its own, just as large as its strides say?"""
+    storage = answer.untyped_storage()
+    return (
+        type(answer) is FakeTensor
+        and answer.storage_offset() == 0
+        and all(storage._cdata != t.untyped_storage()._cdata for t in given)
+        and storage.nbytes()
+        == answer.itemsize * (1 + sum((n - 1) * s for n, s in zip(answer.shape, answer.stride(), strict=True)))
+    )
+
+
+def _on_one_host(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments of an operator; the host is one device, with and without a number."""
+    device = kwargs.get("device")
+    return {**kwargs, "device": _HOST} if device is not None and torch.device(device).type == "cpu" else kwargs
 
 
 def wants_numbers(cause: Exception) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
@@ -17,6 +20,17 @@ from darkroom.core.units import show_duration
 PLAIN_EVERY = 15.0
 
 
+@contextlib.contextmanager
+def status(title: str, console: Console | None = None) -> Iterator[Callable[[str], None]]:
+    """Gives a function that says what is being done: in one line that changes, or a line each if no person watches."""
+    console = console or Console(file=sys.stderr, highlight=False)
+    if not console.is_terminal:
+        yield lambda text: console.print(f"{title}: {text}", markup=False, soft_wrap=True)
+        return
+    with console.status(title) as line:
+        yield lambda text: line.update(f"{title}: {escape(text)}")
+
+
 class ProgressBars:
     """Listens to progress and steps. Time left comes from a moving average of training time alone."""
 
@@ -24,7 +38,8 @@ class ProgressBars:
         self.console = console or Console(file=sys.stderr, highlight=False)
         self._bars: Bar | None = None
         self._tasks: dict[str, Any] = {}
-        self._said = 0.0
+        # when a plain line was last printed
+        self._said = time.monotonic()
         self._pace: float | None = None
 
     @property
@@ -38,6 +53,10 @@ class ProgressBars:
             self._move(event.phase, event.done, event.total or None, "")
         elif event.done == event.total:
             self.console.print(f"{event.phase}: {event.done} {event.unit}", soft_wrap=True)
+        elif time.monotonic() - self._said > PLAIN_EVERY:
+            self._said = time.monotonic()
+            of = f" of {event.total}" if event.total else ""
+            self.console.print(f"{event.phase}: {event.done}{of} {event.unit}", soft_wrap=True)
 
     def on_step(self, event: events.Step) -> None:
         """An optimizer step was taken."""

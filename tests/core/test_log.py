@@ -72,3 +72,16 @@ def test_the_log_file_holds_no_secrets(tmp_path):
 
     text = (tmp_path / "deep" / "debug.log").read_text()
     assert "ERROR darkroom.test: token=***" in text
+
+
+@pytest.mark.parametrize("level", ["warning", "error"])
+def test_what_libraries_warn_of_is_in_the_file_and_not_on_the_terminal(level, tmp_path, capsys):
+    log.setup()
+    handler = log.to_file(tmp_path / "debug.log")
+    try:
+        getattr(logging.getLogger("bitsandbytes.somewhere"), level)("kernels were not found")
+    finally:
+        log.end(handler)
+
+    assert "kernels were not found" in (tmp_path / "debug.log").read_text()
+    assert ("kernels were not found" in capsys.readouterr().err) == (level == "error")

@@ -51,7 +51,7 @@ def model_of(cls: str, seed: int = 1) -> Any:
     """The class, tiny, with random weights."""
     kind, config = part_of(cls)
     torch.manual_seed(seed)
-    made = tiny._of_transformers(Part(cls, config)) if kind == "text" else named(cls)(**config)
+    made = tiny.component(Part(cls, config)) if kind == "text" else named(cls)(**config)
     with torch.no_grad():
         for tensor in made.state_dict().values():
             if tensor.is_floating_point():

@@ -69,6 +69,33 @@ def test_small_tensors_have_their_numbers():
         assert hasattr(torch.empty(SMALL + 1), "fake_mode")
 
 
+def test_a_mask_that_no_machine_has_room_for_takes_none():
+    ledger = Ledger()
+    with ledger:
+        row = torch.arange(SMALL) < 5
+        assert not hasattr(row, "fake_mode")
+        wide = row.expand(SMALL * 8, SMALL)
+        mask = wide & wide
+        assert hasattr(mask, "fake_mode")
+    assert ledger.peak["cpu"] == SMALL * SMALL * 8
+
+
+def test_what_is_written_over_takes_nothing_and_what_is_looked_at_is_the_same():
+    ledger = Ledger()
+    with ledger:
+        x = torch.zeros(SIDE, SIDE)
+        assert x.add_(1) is x
+        assert x.view(-1).untyped_storage()._cdata == x.t().untyped_storage()._cdata == x.untyped_storage()._cdata
+        twice = [x * 2, x * 2]
+    assert ledger.now["cpu"] == 3 * SQUARE
+    del twice
+    assert ledger.now["cpu"] == SQUARE
+    with ledger:
+        together = torch.cat([x, x])
+        del together, x
+    assert ledger.now["cpu"] == 0
+
+
 def test_masks_index_and_questions_that_need_numbers_are_denied():
     ledger = Ledger()
     with ledger:

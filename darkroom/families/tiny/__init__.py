@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 SEED = 20260101
 
 
-def _of_transformers(part: Part, tokenizer: Any = None) -> Any:
+def component(part: Part, tokenizer: Any = None) -> Any:
     """A model from its config; one of diffusers, or a processor, from arguments, to which may belong a tokenizer."""
     cls = named(part.cls)
     if not hasattr(cls, "config_class"):
         takes = inspect.signature(cls.__init__).parameters
         own = {"tokenizer": tokenizer} if "tokenizer" in takes else {}
-        made = cls(**{k: _of_transformers(v) if isinstance(v, Part) else v for k, v in part.config.items()}, **own)
+        made = cls(**{k: component(v) if isinstance(v, Part) else v for k, v in part.config.items()}, **own)
         return made.eval() if hasattr(made, "eval") else made
     model = cls(cls.config_class(**part.config)).eval()
     if "empty_init" in inspect.signature(cls).parameters:
@@ -58,7 +58,7 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
         for name, kind in spec.tokenizers.items():
             parts[name] = TOKENIZERS[kind]()
         for name, part in {**spec.encoders, **spec.extras}.items():
-            parts[name] = _of_transformers(part, parts.get("tokenizer"))
+            parts[name] = component(part, parts.get("tokenizer"))
         if spec.vae:
             parts["vae"] = named(spec.vae.cls)(**spec.vae.config).eval()
         for module in parts["vae"].modules() if spec.vae else ():
@@ -73,8 +73,8 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
             for name in {"latents_mean", "latents_std"} & dict(kept.named_buffers()).keys():
                 # the same for statistics that are kept as buffers
                 getattr(kept, name).uniform_(0.5, 2)
-        for component in family.held_for(flavour):
-            parts[component] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
+        for name in family.held_for(flavour):
+            parts[name] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
         for name in family.guides:
             parts[name] = named(spec.denoiser.cls)(**spec.denoiser.config).eval()
         parts["scheduler"] = named(spec.scheduler.cls)(**spec.scheduler.config)

@@ -1,0 +1,69 @@
+"""What works now and what is refused for now, from registries and declarations: the tables in README.md.
+
+python -m darkroom.tools.abilities          writes it
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+from darkroom import adapters, families, storage
+from darkroom.core.files import write_text
+from darkroom.data.captions import SOURCES
+from darkroom.memory import quantise
+from darkroom.optim.table import OPTIMIZERS
+from darkroom.options.config import option_info, option_names
+from darkroom.report import trackers
+
+README = Path(__file__).parents[2] / "README.md"
+BEGIN, END = "<!-- written by python -m darkroom.tools.abilities -->", "<!-- end of what is written -->"
+
+
+def table() -> str:
+    """Both tables, as Markdown."""
+    each = [families.get(name) for name in families.names()]
+    works: dict[str, str] = {
+        "Families": f"{', '.join(family.title for family in each)}; each also as `tiny`, random weights to try things",
+        "Trained": f"{_names(adapters.KINDS)}; `controlnet`: {_having('controlnet')}; `control`: "
+        f"{_having('control')}; text encoders: {_having('train_text_encoder')}",
+        "Optimizers": f"{_names(OPTIMIZERS)}; any class by import path",
+        "Frozen weights in fewer bits": _names(quantise.quantisers()),
+        "Datasets from": _names(storage.STORES),
+        "Captions from": _names(SOURCES),
+        "Trackers": _names(trackers.KNOWN),
+    }
+    lines = ["| Part | Works now |", "|---|---|", *(f"| {part} | {what} |" for part, what in works.items())]
+    lines += ["", "| Refused for now, with this reason | Options and choices |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {reason} | {_names(names)} |" for reason, names in sorted(refused().items()))])
+
+
+def refused() -> dict[str, list[str]]:
+    """Options, and choices as `option=choice`, that are declared and not offered yet, by the reason."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for info in map(option_info, option_names()):
+        if info.pending:
+            found[info.pending].append(info.name)
+        for choice, reason in (info.pending_choices or {}).items():
+            found[reason].append(f"{info.name}={choice}")
+    return found
+
+
+def _having(way: str) -> str:
+    each = [families.get(name) for name in families.names()]
+    return _names(f.name for f in each if any(way in f.supports_for(flavour) for flavour in f.flavours))
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def page(text: str) -> str:
+    """The README with the tables in their place."""
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
+
+
+if __name__ == "__main__":
+    write_text(README, page(README.read_text(encoding="utf-8")))

@@ -1,0 +1,53 @@
+"""Every benchmark runs: at sizes that say nothing about speed."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BENCHMARKS = ROOT / "benchmarks"
+# by file: the smallest arguments, and what the answer has in it
+TINY: dict[str, tuple[list[str], str]] = {
+    "cache.py": (["--count", "6", "--edge", "64", "--clock", "cpu"], "fill"),
+    "fp8.py": (["--layers", "1,1", "--width", "256"], "second"),
+    "gpu/step.py": (["flux", "--size", "tiny", "--rows", "bf16", "--steps", "1"], "bf16"),
+    "listing.py": (["--count", "20", "--folders", "2", "--rounds", "1"], "list"),
+    "magcache.py": (["--steps", "3", "--thresholds", "0.1"], "0.1"),
+    "memory_options.py": (["--width", "128", "--rounds", "2"], "swap"),
+    "memory_plan.py": (["flux plain"], "farthest from 1"),
+    "optimizers.py": (["--width", "64", "--rounds", "2"], "adamw"),
+    "scan.py": (["--count", "20", "--rows", "50"], "first batch"),
+    "startup.py": (["--runs", "1"], "torch"),
+    "step_overhead.py": (["--rounds", "2", "--size", "tiny", "--json"], "bare_to_bare"),
+    "video.py": (["--size", "64x64", "--frames", "3", "--repeats", "1"], "frames"),
+}
+# it kills an S3 server that keeps what it has on disk, and there is none in Python
+NEEDS_A_SERVER = {"object_store.py"}
+
+
+def test_every_benchmark_has_a_tiny_size():
+    files = {str(path.relative_to(BENCHMARKS)) for path in BENCHMARKS.rglob("*.py")}
+    assert files == TINY.keys() | NEEDS_A_SERVER
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TINY)
+def test_benchmark_runs_at_tiny_size(name, tmp_path):
+    arguments, word = TINY[name]
+    own = {"BENCH_HOME": str(tmp_path), "BENCH_LARGER": "0", "DARKROOM_HOME": str(tmp_path / "home")}
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / name, *arguments],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **own},
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert re.search(word, done.stdout, re.IGNORECASE), done.stdout[-2000:]
