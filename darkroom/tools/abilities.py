@@ -26,7 +26,7 @@ def table() -> str:
     each = [families.get(name) for name in families.names()]
     works: dict[str, str] = {
         "Families": f"{', '.join(family.title for family in each)}; each also as `tiny`, random weights to try things",
-        "Trained": f"{_names(adapters.KINDS)}; `controlnet`: {_having('controlnet')}; `control`: "
+        "Trained": f"{_names(adapters.KINDS)}; ControlNets: {_having('controlnet')}; control pictures as channels: "
         f"{_having('control')}; text encoders: {_having('train_text_encoder')}",
         "Optimizers": f"{_names(OPTIMIZERS)}; any class by import path",
         "Frozen weights in fewer bits": _names(quantise.quantisers()),
@@ -36,7 +36,8 @@ def table() -> str:
     }
     lines = ["| Part | Works now |", "|---|---|", *(f"| {part} | {what} |" for part, what in works.items())]
     lines += ["", "| Refused for now, with this reason | Options and choices |", "|---|---|"]
-    return "\n".join([*lines, *(f"| {reason} | {_names(names)} |" for reason, names in sorted(refused().items()))])
+    rows = (f"| {reason} | {', '.join(f'`{name}`' for name in names)} |" for reason, names in sorted(refused().items()))
+    return "\n".join([*lines, *rows])
 
 
 def refused() -> dict[str, list[str]]:
@@ -56,7 +57,7 @@ def _having(way: str) -> str:
 
 
 def _names(names: Iterable[str]) -> str:
-    return ", ".join(f"`{name}`" for name in names)
+    return ", ".join(names)
 
 
 def page(text: str) -> str:
