@@ -23,6 +23,8 @@ from darkroom.families.tiny import component
 from darkroom.families.tiny.tokenizers import TOKENIZERS
 
 INDEX = "model_index.json"
+# counts ways in which such folders were written
+LAYOUT = 2
 STATISTICS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 
@@ -46,7 +48,7 @@ def folder(family: Family, flavour: str | None, root: Path) -> Path | None:
     if family.flavour(flavour).repository.startswith((EMBEDDED, TINY)):
         return None
     spec = family.tiny_for(flavour)
-    recipe = [dataclasses.asdict(spec), sizes_of(family, flavour), family.pipeline_for(flavour)]
+    recipe = [LAYOUT, dataclasses.asdict(spec), sizes_of(family, flavour), family.pipeline_for(flavour)]
     target = root / f"{family.name}-{digest(recipe)[:12]}"
     if not target.exists():
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
@@ -78,18 +80,20 @@ def _write(family: Family, flavour: str | None, target: Path) -> None:
     scheduler = named(spec.scheduler.cls)(**spec.scheduler.config)
     for name, made in {**tokenizers, **processors, "scheduler": scheduler}.items():
         made.save_pretrained(target / name)
-        index[name] = [type(made).__module__.split(".")[0], type(made).__name__]
+        index[name] = [_library(type(made)), type(made).__name__]
     for name, part in networks.items():
         # a part that published folders lack is elsewhere, and that is what the index of a folder says
-        index[name] = [None, None] if name in family.elsewhere else [_library(part), short(part.cls)]
+        index[name] = [None, None] if name in family.elsewhere else [_library(named(part.cls)), short(part.cls)]
         if name in known or (name in family.guides and family.denoiser_part in known):
             settings = _settings(part, known.get(name, known.get(family.denoiser_part, {})))
             write_text(target / name / "config.json", json.dumps(settings, indent=2, default=list))
     write_text(target / INDEX, json.dumps(index, indent=2))
 
 
-def _library(part: Part) -> str:
-    return "transformers" if hasattr(named(part.cls), "config_class") and not _is_of_diffusers(part) else "diffusers"
+def _library(cls: type) -> str:
+    """The library of a class as diffusers writes it: what belongs to one pipeline alone is in that one's folder."""
+    first, *rest = cls.__module__.split(".")
+    return rest[1] if first == "diffusers" and rest[0] == "pipelines" else first
 
 
 def _is_of_diffusers(part: Part) -> bool:
