@@ -17,6 +17,7 @@ TINY: dict[str, tuple[list[str], str]] = {
     "cache.py": (["--count", "6", "--edge", "64", "--clock", "cpu"], "fill"),
     "fp8.py": (["--layers", "1,1", "--width", "256"], "second"),
     "gpu/step.py": (["flux", "--size", "tiny", "--rows", "bf16", "--steps", "1"], "bf16"),
+    "kills.py": (["--kills", "1", "--steps", "4", "--run", "soap"], "1 of 1 ended with the same bytes"),
     "listing.py": (["--count", "20", "--folders", "2", "--rounds", "1"], "list"),
     "magcache.py": (["--steps", "3", "--thresholds", "0.1"], "0.1"),
     "memory_options.py": (["--width", "128", "--rounds", "2"], "swap"),
