@@ -21,7 +21,7 @@ from darkroom.core.events import Event, Step
 from darkroom.job.train import train
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
-from darkroom.train.checkpoint import check
+from darkroom.train.checkpoint import STATE, check
 
 SOME = ("flux", "sdxl", "wan")
 
@@ -62,13 +62,17 @@ def test_a_full_run_leaves_a_pipeline_that_draws_the_same_picture(family, argume
     assert verdict.difference <= 1
 
 
-def weights(folder):
-    """Bytes of everything in a checkpoint but its manifest."""
-    return {
+def weights(folder, settings=True):
+    """Bytes of everything in a checkpoint but its manifest, and without `settings` but what the state says of those."""
+    found = {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "checkpoint_manifest.json"
     }
+    if not settings:
+        state = json.loads(found[STATE])
+        found[STATE] = json.dumps({**state, "settings": None}).encode()
+    return found
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
