@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,17 @@ def freed_memory_kept() -> Iterator[None]:
         yield
     finally:
         give_back_freed()
+
+
+@contextlib.contextmanager
+def only_new_garbage() -> Iterator[None]:
+    """Inside, Python's collector does not look again and again through all that was imported and built before."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _set_thresholds(block: int, trim: int) -> None:

@@ -7,7 +7,6 @@ libraries keep for themselves. A phase whose code cannot run in shapes is said t
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import functools
@@ -27,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from darkroom.adapters.targets import target_modules
 from darkroom.core.events import Bus
 from darkroom.core.log import logger
-from darkroom.core.memory import available, held
+from darkroom.core.memory import available, held, only_new_garbage
 from darkroom.data.sample import Batch
 from darkroom.families.classes import named
 from darkroom.families.components import scheduler_config
@@ -553,17 +552,6 @@ def size_of_process(scene: Scene) -> int:
         named(name)
     gc.collect()
     return held() + LIBRARIES
-
-
-@contextlib.contextmanager
-def only_new_garbage() -> Iterator[None]:
-    """Garbage is collected often here: what lived before is not looked through each time."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def numbers_in(bucket: Any) -> int:

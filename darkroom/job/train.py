@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import gc
 import os
 import time
 import traceback
@@ -27,7 +26,7 @@ from darkroom.core.errors import (
 )
 from darkroom.core.events import Checkpoint, Event, RunStart, Step, Warn
 from darkroom.core.files import follow_umask
-from darkroom.core.memory import freed_memory_kept, is_memory_full, memory_full_message
+from darkroom.core.memory import freed_memory_kept, is_memory_full, memory_full_message, only_new_garbage
 from darkroom.core.units import show_size
 from darkroom.data import manifest
 from darkroom.data import plan as data_plan
@@ -468,7 +467,7 @@ def save(run: Run, keeper: Keeper, snapshot: Snapshot, kind: str) -> None:
 
 def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -> None:
     """The loop; a signal leaves a checkpoint of the last finished step."""
-    with run.stop as stop, freed_memory_kept(), settled_garbage():
+    with run.stop as stop, freed_memory_kept(), only_new_garbage():
         try:
             loop.run(stop)
         except Interrupted:
@@ -479,24 +478,9 @@ def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -
             if keeper.newest != step:
                 save(run, keeper, snapshot, "interrupted")
             again = run.config.resume_from_checkpoint == "latest"
-            how = (
-                "The same command goes on from there."
-                if again
-                else ("With resume_from_checkpoint latest the run goes on from there.")
-            )
-            run.bars.say(f"Stopped after step {step}; saved. {how}")
+            how = "The same command goes on" if again else "With resume_from_checkpoint latest the run goes on"
+            run.bars.say(f"Stopped after step {step}; saved. {how} from there.")
             raise
-
-
-@contextlib.contextmanager
-def settled_garbage() -> Iterator[None]:
-    """Inside, Python's collector does not look through all that was imported and built before, again and again."""
-    gc.collect()
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def released(run: Run, parts: Parts, keeper: Keeper, snapshot: Snapshot, validator: Validator | None) -> Release:
