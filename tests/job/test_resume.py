@@ -18,7 +18,7 @@ from darkroom.core.errors import ConfigError, Interrupted
 from darkroom.core.events import Event, Step
 from darkroom.job import resume
 from darkroom.job.claim import LOCK, PROCESS, claimed
-from darkroom.job.plan import plan
+from darkroom.job.plan import begin
 from darkroom.job.train import train
 from darkroom.options.config import every_option
 from darkroom.report.eventlog import read
@@ -166,7 +166,7 @@ def test_changed_data_are_named_and_the_run_goes_on_with_the_right_counts(kind, 
     keys: dict = {}
     change(folder, keys)
     again = arguments(**options, data_backend_config=write(**keys))
-    planned = plan(resolved(again))
+    planned = begin(resolved(again)).made
     assert main(["train", *again]) == 0
 
     assert planned["resume"] == "checkpoint-8"
