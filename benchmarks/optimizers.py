@@ -159,6 +159,7 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--compiled", action="store_true")
+    parser.add_argument("--row", choices=[*ROWS, *COMPILED], action="append", help="left out, all of them")
     parser.add_argument("--alone", help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
@@ -173,6 +174,7 @@ def main() -> None:
     print("| row | time of a step, to plain | middle half | weights | gradients | state | sum | peak, to plain |")
     print("|---|---|---|---|---|---|---|---|")
     rows = ROWS | ({name: {"optimizer": name} for name in COMPILED} if chosen.compiled else {})
+    rows = {name: rows[name] for name in chosen.row} if chosen.row else rows
     for line in measured(chosen.width, chosen.rounds, rows):
         print(line, flush=True)
 

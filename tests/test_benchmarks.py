@@ -22,7 +22,7 @@ TINY: dict[str, tuple[list[str], str]] = {
     "magcache.py": (["--steps", "3", "--thresholds", "0.1"], "0.1"),
     "memory_options.py": (["--width", "128", "--rounds", "2"], "swap"),
     "memory_plan.py": (["flux plain"], "farthest from 1"),
-    "optimizers.py": (["--width", "64", "--rounds", "2"], "adamw"),
+    "optimizers.py": (["--width", "64", "--rounds", "2", "--row", "soap", "--row", "bnb-adamw8bit"], "adamw"),
     "scan.py": (["--count", "20", "--rows", "50"], "first batch"),
     "startup.py": (["--runs", "1"], "torch"),
     "step_overhead.py": (["--rounds", "2", "--size", "tiny", "--json"], "bare_to_bare"),

@@ -72,5 +72,5 @@ def _other(output: Path) -> str:
         found = json.loads((output / PROCESS).read_text(encoding="utf-8"))
         started = datetime.datetime.fromtimestamp(found["started"]).strftime("%Y-%m-%d %H:%M:%S")
         return f"process {found['pid']} on {found['host']}, since {started}"
-    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "it has not said yet which process it is"

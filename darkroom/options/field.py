@@ -348,7 +348,7 @@ def _coerce_json(info: OptionInfo, value: Any) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)
-        except ValueError as cause:
+        except (ValueError, RecursionError) as cause:
             raise ValueError(f"it is not valid JSON: {cause}") from None
     return [value] if info.listing and isinstance(value, dict) else value
 
