@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
+import sys
 
 import pytest
 import torch
@@ -50,6 +51,7 @@ def test_a_base_with_pickles_only_is_refused_and_the_line_in_the_message_convert
 
     command = caught.value.change.split("convert it once: ")[1]
     assert shlex.split(command)[:2] == ["python", "-c"]
+    command = command.replace("python", shlex.quote(sys.executable), 1)
     subprocess.run(command, shell=True, check=True, executable="/bin/bash")
     refuse_pickled_folder(folder)
     (written,) = folder.glob("*.safetensors")
