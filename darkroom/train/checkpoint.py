@@ -202,7 +202,7 @@ class Keeper:
         mine = [path for path in self.folders() if path.name.endswith("-rolling") == rolling and path.name != keep]
         if limit:
             for path in mine[: max(0, len(mine) - (limit - 1))]:
-                shutil.rmtree(path, ignore_errors=True)
+                _delete(path)
 
     # -- finding ---------------------------------------------------------------------------------------------------
 
@@ -242,6 +242,14 @@ class Keeper:
                 "  Choose an earlier checkpoint, or 'latest', which takes the newest that is whole."
             )
         return path
+
+
+def _delete(folder: Path) -> None:
+    """Remove a checkpoint. It loses its name first, so that a kill in the middle leaves none that is half there."""
+    leaving = folder.with_name(f"{folder.name}-tmp")
+    shutil.rmtree(leaving, ignore_errors=True)
+    os.replace(folder, leaving)
+    shutil.rmtree(leaving, ignore_errors=True)
 
 
 def write_manifest(folder: Path, name: str, metadata: Mapping[str, str]) -> None:

@@ -289,6 +289,26 @@ def test_the_one_just_saved_stays_even_if_it_is_the_lowest(tiny_run):
     assert names(run) == ["checkpoint-5"]
 
 
+def test_a_kill_while_an_old_one_is_deleted_leaves_nothing_that_is_half_there(tiny_run, tmp_path, monkeypatch):
+    run = tiny_run(checkpoints_total_limit=1)
+    run.save(2)
+
+    def killed(folder, ignore_errors):
+        if folder.exists() and folder.name.startswith("checkpoint-2"):
+            (folder / STATE).unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.save(3)
+
+    assert names(run) == ["checkpoint-3"]
+    assert check(tmp_path / "checkpoint-3") is None
+    run.keeper.clear_leftovers()
+    assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-3"}
+
+
 def test_other_folders_are_left_alone(tiny_run, tmp_path):
     run = tiny_run(checkpoints_total_limit=1)
     for name in ("checkpoint-best", "checkpoint-1-backup", "checkpoints"):
