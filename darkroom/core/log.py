@@ -31,8 +31,8 @@ _SIGNED = re.compile(r"(?i)([?&](?:sig|signature|x-amz-[\w-]+|x-goog-[\w-]+|[\w-
 _SECRET_VARIABLE = re.compile(
     r"(?i).*(?:TOKEN|SECRET|PASSW|CREDENTIAL|APIKEY|SIGNATURE).*|(?:.*_)?(?:KEY|PASS|PWD|CRED|CREDS|AUTH|SAS|SIG|PAT)(?:_.*|\d*)"
 )
-# shorter ones would hide ordinary words
-_SHORTEST = 4
+# shorter ones would hide ordinary words, such as true and false
+_SHORTEST = 6
 _hidden: set[str] = set()
 HIDDEN = "***"
 """What stands in the place of a secret."""
@@ -58,9 +58,9 @@ def hide(value: object) -> None:
 def redact(text: str) -> str:
     """`text` with hidden values, and anything that looks like a credential, replaced by `***`."""
     for value in sorted(_hidden, key=len, reverse=True):
-        text = text.replace(value, "***")
-    text = _USER.sub(r"\1***@", text)
-    text = _SIGNED.sub(r"\1***", text)
+        text = text.replace(value, HIDDEN)
+    text = _USER.sub(rf"\1{HIDDEN}@", text)
+    text = _SIGNED.sub(rf"\1{HIDDEN}", text)
     for pattern in (_SECRET, _SPOKEN):
         text = pattern.sub(lambda m: f"{m[1]}{m[2]}***", text)
     return _TOKEN.sub("***", text)

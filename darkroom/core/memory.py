@@ -90,7 +90,7 @@ def give_back_freed() -> None:
 
 
 @contextlib.contextmanager
-def freed_memory_kept() -> Iterator[None]:
+def keep_freed_memory() -> Iterator[None]:
     """Inside, freed blocks up to 32 MiB stay with the process: what every step frees, the next one wants again, and the
     system would fill each page with zeros anew. They are given back at the end."""
     _set_thresholds(LARGEST_THRESHOLD, MOST)
@@ -101,7 +101,7 @@ def freed_memory_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def only_new_garbage() -> Iterator[None]:
+def freeze_garbage() -> Iterator[None]:
     """Inside, Python's collector does not look again and again through all that was imported and built before."""
     gc.collect()
     gc.freeze()

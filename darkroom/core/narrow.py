@@ -15,7 +15,7 @@ SENSITIVE = re.compile(
 MULTIPLE = 16
 
 
-def narrowable(model: nn.Module, blocks: Sequence[str] = ()) -> Iterator[tuple[str, nn.Linear]]:
+def find_narrowable_layers(model: nn.Module, blocks: Sequence[str] = ()) -> Iterator[tuple[str, nn.Linear]]:
     """Name and layer of each plain linear layer that is worth it, inside `blocks` or anywhere."""
     for name, module in model.named_modules():
         if type(module) is not nn.Linear or (blocks and not any(name.startswith(f"{block}.") for block in blocks)):
@@ -24,7 +24,7 @@ def narrowable(model: nn.Module, blocks: Sequence[str] = ()) -> Iterator[tuple[s
             yield name, module
 
 
-def kept_wide(model: nn.Module, blocks: Sequence[str]) -> list[str]:
+def find_sensitive_layers(model: nn.Module, blocks: Sequence[str]) -> list[str]:
     """The names of all other linear layers."""
-    narrow = {name for name, _ in narrowable(model, blocks)}
+    narrow = {name for name, _ in find_narrowable_layers(model, blocks)}
     return [name for name, module in model.named_modules() if isinstance(module, nn.Linear) and name not in narrow]

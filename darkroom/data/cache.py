@@ -14,6 +14,7 @@ stream of a small safetensors file. Both kinds are always readable. Listing keys
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import os
@@ -334,15 +335,10 @@ def check_shard(path: Path) -> str:
 
 
 def checksum(tensors: Tensors) -> str:
-    """XXH3 over names, types, shapes and bytes, as `xxh3:...`; several times as fast as memory that is not cached."""
-    import torch
-
+    """XXH3 over names, types, shapes and bytes, as `xxh3:...`."""
     total = xxhash.xxh3_64()
-    for name in sorted(tensors):
-        tensor = tensors[name]
-        total.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
-        if tensor.numel():
-            total.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for part in _bytes_of(tensors):
+        total.update(part)
     return f"xxh3:{total.hexdigest()}"
 
 
@@ -354,16 +350,19 @@ def matches(tensors: Tensors, stored: object) -> bool:
 
 
 def crc32(tensors: Tensors) -> str:
-    """CRC-32 over names, types, shapes and bytes."""
+    """CRC-32 over the same."""
+    return f"{functools.reduce(lambda total, part: zlib.crc32(part, total), _bytes_of(tensors), 0):08x}"
+
+
+def _bytes_of(tensors: Tensors) -> Iterator[bytes | memoryview]:
+    """Of each tensor, in the order of their names: name, type and shape, then its bytes."""
     import torch
 
-    total = 0
     for name in sorted(tensors):
         tensor = tensors[name]
-        total = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), total)
+        yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
         if tensor.numel():
-            total = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data, total)
-    return f"{total:08x}"
+            yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def pack(key: str, tensors: Tensors, compress: bool) -> Tensors:

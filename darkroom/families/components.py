@@ -22,7 +22,7 @@ from darkroom.core.errors import ConfigError, ModelError
 from darkroom.core.files import ASIDE, clear_folders, disk_full_says, follow_umask
 from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
-from darkroom.core.narrow import kept_wide
+from darkroom.core.narrow import find_sensitive_layers
 from darkroom.families import control, quantised, single_file
 from darkroom.families.base import Family
 from darkroom.families.classes import named
@@ -287,7 +287,7 @@ class Parts(Repository):
         own = self.quantised_as(part)
         if own is None:
             return {}
-        wide = kept_wide(self.hollow(part), self.family.blocks) if part in self.held else ()
+        wide = find_sensitive_layers(self.hollow(part), self.family.blocks) if part in self.held else ()
         return {"quantization_config": quantised.settings(own, cls, dtype, wide)}
 
     def _quantising_text(self, dtype: torch.dtype, but: Collection[str]) -> dict[str, Any]:

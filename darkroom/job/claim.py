@@ -25,7 +25,7 @@ LOCK, PROCESS = ".writer.lock", "process.json"
 
 
 @contextlib.contextmanager
-def claimed(output: Path, source: str = "") -> Iterator[None]:
+def claim_folder(output: Path, source: str = "") -> Iterator[None]:
     """Inside, no other run can begin in `output`; `process.json` there says who this one is.
 
     The lock ends with the process, however that ends. Of several processes of one run the first holds it. Raises

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 from darkroom.adapters.targets import target_modules
 from darkroom.core.events import Bus
 from darkroom.core.log import logger
-from darkroom.core.memory import available, held, only_new_garbage
+from darkroom.core.memory import available, freeze_garbage, held
 from darkroom.data.sample import Batch
 from darkroom.families.classes import named
 from darkroom.families.components import scheduler_config
@@ -383,7 +383,7 @@ class Forecaster:
     def forecast(self, until_too_large: bool = False) -> Forecast:
         """All phases in their order, or those up to the first that does not fit."""
         self.known.start = self.known.start or size_of_process(self.scene)
-        with only_new_garbage():
+        with freeze_garbage():
             for _ in self._each():
                 if until_too_large and self._made().too_large:
                     break

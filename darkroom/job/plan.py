@@ -140,14 +140,14 @@ def resume_point(resolved: Resolved, family: Family, repository: Repository, dat
     keeper = Keeper(output, config)
     start = resume.find(resolved, keeper, resume.compared_settings(resolved, family, repository))
     changes = resume.changes_of_data(start, data, 1)
-    state = resume.standing(start, changes, config)
+    state = resume.initial_state(start, changes, config)
     steps, epochs = data.steps_and_epochs(1, resume.base_of(state))
     return ResumePoint(
         start.folder.name if start else None,
         resume.sentences(start, changes, state) if start else [],
         steps,
         epochs,
-        resume.finished(output, keeper, config, data, 1) is not None,
+        resume.find_finished(output, keeper, config, data, 1) is not None,
     )
 
 

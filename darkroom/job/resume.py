@@ -19,8 +19,7 @@ from darkroom.data.plan import Plan
 from darkroom.families.base import Family
 from darkroom.families.repository import Repository
 from darkroom.job.run import DEFAULT_SEED, Run, dumped
-from darkroom.options.config import every_option
-from darkroom.options.field import OptionInfo
+from darkroom.options.config import every_option, option_info, option_names
 from darkroom.options.sources import Resolved
 from darkroom.train.checkpoint import Keeper, differences, read_state
 from darkroom.train.state import TrainState
@@ -78,10 +77,10 @@ def find(resolved: Resolved, keeper: Keeper, settings: Mapping[str, Any]) -> Res
     if folder is None:
         return None
     state, saved = read_state(folder)
-    changed = {k: v for k, v in differences(saved, settings).items() if matters(k, config)}
+    changed = {k: v for k, v in differences(saved, settings).items() if has_effect(k, config)}
     refused = {k: v for k, v in changed.items() if meaning(k) == "refuse"}
     if refused and not config.i_know_what_i_am_doing:
-        lines = "\n".join(f"  {said(name, old, new)}" for name, (old, new) in refused.items())
+        lines = "\n".join(f"  {describe_change(name, old, new)}" for name, (old, new) in refused.items())
         raise CheckpointError(
             f"{folder} was made with other settings, so the run cannot go on where it was:\n{lines}\n"
             "  Put them back, set resume_from_checkpoint to none, or set i_know_what_i_am_doing to go on regardless."
@@ -91,26 +90,22 @@ def find(resolved: Resolved, keeper: Keeper, settings: Mapping[str, Any]) -> Res
 
 def meaning(name: str) -> str:
     """What another value of a setting means: refuse, warn or free."""
-    return WEIGHTS.get(name) or _declared()[name].resume if name in WEIGHTS or name in _declared() else "free"
+    return WEIGHTS.get(name) or option_info(name).resume
 
 
-def _declared() -> dict[str, OptionInfo]:
-    return {info.name: info for info in every_option()}
-
-
-def matters(name: str, config: Any) -> bool:
+def has_effect(name: str, config: Any) -> bool:
     """Has another value of this setting any effect in this run?"""
     if name in WEIGHTS:
         return True
-    info = _declared().get(name)
-    return info is not None and not name.startswith(_PLACES) and not info.applies(config)
+    is_option = name in option_names()  # a checkpoint of another version may have others
+    return is_option and not name.startswith(_PLACES) and not option_info(name).applies(config)
 
 
-def said(name: str, old: Any, new: Any) -> str:
+def describe_change(name: str, old: Any, new: Any) -> str:
     """A changed setting in words."""
     if name in WEIGHTS:
-        return f"The {name} are others than those that the checkpoint was trained with."
-    info = _declared()[name]
+        return f"The {name} differ from those that the checkpoint was trained with."
+    info = option_info(name)
     return f"{name}: {info.show(old)} then, {info.show(new)} now"
 
 
@@ -128,7 +123,7 @@ def base_of(state: TrainState) -> Base:
     return Base(state.base_step, state.base_epoch)
 
 
-def standing(resumption: Resumption | None, changes: DataChanges, config: Any) -> TrainState:
+def initial_state(resumption: Resumption | None, changes: DataChanges, config: Any) -> TrainState:
     """The counters that a run begins with."""
     if resumption is None:
         return TrainState()
@@ -140,7 +135,7 @@ def standing(resumption: Resumption | None, changes: DataChanges, config: Any) -
 
 def sentences(start: Resumption, changes: DataChanges, state: TrainState) -> list[str]:
     """What is other than it was, and what that means."""
-    found = [f"Since the checkpoint: {said(name, old, new)}" for name, (old, new) in start.changed.items()]
+    found = [f"Since the checkpoint: {describe_change(name, old, new)}" for name, (old, new) in start.changed.items()]
     if start.fresh_optimizer:
         found.append("The optimizer begins afresh: the checkpoint has the state of another one.")
     found += [f"The data have changed. {sentence}" for sentence in changes.sentences]
@@ -197,7 +192,7 @@ def _newest(keeper: Keeper) -> str | None:
     return folders[-1].name if folders else None
 
 
-def finished(output: Path, keeper: Keeper, config: Any, plan: Plan, ranks: int) -> tuple[int, Path] | None:
+def find_finished(output: Path, keeper: Keeper, config: Any, plan: Plan, ranks: int) -> tuple[int, Path] | None:
     """Steps and result of a run that was finished here before, if nothing is left to do of this one.
 
     Who has deleted its last checkpoint wants to go on from an earlier one.

@@ -26,7 +26,7 @@ from darkroom.core.errors import (
 )
 from darkroom.core.events import Checkpoint, Event, RunStart, Step, Warn
 from darkroom.core.files import follow_umask
-from darkroom.core.memory import freed_memory_kept, is_memory_full, memory_full_message, only_new_garbage
+from darkroom.core.memory import freeze_garbage, is_memory_full, keep_freed_memory, memory_full_message
 from darkroom.core.units import show_size
 from darkroom.data import manifest
 from darkroom.data import plan as data_plan
@@ -39,7 +39,7 @@ from darkroom.families.components import Parts, scheduler_config
 from darkroom.families.repository import cache_home
 from darkroom.families.text import too_long
 from darkroom.job import advice, preflight, rehearse, resume
-from darkroom.job.claim import claimed
+from darkroom.job.claim import claim_folder
 from darkroom.job.inputs import come_from_datasets, dataset_prompts
 from darkroom.job.needs import needs
 from darkroom.job.phases import phase
@@ -81,7 +81,7 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
     """Run to the end, or to the filled caches. Raises UserError, or Interrupted once a signalled run is saved."""
     family, prompts = preflight.check(resolved)
     output = Path(resolved.config.output_dir)
-    with claimed(output, resolved.sources.get("output_dir", "")), opened(resolved, family, listener) as run:
+    with claim_folder(output, resolved.sources.get("output_dir", "")), opened(resolved, family, listener) as run:
         for note in preflight.remarks(resolved, family):
             run.bus.emit(Warn(message=str(note), about="settings"))
         engine = distributed.start(run.config)
@@ -101,14 +101,14 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
         settings = resume.compared_settings(resolved, family, parts)
         start = resume.find(resolved, keeper, settings)
         plan = prepared(run, engine, only_caches)
-        if done := resume.finished(output, keeper, run.config, plan, engine.num_processes):
-            return already_done(run, *done)
+        if done := resume.find_finished(output, keeper, run.config, plan, engine.num_processes):
+            return report_finished(run, *done)
         prompts = drawn(run, plan, parts, prompts)
         with advised(run, plan, prompts):
             return trained(run, engine, plan, parts, placement, prompts, keeper, settings, start)
 
 
-def already_done(run: Run, steps: int, result: Path) -> Release:
+def report_finished(run: Run, steps: int, result: Path) -> Release:
     """Say that this run has ended before, and how to train on."""
     run.step = steps
     run.bars.say(
@@ -139,7 +139,7 @@ def trained(
     config, family, processes = run.config, run.family, engine.num_processes
     fill_caches(run, plan, parts, prompts, processes)
     changes = resume.changes_of_data(start, plan, processes)
-    state = resume.standing(start, changes, config)
+    state = resume.initial_state(start, changes, config)
     base = resume.base_of(state)
     steps, epochs = plan.steps_and_epochs(processes, base)
     state.total = steps
@@ -467,7 +467,7 @@ def save(run: Run, keeper: Keeper, snapshot: Snapshot, kind: str) -> None:
 
 def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -> None:
     """The loop; a signal leaves a checkpoint of the last finished step."""
-    with run.stop as stop, freed_memory_kept(), only_new_garbage():
+    with run.stop as stop, keep_freed_memory(), freeze_garbage():
         try:
             loop.run(stop)
         except Interrupted:

@@ -189,7 +189,6 @@ def words(cause: BaseException, secrets: Iterable[str] = (), limit: int = 300) -
     for secret in secrets:
         if secret:
             text = text.replace(secret, "***")
-    text = re.sub(r"(\w+://)[^/\s@'\"]+@", r"\1***@", text)
     text = re.sub(r"(\w+://[^\s?'\"]+)\?[^\s'\"]+", r"\1?***", text)
     text = redact(text)
     return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -108,8 +108,8 @@ def resume(
     trials = []
     for number in range(1, kills + 1):
         output = folder / f"killed-{number}"
-        stage = _killed(context, common, output, kinds[(number - 1) % len(kinds)], chance)
-        trial = _ended(context, common, output, steps, wanted, stage)
+        stage = _kill_inside(context, common, output, kinds[(number - 1) % len(kinds)], chance)
+        trial = _finish_and_compare(context, common, output, steps, wanted, stage)
         shutil.rmtree(output, ignore_errors=True)
         trials.append(trial)
         verdict = "same bytes" if trial.holds else f"DIFFERS: {', '.join(trial.differing + trial.unreadable)}"
@@ -185,7 +185,7 @@ def _time(row: dict[str, Any]) -> datetime.datetime:
 # -- runs -------------------------------------------------------------------------------------------------------------
 
 
-def _killed(
+def _kill_inside(
     context: ForkServerContext, argv: list[str], output: Path, kind: Callable[[], Stage], chance: random.Random
 ) -> str:
     """Start a run and kill it inside a stage. Returns the stage's name. Raises UserError if that is never met."""
@@ -204,7 +204,7 @@ def _killed(
     raise UserError(f"The run was over before it could be killed during {stage.name}. Choose more --steps.")
 
 
-def _ended(
+def _finish_and_compare(
     context: ForkServerContext, argv: list[str], output: Path, steps: int, wanted: dict[str, str], stage: str
 ) -> Trial:
     """Let a killed run go on to its end and compare it."""

@@ -227,7 +227,7 @@ class Keeper:
                     return path
                 log.warning("%s is passed over: %s", path.name, problem)
             return None
-        path = Path(wanted).expanduser()
+        path = files.home_of(wanted)
         if not path.is_dir():
             path = self.output / wanted
         if not path.is_dir():
@@ -340,6 +340,6 @@ def read_state(folder: Path) -> tuple[TrainState, dict[str, Any]]:
 
 
 def differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """Settings that are others than a checkpoint's: name to (then, now)."""
+    """Settings that differ from those of a checkpoint: name to (then, now)."""
     now = json.loads(json.dumps(dict(settings), default=str))
     return {name: (saved[name], now[name]) for name in saved if name in now and saved[name] != now[name]}

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from darkroom import families
-from darkroom.core.narrow import kept_wide, narrowable
+from darkroom.core.narrow import find_narrowable_layers, find_sensitive_layers
 from darkroom.families import single_file, tiny
 from darkroom.families.components import Parts
 from tests.families import conformance
@@ -45,7 +45,7 @@ def test_only_layers_of_blocks_that_attend_or_feed_forward_become_narrow(name, f
     family = families.get(name)
     model = single_file.shapes(family.denoiser, family.size_of(flavour))
 
-    plain = [re.sub(r"\.\d+", "", layer) for layer, _ in narrowable(model, family.blocks)]
+    plain = [re.sub(r"\.\d+", "", layer) for layer, _ in find_narrowable_layers(model, family.blocks)]
 
     assert plain
     for layer in set(plain):
@@ -57,7 +57,7 @@ def test_what_makes_chromas_modulation_and_its_last_projection_stay_wide():
     family = families.get("chroma")
     model = single_file.shapes(family.denoiser, family.size_of("base"))
 
-    wide = kept_wide(model, family.blocks)
+    wide = find_sensitive_layers(model, family.blocks)
 
     assert "proj_out" in wide
     approximator = [n for n, m in model.named_modules() if "distilled_guidance" in n and isinstance(m, nn.Linear)]
@@ -82,4 +82,4 @@ def test_what_diffusers_quantises_while_loading_keeps_them_wide_too(name, preset
     narrow = {n for n, m in model.named_modules() if isinstance(m, nn.Linear) and type(m.weight) is not nn.Parameter}
 
     assert narrow
-    assert narrow <= {layer for layer, _ in narrowable(tiny.build(family).transformer, family.blocks)}
+    assert narrow <= {layer for layer, _ in find_narrowable_layers(tiny.build(family).transformer, family.blocks)}

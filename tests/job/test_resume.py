@@ -17,7 +17,7 @@ from darkroom.cli.main import main
 from darkroom.core.errors import ConfigError, Interrupted
 from darkroom.core.events import Event, Step
 from darkroom.job import resume
-from darkroom.job.claim import LOCK, PROCESS, claimed
+from darkroom.job.claim import LOCK, PROCESS, claim_folder
 from darkroom.job.plan import begin
 from darkroom.job.train import train
 from darkroom.options.config import every_option
@@ -60,7 +60,7 @@ def test_every_option_that_is_not_free_is_kept_in_a_checkpoint_and_compared(argu
     config = resolved(arguments(**QUIET)).config
     wrong = [info.name for info in every_option() if info.resume != resume.meaning(info.name)]
     silent = [name for name in ("lora_alpha", "base_model_precision", "lora_dropout", "snr_gamma", "model_flavour")
-              if not resume.matters(name, config)]  # fmt: skip
+              if not resume.has_effect(name, config)]  # fmt: skip
     assert (wrong, silent) == ([], [])
 
 
@@ -231,9 +231,9 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_is_not_harmed(argum
 
 
 def test_a_folder_is_free_again_when_its_run_has_ended(tmp_path):
-    with claimed(tmp_path), pytest.raises(ConfigError, match="Another run"), claimed(tmp_path):
+    with claim_folder(tmp_path), pytest.raises(ConfigError, match="Another run"), claim_folder(tmp_path):
         pass
-    with claimed(tmp_path):
+    with claim_folder(tmp_path):
         assert (tmp_path / LOCK).exists()
 
 

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from darkroom.core.errors import ConfigError, MissingPackage
-from darkroom.core.narrow import narrowable
+from darkroom.core.narrow import find_narrowable_layers
 
 NONE = "no_change"
 
@@ -37,7 +37,7 @@ def quantisers() -> dict[str, ModuleType]:
 
 def chosen(model: nn.Module, blocks: Sequence[str] = ()) -> Iterator[tuple[nn.Module, str, nn.Linear]]:
     """Parent, name and layer of each plain linear layer that is worth it, inside `blocks` or anywhere."""
-    for name, module in narrowable(model, blocks):
+    for name, module in find_narrowable_layers(model, blocks):
         parent, _, own = name.rpartition(".")
         yield model.get_submodule(parent), own, module
 
