@@ -52,6 +52,19 @@ def test_what_is_put_in_comes_out_at_once_and_after_reopening(tmp_path: Path, co
         cache.get(key(99))
 
 
+def test_shards_of_earlier_versions_with_crc32_are_read_and_their_damage_is_found(tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("darkroom.data.cache.checksum", crc32)
+        filled(tmp_path, count=2)
+    assert all(same(ShardCache(tmp_path).get(key(n)), entry(n)) for n in range(2))
+
+    (shard,) = tmp_path.glob("*.shard.safetensors")
+    data = bytearray(shard.read_bytes())
+    data[-1] ^= 1
+    shard.write_bytes(data)
+    assert ShardCache(tmp_path).verify() == sorted(key(n) for n in range(2))
+
+
 def test_every_number_format_and_odd_layouts_come_back(tmp_path: Path) -> None:
     values = {
         "half": torch.ones(3, dtype=torch.bfloat16), "turned": torch.arange(6).reshape(2, 3).T,
@@ -79,7 +92,7 @@ def test_a_key_depends_on_everything_that_made_it() -> None:
 CHILD = """
 import sys, torch
 from pathlib import Path
-from darkroom.data.cache import ShardCache, cache_key, fill, in_groups, open_for_filling
+from darkroom.data.cache import ShardCache, crc32, cache_key, fill, in_groups, open_for_filling
 cache = ShardCache(Path(sys.argv[1]), write_batch=3)
 open_for_filling(cache)
 def encode(numbers):
