@@ -17,7 +17,7 @@ import torch
 
 from darkroom.core.errors import DiskFullError
 from darkroom.data import cache as caches
-from darkroom.data.cache import DamagedEntry, ShardCache, cache_key, fill, in_groups, open_for_filling
+from darkroom.data.cache import DamagedEntry, ShardCache, cache_key, crc32, fill, in_groups, open_for_filling
 
 
 def key(number: int) -> str:
