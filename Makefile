@@ -1,7 +1,7 @@
 # Thin lines over the tools; everything they need comes with the extra `dev`.
 PYTHON ?= python
 
-.PHONY: check fix test docs
+.PHONY: check fix test proofs docs
 
 check: ## what a change has to pass: format, lint, types, current docs, tests
 	$(PYTHON) -m ruff format --check .
@@ -16,6 +16,9 @@ fix: ## format, and repair what the linter can repair
 
 test: ## the tests of every day; `make test ARGS="-m slow"` runs the long proofs
 	$(PYTHON) -m pytest $(ARGS)
+
+proofs: ## every case of the proofs that the slow tests show on some; hours
+	$(PYTHON) -m pytest -m proof $(ARGS)
 
 docs: ## write docs/options, docs/families.md and the tables of README.md from the declarations
 	$(PYTHON) -m darkroom.options.pages

@@ -1,0 +1,32 @@
+"""The runs of the pretended GPU's tests, and what is read of them."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from darkroom.report.eventlog import read
+
+Options = dict[str, Any]
+
+STEPS = 3
+USUAL: Options = {
+    "max_train_steps": STEPS, "checkpoint_step_interval": 2, "lr_scheduler": "constant", "train_batch_size": 1,
+    "disable_benchmark": True,
+}  # fmt: skip
+
+
+def losses(folder: Path) -> list[float]:
+    """The loss of each step."""
+    return [sum(row["terms"].values()) for row in read(folder / "events.jsonl") if row["event"] == "step"]
+
+
+def own_waits(waits: dict[str, int]) -> dict[str, int]:
+    """Those that Darkroom's own lines cause, and not a library's inside a call of it."""
+    return {row: count for row, count in waits.items() if " > " not in row}
+
+
+def pairs(first: list[str], second: list[str]) -> list[tuple[str, str]]:
+    """Every pair of one of each."""
+    return list(itertools.product(first, second))
