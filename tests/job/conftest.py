@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from darkroom import families
+from darkroom.families import tiny
 from tests.families.conformance import options  # it also lets the editing pipelines make small pictures
 
 PHOTOGRAPHS = {
@@ -155,5 +156,20 @@ def settings(dataset_file, photographs, moving, layered, tmp_path):
         library = tmp_path / "prompts.json"
         library.write_text(json.dumps(prompts))
         return {**found, "data_backend_config": dataset_file(*entries), "user_prompt_library": library}
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory):
+    """Tiny models that are wide enough for every quantiser, as folders."""
+    found = {}
+
+    def of(name: str) -> str:
+        if name not in found:
+            family = families.get(name)
+            found[name] = str(tmp_path_factory.mktemp("wide") / name)
+            tiny.build(family, family.tiny_for("tiny").oracle).save_pretrained(found[name])
+        return found[name]
 
     return of

