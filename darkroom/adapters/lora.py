@@ -32,6 +32,8 @@ INIT: dict[str, Any] = {"default": True, "gaussian": "gaussian", "olora": "olora
 # these initialisations also change the frozen weights, so the saved adapter must carry the difference
 CHANGES_BASE = frozenset({"olora", "pissa"})
 NAME = "default"
+# what names of peft's own parameters have
+MARK = ".lora_"
 
 
 class LoRA(Adapter):
@@ -149,7 +151,7 @@ class LoRA(Adapter):
         tensors = {
             self.before(component) + name: t.detach().cpu()
             for component, member in self.members.items()
-            for name, t in get_peft_model_state_dict(member, adapter_name=NAME).items()
+            for name, t in get_peft_model_state_dict(member, _own_parameters(member), NAME).items()
         }
         return fused.split(relative_to_start(tensors, self._peft_start()) if self._start else tensors, self._fused)
 
@@ -244,6 +246,11 @@ class LoRA(Adapter):
     def describe(self) -> dict[str, Any]:
         modules = {name.rsplit(".lora_", 1)[0] for name in self.own}
         return {**super().describe(), "rank": self.config.r, "alpha": self.config.lora_alpha, "layers": len(modules)}
+
+
+def _own_parameters(member: nn.Module) -> dict[str, nn.Parameter]:
+    """What peft has put into a member. Some quantized weights cannot answer when asked for a state while offloaded."""
+    return {name: p for name, p in member.named_parameters() if MARK in name}
 
 
 def _peft_name(parameter: str) -> str:

@@ -267,6 +267,18 @@ def test_exported_files_restore_the_adapter_to_the_byte(attach, tmp_path, start)
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+def test_saving_asks_for_no_frozen_weight(attach, tmp_path, monkeypatch):
+    """Some quantized weights cannot answer for their state while they are offloaded."""
+    bench = attach()
+    layers = [m.get_base_layer() for m in bench.model.modules() if hasattr(m, "get_base_layer")]
+    for layer in layers:
+        monkeypatch.setattr(layer, "_save_to_state_dict", lambda *_: pytest.fail("a frozen weight was asked for"))
+    bench.adapter.export(tmp_path, {})
+
+    assert layers
+    assert len(load_file(tmp_path / WEIGHTS)) == len(bench.adapter.named)
+
+
 def test_state_and_load_go_round(attach):
     bench, other = attach(lora_init_type="pissa"), attach(lora_init_type="pissa")
     bench.train()
