@@ -68,9 +68,8 @@ def denoiser(run: Run, parts: Parts, placement: Placement) -> Any:
     keeper = None if full or run.config.controlnet else placement.kept
     model = parts.denoiser(distributed.trained_dtype(run.config) if full else None, keeper)
     if run.config.gradient_checkpointing:
-        checkpointing.enable(
-            model, run.config.gradient_checkpointing_interval, run.config.gradient_checkpointing_backend
-        )
+        interval, backend = run.config.gradient_checkpointing_interval, run.config.gradient_checkpointing_backend
+        checkpointing.enable(model, interval, backend, placement.layers_move)
     denoisers = parts.denoisers_of(model)
     whole = denoisers if full else {CONTROLNET} & denoisers.keys()
     placement.base(denoisers, whole, distributed.trained_dtype(run.config))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -74,20 +74,38 @@ def on(device: torch.device, name: str) -> str:
     return USUAL if name == FLEX and device.type == "cpu" else name
 
 
+def validate(model: nn.Module, name: str) -> None:
+    """Raises ConfigError for a kernel that this model has no way to choose."""
+    if name in (USUAL, "xformers") or _is_dispatched(model) or (name in NATIVE and _attentions(model)):
+        return
+    problem = f"{type(model).__name__} does not let its attention kernel be chosen in diffusers."
+    usable = ", ".join([USUAL, *(NATIVE if _attentions(model) else ()), "xformers"])
+    raise ConfigError(OPTION, name, "", problem, f"Choose one of: {usable}.")
+
+
 def use(model: nn.Module, name: str) -> None:
     """Let every attention of a denoiser be computed by a kernel. Raises ConfigError where it has no choice of them."""
+    validate(model, name)
     if name == USUAL:
         return
-    if any(hasattr(getattr(module, "processor", None), "_attention_backend") for module in model.modules()):
+    if _is_dispatched(model):
         _set(model, BACKENDS[name])
-    elif name in NATIVE:
-        model.forward = _chosen_by_torch(model.forward, NATIVE[name])
     elif name == "xformers":
         model.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
     else:
-        problem = f"{type(model).__name__} does not let its attention kernel be chosen in diffusers."
-        usable = ", ".join([USUAL, *NATIVE, "xformers"])
-        raise ConfigError(OPTION, name, "", problem, f"Choose one of: {usable}.")
+        # each by itself: gradient checkpointing computes parts of the model again, outside the model's own forward
+        for attention in _attentions(model):
+            attention.forward = _chosen_by_torch(attention.forward, NATIVE[name])
+
+
+def _attentions(model: nn.Module) -> list[nn.Module]:
+    """The attentions of diffusers' kind."""
+    return [module for module in model.modules() if hasattr(module, "processor")]
+
+
+def _is_dispatched(model: nn.Module) -> bool:
+    """Does diffusers' dispatcher choose the kernel of this model's attentions?"""
+    return any(hasattr(attention.processor, "_attention_backend") for attention in _attentions(model))
 
 
 def _set(model: Any, backend: str) -> None:
@@ -119,7 +137,9 @@ def use_in(model: nn.Module, name: str, usage: str) -> None:
     model.register_forward_pre_hook(before)
 
 
-def _chosen_by_torch(forward: Any, backend: SDPBackend) -> Any:
+def _chosen_by_torch(forward: Callable[..., Any], backend: SDPBackend) -> Callable[..., Any]:
+    """The same `forward`, in which torch has one kernel to choose from."""
+
     @functools.wraps(forward)
     def inside(*args: Any, **kwargs: Any) -> Any:
         with sdpa_kernel(backend):

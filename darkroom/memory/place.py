@@ -15,7 +15,7 @@ import math
 import os
 import shutil
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +202,13 @@ class Placement:
     def examine(self, denoisers: Callable[[], Iterable[nn.Module]], vae: Callable[[], nn.Module | None]) -> None:
         """Raises ConfigError for what these models cannot do; they are asked for, without weights, if it matters."""
         o = self.options
-        attends = o.attention_mechanism == sla.NAME
+        attends = o.attention_mechanism != attention.USUAL
         for each in denoisers() if attends or o.musubi_blocks_to_swap or o.fuse_qkv_projections else ():
             self._fuse(each)
-            if attends:
+            if o.attention_mechanism == sla.NAME:
                 sla.use(each, sla.read(o.sla_config), torch.float32, self.device)
+            else:
+                attention.validate(each, o.attention_mechanism)
             if o.musubi_blocks_to_swap:
                 spread(self.blocks_of(each), o.musubi_blocks_to_swap)
         for name, asked, found, lacks in (
@@ -259,6 +261,12 @@ class Placement:
         return []
 
     @property
+    def layers_move(self) -> bool:
+        """Do layers come to the device one by one, and not with all of their block?"""
+        o = self.options
+        return o.ramtorch or (o.enable_group_offload and o.group_offload_type == "leaf_level")
+
+    @property
     def _slots(self) -> int:
         """Places on the device for what waits."""
         if not self.options.enable_group_offload:
@@ -271,10 +279,8 @@ class Placement:
         folder = None
         if o.enable_group_offload:
             folder = _folder(o.group_offload_to_disk_path, len(self.streams))
-        streamed = {id(t) for each in groups for module in each for t in (*module.parameters(), *module.buffers())}
-        for tensor in (*model.parameters(), *model.buffers()):
-            if id(tensor) not in streamed:
-                tensor.data = tensor.data.to(self.device)
+        streamed = {id(t) for each in groups for module in each for t in tensors_of(module)}
+        move_all_but(model, streamed, self.device)
         # several processes share gradients, not weights that never change
         names = [name for name, p in model.named_parameters() if id(p) in streamed]
         model._ddp_params_and_buffers_to_ignore = names  # type: ignore[assignment]
@@ -350,10 +356,30 @@ class Placement:
         return [block for each in lists for block in each]
 
 
+def tensors_of(module: nn.Module, recurse: bool = True) -> Iterator[torch.Tensor]:
+    """A module's parameters and buffers; without `recurse` not those of the modules inside it."""
+    yield from module.parameters(recurse)
+    yield from module.buffers(recurse)
+
+
+def move_all_but(module: nn.Module, streamed: Collection[int], device: torch.device) -> None:
+    """Send a module to `device`, but for the modules inside it that hold streamed tensors, given by their `id`.
+
+    Modules move by their own `to`: quantized weights have more than `.data`, such as scales in tensors of their own.
+    """
+    if all(id(tensor) not in streamed for tensor in tensors_of(module)):
+        module.to(device)
+        return
+    for child in module.children():
+        move_all_but(child, streamed, device)
+    if all(id(tensor) not in streamed for tensor in tensors_of(module, recurse=False)):
+        module._apply(lambda tensor: tensor.to(device), recurse=False)
+
+
 def straighten(model: nn.Module) -> None:
     """Move weights that lie at odd places, as in a file that is mapped into memory: sums over them would be added up in
     another order than the same sums over weights that lie straight, and end in another bit."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in tensors_of(model):
         for plain in plain_tensors(tensor):
             if plain.device.type == "cpu" and plain.data_ptr() % STRAIGHT:
                 plain.data = plain.data.clone()
@@ -361,7 +387,7 @@ def straighten(model: nn.Module) -> None:
 
 def let_go(model: nn.Module) -> None:
     """Take weights out of the file that they are mapped from with many others, so that it need not stay in memory."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in tensors_of(model):
         for plain in plain_tensors(tensor):
             if plain.device.type == "cpu" and plain.untyped_storage().nbytes() > plain.nbytes:
                 plain.data = plain.data.clone()

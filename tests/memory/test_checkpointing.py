@@ -30,6 +30,38 @@ def test_every_nth_call_is_recomputed():
     assert x.grad.item() == 64
 
 
+def test_what_several_blocks_are_given_is_offloaded_once_and_stays():
+    each = Checkpoints(offloads=True)
+    x, table = torch.randn(2, 3, requires_grad=True), torch.randn(2, 3)
+    plain = x
+    for _ in range(4):
+        plain = torch.sin(plain) * table
+    (expected,) = torch.autograd.grad(plain.sum(), x)
+
+    y = x
+    for _ in range(4):
+        y = each(lambda y, table: torch.sin(y) * table, y, table)
+    kept = list(each.around.kept.values())
+
+    assert len(kept) == 5  # each block's own input, and the table
+    assert [k.tensor.data_ptr() for k in kept if k.shared] == [table.data_ptr()]
+    assert torch.equal(torch.autograd.grad(y.sum(), x)[0], expected)
+    del y, kept
+    assert len(each.around.kept) == 0
+
+
+def test_an_input_that_was_written_to_is_another():
+    each = Checkpoints(offloads=True)
+    x, table = torch.ones(2, requires_grad=True), torch.ones(2)
+    y = each(torch.mul, x, table)
+    table.mul_(3)
+    y = each(torch.mul, y, table)
+
+    y.sum().backward()
+    assert x.grad.tolist() == [3, 3]
+    x.grad = None
+
+
 @pytest.mark.parametrize("backend", ["torch", "unsloth"])
 @pytest.mark.parametrize("interval", [None, 1, 2])
 def test_gradients_are_the_same_as_without(interval, backend):

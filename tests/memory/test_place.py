@@ -11,8 +11,9 @@ from torch import nn
 from darkroom import families
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
-from darkroom.memory import attention, compiling, sla
-from darkroom.memory.place import Placement, spread
+from darkroom.memory import attention, checkpointing, compiling, quantise, sla
+from darkroom.memory.place import Placement, move_all_but, spread, tensors_of
+from darkroom.memory.stream import plain_tensors
 from darkroom.options.config import every_option
 from tests.families import conformance
 
@@ -114,6 +115,22 @@ def test_weights_on_disk_leave_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("preset", ["int8-torchao", "fp8-torchao", "int8-quanto", "int4-quanto", "uint8-sdnq"])
+def test_all_that_a_quantised_weight_is_made_of_goes_to_the_device(preset):
+    by = quantise.quantisers()[preset]
+    pytest.importorskip(by.PACKAGE)
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(128, 128)) for _ in range(3))).requires_grad_(False)
+    quantise.quantise(net, preset, options(), CPU)
+    waits = net[1]
+
+    move_all_but(net, {id(t) for t in tensors_of(waits)}, torch.device("meta"))
+
+    def places(module: nn.Module) -> set[str]:
+        return {plain.device.type for tensor in tensors_of(module) for plain in plain_tensors(tensor)}
+
+    assert (places(net[0]), places(waits), places(net[2])) == ({"meta"}, {"cpu"}, {"meta"})
+
+
 def test_text_encoders_stay_where_they_were_put():
     from darkroom.families.components import Parts
 
@@ -196,6 +213,34 @@ def test_every_kernel_has_a_name_in_diffusers():
     assert set(attention.BACKENDS.values()) <= {backend.value for backend in AttentionBackendName}
 
 
+@pytest.mark.parametrize("name", ["sd1x", "sdxl", "sana", "hidream"])
+def test_a_kernel_is_chosen_where_attention_is_computed_again_too(name):
+    def gradients(model) -> list[torch.Tensor]:
+        model.zero_grad()
+        answer(name, model).square().mean().backward()
+        return [p.grad.clone() for p in model.parameters() if p.grad is not None]
+
+    _, model = denoiser(name)
+    attention.use(model.train(), "native-math")
+    plain = gradients(model)
+    checkpointing.enable(model, None)
+    again = gradients(model)
+
+    assert len(again) == len(plain)
+    assert all(torch.equal(one, two) for one, two in zip(again, plain, strict=True))
+
+
+def test_the_kernel_of_longcat_video_is_chosen_through_diffusers():
+    _, model = denoiser("longcat_video")
+    expected = answer("longcat_video", model)
+    attention.use(model, "native-math")
+
+    torch.testing.assert_close(answer("longcat_video", model), expected)
+    attention.use(model, "native-flash")
+    with pytest.raises(ValueError, match="native flash"):
+        model.blocks[0].cross_attn.processor(*(torch.zeros(1, 2, 1, 8),) * 3, mask=torch.ones(1, 1, 1, 2))
+
+
 def test_a_models_kernel_is_its_own():
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
@@ -216,8 +261,13 @@ def test_a_kernel_whose_package_is_missing_is_refused():
 
 def test_a_network_without_a_choice_of_kernels_says_so():
     _, unet = denoiser("sdxl")
-    with pytest.raises(ConfigError, match="does not let its attention kernel be chosen"):
-        attention.use(unet, "flash-attn-3")
+    placement = Placement(options(attention_mechanism="flash-attn-3"), CPU, ())
+    for choose in (
+        lambda: attention.use(unet, "flash-attn-3"),
+        lambda: placement.examine(lambda: [unet], lambda: None),
+    ):
+        with pytest.raises(ConfigError, match="does not let its attention kernel be chosen"):
+            choose()
 
 
 def test_sage_is_used_when_pictures_are_drawn(monkeypatch):

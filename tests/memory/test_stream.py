@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from darkroom.memory.checkpointing import Checkpoints
 from darkroom.memory.stream import Stream, leaves
 
 CPU = torch.device("cpu")
@@ -181,6 +182,43 @@ def test_layers_in_any_order_give_the_resident_gradients(seed, count, slots):
         net(x).backward()
         for one, two in zip(net.adapters, twin.adapters, strict=True):
             assert torch.equal(one.grad, two.grad)
+
+
+class Mixed(nn.Module):
+    """A block of layers that keep their weight itself for the way back, as convolutions and norms do."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm, self.conv = nn.GroupNorm(2, width), nn.Conv1d(width, width, 3, padding=1)
+        self.out = nn.Linear(6, 6)
+        self.adapter = nn.Conv1d(width, width, 1, bias=False)
+
+    def forward(self, x):
+        x = x + self.conv(torch.tanh(self.norm(x))) + self.adapter(x)
+        return torch.tanh(self.out(x)) * x
+
+
+@given(st.integers(0, 10_000), st.integers(1, 4), st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_layers_that_move_alone_in_blocks_that_are_computed_again_give_the_resident_gradients(seed, slots, trained):
+    torch.manual_seed(seed)
+    net = nn.Sequential(*(Mixed(4) for _ in range(3))).requires_grad_(trained)
+    for block in net:
+        block.adapter.requires_grad_(True)
+    twin = copy.deepcopy(net)
+    frozen_or_all = [layer for layer in leaves([net]) if trained or not layer.weight.requires_grad]
+    stream = Stream([[layer] for layer in frozen_or_all], CPU, slots, trained=trained)
+    stream.catch()
+    again = Checkpoints(layers_move=True)
+
+    for x in torch.randn(2, 2, 4, 6):
+        y = x
+        for block in net:
+            y = again(block, y)
+        y.square().mean().backward()
+        stream.settle()
+        twin(x).square().mean().backward()
+        assert alike(*([p.grad for p in each.parameters() if p.grad is not None] for each in (net, twin)))
 
 
 def test_weights_that_left_before_their_gradient_was_computed_are_an_error():

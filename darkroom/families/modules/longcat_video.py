@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.loaders import PeftAdapterMixin
-from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.attention import AttentionModuleMixin
+from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb, get_1d_rotary_pos_embed, get_timestep_embedding
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from diffusers.models.modeling_utils import ModelMixin
@@ -97,7 +98,18 @@ class TextEmbedder(nn.Module):
         return self.y_proj(text)
 
 
-class SelfAttention(nn.Module):
+class AttentionProcessor:
+    """Computes attention by the kernel that diffusers' `set_attention_backend` chooses for the model."""
+
+    _attention_backend: AttentionBackendName | None = None
+    _parallel_config = None
+
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+        """q (B, N, A, E) to the same shape; k and v (B, L, A, E), mask (B, 1, 1, L)."""
+        return dispatch_attention_fn(q, k, v, attn_mask=mask, backend=self._attention_backend)
+
+
+class SelfAttention(nn.Module, AttentionModuleMixin):
     """Every token looks at all, but for those of given frames, which look at each other only."""
 
     def __init__(self, width: int, heads: int):
@@ -107,18 +119,19 @@ class SelfAttention(nn.Module):
         self.q_norm = RMSNorm(width // heads, eps=EPS)
         self.k_norm = RMSNorm(width // heads, eps=EPS)
         self.proj = nn.Linear(width, width)
+        self.processor = AttentionProcessor()
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], given: int) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, N, A, E) each
         q, k = (apply_rotary_emb(each, rotary, sequence_dim=1) for each in (self.q_norm(q), self.k_norm(k)))
-        seen = dispatch_attention_fn(q[:, given:], k, v)
+        seen = self.processor(q[:, given:], k, v)
         if given:
-            alone = dispatch_attention_fn(q[:, :given], k[:, :given], v[:, :given])
+            alone = self.processor(q[:, :given], k[:, :given], v[:, :given])
             seen = torch.cat([alone, seen], dim=1)
         return self.proj(seen.flatten(2))
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(nn.Module, AttentionModuleMixin):
     """Every token looks at the text; a mask (B, 1, 1, L) says at which of it."""
 
     def __init__(self, width: int, heads: int):
@@ -129,11 +142,12 @@ class CrossAttention(nn.Module):
         self.q_norm = RMSNorm(width // heads, eps=EPS)
         self.k_norm = RMSNorm(width // heads, eps=EPS)
         self.proj = nn.Linear(width, width)
+        self.processor = AttentionProcessor()
 
     def forward(self, x: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
         q = self.q_linear(x).unflatten(-1, (self.heads, -1))  # (B, N, A, E)
         k, v = self.kv_linear(text).unflatten(-1, (2, self.heads, -1)).unbind(2)  # (B, L, A, E) each
-        seen = dispatch_attention_fn(self.q_norm(q), self.k_norm(k), v, attn_mask=mask)
+        seen = self.processor(self.q_norm(q), self.k_norm(k), v, mask)
         return self.proj(seen.flatten(2))
 
 
