@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.facts import (
@@ -104,6 +104,9 @@ class Family:
     # folder of its name
     elsewhere: ClassVar[Mapping[str, str]] = {}
     guidance_input: ClassVar[bool] = False
+    # when its network hands attention a mask, such as one that hides the padding of text; "batches": where captions of
+    # several lengths are in one batch
+    attention_masks: ClassVar[Literal["never", "always", "batches"]] = "never"
     # arguments of the stock pipeline's call with which it answers as the network does
     unguided: ClassVar[Mapping[str, Any]] = {"guidance_scale": 1.0}
     # the repository of a tiny decoder of its latents, for looking at pictures while they are made
@@ -236,6 +239,13 @@ class Family:
     def pipeline_decodes_for(self, flavour: str | None) -> bool:
         """Does a flavour's pipeline make pixels in a way of its own?"""
         return self.pipeline_decodes
+
+    def masks_attention(self, options: Any) -> frozenset[str]:
+        """In what of "training" and "inference" a run's attention may be given a mask, which not every kernel takes."""
+        if self.attention_masks == "always":
+            return frozenset({"training", "inference"})
+        several = self.attention_masks == "batches" and options.train_batch_size > 1
+        return frozenset({"training"} if several else ())
 
     @functools.cache  # noqa: B019 - there is one object of each family, for as long as the program runs
     def supports_for(self, flavour: str | None) -> frozenset[str]:

@@ -32,6 +32,7 @@ class Chroma(Family):
     name, title = "chroma", "Chroma"
     pipeline, denoiser = "ChromaPipeline", "ChromaTransformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
     corrects = (

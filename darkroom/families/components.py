@@ -242,6 +242,14 @@ class Parts(Repository):
             self._extras.clear()
             self._release()
 
+    @contextlib.contextmanager
+    def vae_in_use(self) -> Iterator[None]:
+        """Afterwards the VAE, and what else reads pixels, goes as `unload_vae` says, also after a failure."""
+        try:
+            yield
+        finally:
+            self.unload_vae()
+
     def denoiser(self, dtype: torch.dtype | None = None, keeper: Keeper | None = None) -> Any:
         """What is trained, on the CPU, in the base's precision unless told otherwise: a denoiser, or experts.
 

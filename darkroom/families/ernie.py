@@ -24,6 +24,7 @@ class Ernie(Family):
     name, title = "ernie", "ERNIE-Image"
     pipeline, denoiser = "ErnieImagePipeline", "ErnieImageTransformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     latents = Latents(channels=128, downscale=16, normaliser="batch_norm_1e-5")
     blocks = ("layers",)
     idle_parts = ("pe", "pe_tokenizer")

@@ -181,6 +181,10 @@ class Flux(Family):
         names = ("t5_padding", "flux_attention_masked_training")
         return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
 
+    def masks_attention(self, options: Any) -> frozenset[str]:
+        """Only where the padding of its text is hidden."""
+        return frozenset({"training", "inference"} if options.flux_attention_masked_training else ())
+
     def reads_as_pipeline(self, options: Any) -> bool:
         return super().reads_as_pipeline(options) and not options.flux_attention_masked_training
 

@@ -87,6 +87,7 @@ class HunyuanVideo(FromFirstFrame):
     name, title = "hunyuanvideo", "HunyuanVideo 1.5"
     pipeline, denoiser = "HunyuanVideo15Pipeline", "HunyuanVideo15Transformer3DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     latents = Latents(channels=32, downscale=16, normaliser="scale", temporal=4, one_by_one=True)
     blocks = ("transformer_blocks",)
     fps = 24.0

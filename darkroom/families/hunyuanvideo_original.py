@@ -111,6 +111,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
     name, title = "hunyuanvideo_original", "HunyuanVideo"
     pipeline, denoiser = "HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     latents = Latents(channels=16, downscale=8, patch=2, temporal=4)
     blocks = ("transformer_blocks", "single_transformer_blocks")
     guidance_input = True

@@ -36,6 +36,7 @@ class Ideogram4(Family):
     name, title = "ideogram4", "Ideogram 4"
     pipeline, denoiser = "Ideogram4Pipeline", "Ideogram4Transformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     unguided = {"guidance_scale": 1.0, "guidance_schedule": None}
     latents = Latents(channels=128, downscale=16, normaliser="batch_norm_by_place")
     blocks = ("layers",)

@@ -27,6 +27,7 @@ class Krea2(Family):
     name, title = "krea2", "Krea 2"
     pipeline, denoiser = "Krea2Pipeline", "Krea2Transformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     shift_line = (256, 6400, 0.5, 1.15)
     unguided = {"guidance_scale": 0.0}  # it counts from 0
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)

@@ -30,6 +30,7 @@ class LTXVideo(Family):
     name, title = "ltxvideo", "LTX-Video"
     pipeline, denoiser = "LTXPipeline", "LTXVideoTransformer3DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     shift_line = (1024, 4096, 0.95, 2.05)
     latents = Latents(channels=128, downscale=32, normaliser="statistics", temporal=8)
     blocks = ("transformer_blocks",)

@@ -25,6 +25,7 @@ class Lumina2(Family):
     name, title = "lumina2", "Lumina Image 2.0"
     pipeline, denoiser = "Lumina2Pipeline", "Lumina2Transformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
     negative_is_caption = False

@@ -71,6 +71,7 @@ class OmniGen(Family):
     name, title = "omnigen", "OmniGen"
     pipeline, denoiser = "OmniGenPipeline", "OmniGenTransformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("layers",)
     negative_is_caption = False

@@ -27,6 +27,7 @@ class PixArtSigma(Family):
     name, title = "pixart_sigma", "PixArt-Sigma"
     pipeline, denoiser = "PixArtSigmaPipeline", "PixArtTransformer2DModel"
     prediction = "epsilon"
+    attention_masks = "always"
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("transformer_blocks",)
     text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}

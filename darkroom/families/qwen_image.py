@@ -109,6 +109,7 @@ class QwenImage(Family):
     name, title = "qwen_image", "Qwen-Image"
     pipeline, denoiser = "QwenImagePipeline", "QwenImageTransformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "batches"
     shift_line = (256, 8192, 0.5, 0.9)
     unguided = {"true_cfg_scale": 1.0}
     latents = SPACE

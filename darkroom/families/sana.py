@@ -29,6 +29,7 @@ class Sana(Family):
     name, title = "sana", "Sana"
     pipeline, denoiser = "SanaPipeline", "SanaTransformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "always"
     latents = Latents(channels=32, downscale=32)
     blocks = ("transformer_blocks",)
     negative_is_caption = False

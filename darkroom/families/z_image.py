@@ -30,6 +30,7 @@ class ZImage(Family):
     name, title = "z_image", "Z-Image"
     pipeline, denoiser = "ZImagePipeline", "ZImageTransformer2DModel"
     prediction = "flow_matching"
+    attention_masks = "batches"
     unguided = {"guidance_scale": 0.0}  # it counts from 0
     latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
@@ -106,6 +107,11 @@ class ZImage(Family):
 
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return stack_padded(entries)
+
+    def masks_attention(self, options: Any) -> frozenset[str]:
+        """Its pipeline asks for the prompt and the negative one, which guidance adds, in one batch."""
+        guided = options.validation_guidance > self.unguided["guidance_scale"]
+        return super().masks_attention(options) | frozenset({"inference"} if guided else ())
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W)."""

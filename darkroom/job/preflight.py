@@ -226,6 +226,7 @@ def facts(family: Family, config: Any) -> conflicts.FamilyFacts:
         prediction="flow" if family.prediction == "flow_matching" else family.prediction,
         guidance_input=family.guidance_input,
         supports=family.supports_for(config.model_flavour if config.model_flavour in family.flavour_names() else None),
+        masks=family.masks_attention(config),
         having={way: ", ".join(having(way)) for way in ("controlnet", "control", "train_text_encoder")},
     )
 

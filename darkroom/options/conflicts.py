@@ -26,6 +26,8 @@ class FamilyFacts:
     prediction: str  # "flow" (or "flow_matching"), "epsilon", "v_prediction" or "sample"
     guidance_input: bool = False
     supports: frozenset[str] = frozenset()
+    # in what of "training" and "inference" its attention is given masks
+    masks: frozenset[str] = frozenset()
     having: Mapping[str, str] = field(default_factory=lambda: defaultdict(str))  # way of control: families that have it
 
 
@@ -113,6 +115,18 @@ _OFFLOADS = ("musubi_blocks_to_swap", "ramtorch", "enable_group_offload")
 _ELSEWHERE = ("optimizer_cpu_offload_method", "optimizer_release_gradients", *_OFFLOADS)
 _TEXT_PRECISIONS = tuple(f"text_encoder_{number}_precision" for number in range(1, 5))
 _QUANTO_FLOATS = ("fp8-quanto", "fp8uz-quanto")
+# kernels of diffusers' dispatcher that refuse a mask
+WITHOUT_MASKS = (
+    "flash-attn",
+    "flash-attn-2",
+    "flash-attn-3",
+    "native-flash",
+    "native-xla",
+    "sageattention",
+    "sageattention-int8-fp16-triton",
+    "sageattention-int8-fp16-cuda",
+    "sageattention-int8-fp8-cuda",
+)
 _DENOISER_FILES = (
     "pretrained_transformer_model_name_or_path",
     "pretrained_unet_model_name_or_path",
@@ -149,6 +163,12 @@ def _comes_rounded(config: Config) -> bool:
 def _trains_the_base(config: Config) -> bool:
     """Beside a ControlNet the denoiser is frozen."""
     return config.model_type == "full" and not config.controlnet
+
+
+def _attention_used_in(config: Config) -> frozenset[str]:
+    """In what of "training" and "inference" the kernel of `attention_mechanism` computes."""
+    is_sage = config.attention_mechanism.startswith("sageattention")
+    return frozenset(config.sageattention_usage.split("+") if is_sage else ("training", "inference"))
 
 
 def _by_layer(case: Case) -> bool:
@@ -555,6 +575,18 @@ RULES: tuple[Rule, ...] = (
         lambda case: case.config.dynamo_backend != "no" and case.config.base_model_precision in _QUANTO_FLOATS,
         "torch cannot compile quanto's eight-bit floats.",
         "Choose fp8-block or fp8-torchao for base_model_precision, or set dynamo_backend to no.",
+    ),
+    Rule(
+        "an attention kernel without masks where there are some",
+        ("attention_mechanism",),
+        lambda case: (
+            case.facts is not None
+            and case.config.attention_mechanism in WITHOUT_MASKS
+            and any(use in _attention_used_in(case.config) for use in case.facts.masks)
+        ),
+        "{family} hides the padding of its text by a mask in this run, and {c.attention_mechanism} takes no mask.",
+        "Choose diffusers, cudnn, native-efficient or flex; where only captions of several lengths in one batch are"
+        " padded, train_batch_size 1 does too.",
     ),
     Rule(
         "SageAttention in training on four bits",

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import gc
+from types import SimpleNamespace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from darkroom import families
 from darkroom.core.errors import ConfigError
@@ -15,6 +18,7 @@ from darkroom.memory import attention, checkpointing, compiling, quantise, sla
 from darkroom.memory.place import Placement, move_all_but, spread, tensors_of
 from darkroom.memory.stream import plain_tensors
 from darkroom.options.config import every_option
+from darkroom.options.conflicts import WITHOUT_MASKS
 from tests.families import conformance
 
 CPU = torch.device("cpu")
@@ -22,8 +26,6 @@ SOME = ("flux", "sdxl", "wan")
 
 
 def options(**changes):
-    from types import SimpleNamespace
-
     return SimpleNamespace(**{**{info.name: info.default for info in every_option()}, **changes})
 
 
@@ -257,6 +259,53 @@ def test_a_kernel_whose_package_is_missing_is_refused():
         attention.check(options(attention_mechanism="flash-attn-3"), torch.device("cuda"))
     with pytest.raises(ConfigError, match="needs an accelerator"):
         attention.check(options(attention_mechanism="cudnn"), CPU)
+
+
+@pytest.mark.parametrize("name", sorted(attention.BACKENDS))
+def test_kernels_that_refuse_masks_are_known(name):
+    from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
+
+    kernel = _AttentionBackendRegistry._backends[AttentionBackendName(attention.BACKENDS[name])]
+    tensors = (torch.ones(1, 4, 1, 16, dtype=torch.bfloat16),) * 3
+    try:
+        kernel(*tensors, attn_mask=torch.ones(1, 1, 1, 4, dtype=torch.bool))
+        said = ""
+    except Exception as cause:  # what this machine lacks
+        said = str(cause)
+    assert ("`attn_mask` is not supported" in said) == (name in WITHOUT_MASKS), said
+
+
+class Masks(TorchFunctionMode):
+    """Notes whether anybody gives attention a mask."""
+
+    given = False
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            self.given |= (kwargs.get("attn_mask") if len(args) < 4 else args[3]) is not None
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize("name", [name for name in families.names() if name not in ("framepack", "ltxvideo2")])
+@torch.no_grad()
+def test_families_say_whether_their_attention_has_masks(name):
+    family, model = denoiser(name)
+    one = SimpleNamespace(train_batch_size=1, flux_attention_masked_training=False, validation_guidance=0.0)
+    with Masks() as masks:
+        model.register_forward_pre_hook(lambda *_: setattr(masks, "given", False))  # text encoders have some too
+        answer(name, model)
+
+    assert masks.given == bool(family.masks_attention(one))
+
+
+def test_masks_depend_on_options_where_families_say_so():
+    both = {"training", "inference"}
+    run = SimpleNamespace(train_batch_size=2, flux_attention_masked_training=True, validation_guidance=0.0)
+    found = {name: families.get(name).masks_attention(run) for name in ("flux", "qwen_image", "z_image", "sd3")}
+    assert found == {"flux": both, "qwen_image": {"training"}, "z_image": {"training"}, "sd3": set()}
+    run.validation_guidance = 4.0
+    assert families.get("z_image").masks_attention(run) == both
 
 
 def test_a_network_without_a_choice_of_kernels_says_so():

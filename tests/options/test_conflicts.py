@@ -14,6 +14,7 @@ FLOW = FamilyFacts(
 )
 EPSILON = FamilyFacts("sdxl", "SDXL", "epsilon", supports=frozenset({"lora"}))
 SAMPLE = FamilyFacts("odd", "Odd", "sample")
+MASKED = FamilyFacts("chroma", "Chroma", "flow_matching", masks=frozenset({"training", "inference"}))
 
 # rule: (facts, settings that it refuses, changes that make them allowed)
 CASES = {
@@ -26,6 +27,9 @@ CASES = {
     "train_text_encoder on a family without it": (EPSILON, {"train_text_encoder": True}, {"train_text_encoder": False}),
     "a text encoder trained beside control": (
         FLOW, {"train_text_encoder": True, "control": True, "flux_lora_target": "controlnet"}, {"control": False},
+    ),
+    "an attention kernel without masks where there are some": (
+        MASKED, {"attention_mechanism": "sageattention"}, {"attention_mechanism": "flex"},
     ),
     "two ways of control": (
         FLOW, {"control": True, "controlnet": True, "model_type": "full"}, {"control": False},
