@@ -15,7 +15,24 @@ from darkroom.core.errors import DarkroomError, MemoryFullError
 if TYPE_CHECKING:
     import psutil
 
-_SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "CUBLAS_STATUS_ALLOC_FAILED")
+# in small letters, what a text of a full memory has, of torch and of the libraries below it
+_SIGNS = (
+    "out of memory",  # torch on CUDA, HIP, XPU and MPS; the CUDA driver and triton; NCCL
+    "out_of_memory",  # CUDA_ERROR_OUT_OF_MEMORY
+    "out_of_device_memory",  # UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY, of Intel's runtime
+    "out_of_host_memory",
+    "outofmemory",  # hipErrorOutOfMemory
+    "memoryallocation",  # cudaErrorMemoryAllocation
+    "allocate memory",  # torch on a CPU: can't allocate memory; the operating system: Cannot allocate memory
+    "not enough memory",  # torch on a CPU under Windows
+    "alloc_failed",  # CUBLAS_, CUDNN_, CUSPARSE_, CUSOLVER_, CUFFT_ and HIPBLAS_STATUS_ALLOC_FAILED
+    "allocation_failed",  # cuDNN 9: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED; cuRAND
+    "allocfailed",  # miopenStatusAllocFailed
+    "rocblas_status_memory_error",
+    # cuDNN tries one algorithm after the other, and none found room to work in
+    "unable to find an engine to execute this computation",
+    "unable to find a valid cudnn algorithm",
+)
 # of malloc.h: blocks above M_MMAP_THRESHOLD come from the system and go back to it; so does free memory at the end of
 # the heap above M_TRIM_THRESHOLD
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -25,10 +42,11 @@ MOST = (1 << 31) - 1
 
 
 def is_memory_full(cause: BaseException) -> bool:
-    """Does `cause` say that memory ran out? torch says it by a type of its own on a GPU, by a text on a CPU."""
-    return isinstance(cause, MemoryError) or (
-        isinstance(cause, (RuntimeError, OSError)) and any(sign in str(cause) for sign in _SIGNS)
-    )
+    """Does `cause` say that memory ran out? By its type if it is a MemoryError, else by what it says."""
+    if isinstance(cause, MemoryError):
+        return True
+    said = str(cause).lower()
+    return isinstance(cause, (RuntimeError, OSError)) and any(sign in said for sign in _SIGNS)
 
 
 @contextlib.contextmanager

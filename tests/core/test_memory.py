@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from darkroom.core.memory import available, held, memory_full_message
+from darkroom.core.memory import available, held, is_memory_full, memory_full_message
 
 MB = 2**20
 PROGRAM = """
@@ -40,6 +40,54 @@ def test_freed_memory_goes_back():
     }
     assert kept["yes"] < 30 * MB
     assert kept["no"] > kept["yes"]
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 11.60 GiB",
+        "HIP out of memory. Tried to allocate 20.00 MiB",
+        "XPU out of memory. Tried to allocate 8.00 GiB",
+        "MPS backend out of memory (MPS allocated: 9.02 GB)",
+        "CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported",
+        "Triton Error [CUDA]: out of memory",
+        "CUDA driver error: CUDA_ERROR_OUT_OF_MEMORY",
+        "NCCL error: unhandled cuda error: Cuda failure 2 'out of memory'",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: HIPBLAS_STATUS_ALLOC_FAILED when calling `hipblasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
+        "cuDNN error: CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED",
+        "cusolver error: CUSOLVER_STATUS_ALLOC_FAILED, when calling `cusolverDnCreate(handle)`",
+        "Unable to find a valid cuDNN algorithm to run convolution",
+        "FIND was unable to find an engine to execute this computation",
+        "GET was unable to find an engine to execute this computation",
+        "miopenStatusAllocFailed",
+        "HIP error: hipErrorOutOfMemory",
+        "level_zero backend failed with error: 39 (UR_RESULT_ERROR_OUT_OF_DEVICE_MEMORY)",
+        "[enforce fail at alloc_cpu.cpp:119] err == 0. DefaultCPUAllocator: can't allocate memory: you tried",
+        "[enforce fail at alloc_cpu.cpp:121] data. DefaultCPUAllocator: not enough memory: you tried",
+        "[Errno 12] Cannot allocate memory",
+    ],
+)
+def test_a_full_memory_is_known_by_what_libraries_say(said):
+    assert is_memory_full(RuntimeError(said))
+    assert is_memory_full(OSError(said))
+    assert not is_memory_full(ValueError(said))
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA error: an illegal memory access was encountered",
+        "CUDA error: device-side assert triggered",
+        "cuDNN error: CUDNN_STATUS_EXECUTION_FAILED",
+        "Expected all tensors to be on the same device",
+        "mat1 and mat2 shapes cannot be multiplied",
+    ],
+)
+def test_other_errors_are_no_full_memory(said):
+    assert not is_memory_full(RuntimeError(said))
 
 
 def test_advice_stands_before_what_is_said_to_everybody():
