@@ -111,13 +111,13 @@ class LoRA(Adapter):
         layers = [] if self._start else tuner_layers(self.model)
         now = {name: p.detach().clone() for name, p in self.named.items()} if self._start else {}
         apart: list[Any] = list(self.apart.values())
-        if now:
-            self.load({**now, **self._start})
-        for layer in layers:
-            layer.enable_adapters(False)
-        for module in apart:
-            module.enabled = False
         try:
+            if now:
+                self.load({**now, **self._start})
+            for layer in layers:
+                layer.enable_adapters(False)
+            for module in apart:
+                module.enabled = False
             yield
         finally:
             if now:

@@ -60,10 +60,10 @@ class EMA:
     def applied(self) -> Iterator[None]:
         """Inside, the model's weights are the averaged ones."""
         kept = {name: p.detach().clone() for name, p in self.named.items()}
-        with torch.no_grad():
-            for name, p in self.named.items():
-                p.copy_(self.shadows[name])
         try:
+            with torch.no_grad():
+                for name, p in self.named.items():
+                    p.copy_(self.shadows[name])
             yield
         finally:
             with torch.no_grad():

@@ -83,21 +83,19 @@ def measured(model: Any, steps: int, draw: Callable[[], object]) -> list[float]:
     """MagCache's ratios of each step to the one before, from a picture that `draw` makes; `steps` numbers from 1."""
     from diffusers import MagCacheConfig
 
-    # with a step more than there is, the hook neither prints its ratios nor forgets them
-    model.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=steps + 1))
-    hooks = (getattr(module, "_diffusers_hook", None) for module in model.modules())
-    leader = next(h for h in (hook and hook.get_hook(_LEADER) for hook in hooks) if h is not None)
     found: dict[str, list[float]] = {}
+    with contextlib.ExitStack() as undo:
+        # with a step more than there is, the hook neither prints its ratios nor forgets them
+        model.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=steps + 1))
+        undo.callback(model.disable_cache)
+        hooks = (getattr(module, "_diffusers_hook", None) for module in model.modules())
+        leader = next(h for h in (hook and hook.get_hook(_LEADER) for hook in hooks) if h is not None)
 
-    def after(*_: Any) -> None:
-        states = leader.state_manager._state_cache.items()
-        found.update({context: list(state.calibration_ratios) for context, state in states})
+        def after(*_: Any) -> None:
+            states = leader.state_manager._state_cache.items()
+            found.update({context: list(state.calibration_ratios) for context, state in states})
 
-    listening = model.register_forward_hook(after)  # a pipeline that is done forgets them
-    try:
+        undo.callback(model.register_forward_hook(after).remove)  # a pipeline that is done forgets them
         draw()
-    finally:
-        listening.remove()
-        model.disable_cache()
     # calls with guidance and without have ratios of their own, and diffusers takes one list for both
     return [round(sum(each) / len(each), DIGITS) for each in zip(*found.values(), strict=True)]

@@ -139,9 +139,9 @@ class Renderer:
         device, turns = self.parts.device, self.options.enable_model_cpu_offload
         with resting(model):
             pipe = self.parts.assemble(model, self.parts.vae(), self.parts.scheduler())
-            if turns:
-                pipe.enable_model_cpu_offload(device=device)
             try:
+                if turns:
+                    pipe.enable_model_cpu_offload(device=device)
                 yield pipe
             finally:
                 if turns:

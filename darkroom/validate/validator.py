@@ -70,15 +70,13 @@ class Validator:
 
     def base(self, model: Any) -> None:
         """Make the base model's pictures from untouched weights, unless they are there for these very recipes."""
-        self.renderer.measure(model, self.prompts)
-        wanted = {self._base_name(p, i, r): (p, r) for p, i, r in self.renderer.recipes(self.prompts, 0, "base")}
-        stale = [name for name, (_, recipe) in wanted.items() if not self._is_current(name, recipe)]
-        if not stale:
-            return
-        prompts = list(dict.fromkeys(wanted[name][0] for name in stale))
-        for picture in self._pictures(model, prompts, 0, "base"):
-            self._keep(picture, self._base_path(picture))
-        self.renderer.parts.unload_vae()
+        with self.renderer.parts.vae_in_use():
+            self.renderer.measure(model, self.prompts)
+            wanted = {self._base_name(p, i, r): (p, r) for p, i, r in self.renderer.recipes(self.prompts, 0, "base")}
+            stale = [name for name, (_, recipe) in wanted.items() if not self._is_current(name, recipe)]
+            prompts = list(dict.fromkeys(wanted[name][0] for name in stale))
+            for picture in self._pictures(model, prompts, 0, "base") if prompts else ():
+                self._keep(picture, self._base_path(picture))
 
     def _is_current(self, name: str, recipe: Recipe) -> bool:
         try:
@@ -88,16 +86,15 @@ class Validator:
 
     def run(self, step: int) -> None:
         """Render every prompt with the present weights (and the averaged ones), save, and tell the bus."""
-        self.renderer.measure(self.model, self.prompts)
         mode = self.options.ema_validation if self.stepper.ema else "none"
         runs: dict[str, list[Picture]] = {}
-        with self.stepper.weights_for_use():
+        with self.renderer.parts.vae_in_use(), self.stepper.weights_for_use():
+            self.renderer.measure(self.model, self.prompts)
             if mode != "ema_only":
                 runs["checkpoint"] = list(self._pictures(self.model, self.prompts, step, "adapter"))
             if mode != "none" and self.stepper.ema:
                 with self.stepper.ema.applied():
                     runs["EMA"] = list(self._pictures(self.model, self.prompts, step, "ema"))
-        self.renderer.parts.unload_vae()
         complete = zip(*runs.values(), strict=not self.stopped())
         rows = [self._save(step, dict(zip(runs, pictures, strict=True))) for pictures in complete]
         self.last = self.last if self.stopped() else step
@@ -105,8 +102,8 @@ class Validator:
 
     def rehearse(self) -> None:
         """Draw the largest picture in few steps, and keep nothing of it."""
-        self.renderer.shortest(self.model, self.prompts)
-        self.renderer.parts.unload_vae()
+        with self.renderer.parts.vae_in_use():
+            self.renderer.shortest(self.model, self.prompts)
 
     def _pictures(self, model: Any, prompts: list[Prompt], step: int, weights: str) -> Iterable[Picture]:
         total = sum(1 for _ in self.renderer.recipes(prompts, step, weights))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from darkroom.families import tiny
 from darkroom.families.components import Parts
 from darkroom.families.hunyuanvideo_original import CUT
 from darkroom.media.images import load_rgb
+from darkroom.validate import render
 from darkroom.validate.clip import film, from_output
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
@@ -113,6 +115,24 @@ def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
     for clip in (tmp_path / "out" / row["clip"], tmp_path / "out/benchmarks/base_model/house_0_64x64.mp4"):
         assert clip.read_bytes()[4:8] == b"ftyp"
     assert Image.open(tmp_path / "out" / row["path"]).width > 3 * 64
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+@pytest.mark.parametrize("way", ["base", "run", "rehearse"])
+def test_the_vae_goes_after_a_failure_too(way, keeps, tmp_path, monkeypatch):
+    made, model = renderer("flux", "tiny")
+    made.options.keep_vae_loaded = keeps
+    validator = Validator(made, [PROMPT], tmp_path, Bus())
+    validator.watch(model, SimpleNamespace(ema=None, weights_for_use=contextlib.nullcontext))
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(render, "sampled", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        {"base": lambda: validator.base(model), "run": lambda: validator.run(1), "rehearse": validator.rehearse}[way]()
+
+    assert (made.parts._vae is not None) == keeps
 
 
 def test_a_clip_of_one_frame_is_a_picture():
