@@ -17,7 +17,8 @@ from darkroom.adapters.base import Adapter
 from darkroom.core import log as logs
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
-from darkroom.diffusion.noise import seeded
+from darkroom.core.memory import is_memory_full
+from darkroom.diffusion.noise import derive_seed, seeded
 from darkroom.families import latents
 from darkroom.families.base import CONTROLNET
 from darkroom.families.classes import named
@@ -97,6 +98,8 @@ def usable(option: str, path: str, change: str, source: str = "") -> Iterator[No
     try:
         yield
     except (OSError, ValueError, KeyError, AssertionError, RuntimeError, SafetensorError) as cause:
+        if is_memory_full(cause):
+            raise
         reason = str(cause).rstrip(".") or "diffusers cannot convert its names"
         raise ConfigError(option, path, source, f"Its weights cannot be used: {reason}.", change) from cause
 
@@ -142,7 +145,7 @@ def trainer(
     state = state or TrainState(total=steps)
     config = run.config
     rank = engine.process_index if config.seed_for_each_device else 0
-    draws = Draws(seeded(run.seed, rank, 1), seeded(run.seed, rank, 2, device=engine.device))
+    draws = Draws(seeded(run.seed, rank, 1), seeded(run.seed, rank, 2), derive_seed(run.seed, rank, 3))
     torch.manual_seed(run.seed + rank)
     if config.gradient_precision == "fp32":
         for parameter in adapter.named.values():
@@ -166,6 +169,7 @@ def trainer(
         options=config,
         own_clip=row.own_clip,
         scaled=adapter.scaled,
+        start_step=draws.start_step,
         **way,
     )
     return stepper, draws

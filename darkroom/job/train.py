@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import gc
 import os
 import time
 import traceback
@@ -363,6 +364,15 @@ def forgiving(run: Run, step: int) -> Iterator[None]:
     except Exception as cause:
         log.debug("%s", traceback.format_exc())
         run.bus.emit(Warn(step=step, message=f"Validation failed: {cause}", about="validation"))
+        forget_frames(cause)
+
+
+def forget_frames(cause: BaseException) -> None:
+    """Let go what the functions that failed were holding, such as a VAE: the next step needs the room."""
+    traceback.clear_frames(cause.__traceback__)
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 # -- running ----------------------------------------------------------------------------------------------------------

@@ -3,38 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 
+from darkroom.diffusion.noise import derive_seed
+
 
 @dataclasses.dataclass
 class Draws:
-    """The generators of a run. A checkpoint holds their positions; nothing else draws.
+    """The generators of a run, on the host whatever the device is. A checkpoint holds their positions.
 
-    structure  on the CPU: noise levels, coin flips
-    noise      on the training device: noise tensors
+    structure  noise levels, coin flips
+    noise      noise tensors
+    seed       for torch's global generators, on the host and on devices: dropout, optimizers that round at random.
+               Each step seeds them anew, so that nothing of a device has to be kept
     """
 
     structure: Generator
     noise: Generator
+    seed: int = 0
+
+    def start_step(self, step: int) -> None:
+        """Seed torch's global generators for a step."""
+        torch.manual_seed(derive_seed(self.seed, step))
 
     def state(self) -> dict[str, Tensor]:
-        """Positions as byte tensors, torch's global generators (dropout) included."""
-        cuda = (
-            {f"cuda_{i}": s for i, s in enumerate(torch.cuda.get_rng_state_all())} if torch.cuda.is_available() else {}
-        )
-        own = {"structure": self.structure.get_state(), "noise": self.noise.get_state(), "torch": torch.get_rng_state()}
-        return own | cuda
+        """Positions as byte tensors."""
+        return {"structure": self.structure.get_state(), "noise": self.noise.get_state()}
 
-    def load(self, state: dict[str, Tensor]) -> None:
+    def load(self, state: Mapping[str, Tensor]) -> None:
         """Put positions back."""
         self.structure.set_state(state["structure"])
-        self.noise.set_state(state["noise"])
-        torch.set_rng_state(state["torch"])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all([state[name] for name in sorted(state) if name.startswith("cuda_")])
+        set_position(self.noise, state["noise"])
+
+
+def set_position(generator: Generator, position: Tensor) -> None:
+    """Put a generator's position back; that of another kind of generator, a GPU's, seeds it instead."""
+    if len(position) == len(generator.get_state()):
+        generator.set_state(position)
+    else:
+        generator.manual_seed(zlib.crc32(position.numpy().tobytes()))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,6 +10,7 @@ momentum and about 1.1 times the step; rates tuned there may want that factor.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -107,8 +108,18 @@ class AdamWBF16(torch.optim.Optimizer):
         return {**super().state_dict(), "generators": positions}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put a `state_dict` back."""
+        """Put a `state_dict` back, also one of weights that were on another device."""
         rest = dict(state_dict)
-        for name, position in rest.pop("generators", {}).items():
-            self._generator(torch.device(name)).set_state(position.cpu().to(torch.uint8))
+        positions = rest.pop("generators", {})
+        for device in {p.device for group in self.param_groups for p in group["params"]} if positions else ():
+            position = positions.get(str(device), next(iter(positions.values()))).cpu().to(torch.uint8)
+            self._go_on(self._generator(device), position)
         super().load_state_dict(rest)
+
+    @staticmethod
+    def _go_on(generator: Generator, position: Tensor) -> None:
+        """Put a generator's position back. A GPU's says nothing to the host's and the other way round: it is a seed."""
+        if len(position) == len(generator.get_state()):
+            generator.set_state(position)
+        else:
+            generator.manual_seed(zlib.crc32(position.numpy().tobytes()))

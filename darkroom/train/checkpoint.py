@@ -33,6 +33,7 @@ from darkroom.adapters.base import Adapter, save_safetensors
 from darkroom.core import files
 from darkroom.core.errors import CheckpointError
 from darkroom.core.log import logger
+from darkroom.core.memory import is_memory_full
 from darkroom.objectives.base import Draws
 from darkroom.train import optimizer_state
 from darkroom.train.pack import flatten
@@ -50,6 +51,10 @@ _ABANDONED = re.compile(r"^abandoned-(\d+)$")
 # without these in the manifest nothing says that they are whole
 _NEEDED = (STATE, "optimizer.safetensors", "generators.safetensors")
 _READ = (".safetensors", ".json", ".parquet")
+UNREADABLE = (
+    ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, RuntimeError, SafetensorError,
+)  # fmt: skip
+"""What torch, safetensors and we raise about contents that do not fit."""
 
 
 @dataclasses.dataclass
@@ -125,7 +130,9 @@ class Snapshot:
             if self.stepper.engine.scaler and saved["scaler"]:
                 self.stepper.engine.scaler.load_state_dict(saved["scaler"])
             self.draws.load(load_file(folder / "generators.safetensors"))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, SafetensorError) as cause:
+        except UNREADABLE as cause:
+            if is_memory_full(cause):
+                raise
             raise CheckpointError(
                 f"{folder} does not fit this run: {cause}\n"
                 "  Resume with the settings that made it, or set resume_from_checkpoint to none to start afresh "

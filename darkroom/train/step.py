@@ -36,6 +36,7 @@ class Stepper:
     parameters  those that the optimizer updates, wherever they are
     settle      brings weights and gradients to where they are updated
     released    how large gradients were that backward itself has used up, where it does
+    start_step  is told the number of finished steps before anything is drawn at random
     """
 
     engine: Any
@@ -50,6 +51,7 @@ class Stepper:
     settle: Callable[[], None] = lambda: None
     released: Callable[[], torch.Tensor] | None = None
     scaled: Callable[[float | None], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # type: ignore[assignment]
+    start_step: Callable[[int], None] = lambda step: None
 
     def __call__(self, batches: Sequence[Any], step: int) -> Report:
         """Update the weights once from `batches`, whose gradients are averaged. `step` counts finished steps.
@@ -62,6 +64,7 @@ class Stepper:
 
     def update(self, batches: Sequence[Any], step: int) -> tuple[list[Outcome], torch.Tensor]:
         """The step itself, without a look at any number. Returns what came of each batch and the gradients' size."""
+        self.start_step(step)
         outcomes = []
         for number, batch in enumerate(batches, 1):
             # backward recomputes what checkpointing dropped, so the strength must still hold there
@@ -129,8 +132,8 @@ class Stepper:
             yield
             return
         trained = [p.detach().clone() for p in self.parameters]
-        inner.eval()
         try:
+            inner.eval()
             yield
         finally:
             inner.train()

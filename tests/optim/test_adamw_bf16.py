@@ -124,3 +124,19 @@ def test_the_seed_decides_the_rounding():
 
     assert torch.equal(run(1), run(1))
     assert not torch.equal(run(1), run(2))
+
+
+@pytest.mark.parametrize("size", [16, 5056], ids=["GPU", "host"])
+def test_rounding_goes_on_when_the_weights_were_on_another_device(size):
+    weight = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    weight.grad = torch.ones_like(weight)
+    optimizer = AdamWBF16([weight])
+    optimizer.step()
+    state = optimizer.state_dict()
+    position = state["generators"]["cpu"]
+    known = position if size == len(position) else torch.arange(size, dtype=torch.uint8)
+
+    optimizer.load_state_dict({**state, "generators": {"cuda:3": known}})
+
+    again = optimizer.state_dict()["generators"]["cpu"]
+    assert torch.equal(again, known) if size == len(position) else not torch.equal(again, position)
