@@ -26,6 +26,7 @@ class Needs:
     layers      its samples are pictures with their layers
     pixels      the largest area of a sample, and edge the longest edge; None where there is no limit
     step        edges are multiples of this many pixels
+    batch       the most samples of a batch; None where there is no limit
     """
 
     name: str
@@ -45,6 +46,7 @@ class Needs:
     pixels: int | None = None
     edge: int | None = None
     step: int = 1
+    batch: int | None = None
 
     @property
     def has_frames(self) -> bool:

@@ -215,6 +215,12 @@ class Plan:
                     f"Dataset '{entry.id}' is of type {kind}, and {self.needs.called} trains on {offered}.\n"
                     f"  Change its dataset_type, disable it, or choose a family that trains on {kind}."
                 )
+            if self.needs.batch and entry.is_training and entry.train_batch_size > self.needs.batch:
+                raise DataError(
+                    f"Dataset '{entry.id}' has train_batch_size = {entry.train_batch_size}, and captions of several "
+                    "lengths in one batch need a mask, which this attention_mechanism does not take.\n"
+                    f"  Set its train_batch_size to {self.needs.batch}, or choose another attention_mechanism."
+                )
             picture = str(entry.conditioning_type)
             takes = self.needs.references if picture.startswith("reference") else self.needs.control is not None
             if kind == "conditioning" and picture not in LOSS_MASKS and not takes and entry.source_dataset_id:

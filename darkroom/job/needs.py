@@ -10,6 +10,7 @@ from darkroom.data.needs import Needs
 from darkroom.families.base import Family
 from darkroom.families.repository import Repository
 from darkroom.media.frames import FrameRule
+from darkroom.options.conflicts import refuses_masks
 
 MEDIA = {"images": "image", "video": "video"}
 
@@ -36,4 +37,5 @@ def needs(family: Family, config: Any) -> Needs:
         pixels=limits.pixels,
         edge=limits.edge,
         step=limits.step,
+        batch=1 if family.attention_masks == "batches" and refuses_masks(config, "training") else None,
     )

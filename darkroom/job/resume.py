@@ -104,7 +104,7 @@ def has_effect(name: str, config: Any) -> bool:
 def describe_change(name: str, old: Any, new: Any) -> str:
     """A changed setting in words."""
     if name in WEIGHTS:
-        other = " or compute in another precision" if WEIGHTS[name] == "warn" else ""
+        other = ", or compute in another precision" if WEIGHTS[name] == "warn" else ""
         return f"The {name} differ from those that the checkpoint was trained with{other}."
     info = option_info(name)
     return f"{name}: {info.show(old)} then, {info.show(new)} now"

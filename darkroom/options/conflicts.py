@@ -165,10 +165,11 @@ def _trains_the_base(config: Config) -> bool:
     return config.model_type == "full" and not config.controlnet
 
 
-def _attention_used_in(config: Config) -> frozenset[str]:
-    """In what of "training" and "inference" the kernel of `attention_mechanism` computes."""
+def refuses_masks(config: Config, use: str) -> bool:
+    """Does the kernel that computes attention in "training" or in "inference" refuse a mask?"""
     is_sage = config.attention_mechanism.startswith("sageattention")
-    return frozenset(config.sageattention_usage.split("+") if is_sage else ("training", "inference"))
+    uses = config.sageattention_usage if is_sage else ("training", "inference")
+    return config.attention_mechanism in WITHOUT_MASKS and use in uses
 
 
 def _by_layer(case: Case) -> bool:
@@ -579,11 +580,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "an attention kernel without masks where there are some",
         ("attention_mechanism",),
-        lambda case: (
-            case.facts is not None
-            and case.config.attention_mechanism in WITHOUT_MASKS
-            and any(use in _attention_used_in(case.config) for use in case.facts.masks)
-        ),
+        lambda case: case.facts is not None and any(refuses_masks(case.config, use) for use in case.facts.masks),
         "{family} hides the padding of its text by a mask in this run, and {c.attention_mechanism} takes no mask.",
         "Choose diffusers, cudnn, native-efficient or flex; where only captions of several lengths in one batch are"
         " padded, train_batch_size 1 does too.",

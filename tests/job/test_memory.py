@@ -305,12 +305,22 @@ def test_what_cannot_be_is_refused(options, words, arguments, capsys):
         ("qwen_image", {"fuse_qkv_projections": True}, "answers the same from one product"),
         ("deepfloyd", {"ramtorch": True, "ramtorch_vae": True}, "no such layers in its middle"),
         ("flux", {"musubi_blocks_to_swap": 2}, "Choose 1 or less"),
+        ("chroma", {"attention_mechanism": "native-flash"}, "native-flash takes no mask"),
+        ("qwen_image", {"attention_mechanism": "native-flash"}, "train_batch_size 1 does too"),
+        ("sd1x", {"attention_mechanism": "flex"}, "does not let its attention kernel be chosen"),
     ],
 )
 def test_what_a_model_cannot_do_is_said_before_anything_is_cached(family, options, words, arguments, capsys, tmp_path):
     assert main(["train", *arguments(family, **options)]) == 2
     assert words in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out" / "events.jsonl").exists()
+
+
+def test_a_datasets_own_batches_need_a_kernel_with_masks(arguments, dataset_file, capsys):
+    options = {"attention_mechanism": "native-flash", "train_batch_size": 1}
+    file = dataset_file({"train_batch_size": 2})
+    assert main(["train", *arguments("qwen_image", **options, data_backend_config=file)]) == 2
+    assert "'set0' has train_batch_size = 2" in " ".join(capsys.readouterr().err.split())
 
 
 def test_swapping_where_there_is_no_gpu_is_said_to_save_nothing(arguments, capsys, tmp_path):
