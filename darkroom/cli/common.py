@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from darkroom.core.errors import missing_option
+
 if TYPE_CHECKING:
     from darkroom.options.sources import Resolved
 
@@ -36,3 +38,20 @@ def take_flag(argv: list[str], name: str) -> bool:
     while name in argv:
         argv.remove(name)
     return present
+
+
+def take_value(argv: list[str], name: str) -> str | None:
+    """Remove the last `name VALUE` or `name=VALUE` from `argv` and return the value; None if there is none.
+
+    Raises ConfigError for a name without a value.
+    """
+    found = None
+    while places := [i for i, given in enumerate(argv) if given == name or given.startswith(f"{name}=")]:
+        given = argv.pop(places[0])
+        if "=" in given:
+            found = given.partition("=")[2]
+        elif places[0] < len(argv) and not argv[places[0]].startswith("--"):
+            found = argv.pop(places[0])
+        else:
+            raise missing_option(name, "It stands there without a value.", f"Write {name} VALUE, or leave it out.")
+    return found

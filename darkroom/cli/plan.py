@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from typing import TYPE_CHECKING
 
-from darkroom.cli.common import CONFIG_HELP, resolved, take_flag, wants_help
+from darkroom.cli.common import CONFIG_HELP, resolved, take_flag, take_value, wants_help
+from darkroom.core.cards import OPTION, find_card
 from darkroom.core.log import redact
 
-HELP = f"""usage: darkroom plan [CONFIG] [--json] [--OPTION VALUE ...]
+if TYPE_CHECKING:
+    from darkroom.options.sources import Resolved
+
+HELP = f"""usage: darkroom plan [CONFIG] [--for CARD] [--json] [--OPTION VALUE ...]
 
 Show what a run with these settings would do: options and where they come from, datasets, buckets, pictures left out,
 batches, steps, cache entries to make and reuse, disk, time, and at last memory, which takes longest to work out. Loads
 no weights. Exit code 2: it could not start.
+
+--for 24GiB, --for "RTX 4090", --for h100: as if this machine had such a card, of which nothing else is in use. The
+forecast does not touch a GPU, so any machine can make it.
 
 {CONFIG_HELP}"""
 
@@ -21,7 +30,17 @@ def run(argv: list[str]) -> int:
     if wants_help(argv, HELP):
         return 0
     as_json = take_flag(argv, "--json")
+    card = find_card(text) if (text := take_value(argv, OPTION)) else None
     settings = resolved(argv)
+    from darkroom.core.device import assume
+
+    with assume(card) if card else contextlib.nullcontext():
+        print_plan(settings, as_json)
+    return 0
+
+
+def print_plan(settings: Resolved, as_json: bool) -> None:
+    """The plan of a run, memory last."""
     from darkroom.job import plan
     from darkroom.report.progress import status
 
@@ -32,4 +51,3 @@ def run(argv: list[str]) -> int:
         memory = plan.memory(begun, tell)
     whole = {**begun.made, "memory": memory}
     print(redact(json.dumps(whole, indent=2, default=str) if as_json else plan.show_memory(memory)))
-    return 0

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
+from darkroom.core.device import HOST
 from darkroom.families.classes import named
 from darkroom.families.components import Keeper, Parts, taken_by
 from darkroom.families.facts import Part
@@ -23,8 +24,10 @@ Prepare = Callable[[str, Callable[[], nn.Module]], nn.Module]
 
 
 class HollowParts(Parts):
-    """Parts whose models have shapes and no numbers. `hollow` makes those of a module, that is on no device yet, fake;
-    `prepare` is given a maker of each denoiser, and answers the one to take.
+    """Parts whose models have shapes and no numbers, and are on the host until they are placed, as a run's are.
+
+    `hollow` makes those of a module, that is on no device yet, fake; `prepare` is given a maker of each denoiser, and
+    answers the one to take.
 
     Raises ModelError where a part's settings cannot be read.
     """
@@ -43,7 +46,7 @@ class HollowParts(Parts):
                 return cls.from_config(settings) if hasattr(cls, "from_config") else cls(cls.config_class(**settings))
 
         model = self._prepare(part, make) if part in self.trained else make()
-        return self._hollow(model, self.device, dtype).eval()
+        return self._hollow(model, HOST, dtype).eval()
 
     def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
         wanted = [part for part in self.kinds.encoders if part not in parts and part in taken_by(name)]
@@ -66,5 +69,5 @@ class HollowParts(Parts):
     def bystander(self, name: str) -> Any:
         """As `Parts.bystander`."""
         if name not in self._extras:
-            self._extras[name] = self._made(name, self.kinds.denoiser, self.dtype)
+            self._extras[name] = self._made(name, self.kinds.denoiser, self.dtype).to(self.device)
         return self._extras[name]

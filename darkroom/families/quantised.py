@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from darkroom.core.device import ASSUMED, is_host
 from darkroom.core.errors import ConfigError
 from darkroom.core.optional import need
 
@@ -92,10 +93,10 @@ def check(options: Any, denoisers: Mapping[str, type], encoders: Mapping[str, ty
             raise ConfigError(OPTION, options.quantization_config, "", problem, f"Set {name} to {NONE} in it.")
         made = settings(own, cls, torch.float32)
         by = made.quant_method.value
-        if by == "bitsandbytes" and not is_text and device.type == "cpu":
+        if by == "bitsandbytes" and not is_text and is_host(device):
             problem = "diffusers quantises with bitsandbytes on GPUs only, and there is none here."
             raise ConfigError("quantize_via", "pipeline", "", problem, "Set it to cpu, or take another quantiser.")
-        if by == "torchao":
+        if by == "torchao" and device != ASSUMED:  # where nothing can be tried
             _try(own, made.quant_type, device, trains=not is_text)
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from darkroom import families
+from darkroom.core.device import is_host, run_device
 from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
 from darkroom.families import published, quantised, single_file, tiny
@@ -175,13 +176,13 @@ class Repository:
     @property
     def vae_dtype(self) -> torch.dtype:
         """float32 on a CPU, else bfloat16, unless `vae_dtype` says otherwise."""
-        usual = torch.float32 if self.device.type == "cpu" else torch.bfloat16
+        usual = torch.float32 if is_host(self.device) else torch.bfloat16
         return VAE_DTYPES.get(self.options.vae_dtype, usual)
 
     @property
     def text_dtype(self) -> torch.dtype:
         """float32 on a CPU, else the base's."""
-        return torch.float32 if self.device.type == "cpu" else self.dtype
+        return torch.float32 if is_host(self.device) else self.dtype
 
     def home(self, part: str) -> str:
         """Where the settings and weights of a text part are: with the base, or elsewhere if that lacks it."""
@@ -233,8 +234,7 @@ class Repository:
         """Raises ConfigError for what cannot be quantised while it is loaded."""
         denoisers = dict.fromkeys(self.held, named(self.kinds.denoiser.cls))
         encoders = {name: named(kind.cls) for name, kind in self.kinds.encoders.items()}
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        quantised.check(self.options, denoisers, encoders, device)
+        quantised.check(self.options, denoisers, encoders, run_device())
         files = {part: (self._denoiser_option(part), self.denoiser_source(part)[0]) for part in self.held}
         files |= {part: (self._option, self.base) for part in encoders if "text" in self.inside}
         files |= {

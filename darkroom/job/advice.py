@@ -6,9 +6,10 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
+from darkroom.core.device import is_host, run_device
 from darkroom.core.errors import DarkroomError
 from darkroom.job import preflight
-from darkroom.job.forecast import ADVICE, HOST, LATENTS, LOAD, PICTURE, SAVE, STEP, TEXT, Forecast, Forecaster
+from darkroom.job.forecast import ADVICE, LATENTS, LOAD, PICTURE, SAVE, STEP, TEXT, Forecast, Forecaster
 from darkroom.memory import place
 from darkroom.options import conflicts
 from darkroom.options.sources import Resolved
@@ -28,7 +29,7 @@ def cheaper(config: Any, blocks: int) -> Iterator[tuple[set[str], Change]]:
     # as many samples a step as before
     samples = config.gradient_accumulation_steps * config.train_batch_size
     yield {STEP}, {"train_batch_size": 1, "gradient_accumulation_steps": samples}
-    if blocks > 1 and Forecaster.place().type != HOST:  # elsewhere what waits takes room, and leaves none
+    if blocks > 1 and not is_host(run_device()):  # elsewhere what waits takes room, and leaves none
         yield {STEP, PICTURE, SAVE}, {"musubi_blocks_to_swap": blocks // 2}
         yield {STEP, PICTURE, SAVE}, {"musubi_blocks_to_swap": blocks - 1}
     yield {STEP, LOAD, PICTURE, SAVE}, {"base_model_precision": "nf4-bnb"}
@@ -85,7 +86,7 @@ class Adviser:
         if conflicts.check(made.config, made.sources, facts):
             return False
         try:
-            place.check(made.config, Forecaster.place())
+            place.check(made.config, run_device())
         except DarkroomError:
             return False
         return True

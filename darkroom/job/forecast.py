@@ -7,6 +7,7 @@ libraries keep for themselves. A phase whose code cannot run in shapes is said t
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import functools
@@ -24,6 +25,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from darkroom.adapters.targets import target_modules
+from darkroom.core.cards import Card
+from darkroom.core.device import ASSUMED, HOST, assume, card_of_run, is_host
 from darkroom.core.events import Bus
 from darkroom.core.log import logger
 from darkroom.core.memory import available, freeze_garbage, held
@@ -34,11 +37,13 @@ from darkroom.families.hollow import HollowParts
 from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
 from darkroom.job.run import Run
+from darkroom.memory.autocast import rules_of_gpus
 from darkroom.memory.hollow import HollowPlacement
-from darkroom.memory.ledger import Ledger, shapes_only, wants_numbers
+from darkroom.memory.ledger import ON_DEVICE, ON_HOST, Ledger, shapes_only, wants_numbers
 from darkroom.memory.repeats import Kind, extend, fewest, follow, kinds_of, shorten, shortened
 from darkroom.options.sources import Resolved
 from darkroom.train import distributed
+from darkroom.train.step import Stepper
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import Renderer
 
@@ -50,7 +55,6 @@ LIBRARIES = 18 * MB
 STEPS = 2
 # shortened networks are worth it that have this share of the modules of the whole one
 WORTH = 0.7
-HOST = "cpu"
 # where an option comes from that is tried
 ADVICE = "advice"
 TEXT, LATENTS, LOAD = "text cache", "latent cache", "load denoiser"
@@ -78,10 +82,13 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """The phases of a run, the memory that this machine has for it now, in bytes, and the denoiser's blocks."""
+    """The phases of a run, the bytes that its machine has for it, and the denoiser's blocks.
+
+    `host` is None for a machine that is not known but for its card, `device` for one without a card.
+    """
 
     phases: list[Phase]
-    host: int
+    host: int | None
     device: int | None = None
     blocks: int = 0
 
@@ -93,12 +100,32 @@ class Forecast:
     def _fits(self, phase: Phase) -> bool:
         if phase.idle:
             return True
-        return (phase.host or 0) - phase.spare <= self.host and (phase.device or 0) <= (self.device or 0)
+        fits_host = self.host is None or (phase.host or 0) - phase.spare <= self.host
+        return fits_host and (phase.device or 0) <= (self.device or 0)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         rows = [dataclasses.asdict(phase) | {"fits": self._fits(phase)} for phase in self.phases]
         return {"phases": rows, "host": self.host, "device": self.device}
+
+
+@dataclasses.dataclass(frozen=True)
+class Engine:
+    """What of accelerate a step needs, for one process and tensors that are shapes."""
+
+    device: torch.device
+    dtype: torch.dtype
+    num_processes: int = 1
+    process_index: int = 0
+    scaler: None = None
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, products are computed in the run's precision."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Gradients of a loss."""
+        loss.backward()
 
 
 class Silent:
@@ -116,7 +143,7 @@ class Scene:
     """
 
     run: Run
-    engine: Any
+    engine: Engine
     plan: Any
     prompts: list[Prompt]
     settings: str | None
@@ -182,7 +209,7 @@ class Trial:
 
     def peaks(self) -> Peaks:
         """What was held at most, since the last mark."""
-        kinds = {HOST, self.device.type}
+        kinds = (ON_HOST, ON_DEVICE)
         return {kind: {name: held[kind] for name, held in self.ledger.peaks.items()} for kind in kinds}
 
     def text(self) -> dict[str, Any]:
@@ -230,6 +257,8 @@ class Trial:
         for part in self.parts.trained if self.counts else ():
             follow(denoisers[part], self.kinds, functools.partial(self._moment, part))
         self._tell_of_updates()
+        if not is_host(self.device):
+            compute_together(self.stepper)
 
     def _moment(self, part: str, name: str) -> None:
         self.ledger.moment(f"{part} {name}")
@@ -286,8 +315,18 @@ class Trial:
     def _update_from_nothing(self) -> None:
         """Let the optimizer make its state, without a way there and back."""
         for parameter in self.stepper.parameters:
-            parameter.grad = torch.empty_like(parameter, dtype=parameter.grad_dtype or parameter.dtype)
+            with self.ledger.counted_as(ON_HOST) if self._waits(parameter) else contextlib.nullcontext():
+                parameter.grad = torch.empty_like(parameter, dtype=parameter.grad_dtype or parameter.dtype)
         self.stepper.update([], 0)
+        for parameter, state in self.stepper.optimizer.state.items():
+            for tensor in tree_leaves(state) if self._waits(parameter) else ():
+                if isinstance(tensor, torch.Tensor):  # it was made there
+                    self.ledger.move(tensor, ON_HOST)
+        self.ledger.mark()
+
+    def _waits(self, parameter: nn.Parameter) -> bool:
+        """Is a weight that is trained updated on the host?"""
+        return id(parameter) in self.placement.waiting
 
     def picture(self, entry: dict[str, Any]) -> None:
         """A validation picture."""
@@ -299,13 +338,13 @@ class Trial:
     def save(self) -> None:
         """A file is copied as a whole before it is written."""
         state = [t for t in tree_leaves(self.stepper.optimizer.state_dict()) if isinstance(t, torch.Tensor)]
-        copies = 1 if self.device.type == HOST else 2
+        copies = 1 if is_host(self.device) else 2
         self.parts.unload_vae()
         self.ledger.mark()
         for name, tensors in {"trained": self.stepper.parameters, "state": state}.items():
             self.ledger.moment(name)
             extra = copies * sum(t.numel() * t.element_size() for t in tensors)
-            self.ledger.peaks[f"{name} 1"][HOST] += extra
+            self.ledger.peaks[f"{name} 1"][ON_HOST] += extra
 
 
 class Unlike(Exception):
@@ -365,7 +404,9 @@ class Forecaster:
         most = config.train_batch_size if resolved.sources["train_batch_size"] == ADVICE else sys.maxsize
         run = Run(resolved, family, Path(config.output_dir), Bus(), Silent())  # type: ignore[arg-type]
         self.known = known or Known()
-        self.scene = Scene(run, distributed.start(config), plan, prompts, settings, self.known.fake, most)
+        self.card = card_of_run()
+        engine = Engine(ASSUMED if self.card else HOST, distributed.DTYPES[config.mixed_precision])
+        self.scene = Scene(run, engine, plan, prompts, settings, self.known.fake, most)
         self.device, self.config, self.prompts = self.scene.device, config, prompts
         self.tell, self.shortens = tell, shortens
         self.phases: list[Phase] = []
@@ -375,15 +416,10 @@ class Forecaster:
         # why the whole networks had to be forecast, if shortened ones were tried
         self.unlike: str | None = None
 
-    @staticmethod
-    def place() -> torch.device:
-        """Where a run's models would be."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
     def forecast(self, until_too_large: bool = False) -> Forecast:
         """All phases in their order, or those up to the first that does not fit."""
         self.known.start = self.known.start or size_of_process(self.scene)
-        with freeze_garbage():
+        with freeze_garbage(), on_card(self.card):
             for _ in self._each():
                 if until_too_large and self._made().too_large:
                     break
@@ -392,7 +428,8 @@ class Forecaster:
     def _made(self) -> Forecast:
         start = self.known.start
         known = [p if p.host is None else dataclasses.replace(p, host=p.host + start) for p in self.phases]
-        return Forecast(known, *memory_of(self.device), self.blocks)
+        host, device = memory_of(self.card)
+        return Forecast(known, host, device, self.blocks)
 
     def _each(self) -> Iterator[None]:
         reader = Trial(self.scene)
@@ -484,7 +521,7 @@ class Forecaster:
             except Exception as cause:
                 raise Unlike(str(cause)) from cause
         now = [{"now": trial.ledger.now} for trial in trials.each]
-        for kind in (HOST, self.device.type):
+        for kind in (ON_HOST, ON_DEVICE):
             # where blocks wait elsewhere, all of them say it, and the shortened networks stay where they are
             at = [{"now": row["now"][kind]} for row in now]
             trials.more[kind] = first.ledger.now[kind] - trials.extend(at)
@@ -510,9 +547,9 @@ class Forecaster:
                 work(trial)
             found.append(trial.peaks())
         host, device = (
-            trials.extend([peaks[kind] for peaks in found]) + trials.more[kind] for kind in (HOST, self.device.type)
+            trials.extend([peaks[kind] for peaks in found]) + trials.more[kind] for kind in (ON_HOST, ON_DEVICE)
         )
-        return host, None if self.device.type == HOST else device
+        return host, device if self.card else None
 
     def _phase(self, name: str, trials: Trials, work: Callable[[Trial], object], of: str = "") -> None:
         """Adds the phase. Raises Unlike for what shortened networks cannot do."""
@@ -560,7 +597,28 @@ def numbers_in(bucket: Any) -> int:
     return width * height * bucket.frames
 
 
-def memory_of(device: torch.device) -> tuple[int, int | None]:
-    """Bytes for a run on the host, what this process holds counted in, and on the device."""
-    own = torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
-    return available() + held(), torch.cuda.mem_get_info(device)[0] + own if device.type == "cuda" else None
+def memory_of(card: Card | None) -> tuple[int | None, int | None]:
+    """Bytes for a run on the host, what this process holds counted in, and on its card.
+
+    Of a machine with a card that is not here the host is not known.
+    """
+    return None if card and not torch.cuda.is_available() else available() + held(), card.room if card else None
+
+
+@contextlib.contextmanager
+def on_card(card: Card | None) -> Iterator[None]:
+    """Inside, devices are this card, and autocast is a GPU's; without a card nothing changes."""
+    if card is None:
+        yield
+        return
+    with assume(card), rules_of_gpus():
+        yield
+
+
+def compute_together(stepper: Stepper) -> None:
+    """Let torch's optimizers update all weights in one call, as they do where all are on a GPU, which takes more."""
+    if any(is_host(parameter.device) for parameter in stepper.parameters):
+        return
+    for group in getattr(stepper.optimizer, "param_groups", ()):
+        if group.get("foreach", True) is None and not group.get("fused"):
+            group["foreach"] = True

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from darkroom import families
+from darkroom.core.device import assumed_card, run_device
 from darkroom.core.errors import ConfigError, ModelError
 from darkroom.core.events import Bus
 from darkroom.core.files import free_bytes
@@ -63,8 +64,7 @@ def begin(resolved: Resolved) -> Begun:
     datasets = read_datasets(config.data_backend_config, config, os.environ)
     data = data_plan.prepare(config, datasets, Bus(), needs(family, config)).scan()
     data.check()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    repository = Repository(family, config, device, distributed.base_dtype(config), folder)
+    repository = Repository(family, config, run_device(), distributed.base_dtype(config), folder)
     if not config.validation_disable and come_from_datasets(family, config, prompts):
         # their captions are encoded for training anyway
         chosen = [d for d in data.datasets if d.id == config.eval_dataset_id] or data.training
@@ -185,6 +185,7 @@ def memory(begun: Begun, tell: Callable[[str], None] = lambda text: None) -> dic
     forecaster = Forecaster(*run, begun.published and begun.published.folder, tell=tell)
     forecast = forecaster.forecast()
     made = forecast.as_dict()
+    made["for"] = str(card) if (card := assumed_card()) else None
     made["measured"] = measured(Path(begun.resolved.config.output_dir))
     if forecast.too_large:
         made["change"] = Adviser(*run, forecaster).advise(forecast)
@@ -277,10 +278,12 @@ def known_size(size: int | None) -> str:
 
 def show_memory(made: dict[str, Any]) -> str:
     """The phases' memory for a person."""
-    there = f"{show_size(made['host'])} on the host" + (
-        f", {show_size(made['device'])} on the GPU" if made["device"] is not None else ""
-    )
-    lines = [f"Memory, at most ({there}):"]
+    there = [
+        *([f"{show_size(made['host'])} on the host"] if made["host"] is not None else []),
+        *([f"{show_size(made['device'])} on the GPU"] if made["device"] is not None else []),
+    ]
+    lines = [f"Memory, at most ({', '.join(there)}):"]
+    lines[:0] = [f"As on a machine with {made['for']}."] if made.get("for") else []
     for row in made["phases"]:
         sizes = [row["device"] and f"{show_size(row['device'])} on the GPU", row["host"] and show_size(row["host"])]
         known = ", ".join(size for size in sizes if size) or f"{'fails' if row['fails'] else 'not known'}: {row['why']}"

@@ -11,6 +11,7 @@ import torch
 
 from darkroom import families
 from darkroom.adapters import stock
+from darkroom.core.device import run_device
 from darkroom.core.errors import ConfigError, ConfigErrors, ModelError
 from darkroom.core.registry import nearest
 from darkroom.core.units import parse_resolutions
@@ -49,7 +50,7 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
     """
     config = resolved.config
     family = families.get(config.model_family)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = run_device()
     errors = list(conflicts.check(config, resolved.sources, facts(family, config)))
     prompts: list[Prompt] = []
     for probe in (

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from darkroom.core.device import is_host
 from darkroom.core.errors import ConfigError
 from darkroom.memory import sla
 
@@ -53,7 +54,7 @@ def is_sage(name: str) -> bool:
 def check(options: Any, device: torch.device) -> None:
     """Raises ConfigError for a kernel that this machine lacks."""
     name = options.attention_mechanism
-    if name not in ANYWHERE and device.type == "cpu":
+    if name not in ANYWHERE and is_host(device):
         problem = "Its kernel needs an accelerator, and there is none here."
         raise ConfigError(OPTION, name, "", problem, f"Choose one of: {', '.join(sorted(ANYWHERE))}.")
     if name == sla.NAME:
@@ -71,7 +72,7 @@ def check(options: Any, device: torch.device) -> None:
 
 def on(device: torch.device, name: str) -> str:
     """The kernel that computes on a device: flex attention has no backward pass on a CPU."""
-    return USUAL if name == FLEX and device.type == "cpu" else name
+    return USUAL if name == FLEX and is_host(device) else name
 
 
 def validate(model: nn.Module, name: str) -> None:

@@ -12,13 +12,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from darkroom.core.device import device_name, has_fp8, is_host
 from darkroom.core.errors import ConfigError
 from darkroom.core.optional import need
 from darkroom.memory.quantise import chosen
 
 OPTION, CHOICE = "mixed_precision", "fp8"
-# the first GPUs whose tensor cores take eight-bit floats: Ada and Hopper
-CAPABILITY = (8, 9)
 
 
 def check(options: Any, device: torch.device) -> None:
@@ -26,8 +25,8 @@ def check(options: Any, device: torch.device) -> None:
     if options.mixed_precision != CHOICE:
         return
     need("torchao.float8", "quant", f"{OPTION} {CHOICE}")
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) < CAPABILITY:
-        problem = f"{torch.cuda.get_device_name(device)} has no products of eight-bit floats; Ada and Hopper have."
+    if not is_host(device) and not has_fp8(device):
+        problem = f"{device_name(device)} has no products of eight-bit floats; Ada and Hopper have."
         raise ConfigError(OPTION, CHOICE, "", problem, "Set it to bf16.")
 
 

@@ -10,20 +10,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darkroom.memory import kept, quantise
-from darkroom.memory.ledger import Ledger
+from darkroom.core.device import HOST
+from darkroom.memory import attention, kept, quantise
+from darkroom.memory.ledger import ON_DISK, ON_HOST, Ledger
 from darkroom.memory.place import Placement
 from darkroom.memory.quantise.fp8 import Float8Linear
 from darkroom.memory.stream import ALIGNED, frozen
 
-HOST = "cpu"
+# the attention kernel that keeps its scores
+WITH_SCORES = "native-math"
 # bits for each number's share of scales and offsets, of which there is about one for 64 numbers
 SCALES = 0.25
 
 
 class HollowPlacement(Placement):
-    """Decides as `Placement` does, and moves nothing: narrow layers get storages of their size, and the ledger is told
-    which weights wait in host memory."""
+    """Decides as `Placement` does, for shapes: narrow layers get storages of their size, and the ledger is told which
+    weights wait in host memory."""
 
     def __init__(
         self, options: Any, device: torch.device, blocks: Sequence[str], ledger: Ledger, streams_denoiser: bool = True
@@ -31,31 +33,34 @@ class HollowPlacement(Placement):
         super().__init__(options, device, blocks)
         self.ledger, self.streams_denoiser = ledger, streams_denoiser
         self.slots: list[Tensor] = []
+        # weights that wait elsewhere, by their address
+        self.waiting: set[int] = set()
         # bytes when all is loaded, and nothing is narrow or waits yet; bytes of what became narrow
         self.loaded = self.narrowed = 0
 
     def _straighten(self, model: nn.Module) -> None:
         """Nothing lies anywhere; this is the moment when all is loaded."""
-        self.loaded = max(self.loaded, self.ledger.now[self.device.type])
+        self.loaded = max(self.loaded, self.ledger.now[ON_HOST])
 
     def _fuse(self, model: Any) -> Any:
-        return self.ledger.hollow(super()._fuse(model), self.device)  # fusing makes new layers
+        return self.ledger.hollow(super()._fuse(model), HOST)  # fusing makes new layers
 
     def _quantise(self, name: str, model: nn.Module, preset: str, blocks: Sequence[str] = ()) -> None:
         if preset == quantise.NONE:
             return
         fits = getattr(quantise.quantisers()[preset], "fits", lambda layer: True)
+        at = self.device if self.options.quantize_via == "accelerator" else HOST
         for parent, own, layer in [row for row in quantise.chosen(model, blocks) if fits(row[2])]:
-            setattr(parent, own, self._narrow(layer, bits_of(preset)))
+            setattr(parent, own, self._narrow(layer, bits_of(preset), at))
 
-    def _narrow(self, layer: nn.Linear, bits: float) -> nn.Module:
+    def _narrow(self, layer: nn.Linear, bits: float, at: torch.device) -> nn.Module:
         rows, columns = layer.weight.shape
         flat = torch.empty(rows, math.ceil(columns * bits / 8), dtype=torch.float8_e4m3fn, device="meta")
-        held = self.ledger.empty(flat, self.device)
+        held = self.ledger.empty(flat, at)
         self.narrowed += held.untyped_storage().nbytes()
         # as wide as the layer over a storage as narrow as its bits
         small = held.as_strided((rows, columns), (held.shape[1], 0))
-        return self.ledger.hollow(Float8Linear(layer, small, None), self.device)
+        return self.ledger.hollow(Float8Linear(layer, small, None), HOST)
 
     def while_loading(self, file: int) -> int:
         """Bytes at the highest moment of loading denoisers from files of so many, which are mapped while they are read.
@@ -71,10 +76,13 @@ class HollowPlacement(Placement):
     def _stream(self, model: nn.Module, groups: list[list[nn.Module]], trained: bool = False) -> Any:
         o = self.options
         slots = self._slots
+        with self.ledger.counted_as(ON_DISK if o.enable_group_offload and o.group_offload_to_disk_path else ON_HOST):
+            for module in (module for group in groups for module in group):
+                module.to(self.device)
+        model.to(self.device)
         tensors = [list(frozen(group, trained=True)) for group in groups]
         sizes = [sum(-t.untyped_storage().nbytes() // ALIGNED * -ALIGNED for t in each) for each in tensors]
-        for tensor in (t for each in tensors for t in each):
-            self.ledger.move(tensor, "disk" if o.enable_group_offload and o.group_offload_to_disk_path else HOST)
+        self.waiting |= {id(t) for each in tensors for t in each}
         for slot in range(min(slots, len(groups))):
             room = torch.empty(max(sizes[slot::slots]), dtype=torch.uint8, device="meta")
             self.slots.append(self.ledger.empty(room, self.device))
@@ -89,8 +97,20 @@ class HollowPlacement(Placement):
         return []
 
     def attached(self, model: nn.Module, denoisers: Mapping[str, nn.Module]) -> None:
-        """What is trained becomes shapes too. Kernels and compilers are not chosen: they change little."""
+        """What is trained becomes shapes too, and the gradients of what waits wait with it.
+
+        Of kernels and compilers only the one that keeps every score of attention takes memory of another size.
+        """
         self.ledger.hollow(model, self.device)
+        for parameter in model.parameters():
+            if parameter.requires_grad and id(parameter) in self.waiting:
+                parameter.register_post_accumulate_grad_hook(self._waits_too)
+        for each in denoisers.values() if self.options.attention_mechanism == WITH_SCORES else ():
+            attention.use(each, WITH_SCORES)
+
+    def _waits_too(self, weight: Tensor) -> None:
+        assert weight.grad is not None
+        self.ledger.move(weight.grad, ON_HOST)
 
 
 def bits_of(preset: str) -> float:

@@ -7,12 +7,13 @@ masks and positions, stay real: models ask for their values. The ledger knows wh
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import math
 import weakref
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,13 +27,18 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from darkroom.core.device import ASSUMED, HOST
 
 # elements of what is computed for real
 SMALL = 1 << 14
 # the product of the sizes of what is computed with for real: more of it may be far more in the end, such as a mask
 MOST = 1 << 30
-_HOST = torch.device("cpu")
+# kinds of places where bytes are
+ON_HOST, ON_DEVICE, ON_DISK = "cpu", "device", "disk"
 _DEVICE = torch.ops.prim.device.default
+_MOVE = torch.ops.aten._to_copy.default
 _VALUE = torch.ops.aten._local_scalar_dense.default
 _INDEXING = (
     torch.ops.aten.index.Tensor,
@@ -57,7 +63,11 @@ def shapes_only() -> FakeTensorMode:
 
 
 class Ledger(TorchDispatchMode):
-    """Counts the bytes of living fake tensors, by kind of device: `now`, and at their highest `peaks` by moment."""
+    """Counts the bytes of living fake tensors, by kind of place: `now`, and at their highest `peaks` by moment.
+
+    What is on `ASSUMED` is on the device, all else on the host. Small tensors, which have numbers, are on neither: they
+    are taken to be where what they meet is.
+    """
 
     def __init__(self, fake: FakeTensorMode | None = None) -> None:
         super().__init__()
@@ -65,6 +75,11 @@ class Ledger(TorchDispatchMode):
         # by its address in memory: what tells when a storage goes, the kind of device, bytes
         self.living: dict[int, tuple[weakref.ref[torch.UntypedStorage], str, int]] = {}
         self.now: Counter[str] = Counter()
+        # where new tensors count, if not by their device
+        self._elsewhere: str | None = None
+        # what the present change of a module's weights has made of each of them: some have several names
+        self._change: Any = None
+        self._changed = WeakTensorKeyDictionary()
         # what operators answer, by what that hangs on: torch's own way to find it again takes longer
         self._answers: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]] = {}
         self.peaks: dict[str, Counter[str]] = {}
@@ -102,35 +117,51 @@ class Ledger(TorchDispatchMode):
     def hollow(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
         """Make a model's weights fake, in place; floating ones in `dtype`, but for those that the model keeps wide."""
         wide = getattr(model, "_keep_in_fp32_modules", None) or ()
+        known: dict[int, nn.Parameter] = {}
         for path, module in model.named_modules():
             # torch's own way would exchange the numbers inside each weight, and there are none
             module._apply = functools.partial(self._converted, module)
             for name, weight in module._parameters.items():
                 if weight is None or isinstance(weight, FakeTensor):
                     continue
-                keeps = any(part in f"{path}.{name}".split(".") for part in wide)
-                kind = torch.float32 if keeps else dtype if weight.is_floating_point() else None
-                fake = self.empty(weight, device, kind)
-                module._parameters[name] = nn.Parameter(fake, weight.requires_grad)
+                if id(weight) not in known:  # a weight may have several names
+                    keeps = any(part in f"{path}.{name}".split(".") for part in wide)
+                    kind = torch.float32 if keeps else dtype if weight.is_floating_point() else None
+                    known[id(weight)] = nn.Parameter(self.empty(weight, device, kind), weight.requires_grad)
+                module._parameters[name] = known[id(weight)]
         return model
+
+    @contextlib.contextmanager
+    def counted_as(self, kind: str) -> Iterator[None]:
+        """Inside, new storages count as bytes of a kind of place, whatever their device."""
+        before, self._elsewhere = self._elsewhere, kind
+        try:
+            yield
+        finally:
+            self._elsewhere = before
 
     def _converted(self, module: nn.Module, change: Any, recurse: bool = True) -> nn.Module:
         """What `Module.to` and its like do, for weights that are fake."""
         for child in module.children() if recurse else ():
             child._apply(change)
+        if self._change is not change:
+            self._change, self._changed = change, WeakTensorKeyDictionary()
         for name, weight in module._parameters.items():
             if weight is None:
                 continue
-            made = change(weight.detach())
+            if weight in self._changed:
+                module._parameters[name] = self._changed[weight]
+                continue
+            made = _whole(change, weight.detach())
             if (made.dtype, made.device) != (weight.dtype, weight.device):
                 self._enter(made)
-                module._parameters[name] = nn.Parameter(made, weight.requires_grad)
+                self._changed[weight] = module._parameters[name] = nn.Parameter(made, weight.requires_grad)
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else change(buffer)
         return module
 
     def move(self, tensor: Tensor, kind: str) -> None:
-        """Count a tensor's storage as one that is elsewhere, such as "cpu" or "disk"."""
+        """Count a tensor's storage as one that is at another kind of place."""
         key = tensor.untyped_storage()._cdata
         if key in self.living:
             storage, was, size = self.living[key]
@@ -154,9 +185,11 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
             return args[0].fake_device
-        kwargs = _on_one_host(kwargs or {})
+        kwargs = kwargs or {}
         given = [t for t in pytree.arg_tree_leaves(*args, **kwargs) if isinstance(t, Tensor)]
         if given and not any(isinstance(t, FakeTensor) for t in given) and math.prod(t.numel() for t in given) <= MOST:
+            if func is _MOVE and kwargs.get("device") == ASSUMED and args[0].numel() > SMALL:
+                return self.empty(args[0], ASSUMED, kwargs.get("dtype"))
             return self._really(func, args, kwargs)
         if func is _VALUE and given[0].dtype == torch.bool:
             return False  # whether something is so throughout, or anywhere not a number, only numbers tell
@@ -164,11 +197,13 @@ class Ledger(TorchDispatchMode):
             return args[0]
         if given and _only_looks(func) and isinstance(args[0], FakeTensor):
             return self._look(func, args, kwargs)
+        if func in _INDEXING:
+            args = (args[0], self._places(args[1]), *args[2:])
+        if len({t.fake_device if isinstance(t, FakeTensor) else None for t in given}) > 1:
+            args, kwargs = self._together(given, args, kwargs)
         key = self._key(func, args, kwargs)
         if key is not None and (known := self._answers.get(key)) is not None:
             return self._again(*known)
-        if func in _INDEXING:
-            args = (args[0], self._places(args[1]), *args[2:])
         # chance has no values here
         faked = func(*args, **{**kwargs, **({"generator": None} if "generator" in kwargs else {})})
         made = [t for t in pytree.tree_leaves(faked) if isinstance(t, FakeTensor)]
@@ -204,6 +239,23 @@ class Ledger(TorchDispatchMode):
         self._enter(made)
         return made
 
+    def _together(self, given: Sequence[Tensor], args: Any, kwargs: Any) -> tuple[Any, Any]:
+        """An operator's arguments, with what is small, or came of what is small, where the others are."""
+        device = ASSUMED if any(isinstance(t, FakeTensor) and t.fake_device == ASSUMED for t in given) else HOST
+
+        def beside(tensor: Tensor) -> Tensor:
+            if isinstance(tensor, FakeTensor):
+                if tensor.fake_device == device:
+                    return tensor
+                if not tensor.ndim:
+                    return tensor
+                self.move(tensor, ON_DEVICE)
+            with unset_fake_temporarily():
+                bare = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+            return FakeTensor(self.fake, bare, device)
+
+        return pytree.tree_map_only(Tensor, beside, (args, kwargs))
+
     def _places(self, indices: Any) -> Any:
         """Masks with numbers, as the places that they name: how many those are is known."""
         found: list[Any] = []
@@ -224,7 +276,7 @@ class Ledger(TorchDispatchMode):
         if key in self.living:
             return
         device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
-        kind, size = device.type, storage.nbytes()
+        kind, size = self._elsewhere or (ON_DEVICE if device == ASSUMED else ON_HOST), storage.nbytes()
         self.living[key] = weakref.ref(storage, lambda _: self._leave(key)), kind, size
         self.now[kind] += size
         if self.now[kind] > self._peak[kind]:
@@ -282,10 +334,12 @@ def _is_plain(answer: FakeTensor, given: list[Tensor]) -> bool:
     )
 
 
-def _on_one_host(kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Arguments of an operator; the host is one device, with and without a number."""
-    device = kwargs.get("device")
-    return {**kwargs, "device": _HOST} if device is not None and torch.device(device).type == "cpu" else kwargs
+def _whole(change: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+    """What a change makes of a weight, which may be as wide as its layer over a storage as narrow as its bits."""
+    size = weight.untyped_storage().nbytes()
+    if size >= weight.numel() * weight.itemsize:
+        return change(weight)
+    return change(weight.as_strided((size // weight.itemsize,), (1,))).as_strided(weight.shape, weight.stride())
 
 
 def wants_numbers(cause: Exception) -> bool:

@@ -23,6 +23,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from darkroom.core.device import is_host
 from darkroom.core.errors import ConfigError, DiskFullError
 from darkroom.core.log import logger
 from darkroom.core.precision import cast_weights
@@ -56,15 +57,15 @@ def check(options: Any, device: torch.device) -> None:
         problem = "Weights wait in the host's memory and nowhere else."
         raise ConfigError("musubi_block_swap_device", options.musubi_block_swap_device, "", problem, "Set it to cpu.")
     for name in PRECISIONS:
-        quantise.check(name, getattr(options, name), device.type != "cpu")
-    if options.mixed_precision == "fp16" and device.type == "cpu":
+        quantise.check(name, getattr(options, name), not is_host(device))
+    if options.mixed_precision == "fp16" and is_host(device):
         problem = "Gradients in fp16 are scaled on an accelerator, and there is none here."
         raise ConfigError("mixed_precision", "fp16", "", problem, "Set it to bf16, or to no.")
     attention.check(options, device)
     float8.check(options, device)
     compiling.check(options)
     for name, (value, why, change) in WITHOUT_GPU.items():
-        if device.type == "cpu" and getattr(options, name) == value:
+        if is_host(device) and getattr(options, name) == value:
             raise ConfigError(name, value, "", f"{why}, and there is none here.", change)
 
 
@@ -296,7 +297,7 @@ class Placement:
         eight = self.options.mixed_precision == float8.CHOICE
         if eight and not self.in_float8:
             found.append("mixed_precision fp8: no layer is large enough for it, and all compute in bf16.")
-        if self.device.type == "cpu":
+        if is_host(self.device):
             if self.streams or self.options.enable_model_cpu_offload:
                 found.append("Weights wait in host memory for a device that is the host itself: that saves nothing.")
             if self.options.attention_mechanism == sla.NAME:

@@ -25,6 +25,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from darkroom.core.device import is_host
 from darkroom.core.errors import ConfigError
 
 NAME, OPTION, SETTINGS = "sla", "attention_mechanism", "sla_config"
@@ -65,7 +66,7 @@ def read(given: Mapping[str, Any] | None) -> Settings:
 def check(options: Any, device: torch.device) -> None:
     """Raises ConfigError for wrong settings, or where a GPU is without the package."""
     read(options.sla_config)
-    if device.type != "cpu":
+    if not is_host(device):
         _package()
 
 

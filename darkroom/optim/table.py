@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from darkroom.core.device import capability, is_host
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.core.registry import Table, import_path
 
@@ -155,10 +156,10 @@ def check(options: Any, device: torch.device) -> None:
     name, row = options.optimizer, row_of(options.optimizer)
     if options.optimizer_cpu_offload_method == "cpu":
         device = torch.device("cpu")
-    if device.type == "cpu" and not row.on_cpu:
+    if is_host(device) and not row.on_cpu:
         problem = "Its state moves between a GPU and the host, and here it would be on the host alone."
         raise ConfigError("optimizer", name, "", problem, f"Choose {name.removesuffix('-paged')}.")
-    if device.type == "cuda" and (able := torch.cuda.get_device_capability(device)) < row.gpu:
+    if (able := capability(device)) and able < row.gpu:
         problem = f"Its eight-bit floats need compute capability {_dotted(row.gpu)}, and this GPU has {_dotted(able)}."
         raise ConfigError("optimizer", name, "", problem, "Choose ao-adamw8bit.")
     if row.extra and importlib.util.find_spec(row.package) is None:

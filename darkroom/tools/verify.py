@@ -19,6 +19,7 @@ from PIL import Image
 
 from darkroom import families
 from darkroom.adapters import assistant, stock
+from darkroom.core.device import run_device
 from darkroom.core.errors import ModelError
 from darkroom.families.base import Family
 from darkroom.families.classes import named
@@ -64,7 +65,7 @@ def verify(path: Path) -> Verdict:
     if path.is_dir() and (path / STATE).exists() and (problem := check(path)):
         return Verdict(0, [], 0, None, problem)
     base = locate(options["$base"], family)
-    placement = Placement(settings, torch.device("cuda" if torch.cuda.is_available() else "cpu"), family.blocks)
+    placement = Placement(settings, run_device(), family.blocks)
     parts = parts_of_run(family, base, settings, placement)
     mixed = mixes(parts)
     own = read_apart(parts) if mixed else {}
