@@ -13,8 +13,8 @@ import gc
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,6 +62,15 @@ def shapes_only() -> FakeTensorMode:
     return FakeTensorMode(allow_non_fake_inputs=True)
 
 
+class _Answer(NamedTuple):
+    """What a new tensor is like."""
+
+    shape: torch.Size
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
 class Ledger(TorchDispatchMode):
     """Counts the bytes of living fake tensors, by kind of place: `now`, and at their highest `peaks` by moment.
 
@@ -81,7 +90,7 @@ class Ledger(TorchDispatchMode):
         self._change: Any = None
         self._changed = WeakTensorKeyDictionary()
         # what operators answer, by what that hangs on: torch's own way to find it again takes longer
-        self._answers: dict[Any, tuple[torch.Size, tuple[int, ...], torch.dtype, torch.device]] = {}
+        self._answers: dict[Any, _Answer | tuple[_Answer | None, ...]] = {}
         self.peaks: dict[str, Counter[str]] = {}
         self._seen: Counter[str] = Counter()
         self._peak: Counter[str] = Counter()
@@ -116,7 +125,7 @@ class Ledger(TorchDispatchMode):
 
     def hollow(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
         """Make a model's weights fake, in place; floating ones in `dtype`, but for those that the model keeps wide."""
-        wide = getattr(model, "_keep_in_fp32_modules", None) or ()
+        wide = _kept_wide(model, dtype)
         known: dict[int, nn.Parameter] = {}
         for path, module in model.named_modules():
             # torch's own way would exchange the numbers inside each weight, and there are none
@@ -195,6 +204,8 @@ class Ledger(TorchDispatchMode):
             return False  # whether something is so throughout, or anywhere not a number, only numbers tell
         if given and _writes_only(func):
             return args[0]
+        if _is_of_each(func):
+            return [self._again(_described(t)) for t in args[0]] if func._schema.returns else None
         if given and _only_looks(func) and isinstance(args[0], FakeTensor):
             return self._look(func, args, kwargs)
         if func in _INDEXING:
@@ -203,7 +214,7 @@ class Ledger(TorchDispatchMode):
             args, kwargs = self._together(given, args, kwargs)
         key = self._key(func, args, kwargs)
         if key is not None and (known := self._answers.get(key)) is not None:
-            return self._again(*known)
+            return self._again(known) if isinstance(known, _Answer) else tuple(k and self._again(k) for k in known)
         # chance has no values here
         faked = func(*args, **{**kwargs, **({"generator": None} if "generator" in kwargs else {})})
         made = [t for t in pytree.tree_leaves(faked) if isinstance(t, FakeTensor)]
@@ -212,7 +223,9 @@ class Ledger(TorchDispatchMode):
         for tensor in made:
             self._enter(tensor)
         if key is not None and isinstance(faked, FakeTensor) and _is_plain(faked, given):
-            self._answers[key] = faked.shape, faked.stride(), faked.dtype, faked.fake_device
+            self._answers[key] = _described(faked)
+        elif key is not None and isinstance(faked, tuple) and all(t is None or _is_plain(t, given) for t in faked):
+            self._answers[key] = tuple(t if t is None else _described(t) for t in faked)
         return faked
 
     def _key(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
@@ -231,11 +244,11 @@ class Ledger(TorchDispatchMode):
         self._enter(made)  # some look where they can, and copy elsewhere
         return made
 
-    def _again(self, shape: torch.Size, stride: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    def _again(self, answer: _Answer) -> Tensor:
         """A new tensor as an operator has answered before."""
         with unset_fake_temporarily():
-            bare = torch.empty_strided(shape, stride, dtype=dtype, device="meta")
-        made = FakeTensor(self.fake, bare, device)
+            bare = torch.empty_strided(answer.shape, answer.stride, dtype=answer.dtype, device="meta")
+        made = FakeTensor(self.fake, bare, answer.device)
         self._enter(made)
         return made
 
@@ -287,6 +300,17 @@ class Ledger(TorchDispatchMode):
         self.now[kind] -= size
 
 
+def _described(tensor: FakeTensor) -> _Answer:
+    return _Answer(tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device)
+
+
+@functools.cache
+def _is_of_each(func: Any) -> bool:
+    """Does an operator do the same with each tensor of a list, and answer nothing, or a tensor like each of them?"""
+    name = func._schema.name.removeprefix("aten::")
+    return name.startswith("_foreach_") and not name.startswith(("_foreach_norm", "_foreach_max", "_foreach_powsum"))
+
+
 def _sign(value: Any) -> Any:
     """An argument as a part of a key, which holds no tensor. Raises TypeError for what has numbers."""
     if isinstance(value, FakeTensor):
@@ -322,16 +346,28 @@ def _only_looks(func: Any) -> bool:
     return is_view or func is torch.ops.aten._unsafe_view.default
 
 
-def _is_plain(answer: FakeTensor, given: list[Tensor]) -> bool:
-    """Does an answer have a storage of its own, just as large as its strides say?"""
+def _is_plain(answer: Any, given: list[Tensor]) -> bool:
+    """Is an answer a tensor with a storage of its own, just as large as its strides say?"""
+    if not isinstance(answer, FakeTensor):
+        return False
     storage = answer.untyped_storage()
     return (
-        type(answer) is FakeTensor
-        and answer.storage_offset() == 0
+        answer.storage_offset() == 0
         and all(storage._cdata != t.untyped_storage()._cdata for t in given)
         and storage.nbytes()
         == answer.itemsize * (1 + sum((n - 1) * s for n, s in zip(answer.shape, answer.stride(), strict=True)))
     )
+
+
+def _kept_wide(model: nn.Module, dtype: torch.dtype | None) -> Collection[str]:
+    """Names of modules that a library loads in float32 whatever it is asked for.
+
+    Those of transformers have a list for float16 alone, and a strict one.
+    """
+    wide = getattr(model, "_keep_in_fp32_modules", None) or ()
+    if (strict := getattr(model, "_keep_in_fp32_modules_strict", wide)) is wide:
+        return wide
+    return {*wide, *(strict or ())} if dtype == torch.float16 else strict or ()
 
 
 def _whole(change: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
