@@ -1,39 +1,84 @@
-"""What to change so that a run fits into the memory there is, cheapest first, found by forecasting it."""
+"""What to change so that a run fits into the memory there is: the fastest change that does, found by forecasting it.
+
+Text, samples and training take memory at different times, so each is made to fit by itself. What the weights of blocks
+take on a card is arithmetic, in any precision and with any number of blocks offloaded to CPU RAM; what training takes
+beside them is forecast, for as few combinations of options as it needs.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Iterator, Mapping
+import itertools
+import math
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-from darkroom.core.device import is_host, run_device
+from darkroom.core.device import run_device
 from darkroom.core.errors import DarkroomError
+from darkroom.data.plan import Plan
+from darkroom.families.base import Family
 from darkroom.job import preflight
 from darkroom.job.forecast import ADVICE, LATENTS, LOAD, PICTURE, SAVE, STEP, TEXT, Forecast, Forecaster
-from darkroom.memory import place
+from darkroom.memory import place, quantise
 from darkroom.options import conflicts
 from darkroom.options.sources import Resolved
+from darkroom.validate.prompts import Prompt
 
 Change = Mapping[str, Any]
+Key = frozenset[tuple[str, Any]]
+NOTHING: Key = frozenset()
+TRAINING = (LOAD, STEP, PICTURE, SAVE)
+PRECISION = "base_model_precision"
+CHECKPOINTS: Change = {"gradient_checkpointing": True}
+ONE_BY_ONE: Change = {"vae_batch_size": 1}
+TILES: Change = {"vae_enable_tiling": True}
+OF_TEXT = ("int8-quanto", "nf4-bnb")
+# With each change, how much longer a step takes: rules of thumb that put changes into an order. Blocks are computed
+# twice; weights are widened for every product; small batches use a card less well; what is offloaded is copied.
+AGAIN, SPLIT, OFFLOADED = 1.3, 1.1, 1.5
+PRESETS: Mapping[str, float] = {"fp8-block": 1.1, "nf4-bnb": 1.3}
+# tiles only take longer outside steps
+HARDLY = 1.001
+# where the base itself is trained: what of its gradients and of the optimizer leaves the device
+OF_THE_BASE: tuple[tuple[Change, float], ...] = (
+    ({"optimizer_release_gradients": True}, 1.1),
+    ({"optimizer_cpu_offload_method": "cpu", "optimizer_offload_gradients": True}, 1.6),
+)
+# bytes that leave the device with a byte of a weight that is trained: gradients and two averages go with it
+WITH_STATE = 4
+MOST_FORECASTS = 6
 
 
-def cheaper(config: Any, blocks: int) -> Iterator[tuple[set[str], Change]]:
-    """Changes of options, those that cost least first, each with the phases that it makes smaller.
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """A way to train: `change` decides what it takes beside its weights, `preset` and `offloaded` blocks about these.
 
-    `blocks` is how many the denoiser has.
+    `cost` says how much longer a step takes.
     """
-    yield {LATENTS}, {"vae_batch_size": 1}
-    yield {LATENTS, PICTURE}, {"vae_enable_tiling": True}
-    yield {STEP}, {"gradient_checkpointing": True}
-    yield {STEP, LOAD, PICTURE, SAVE}, {"base_model_precision": "fp8-block"}
-    # as many samples a step as before
-    samples = config.gradient_accumulation_steps * config.train_batch_size
-    yield {STEP}, {"train_batch_size": 1, "gradient_accumulation_steps": samples}
-    if blocks > 1 and not is_host(run_device()):  # elsewhere what waits takes room, and leaves none
-        yield {STEP, PICTURE, SAVE}, {"musubi_blocks_to_swap": blocks // 2}
-        yield {STEP, PICTURE, SAVE}, {"musubi_blocks_to_swap": blocks - 1}
-    yield {STEP, LOAD, PICTURE, SAVE}, {"base_model_precision": "nf4-bnb"}
-    yield {TEXT}, {"text_encoder_1_precision": "int8-quanto", "text_encoder_2_precision": "int8-quanto"}
+
+    change: Change
+    preset: str
+    cost: float
+    offloaded: int = 0
+
+    @property
+    def whole(self) -> Change:
+        """All of it as one change."""
+        preset = {PRECISION: self.preset} if self.preset else {}
+        return {**self.change, **preset, **({place.SWAP: self.offloaded} if self.offloaded else {})}
+
+    @property
+    def key(self) -> Key:
+        """By which it is known what it takes beside its weights."""
+        return frozenset(self.change.items())
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """What training was forecast to take: bytes by phase, and how many of them are weights of blocks."""
+
+    phases: Mapping[str, int]
+    weights: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,29 +89,22 @@ class Adviser:
     """
 
     resolved: Resolved
-    family: Any
-    plan: Any
-    prompts: Any
+    family: Family
+    plan: Plan
+    prompts: list[Prompt]
     forecaster: Forecaster
 
     def advise(self, wrong: Forecast) -> Change | None:
-        """The cheapest change with which a run fits that does not: each alone, then one after the other together.
-
-        None if nothing is enough.
-        """
-        phases = {phase.phase for phase in wrong.too_large}
-        every = [row for row in cheaper(self.resolved.config, wrong.blocks) if row[0] & phases]
-        legal = [(helps, change) for helps, change in every if self.changes(change) and self.is_legal(change)]
-        for helps, change in legal:
-            if phases <= helps and self.fits(change, helps):
-                return change
+        """The fastest change with which a run fits that does not. None if nothing that is known is enough."""
         together: dict[str, Any] = {}
-        touched: set[str] = set()
-        for helps, change in legal:
-            together, touched = {**together, **change}, touched | helps
-            if phases <= touched and self.is_legal(together) and self.fits(together, touched):
-                return together
-        return None
+        wrong_phases = {phase.phase for phase in wrong.too_large}
+        for phases, find in (((TEXT,), self._text), ((LATENTS,), self._samples), (TRAINING, self._train)):
+            if wrong_phases.intersection(phases):
+                change = find(together, wrong)
+                if change is None:
+                    return None
+                together |= change
+        return together
 
     def changes(self, change: Change) -> bool:
         """Would it be another run?"""
@@ -80,7 +118,7 @@ class Adviser:
         )
 
     def is_legal(self, change: Change) -> bool:
-        """Would a run start with it here?"""
+        """Would a run start with it on this device?"""
         made = self.changed(change)
         facts = preflight.facts(self.family, made.config)
         if conflicts.check(made.config, made.sources, facts):
@@ -91,14 +129,119 @@ class Adviser:
             return False
         return True
 
-    def fits(self, change: Change, helps: Collection[str]) -> bool:
-        """Does the run fit with it, as far as is known? It leaves all phases but those in `helps` as they are."""
+    def forecast(self, change: Change, helps: Collection[str]) -> Forecast:
+        """The run's phases with a change that leaves all but those in `helps` as they are."""
         first = self.forecaster
         first.tell(f"with {shown(change)}")
-        made = Forecaster(
-            self.changed(change), self.family, self.plan, self.prompts, first.scene.settings, first.known.but(helps)
-        ).forecast(until_too_large=True)
-        return not made.too_large and all(phase.host is not None for phase in made.phases)
+        settings, known = first.scene.settings, first.known.but(helps)
+        return Forecaster(self.changed(change), self.family, self.plan, self.prompts, settings, known).forecast()
+
+    # -- text and samples ----------------------------------------------------------------------------------------------
+
+    def _text(self, before: Change, _: Forecast) -> Change | None:
+        encoders = self.family.tiny_for(self.resolved.config.model_flavour).encoders
+        names = place.TEXT_PRECISIONS[: len(encoders)]
+        return self._first_that_fits(before, (dict.fromkeys(names, preset) for preset in OF_TEXT), TEXT)
+
+    def _samples(self, before: Change, _: Forecast) -> Change | None:
+        return self._first_that_fits(before, (ONE_BY_ONE, TILES, {**ONE_BY_ONE, **TILES}), LATENTS)
+
+    def _first_that_fits(self, before: Change, changes: Iterable[Change], phase: str) -> Change | None:
+        for change in changes:
+            whole = {**before, **change}
+            if self.changes(change) and self.is_legal(whole) and fits(self.forecast(whole, {phase}), {phase}):
+                return change
+        return None
+
+    # -- training ------------------------------------------------------------------------------------------------------
+
+    def _train(self, before: Change, wrong: Forecast) -> Change | None:
+        """Of all ways to train the one that costs least by what is known; the next one where it does not fit after all."""
+        config = self.resolved.config
+        choices = [choice for choice in self._choices() if self.is_legal({**before, **choice.whole})]
+        measured = {NOTHING: self._measured(wrong, Choice({}, "", 1, config.musubi_blocks_to_swap))}
+        least = dict.fromkeys(((choice.key, choice.preset) for choice in choices), 0)
+        for _ in range(MOST_FORECASTS):
+            ready = [self._with_offloading(choice, measured, least, before, wrong) for choice in choices]
+            better = [choice for choice in ready if choice is not None and self.changes(choice.whole)]
+            if not better:
+                return None
+            choice = min(better, key=lambda each: each.cost)
+            made = self.forecast({**before, **choice.whole}, TRAINING)
+            if fits(made, TRAINING):
+                return choice.whole
+            measured[choice.key] = self._measured(made, choice)
+            least[choice.key, choice.preset] = choice.offloaded + 1
+        return None
+
+    def _choices(self) -> Iterator[Choice]:
+        """Every way to train, without offloading."""
+        config = self.resolved.config
+        samples = config.gradient_accumulation_steps * config.train_batch_size
+        split = {"train_batch_size": 1, "gradient_accumulation_steps": samples}
+        axes: list[list[tuple[Change, float]]] = [[(CHECKPOINTS, AGAIN)], [(split, SPLIT)], [(TILES, HARDLY)]]
+        axes += [list(OF_THE_BASE)] if config.model_type == "full" else []
+        axes = [[({}, 1.0), *(row for row in axis if self.changes(row[0]))] for axis in axes]
+        presets = PRESETS.items() if config.base_model_precision == quantise.NONE else ()
+        for rows in itertools.product(*axes):
+            change = {name: value for row, _ in rows for name, value in row.items()}
+            for preset, cost in (("", 1.0), *presets):
+                yield Choice(change, preset, cost * math.prod(slower for _, slower in rows))
+
+    def _with_offloading(
+        self,
+        choice: Choice,
+        measured: Mapping[Key, Measured],
+        least: Mapping[tuple[Key, str], int],
+        before: Change,
+        wrong: Forecast,
+    ) -> Choice | None:
+        """A choice with the fewest blocks offloaded with which it may fit, from what is known; None if it cannot."""
+        room = wrong.host if wrong.device is None else wrong.device
+        known = measured.get(choice.key) or _at_least(measured[NOTHING], choice.change)
+        blocks = min(map(len, self.forecaster.weights), default=0)
+        can = wrong.device is not None and self.is_legal({**before, **choice.whole, place.SWAP: 1})
+        for offloaded in range(least[choice.key, choice.preset], max(1, blocks if can else 0)):
+            made = dataclasses.replace(choice, offloaded=offloaded)
+            more = self._weights(made) - known.weights
+            if room is None or all(size + more <= room for size in known.phases.values()):
+                return dataclasses.replace(made, cost=choice.cost * OFFLOADED ** (offloaded / max(1, blocks)))
+        return None
+
+    def _measured(self, made: Forecast, choice: Choice) -> Measured:
+        phases: dict[str, int] = {}
+        for row in made.phases:
+            size = row.host if made.device is None else row.device
+            if row.phase in TRAINING and size is not None:
+                phases[row.phase] = max(phases.get(row.phase, 0), size)
+        return Measured(phases, self._weights(choice))
+
+    def _weights(self, choice: Choice) -> float:
+        """Bytes of all blocks on the device, with what is trained of them."""
+        config, total = self.resolved.config, 0.0
+        factor = WITH_STATE if config.model_type == "full" else 1
+        for blocks in self.forecaster.weights:
+            sizes = [block.size(choice.preset or quantise.NONE) for block in blocks]
+            away = place.spread(sizes, choice.offloaded)
+            total += factor * (sum(sizes) - sum(away)) + min(config.block_swap_ring_size, len(away)) * max(
+                away, default=0
+            )
+        return total
+
+
+def fits(made: Forecast, phases: Collection[str]) -> bool:
+    """Do some phases fit, as far as is known?"""
+    rows = [row for row in made.phases if row.phase in phases]
+    return all(row.host is not None for row in rows) and not any(row.phase in phases for row in made.too_large)
+
+
+def _at_least(known: Measured, change: Change) -> Measured:
+    """What a change leaves of what was measured without it, where that was not measured: at least the weights."""
+    touched = (
+        {PICTURE} if change.keys() == TILES.keys() else {STEP, PICTURE} if TILES.keys() <= change.keys() else {STEP}
+    )
+    least = known.phases.get(LOAD, 0)
+    return Measured({name: least if name in touched else size for name, size in known.phases.items()}, known.weights)
 
 
 def shown(change: Change) -> str:
@@ -114,7 +257,7 @@ def words(change: Change | None) -> str:
     return f"It fits with {shown(change)}."
 
 
-def remedy(resolved: Resolved, family: Any, plan: Any, prompts: Any) -> str:
+def remedy(resolved: Resolved, family: Family, plan: Plan, prompts: list[Prompt]) -> str:
     """What to say to a run whose memory was full: which phases do not fit, and the change with which they do."""
     forecaster = Forecaster(resolved, family, plan, prompts)
     forecast = forecaster.forecast()

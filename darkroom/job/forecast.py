@@ -38,7 +38,7 @@ from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
 from darkroom.job.run import Run
 from darkroom.memory.autocast import rules_of_gpus
-from darkroom.memory.hollow import HollowPlacement
+from darkroom.memory.hollow import BlockWeights, HollowPlacement, weights_of
 from darkroom.memory.ledger import ON_DEVICE, ON_HOST, Ledger, shapes_only, wants_numbers
 from darkroom.memory.repeats import Kind, extend, fewest, follow, kinds_of, shorten, shortened
 from darkroom.options.sources import Resolved
@@ -82,7 +82,7 @@ class Phase:
 
 @dataclasses.dataclass(frozen=True)
 class Forecast:
-    """The phases of a run, the bytes that its machine has for it, and the denoiser's blocks.
+    """The phases of a run, and the bytes that its machine has for it.
 
     `host` is None for a machine that is not known but for its card, `device` for one without a card.
     """
@@ -90,7 +90,6 @@ class Forecast:
     phases: list[Phase]
     host: int | None
     device: int | None = None
-    blocks: int = 0
 
     @property
     def too_large(self) -> list[Phase]:
@@ -368,16 +367,20 @@ class Trials:
 
 @dataclasses.dataclass
 class Known:
-    """What a forecast has found that another one may take over: phases and what they answered, by their names."""
+    """What a forecast has found that another one may take over: phases and what they answered, by their names; and the
+    phases from the loading of the denoiser on, which belong together."""
 
     fake: Any = dataclasses.field(default_factory=shapes_only)
     phases: dict[str, tuple[Phase, Any]] = dataclasses.field(default_factory=dict)
+    training: list[Phase] | None = None
     # bytes of this process before anything is forecast
     start: int = 0
 
     def but(self, phases: Collection[str]) -> Known:
         """The same without some phases."""
-        return Known(self.fake, {name: row for name, row in self.phases.items() if name not in phases}, self.start)
+        rows = {name: row for name, row in self.phases.items() if name not in phases}
+        training = None if {LOAD, STEP, PICTURE, SAVE} & set(phases) else self.training
+        return Known(self.fake, rows, training, self.start)
 
 
 class Forecaster:
@@ -412,7 +415,8 @@ class Forecaster:
         self.phases: list[Phase] = []
         missing = plan.missing()
         self.idle = {name for name, count in ((TEXT, missing.texts), (LATENTS, missing.latents)) if not count}
-        self.blocks = 0
+        # of each denoiser's blocks
+        self.weights: list[list[BlockWeights]] = []
         # why the whole networks had to be forecast, if shortened ones were tried
         self.unlike: str | None = None
 
@@ -429,7 +433,7 @@ class Forecaster:
         start = self.known.start
         known = [p if p.host is None else dataclasses.replace(p, host=p.host + start) for p in self.phases]
         host, device = memory_of(self.card)
-        return Forecast(known, host, device, self.blocks)
+        return Forecast(known, host, device)
 
     def _each(self) -> Iterator[None]:
         reader = Trial(self.scene)
@@ -438,6 +442,14 @@ class Forecaster:
         reader.parts.unload_text()
         samples = self._once(LATENTS, reader, reader.latents)
         yield
+        if self.known.training is None:
+            ready = len(self.phases)
+            yield from self._load_and_train(entry, samples)
+            self.known.training = self.phases[ready:]
+        else:
+            self.phases += self.known.training
+
+    def _load_and_train(self, entry: Any, samples: Any) -> Iterator[None]:
         first = Trial(self.scene)
         loaded = self._first_load(first)
         yield
@@ -498,7 +510,7 @@ class Forecaster:
         spare = sum(first.parts.weight_bytes(part) or 0 for part in first.parts.trained)
         self.phases[-1] = dataclasses.replace(row, host=first.placement.while_loading(spare), spare=spare)
         denoisers = first.parts.denoisers_of(first.model).values()
-        self.blocks = min(len(first.placement.blocks_of(each)) for each in denoisers)
+        self.weights = [weights_of(first.placement.blocks_of(each)) for each in denoisers]
         return True
 
     def _shortened(self, first: Trial) -> Trials:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.core.device import HOST
+from darkroom.core.narrow import find_narrowable_layers
 from darkroom.memory import attention, kept, quantise
 from darkroom.memory.ledger import ON_DISK, ON_HOST, Ledger
 from darkroom.memory.place import Placement
@@ -111,6 +113,31 @@ class HollowPlacement(Placement):
     def _waits_too(self, weight: Tensor) -> None:
         assert weight.grad is not None
         self.ledger.move(weight.grad, ON_HOST)
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockWeights:
+    """What is frozen in a block: bytes now, how many numbers can be put into fewer bits, and their bytes now."""
+
+    total: int
+    numbers: int
+    narrow: int
+
+    def size(self, preset: str) -> float:
+        """Bytes with those numbers in a preset's bits."""
+        return self.total if preset == quantise.NONE else self.total - self.narrow + self.numbers * bits_of(preset) / 8
+
+
+def weights_of(blocks: Sequence[nn.Module]) -> list[BlockWeights]:
+    """The weights of each of a denoiser's blocks, whether some are narrow already or not."""
+    found = []
+    for block in blocks:
+        layers = [layer for _, layer in find_narrowable_layers(block)]
+        layers += [layer for layer in block.modules() if isinstance(layer, Float8Linear)]
+        narrow = sum(layer.weight.untyped_storage().nbytes() for layer in layers)
+        total = sum(tensor.untyped_storage().nbytes() for tensor in frozen([block], trained=True))
+        found.append(BlockWeights(total, sum(layer.weight.numel() for layer in layers), narrow))
+    return found
 
 
 def bits_of(preset: str) -> float:

@@ -17,7 +17,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -31,6 +31,7 @@ from darkroom.core.units import show_size
 from darkroom.memory import attention, checkpointing, compiling, float8, fusing, kept, patches, quantise, sla
 from darkroom.memory.stream import Stream, leaves, plain_tensors
 
+Block = TypeVar("Block")
 SWAP = "musubi_blocks_to_swap"
 OFFLOADS = (SWAP, "ramtorch", "enable_group_offload")
 log = logger(__name__)
@@ -394,7 +395,7 @@ def let_go(model: nn.Module) -> None:
                 plain.data = plain.data.clone()
 
 
-def spread(blocks: Sequence[nn.Module], count: int) -> list[nn.Module]:
+def spread(blocks: Sequence[Block], count: int) -> list[Block]:
     """So many of the blocks, as far from each other as possible, that each copy has the most time.
 
     Raises ConfigError if none would be left.
