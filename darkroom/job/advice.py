@@ -34,8 +34,9 @@ ONE_BY_ONE: Change = {"vae_batch_size": 1}
 TILES: Change = {"vae_enable_tiling": True}
 OF_TEXT = ("int8-quanto", "nf4-bnb")
 # With each change, how much longer a step takes: rules of thumb that put changes into an order. Blocks are computed
-# twice; weights are widened for every product; small batches use a card less well; what is offloaded is copied.
-AGAIN, SPLIT, OFFLOADED = 1.3, 1.1, 1.5
+# twice; weights are widened for every product; small batches use a card less well; what is offloaded is copied, and
+# all blocks as they are now count as `OFFLOADED`.
+AGAIN, SPLIT, OFFLOADED = 1.3, 1.35, 1.5
 PRESETS: Mapping[str, float] = {"fp8-block": 1.1, "nf4-bnb": 1.3}
 # tiles only take longer outside steps
 HARDLY = 1.001
@@ -156,7 +157,7 @@ class Adviser:
     # -- training ------------------------------------------------------------------------------------------------------
 
     def _train(self, before: Change, wrong: Forecast) -> Change | None:
-        """Of all ways to train the one that costs least by what is known; the next one where it does not fit after all."""
+        """Of all ways to train the one that costs least by what is known; the next one where that does not fit."""
         config = self.resolved.config
         choices = [choice for choice in self._choices() if self.is_legal({**before, **choice.whole})]
         measured = {NOTHING: self._measured(wrong, Choice({}, "", 1, config.musubi_blocks_to_swap))}
@@ -205,7 +206,7 @@ class Adviser:
             made = dataclasses.replace(choice, offloaded=offloaded)
             more = self._weights(made) - known.weights
             if room is None or all(size + more <= room for size in known.phases.values()):
-                return dataclasses.replace(made, cost=choice.cost * OFFLOADED ** (offloaded / max(1, blocks)))
+                return dataclasses.replace(made, cost=choice.cost * OFFLOADED ** self._offloaded_share(made))
         return None
 
     def _measured(self, made: Forecast, choice: Choice) -> Measured:
@@ -216,6 +217,12 @@ class Adviser:
                 phases[row.phase] = max(phases.get(row.phase, 0), size)
         return Measured(phases, self._weights(choice))
 
+    def _offloaded_share(self, choice: Choice) -> float:
+        """Bytes that are offloaded, of those that all blocks have now."""
+        preset = choice.preset or quantise.NONE
+        away = [b.size(preset) for blocks in self.forecaster.weights for b in place.spread(blocks, choice.offloaded)]
+        return sum(away) / max(1, sum(block.total for blocks in self.forecaster.weights for block in blocks))
+
     def _weights(self, choice: Choice) -> float:
         """Bytes of all blocks on the device, with what is trained of them."""
         config, total = self.resolved.config, 0.0
@@ -223,9 +230,8 @@ class Adviser:
         for blocks in self.forecaster.weights:
             sizes = [block.size(choice.preset or quantise.NONE) for block in blocks]
             away = place.spread(sizes, choice.offloaded)
-            total += factor * (sum(sizes) - sum(away)) + min(config.block_swap_ring_size, len(away)) * max(
-                away, default=0
-            )
+            slots = min(config.block_swap_ring_size, len(away))
+            total += factor * (sum(sizes) - sum(away)) + slots * max(away, default=0)
         return total
 
 
@@ -237,9 +243,8 @@ def fits(made: Forecast, phases: Collection[str]) -> bool:
 
 def _at_least(known: Measured, change: Change) -> Measured:
     """What a change leaves of what was measured without it, where that was not measured: at least the weights."""
-    touched = (
-        {PICTURE} if change.keys() == TILES.keys() else {STEP, PICTURE} if TILES.keys() <= change.keys() else {STEP}
-    )
+    touched = {PICTURE} if TILES.keys() <= change.keys() else set()
+    touched |= {STEP} if change.keys() - TILES.keys() else set()
     least = known.phases.get(LOAD, 0)
     return Measured({name: least if name in touched else size for name, size in known.phases.items()}, known.weights)
 
