@@ -198,7 +198,10 @@ def mask_of(source: Source, rows: Sequence[int], segmented: Sequence[bool]) -> T
 
 
 class Loader:
-    """Batches of one rank. `epoch(n, start)` may be called for any epoch and position, in any order."""
+    """Batches of one rank. `epoch(n, start)` may be called for any epoch and position, in any order.
+
+    With `pins` they are in pinned memory, put there by the thread that makes them ready.
+    """
 
     def __init__(
         self,
@@ -212,13 +215,14 @@ class Loader:
         stack: Stack | None = None,
         prefetch: bool = True,
         qlen: int = 10,
+        pins: bool = False,
         on_warn: Callable[[str, str], None] | None = None,
         watch: Watch = QUIET,
     ):
         self.watch = watch
         self.order, self.sources, self.rank, self.caption_dropout = order, sources, rank, caption_dropout
         self.conditioning_dropout, self.masked_loss_probability = conditioning_dropout, masked_loss_probability
-        self.stack, self.prefetch, self.qlen = stack, prefetch, max(1, qlen)
+        self.stack, self.prefetch, self.qlen, self.pins = stack, prefetch, max(1, qlen), pins
         self.on_warn = on_warn or (lambda about, message: None)
         self._running: list[_Prefetch] = []
         self._used: dict[int, SampleCache] = {}
@@ -257,7 +261,7 @@ class Loader:
         drawn = Draws(captions, dropped, unconditioned, segmented)
         made = gather(source, rows.tolist(), drawn, self.stack, epoch, position)
         self.watch.batch(made, last=position == self.length(epoch) - 1)
-        return made
+        return made.pinned() if self.pins else made
 
     def _sound(self, source: Source, bucket: np.ndarray, members: np.ndarray) -> np.ndarray:
         """The rows of a batch. One that turns out damaged while it is encoded on demand gives way to the next of its

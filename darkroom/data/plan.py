@@ -736,9 +736,15 @@ class Plan:
         return not (self.encodes_while_training or self.reads_while_training) if asked is None else bool(asked)
 
     def loader(
-        self, *, rank: int = 0, ranks: int = 1, stack: Stack | None = None, order: Order | None = None
+        self,
+        *,
+        rank: int = 0,
+        ranks: int = 1,
+        stack: Stack | None = None,
+        order: Order | None = None,
+        pins: bool = False,
     ) -> Loader:
-        """The batches of one process."""
+        """The batches of one process; with `pins` in memory that a GPU copies from without being waited for."""
         from darkroom.data.loader import Loader
 
         return Loader(
@@ -751,6 +757,7 @@ class Plan:
             stack=stack,
             prefetch=self.prefetches,
             qlen=int(setting(self.config, "dataloader_prefetch_qlen", 10)),
+            pins=pins,
             on_warn=self._warn,
             watch=self.watch,
         )

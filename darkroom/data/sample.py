@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from darkroom.core.transfer import map_tensors, pin
+
+# the parts of a batch that hold tensors
+OF_TENSORS = (
+    "latents", "cond", "extras", "references", "controls", "mask", "dropped", "unconditioned", "original_sizes",
+    "target_sizes", "crops",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -31,6 +40,7 @@ class Batch:
     controls: tuple[Tensor, ...] = ()  # latents, or pixels (B, 3, H, W) in -1..1; zeros where they were left out
     unconditioned: Tensor | None = None  # (B,) bool: where they were; None: nowhere
     mask: Tensor | None = None  # (B, 1, h, w) or (B, 1, f, h, w), 0..1: where the loss counts
+    cond_on_host: dict[str, Any] = field(default_factory=dict)  # of a batch that was sent to a device
     epoch: int = 1
     position: int = 0  # of this micro-batch inside the epoch; the next one is position + 1
 
@@ -40,26 +50,14 @@ class Batch:
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
         """The batch on another device; floating tensors also in another type."""
 
-        def move(value: Any) -> Any:
-            if isinstance(value, Tensor):
-                return value.to(device, dtype if value.is_floating_point() else None, non_blocking=True)
-            if isinstance(value, (list, tuple)):
-                return type(value)(move(item) for item in value)
-            if isinstance(value, dict):
-                return {name: move(item) for name, item in value.items()}
-            return value
+        def move(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
 
-        return replace(
-            self,
-            latents=move(self.latents),
-            cond=move(self.cond),
-            extras=move(self.extras),
-            references=move(self.references),
-            controls=move(self.controls),
-            mask=move(self.mask),
-            dropped=move(self.dropped),
-            unconditioned=move(self.unconditioned),
-            original_sizes=move(self.original_sizes),
-            target_sizes=move(self.target_sizes),
-            crops=move(self.crops),
-        )
+        return replace(self._with(move), cond_on_host=self.cond_on_host or self.cond)
+
+    def pinned(self) -> Batch:
+        """The batch in pinned memory, from where copies to a device need not be waited for."""
+        return self._with(pin)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(self, **{name: map_tensors(change, getattr(self, name)) for name in OF_TENSORS})

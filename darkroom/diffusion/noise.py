@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from darkroom.core.transfer import to_device
+
 
 def gaussian_like(x: Tensor, generator: Generator) -> Tensor:
     """Standard normal noise shaped as `x`, drawn on the host by `generator` and moved to `x`, float32."""
@@ -24,9 +26,8 @@ def offset(noise: Tensor, amount: float, generator: Generator) -> Tensor:
 
 
 def _normal(shape: Sequence[int], generator: Generator, device: torch.device) -> Tensor:
-    """Normal values on `device`, float32; from pinned memory nobody waits for the copy."""
-    pinned = device.type == "cuda" and torch.cuda.is_available()
-    return torch.empty(shape, pin_memory=pinned).normal_(generator=generator).to(device, non_blocking=pinned)
+    """Normal values on `device`, float32."""
+    return to_device(torch.randn(shape, generator=generator), device)
 
 
 def perturbation(amount: float, steps: int, step: int) -> float:

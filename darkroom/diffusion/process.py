@@ -19,12 +19,13 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from darkroom.core.transfer import to_device
 from darkroom.diffusion.schedules import NoiseSchedule
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
     """A (B,) vector shaped to broadcast over `like`; values that have all its axes already stay as they are."""
-    values = values.to(like.device)
+    values = to_device(values, like.device)
     return values if values.ndim == like.ndim else values.view(-1, *[1] * (like.ndim - 1))
 
 
@@ -76,7 +77,7 @@ class _Discrete:
 
     def _coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """sqrt(alpha_bar) and sqrt(1 - alpha_bar) at index t, shaped for `like`."""
-        alpha_bar = self.schedule.alpha_bar.to(t.device)[t.long()]
+        alpha_bar = self.schedule.alpha_bar_on(t.device)[t.long()]
         return per_sample(alpha_bar.sqrt(), like).to(like.dtype), per_sample((1 - alpha_bar).sqrt(), like).to(
             like.dtype
         )
@@ -92,7 +93,7 @@ class _Discrete:
 
     def snr(self, t: Tensor) -> Tensor:
         """alpha_bar / (1 - alpha_bar) at index t, (B,)."""
-        return self.schedule.snr.to(t.device)[t.long()]
+        return self.schedule.snr_on(t.device)[t.long()]
 
 
 class Epsilon(_Discrete):

@@ -50,6 +50,8 @@ class NoiseSchedule:
     """What the discrete processes read: alpha_bar and the signal-to-noise ratio, both (N,)."""
 
     values: Tensor
+    # alpha_bar and the signal-to-noise ratio where they are read, by device: a copy in every step would be waited for
+    copies: dict[torch.device, tuple[Tensor, Tensor]] = dataclasses.field(default_factory=dict, repr=False)
 
     @cached_property
     def alpha_bar(self) -> Tensor:
@@ -60,6 +62,19 @@ class NoiseSchedule:
     def snr(self) -> Tensor:
         """alpha_bar / (1 - alpha_bar), (N,); zero at a rescaled last step."""
         return self.alpha_bar / (1 - self.alpha_bar)
+
+    def alpha_bar_on(self, device: torch.device) -> Tensor:
+        """`alpha_bar` on a device, (N,)."""
+        return self._on(device)[0]
+
+    def snr_on(self, device: torch.device) -> Tensor:
+        """`snr` on a device, (N,)."""
+        return self._on(device)[1]
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if device not in self.copies:
+            self.copies[device] = self.alpha_bar.to(device), self.snr.to(device)
+        return self.copies[device]
 
     @classmethod
     def from_scheduler(cls, config: dict, zero_terminal_snr: bool = False) -> NoiseSchedule:

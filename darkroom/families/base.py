@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded:"
 TINY = "tiny:"
 CONTROLNET = "controlnet"
+# in the condition of a training step: what is also known on the host: the noise levels "t" (B,), and cached text
+ON_HOST = "on_host"
 # the most pictures that a prompt comes with
 SEVERAL = 10
 
@@ -557,6 +559,11 @@ TINY_DEFAULTS: Mapping[str, Any] = {
     "gradient_checkpointing": False,
     "rehearsal": False,
 }
+
+
+def find_on_host(cond: Cond, name: str) -> Any:
+    """A part of a condition, or None, to read numbers of: from the host if it is known there, which need not wait."""
+    return cond.get(ON_HOST, {}).get(name, cond.get(name))
 
 
 def config_of(model: Any) -> Any:

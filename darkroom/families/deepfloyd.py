@@ -149,6 +149,9 @@ class DeepFloyd(Family):
         import torch
         from torch.nn.functional import interpolate
 
+        from darkroom.diffusion.process import Epsilon
+        from darkroom.diffusion.schedules import NoiseSchedule
+
         if not self._enlarges(options):
             return {}
         small, level = batch.extras["small"].float(), options.deepfloyd_noise_level
@@ -157,8 +160,9 @@ class DeepFloyd(Family):
         else:
             levels = torch.full((len(small),), level)
         large = interpolate(small, batch.latents.shape[-2:], mode="bilinear", align_corners=True)
-        noised = named(NOISING.cls)(**NOISING.config).add_noise(large, drawn_noise(large, generator), levels)
-        return {"seen": noised, "level": levels}
+        # the levels are on the host, and so is the table that they are looked up in
+        noising = Epsilon(NoiseSchedule.from_scheduler(named(NOISING.cls)(**NOISING.config).config))
+        return {"seen": noising.mix(large, drawn_noise(large, generator), levels), "level": levels}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -191,9 +195,9 @@ class DeepFloyd(Family):
 
 def drawn_noise(pictures: Tensor, generator: Generator) -> Tensor:
     """Noise of the pictures' shape."""
-    import torch
+    from darkroom.diffusion.noise import gaussian_like
 
-    return torch.randn(pictures.shape, generator=generator).to(pictures)
+    return gaussian_like(pictures, generator)
 
 
 FAMILY = DeepFloyd()

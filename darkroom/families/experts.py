@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from darkroom.core.transfer import to_device
+
 
 class Experts(nn.Module):
     """Called as one denoiser is. Each row of a batch goes to the member in charge of its timestep.
@@ -47,18 +49,23 @@ class Experts(nn.Module):
         for member in self.children():
             member.enable_gradient_checkpointing(*arguments)  # type: ignore[operator]
 
-    def forward(self, *, timestep: Tensor, **inputs: Any) -> tuple[Tensor]:
-        """timestep (B,) or (B, N); tensors among the inputs are (B, ...). Returns ((B, ...),)."""
-        level = timestep if timestep.ndim == 1 else timestep.amax(dim=1)
-        is_high = level >= self.boundary
-        high, low = self.children()
-        answers: list[Tensor] = []
-        for member, rows in ((high, is_high), (low, ~is_high)):
-            if rows.any():
-                chosen = {name: value[rows] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-                answers.append(member(timestep=timestep[rows], **chosen)[0])
-        if len(answers) == 1:
-            return (answers[0],)
+    def forward(self, *, timestep: Tensor, levels: Tensor | None = None, **inputs: Any) -> tuple[Tensor]:
+        """timestep (B,) or (B, N); tensors among the inputs are (B, ...). Returns ((B, ...),).
+
+        levels (B,): the samples' timesteps on the host, where they are known there; else the device is asked for them.
+        """
+        if levels is None:
+            levels = timestep if timestep.ndim == 1 else timestep.amax(dim=1)
+        is_high = (levels >= self.boundary).tolist()
+        rows = [[row for row, high in enumerate(is_high) if high is wanted] for wanted in (True, False)]
+        members = list(self.children())
+        if not all(rows):
+            return (members[0 if rows[0] else 1](timestep=timestep, **inputs)[0],)
+        answers = []
+        for member, chosen in zip(members, rows, strict=True):
+            at = to_device(torch.tensor(chosen), timestep.device)
+            some = {name: value[at] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+            answers.append(member(timestep=timestep[at], **some)[0])
         # the members' answers, one behind the other, back to the order of the batch
-        order = torch.cat([is_high.nonzero(), (~is_high).nonzero()]).flatten()
-        return (torch.cat(answers)[order.argsort()],)
+        order = torch.tensor([*rows[0], *rows[1]]).argsort()
+        return (torch.cat(answers)[to_device(order, timestep.device)],)

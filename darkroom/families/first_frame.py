@@ -28,9 +28,11 @@ def noise_shares(latents: Tensor, first: Tensor) -> Tensor:
 
     latents (B, C, F, h, w). A clip of one frame has nothing else to learn and gets its whole noise.
     """
+    from darkroom.core.transfer import to_device
+
     shares = latents.new_ones(len(latents), 1, latents.shape[2], 1, 1)
     if latents.shape[2] > 1:
-        shares[:, :, 0] = first.to(shares).view(-1, 1, 1, 1)
+        shares[:, :, 0] = to_device(first, shares.device).to(shares).view(-1, 1, 1, 1)
     return shares
 
 

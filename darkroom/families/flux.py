@@ -46,8 +46,9 @@ def image_ids(height: int, width: int, device: torch.device, dtype: torch.dtype,
     """Number, row and column of each token, (H/2 * W/2, 3): the picture is 0, its references count from 1."""
     import torch
 
-    rows, columns = torch.meshgrid(torch.arange(height // 2), torch.arange(width // 2), indexing="ij")
-    return torch.stack([torch.full_like(rows, number), rows, columns], -1).reshape(-1, 3).to(device, dtype)
+    sides = [torch.arange(side // 2, device=device) for side in (height, width)]
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
+    return torch.stack([torch.full_like(rows, number), rows, columns], -1).reshape(-1, 3).to(dtype)
 
 
 class Flux(Family):

@@ -67,9 +67,10 @@ def positions(latents: Tensor, number: int) -> Tensor:
     import torch
 
     height, width = latents.shape[-2:]
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    sides = [torch.arange(side, device=latents.device) for side in (height, width)]
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
     ids = torch.stack([torch.full_like(rows, number), rows, columns, torch.zeros_like(rows)], -1).reshape(1, -1, 4)
-    return ids.expand(len(latents), -1, -1).to(latents.device)
+    return ids.expand(len(latents), -1, -1)
 
 
 def text_positions(text: Tensor) -> Tensor:

@@ -189,9 +189,10 @@ def _places(height: int, width: int, device: Any) -> Tensor:
     """Where each picture token stands, (1, H * W, 3): a first column of its own, row and column."""
     import torch
 
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    sides = [torch.arange(side, device=device) for side in (height, width)]
+    rows, columns = torch.meshgrid(*sides, indexing="ij")
     places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(1, -1, 3)
-    return (places + FIRST_PLACE).to(device)
+    return places + FIRST_PLACE
 
 
 FAMILY = Ideogram4()

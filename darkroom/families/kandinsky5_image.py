@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family
+from darkroom.families.base import Family, find_on_host
 from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.sizes import CLIP_L, FLUX_VAE, QWEN25_VL_7B
 from darkroom.families.text import stack_padded
@@ -95,8 +95,9 @@ class Kandinsky5(Family):
         height, width = x_t.shape[-2:]
         seen = self.seen(x_t, cond)  # (B, F, H, W, C)
         grid = (seen.shape[1], height // self.latents.patch, width // self.latents.patch)
-        lengths = cond["mask"].sum(1).tolist() if "mask" in cond else [cond["text"].shape[1]]
-        rows = [slice(i, i + 1) for i in range(len(x_t))] if "mask" in cond else [slice(None)]
+        mask = find_on_host(cond, "mask")
+        lengths = [cond["text"].shape[1]] if mask is None else mask.sum(1).tolist()
+        rows = [slice(None)] if mask is None else [slice(i, i + 1) for i in range(len(x_t))]
         answers = [
             model(
                 hidden_states=seen[row],

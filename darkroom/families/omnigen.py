@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family
+from darkroom.families.base import Family, find_on_host
 from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.sizes import SD_VAE
 from darkroom.families.tiny.parts import kl_vae
@@ -158,7 +158,7 @@ class OmniGen(Family):
         text = cond["text"]
         mask, positions = layout(cond["length"], text.shape[1], self.latents.tokens(*x_t.shape[-2:]))
         # diffusers 0.42 reads the first row's positions for all: rows of other lengths are asked one by one
-        together = bool((cond["length"] == cond["length"][0]).all())
+        together = len(set(find_on_host(cond, "length").tolist())) == 1
         rows = [slice(None)] if together else [slice(i, i + 1) for i in range(len(text))]
         toward_data = [
             model(
@@ -225,7 +225,7 @@ def layout(lengths: Tensor, longest: int, pixels: int) -> tuple[Tensor, Tensor]:
     mask[:, known:] = 1
     mask[:, :, :longest] *= (number >= 0)[:, None]
     # a row that saw nothing would have nothing to share its attention among
-    mask[:, :longest][number < 0] = 1
+    mask[:, :longest].masked_fill_((number < 0)[..., None], 1)
     behind = lengths[:, None] + torch.arange(pixels + 1, device=lengths.device)
     return mask, torch.cat([number.clamp(min=0), behind], dim=1)
 

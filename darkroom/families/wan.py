@@ -16,7 +16,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families import wan_control
-from darkroom.families.base import Family, config_of
+from darkroom.families.base import Family, config_of, find_on_host
+from darkroom.families.classes import bare
 from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares, stills, token_times
 from darkroom.families.sizes import CLIP_H_VISION, DEFAULT, UMT5_XXL, WAN22_VAE
@@ -357,17 +358,21 @@ class Wan(FromFirstFrame):
         """Velocity from data to noise, (B, C, F, H, W)."""
         import torch
 
+        from darkroom.families.experts import Experts
+
         given, image, noisy = (cond.get(name) for name in ("given", "image", "noisy"))
         # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
         time = t.float() * 1000  # (B,)
         if noisy is not None:
             time = token_times(time, noisy, self.latents.tokens(*x_t.shape[-2:]))  # (B, N)
         if image is None and (width := config_of(model).image_dim):
-            image = wan_control.no_picture(len(x_t), width)
+            image = wan_control.no_picture(len(x_t), width, x_t.device)
         control: dict[str, Tensor] = {}
         if "control" in cond:
             strengths = x_t.new_ones(len(config_of(model).vace_layers))
             control = {"control_hidden_states": cond["control"].to(x_t), "control_hidden_states_scale": strengths}
+        if (levels := find_on_host(cond, "t")) is not None and isinstance(bare(model), Experts):
+            control["levels"] = levels.float() * 1000
         return model(
             hidden_states=x_t if given is None else torch.cat([x_t, given.to(x_t)], dim=1),
             timestep=time,

@@ -15,6 +15,7 @@ from darkroom.core.errors import DataError
 from darkroom.families.facts import Apart, ControlInput, Flavour
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from darkroom.families.facts import Tiny
@@ -97,8 +98,8 @@ def behind(control: Tensor, first: Tensor | None) -> Tensor:
     return torch.cat([control, start], dim=1)
 
 
-def no_picture(count: int, width: int) -> Tensor:
+def no_picture(count: int, width: int, device: torch.device | None = None) -> Tensor:
     """What stands for CLIP's answers where it was shown no pictures, (count, 257, width)."""
     import torch
 
-    return torch.zeros(count, PICTURE_TOKENS, width)
+    return torch.zeros(count, PICTURE_TOKENS, width, device=device)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family
+from darkroom.families.base import Family, find_on_host
 from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Limits, Part, Tiny
 from darkroom.families.sizes import FLUX_VAE, QWEN3_4B
 from darkroom.families.text import stack_padded
@@ -120,7 +120,7 @@ class ZImage(Family):
         toward_data = model(
             list(x_t.unsqueeze(2)),  # B clips of one frame, (16, 1, H, W)
             1 - t.float(),
-            _rows(cond["text"], cond.get("mask")),
+            _rows(cond["text"], find_on_host(cond, "mask")),
             return_dict=False,
         )[0]
         return -torch.stack(toward_data).squeeze(2)

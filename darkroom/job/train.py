@@ -165,7 +165,8 @@ def trained(
     write_lock(run, plan, parts)
     announce(run, plan, adapter, state, epochs, resumed=start is not None)
     order = plan.order(processes, base)
-    loader = plan.loader(rank=engine.process_index, ranks=processes, stack=family.stack_text, order=order)
+    pins = engine.device.type == "cuda"
+    loader = plan.loader(rank=engine.process_index, ranks=processes, stack=family.stack_text, order=order, pins=pins)
     loop = Loop(stepper, loader, order.length, state, steps, run.bus)
     run.bus.on(Step, lambda event: save_when_due(run, keeper, snapshot, event))
     run.bus.on(Step, lambda event: give_back_when_due(run, event))

@@ -12,6 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from darkroom.core.errors import DataError, UserError
+from darkroom.core.transfer import map_tensors, to_device
 from darkroom.diffusion import noise as noises
 from darkroom.diffusion.losses import LOSSES, huber_constant, mean_per_sample
 from darkroom.diffusion.process import Flow, per_sample, process_for
@@ -27,7 +28,7 @@ from darkroom.diffusion.timesteps import (
     uniform,
 )
 from darkroom.diffusion.weights import min_snr, soft_min_snr
-from darkroom.families.base import Family
+from darkroom.families.base import ON_HOST, Family
 from darkroom.objectives.base import Draws, Outcome
 
 
@@ -53,10 +54,13 @@ class Denoise:
         """One batch, forward only. Everything after the network runs in float32."""
         batch = self.family.portion(batch, self.options, self.draws.structure)
         x0 = batch.latents.float()
-        t = self._times(x0, batch.timestep_offset).to(x0.device)  # (B,)
+        levels = self._times(x0, batch.timestep_offset)
+        t = to_device(levels, x0.device)  # (B,)
         noise = self._noise(x0)
         perturbed = self._perturbed(noise, step)
-        given = self.family.conditions(batch, self.options, self.draws.structure)
+        conditions = self.family.conditions(batch, self.options, self.draws.structure)
+        given = map_tensors(lambda drawn: to_device(drawn, x0.device), conditions)
+        given[ON_HOST] = {"t": levels} | (batch.cond_on_host if self.text is cached_text else {})
         beside = {name: batch.extras[name].float() for name in self.family.beside}
         noises_beside = {name: noises.gaussian_like(z, self.draws.noise) for name, z in beside.items()}
         given |= {name: self.process.mix(z, noises_beside[name], t) for name, z in beside.items()}

@@ -10,8 +10,9 @@ momentum and about 1.1 times the step; rates tuned there may want that factor.
 
 from __future__ import annotations
 
+import itertools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,13 +21,39 @@ from torch import Generator, Tensor
 from darkroom.core.errors import UserError
 
 DECAY_THRESHOLD = 5e-3
+# of an update: two averages, what is due, the weight, and what remains due
+ROUNDINGS = 5
+# numbers that are updated at once; each takes about 60 bytes meanwhile
+TOGETHER = 1 << 22
 
 
 def round_stochastically(value: Tensor, generator: Generator) -> Tensor:
     """float32 to bfloat16, up or down with the probability that keeps the mean."""
-    noise = torch.randint(0, 1 << 16, value.shape, dtype=torch.int32, device=value.device, generator=generator)
-    bits = value.contiguous().view(torch.int32) + noise
-    return (bits & -65536).view(torch.float32).to(torch.bfloat16)
+    return _round([value], [_draw(value.shape, value.device, generator)])[0]
+
+
+def _draw(shape: Sequence[int], device: torch.device, generator: Generator) -> Tensor:
+    """What is added to the bits that rounding takes away, int32."""
+    return torch.randint(0, 1 << 16, shape, dtype=torch.int32, device=device, generator=generator)
+
+
+def _round(values: Sequence[Tensor], noises: list[Tensor]) -> list[Tensor]:
+    """float32 tensors as bfloat16."""
+    bits = [value.contiguous().view(torch.int32) for value in values]
+    # no operator masks the bits of several tensors, so they are put into one
+    whole = torch.empty(sum(map(Tensor.numel, bits)), dtype=torch.int32, device=values[0].device)
+    parts = [part.view_as(each) for part, each in zip(whole.split([*map(Tensor.numel, bits)]), bits, strict=True)]
+    torch._foreach_copy_(parts, bits)
+    torch._foreach_add_(parts, noises)
+    whole.bitwise_and_(-65536)
+    return _cast([part.view(torch.float32) for part in parts], torch.bfloat16)
+
+
+def _cast(tensors: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    """Copies with the same numbers in another type."""
+    made = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(made, list(tensors))
+    return made
 
 
 class AdamWBF16(torch.optim.Optimizer):
@@ -63,11 +90,30 @@ class AdamWBF16(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient. Each kernel updates many."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self._update(p, group)
+            for several in self._batches([p for p in group["params"] if p.grad is not None]):
+                self._update(several, group)
+                self._decay(several, group)
+
+    def _batches(self, parameters: list[Tensor]) -> Iterator[list[Tensor]]:
+        """Neighbours to be updated together: alike, and of `TOGETHER` numbers at most, unless one alone has more.
+
+        A parameter without a state yet comes alone, as what it owes of decay is drawn just before its noise.
+        """
+
+        def kind(p: Tensor) -> tuple[Any, ...]:
+            step = self.state[p].get("step")
+            return p.device, p.dtype, step, id(p) if step is None else None
+
+        for _, alike in itertools.groupby(parameters, kind):
+            several: list[Tensor] = []
+            for p in alike:
+                if several and sum(map(Tensor.numel, several)) + p.numel() > TOGETHER:
+                    yield several
+                    several = []
+                several.append(p)
+            yield several
 
     def _start(self, p: Tensor) -> dict[str, Any]:
         generator = self._generator(p.device)
@@ -75,32 +121,64 @@ class AdamWBF16(torch.optim.Optimizer):
         zeros = torch.zeros_like(p)
         return {"step": 0, "m": zeros, "v": zeros.clone(), "c": zeros.clone(), "debt": float(debt)}
 
-    def _update(self, p: Tensor, group: dict[str, Any]) -> None:
-        state = self.state[p]
-        if not state:
-            state.update(self._start(p))
-        generator, (b1, b2), lr = self._generator(p.device), group["betas"], group["lr"]
+    def _noises(self, several: list[Tensor]) -> Iterator[list[Tensor]]:
+        """For each of the `ROUNDINGS` of an update its noise, drawn as if the tensors were updated one by one."""
+        generator, device = self._generator(several[0].device), several[0].device
+        if len(several) == 1:  # not all at once, as it may be large
+            yield from ([_draw(several[0].shape, device, generator)] for _ in range(ROUNDINGS))
+            return
+        sizes = [ROUNDINGS * p.numel() for p in several]
+        drawn = _draw([sum(sizes)], device, generator).split(sizes)
+        shaped = [noise.view(ROUNDINGS, *p.shape) for noise, p in zip(drawn, several, strict=True)]
+        yield from ([noise[number] for noise in shaped] for number in range(ROUNDINGS))
 
-        def rounded(exact: Tensor) -> Tensor:
-            return round_stochastically(exact, generator) if p.dtype is torch.bfloat16 else exact
+    def _update(self, several: list[Tensor], group: dict[str, Any]) -> None:
+        states = [self.state[p] for p in several]
+        for p, state in zip(several, states, strict=True):
+            if not state:
+                state.update(self._start(p))
+            state["step"] += 1
+        step, (b1, b2), noises = states[0]["step"], group["betas"], self._noises(several)
 
-        state["step"] += 1
-        grad = p.grad.float()  # type: ignore[union-attr]
-        m = torch.lerp(state["m"].float(), grad, 1 - b1)
-        v = torch.lerp(state["v"].float(), grad * grad, 1 - b2)
-        state["m"], state["v"] = rounded(m), rounded(v)
+        def rounded(exact: Sequence[Tensor]) -> list[Tensor]:
+            return _round(exact, next(noises)) if several[0].dtype is torch.bfloat16 else list(exact)
 
-        update = (m / (1 - b1 ** state["step"])) / ((v / (1 - b2 ** state["step"])).sqrt() + group["eps"])
-        due = rounded(state["c"].float() - lr * update).float()
-        old = p.float()
-        p.copy_(rounded(old + due))
-        state["c"] = rounded(due + (old - p.float()))
+        def wide(name: str) -> list[Tensor]:
+            return _cast([state[name] for state in states])
 
-        # decay is paid in instalments large enough to register in bfloat16
-        state["debt"] += group["weight_decay"] * lr
-        if state["debt"] > DECAY_THRESHOLD:
-            state["c"] = (state["c"].float() - state["debt"] * p.float()).to(p.dtype)
-            state["debt"] = 0.0
+        def put(name: str, tensors: Sequence[Tensor]) -> None:
+            for state, tensor in zip(states, tensors, strict=True):
+                state[name] = tensor
+
+        grad = _cast([p.grad for p in several])  # type: ignore[misc]
+        m = torch._foreach_lerp(wide("m"), grad, 1 - b1)
+        v = torch._foreach_lerp(wide("v"), torch._foreach_mul(grad, grad), 1 - b2)
+        put("m", rounded(m))
+        put("v", rounded(v))
+
+        # (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + eps)
+        root = torch._foreach_sqrt(torch._foreach_div(v, 1 - b2**step))
+        update = torch._foreach_div(torch._foreach_div(m, 1 - b1**step), torch._foreach_add(root, group["eps"]))
+        due = rounded(torch._foreach_sub(wide("c"), torch._foreach_mul(update, group["lr"])))
+        due, old = _cast(due), _cast(several)
+        torch._foreach_copy_(several, rounded(torch._foreach_add(old, due)))
+        # what the weights did not take of it
+        put("c", rounded(torch._foreach_add(due, torch._foreach_sub(old, _cast(several)))))
+
+    def _decay(self, several: list[Tensor], group: dict[str, Any]) -> None:
+        """Decay is paid in instalments large enough to register in bfloat16."""
+        due: list[tuple[Tensor, dict[str, Any]]] = []
+        for p in several:
+            state = self.state[p]
+            state["debt"] += group["weight_decay"] * group["lr"]
+            if state["debt"] > DECAY_THRESHOLD:
+                due.append((p, state))
+        if not due:
+            return
+        paid = torch._foreach_mul(_cast([p for p, _ in due]), [state["debt"] for _, state in due])
+        owed = torch._foreach_sub(_cast([state["c"] for _, state in due]), paid)
+        for (_, state), c in zip(due, _cast(owed, several[0].dtype), strict=True):
+            state["c"], state["debt"] = c, 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """The states, and the rounding generators' positions."""

@@ -6,13 +6,15 @@ they are clipped, and puts its old copies over the weights that a resume has rea
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-HOST = torch.device("cpu")
+from darkroom.core.transfer import HOST, Arrivals, pin
+
 Groups = Sequence[Mapping[str, Any]]
 
 
@@ -20,11 +22,13 @@ class Offloaded:
     """`build(groups)` makes an optimizer, here on twins of the weights. Call `collect` before clipping and `step`.
 
     With `gradients` each gradient leaves the device as soon as it is known, and several batches add up in host memory.
+    Gradients are copied to pinned memory without waiting; `collect` waits for them once.
     """
 
     def __init__(self, groups: Groups, build: Callable[[Groups], Any], gradients: bool = False):
         self.twins = {p: _twin(p) for group in groups for p in group["params"]}
         self.seen = {p: p._version for p in self.twins}
+        self.arrivals = Arrivals()
         self.inner = build([{**group, "params": [self.twins[p] for p in group["params"]]} for group in groups])
         if gradients:
             for p in self.twins:
@@ -43,12 +47,13 @@ class Offloaded:
                 twin.copy_(p)
             if p.grad is not None:
                 self._take(p)
+        self.arrivals.land()
 
     @torch.no_grad()
     def _take(self, p: nn.Parameter) -> None:
         assert p.grad is not None
-        twin, gradient, p.grad = self.twins[p], p.grad.to(HOST), None
-        twin.grad = gradient if twin.grad is None else twin.grad.add_(gradient)
+        gradient, p.grad = p.grad, None
+        self.arrivals.send(gradient, functools.partial(_add, self.twins[p]))
 
     @torch.no_grad()
     def step(self) -> None:
@@ -71,8 +76,12 @@ class Offloaded:
         self.inner.load_state_dict(state)
 
 
+def _add(twin: nn.Parameter, gradient: Tensor) -> None:
+    twin.grad = gradient if twin.grad is None else twin.grad.add_(gradient)
+
+
 def _twin(p: nn.Parameter) -> nn.Parameter:
     copy = p.detach().to(HOST, copy=True)
-    twin = nn.Parameter(copy.pin_memory() if p.is_cuda else copy)
+    twin = nn.Parameter(pin(copy) if p.is_cuda else copy)
     twin.grad_dtype = p.grad_dtype
     return twin

@@ -225,15 +225,19 @@ class OptimizerOptions(Section):
     ema_update_interval: int = option(
         1, "Updates between two steps of the average.", resume="warn", ge=1, level="advanced", when=_EMA
     )
-    ema_device: Literal["accelerator", "cpu"] = option(
-        "cpu", "Where the average is kept between its steps.", resume="free", level="advanced", when=_EMA
+    ema_device: Literal["auto", "accelerator", "cpu"] = option(
+        "auto",
+        "Where the average is kept and updated; auto: an adapter's on the accelerator, a whole model's in host memory.",
+        resume="free",
+        level="advanced",
+        when=_EMA,
     )
     ema_cpu_only: bool = option(
         False,
-        "Also compute the average on the CPU.",
+        "Keep and update the average in host memory, whatever ema_device says.",
         resume="free",
         level="expert",
-        when={"use_ema": True, "ema_device": "cpu"},
+        when={"use_ema": True, "ema_device": ("auto", "accelerator")},
     )
     ema_foreach_disable: bool = option(
         False,

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from darkroom.core.transfer import Arrivals
 
 
 def decay_at(step: int, top: float) -> float:
@@ -16,16 +19,25 @@ def decay_at(step: int, top: float) -> float:
     return 0.0 if m == 0 else min((1 + m) / (10 + m), top)
 
 
+def is_on_accelerator(options: Any) -> bool:
+    """Do shadows live beside the weights? Those of an adapter are small; a whole model's would take as much again."""
+    chosen = options.ema_device
+    if chosen == "auto":
+        chosen = "cpu" if options.model_type == "full" else "accelerator"
+    return chosen == "accelerator" and not options.ema_cpu_only
+
+
 class EMA:
     """Shadows of parameters: shadow <- d shadow + (1 - d) weight, every `ema_update_interval` steps.
 
-    Shadows live on the CPU or the accelerator as `ema_device` says; `ema_cpu_only` also computes there.
+    Shadows live in host memory or on the accelerator, as `ema_device` says, and are updated there.
     """
 
     def __init__(self, named: dict[str, nn.Parameter], options: Any):
         self.named, self.options = named, options
         self.decay = 0.0
-        stay = options.ema_device == "accelerator" and not options.ema_cpu_only
+        self.arrivals = Arrivals()
+        stay = is_on_accelerator(options)
         self.shadows = {
             name: p.detach().to(p.device if stay else "cpu", torch.float32).clone() for name, p in named.items()
         }
@@ -36,16 +48,22 @@ class EMA:
         if step % self.options.ema_update_interval:
             return
         self.decay = decay_at(step, self.options.ema_decay)
-        shadows = list(self.shadows.values())
-        weights = [self._weight(name, p) for name, p in self.named.items()]
-        if self.options.ema_foreach_disable or len({s.device for s in shadows}) > 1:
-            for shadow, weight in zip(shadows, weights, strict=True):
-                shadow.lerp_(weight, 1 - self.decay)
-        else:
-            torch._foreach_lerp_(shadows, weights, 1 - self.decay)
+        together: list[tuple[Tensor, Tensor]] = []
+        for name, parameter in self.named.items():
+            shadow, weight = self.shadows[name], parameter.detach()
+            if weight.device == shadow.device and not self.options.ema_foreach_disable:
+                together.append((shadow, weight.float()))
+            elif weight.device == shadow.device:
+                self._take_in(shadow, weight)
+            else:
+                self.arrivals.send(weight, functools.partial(self._take_in, shadow))
+        for device in {shadow.device for shadow, _ in together}:
+            pairs = [pair for pair in together if pair[0].device == device]
+            torch._foreach_lerp_([shadow for shadow, _ in pairs], [weight for _, weight in pairs], 1 - self.decay)
+        self.arrivals.land()
 
-    def _weight(self, name: str, parameter: nn.Parameter) -> Tensor:
-        return parameter.detach().to(self.shadows[name].device, torch.float32)
+    def _take_in(self, shadow: Tensor, weight: Tensor) -> None:
+        shadow.lerp_(weight.to(shadow), 1 - self.decay)
 
     def state(self) -> dict[str, Tensor]:
         """Shadows by parameter name, on the CPU."""

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from darkroom.core.errors import UserError
+from darkroom.core.transfer import to_device
 from darkroom.objectives.base import Objective, Outcome
 from darkroom.optim.clip import clip
 from darkroom.optim.schedules import Scheduler
@@ -75,7 +76,7 @@ class Stepper:
             outcomes.append(outcome)
 
         self.settle()
-        size = self._clip().to(self.engine.device)
+        size = to_device(self._clip(), self.engine.device)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self.options.set_grads_to_none)
         if self.ema:

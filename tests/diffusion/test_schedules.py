@@ -65,3 +65,12 @@ def test_a_schedule_of_times_is_the_stock_schedulers(scaler):
 
     wanted = stock._alpha_cumprod(torch.linspace(0, 1, 1000), torch.device("cpu"))
     torch.testing.assert_close(mine.alpha_bar, wanted, atol=1e-5, rtol=1e-3)
+
+
+def test_tables_are_sent_to_a_device_once():
+    schedule = NoiseSchedule(betas("linear", 0.1, 0.2, 4))
+
+    first, again = (schedule.alpha_bar_on(torch.device("meta")) for _ in range(2))
+
+    assert first is again
+    assert (first.device.type, first.shape) == ("meta", (4,))

@@ -69,3 +69,16 @@ def test_the_boundary_of_the_run_holds(flavour, low, high):
     drawn = sampler.draw(torch.zeros(500, 16, 1, 8, 8), torch.Generator().manual_seed(0))
 
     assert low <= drawn.min() < drawn.max() < high
+
+
+def test_levels_that_the_host_knows_decide_without_a_look_at_the_device():
+    high, low = Named(1.0), Named(2.0)
+    pair = Experts({"transformer": high, "transformer_2": low}, boundary=875)
+    # no numbers are known of tensors on this device
+    rows, times = (torch.zeros(shape, device="meta") for shape in ((3, 1), (3,)))
+
+    pair.to("meta")(
+        hidden_states=rows, timestep=times, levels=torch.tensor([900.0, 1.0, 880.0]), encoder_hidden_states=rows
+    )
+
+    assert (high.seen, low.seen) == ([2], [1])

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from darkroom.optim import adamw_bf16
 from darkroom.optim.adamw_bf16 import AdamWBF16, round_stochastically
 
 COUNT = 4096
@@ -140,3 +141,64 @@ def test_rounding_goes_on_when_the_weights_were_on_another_device(size):
 
     again = optimizer.state_dict()["generators"]["cpu"]
     assert torch.equal(again, known) if size == len(position) else not torch.equal(again, position)
+
+
+def test_weights_in_float32_move_by_the_rate_too():
+    narrow, wide = nn.Parameter(torch.zeros(4, dtype=torch.bfloat16)), nn.Parameter(torch.zeros(4))
+    optimizer = AdamWBF16([narrow, wide], lr=1e-3, eps=1e-12, weight_decay=0.0)
+
+    for _ in range(10):
+        narrow.grad = torch.ones_like(narrow)
+        stepped(wide, optimizer)
+
+    assert wide.tolist() == pytest.approx([-0.01] * 4, rel=1e-4)
+
+
+def one_by_one(ps: list[nn.Parameter], states: list[dict], draws: torch.Generator, lr: float, decay: float) -> None:
+    """An update written out for a tensor alone, as this optimizer did it before it updated many at once."""
+    for p, state in zip(ps, states, strict=True):
+        if p.grad is None:
+            continue
+        if not state:
+            state |= {"step": 0, "debt": float(torch.rand((), generator=draws) * 5e-3)}
+            state |= {name: torch.zeros_like(p) for name in "mvc"}
+        state["step"] += 1
+        grad, step = p.grad.float(), state["step"]
+        m = torch.lerp(state["m"].float(), grad, 1 - 0.9)
+        v = torch.lerp(state["v"].float(), grad * grad, 1 - 0.999)
+        state["m"], state["v"] = round_stochastically(m, draws), round_stochastically(v, draws)
+        update = (m / (1 - 0.9**step)) / ((v / (1 - 0.999**step)).sqrt() + 1e-6)
+        due = round_stochastically(state["c"].float() - lr * update, draws).float()
+        old = p.detach().float()
+        p.data = round_stochastically(old + due, draws)
+        state["c"] = round_stochastically(due + (old - p.detach().float()), draws)
+        state["debt"] += decay * lr
+        if state["debt"] > 5e-3:
+            state["c"] = (state["c"].float() - state["debt"] * p.detach().float()).to(p.dtype)
+            state["debt"] = 0.0
+
+
+@pytest.mark.parametrize("together", [1 << 22, 3000])
+def test_tensors_that_are_updated_at_once_end_in_the_same_bytes_as_one_by_one(monkeypatch, together):
+    monkeypatch.setattr(adamw_bf16, "TOGETHER", together)
+    starts = [
+        torch.randn(shape, generator=generator(1)).bfloat16() for shape in ((7,), (33, 17), (), (1, 2000), (129,))
+    ]
+    starts.append(torch.randn(8, 3, 3, 3, generator=generator(2)).bfloat16().to(memory_format=torch.channels_last))
+    mine, theirs = ([nn.Parameter(start.clone()) for start in starts] for _ in range(2))
+    optimizer = AdamWBF16(mine, lr=3e-3, weight_decay=0.3, eps=1e-6)
+    draws, states, grads = generator(0), [{} for _ in starts], generator(3)
+
+    for step in range(8):
+        for number, (p, other) in enumerate(zip(mine, theirs, strict=True)):
+            # one begins later than the others, and one is passed over
+            is_left_out = (number, step) in ((4, 0), (4, 1), (1, 3))
+            other.grad = p.grad = None if is_left_out else torch.randn(p.shape, generator=grads).bfloat16()
+        optimizer.step()
+        one_by_one(theirs, states, draws, 3e-3, 0.3)
+
+    assert all(torch.equal(p, other) for p, other in zip(mine, theirs, strict=True))
+    for p, state in zip(mine, states, strict=True):
+        assert all(torch.equal(optimizer.state[p][name], state[name]) for name in "mvc")
+        assert (optimizer.state[p]["step"], optimizer.state[p]["debt"]) == (state["step"], state["debt"])
+    assert torch.equal(optimizer.state_dict()["generators"]["cpu"], draws.get_state())

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from darkroom.options.config import Config
-from darkroom.train.ema import EMA, decay_at
+from darkroom.train.ema import EMA, decay_at, is_on_accelerator
 
 
 def averaged(weight: float = 0.0, dtype: torch.dtype = torch.float32, **options) -> tuple[nn.Parameter, EMA]:
@@ -102,3 +102,18 @@ def test_a_loaded_average_goes_on_where_the_saved_one_was():
 def test_a_missing_average_is_an_error():
     with pytest.raises(KeyError, match="w"):
         averaged()[1].load({})
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, True),
+        ({"model_type": "full"}, False),
+        ({"model_type": "full", "ema_device": "accelerator"}, True),
+        ({"ema_device": "cpu"}, False),
+        ({"ema_cpu_only": True}, False),
+        ({"ema_device": "accelerator", "ema_cpu_only": True}, False),
+    ],
+)
+def test_the_average_of_an_adapter_lives_on_the_accelerator_and_a_whole_models_on_the_host(options, expected):
+    assert is_on_accelerator(Config(model_family="flux", use_ema=True, **options)) is expected

@@ -15,6 +15,7 @@ import torch
 from diffusers.pipelines.hunyuan_video.pipeline_hunyuan_video_framepack import HunyuanVideoFramepackPipeline
 from torch import Tensor
 
+from darkroom.core.transfer import to_device
 from darkroom.families.framepack import HALF, QUARTER
 
 
@@ -27,7 +28,7 @@ def placed(pictures: Sequence[Tensor], places: Sequence[int], target: int, windo
     behind = 1 + window
 
     def at(*places: int) -> Tensor:
-        return torch.tensor(places, device=device)
+        return to_device(torch.tensor(places), device)
 
     return {
         "indices_latents": at(target),
