@@ -55,6 +55,8 @@ def devices() -> list[str]:
     """Accelerators, and what they or their absence allow."""
     import torch
 
+    from darkroom.core.precision import computes_in_bf16
+
     if not torch.cuda.is_available():
         return [
             f"No GPU that this torch build ({torch.__version__}) can use.",
@@ -63,7 +65,8 @@ def devices() -> list[str]:
     lines = []
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
-        bf16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: set mixed_precision to fp16"
+        has_bf16 = computes_in_bf16(torch.device("cuda", i))
+        bf16 = "bfloat16" if has_bf16 else "no bfloat16: set mixed_precision to fp16"
         lines.append(f"GPU {i}: {card.name}, {show_size(card.total_memory)}, compute {card.major}.{card.minor}, {bf16}")
     return lines
 

@@ -139,6 +139,7 @@ def trained(
     """From the scanned datasets to the result."""
     config, family, processes = run.config, run.family, engine.num_processes
     fill_caches(run, plan, parts, prompts, processes)
+    choose_tf32(run, plan, engine.device)
     changes = resume.changes_of_data(start, plan, processes)
     state = resume.initial_state(start, changes, config)
     base = resume.base_of(state)
@@ -262,6 +263,15 @@ def drawn(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> list[Prom
         message = f"Validation starts from pictures of the datasets; without a picture is not drawn: {', '.join(own)}."
         run.bus.emit(Warn(message=message, about="validation"))
     return found
+
+
+def choose_tf32(run: Run, plan: Any, device: torch.device) -> None:
+    """Let training use TF32 unless `disable_tf32`; not where samples are encoded meanwhile, whose cache is shared."""
+    encodes = plan.encodes_while_training or plan.reads_while_training
+    distributed.allow_tf32(not run.config.disable_tf32 and not encodes)
+    if encodes and not run.config.disable_tf32 and device.type == "cuda":
+        message = "This run computes without TF32, as disable_tf32 would: it encodes samples while it trains."
+        run.bus.emit(Warn(message=message, about="settings"))
 
 
 def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:

@@ -26,7 +26,7 @@ from torch import nn
 from darkroom.core.device import is_host
 from darkroom.core.errors import ConfigError, DiskFullError
 from darkroom.core.log import logger
-from darkroom.core.precision import cast_weights
+from darkroom.core.precision import BF16_CAPABILITY, cast_weights, computes_in_bf16
 from darkroom.core.units import show_size
 from darkroom.memory import attention, checkpointing, compiling, float8, fusing, kept, patches, quantise, sla
 from darkroom.memory.stream import Stream, leaves, plain_tensors
@@ -62,12 +62,26 @@ def check(options: Any, device: torch.device) -> None:
     if options.mixed_precision == "fp16" and is_host(device):
         problem = "Gradients in fp16 are scaled on an accelerator, and there is none here."
         raise ConfigError("mixed_precision", "fp16", "", problem, "Set it to bf16, or to no.")
+    check_bf16(options, device)
     attention.check(options, device)
     float8.check(options, device)
     compiling.check(options)
     for name, (value, why, change) in WITHOUT_GPU.items():
         if is_host(device) and getattr(options, name) == value:
             raise ConfigError(name, value, "", f"{why}, and there is none here.", change)
+
+
+def check_bf16(options: Any, device: torch.device) -> None:
+    """Raises ConfigError for bfloat16 on a GPU that does not compute in it."""
+    if computes_in_bf16(device):
+        return
+    able, needed = (".".join(map(str, pair)) for pair in (torch.cuda.get_device_capability(device), BF16_CAPABILITY))
+    problem = (
+        f"{torch.cuda.get_device_name(device)} has compute capability {able}, and computing in bfloat16 takes {needed}."
+    )
+    for name, change in (("mixed_precision", "Set it to fp16, or to no."), ("vae_dtype", "Set it to fp32.")):
+        if getattr(options, name) == "bf16":
+            raise ConfigError(name, "bf16", "", problem, change)
 
 
 def is_quantised(options: Any) -> bool:

@@ -153,7 +153,7 @@ class PrecisionOptions(Section):
     )
     disable_tf32: bool = option(
         False,
-        "Compute 32-bit products in full precision instead of the faster TF32.",
+        "Compute 32-bit products in full precision instead of the faster TF32; what is cached is always encoded so.",
         resume="warn",
         level="expert",
     )

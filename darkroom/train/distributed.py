@@ -13,7 +13,10 @@ DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "f
 
 
 def start(options: Any) -> Any:
-    """The run's Accelerator. Threads are set first, since torch fixes them on first use."""
+    """The run's Accelerator. Threads are set first, since torch fixes them on first use.
+
+    32-bit products are in full precision until `allow_tf32` says otherwise: caches outlive the option.
+    """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
     from accelerate.utils import AORecipeKwargs
@@ -22,11 +25,16 @@ def start(options: Any) -> Any:
     AcceleratorState._reset_state()
     if options.torch_num_threads:
         torch.set_num_threads(options.torch_num_threads)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = not options.disable_tf32
+    allow_tf32(False)
     handlers = [AORecipeKwargs(float8.recipe())] if options.mixed_precision == float8.CHOICE else []
     return Accelerator(
         mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=handlers
     )
+
+
+def allow_tf32(allowed: bool) -> None:
+    """Let 32-bit products on a GPU be TF32, or not."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
 def base_dtype(options: Any) -> torch.dtype:

@@ -1,13 +1,17 @@
-"""Runs that draw in bfloat16 are made again as they were drawn."""
+"""Runs that draw in bfloat16 are made again as they were drawn; caches are in full precision."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+import torch
 
 from darkroom.cli.main import main
+from darkroom.families import latents
+from darkroom.families.base import Family
 from darkroom.tools.verify import verify
+from darkroom.train.step import Stepper
 
 RUNS = {
     "a plain adapter": ("flux", {}),
@@ -56,3 +60,30 @@ def test_an_intact_run_in_bfloat16_holds(kind: str, arguments, tmp_path: Path) -
     assert verdict.difference is not None
     assert verdict.difference <= 1
     assert verdict.holds
+
+
+@pytest.mark.parametrize(
+    ("options", "trains_with"),
+    [({}, True), ({"disable_tf32": True}, False), ({"vae_cache_ondemand": True}, False)],
+)
+def test_what_is_cached_is_encoded_in_full_precision_whatever_training_computes_in(
+    options, trains_with, arguments, monkeypatch
+):
+    seen: dict[str, set[tuple[bool, bool]]] = {}
+
+    def watched(name, function):
+        def call(*args, **keywords):
+            found = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+            seen.setdefault(name, set()).add(found)
+            return function(*args, **keywords)
+
+        return call
+
+    monkeypatch.setattr(latents, "encode", watched("images", latents.encode))
+    monkeypatch.setattr(Family, "text_entries", watched("captions", Family.text_entries))
+    monkeypatch.setattr(Stepper, "update", watched("steps", Stepper.update))
+    assert main(["train", *arguments(max_train_steps=1, validation_disable=True, **options)]) == 0
+
+    assert seen == {
+        "captions": {(False, False)}, "images": {(False, False)}, "steps": {(trains_with, trains_with)},
+    }  # fmt: skip

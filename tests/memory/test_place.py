@@ -14,8 +14,9 @@ from torch.overrides import TorchFunctionMode
 from darkroom import families
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
+from darkroom.families.repository import Repository
 from darkroom.memory import attention, checkpointing, compiling, quantise, sla
-from darkroom.memory.place import Placement, move_all_but, spread, tensors_of
+from darkroom.memory.place import Placement, check_bf16, move_all_but, spread, tensors_of
 from darkroom.memory.stream import plain_tensors
 from darkroom.options.config import every_option
 from darkroom.options.conflicts import WITHOUT_MASKS
@@ -353,3 +354,28 @@ def test_blocks_are_compiled_for_drawing_only(monkeypatch):
     with torch.no_grad():
         answer("flux", model.eval())
     assert calls
+
+
+@pytest.mark.parametrize(("name", "remedy"), [("mixed_precision", "fp16"), ("vae_dtype", "fp32")])
+def test_bfloat16_is_refused_on_a_gpu_that_only_imitates_it(monkeypatch, name, remedy):
+    asked = options(**{"mixed_precision": "fp16", name: "bf16"})
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Turing")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+
+    with pytest.raises(
+        ConfigError, match=f"(?s){name} = 'bf16'.*Turing has compute capability 7.5.*8.0.*Set it to {remedy}"
+    ):
+        check_bf16(asked, torch.device("cuda"))
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    check_bf16(asked, torch.device("cuda"))
+
+
+@pytest.mark.parametrize(("able", "usual"), [((7, 5), torch.float32), ((8, 6), torch.bfloat16)])
+def test_a_vae_is_in_float32_where_convolutions_have_no_bfloat16(monkeypatch, able, usual):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: able)
+    asked = conformance.options("flux", "tiny")
+
+    assert Repository(families.get("flux"), asked, torch.device("cuda"), torch.float16).vae_dtype is usual
