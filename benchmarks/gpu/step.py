@@ -7,7 +7,7 @@ One row is one way to train a LoRA of rank 16 on the attention of every block, o
 on the device (or the host, where blocks are swapped), placed by Darkroom's own `Placement`, stepped a few times, and
 let go. `bare` is a loop of diffusers, peft and torch alone, the yardstick. A step is forward, backward and AdamW. Rate:
 floating point operations that `torch.utils.flop_counter` counts in a forward and a backward pass, over the median time;
-`card` is what large bf16 products reach in the same run.
+`of_device` compares it with what large bf16 products reach in the same run.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import gc
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,12 +28,14 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from darkroom.core.precision import cast_weights
 from darkroom.families.components import quiet
 from darkroom.memory import checkpointing
 from darkroom.memory.place import Placement
 from darkroom.options.config import every_option
 
 GIB = 2**30
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 SDXL = {
     "sample_size": 128, "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
@@ -53,6 +55,12 @@ class Model:
     real: dict[str, Any]
     tiny: dict[str, Any]
     inputs: Callable[[bool], dict[str, Tensor]]
+
+    def make(self, real: bool) -> nn.Module:
+        """The network."""
+        import diffusers
+
+        return getattr(diffusers, self.cls)(**(self.real if real else self.tiny))
 
 
 def _flux(real: bool) -> dict[str, Tensor]:
@@ -132,20 +140,30 @@ ROWS: dict[str, dict[str, Any]] = {
 }
 
 
-def random_model(which: Model, real: bool, device: torch.device, dtype: torch.dtype) -> Any:
-    """The network with small random weights, made where they are to be, in the precision they are to have."""
-    import diffusers
+def random_model(make: Callable[[], nn.Module], home: torch.device, dtype: torch.dtype) -> Any:
+    """A network with small random weights in the precision they are to have.
+
+    They are drawn on the GPU if there is one, also those that are to be on the host: a host takes minutes for billions.
+    """
     from accelerate import init_empty_weights
 
-    with init_empty_weights():
-        model = getattr(diffusers, which.cls)(**(which.real if real else which.tiny))
-    model = model.to(dtype).to_empty(device=device) if real else getattr(diffusers, which.cls)(**which.tiny).to(dtype)
-    generator = torch.Generator(device).manual_seed(0)
-    for name, parameter in model.named_parameters() if real else ():
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.02, generator=generator)
-        else:
-            nn.init.constant_(parameter, 1.0 if "norm" in name and name.endswith("weight") else 0.0)
+    with init_empty_weights(include_buffers=False):
+        model = make()
+    cast_weights(model, dtype)
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    for prefix, module in model.named_modules():
+        for name, parameter in module._parameters.items():
+            if parameter is None:
+                continue
+            drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device=DEVICE)
+            if parameter.ndim > 1:
+                nn.init.normal_(drawn, std=0.02, generator=generator)
+            else:
+                nn.init.constant_(drawn, 1.0 if "norm" in prefix and name == "weight" else 0.0)
+            module._parameters[name] = nn.Parameter(drawn.to(home))
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            module._buffers[name] = None if buffer is None else buffer.to(home)
     return model
 
 
@@ -160,31 +178,35 @@ def adapted(model: nn.Module, device: torch.device) -> list[nn.Parameter]:
 
 
 def measured(model: nn.Module, trained: list[nn.Parameter], given: dict[str, Any], steps: int) -> dict[str, Any]:
-    """Median seconds of a step, peak bytes, and operations of a forward and a backward pass."""
-    device = trained[0].device
+    """`time_steps` of a training step."""
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
-    on_gpu = device.type == "cuda"
 
     def once() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(DEVICE.type, torch.bfloat16):
             answer = model(**given, return_dict=False)[0]
         answer.float().square().mean().backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
     model.train()
-    begun = time.perf_counter()
-    once()
-    if on_gpu:
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-    first, times = time.perf_counter() - begun, []
-    for _ in range(steps):
+    return time_steps(once, steps)
+
+
+def time_steps(once: Callable[[], Any], steps: int) -> dict[str, float]:
+    """Seconds of the first step, median seconds and most memory of those that follow."""
+    on_gpu = DEVICE.type == "cuda"
+
+    def timed() -> float:
         begun = time.perf_counter()
         once()
         if on_gpu:
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
+        return time.perf_counter() - begun
+
+    first = timed()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    times = [timed() for _ in range(steps)]
     peak = torch.cuda.max_memory_allocated() if on_gpu else 0
     return {"first_s": first, "step_s": statistics.median(times), "peak_gib": peak / GIB}
 
@@ -202,7 +224,7 @@ def row(name: str, which: Model, real: bool, device: torch.device, steps: int) -
     torch.manual_seed(0)
     given = _to(which.inputs(real), device)
     if name == "bare":
-        model = random_model(which, real, device, torch.bfloat16)
+        model = random_model(lambda: which.make(real), device, torch.bfloat16)
         trained = adapted(model, device)
         model.enable_gradient_checkpointing()
         return {"row": name, **measured(model, trained, given, steps)}
@@ -212,7 +234,7 @@ def row(name: str, which: Model, real: bool, device: torch.device, steps: int) -
     options = SimpleNamespace(**{**values, "quantize_via": "accelerator" if device.type == "cuda" else "cpu"})
     placement = Placement(options, device, which.blocks)
     # what is to be swapped never has to fit the device as a whole
-    model = random_model(which, real, torch.device("cpu") if share else device, torch.bfloat16)
+    model = random_model(lambda: which.make(real), torch.device("cpu") if share else device, torch.bfloat16)
     options.musubi_blocks_to_swap = int(len(placement.blocks_of(model)) * share)
     if options.gradient_checkpointing:
         checkpointing.enable(model, None, options.gradient_checkpointing_backend)
@@ -220,6 +242,34 @@ def row(name: str, which: Model, real: bool, device: torch.device, steps: int) -
     trained = adapted(model, device)
     placement.attached(model, {"it": model})
     return {"row": name, **measured(model, trained, given, steps), "what": placement.describe()}
+
+
+def rows(model: str, names: Sequence[str], real: bool, steps: int) -> Iterator[dict[str, Any]]:
+    """What the network is, then a row for each way to train it; one that fails says why."""
+    which, rate = MODELS[model], product_rate(8192 if real else 256)
+    plain = random_model(lambda: which.make(real), DEVICE, torch.bfloat16)
+    adapted(plain, DEVICE)
+    plain.enable_gradient_checkpointing()
+    flops = operations(plain, _to(which.inputs(real), DEVICE))
+    numbers = sum(p.numel() for p in plain.parameters())
+    yield {"model": model, "parameters": numbers, "tflop_a_step": flops / 1e12, "device_tflops": rate}
+    del plain
+    for name in names:
+        gc.collect()
+        torch.cuda.empty_cache()
+        try:
+            made = row(name, which, real, DEVICE, steps)
+            made["tflops"] = flops / made["step_s"] / 1e12
+            made["of_device"] = made["tflops"] / rate
+        except Exception as cause:  # the next row is worth having whatever became of this one
+            made = {"row": name, "problem": problem_of(cause)}
+        yield made
+
+
+def problem_of(cause: BaseException) -> str:
+    """An exception in a line."""
+    first = next(iter(str(cause).strip().splitlines()), "")
+    return f"{type(cause).__name__}: {first[:300]}"
 
 
 def _to(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -233,18 +283,22 @@ def _to(given: dict[str, Any], device: torch.device) -> dict[str, Any]:
     return {name: one(value) for name, value in given.items()}
 
 
-def card(device: torch.device) -> float:
-    """TFLOP/s of large bf16 products."""
-    edge = 8192 if device.type == "cuda" else 512
-    a, b = (torch.randn(edge, edge, device=device, dtype=torch.bfloat16) for _ in range(2))
-    best = 0.0
-    for _ in range(10):
+def product_rate(edge: int, dtype: torch.dtype = torch.bfloat16) -> float:
+    """TFLOP/s of products of square matrices, at best."""
+    a, b = (torch.randn(edge, edge, device=DEVICE).to(dtype) for _ in range(2))
+    return 2 * edge**3 / fastest(lambda: a @ b) / 1e12
+
+
+def fastest(work: Callable[[], Any], times: int = 10) -> float:
+    """Seconds that the device takes for a work, at best."""
+    seconds = []
+    for _ in range(times):
         begun = time.perf_counter()
-        a @ b
-        if device.type == "cuda":
+        work()
+        if DEVICE.type == "cuda":
             torch.cuda.synchronize()
-        best = max(best, 2 * edge**3 / (time.perf_counter() - begun) / 1e12)
-    return best
+        seconds.append(time.perf_counter() - begun)
+    return min(seconds)
 
 
 def main() -> None:
@@ -257,27 +311,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
     quiet()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    which, real = MODELS[chosen.model], chosen.size == "real"
-    rate = card(device)
-    plain = random_model(which, real, device, torch.bfloat16)
-    adapted(plain, device)
-    plain.enable_gradient_checkpointing()
-    flops = operations(plain, _to(which.inputs(real), device))
-    numbers = sum(p.numel() for p in plain.parameters())
-    del plain
-    print(f"{chosen.model}, {chosen.size}: {numbers / 1e9:.2f} B parameters, {flops / 1e12:.2f} TFLOP a step, "
-          f"card {rate:.1f} TFLOP/s in bf16", flush=True)  # fmt: skip
     found = []
-    for name in (each.strip().replace("; ", ", ") for each in chosen.rows.split(",")):
-        gc.collect()
-        torch.cuda.empty_cache()
-        try:
-            made = row(name, which, real, device, chosen.steps)
-            made["tflops"] = flops / made["step_s"] / 1e12
-            made["of_card"] = made["tflops"] / rate
-        except Exception as cause:  # the next row is worth having whatever became of this one
-            made = {"row": name, "problem": f"{type(cause).__name__}: {str(cause).splitlines()[0][:200]}"}
+    names = [each.strip().replace("; ", ", ") for each in chosen.rows.split(",")]
+    for made in rows(chosen.model, names, chosen.size == "real", chosen.steps):
         found.append(made)
         print(json.dumps(made), flush=True)
     if chosen.json:
