@@ -53,7 +53,7 @@ CAPTION = "a photograph of a lighthouse on a cliff at dusk, waves below, its lam
 FRAMES = 33
 
 
-# -- parts: each yields rows, in a process of its own --------------------------------------------------------------------
+# -- parts: each yields rows, in a process of its own -----------------------------------------------------------------
 
 
 def environment(tiny: bool) -> Iterator[Row]:

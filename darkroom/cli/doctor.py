@@ -55,7 +55,7 @@ def devices() -> list[str]:
     """Accelerators, and what they or their absence allow."""
     import torch
 
-    from darkroom.core.precision import computes_in_bf16
+    from darkroom.core.device import has_bf16
 
     if not torch.cuda.is_available():
         return [
@@ -65,8 +65,7 @@ def devices() -> list[str]:
     lines = []
     for i in range(torch.cuda.device_count()):
         card = torch.cuda.get_device_properties(i)
-        has_bf16 = computes_in_bf16(torch.device("cuda", i))
-        bf16 = "bfloat16" if has_bf16 else "no bfloat16: set mixed_precision to fp16"
+        bf16 = "bfloat16" if has_bf16(torch.device("cuda", i)) else "no bfloat16: set mixed_precision to fp16"
         lines.append(f"GPU {i}: {card.name}, {show_size(card.total_memory)}, compute {card.major}.{card.minor}, {bf16}")
     return lines
 

@@ -5,16 +5,6 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-# the compute capability from which on NVIDIA's GPUs compute in bfloat16: that of Ampere
-BF16_CAPABILITY = (8, 0)
-
-
-def computes_in_bf16(device: torch.device) -> bool:
-    """Does a device compute in bfloat16? Older GPUs imitate it slowly, and not at all in cuDNN's convolutions."""
-    if device.type != "cuda" or not torch.cuda.is_available():
-        return True
-    return torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
-
 
 def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast a model's floating weights in place, as diffusers does while it loads.

@@ -15,10 +15,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 
 from darkroom import families
-from darkroom.core.device import is_host, run_device
+from darkroom.core.device import has_bf16, is_host, run_device
 from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
-from darkroom.core.precision import computes_in_bf16
 from darkroom.families import published, quantised, single_file, tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
 from darkroom.families.classes import named, short
@@ -177,7 +176,7 @@ class Repository:
     @property
     def vae_dtype(self) -> torch.dtype:
         """float32 on a CPU and on a GPU without bfloat16, else bfloat16, unless `vae_dtype` says otherwise."""
-        is_wide = is_host(self.device) or not computes_in_bf16(self.device)
+        is_wide = is_host(self.device) or not has_bf16(self.device)
         usual = torch.float32 if is_wide else torch.bfloat16
         return VAE_DTYPES.get(self.options.vae_dtype, usual)
 

@@ -23,10 +23,11 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
-from darkroom.core.device import is_host
+from darkroom.core.cards import BF16
+from darkroom.core.device import capability, device_name, has_bf16, is_host
 from darkroom.core.errors import ConfigError, DiskFullError
 from darkroom.core.log import logger
-from darkroom.core.precision import BF16_CAPABILITY, cast_weights, computes_in_bf16
+from darkroom.core.precision import cast_weights
 from darkroom.core.units import show_size
 from darkroom.memory import attention, checkpointing, compiling, float8, fusing, kept, patches, quantise, sla
 from darkroom.memory.stream import Stream, leaves, plain_tensors
@@ -73,12 +74,11 @@ def check(options: Any, device: torch.device) -> None:
 
 def check_bf16(options: Any, device: torch.device) -> None:
     """Raises ConfigError for bfloat16 on a GPU that does not compute in it."""
-    if computes_in_bf16(device):
+    able = capability(device)
+    if able is None or has_bf16(device):
         return
-    able, needed = (".".join(map(str, pair)) for pair in (torch.cuda.get_device_capability(device), BF16_CAPABILITY))
-    problem = (
-        f"{torch.cuda.get_device_name(device)} has compute capability {able}, and computing in bfloat16 takes {needed}."
-    )
+    have, needed = (".".join(map(str, pair)) for pair in (able, BF16))
+    problem = f"{device_name(device)} has compute capability {have}, and computing in bfloat16 takes {needed}."
     for name, change in (("mixed_precision", "Set it to fp16, or to no."), ("vae_dtype", "Set it to fp32.")):
         if getattr(options, name) == "bf16":
             raise ConfigError(name, "bf16", "", problem, change)
