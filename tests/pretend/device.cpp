@@ -156,6 +156,8 @@ struct Queue {
 
 constexpr int STREAMS = 64;
 Queue queues[STREAMS];   // by stream; the first stream's queue holds what the host may not read yet
+// pinned memory that the first stream has not filled yet, by how many copies; guarded by that queue's mutex
+std::unordered_map<const void*, int> unfilled;
 Queue before_next_op;    // copies of the first stream to the device: the host may not write to their source yet
 std::atomic<int> streams{1};
 thread_local int current_stream = 0;
@@ -470,6 +472,12 @@ void by_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
   }
 }
 
+// Does a copy that has not happened write to this memory?
+bool is_unfilled(const void* start) {
+  std::lock_guard<std::recursive_mutex> guard(queues[0].mutex);
+  return unfilled.count(start);
+}
+
 // A copy within the device, to it or from it: now, or as late as a GPU may make it.
 at::Tensor& copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
   if (!to.numel()) return to;
@@ -487,10 +495,18 @@ at::Tensor& copy(at::Tensor& to, const at::Tensor& from, bool non_blocking) {
   if (is_late && current_stream) {
     queues[current_stream].add(write);
   } else if (is_late && to.is_cuda()) {
+    // the host may not read yet what the first stream copies, but that stream itself may: it keeps the order
+    if (is_unfilled(from.storage().data())) queues[0].run();
     before_next_op.add(write);
   } else if (is_late) {
     before_next_op.run();
-    queues[0].add([to, read = on_host(from).clone()]() mutable { to.copy_(read.expand(to.sizes())); });
+    std::lock_guard<std::recursive_mutex> guard(queues[0].mutex);
+    const void* target = to.storage().data();
+    ++unfilled[target];
+    queues[0].add([to, target, read = on_host(from).clone()]() mutable {
+      to.copy_(read.expand(to.sizes()));
+      if (!--unfilled[target]) unfilled.erase(target);
+    });
   } else {
     // a copy from pageable memory that need not be waited for is staged: the host goes on
     if (!non_blocking || !to.is_cuda()) host_waits(to.is_cuda() ? "copy to the device" : "copy to the host");

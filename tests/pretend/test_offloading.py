@@ -32,6 +32,7 @@ def run(arguments, worker, tmp_path):
         report = worker(["train", *arguments(family, **{**PLAIN, **options}, output_dir=folder)], log=str(log))
         assert report["code"] == 0, log.read_text()[-4000:]
         assert report["refused"] == {}
+        assert not [row for row in report["waits"] if "checkpointing.py" in row]
         return losses(folder)
 
     return go
@@ -65,6 +66,12 @@ def test_layers_that_move_alone_in_blocks_that_are_computed_again_learn_the_resi
         assert weights(tmp_path / name / "checkpoint-2", settings=False) == weights(
             tmp_path / "resident" / "checkpoint-2", settings=False
         ), name
+
+
+def test_inputs_of_blocks_wait_on_the_host_and_nobody_waits_for_them(run, tmp_path):
+    resident = run("flux", tmp_path / "resident")
+    offloaded = {"gradient_checkpointing_backend": "unsloth"}
+    assert run("flux", tmp_path / "offloaded", **offloaded) == resident
 
 
 @pytest.mark.parametrize(("optimizer", "then"), [("torch-adamw", "GPU"), ("adamw_bf16", "CPU")])
