@@ -1,10 +1,13 @@
 """What a run takes against what `darkroom plan` says it will take, phase by phase.
 
 Usage: python benchmarks/memory_plan.py [CASE ...]      without a case: all of them, about a quarter of an hour
+       python benchmarks/memory_plan.py --gpu [CASE ...]     the same of a GPU's memory: `plan --for` against a
+                                                             pretended one, which needs a C++ compiler
        BENCH_LARGER=0 python benchmarks/memory_plan.py "flux plain"     with the tiny models themselves: does it run?
 
 Models of some hundred megabytes are made from the families' tiny ones, with random weights: for them the process
-itself is the smaller part of what is held.
+itself is the smaller part of what is held. On a pretended GPU (`tests/pretend`) tensors take what they take on a real
+one, beside which its libraries take some more.
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from typing import Any
 
 HOME = Path(os.environ.get("BENCH_HOME", Path(tempfile.gettempdir()) / "darkroom_memory_plan"))
 IS_LARGER = os.environ.get("BENCH_LARGER", "1") != "0"
+ROOT = Path(__file__).parent.parent
+PATHS = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
 LARGER: dict[str, dict[str, dict[str, Any]]] = {
     "flux": {
         "transformer": {
@@ -47,6 +52,7 @@ LARGER: dict[str, dict[str, dict[str, Any]]] = {
         "text_encoder": {"d_model": 512, "d_ff": 1024, "d_kv": 64, "num_heads": 8, "num_layers": 12},
     },
 }  # fmt: skip
+FULL = {"model_type": "full", "learning_rate": 1e-6}
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "flux plain": ("flux", {}),
     "flux checkpointing": ("flux", {"gradient_checkpointing": True}),
@@ -61,6 +67,47 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "wan pictures": ("wan", {}),
     "wan checkpointing, accumulation": ("wan", {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}),
 }
+
+
+GPU_CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "flux plain": ("flux", {}),
+    "flux fp8-block": ("flux", {"gradient_checkpointing": True, "base_model_precision": "fp8-block"}),
+    "flux int8-quanto": ("flux", {"gradient_checkpointing": True, "base_model_precision": "int8-quanto"}),
+    "flux swap": ("flux", {"gradient_checkpointing": True, "musubi_blocks_to_swap": 4}),
+    "flux full": ("flux", {**FULL, "gradient_checkpointing": True}),
+    "flux full, swap, EMA on the GPU": (
+        "flux", {**FULL, "gradient_checkpointing": True, "musubi_blocks_to_swap": 4, "use_ema": True,
+                 "ema_device": "accelerator"},
+    ),
+    "sdxl full, optimizer on the host": (
+        "sdxl", {**FULL, "gradient_checkpointing": True, "optimizer_cpu_offload_method": "cpu"}
+    ),
+    "sdxl checkpointing, EMA": ("sdxl", {"gradient_checkpointing": True, "use_ema": True}),
+    "sdxl full, released gradients": (
+        "sdxl", {**FULL, "gradient_checkpointing": True, "optimizer_release_gradients": True}
+    ),
+    "wan images": ("wan", {}),
+    "wan checkpointing, accumulation": ("wan", {"gradient_checkpointing": True, "gradient_accumulation_steps": 2}),
+    "wan ramtorch": ("wan", {"gradient_checkpointing": True, "ramtorch": True}),
+}  # fmt: skip
+# plans and runs of configs, each of which has a folder of its own
+PLAN = """
+import contextlib, pathlib, sys
+from darkroom.cli.main import main
+for config in sys.argv[1:]:
+    with pathlib.Path(config).with_name("plan.json").open("w") as file, contextlib.redirect_stdout(file):
+        assert main(["plan", config, "--json", *{options!r}]) == 0
+"""
+TRAIN = """
+import sys
+from darkroom.cli.main import main
+for config in sys.argv[1:]:
+    assert main(["train", config]) == 0
+"""
+ON_GPU = """
+from tests.pretend import device
+device.install(memory=64 << 30)
+"""
 
 
 def base(family: str) -> Path:
@@ -107,54 +154,70 @@ def pictures() -> Path:
     return file
 
 
-def main(chosen: list[str]) -> None:
+def run(program: str, configs: list[Path]) -> None:
+    """Run a program on configs, in a process of its own."""
+    command = [sys.executable, "-c", program, *map(str, configs)]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": PATHS})
+    if done.returncode:
+        raise SystemExit(done.stderr[-3000:])
+
+
+def write(case: str, folder: Path, datasets: Path, on_gpu: bool) -> Path:
+    """A case's config, in a folder of its own."""
+    family, options = (GPU_CASES if on_gpu else CASES)[case]
+    folder.mkdir(parents=True)
+    settings = {
+        "model_family": family, "pretrained_model_name_or_path": str(base(family)), "model_type": "lora",
+        "lora_rank": 16, "data_backend_config": str(datasets), "output_dir": str(folder), "resolution": 256,
+        "resolution_type": "pixel_area", "train_batch_size": 2, "max_train_steps": 2, "optimizer": "torch-adamw",
+        "mixed_precision": "bf16" if on_gpu else "no", "gradient_checkpointing": False,
+        "validation_prompt": "a photograph", "validation_resolution": "256x256",
+        "validation_num_inference_steps": 2, "validation_num_video_frames": 1, "checkpoint_step_interval": 2,
+        **options,
+    }  # fmt: skip
+    config = folder / "config.json"
+    config.write_text(json.dumps(settings), encoding="utf-8")
+    return config
+
+
+def compare(case: str, folder: Path, kind: str) -> list[float]:
+    """A case's rows, printed; answers how far each is from what was said, as a share."""
+    said = json.loads((folder / "plan.json").read_text())["memory"]["phases"]
+    events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    rows = [row for row in events if row["event"] == "phase"]
+    seen = {row["phase"].removeprefix("rehearsal: "): row[f"{kind}_memory"] for row in rows}
+    print(f"\n{case}")
+    far = []
+    largest = {row["phase"]: row for row in reversed(said)}
+    for name, row in reversed(largest.items()):
+        if row[kind] is None:
+            print(f"  {name:<14} unknown: {row['why']}")
+            continue
+        ratio = row[kind] / seen[name]
+        far.append(abs(ratio - 1))
+        told, was = row[kind] / 2**20, seen[name] / 2**20
+        print(f"  {name:<14} said {told:7.1f} MiB, was {was:7.1f}: {ratio:5.3f}", flush=True)
+    return far
+
+
+def main(arguments: list[str]) -> None:
     """A table of phases."""
+    on_gpu = "--gpu" in arguments
+    chosen = [argument for argument in arguments if argument != "--gpu"] or list(GPU_CASES if on_gpu else CASES)
     datasets = pictures()
-    worst: list[float] = []
-    for case in chosen or CASES:
-        family, options = CASES[case]
-        with tempfile.TemporaryDirectory() as output:
-            settings = {
-                "model_family": family, "pretrained_model_name_or_path": str(base(family)), "model_type": "lora",
-                "lora_rank": 16, "data_backend_config": str(datasets), "output_dir": output, "resolution": 256,
-                "resolution_type": "pixel_area", "train_batch_size": 2, "max_train_steps": 2,
-                "optimizer": "torch-adamw", "mixed_precision": "no", "gradient_checkpointing": False,
-                "validation_prompt": "a photograph", "validation_resolution": "256x256",
-                "validation_num_inference_steps": 2, "validation_num_video_frames": 1, "checkpoint_step_interval": 2,
-                **options,
-            }  # fmt: skip
-            config = Path(output) / "config.json"
-            config.write_text(json.dumps(settings), encoding="utf-8")
-            plan = subprocess.run(
-                [sys.executable, "-m", "darkroom", "plan", str(config), "--json"],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                check=True,
-            )
-            said = json.loads(plan.stdout)["memory"]["phases"]
-            subprocess.run(
-                [sys.executable, "-m", "darkroom", "train", str(config)],
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                check=True,
-            )
-            events = [json.loads(line) for line in (Path(output) / "events.jsonl").read_text().splitlines()]
-        seen = {
-            row["phase"].removeprefix("rehearsal: "): row["host_memory"] for row in events if row["event"] == "phase"
-        }
-        print(f"\n{case}")
-        largest = {row["phase"]: row for row in reversed(said)}
-        for name, row in reversed(largest.items()):
-            if row["host"] is None:
-                print(f"  {name:<14} unknown: {row['why']}")
-                continue
-            ratio = row["host"] / seen[name]
-            worst.append(abs(ratio - 1))
-            print(
-                f"  {name:<14} said {row['host'] / 2**20:6.0f} MiB, was {seen[name] / 2**20:6.0f}: {ratio:5.3f}",
-                flush=True,
-            )
-    print(f"\nfarthest from 1: {max(worst):.3f}, of {len(worst)} phases {sum(w <= 0.1 for w in worst)} within 0.1")
+    far: list[float] = []
+    with tempfile.TemporaryDirectory() as output:
+        folders = [Path(output) / str(number) for number in range(len(chosen))]
+        configs = [write(case, folder, datasets, on_gpu) for case, folder in zip(chosen, folders, strict=True)]
+        plan = PLAN.format(options=["--for", "64GiB"] if on_gpu else [])
+        train = ON_GPU * on_gpu + TRAIN
+        # what a process has loaded counts on the host, and not on a GPU
+        for group in [configs] if on_gpu else [[config] for config in configs]:
+            run(plan, group)
+            run(train, group)
+        for case, folder in zip(chosen, folders, strict=True):
+            far += compare(case, folder, "device" if on_gpu else "host")
+    print(f"\nfarthest from 1: {max(far):.3f}, of {len(far)} phases {sum(w <= 0.1 for w in far)} within 0.1")
 
 
 if __name__ == "__main__":

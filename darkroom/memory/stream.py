@@ -20,6 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from darkroom.core.pinned import empty_pinned
+
 # a copy that starts at a multiple of this is as fast as any
 ALIGNED = 256
 HOST = torch.device("cpu")
@@ -78,7 +80,7 @@ class Unit:
         if file:
             self.host = torch.from_file(str(file), shared=True, size=self.size, dtype=torch.uint8)
         else:
-            self.host = torch.empty(self.size, dtype=torch.uint8, pin_memory=pinned)
+            self.host = empty_pinned(self.size) if pinned else torch.empty(self.size, dtype=torch.uint8)
         for place in self.places:
             _part(self.host, place).copy_(place.tensor.detach())
         self._point(self.host)
