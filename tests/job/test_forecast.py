@@ -17,6 +17,8 @@ from torch import nn
 
 from darkroom import families
 from darkroom.cli.main import main
+from darkroom.core.cards import Card, find_card
+from darkroom.core.device import assume
 from darkroom.core.events import Bus
 from darkroom.data import plan as data_plan
 from darkroom.families import published, tiny
@@ -125,6 +127,78 @@ def test_few_blocks_tell_what_many_take(forecaster):
 @pytest.mark.parametrize("way", WAYS)
 def test_few_blocks_tell_what_many_take_in_every_way(way, forecaster):
     agree(forecaster("flux", **WAYS[way]))
+
+
+# -- for a card that is not here ---------------------------------------------------------------------------------------
+
+CARD = Card("a card", 2**30, 2**30, (8, 6))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_few_blocks_tell_what_many_take_on_a_card_in_every_way(way, forecaster):
+    with assume(CARD):
+        agree(forecaster("flux", **WAYS[way]))
+
+
+def test_a_plan_for_another_card_is_that_cards(arguments, capsys):
+    assert main(["plan", "--json", "--for", "rtx 3090", *arguments("flux")]) == 0
+    made = json.loads(capsys.readouterr().out)["memory"]
+
+    assert made["for"].startswith("RTX 3090, 24.0 GiB")
+    assert made["device"] == find_card("RTX 3090").room
+    assert made["host"] is None
+    assert all(row["device"] > 0 and row["host"] > 0 for row in made["phases"])
+    assert "change" not in made
+
+
+@pytest.mark.parametrize(("card", "code"), [("RTX 3090", 2), ("RTX 4090", 0)])
+def test_options_are_checked_against_the_card_that_is_assumed(card, code, arguments, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "memory", lambda *_: {"phases": [], "host": 1, "device": None, "measured": {}})
+    argv = arguments("flux", mixed_precision="fp8", gradient_checkpointing_backend="unsloth")
+
+    assert main(["plan", f"--for={card}", *argv]) == code
+    assert ("RTX 3090 has no products of eight-bit floats" in capsys.readouterr().err) == (code == 2)
+
+
+def test_a_card_that_is_not_known_is_refused_before_anything_is_planned(arguments, capsys):
+    assert main(["plan", "--for", "A100", *arguments("flux")]) == 2
+    assert "did you mean A100-40GB or A100-80GB?" in capsys.readouterr().err
+    assert main(["plan", *arguments("flux"), "--for"]) == 2
+    assert "without a value" in capsys.readouterr().err
+
+
+def test_weights_that_are_quantised_on_the_host_are_never_wide_on_the_card(forecaster):
+    found = {}
+    for preset in ("no_change", "fp8-block"):
+        with assume(CARD):
+            made = forecaster("flux", base_model_precision=preset, validation_disable=True)().forecast()
+        found[preset] = {phase.phase: phase for phase in made.phases}
+    narrow, wide = found["fp8-block"]["load denoiser"], found["no_change"]["load denoiser"]
+
+    assert narrow.device < 0.8 * wide.device
+    # what is held at last is the most that there was
+    assert narrow.device <= 1.02 * found["fp8-block"]["save"].device
+    assert narrow.host > found["fp8-block"]["step"].host
+
+
+@pytest.mark.parametrize("share", [0.9, pytest.param(0.6, marks=pytest.mark.slow)])
+def test_what_is_advised_fits_by_its_own_forecast(share, forecaster):
+    with assume(CARD):
+        first = forecaster("flux", validation_disable=True, gradient_checkpointing=False)()
+        made = first.forecast()
+    needed = max(phase.device for phase in made.phases)
+    card = dataclasses.replace(CARD, room=int(share * needed))
+    wrong = dataclasses.replace(made, device=card.room)
+    with assume(card):
+        run = first.scene.run
+        adviser = Adviser(run.resolved, run.family, first.scene.plan, first.prompts, first)
+        change = adviser.advise(wrong)
+        again = Forecaster(adviser.changed(change), run.family, first.scene.plan, first.prompts).forecast()
+
+    assert wrong.too_large
+    assert change
+    assert again.too_large == []
 
 
 @pytest.mark.slow

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from darkroom.core.device import ASSUMED
+from darkroom.memory.autocast import rules_of_gpus
 from darkroom.memory.hollow import HollowPlacement, bits_of
-from darkroom.memory.ledger import SMALL, Ledger
+from darkroom.memory.ledger import ON_DEVICE, ON_HOST, SMALL, Ledger
 
 CPU = torch.device("cpu")
 MB = 2**20
@@ -152,3 +154,103 @@ def test_narrow_layers_take_their_bits():
         x = torch.randn(SIDE, SIDE, requires_grad=True)
         model.blocks(x).sum().backward()
     assert x.grad is not None
+
+
+# -- a device that is not here -----------------------------------------------------------------------------------------
+
+
+def test_what_is_moved_to_a_device_is_counted_there_and_leaves_the_host():
+    ledger = Ledger()
+    model = squares(ledger, 4).requires_grad_(False)
+    assert ledger.now == {ON_HOST: 4 * SQUARE}
+    ledger.mark()
+    model.to(ASSUMED)
+    with ledger:
+        answer = model(torch.empty(SIDE, SIDE, device=ASSUMED))
+        back = answer.cpu()
+
+    assert ledger.now == {ON_HOST: SQUARE, ON_DEVICE: 5 * SQUARE}
+    # each weight leaves the host as soon as it has arrived
+    assert ledger.peak[ON_HOST] <= 5 * SQUARE
+    assert (answer.device, back.device) == (ASSUMED, CPU)
+
+
+def test_gradients_come_back_over_the_way_between_the_devices():
+    ledger = Ledger()
+    model = squares(ledger, 1).to(ASSUMED)
+    with ledger:
+        model(torch.empty(SIDE, SIDE, device=ASSUMED)).cpu().sum().backward()
+
+    assert model[0].weight.grad.device == ASSUMED
+
+
+def test_small_tensors_with_numbers_are_where_what_they_meet_is():
+    ledger = Ledger()
+    model = squares(ledger, 1).to(ASSUMED)
+    with ledger:
+        scale = torch.arange(SIDE, dtype=torch.float32)
+        assert (model(torch.empty(SIDE, SIDE, device=ASSUMED)) * scale).device == ASSUMED
+        assert scale.sum().item() == SIDE * (SIDE - 1) / 2
+
+
+def test_narrow_weights_stay_narrow_where_they_are_sent():
+    ledger, options = Ledger(), Options()
+    options.musubi_blocks_to_swap, options.base_model_precision = 0, "int4-quanto"
+    model = nn.Module()
+    model.blocks = squares(ledger, 4)
+    ledger.hollow(model, CPU)
+    HollowPlacement(options, ASSUMED, ["blocks"], ledger).base({"denoiser": model})
+
+    # the wide ones were never on the device
+    assert ledger.now[ON_DEVICE] == ledger.peak[ON_DEVICE] == 4 * SQUARE * bits_of("int4-quanto") / 32
+    assert ledger.now[ON_HOST] == 0
+
+
+def test_blocks_that_wait_were_never_on_the_device_all_at_once():
+    ledger, options = Ledger(), Options()
+    model = nn.Module()
+    model.blocks = nn.ModuleList(squares(ledger, 1) for _ in range(4))
+    placement = HollowPlacement(options, ASSUMED, ["blocks"], ledger)
+    placement.base({"denoiser": model})
+
+    waiting = options.musubi_blocks_to_swap
+    assert ledger.now == {ON_HOST: waiting * SQUARE, ON_DEVICE: (4 - waiting + 2) * SQUARE}
+    assert ledger.peak[ON_DEVICE] == ledger.now[ON_DEVICE]
+
+
+def test_a_weight_of_two_names_is_counted_once():
+    ledger = Ledger()
+    with torch.device("meta"):
+        model = nn.ModuleDict({"table": nn.Embedding(SIDE, SIDE), "head": nn.Linear(SIDE, SIDE, bias=False)})
+    model["head"].weight = model["table"].weight
+    ledger.hollow(model, CPU)
+    assert ledger.now[ON_HOST] == SQUARE
+    model.to(ASSUMED)
+
+    assert ledger.now[ON_DEVICE] == SQUARE
+    assert model["head"].weight is model["table"].weight
+
+
+def test_autocast_widens_what_it_widens_on_a_gpu_and_only_inside():
+    x = torch.randn(4, 8).bfloat16()
+    found = []
+    for rules in (rules_of_gpus(), torch.no_grad()):
+        with rules, torch.autocast("cpu", torch.bfloat16):
+            found.append((nn.functional.layer_norm(x, (8,)).dtype, x.softmax(-1).dtype, x.sum().dtype, x.pow(2).dtype))
+
+    assert found == [(torch.float32,) * 4, (torch.bfloat16,) * 4]
+
+
+def test_optimizers_that_work_on_lists_take_what_they_make():
+    ledger = Ledger()
+    model = squares(ledger, 4)
+    with ledger:
+        for parameter in model.parameters():
+            parameter.grad = torch.empty_like(parameter)
+        optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
+        ledger.mark()
+        optimizer.step()
+
+    # two averages, and the roots of one of them for all weights at once
+    assert ledger.now[ON_HOST] == 16 * SQUARE
+    assert 18 * SQUARE <= ledger.peak[ON_HOST] <= 21 * SQUARE
