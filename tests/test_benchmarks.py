@@ -23,6 +23,7 @@ TINY: dict[str, tuple[list[str], str]] = {
     "memory_options.py": (["--width", "128", "--rounds", "2"], "swap"),
     "memory_plan.py": (["flux plain"], "farthest from 1"),
     "optimizers.py": (["--width", "64", "--rounds", "2", "--row", "soap", "--row", "bnb-adamw8bit"], "adamw"),
+    "same_bytes.py": (["record", "bytes.json", "--run", "flux, resumed"], "1 runs recorded"),
     "scan.py": (["--count", "20", "--rows", "50"], "first batch"),
     "startup.py": (["--runs", "1"], "torch"),
     "step_overhead.py": (["--rounds", "2", "--size", "tiny", "--json"], "bare_to_bare"),
