@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -16,6 +17,7 @@ BENCHMARKS = ROOT / "benchmarks"
 TINY: dict[str, tuple[list[str], str]] = {
     "cache.py": (["--count", "6", "--edge", "64", "--clock", "cpu"], "fill"),
     "fp8.py": (["--layers", "1,1", "--width", "256"], "second"),
+    "gpu/agenda.py": (["--tiny", "--part", "attention", "--part", "families", "--families", "flux,wan"], "step_s"),
     "gpu/step.py": (["flux", "--size", "tiny", "--rows", "bf16", "--steps", "1"], "bf16"),
     "kills.py": (["--kills", "1", "--steps", "4", "--run", "soap"], "1 of 1 ended with the same bytes"),
     "listing.py": (["--count", "20", "--folders", "2", "--rounds", "1"], "list"),
@@ -53,3 +55,17 @@ def test_benchmark_runs_at_tiny_size(name, tmp_path):
 
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(word, done.stdout, re.IGNORECASE), done.stdout[-2000:]
+
+
+def test_the_gpu_agenda_keeps_what_there_is_when_a_part_or_its_time_ends(tmp_path):
+    found = tmp_path / "found.json"
+    command = [sys.executable, BENCHMARKS / "gpu/agenda.py", "--tiny", "--json", found, "--part", "rates"]
+    command += ["--part", "attention"]
+
+    # torch alone takes longer to import
+    subprocess.run([*command, "--minutes", "0.01"], check=True, capture_output=True)
+
+    parts = json.loads(found.read_text())
+    assert parts["rates"]["rows"] == []
+    assert re.fullmatch("ended after . s", parts["rates"]["problem"])
+    assert parts["attention"] == {"problem": "no time was left"}

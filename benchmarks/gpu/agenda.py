@@ -30,7 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,11 @@ MINUTES, POLL = 9.0, 0.2
 SAID = 2000  # the last characters of what a part printed, kept if it fails
 # in this order, so that the most used ones are there if time runs out
 FIRST = ("flux", "sdxl", "wan", "qwen_image", "z_image", "flux2", "sd3", "hunyuanvideo", "ltxvideo2", "chroma")
-CAPTION = "a photograph of a lighthouse on a cliff at dusk, waves below, its lamp just lit, gulls in the wind " * 3
+CAPTION = "a photograph of a lighthouse on a cliff at dusk, waves below"
 FRAMES = 33
 
 
-# -- parts: each yields rows, in a process of its own -----------------------------------------------------------------
+# -- parts: each yields rows, in a process of its own ------------------------------------------------------------------
 
 
 def environment(tiny: bool) -> Iterator[Row]:
@@ -196,6 +196,7 @@ def family_step(family: Family, tiny: bool) -> Row:
     """Seconds and memory of a step of a LoRA run: random weights, and a random sample in the shapes of a cached one."""
     from step import DEVICE, random_model, time_steps
 
+    from darkroom.core.errors import DataError
     from darkroom.core.events import Bus
     from darkroom.families import published
     from darkroom.families.classes import named
@@ -221,7 +222,10 @@ def family_step(family: Family, tiny: bool) -> Row:
         distributed.allow_tf32(not config.disable_tf32)
         home = published.folder(family, config.model_flavour, Path(folder) / "published")
         settings = str(home) if home else None
-        batch = random_batch(run, engine, settings)
+        try:
+            batch = random_batch(run, engine, settings)
+        except DataError:  # it edits what it is given
+            batch = random_batch(run, engine, settings, ["reference"])
         placement = Placement(config, DEVICE, family.blocks)
         parts = RandomParts(family, config, DEVICE, distributed.base_dtype(config), None, None, settings)
         model = stages.denoiser(run, parts, placement)
@@ -247,21 +251,23 @@ def settings_of(family: Family, tiny: bool, folder: str) -> Any:
     return resolved([f"--{name}={value}" for name, value in chosen.items()])
 
 
-def random_batch(run: Run, engine: Any, settings: str | None) -> Batch:
-    """A sample as the caches would give it: encoded in shapes, and then filled with random numbers."""
+def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[str] = ()) -> Batch:
+    """A sample as the caches would give it, beside others in these roles: encoded in shapes, then random numbers.
+
+    Raises DataError where the family needs others beside it.
+    """
     import torch
 
     from darkroom.data.sample import Batch
     from darkroom.job.forecast import Scene, Trial
-    from darkroom.job.needs import needs
     from darkroom.memory.ledger import shapes_only
 
     family, config = run.family, run.config
     edge = round(float(config.resolution) * (1 if config.resolution > 8 else 1000)) // 64 * 64
-    roles = ["reference"] if needs(family, config).reads == "reference" or family.name == "framepack_one_frame" else []
+    frames = FRAMES if "video" in family.supports_for(config.model_flavour) else 1
     dataset = SimpleNamespace(
         companions=[SimpleNamespace(role=role) for role in roles], entry=SimpleNamespace(train_batch_size=1),
-        buckets=SimpleNamespace(buckets=[SimpleNamespace(target=(edge, edge), frames=FRAMES)]),
+        buckets=SimpleNamespace(buckets=[SimpleNamespace(target=(edge, edge), frames=frames)]),
     )  # fmt: skip
     default_text = SimpleNamespace(text_encoder_batch_size=1)
     plan = SimpleNamespace(
@@ -273,11 +279,13 @@ def random_batch(run: Run, engine: Any, settings: str | None) -> Batch:
     sample = {name: fill(tensor) for name, tensor in shapes.items()}
     latents = sample.pop("latents")
     sizes = torch.full((1, 2), edge)
-    return Batch(
+    batch = Batch(
         latents=latents, cond=family.stack_text([text]), captions=[""], paths=[""], original_sizes=sizes,
         target_sizes=sizes, crops=torch.zeros(1, 2, dtype=torch.long), dropped=torch.zeros(1, dtype=torch.bool),
         dataset="", extras=sample, references=tuple(latents for role in roles),
     )  # fmt: skip
+    family.conditions(batch, config, torch.Generator())
+    return batch
 
 
 def fill(value: Any) -> Any:
