@@ -6,9 +6,11 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import darkroom
 from darkroom.report.eventlog import read
 
 Options = dict[str, Any]
+PACKAGE = Path(darkroom.__file__).parent
 
 STEPS = 3
 USUAL: Options = {
@@ -23,8 +25,9 @@ def losses(folder: Path) -> list[float]:
 
 
 def own_waits(waits: dict[str, int]) -> dict[str, int]:
-    """Those that Darkroom's own lines cause, and not a library's inside a call of it."""
-    return {row: count for row, count in waits.items() if " > " not in row}
+    """Those that Darkroom's own lines cause, and not a library's inside a call of it or in a recomputation."""
+    lines = {row: row.rpartition(" at ")[2].partition(":")[0] for row in waits}
+    return {row: count for row, count in waits.items() if (PACKAGE / lines[row]).is_file() and " > " not in row}
 
 
 def pairs(first: list[str], second: list[str]) -> list[tuple[str, str]]:
