@@ -96,7 +96,7 @@ import contextlib, pathlib, sys
 from darkroom.cli.main import main
 for config in sys.argv[1:]:
     with pathlib.Path(config).with_name("plan.json").open("w") as file, contextlib.redirect_stdout(file):
-        assert main(["plan", config, "--json", *{options!r}]) == 0
+        assert main(["plan", config, "--json"]) == 0
 """
 TRAIN = """
 import sys
@@ -104,9 +104,26 @@ from darkroom.cli.main import main
 for config in sys.argv[1:]:
     assert main(["train", config]) == 0
 """
-ON_GPU = """
+# the pretended GPU computes attention by the formula
+PLAN_OF_GPU = """
+import contextlib, pathlib, sys
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from darkroom.cli.main import main
+for config in sys.argv[1:]:
+    with pathlib.Path(config).with_name("plan.json").open("w") as file, contextlib.redirect_stdout(file):
+        with sdpa_kernel(SDPBackend.MATH):
+            assert main(["plan", config, "--json", "--for", "64GiB"]) == 0
+"""
+TRAIN_ON_GPU = """
 from tests.pretend import device
 device.install(memory=64 << 30)
+import gc, sys
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from darkroom.cli.main import main
+for config in sys.argv[1:]:
+    gc.collect()  # what the last run held
+    with sdpa_kernel(SDPBackend.MATH):
+        assert main(["train", config]) == 0
 """
 
 
@@ -166,12 +183,13 @@ def write(case: str, folder: Path, datasets: Path, on_gpu: bool) -> Path:
     """A case's config, in a folder of its own."""
     family, options = (GPU_CASES if on_gpu else CASES)[case]
     folder.mkdir(parents=True)
+    edge = 128 if on_gpu else 256  # processors take long to pretend
     settings = {
         "model_family": family, "pretrained_model_name_or_path": str(base(family)), "model_type": "lora",
-        "lora_rank": 16, "data_backend_config": str(datasets), "output_dir": str(folder), "resolution": 256,
+        "lora_rank": 16, "data_backend_config": str(datasets), "output_dir": str(folder), "resolution": edge,
         "resolution_type": "pixel_area", "train_batch_size": 2, "max_train_steps": 2, "optimizer": "torch-adamw",
         "mixed_precision": "bf16" if on_gpu else "no", "gradient_checkpointing": False,
-        "validation_prompt": "a photograph", "validation_resolution": "256x256",
+        "validation_prompt": "a photograph", "validation_resolution": f"{edge}x{edge}",
         "validation_num_inference_steps": 2, "validation_num_video_frames": 1, "checkpoint_step_interval": 2,
         **options,
     }  # fmt: skip
@@ -209,8 +227,7 @@ def main(arguments: list[str]) -> None:
     with tempfile.TemporaryDirectory() as output:
         folders = [Path(output) / str(number) for number in range(len(chosen))]
         configs = [write(case, folder, datasets, on_gpu) for case, folder in zip(chosen, folders, strict=True)]
-        plan = PLAN.format(options=["--for", "64GiB"] if on_gpu else [])
-        train = ON_GPU * on_gpu + TRAIN
+        plan, train = (PLAN_OF_GPU, TRAIN_ON_GPU) if on_gpu else (PLAN, TRAIN)
         # what a process has loaded counts on the host, and not on a GPU
         for group in [configs] if on_gpu else [[config] for config in configs]:
             run(plan, group)

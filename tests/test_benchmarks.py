@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.pretend import device
+
 ROOT = Path(__file__).parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 # by file: the smallest arguments, and what the answer has in it
@@ -40,10 +42,16 @@ def test_every_benchmark_has_a_tiny_size():
     assert files == TINY.keys() | NEEDS_A_SERVER
 
 
+# what a benchmark does besides, with a pretended GPU
+ON_GPU: dict[str, tuple[list[str], str]] = {"memory_plan.py": (["--gpu", "flux swap"], "farthest from 1")}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TINY)
-def test_benchmark_runs_at_tiny_size(name, tmp_path):
-    arguments, word = TINY[name]
+@pytest.mark.parametrize(("name", "rows"), [*((name, TINY) for name in TINY), *((name, ON_GPU) for name in ON_GPU)])
+def test_benchmark_runs_at_tiny_size(name, rows, tmp_path):
+    if rows is ON_GPU and device.COMPILER is None:
+        pytest.skip("no C++ compiler (g++, or CXX): the pretended GPU cannot be built")
+    arguments, word = rows[name]
     own = {"BENCH_HOME": str(tmp_path), "BENCH_LARGER": "0", "DARKROOM_HOME": str(tmp_path / "home")}
     done = subprocess.run(
         [sys.executable, BENCHMARKS / name, *arguments],
