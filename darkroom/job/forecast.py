@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_leaves
 
 from darkroom.adapters.targets import target_modules
 from darkroom.core.cards import Card
-from darkroom.core.device import ASSUMED, HOST, assume, card_of_run, is_host
+from darkroom.core.device import ASSUMED, HOST, assume, assumed_card, card_of_run, is_host
 from darkroom.core.events import Bus
 from darkroom.core.log import logger
 from darkroom.core.memory import available, freeze_garbage, held
@@ -407,7 +407,7 @@ class Forecaster:
         most = config.train_batch_size if resolved.sources["train_batch_size"] == ADVICE else sys.maxsize
         run = Run(resolved, family, Path(config.output_dir), Bus(), Silent())  # type: ignore[arg-type]
         self.known = known or Known()
-        self.card = card_of_run()
+        self.card, self.is_elsewhere = card_of_run(), assumed_card() is not None
         engine = Engine(ASSUMED if self.card else HOST, distributed.DTYPES[config.mixed_precision])
         self.scene = Scene(run, engine, plan, prompts, settings, self.known.fake, most)
         self.device, self.config, self.prompts = self.scene.device, config, prompts
@@ -433,7 +433,7 @@ class Forecaster:
         start = self.known.start
         known = [p if p.host is None else dataclasses.replace(p, host=p.host + start) for p in self.phases]
         host, device = memory_of(self.card)
-        return Forecast(known, host, device)
+        return Forecast(known, None if self.is_elsewhere else host, device)
 
     def _each(self) -> Iterator[None]:
         reader = Trial(self.scene)
@@ -609,12 +609,9 @@ def numbers_in(bucket: Any) -> int:
     return width * height * bucket.frames
 
 
-def memory_of(card: Card | None) -> tuple[int | None, int | None]:
-    """Bytes for a run on the host, what this process holds counted in, and on its card.
-
-    Of a machine with a card that is not here the host is not known.
-    """
-    return None if card and not torch.cuda.is_available() else available() + held(), card.room if card else None
+def memory_of(card: Card | None) -> tuple[int, int | None]:
+    """Bytes for a run on this host, what this process holds counted in, and on its card."""
+    return available() + held(), card.room if card else None
 
 
 @contextlib.contextmanager

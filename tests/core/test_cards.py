@@ -16,7 +16,7 @@ from darkroom.core.errors import ConfigError
 GIB = 2**30
 # they run something on the device that is here, and decide nothing by what it can do
 MAY_ASK_TORCH = {
-    "cli/doctor.py", "cli/generate.py", "core/device.py", "families/components.py", "job/forecast.py",
+    "cli/doctor.py", "cli/generate.py", "core/device.py", "families/components.py",
     "job/phases.py", "job/train.py", "media/controls/networks.py", "memory/checkpointing.py", "objectives/base.py",
     "tools/generate.py", "train/distributed.py", "validate/render.py",
 }  # fmt: skip
