@@ -317,11 +317,12 @@ class Trial:
             with self.ledger.counted_as(ON_HOST) if self._waits(parameter) else contextlib.nullcontext():
                 parameter.grad = torch.empty_like(parameter, dtype=parameter.grad_dtype or parameter.dtype)
         self.stepper.update([], 0)
-        for parameter, state in self.stepper.optimizer.state.items():
-            for tensor in tree_leaves(state) if self._waits(parameter) else ():
-                if isinstance(tensor, torch.Tensor):  # it was made there
-                    self.ledger.move(tensor, ON_HOST)
-        self.ledger.mark()
+        if self.placement.waiting:  # and the state beside them
+            for parameter, state in self.stepper.optimizer.state.items():
+                for tensor in tree_leaves(state) if self._waits(parameter) else ():
+                    if isinstance(tensor, torch.Tensor):
+                        self.ledger.move(tensor, ON_HOST)
+            self.ledger.mark()
 
     def _waits(self, parameter: nn.Parameter) -> bool:
         """Is a weight that is trained updated on the host?"""
@@ -519,6 +520,8 @@ class Forecaster:
         rows = each[0] if each else {}
         if self.shortens is False or not rows or any(other != rows for other in each):
             return Trials([first])
+        if self.card and self.config.model_type == "full" and first.placement.waiting:
+            return Trials([first])  # gradients and state wait with their blocks, and shortened networks have none
         if not self.shortens and not self._is_worth(first, rows):
             return Trials([first])
         kinds, few = list(rows), list(rows.values())
