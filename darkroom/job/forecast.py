@@ -477,10 +477,7 @@ class Forecaster:
         return bool(self.prompts) and not self.config.validation_disable
 
     def _train(self, trials: Trials, entry: Any, samples: list[tuple[Any, Any]]) -> Iterator[None]:
-        device = self._measured(trials, lambda trial: trial.attach(), marks=False)[1]
-        loaded = self.phases[-1]
-        if loaded.device is not None and device is not None:
-            self.phases[-1] = dataclasses.replace(loaded, device=max(loaded.device, device))
+        self._measured(trials, lambda trial: trial.attach(), marks=False)
         for dataset, sample in samples:
             batches = {trial: trial.batch(dataset, entry, sample) for trial in trials.each}
             one = next(iter(batches.values()))
