@@ -444,11 +444,14 @@ void by_host(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
     at::AutoDispatchBelowAutograd guard;
     op.callBoxed(stack);
   }
-  for (size_t i = 0; i < operands.size(); ++i)  // what the operator has given another size
-    if (hosts[i].sizes() != operands[i].sizes()) {
+  for (size_t i = 0; i < operands.size(); ++i) {
+    if (hosts[i].sizes() != operands[i].sizes()) {  // what the operator has given another size
       operands[i].resize_(hosts[i].sizes());
       on_host(operands[i]).copy_(hosts[i]);
+    } else if (hosts[i].strides() != operands[i].strides()) {  // or another order in memory, such as channels last
+      operands[i].unsafeGetTensorImpl()->set_sizes_and_strides(hosts[i].sizes(), hosts[i].strides());
     }
+  }
   const size_t returned = schema.returns().size(), first = stack->size() - returned;
   for (size_t i = 0; i < returned; ++i) {
     IValue& value = (*stack)[first + i];
