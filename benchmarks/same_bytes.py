@@ -39,7 +39,7 @@ RUNS: dict[str, Options] = {
     "flux, DoRA": {"model_family": "flux", "use_dora": True, "lora_dropout": 0.1},
     "flux, EMA": {"model_family": "flux", "use_ema": True, "optimizer": "adamw_bf16", "mixed_precision": "bf16"},
     "flux, references": {"model_family": "flux", "model_flavour": "tiny-kontext", **REFERENCES},
-    "flux, regularization data": {"model_family": "flux", "data": "regularization"},
+    "flux, regularization data": {"model_family": "flux", "data": "regularization", "max_train_steps": 8},
     "flux, resumed": {"model_family": "flux", "resumed": True},
     "flux2": {"model_family": "flux2"},
     "sdxl": {"model_family": "sdxl"},
@@ -96,7 +96,8 @@ def run(root: Path, name: str) -> Digests:
     resumed = options.pop("resumed", False)
     datasets = kills.write_datasets(root, options.pop("data", "photos"))
     output = root / hashlib.sha256(name.encode()).hexdigest()[:8]
-    usual = {"model_flavour": "tiny", **kills.COMMON, "max_train_steps": STEPS, "checkpoint_step_interval": 2}
+    steps = options.setdefault("max_train_steps", STEPS)
+    usual = {"model_flavour": "tiny", **kills.COMMON, "checkpoint_step_interval": 2}
     given = {**usual, **options, "data_backend_config": datasets, "output_dir": output}
     arguments = ["train", *(f"--{key}={value}" for key, value in given.items() if value is not None)]
     for _ in range(2 if resumed else 1):
@@ -105,8 +106,8 @@ def run(root: Path, name: str) -> Digests:
             code = main(arguments)
         if code:
             raise RuntimeError(f"{name} ended with code {code}:\n{said.getvalue()[-2000:]}")
-        if resumed and (output / f"checkpoint-{STEPS}").exists():
-            for left in [*output.glob(f"checkpoint-{STEPS}"), *output.glob("finished.json")]:
+        if resumed and (output / f"checkpoint-{steps}").exists():
+            for left in [*output.glob(f"checkpoint-{steps}"), *output.glob("finished.json")]:
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
             resumed = False
     return {
@@ -115,7 +116,7 @@ def run(root: Path, name: str) -> Digests:
             for file in output.rglob("*.safetensors")
             if not any(part.startswith(("checkpoint-", "cache")) for part in file.relative_to(output).parts)
         ),
-        "checkpoint": tensors_digest((output / f"checkpoint-{STEPS}").rglob("*.safetensors")),
+        "checkpoint": tensors_digest((output / f"checkpoint-{steps}").rglob("*.safetensors")),
         "image": image_digest(output / "validation_images" / "originals"),
     }
 
