@@ -20,10 +20,10 @@ import torch
 
 from darkroom.core.events import Bus
 from darkroom.data import plan as plans
-from darkroom.data.cache import ShardCache
-from darkroom.data.needs import Needs
-from darkroom.families import latents as latent_space
-from darkroom.families.facts import Latents
+from darkroom.data.cache.shards import ShardCache
+from darkroom.data.requirements import Needs
+from darkroom.families.shared import latents as latent_space
+from darkroom.families.shared.spec import Latents
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import resolve
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 
 from darkroom import families
 from darkroom.core.units import show_size
-from darkroom.families.repository import ASSETS
-from darkroom.memory import quantise
-from darkroom.memory.place import Placement
-from darkroom.memory.quantise import fp8
+from darkroom.memory import quantize
+from darkroom.memory.policy import Placement
+from darkroom.memory.quantize import fp8
 from darkroom.options.config import Config
+from darkroom.pretrained.repository import ASSETS
 
 HEAD = 128  # numbers in an attention head of FLUX.1
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
@@ -35,7 +35,7 @@ def trained() -> list[Tensor]:
     import diffusers
 
     model = diffusers.FluxTransformer2DModel.from_pretrained(ASSETS / "embedded_base", subfolder="transformer")
-    return [layer.weight.detach() for _, _, layer in quantise.chosen(model, BLOCKS)]
+    return [layer.weight.detach() for _, _, layer in quantize.chosen(model, BLOCKS)]
 
 
 def drawn(heavy: bool, width: int) -> Iterator[Tensor]:

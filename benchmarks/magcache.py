@@ -39,7 +39,7 @@ def main() -> None:
     family = families.get("flux")
     values = {info.name: info.default for info in every_option()} | family.option_defaults("embedded")
     options = SimpleNamespace(**{**values, "model_flavour": "embedded"})
-    from darkroom.families.repository import locate
+    from darkroom.pretrained.repository import locate
 
     base = locate(family.flavour("embedded").repository, family)
     pipe = generate.stock_pipeline(family, base, torch.float32, options)

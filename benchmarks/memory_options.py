@@ -22,7 +22,7 @@ from peft import LoraConfig, inject_adapter_in_model
 from darkroom.adapters import fused
 from darkroom.core.units import show_size
 from darkroom.memory import checkpointing
-from darkroom.memory.place import Placement
+from darkroom.memory.policy import Placement
 from darkroom.memory.stream import frozen
 from darkroom.options.config import every_option
 

@@ -133,7 +133,7 @@ def base(family: str) -> Path:
 
     from darkroom import families
     from darkroom.families import tiny
-    from darkroom.families.classes import named
+    from darkroom.families.shared.classes import named
 
     folder = HOME / family
     if (folder / "whole").exists():

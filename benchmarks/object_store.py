@@ -128,7 +128,7 @@ def command(datasets: Path, output: Path, steps: int) -> list[str]:
 
 def encoded(output: Path) -> int:
     """Latents on disk, as the shards' headers say."""
-    from darkroom.data.cache import read_header
+    from darkroom.data.cache.shards import read_header
 
     total = 0
     for path in (output / "cache/vae").rglob("*.shard.safetensors"):
@@ -141,7 +141,7 @@ def encoded(output: Path) -> int:
 
 def keys(output: Path) -> list[str]:
     """Every entry of every shard; one that was encoded twice stands here twice."""
-    from darkroom.data.cache import read_header
+    from darkroom.data.cache.shards import read_header
 
     return [k for path in (output / "cache/vae").rglob("*.shard.safetensors") for k in read_header(path).entries]
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.job.stages import updater
-from darkroom.memory.place import Placement
+from darkroom.memory.policy import Placement
 from darkroom.optim.clip import clip
 from darkroom.optim.offload import Offloaded
 from darkroom.options.config import Config

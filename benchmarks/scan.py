@@ -27,8 +27,8 @@ from PIL import Image
 
 from darkroom.core.events import Bus
 from darkroom.core.units import show_size
-from darkroom.data.needs import Needs
 from darkroom.data.plan import Plan, prepare
+from darkroom.data.requirements import Needs
 from darkroom.options.datasets import read_datasets
 
 SHAPES = ((96, 64), (64, 64), (64, 96), (128, 96))

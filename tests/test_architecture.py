@@ -15,7 +15,7 @@ import darkroom
 from darkroom import families
 
 ROOT = Path(darkroom.__file__).parent
-SIBLINGS = {"families", "data", "adapters", "optim", "memory", "report", "publish"}
+SIBLINGS = {"families", "pretrained", "data", "adapters", "optim", "memory", "report", "publish"}
 BELOW_TOOLS = SIBLINGS | {"core", "options", "media", "storage", "diffusion", "objectives", "validate"}
 EVERYTHING = BELOW_TOOLS | {"train", "tools", "job", "demo", "cli"}
 
@@ -27,6 +27,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"core"},
     "diffusion": {"core"},
     "families": {"core", "options", "diffusion"},
+    "pretrained": {"core", "options", "families"},
     "storage": {"core", "options"},
     "data": {"core", "options", "media", "storage"},
     "adapters": {"core", "options"},
@@ -35,9 +36,9 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"core", "options"},
     "publish": {"core", "options"},
     "objectives": {"core", "options", "diffusion", "families.base"},
-    "validate": {"core", "options", "media", "diffusion", "families"},
+    "validate": {"core", "options", "media", "diffusion", "families", "pretrained"},
     # adapters.base: a checkpoint is the adapter's own files, written with the adapter's own writer
-    "train": {"core", "options", "objectives", "optim", "memory", "data.sample", "adapters.base"},
+    "train": {"core", "options", "objectives", "optim", "memory", "data.batches.batch", "adapters.base"},
     # train.checkpoint: verify and self-test ask whether a folder is whole; train.distributed: verify draws in the
     # precision of the run; job.train and cli.common: self-test starts runs as a person does
     "tools": BELOW_TOOLS | {"train.checkpoint", "train.distributed", "job.train", "cli.common"},

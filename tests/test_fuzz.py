@@ -32,10 +32,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from darkroom.core.errors import DarkroomError
-from darkroom.data import captions, index, survey, tables
-from darkroom.data.captions import Asked
-from darkroom.data.scan import endings_of, list_samples, text_paths
-from darkroom.data.tables import SampleTable
+from darkroom.data.index import build, captions
+from darkroom.data.index import metadata as tables
+from darkroom.data.index import table as index
+from darkroom.data.index.captions import Asked
+from darkroom.data.index.listing import endings_of, list_samples, text_paths
+from darkroom.data.index.metadata import SampleTable
 from darkroom.media import audio, video
 from darkroom.media.images import BadPicture, load_rgb, load_rgba, read_header
 from darkroom.options.config import every_option
@@ -426,7 +428,7 @@ def own_files(bench: Bench, data: st.DataObject) -> None:
     assert found is None or len(found) == len(found.hashes)
     sizes = st.dictionaries(texts | st.just("1.5"), values | st.just([64, 64]), max_size=2)
     bench.put("aspect_resolution_map-1.0.json", data.draw(written(sizes.map(as_json) | values.map(as_json))))
-    survey.read_sizes_table(bench.folder, entry(bench.folder, resolution=1.0, resolution_type="area"))
+    build.read_sizes_table(bench.folder, entry(bench.folder, resolution=1.0, resolution_type="area"))
 
 
 # ---------------------------------------------------------------------- media

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
-    from darkroom.data.sample import Batch
+    from darkroom.data.batches.batch import Batch
     from darkroom.families.base import Family
     from darkroom.job.run import Run
 
@@ -133,7 +133,7 @@ def steps_of(model: str, *names: str) -> Callable[[bool], Iterator[Row]]:
     def part(tiny: bool) -> Iterator[Row]:
         from step import rows
 
-        from darkroom.families.components import quiet
+        from darkroom.pretrained.components import quiet
 
         quiet()
         yield from rows(model, names, real=not tiny, steps=1 if tiny else 5)
@@ -198,13 +198,13 @@ def family_step(family: Family, tiny: bool) -> Row:
 
     from darkroom.core.errors import DataError
     from darkroom.core.events import Bus
-    from darkroom.families import published
-    from darkroom.families.classes import named
-    from darkroom.families.components import Parts, scheduler_config
+    from darkroom.families.shared.classes import named
     from darkroom.job import stages
     from darkroom.job.forecast import Silent
     from darkroom.job.run import Run
-    from darkroom.memory.place import Placement
+    from darkroom.memory.policy import Placement
+    from darkroom.pretrained import published
+    from darkroom.pretrained.components import Parts, scheduler_config
     from darkroom.train import distributed
 
     class RandomParts(Parts):
@@ -258,7 +258,7 @@ def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[st
     """
     import torch
 
-    from darkroom.data.sample import Batch
+    from darkroom.data.batches.batch import Batch
     from darkroom.job.forecast import Scene, Trial
     from darkroom.memory.ledger import shapes_only
 

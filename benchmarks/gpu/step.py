@@ -29,10 +29,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.core.precision import cast_weights
-from darkroom.families.components import quiet
 from darkroom.memory import checkpointing
-from darkroom.memory.place import Placement
+from darkroom.memory.policy import Placement
 from darkroom.options.config import every_option
+from darkroom.pretrained.components import quiet
 
 GIB = 2**30
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -37,7 +37,7 @@ def run(argv: list[str]) -> int:
         return 2
     as_json, output, limit, rest = _own_arguments(argv[1:])
     from darkroom import families
-    from darkroom.job import dataset_report
+    from darkroom.job.dataset_report import report as dataset_report
     from darkroom.options.sources import resolve
     from darkroom.report import dataset_page
     from darkroom.report.dataset_facts import as_dict

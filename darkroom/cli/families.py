@@ -62,10 +62,10 @@ def differences(family: Family, flavour: str) -> list[str]:
 def sizes(family: Family) -> dict[str, str]:
     """By flavour: billions of numbers in a denoiser, and the memory that its weights take in 16, 8 and 4 bits."""
     from darkroom.core.units import show_size
-    from darkroom.families import single_file
-    from darkroom.families.components import quiet
-    from darkroom.memory.hollow import bits_of
+    from darkroom.memory.fake import bits_of
     from darkroom.memory.sizes import WIDE, weight_bytes
+    from darkroom.pretrained import single_file
+    from darkroom.pretrained.components import quiet
 
     quiet()
     known: dict[str, str] = {}
@@ -128,7 +128,7 @@ def make_tiny(names: list[str], folder: str) -> int:
     from pathlib import Path
 
     from darkroom.families import tiny
-    from darkroom.families.components import quiet
+    from darkroom.pretrained.components import quiet
 
     quiet()
     for name in names:

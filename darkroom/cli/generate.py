@@ -83,7 +83,7 @@ def family_of(known: dict[str, Any]) -> Family:
 
 def options_of(chosen: argparse.Namespace, family: Family, known: dict[str, Any]) -> Any:
     """What is known, over the defaults of the family and flavour."""
-    from darkroom.families.repository import WHOLE
+    from darkroom.pretrained.repository import WHOLE
 
     options = SimpleNamespace(**{**defaults(family, known), **{k: v for k, v in known.items() if v is not None}})
     if chosen.model and is_of_a_run(chosen.model):
@@ -139,7 +139,7 @@ def pipeline(
     """The stock pipeline with the adapters in it; says how much of each found its place."""
     import torch
 
-    from darkroom.families.repository import locate
+    from darkroom.pretrained.repository import locate
     from darkroom.tools import generate
 
     base = chosen.model or known.get("$base") or locate(family.flavour(known["model_flavour"]).repository, family)

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from darkroom.core.errors import CheckpointError
-from darkroom.data.index import Index
-from darkroom.data.order import DatasetShape
+from darkroom.data.batches.order import DatasetShape
+from darkroom.data.index.table import Index
 
 if TYPE_CHECKING:
     from darkroom.data.plan import PlannedDataset

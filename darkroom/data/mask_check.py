@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from darkroom.data.companions import Companion
-from darkroom.data.index import Index
-from darkroom.data.scan import is_clip
+from darkroom.data.index.conditioning import Companion
+from darkroom.data.index.listing import is_clip
+from darkroom.data.index.table import Index
 from darkroom.media import video
 from darkroom.media.images import BadPicture, load_rgba
 from darkroom.media.masks import MaskKind, flaw_of

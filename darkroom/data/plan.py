@@ -21,24 +21,24 @@ import numpy as np
 from darkroom.core.errors import DataError
 from darkroom.core.events import Bus, Progress, Warn
 from darkroom.core.files import digest, home_of
-from darkroom.data import generated
 from darkroom.data import report as reports
-from darkroom.data.buckets import Buckets, check_feasible, check_sizes, make_buckets, scheduled
-from darkroom.data.cache import FillReport
-from darkroom.data.caching import Caching, on_demand
-from darkroom.data.companions import Companion, leave_out_incomplete, paired
-from darkroom.data.decide import decide
-from darkroom.data.encoders import EncodePixels
-from darkroom.data.index import CODE, Index, Say
+from darkroom.data.batches.order import START, Base, DatasetShape, Lengths, Order, steps_and_epochs
+from darkroom.data.cache.encoders import EncodePixels
+from darkroom.data.cache.filler import Caching, on_demand
+from darkroom.data.cache.latents import DAMAGED, SampleCache
+from darkroom.data.cache.shards import FillReport
+from darkroom.data.cache.text import EncodeSeen, EncodeText, Readers, TextCache
+from darkroom.data.debug_log import Watch
+from darkroom.data.index import generated
+from darkroom.data.index.assign import decide
+from darkroom.data.index.buckets import Buckets, check_feasible, check_sizes, make_buckets, scheduled
+from darkroom.data.index.build import Terms, empty_report, read_sizes_table, sizing_of, survey, table_of
+from darkroom.data.index.conditioning import Companion, leave_out_incomplete, paired
+from darkroom.data.index.table import CODE, Index, Say
 from darkroom.data.manifest import Manifest, manifest_of
 from darkroom.data.mask_check import useless_masks
-from darkroom.data.needs import Needs
-from darkroom.data.order import START, Base, DatasetShape, Lengths, Order, steps_and_epochs
-from darkroom.data.sample_cache import DAMAGED, SampleCache
-from darkroom.data.survey import Terms, empty_report, read_sizes_table, sizing_of, survey, table_of
-from darkroom.data.team import ALONE, Team
-from darkroom.data.text_cache import EncodeSeen, EncodeText, Readers, TextCache
-from darkroom.data.watch import Watch
+from darkroom.data.process_group import ALONE, Team
+from darkroom.data.requirements import Needs
 from darkroom.media.images import INSTALL, READERS, Traits
 from darkroom.media.look import Look
 from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds, setting
@@ -49,8 +49,8 @@ from darkroom.storage.base import Missing, Refused, Store
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from darkroom.data.loader import Loader, Source, Stack
-    from darkroom.data.sample import Batch
+    from darkroom.data.batches.batch import Batch
+    from darkroom.data.batches.loader import Loader, Source, Stack
 
 SEED = 42
 """Used when no seed is set: crops must be the same at every start for the caches to hold."""
@@ -700,7 +700,7 @@ class Plan:
 
     def source(self, d: PlannedDataset, epoch: int = 1) -> Source:
         """A dataset with its caches."""
-        from darkroom.data.loader import Beside, Source
+        from darkroom.data.batches.loader import Beside, Source
 
         return Source(
             d.id,
@@ -745,7 +745,7 @@ class Plan:
         pins: bool = False,
     ) -> Loader:
         """The batches of one process; with `pins` in memory that a GPU copies from without being waited for."""
-        from darkroom.data.loader import Loader
+        from darkroom.data.batches.loader import Loader
 
         return Loader(
             order or self.order(ranks),
@@ -764,7 +764,7 @@ class Plan:
 
     def eval_loader(self, dataset: str, *, stack: Stack | None = None, limit: int | None = None) -> Iterator[Batch]:
         """The samples of a held-out dataset, one by one, always in the same order and with their first caption."""
-        from darkroom.data.loader import Draws, gather
+        from darkroom.data.batches.loader import Draws, gather
 
         found = next((d for d in self.datasets if d.id == dataset), None)
         if found is None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from darkroom.core.errors import ConfigError
-from darkroom.families.facts import (
+from darkroom.families.shared.spec import (
     ControlChannels,
     ControlInput,
     ControlNet,
@@ -24,7 +24,7 @@ from darkroom.families.facts import (
     SoundTrack,
     Tiny,
 )
-from darkroom.families.text import kept, split, stack
+from darkroom.families.shared.text import kept, split, stack
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -420,7 +420,7 @@ class Family:
         name = way.pipeline if way else self.flavours[self.published(options.model_flavour)].started
         if not starts or not name or self.control(options):
             return pipe
-        from darkroom.families.classes import regrouped
+        from darkroom.families.shared.classes import regrouped
 
         return regrouped(pipe, name)
 
@@ -445,7 +445,7 @@ class Family:
         """The model with the batch's control picture at every call, where the run has one."""
         if isinstance(self.control(options), (ControlInput, type(None))):
             return model
-        from darkroom.families.control import Seeing
+        from darkroom.families.shared.control import Seeing
 
         return Seeing(model, self.control_input(batch.controls[0], options))
 
@@ -568,6 +568,6 @@ def find_on_host(cond: Cond, name: str) -> Any:
 
 def config_of(model: Any) -> Any:
     """The denoiser's config, also behind DistributedDataParallel or a compiled wrapper."""
-    from darkroom.families.classes import bare
+    from darkroom.families.shared.classes import bare
 
     return bare(model).config

@@ -14,10 +14,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.text import read
 from darkroom.families.sizes import FLUX_VAE, T5_XXL
-from darkroom.families.text import read
 from darkroom.families.tiny.parts import kl_vae, t5
 
 if TYPE_CHECKING:

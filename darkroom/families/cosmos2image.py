@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.text import read
 from darkroom.families.sizes import DEFAULT, T5_11B
-from darkroom.families.text import read
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:

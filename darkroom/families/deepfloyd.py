@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.classes import named
-from darkroom.families.facts import Flavour, Inpainting, Latents, Part, Tiny
-from darkroom.families.first_frame import stills
 from darkroom.families.sd1x import NO_CHECKER
+from darkroom.families.shared.classes import named
+from darkroom.families.shared.first_frame import stills
+from darkroom.families.shared.spec import Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:

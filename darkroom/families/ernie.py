@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.text import stack_padded
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.text import stack_padded
 from darkroom.families.tiny.parts import flux2_vae, mistral3
 
 if TYPE_CHECKING:

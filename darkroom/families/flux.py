@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import EMBEDDED, Family, config_of
-from darkroom.families.facts import ControlChannels, ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import ControlChannels, ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.text import stack, stack_padded, token_counts, zero_padding
 from darkroom.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
-from darkroom.families.text import stack, stack_padded, token_counts, zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
 if TYPE_CHECKING:
@@ -253,13 +253,13 @@ class Flux(Family):
 
     def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
         """The first blocks of the transformer."""
-        from darkroom.families.control import of_transformer
+        from darkroom.families.shared.control import of_transformer
 
         sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
         return of_transformer(cls, denoiser, {**sizes, **custom})
 
     def widen(self, denoiser: Any) -> None:
-        from darkroom.families.control import widened
+        from darkroom.families.shared.control import widened
 
         denoiser.x_embedder = widened(denoiser.x_embedder)
         denoiser.register_to_config(in_channels=2 * denoiser.config.in_channels, out_channels=denoiser.out_channels)

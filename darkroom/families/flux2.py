@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.facts import Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.sizes import DEFAULT, MISTRAL_SMALL_24B, QWEN3_4B, QWEN3_8B
 from darkroom.families.tiny.parts import flux2_vae, mistral3, qwen3
 

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import DataError
-from darkroom.families.facts import Flavour, Part
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
+from darkroom.families.shared.spec import Flavour, Part
 from darkroom.families.sizes import CLIP_L, DEFAULT, LLAVA_LLAMA3_8B, SIGLIP_384
 from darkroom.families.tiny.parts import siglip
 
@@ -130,7 +130,7 @@ class FramePack(FramePackNetwork):
         """
         import torch
 
-        from darkroom.families.latents import encode
+        from darkroom.families.shared.latents import encode
 
         encoder = parts.extra("image_encoder")
         seen = parts.extra("feature_extractor")(

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import DataError
-from darkroom.families.facts import Flavour
 from darkroom.families.framepack import BASE, FramePackNetwork
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
+from darkroom.families.shared.spec import Flavour
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor

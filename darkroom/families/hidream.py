@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.text import read
 from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, LLAMA31_8B, T5_XXL
-from darkroom.families.text import read
 from darkroom.families.tiny.parts import clip, kl_vae, llama, t5
 
 if TYPE_CHECKING:

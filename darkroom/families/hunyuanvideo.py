@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.classes import bare
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, stills
+from darkroom.families.shared.classes import bare
+from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, stills
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
 from darkroom.families.sizes import BYT5_SMALL, DEFAULT, QWEN25_VL_7B_TEXT, SIGLIP_384
 from darkroom.families.tiny.parts import qwen2_vl, siglip, t5
 
@@ -144,7 +144,7 @@ class HunyuanVideo(FromFirstFrame):
         """Of the first frame: start (B, 32, 1, H, W), its latent by itself, and image (B, N, D), SigLIP's features."""
         import torch
 
-        from darkroom.families.latents import encode
+        from darkroom.families.shared.latents import encode
 
         if not self.starts(options):
             return {}
@@ -198,7 +198,7 @@ class HunyuanVideo(FromFirstFrame):
 
     def stand_ins(self, flavour: str | None) -> dict[str, Any]:
         """A small VAE: the pipelines ask theirs for its channels even where they only read captions."""
-        from darkroom.families.classes import named
+        from darkroom.families.shared.classes import named
 
         assert TINY.vae is not None
         return {"vae": named(TINY.vae.cls)(**TINY.vae.config)}

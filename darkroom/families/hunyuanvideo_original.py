@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import ConfigError, DataError
 from darkroom.families.base import Family, config_of
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
+from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.text import stack
 from darkroom.families.sizes import CLIP_L, DEFAULT, LLAVA_LLAMA3_8B
-from darkroom.families.text import stack
 from darkroom.families.tiny.parts import clip, clip_processor, llama, llava
 
 if TYPE_CHECKING:
@@ -239,7 +239,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
 
         Inside a clip that latent is another one, as the VAE's norms look at all frames.
         """
-        from darkroom.families.latents import encode
+        from darkroom.families.shared.latents import encode
 
         if not self.starts(options):
             return {}

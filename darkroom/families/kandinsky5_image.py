@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, find_on_host
-from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import CLIP_L, FLUX_VAE, QWEN25_VL_7B
-from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import clip, kl_vae, qwen2_vl, qwen2_vl_processor
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Limits
-from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
 from darkroom.families.kandinsky5_image import Kandinsky5, tiny
+from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
+from darkroom.families.shared.spec import Flavour, Latents, Limits
 from darkroom.families.sizes import CLIP_L, DEFAULT, QWEN25_VL_7B
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
 
     def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
         """start (B, 16, 1, H, W): the latent of the first frame by itself."""
-        from darkroom.families.latents import encode
+        from darkroom.families.shared.latents import encode
 
         if not self.starts(options):
             return {}
@@ -161,8 +161,8 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
 
     def sparse(self, model: Any, seen: Tensor) -> Any:
         """The stock pipeline's own, with what it asks of itself."""
-        from darkroom.families.classes import bare, named
         from darkroom.families.modules import nabla
+        from darkroom.families.shared.classes import bare, named
 
         stock = named(self.pipeline)
         asked = SimpleNamespace(transformer=bare(model), fast_sta_nabla=stock.fast_sta_nabla)

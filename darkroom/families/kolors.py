@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from darkroom.families.facts import Flavour, Part, Tiny
 from darkroom.families.sdxl import BASE_SIZE, SDXL
+from darkroom.families.shared.spec import Flavour, Part, Tiny
+from darkroom.families.shared.text import read
 from darkroom.families.sizes import CHATGLM3_6B, SD_VAE
-from darkroom.families.text import read
 from darkroom.families.tiny.parts import chatglm
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux import image_ids, pack, unpack
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
 from darkroom.families.sizes import DEFAULT
 from darkroom.families.tiny.parts import qwen3_vl, qwen_image_vae
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
 from darkroom.families.sizes import FLUX_VAE, QWEN25_VL_7B
 from darkroom.families.tiny.parts import kl_vae, qwen2_vl
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import noise_shares
+from darkroom.families.shared.first_frame import noise_shares
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.text import can_mend_text, read
 from darkroom.families.sizes import DEFAULT, UMT5_XXL
-from darkroom.families.text import can_mend_text, read
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:

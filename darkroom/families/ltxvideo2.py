@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.facts import Flavour, Part, SoundTrack, Tiny
-from darkroom.families.first_frame import noise_shares, token_times
 from darkroom.families.ltxvideo import FEW_CHANNELS, ONE_LAYER, LTXVideo
+from darkroom.families.shared.first_frame import noise_shares, token_times
+from darkroom.families.shared.spec import Flavour, Part, SoundTrack, Tiny
+from darkroom.families.shared.text import read
 from darkroom.families.sizes import DEFAULT, GEMMA3_12B
-from darkroom.families.text import read
 from darkroom.families.tiny.parts import gemma3
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ class LTXVideo2(LTXVideo):
 
     def predict_all(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
         """Velocity from data to noise: of the film (B, 128, F, H, W), and {"sound": (B, T, D)}."""
-        from darkroom.families.classes import bare
+        from darkroom.families.shared.classes import bare
 
         frames, height, width = x_t.shape[2:]
         sound, time = cond["sound"].to(x_t), t.float() * 1000
@@ -274,7 +274,7 @@ class LTXVideo2(LTXVideo):
         return {**super().picture_call(picture, width, height, options), "image_crf": 0}
 
     def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
-        from darkroom.families.connected import Connected
+        from darkroom.families.shared.connectors import Connected
 
         if not isinstance(pipe.connectors, Connected):
             facts = pipe.transformer.config

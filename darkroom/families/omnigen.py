@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, find_on_host
-from darkroom.families.facts import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
 from darkroom.families.sizes import SD_VAE
 from darkroom.families.tiny.parts import kl_vae
 

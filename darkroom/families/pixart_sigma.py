@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.text import read
 from darkroom.families.sizes import SD_VAE, T5_XXL
-from darkroom.families.text import read
 from darkroom.families.tiny.parts import kl_vae, t5
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.flux import pack, unpack
+from darkroom.families.shared.spec import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import DEFAULT, QWEN25_VL_7B
-from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import qwen2_vl, qwen2_vl_processor, qwen_image_vae
 
 if TYPE_CHECKING:
@@ -198,7 +198,7 @@ class QwenImage(Family):
 
     def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
         """The first blocks of the transformer."""
-        from darkroom.families.control import of_transformer
+        from darkroom.families.shared.control import of_transformer
 
         sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
         return of_transformer(cls, denoiser, {**sizes, **custom})
@@ -227,7 +227,7 @@ class QwenImage(Family):
 
     def _dimensions(self, area: int, aspect: float, options: Any) -> tuple[int, int]:
         """Width and height that the flavour's stock pipeline computes."""
-        from darkroom.families.classes import named
+        from darkroom.families.shared.classes import named
 
         stock = sys.modules[named(self.pipeline_for(options.model_flavour)).__module__]
         width, height = stock.calculate_dimensions(area, aspect)[:2]

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.facts import ControlNet, Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ControlNet, Flavour, Latents, Part, Tiny
 from darkroom.families.sizes import DC_AE_F32C32, GEMMA2_2B
 from darkroom.families.tiny.parts import gemma2
 

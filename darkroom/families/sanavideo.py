@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import noise_shares, token_times
 from darkroom.families.sana import Sana
+from darkroom.families.shared.first_frame import noise_shares, token_times
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
 from darkroom.families.sizes import DEFAULT, GEMMA2_2B
 from darkroom.families.tiny.parts import gemma2
 

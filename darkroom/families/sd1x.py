@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.sizes import CLIP_L, SD_VAE
 from darkroom.families.tiny.parts import clip, kl_vae
 

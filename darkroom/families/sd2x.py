@@ -6,8 +6,8 @@ predict noise: what a checkpoint's scheduler says of itself goes before the fami
 
 from __future__ import annotations
 
-from darkroom.families.facts import Flavour, Part, Tiny
 from darkroom.families.sd1x import NO_CHECKER, ORACLE, SCHEDULE, UNET, SD1x
+from darkroom.families.shared.spec import Flavour, Part, Tiny
 from darkroom.families.sizes import CLIP_H, SD_VAE
 from darkroom.families.tiny.parts import clip, kl_vae
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlNet, Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ControlNet, Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.text import zero_padding
 from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, T5_XXL
-from darkroom.families.text import zero_padding
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ class SD3(Family):
 
     def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
         """The first blocks of the transformer, but for its last, which has no text stream."""
-        from darkroom.families.control import of_transformer
+        from darkroom.families.shared.control import of_transformer
 
         usual = {"num_layers": min(12, denoiser.config.num_layers - 1), "num_extra_conditioning_channels": 0}
         net = of_transformer(cls, denoiser, {**usual, **custom})

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
 from darkroom.families.sizes import CLIP_G, CLIP_L, SD_VAE
 from darkroom.families.tiny.parts import clip, kl_vae
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
 from darkroom.families.sizes import CLIP_G
 from darkroom.families.tiny.parts import clip
 
@@ -165,7 +165,7 @@ class StableCascade(Family):
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Noise (B, 16, H, W)."""
-        from darkroom.families.classes import bare
+        from darkroom.families.shared.classes import bare
 
         return model(
             sample=x_t,

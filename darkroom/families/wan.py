@@ -15,13 +15,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families import wan_control
 from darkroom.families.base import Family, config_of, find_on_host
-from darkroom.families.classes import bare
-from darkroom.families.facts import Flavour, Latents, Part, Tiny
-from darkroom.families.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares, stills, token_times
+from darkroom.families.shared import wan_control
+from darkroom.families.shared.classes import bare
+from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares, stills, token_times
+from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.text import can_mend_text, read
 from darkroom.families.sizes import CLIP_H_VISION, DEFAULT, UMT5_XXL, WAN22_VAE
-from darkroom.families.text import can_mend_text, read
 from darkroom.families.tiny.parts import clip_vision, t5
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ class Wan(FromFirstFrame):
         """
         import torch
 
-        from darkroom.families.latents import encode
+        from darkroom.families.shared.latents import encode
 
         clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)  # (B, 3, F, H, W)
         if self._is_vace(options):
@@ -358,7 +358,7 @@ class Wan(FromFirstFrame):
         """Velocity from data to noise, (B, C, F, H, W)."""
         import torch
 
-        from darkroom.families.experts import Experts
+        from darkroom.families.shared.experts import Experts
 
         given, image, noisy = (cond.get(name) for name in ("given", "image", "noisy"))
         # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000

@@ -12,9 +12,9 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, find_on_host
-from darkroom.families.facts import ControlNet, Flavour, Inpainting, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ControlNet, Flavour, Inpainting, Latents, Limits, Part, Tiny
+from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import FLUX_VAE, QWEN3_4B
-from darkroom.families.text import stack_padded
 from darkroom.families.tiny.parts import kl_vae, qwen3
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from darkroom.data.plan import Plan
 from darkroom.families.base import Family
 from darkroom.job import preflight
 from darkroom.job.forecast import ADVICE, LATENTS, LOAD, PICTURE, SAVE, STEP, TEXT, Forecast, Forecaster
-from darkroom.memory import place, quantise
+from darkroom.memory import policy, quantize
 from darkroom.options import conflicts
 from darkroom.options.sources import Resolved
 from darkroom.validate.prompts import Prompt
@@ -66,7 +66,7 @@ class Choice:
     def whole(self) -> Change:
         """All of it as one change."""
         preset = {PRECISION: self.preset} if self.preset else {}
-        return {**self.change, **preset, **({place.SWAP: self.offloaded} if self.offloaded else {})}
+        return {**self.change, **preset, **({policy.SWAP: self.offloaded} if self.offloaded else {})}
 
     @property
     def key(self) -> Key:
@@ -125,7 +125,7 @@ class Adviser:
         if conflicts.check(made.config, made.sources, facts):
             return False
         try:
-            place.check(made.config, run_device())
+            policy.check(made.config, run_device())
         except DarkroomError:
             return False
         return True
@@ -141,7 +141,7 @@ class Adviser:
 
     def _text(self, before: Change, _: Forecast) -> Change | None:
         encoders = self.family.tiny_for(self.resolved.config.model_flavour).encoders
-        names = place.TEXT_PRECISIONS[: len(encoders)]
+        names = policy.TEXT_PRECISIONS[: len(encoders)]
         return self._first_that_fits(before, (dict.fromkeys(names, preset) for preset in OF_TEXT), TEXT)
 
     def _samples(self, before: Change, _: Forecast) -> Change | None:
@@ -183,7 +183,7 @@ class Adviser:
         axes: list[list[tuple[Change, float]]] = [[(CHECKPOINTS, AGAIN)], [(split, SPLIT)], [(TILES, HARDLY)]]
         axes += [list(OF_THE_BASE)] if config.model_type == "full" else []
         axes = [[({}, 1.0), *(row for row in axis if self.changes(row[0]))] for axis in axes]
-        presets = PRESETS.items() if config.base_model_precision == quantise.NONE else ()
+        presets = PRESETS.items() if config.base_model_precision == quantize.NONE else ()
         for rows in itertools.product(*axes):
             change = {name: value for row, _ in rows for name, value in row.items()}
             for preset, cost in (("", 1.0), *presets):
@@ -201,7 +201,7 @@ class Adviser:
         room = wrong.host if wrong.device is None else wrong.device
         known = measured.get(choice.key) or _at_least(measured[NOTHING], choice.change)
         blocks = min(map(len, self.forecaster.weights), default=0)
-        can = wrong.device is not None and self.is_legal({**before, **choice.whole, place.SWAP: 1})
+        can = wrong.device is not None and self.is_legal({**before, **choice.whole, policy.SWAP: 1})
         for offloaded in range(least[choice.key, choice.preset], max(1, blocks if can else 0)):
             made = dataclasses.replace(choice, offloaded=offloaded)
             more = self._weights(made) - known.weights
@@ -219,8 +219,8 @@ class Adviser:
 
     def _offloaded_share(self, choice: Choice) -> float:
         """Bytes that are offloaded, of those that all blocks have now."""
-        preset = choice.preset or quantise.NONE
-        away = [b.size(preset) for blocks in self.forecaster.weights for b in place.spread(blocks, choice.offloaded)]
+        preset = choice.preset or quantize.NONE
+        away = [b.size(preset) for blocks in self.forecaster.weights for b in policy.spread(blocks, choice.offloaded)]
         return sum(away) / max(1, sum(block.total for blocks in self.forecaster.weights for block in blocks))
 
     def _weights(self, choice: Choice) -> float:
@@ -228,8 +228,8 @@ class Adviser:
         config, total = self.resolved.config, 0.0
         factor = WITH_STATE if config.model_type == "full" else 1
         for blocks in self.forecaster.weights:
-            sizes = [block.size(choice.preset or quantise.NONE) for block in blocks]
-            away = place.spread(sizes, choice.offloaded)
+            sizes = [block.size(choice.preset or quantize.NONE) for block in blocks]
+            away = policy.spread(sizes, choice.offloaded)
             slots = min(config.block_swap_ring_size, len(away))
             total += factor * (sum(sizes) - sum(away)) + slots * max(away, default=0)
         return total

@@ -21,9 +21,9 @@ from darkroom import families
 from darkroom.core.files import write_json, write_text
 from darkroom.demo import checker, pictures
 from darkroom.demo.pictures import Scene
-from darkroom.families.repository import locate
 from darkroom.job.train import train
 from darkroom.options.sources import resolve
+from darkroom.pretrained.repository import locate
 from darkroom.tools.generate import AdapterFile, load_adapters, stock_pipeline
 from darkroom.validate.sheet import grid
 

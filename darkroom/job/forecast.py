@@ -30,18 +30,18 @@ from darkroom.core.device import ASSUMED, HOST, assume, assumed_card, card_of_ru
 from darkroom.core.events import Bus
 from darkroom.core.log import logger
 from darkroom.core.memory import available, freeze_garbage, held
-from darkroom.data.sample import Batch
-from darkroom.families.classes import named
-from darkroom.families.components import scheduler_config
-from darkroom.families.hollow import HollowParts
+from darkroom.data.batches.batch import Batch
+from darkroom.families.shared.classes import named
 from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
 from darkroom.job.run import Run
 from darkroom.memory.autocast import rules_of_gpus
-from darkroom.memory.hollow import BlockWeights, HollowPlacement, weights_of
+from darkroom.memory.fake import BlockWeights, HollowPlacement, weights_of
 from darkroom.memory.ledger import ON_DEVICE, ON_HOST, Ledger, shapes_only, wants_numbers
 from darkroom.memory.repeats import Kind, extend, fewest, follow, kinds_of, shorten, shortened
 from darkroom.options.sources import Resolved
+from darkroom.pretrained.components import scheduler_config
+from darkroom.pretrained.fake import HollowParts
 from darkroom.train import distributed
 from darkroom.train.step import Stepper
 from darkroom.validate.prompts import Prompt

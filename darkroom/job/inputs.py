@@ -13,12 +13,12 @@ import numpy as np
 from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.files import atomic, safe_name
 from darkroom.families.base import Family
-from darkroom.families.facts import ControlInput
+from darkroom.families.shared.spec import ControlInput
 from darkroom.media.images import BadPicture
 from darkroom.validate.prompts import Prompt
 
 if TYPE_CHECKING:
-    from darkroom.data.loader import Source
+    from darkroom.data.batches.loader import Source
     from darkroom.data.plan import Plan
 
 FOLDER = "validation_inputs"

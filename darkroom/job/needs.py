@@ -6,11 +6,11 @@ from typing import Any
 
 import torch
 
-from darkroom.data.needs import Needs
+from darkroom.data.requirements import Needs
 from darkroom.families.base import Family
-from darkroom.families.repository import Repository
 from darkroom.media.frames import FrameRule
 from darkroom.options.conflicts import refuses_masks
+from darkroom.pretrained.repository import Repository
 
 MEDIA = {"images": "image", "video": "video"}
 

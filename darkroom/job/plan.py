@@ -20,7 +20,6 @@ from darkroom.core.files import free_bytes
 from darkroom.core.units import show_duration, show_size
 from darkroom.data import plan as data_plan
 from darkroom.families.base import Family
-from darkroom.families.repository import Published, Repository
 from darkroom.job import preflight, resume
 from darkroom.job.advice import Adviser, words
 from darkroom.job.forecast import Forecaster
@@ -29,6 +28,7 @@ from darkroom.job.needs import needs
 from darkroom.job.rehearse import REHEARSAL
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
+from darkroom.pretrained.repository import Published, Repository
 from darkroom.report.eventlog import read
 from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper

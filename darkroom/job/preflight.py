@@ -16,15 +16,15 @@ from darkroom.core.errors import ConfigError, ConfigErrors, ModelError
 from darkroom.core.registry import nearest
 from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
-from darkroom.families.classes import named
-from darkroom.families.components import Parts, scheduler_config
-from darkroom.families.facts import ControlChannels, Limits
-from darkroom.families.repository import Repository
-from darkroom.memory import place
+from darkroom.families.shared.classes import named
+from darkroom.families.shared.spec import ControlChannels, Limits
+from darkroom.memory import policy
 from darkroom.optim import table
 from darkroom.options import conflicts
 from darkroom.options.config import option_info
 from darkroom.options.sources import FAMILY_DEFAULT, Note, Resolved, located
+from darkroom.pretrained.components import Parts, scheduler_config
+from darkroom.pretrained.repository import Repository
 from darkroom.report import trackers
 from darkroom.validate import schedulers
 from darkroom.validate.prompts import Prompt, collect
@@ -57,7 +57,7 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
         lambda: check_flavour(family, config.model_flavour),
         lambda: table.check(config, device),
         lambda: trackers.check(config.report_to),
-        lambda: place.check(config, device),
+        lambda: policy.check(config, device),
         lambda: schedulers.changes(config, family.prediction == "flow_matching"),
         lambda: prompts.extend(collect(config)),
         lambda: _writable("output_dir", config.output_dir),
@@ -81,7 +81,7 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
 
 def models_fit(base: Repository) -> None:
     """Raises ConfigError for what the options ask of models that cannot do it, from their settings alone."""
-    placement = place.Placement(base.options, base.device, base.family.blocks)
+    placement = policy.Placement(base.options, base.device, base.family.blocks)
     try:
         placement.examine(lambda: [base.hollow(part) for part in base.trained], lambda: base.hollow("vae"))
     except ModelError:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.files import disk_full_says
-from darkroom.data.sample import Batch
+from darkroom.data.batches.batch import Batch
 from darkroom.job.phases import phase
 from darkroom.train.checkpoint import Snapshot
 

@@ -13,14 +13,14 @@ from darkroom.core.errors import CheckpointError
 from darkroom.core.events import Warn
 from darkroom.core.units import show_size
 from darkroom.data import manifest
+from darkroom.data.batches.order import Base
 from darkroom.data.manifest import DataChanges
-from darkroom.data.order import Base
 from darkroom.data.plan import Plan
 from darkroom.families.base import Family
-from darkroom.families.repository import Repository
 from darkroom.job.run import DEFAULT_SEED, Run, dumped
 from darkroom.options.config import every_option, option_info, option_names
 from darkroom.options.sources import Resolved
+from darkroom.pretrained.repository import Repository
 from darkroom.train.checkpoint import Keeper, differences, read_state
 from darkroom.train.state import TrainState
 

@@ -19,15 +19,13 @@ from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
 from darkroom.core.memory import is_memory_full
 from darkroom.diffusion.noise import derive_seed, seeded
-from darkroom.families import latents
 from darkroom.families.base import CONTROLNET
-from darkroom.families.classes import named
-from darkroom.families.components import Parts
-from darkroom.families.repository import Repository, cut_short
-from darkroom.families.sound import heard
+from darkroom.families.shared import latents
+from darkroom.families.shared.audio import heard
+from darkroom.families.shared.classes import named
 from darkroom.job.run import Run
 from darkroom.memory import checkpointing
-from darkroom.memory.place import OFFLOADS, Placement
+from darkroom.memory.policy import OFFLOADS, Placement
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.optim import table
@@ -35,6 +33,8 @@ from darkroom.optim.clip import clip
 from darkroom.optim.offload import Offloaded
 from darkroom.optim.release import Released
 from darkroom.optim.schedules import Scheduler, Shape
+from darkroom.pretrained.components import Parts
+from darkroom.pretrained.repository import Repository, cut_short
 from darkroom.train import distributed
 from darkroom.train.ema import EMA
 from darkroom.train.state import TrainState

@@ -31,14 +31,11 @@ from darkroom.core.memory import freeze_garbage, is_memory_full, keep_freed_memo
 from darkroom.core.units import show_size
 from darkroom.data import manifest
 from darkroom.data import plan as data_plan
+from darkroom.data.debug_log import QUIET
 from darkroom.data.manifest import DataChanges
 from darkroom.data.plan import Plan
-from darkroom.data.team import Team
-from darkroom.data.watch import QUIET
-from darkroom.families import forget
-from darkroom.families.components import Parts, scheduler_config
-from darkroom.families.repository import cache_home
-from darkroom.families.text import too_long
+from darkroom.data.process_group import Team
+from darkroom.families.shared.text import too_long
 from darkroom.job import advice, preflight, rehearse, resume
 from darkroom.job.claim import claim_folder
 from darkroom.job.inputs import come_from_datasets, dataset_prompts
@@ -47,9 +44,12 @@ from darkroom.job.phases import phase
 from darkroom.job.resume import Resumption
 from darkroom.job.run import Run, dumped, opened
 from darkroom.job.stages import attached, denoiser, latents_of, sample_of, trainer
-from darkroom.memory.place import Placement
+from darkroom.memory.policy import Placement
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
+from darkroom.pretrained import deletion
+from darkroom.pretrained.components import Parts, scheduler_config
+from darkroom.pretrained.repository import cache_home
 from darkroom.publish import metadata
 from darkroom.report import lock
 from darkroom.train import distributed
@@ -327,7 +327,7 @@ def forgotten(run: Run, engine: Any, parts: Parts) -> None:
     engine.wait_for_everyone()
     if not engine.is_local_main_process:
         return
-    freed = forget.forget([*forget.denoisers(parts), *forget.readers(parts)], run.config.revision)
+    freed = deletion.forget([*deletion.denoisers(parts), *deletion.readers(parts)], run.config.revision)
     run.bars.say(f"Deleted {show_size(freed)} of downloaded weights; the next run downloads them again.")
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from darkroom.core.device import device_name, has_fp8, is_host
 from darkroom.core.errors import ConfigError
 from darkroom.core.optional import need
-from darkroom.memory.quantise import chosen
+from darkroom.memory.quantize import chosen
 
 OPTION, CHOICE = "mixed_precision", "fp8"
 

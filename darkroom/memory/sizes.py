@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from darkroom.memory import quantise
+from darkroom.memory import quantize
 
 WIDE = 16
 
@@ -17,5 +17,5 @@ def weight_bytes(model: nn.Module, blocks: Sequence[str], bits: float = WIDE) ->
     The model may be empty. `blocks` are its lists of blocks, as its family names them.
     """
     every = sum(tensor.numel() for tensor in model.state_dict().values())
-    narrow = sum(layer.weight.numel() for _, _, layer in quantise.chosen(model, blocks))
+    narrow = sum(layer.weight.numel() for _, _, layer in quantize.chosen(model, blocks))
     return round(((every - narrow) * WIDE + narrow * bits) / 8)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from darkroom import adapters, families, storage
 from darkroom.core.files import write_text
-from darkroom.data.captions import SOURCES
-from darkroom.memory import quantise
+from darkroom.data.index.captions import SOURCES
+from darkroom.memory import quantize
 from darkroom.optim.table import OPTIMIZERS
 from darkroom.options.config import option_info, option_names
 from darkroom.report import trackers
@@ -29,7 +29,7 @@ def table() -> str:
         "Trained": f"{_names(adapters.KINDS)}; ControlNets: {_having('controlnet')}; control pictures as channels: "
         f"{_having('control')}; text encoders: {_having('train_text_encoder')}",
         "Optimizers": f"{_names(OPTIMIZERS)}; any class by import path",
-        "Frozen weights in fewer bits": _names(quantise.quantisers()),
+        "Frozen weights in fewer bits": _names(quantize.quantisers()),
         "Datasets from": _names(storage.STORES),
         "Captions from": _names(SOURCES),
         "Trackers": _names(trackers.KNOWN),

@@ -14,10 +14,10 @@ import torch
 from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import CONTROLNET, Family
-from darkroom.families.classes import named
-from darkroom.families.components import Parts, explained, quiet
-from darkroom.families.repository import cut_short, looks_local
+from darkroom.families.shared.classes import named
 from darkroom.memory import sla
+from darkroom.pretrained.components import Parts, explained, quiet
+from darkroom.pretrained.repository import cut_short, looks_local
 from darkroom.validate import caches, schedulers
 from darkroom.validate.clip import Made
 from darkroom.validate.recipe import Recipe

@@ -22,11 +22,11 @@ from darkroom.adapters import assistant, stock
 from darkroom.core.device import run_device
 from darkroom.core.errors import ModelError
 from darkroom.families.base import Family
-from darkroom.families.classes import named
-from darkroom.families.components import Parts, taken_by
-from darkroom.families.repository import locate
+from darkroom.families.shared.classes import named
 from darkroom.media.look import Look
-from darkroom.memory.place import Placement, is_quantised
+from darkroom.memory.policy import Placement, is_quantised
+from darkroom.pretrained.components import Parts, taken_by
+from darkroom.pretrained.repository import locate
 from darkroom.tools import generate
 from darkroom.train import distributed
 from darkroom.train.checkpoint import STATE, check

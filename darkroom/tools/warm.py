@@ -2,7 +2,7 @@
 
 import darkroom.job.train
 from darkroom import families
-from darkroom.families.classes import named
+from darkroom.families.shared.classes import named
 
 PIPELINES = [named(families.get(name).pipeline) for name in families.names()]
 TRAIN = darkroom.job.train.train

@@ -18,11 +18,11 @@ from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.files import write_json
 from darkroom.core.optional import need
 from darkroom.core.units import parse_resolutions
-from darkroom.families import latents as latent_space
 from darkroom.families.base import Family
-from darkroom.families.components import Parts
+from darkroom.families.shared import latents as latent_space
 from darkroom.media import images
 from darkroom.media.look import Look
+from darkroom.pretrained.components import Parts
 from darkroom.validate import caches, clip, previews, schedulers
 from darkroom.validate.clip import Made
 from darkroom.validate.prompts import Prompt

@@ -11,7 +11,7 @@ from darkroom import families
 from darkroom.adapters.full import FullWeights
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
-from darkroom.families.classes import named
+from darkroom.families.shared.classes import named
 from darkroom.options.config import Config
 
 NAMES = ["flux", "sdxl"]

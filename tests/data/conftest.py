@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from darkroom.core.events import Bus, Event
-from darkroom.data.needs import Needs
 from darkroom.data.plan import Plan, prepare
+from darkroom.data.requirements import Needs
 from darkroom.options.datasets import DatasetFile, read_datasets
 
 

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from darkroom.core.errors import DiskFullError
-from darkroom.data import cache as caches
-from darkroom.data.cache import DamagedEntry, ShardCache, cache_key, crc32, fill, in_groups, open_for_filling
+from darkroom.data.cache.shards import DamagedEntry, ShardCache, cache_key, crc32, fill, in_groups, open_for_filling
+from darkroom.data.cache.shards import shards as caches
 
 
 def key(number: int) -> str:
@@ -54,7 +54,7 @@ def test_what_is_put_in_comes_out_at_once_and_after_reopening(tmp_path: Path, co
 
 def test_shards_of_earlier_versions_with_crc32_are_read_and_their_damage_is_found(tmp_path, monkeypatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("darkroom.data.cache.checksum", crc32)
+        patch.setattr("darkroom.data.cache.shards.checksum", crc32)
         filled(tmp_path, count=2)
     assert all(same(ShardCache(tmp_path).get(key(n)), entry(n)) for n in range(2))
 
@@ -92,7 +92,7 @@ def test_a_key_depends_on_everything_that_made_it() -> None:
 CHILD = """
 import sys, torch
 from pathlib import Path
-from darkroom.data.cache import ShardCache, crc32, cache_key, fill, in_groups, open_for_filling
+from darkroom.data.cache.shards import ShardCache, crc32, cache_key, fill, in_groups, open_for_filling
 cache = ShardCache(Path(sys.argv[1]), write_batch=3)
 open_for_filling(cache)
 def encode(numbers):
@@ -196,7 +196,7 @@ LIMITED = """
 import resource, signal, sys
 import torch
 from pathlib import Path
-from darkroom.data.cache import ShardCache, cache_key
+from darkroom.data.cache.shards import ShardCache, cache_key
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
 cache = ShardCache(Path(sys.argv[1]), write_batch=100)

@@ -11,8 +11,8 @@ import torch
 
 from darkroom.core.errors import DataError
 from darkroom.core.events import Warn
-from darkroom.data.clips import Clipping
-from darkroom.data.needs import Needs
+from darkroom.data.index.clips import Clipping
+from darkroom.data.requirements import Needs
 from darkroom.media.frames import Cut, FrameRule
 from darkroom.media.video import write_mp4
 from darkroom.options.datasets import VideoBlock

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from darkroom.core.errors import ConfigError, ConfigErrors, DataError
-from darkroom.data.needs import Needs
+from darkroom.data.requirements import Needs
 
 EDITS = Needs("toy", references=True, control="pixels")
 

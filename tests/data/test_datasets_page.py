@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from darkroom.data.index import REASONS
+from darkroom.data.index.table import REASONS
 from darkroom.media.controls import CONTROLS
 from darkroom.media.frames import Cut, FrameRule, cuts
 from darkroom.options.datasets import read_datasets

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from darkroom.core.events import Bus, Event
-from darkroom.data.needs import Needs
 from darkroom.data.plan import Plan, prepare
+from darkroom.data.requirements import Needs
 from darkroom.media.area import by_area
 from darkroom.media.frames import FrameRule
 from darkroom.options.datasets import read_datasets

@@ -12,7 +12,7 @@ from PIL import Image
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
 from darkroom.data import report
-from darkroom.data.needs import Needs
+from darkroom.data.requirements import Needs
 from darkroom.media import quality
 from tests.media.profiles import rgb_profile
 
@@ -130,7 +130,7 @@ def test_an_entry_of_the_cache_is_named_by_how_its_bytes_become_pixels(shop, mon
     plan = shop.filled(shop.entry(train_batch_size=1))
     cache = plan.latent_cache(plan.datasets[0])
     before = cache.key(0)
-    monkeypatch.setattr("darkroom.data.sample_cache.DECODING", 99)
+    monkeypatch.setattr("darkroom.data.cache.shards.latents.DECODING", 99)
     assert cache.key(0) != before
     assert plan.latent_cache(plan.datasets[0]).known(np.arange(1)).tolist() == [False]
 

@@ -14,8 +14,9 @@ import pytest
 from PIL import Image
 
 from darkroom.core.errors import DataError
-from darkroom.data import cache as caches
-from darkroom.data import facts, sample_cache
+from darkroom.data.cache import latents
+from darkroom.data.cache import shards as caches
+from darkroom.data.index import probe
 from tests.data.test_clips import NEEDS, encode, write_clip
 
 TEXT = {"id": "words", "dataset_type": "text_embeds", "default": True}
@@ -331,9 +332,9 @@ def test_a_scan_for_errors_reads_caches_that_are_too_large_for_the_usual_check(s
 def test_only_so_many_pictures_are_prepared_ahead(shop, monkeypatch) -> None:
     shop.add(12)
     read: list[str] = []
-    real = sample_cache.SampleCache._prepare
+    real = latents.SampleCache._prepare
     monkeypatch.setattr(
-        sample_cache.SampleCache, "_prepare", lambda self, row, path: (read.append(path), real(self, row, path))[1]
+        latents.SampleCache, "_prepare", lambda self, row, path: (read.append(path), real(self, row, path))[1]
     )
 
     def ahead(folder: str, count: int) -> int:
@@ -366,7 +367,7 @@ def test_threads_are_as_many_as_asked_for(shop, monkeypatch) -> None:
             asked.append(workers)
             super().__init__(workers, **keys)
 
-    monkeypatch.setattr(sample_cache, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(latents, "ThreadPoolExecutor", Pool)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     for count in (1, 3):
         shop.filled(shop.entry(max_workers=count, cache_dir_vae=str(shop.folder / f"v{count}")))
@@ -377,13 +378,13 @@ def test_threads_are_as_many_as_asked_for(shop, monkeypatch) -> None:
 def test_sizes_are_read_by_as_many_threads_as_asked_for(shop, by, monkeypatch) -> None:
     shop.add(2)
     asked: list[int] = []
-    real = facts.in_chunks
+    real = probe.in_chunks
 
     def in_chunks(work, items, workers, remote=False):
         asked.append(workers)
         return real(work, items, workers, remote)
 
-    monkeypatch.setattr(facts, "in_chunks", in_chunks)
+    monkeypatch.setattr(probe, "in_chunks", in_chunks)
     shop.options |= {"aspect_bucket_worker_count": 3} if by == "option" else {}
     shop.plan(shop.entry(**({"aspect_bucket_worker_count": 3} if by == "entry" else {}))).scan()
     assert asked == [3]
@@ -392,14 +393,14 @@ def test_sizes_are_read_by_as_many_threads_as_asked_for(shop, by, monkeypatch) -
 def test_a_long_scan_is_saved_at_the_interval(shop, monkeypatch) -> None:
     shop.add(3)
     saved: list[int] = []
-    real = facts.Saver.__call__
+    real = probe.Saver.__call__
 
     def call(self):
         before = self.last
         real(self)
         saved.append(self.last != before)
 
-    monkeypatch.setattr(facts.Saver, "__call__", call)
+    monkeypatch.setattr(probe.Saver, "__call__", call)
     shop.plan().scan()
     assert saved == [False]
     shop.options["metadata_update_interval"] = 1e-9

@@ -12,8 +12,8 @@ from PIL import Image
 
 from darkroom.core.errors import DataError
 from darkroom.core.events import Bus
-from darkroom.data.needs import Needs
 from darkroom.data.plan import Plan, prepare
+from darkroom.data.requirements import Needs
 from darkroom.options.datasets import read_datasets
 
 LAYERED = Needs("toy", layers=True)

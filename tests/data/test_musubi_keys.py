@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from darkroom.core.errors import ConfigError
-from darkroom.data.needs import Needs
 from darkroom.data.plan import Plan, prepare
+from darkroom.data.requirements import Needs
 from darkroom.media.frames import FrameRule
 from darkroom.options.datasets import DatasetFile, read_datasets
 from darkroom.options.datasets.musubi import FRAMEPACK

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkroom.core.errors import DataError
-from darkroom.data.order import DatasetShape, Order, caption_draws, steps_and_epochs
+from darkroom.data.batches.order import DatasetShape, Order, caption_draws, steps_and_epochs
 
 shapes = st.builds(
     lambda sizes, batch, repeats, probability, strength: (sizes, batch, repeats, probability, strength),

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from darkroom.core.errors import MissingPackage
-from darkroom.data.needs import Needs
+from darkroom.data.requirements import Needs
 from darkroom.media.frames import FrameRule
 from darkroom.media.video import write_mp4
 from darkroom.storage import hub, open_store

@@ -39,7 +39,7 @@ def test_batches_hold_the_latents_of_their_pictures(shop) -> None:
 
 
 def test_latents_are_the_encoding_of_the_prepared_pixels(shop) -> None:
-    from darkroom.data.encoders import pixels_of
+    from darkroom.data.cache.encoders import pixels_of
     from darkroom.media.images import prepare
 
     paths = shop.add(2, (64, 64))

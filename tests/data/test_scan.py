@@ -9,8 +9,8 @@ import pytest
 
 from darkroom.core.errors import DataError
 from darkroom.core.events import Progress, Warn
-from darkroom.data import facts
-from darkroom.data.scan import Listing, choose_samples, endings_of, list_samples
+from darkroom.data.index import probe
+from darkroom.data.index.listing import Listing, choose_samples, endings_of, list_samples
 from darkroom.data.threads import in_chunks
 from darkroom.options.datasets.where import LocalFiles
 from darkroom.storage import open_store
@@ -25,8 +25,8 @@ def list_pictures(root: Path) -> Listing:
 def opened(monkeypatch) -> list[str]:
     """Names of the pictures whose headers were read."""
     names: list[str] = []
-    real = facts.read_header
-    monkeypatch.setattr(facts, "read_header", lambda path: (names.append(Path(path).name), real(path))[1])
+    real = probe.read_header
+    monkeypatch.setattr(probe, "read_header", lambda path: (names.append(Path(path).name), real(path))[1])
     return names
 
 

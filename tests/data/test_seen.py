@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from darkroom.core.errors import DataError
-from darkroom.data.needs import Needs
 from darkroom.data.plan import Plan
+from darkroom.data.requirements import Needs
 from darkroom.media.look import Look
 
 READS = Needs("toy", references=True, reads="references")

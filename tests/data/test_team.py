@@ -11,7 +11,7 @@ import torch
 
 from darkroom.core.events import Bus
 from darkroom.data.plan import Plan, prepare
-from darkroom.data.team import Team
+from darkroom.data.process_group import Team
 
 WRITE = 4
 
@@ -74,7 +74,7 @@ def index_of(plan: Plan) -> list[tuple[str, object]]:
 
 
 def entries_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    from darkroom.data.cache import ShardCache
+    from darkroom.data.cache.shards import ShardCache
 
     cache = ShardCache(folder)
     return {key: cache.get(key) for key in sorted(cache.keys())}

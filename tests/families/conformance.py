@@ -33,14 +33,14 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from torch import Tensor
 
 from darkroom import families
-from darkroom.data.sample import Batch
+from darkroom.data.batches.batch import Batch
 from darkroom.families import deepfloyd, tiny
-from darkroom.families import latents as latent_space
 from darkroom.families.base import Family
-from darkroom.families.experts import Experts
-from darkroom.families.facts import Latents, SoundTrack
-from darkroom.families.pixels import PixelSpace
-from darkroom.families.sound import heard
+from darkroom.families.shared import latents as latent_space
+from darkroom.families.shared.audio import heard
+from darkroom.families.shared.experts import Experts
+from darkroom.families.shared.pixels import PixelSpace
+from darkroom.families.shared.spec import Latents, SoundTrack
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.optim.schedules import Scheduler, Shape

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from darkroom import families
-from darkroom.families import latents as latent_space
 from darkroom.families import tiny
 from darkroom.families.base import Family
-from darkroom.families.classes import named
-from darkroom.families.control import Seeing, WithControlNet, wrap
+from darkroom.families.shared import latents as latent_space
+from darkroom.families.shared.classes import named
+from darkroom.families.shared.control import Seeing, WithControlNet, wrap
 from tests.families import conformance
 from tests.families.conformance import PROMPT, SIDE, STEPS, Case, Recorder
 

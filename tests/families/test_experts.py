@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from darkroom import families
-from darkroom.families.experts import Experts
+from darkroom.families.shared.experts import Experts
 from darkroom.objectives.denoise import flow_timesteps
 from darkroom.options.config import Config
 from tests.families import conformance

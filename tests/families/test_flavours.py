@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
-from darkroom.families import single_file, tiny
-from darkroom.families.classes import named, short
-from darkroom.families.components import Parts
-from darkroom.families.repository import locate
+from darkroom.families import tiny
+from darkroom.families.shared.classes import named, short
+from darkroom.pretrained import single_file
+from darkroom.pretrained.components import Parts
+from darkroom.pretrained.repository import locate
 from darkroom.tools import generate
 from tests.families import conformance
 

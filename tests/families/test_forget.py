@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from darkroom import families
-from darkroom.families.components import Parts
-from darkroom.families.forget import denoisers, forget, readers
+from darkroom.pretrained.components import Parts
+from darkroom.pretrained.deletion import denoisers, forget, readers
 from tests.families import conformance
 
 REPOSITORY = "owner/model"

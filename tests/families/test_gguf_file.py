@@ -10,10 +10,10 @@ import torch
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
-from darkroom.families import gguf_file, single_file
-from darkroom.families.layouts import LAYOUTS
-from darkroom.families.repository import Repository
-from darkroom.families.weight_files import Misfit
+from darkroom.pretrained import gguf, single_file
+from darkroom.pretrained.layouts import LAYOUTS
+from darkroom.pretrained.repository import Repository
+from darkroom.pretrained.weight_files import Misfit
 from tests.families import conformance
 from tests.families.gguf_files import written
 from tests.families.originals import ORIGINALS, WIDE
@@ -139,4 +139,4 @@ def test_without_the_package_its_extra_is_named(whole, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
 
     with pytest.raises(MissingPackage, match=r"darkroom-trainer\[quant\]"):
-        gguf_file.header(whole)
+        gguf.header(whole)

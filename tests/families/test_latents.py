@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from darkroom import families
-from darkroom.families import latents as latent_space
 from darkroom.families import tiny
-from darkroom.families.facts import Latents
-from darkroom.families.pixels import PixelSpace
+from darkroom.families.shared import latents as latent_space
+from darkroom.families.shared.pixels import PixelSpace
+from darkroom.families.shared.spec import Latents
 
 VIDEO = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
 PICTURES = Latents(channels=4)

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.fx.experimental import _config as symbolic
 
 from darkroom import families
-from darkroom.families import single_file
 from darkroom.families.base import Family
-from darkroom.families.facts import Limits
+from darkroom.families.shared.spec import Limits
 from darkroom.media.resize import Size, Sizing, plan_sizes
+from darkroom.pretrained import single_file
 from tests.families import conformance
 
 LIMITED = [

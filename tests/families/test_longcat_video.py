@@ -19,9 +19,9 @@ from torch.nn import functional as F
 
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
-from darkroom.families.classes import named
 from darkroom.families.modules.longcat_video import LongCatVideoTransformer3DModel
 from darkroom.families.modules.longcat_video_pipeline import LongCatVideoImageToVideoPipeline, LongCatVideoPipeline
+from darkroom.families.shared.classes import named
 from tests.families.conformance import Recorder, case
 from tests.families.test_flavours import parts_of
 

@@ -12,8 +12,9 @@ from torch import nn
 
 from darkroom import families
 from darkroom.core.narrow import find_narrowable_layers, find_sensitive_layers
-from darkroom.families import single_file, tiny
-from darkroom.families.components import Parts
+from darkroom.families import tiny
+from darkroom.pretrained import single_file
+from darkroom.pretrained.components import Parts
 from tests.families import conformance
 
 # by the last parts of their names, numbers aside: looked at one by one

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.families import tiny
-from darkroom.families.weight_files import Misfit, refuse_pickled_folder
+from darkroom.pretrained.weight_files import Misfit, refuse_pickled_folder
 
 
 @pytest.fixture(scope="module")

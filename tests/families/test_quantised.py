@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
-from darkroom.families import quantised
-from darkroom.families.repository import Repository
 from darkroom.options.precision import Quantised
+from darkroom.pretrained import quantized
+from darkroom.pretrained.repository import Repository
 from tests.families import conformance
 from tests.families.test_single_file import model_of
 
@@ -39,12 +39,12 @@ def classes():
 
 def refused(o) -> str:
     with pytest.raises(ConfigError) as wrong:
-        quantised.check(o, *classes(), CPU)
+        quantized.check(o, *classes(), CPU)
     return str(wrong.value)
 
 
 def test_precisions_that_diffusers_has_are_choices():
-    assert set(quantised.PRESETS) < set(get_args(Quantised))
+    assert set(quantized.PRESETS) < set(get_args(Quantised))
 
 
 @pytest.mark.parametrize(
@@ -57,18 +57,18 @@ def test_precisions_that_diffusers_has_are_choices():
 )
 def test_a_component_has_its_own_settings_or_the_default(config, expected):
     o = options(quantization_config=config)
-    found = [quantised.chosen(o, name, number) for name, number in (("transformer", 0), ("text_encoder", 1), ("te", 2))]
+    found = [quantized.chosen(o, name, number) for name, number in (("transformer", 0), ("text_encoder", 1), ("te", 2))]
 
     assert [own and own["weights_dtype"] for own in found] == expected
-    assert quantised.chosen(options(quantization_config=config, quantize_via="cpu"), "transformer", 0) is None
+    assert quantized.chosen(options(quantization_config=config, quantize_via="cpu"), "transformer", 0) is None
 
 
 def test_precisions_say_the_same_by_number():
     o = options(base_model_precision="int8-torchao", text_encoder_2_precision="nf4-bnb")
 
-    assert quantised.chosen(o, "transformer", 0) == {"quant_type": "Int8WeightOnlyConfig"}
-    assert quantised.chosen(o, "text_encoder", 1) is None
-    assert quantised.chosen(o, "text_encoder_2", 2)["load_in_4bit"] is True
+    assert quantized.chosen(o, "transformer", 0) == {"quant_type": "Int8WeightOnlyConfig"}
+    assert quantized.chosen(o, "text_encoder", 1) is None
+    assert quantized.chosen(o, "text_encoder_2", 2)["load_in_4bit"] is True
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_settings_become_the_class_of_the_library_that_loads_the_component(own, 
     denoisers, encoders = classes()
 
     for cls, library in ((denoisers["transformer"], "diffusers"), (encoders["text_encoder"], "transformers")):
-        made = quantised.settings(own, cls, torch.bfloat16)
+        made = quantized.settings(own, cls, torch.bfloat16)
         assert type(made).__name__ == name
         assert type(made).__module__.startswith(library)
         if name == "BitsAndBytesConfig":
@@ -118,14 +118,14 @@ def test_what_cannot_be_is_refused(changes, words):
 
 def test_text_encoders_may_have_what_denoisers_cannot():
     config = {"text_encoder": {"quant_type": "Int8DynamicActivationInt8WeightConfig"}, "text_encoder_2": "nf4-bnb"}
-    quantised.check(options(quantization_config=config), *classes(), CPU)
+    quantized.check(options(quantization_config=config), *classes(), CPU)
 
 
 def test_a_quantiser_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
 
     with pytest.raises(MissingPackage, match="torchao"):
-        quantised.check(options(base_model_precision="int8-torchao"), *classes(), CPU)
+        quantized.check(options(base_model_precision="int8-torchao"), *classes(), CPU)
 
 
 def test_one_file_is_not_loaded_by_diffusers_and_so_not_quantised_by_it(tmp_path):

@@ -14,13 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from darkroom import families
 from darkroom.core.errors import ConfigError
-from darkroom.families import single_file, tiny
-from darkroom.families.classes import named
-from darkroom.families.facts import Part
-from darkroom.families.layouts import LAYOUTS, layout_of, seems
-from darkroom.families.repository import locate
-from darkroom.families.single_file import Wanted
-from darkroom.families.weight_files import Misfit
+from darkroom.families import tiny
+from darkroom.families.shared.classes import named
+from darkroom.families.shared.spec import Part
+from darkroom.pretrained import single_file
+from darkroom.pretrained.layouts import LAYOUTS, layout_of, seems
+from darkroom.pretrained.repository import locate
+from darkroom.pretrained.single_file import Wanted
+from darkroom.pretrained.weight_files import Misfit
 from tests.families.originals import HUNYUAN_15_COMFY, ORIGINALS, SIZES, WIDE
 from tests.families.test_flavours import parts_of
 

@@ -7,8 +7,8 @@ import torch
 
 from darkroom import families
 from darkroom.families import tiny
-from darkroom.families.repository import eyes
-from darkroom.families.text import split, stack_padded, too_long
+from darkroom.families.shared.text import split, stack_padded, too_long
+from darkroom.pretrained.repository import eyes
 from tests.families import conformance
 
 

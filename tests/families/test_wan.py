@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from darkroom.core.errors import DataError
-from darkroom.families import latents as latent_space
+from darkroom.families.shared import latents as latent_space
 from tests.families import conformance
 from tests.families.conformance import Recorder, batch, case
 

@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, DataError
-from darkroom.families import single_file
-from darkroom.families.classes import named
-from darkroom.families.latents import encode
+from darkroom.families.shared.classes import named
+from darkroom.families.shared.latents import encode
+from darkroom.pretrained import single_file
 from darkroom.tools.generate import stock_pipeline
 from tests.families.conformance import NEGATIVE, PROMPT, Recorder, batch, case
 from tests.families.originals import ORIGINALS

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from darkroom import families
 from darkroom.cli.main import main
-from darkroom.families.repository import locate
+from darkroom.pretrained.repository import locate
 from darkroom.report.eventlog import EventLog, read
 from darkroom.train.checkpoint import check
 from darkroom.train.step import Stepper
@@ -896,7 +896,7 @@ def test_pictures_that_cannot_be_rendered_do_not_cost_the_run(told, disturbed, m
 
 SIGNALS = {
     "caching texts": "darkroom.families.flux.Flux.encode_text",
-    "caching latents": "darkroom.families.latents.encode",
+    "caching latents": "darkroom.families.shared.latents.encode",
     "saving": "darkroom.train.checkpoint.write_manifest",
     "rendering": "darkroom.validate.render.draw",
     "the final save": "darkroom.job.train.released",

@@ -13,7 +13,7 @@ from darkroom import families
 from darkroom.adapters.stock import WEIGHTS
 from darkroom.cli.main import main
 from darkroom.families import tiny
-from darkroom.families.control import Seeing, wrap
+from darkroom.families.shared.control import Seeing, wrap
 from darkroom.tools.verify import verify
 from tests.families import conformance
 

@@ -16,8 +16,9 @@ import pytest
 from PIL import Image
 
 from darkroom.cli.main import main
-from darkroom.job import dataset_captions, dataset_report
-from darkroom.job.dataset_shown import runs
+from darkroom.job.dataset_report import captions
+from darkroom.job.dataset_report import report as dataset_report
+from darkroom.job.dataset_report.images import runs
 from tests.job import bad_data
 
 FAULTS = {
@@ -263,7 +264,7 @@ def test_a_slow_tokenizer_is_cut_at_the_same_place():
         def num_special_tokens_to_add(self) -> int:
             return 2
 
-    reader = dataset_captions.Reader("slow", Letters(), 12)
+    reader = captions.Reader("slow", Letters(), 12)
 
     assert reader.end("short") is None
     assert reader.end("some words here") == len("some words ")

@@ -21,8 +21,7 @@ from darkroom.core.cards import Card, find_card
 from darkroom.core.device import assume
 from darkroom.core.events import Bus
 from darkroom.data import plan as data_plan
-from darkroom.families import published, tiny
-from darkroom.families.repository import Repository, cache_home
+from darkroom.families import tiny
 from darkroom.job import forecast as forecasts
 from darkroom.job import plan, preflight
 from darkroom.job.advice import Adviser
@@ -31,6 +30,8 @@ from darkroom.job.needs import needs
 from darkroom.memory import repeats
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import resolve
+from darkroom.pretrained import published
+from darkroom.pretrained.repository import Repository, cache_home
 from darkroom.report.progress import ProgressBars
 
 # whose code looks at numbers: which of a network's experts are asked
@@ -333,7 +334,7 @@ COUNTED = {
 
 @pytest.mark.parametrize(("name", "part"), COUNTED, ids=str)
 def test_published_sizes_are_those_of_the_models(name, part, tmp_path):
-    from darkroom.families.classes import named
+    from darkroom.families.shared.classes import named
 
     family = families.get(name)
     folder = published.folder(family, None, tmp_path)

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from darkroom.cli.main import main
-from darkroom.families import latents
 from darkroom.families.base import Family
+from darkroom.families.shared import latents
 from darkroom.tools.verify import verify
 from darkroom.train.step import Stepper
 

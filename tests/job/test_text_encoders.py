@@ -14,9 +14,9 @@ from transformers import CLIPTextModel
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.families import tiny
-from darkroom.families.classes import named
-from darkroom.families.components import Parts
-from darkroom.families.live_text import trained_layers
+from darkroom.families.shared.classes import named
+from darkroom.families.shared.trained_text import trained_layers
+from darkroom.pretrained.components import Parts
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
 from tests.families import conformance

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from darkroom.data.encoders import pixels_of
+from darkroom.data.cache.encoders import pixels_of
 from darkroom.media import quality
 from darkroom.media.images import (
     READERS,

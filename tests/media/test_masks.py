@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.data.encoders import pixels_of
+from darkroom.data.cache.encoders import pixels_of
 from darkroom.media.masks import area, loss_mask
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from darkroom.core.errors import ConfigError
 from darkroom.memory import float8
-from darkroom.memory.place import Placement
+from darkroom.memory.policy import Placement
 from darkroom.options.config import every_option
 
 pytest.importorskip("torchao.float8")

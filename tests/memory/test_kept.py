@@ -9,9 +9,9 @@ import torch
 
 from darkroom import families
 from darkroom.families import tiny
-from darkroom.memory import kept, quantise
-from darkroom.memory.place import Placement
-from darkroom.memory.quantise import fp8
+from darkroom.memory import quantize, quantized_cache
+from darkroom.memory.policy import Placement
+from darkroom.memory.quantize import fp8
 
 CPU = torch.device("cpu")
 OPTIONS = SimpleNamespace(
@@ -35,10 +35,10 @@ def denoiser(name: str):
 def test_what_is_read_is_what_was_written(name, preset, tmp_path):
     family, model = denoiser(name)
     options = SimpleNamespace(**{**vars(OPTIONS), "base_model_precision": preset})
-    few, _ = quantise.quantise(model, preset, options, CPU, family.blocks)
-    kept.save(model, tmp_path / "kept.safetensors")
+    few, _ = quantize.quantise(model, preset, options, CPU, family.blocks)
+    quantized_cache.save(model, tmp_path / "kept.safetensors")
 
-    found, count = kept.load(tmp_path / "kept.safetensors", lambda: type(model).from_config(model.config))
+    found, count = quantized_cache.load(tmp_path / "kept.safetensors", lambda: type(model).from_config(model.config))
 
     assert count == few > 0
     mine, theirs = model.state_dict(), found.state_dict()
@@ -54,7 +54,7 @@ def test_a_full_disk_costs_the_file_and_not_the_run(tmp_path, caplog, monkeypatc
     def full(*_):
         raise DiskFullError("the disk is full")
 
-    monkeypatch.setattr(kept, "save", full)
+    monkeypatch.setattr(quantized_cache, "save", full)
     family, model = denoiser("flux")
     place = Placement(OPTIONS, CPU, family.blocks, shelf=tmp_path)
     place.kept("transformer", "this", lambda: None, lambda: model)

@@ -8,7 +8,7 @@ from torch.utils.checkpoint import checkpoint
 
 from darkroom.core.device import ASSUMED
 from darkroom.memory.autocast import rules_of_gpus
-from darkroom.memory.hollow import HollowPlacement, bits_of
+from darkroom.memory.fake import HollowPlacement, bits_of
 from darkroom.memory.ledger import ON_DEVICE, ON_HOST, SMALL, Ledger
 
 CPU = torch.device("cpu")

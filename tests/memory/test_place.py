@@ -14,12 +14,12 @@ from torch.overrides import TorchFunctionMode
 from darkroom import families
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
-from darkroom.families.repository import Repository
-from darkroom.memory import attention, checkpointing, compiling, quantise, sla
-from darkroom.memory.place import Placement, check_bf16, move_all_but, spread, tensors_of
+from darkroom.memory import attention, checkpointing, compiling, quantize, sla
+from darkroom.memory.policy import Placement, check_bf16, move_all_but, spread, tensors_of
 from darkroom.memory.stream import plain_tensors
 from darkroom.options.config import every_option
 from darkroom.options.conflicts import WITHOUT_MASKS
+from darkroom.pretrained.repository import Repository
 from tests.families import conformance
 
 CPU = torch.device("cpu")
@@ -120,10 +120,10 @@ def test_weights_on_disk_leave_nothing_behind(tmp_path):
 
 @pytest.mark.parametrize("preset", ["int8-torchao", "fp8-torchao", "int8-quanto", "int4-quanto", "uint8-sdnq"])
 def test_all_that_a_quantised_weight_is_made_of_goes_to_the_device(preset):
-    by = quantise.quantisers()[preset]
+    by = quantize.quantisers()[preset]
     pytest.importorskip(by.PACKAGE)
     net = nn.Sequential(*(nn.Sequential(nn.Linear(128, 128)) for _ in range(3))).requires_grad_(False)
-    quantise.quantise(net, preset, options(), CPU)
+    quantize.quantise(net, preset, options(), CPU)
     waits = net[1]
 
     move_all_but(net, {id(t) for t in tensors_of(waits)}, torch.device("meta"))
@@ -135,7 +135,7 @@ def test_all_that_a_quantised_weight_is_made_of_goes_to_the_device(preset):
 
 
 def test_text_encoders_stay_where_they_were_put():
-    from darkroom.families.components import Parts
+    from darkroom.pretrained.components import Parts
 
     family, settings, placed = families.get("flux"), conformance.options("flux", "tiny"), []
     parts = Parts(family, settings, torch.device("meta"), torch.float32, lambda encoder, n: placed.append(n))

@@ -12,15 +12,15 @@ from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from darkroom.core.errors import ConfigError, MissingPackage
-from darkroom.memory import quantise
-from darkroom.memory.quantise import fp8
+from darkroom.memory import quantize
+from darkroom.memory.quantize import fp8
 from darkroom.memory.stream import plain_tensors
 
 CPU = torch.device("cpu")
 WIDTH = 128
 # by bits: how far answers may be from those of the full weights, as a share of their size
 MOST = {16: 0.001, 8: 0.03, 7: 0.03, 6: 0.04, 5: 0.05, 4: 0.15, 3: 0.25, 2: 0.9}
-HERE = [name for name, by in quantise.quantisers().items() if name not in getattr(by, "NEEDS_GPU", ())]
+HERE = [name for name, by in quantize.quantisers().items() if name not in getattr(by, "NEEDS_GPU", ())]
 
 
 def bits(preset: str) -> int:
@@ -44,14 +44,14 @@ class Net(nn.Module):
 
 
 def narrowed(preset: str, seed: int = 0) -> tuple[Net, Net]:
-    package = getattr(quantise.quantisers()[preset], "PACKAGE", "")
-    if package and not quantise.is_installed(package):
+    package = getattr(quantize.quantisers()[preset], "PACKAGE", "")
+    if package and not quantize.is_installed(package):
         pytest.skip(f"{package} is not installed")
     full = Net().requires_grad_(False)
     small = copy.deepcopy(full)
     options = SimpleNamespace(fp8_format="e4m3", quantize_activations=False)
     torch.manual_seed(seed)
-    assert quantise.quantise(small, preset, options, CPU, ("blocks",)) == (3, 7)
+    assert quantize.quantise(small, preset, options, CPU, ("blocks",)) == (3, 7)
     return full, small
 
 
@@ -92,14 +92,14 @@ def test_weights_are_smaller_and_the_same_each_time(preset):
 
 
 def test_a_preset_of_a_missing_package_or_for_gpus_is_refused(monkeypatch):
-    monkeypatch.setattr(quantise, "is_installed", lambda name: True)
+    monkeypatch.setattr(quantize, "is_installed", lambda name: True)
     with pytest.raises(ConfigError, match="packs its numbers for GPUs"):
-        quantise.check("base_model_precision", "int4-torchao", has_gpu=False)
-    monkeypatch.setattr(quantise, "is_installed", lambda name: False)
+        quantize.check("base_model_precision", "int4-torchao", has_gpu=False)
+    monkeypatch.setattr(quantize, "is_installed", lambda name: False)
     with pytest.raises(MissingPackage, match=r"darkroom-trainer\[quant\]"):
-        quantise.check("base_model_precision", "int8-quanto", has_gpu=True)
-    quantise.check("base_model_precision", "fp8-block", has_gpu=False)
-    quantise.check("base_model_precision", "no_change", has_gpu=False)
+        quantize.check("base_model_precision", "int8-quanto", has_gpu=True)
+    quantize.check("base_model_precision", "fp8-block", has_gpu=False)
+    quantize.check("base_model_precision", "no_change", has_gpu=False)
 
 
 # -- eight-bit floats of our own ---------------------------------------------------------------------------------------

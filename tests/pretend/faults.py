@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import torch
 
-from darkroom.data.sample import Batch
+from darkroom.data.batches.batch import Batch
 from darkroom.diffusion import noise
 from tests.pretend.device import Card
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darkroom.memory import attention, quantise
+from darkroom.memory import attention, quantize
 from darkroom.optim.table import OPTIMIZERS
 from tests.pretend.runs import Options
 
@@ -48,7 +48,7 @@ NEARLY: dict[str, Options] = {
 # the base in fewer bits, waiting or not, quantized on the host or on the device
 QUANTIZED: dict[str, Options] = {
     f"{preset}, {words}": {"base_model_precision": preset, **options}
-    for preset, by in quantise.quantisers().items()
+    for preset, by in quantize.quantisers().items()
     if not getattr(by, "NEEDS_GPU", ())
     for words, options in {
         "blocks wait": {"musubi_blocks_to_swap": 1},

@@ -15,9 +15,9 @@ from darkroom import families
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Bus, Validation
 from darkroom.families import tiny
-from darkroom.families.components import Parts
 from darkroom.families.hunyuanvideo_original import CUT
 from darkroom.media.images import load_rgb
+from darkroom.pretrained.components import Parts
 from darkroom.validate import render
 from darkroom.validate.clip import film, from_output
 from darkroom.validate.prompts import Prompt

@@ -13,7 +13,7 @@ import torch
 from diffusers.pipelines.wan.pipeline_wan_i2v import WanImageToVideoPipeline
 from torch import Tensor
 
-from darkroom.families.wan_control import behind, no_picture
+from darkroom.families.shared.wan_control import behind, no_picture
 
 
 class WanFunControlPipeline(WanImageToVideoPipeline):

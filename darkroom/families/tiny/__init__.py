@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.core.files import digest
-from darkroom.families.classes import named
-from darkroom.families.facts import Part
+from darkroom.families.shared.classes import named
+from darkroom.families.shared.spec import Part
 from darkroom.families.tiny.tokenizers import TOKENIZERS
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from darkroom.families.facts import Part
+from darkroom.families.shared.spec import Part
 
 # the token that stands for a picture in the tokenizer "llava"
 LLAVA_PICTURE = 359
@@ -341,7 +341,8 @@ def qwen2_vl_processor() -> Part:
     """What hands pictures to a Qwen2-VL model, few pixels of each; it wants the tokenizer too."""
     few = {"min_pixels": 56 * 56, "max_pixels": 56 * 112}
     return Part(
-        "darkroom.families.reading:Qwen2VLProcessor", {"image_processor": Part("Qwen2VLImageProcessorPil", few)}
+        "darkroom.families.shared.image_text:Qwen2VLProcessor",
+        {"image_processor": Part("Qwen2VLImageProcessorPil", few)},
     )
 
 

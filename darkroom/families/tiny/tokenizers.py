@@ -61,7 +61,7 @@ def _chat_tokenizer(words: tuple[str, ...] = CHAT_WORDS) -> Any:
 
 def _kandinsky5_tokenizer(pipeline: str) -> Any:
     """Every word of the instruction is one token, as for the real one: the pipelines drop the first tokens."""
-    from darkroom.families.classes import named
+    from darkroom.families.shared.classes import named
 
     cls = named(pipeline)
     parts = dict.fromkeys(inspect.signature(cls.__init__).parameters.keys() - {"self"})
@@ -107,7 +107,7 @@ def _llama_tokenizer(pipeline: str = "HunyuanVideoPipeline") -> Any:
     """Every word of HunyuanVideo's template is one token, as for the real: its pipelines drop the first 95, or 103."""
     from transformers import LlamaTokenizer
 
-    from darkroom.families.classes import named
+    from darkroom.families.shared.classes import named
 
     template = inspect.signature(named(pipeline).encode_prompt).parameters["prompt_template"].default["template"]
 
@@ -127,7 +127,7 @@ def _llama_tokenizer(pipeline: str = "HunyuanVideoPipeline") -> Any:
 
 def _hunyuanvideo_tokenizer() -> Any:
     """The words of the instruction and its indents are one token each: the pipelines drop the first 108."""
-    from darkroom.families.classes import named
+    from darkroom.families.shared.classes import named
 
     read = inspect.signature(named("HunyuanVideo15Pipeline")._get_mllm_prompt_embeds)
     instruction = read.parameters["system_message"].default

@@ -13,7 +13,7 @@ from torch.nn import functional
 from darkroom import families
 from darkroom.families import flux
 from darkroom.families.base import Family
-from darkroom.families.latents import NORMALISERS
+from darkroom.families.shared.latents import NORMALISERS
 from tests.families.conformance import Case
 
 

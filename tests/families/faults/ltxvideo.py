@@ -1,4 +1,4 @@
-from darkroom.families.latents import NORMALISERS
+from darkroom.families.shared.latents import NORMALISERS
 from tests.families.faults.kit import Fault, conditions, latents, mask_of_ones, predict, softened_attention, text
 
 SCALE_ONLY = "scale only"

@@ -1,0 +1,75 @@
+"""From prepared samples to tensors, in the forms that the sample cache stores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from darkroom.data.requirements import Needs
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from darkroom.data.cache.latents import Encode
+
+EncodePixels = Callable[..., "Tensor | Mapping[str, Tensor]"]
+"""(B, 3, H, W), (B, 3, F, H, W) or (B, 4, F, H, W) float32 in -1..1 to latents, or to several tensors of which one is
+"latents". Where sound is trained on, that of each sample follows, (channels, N) or None."""
+
+
+def pixels_of(samples: Sequence[np.ndarray]) -> Tensor:
+    """uint8 (H, W, C) each to (B, C, H, W), or (F, H, W, C) each to (B, C, F, H, W), float32 in -1..1."""
+    import torch
+
+    stacked = torch.from_numpy(np.stack(samples)).movedim(-1, 1)
+    return stacked.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def latents_by(encode: EncodePixels, hears: bool = False) -> Encode:
+    """The encoder of latents and whatever the family keeps beside them; one that `hears` is given the sounds too."""
+
+    def run(samples: list[np.ndarray], sounds: list[np.ndarray | None]) -> list[Mapping[str, Any]]:
+        made = encode(pixels_of(samples), sounds) if hears else encode(pixels_of(samples))
+        named = made if isinstance(made, Mapping) else {"latents": made}
+        counts = {name: len(tensor) for name, tensor in named.items()}
+        if set(counts.values()) != {len(samples)}:
+            raise ValueError(f"the encoder returned {counts} latents for {len(samples)} samples")
+        return [{name: tensor[i] for name, tensor in named.items()} for i in range(len(samples))]
+
+    return run
+
+
+def masks_by(kind: Literal["mask", "segmentation"], needs: Needs) -> Encode:
+    """Where the loss counts, at the size of the latents: "mask" (1, h, w), or (1, f, h, w) for families with a frame
+    axis, one mask for all layers; 0..1."""
+    import torch
+
+    from darkroom.media.masks import loss_mask
+
+    def one(pixels: np.ndarray) -> Tensor:
+        height, width = pixels.shape[-3] // needs.downscale, pixels.shape[-2] // needs.downscale
+        if pixels.ndim == 3:
+            mask = torch.from_numpy(loss_mask(pixels, kind, height, width))
+            return mask[None, None] if needs.has_frames else mask[None]
+        frames = torch.from_numpy(np.stack([loss_mask(frame, kind, height, width) for frame in pixels]))
+        return latent_frames(frames, max(1, needs.temporal))[None]
+
+    return lambda samples, _: [{"mask": one(pixels)} for pixels in samples]
+
+
+def latent_frames(frames: Tensor, temporal: int) -> Tensor:
+    """(F, h, w) to (f, h, w): the first frame alone, then the mean of every `temporal` frames."""
+    import torch
+
+    first, rest = frames[:1], frames[1:]
+    whole = rest[: len(rest) // temporal * temporal]
+    return torch.cat([first, whole.reshape(-1, temporal, *frames.shape[1:]).mean(1)])
+
+
+def pixels_as_they_are(samples: list[np.ndarray], _: Any) -> list[Mapping[str, Any]]:
+    """Control pictures that the model sees as pixels: "pixels" uint8 (3, H, W) or (3, F, H, W)."""
+    import torch
+
+    return [{"pixels": torch.from_numpy(pixels).movedim(-1, 0).contiguous()} for pixels in samples]

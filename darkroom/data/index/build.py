@@ -1,0 +1,485 @@
+"""Bring a dataset's index up to date: list, read what changed, decide."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from darkroom.core import files
+from darkroom.core import log as logs
+from darkroom.core.errors import DataError
+from darkroom.core.units import THINNEST
+from darkroom.data.index import captions as cap
+from darkroom.data.index import metadata
+from darkroom.data.index.assign import decide
+from darkroom.data.index.clips import Clipping, cut_clips
+from darkroom.data.index.listing import (
+    Listing,
+    are_clips,
+    choose_samples,
+    endings_of,
+    list_samples,
+    listed_in,
+    other_endings,
+    tell_layers_apart,
+    text_of,
+    text_paths,
+)
+from darkroom.data.index.metadata import SampleTable
+from darkroom.data.index.probe import Saver, read_facts
+from darkroom.data.index.table import CODE, DECISIONS, FACTS, NUMBERS, TRANSIENT, VERSION, Index, Say, index_file, load
+from darkroom.data.process_group import ALONE, Team
+from darkroom.data.requirements import Needs
+from darkroom.data.threads import CHUNK
+from darkroom.media.images import INSTALL, READERS
+from darkroom.media.kohya import KohyaSizing
+from darkroom.media.resize import Size, Sizing, square_edge
+from darkroom.options.datasets import SampleDataset
+from darkroom.storage.base import Store
+
+log = logs.logger(__name__)
+
+MOST_EDGE = 65_536
+"""Pixels of an edge beyond which a size that a person wrote is a slip."""
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a survey depends on beside the dataset itself."""
+
+    needs: Needs
+    folder: Path  # of the indexes
+    seed: int
+    alignment: int
+    rounding: int = 2
+    filters: Sequence[str] = ()
+    sizes_table: dict[float, Size] = field(default_factory=dict)
+    team: Team = ALONE
+    keep_vanished: bool = False  # go on with samples whose files disappeared, from the cache
+    save_seconds: float = 3600.0  # between two saves of what a long scan has read
+    telling: bool = False  # log the name of every file, and how it finds its bucket
+
+
+def survey(
+    dataset: SampleDataset,
+    store: Store,
+    terms: Terms,
+    *,
+    on_progress: Say | None = None,
+    on_warn: Callable[[str], None] | None = None,
+) -> Index:
+    """The index of a dataset as it is now. Raises DataError, DiskFullError."""
+    table = metadata.read(dataset, store) if _has_table(dataset) else SampleTable()
+    sizing = sizing_of(
+        dataset,
+        alignment=terms.alignment,
+        rounding=terms.rounding,
+        needs=terms.needs,
+        table=terms.sizes_table,
+    )
+    clipping = Clipping(dataset.video, terms.needs) if dataset.video is not None else None
+    settings = _settings(dataset, sizing, terms, clipping)
+    file = index_file(terms.folder, dataset, store)
+    old = load(file, store, settings["version"])
+    team = terms.team
+    listing = _agreed(_listing(dataset, store, old, table, terms, on_progress) if team.is_first else None, file, team)
+    if not _has_table(dataset):  # a list of links knows its files once they are here
+        table = table_of(dataset, store)
+        if table.captions is not None:
+            settings["captions"] = files.digest([settings["captions"], _content_of(table.captions)])
+    if not dataset.layers:
+        listing.layers = None
+    elif listing.layers is None:
+        tell_layers_apart(listing)
+    left_out = choose_samples(listing, dataset.id, dataset.max_num_samples)
+    index = _start(dataset, store, listing, file, settings)
+    index.problems, index.left_out = listing.problems, left_out
+    index.others, index.leaving = other_endings(listing.others, dataset.dataset_type), listing.leaving
+    stale, stale_text = _reuse(index, old, listing)
+    index.numbers["bad"][stale] = CODE["unreadable"]  # until it is read: what is saved meanwhile must say so
+    saver = Saver(index, terms.save_seconds) if team.size == 1 else None
+    read_facts(index, team.share(stale, CHUNK), dataset, table, on_progress, saver)
+    _share_columns(index, stale, FACTS, team)
+    _read_captions(index, team.share(stale_text, CHUNK), dataset, table, text_paths(listing))
+    _share_captions(index, stale_text, team)
+    clips = are_clips(index.paths)
+    same = old is not None and old.settings.get("decisions") == settings["decisions"] and not clips.any()
+    index.numbers["unfit"][clips] = 0
+    cut_clips(index, clipping, clips)
+    if index.layers is not None:
+        index.numbers["count"] += pc.list_value_length(index.layers).to_numpy().astype(np.int32)
+    decide(index, stale if same else np.arange(len(index)), dataset, sizing, (terms.seed, 0), table)
+    if terms.telling:
+        _tell_buckets(index)
+    finish_captions(index, dataset, terms.filters, terms.seed, on_warn)
+    fresh = old is None or old.settings != settings or len(stale) > 0 or len(stale_text) > 0
+    index.changed = index.changed or fresh
+    if team.is_first:
+        index.save()
+    index.changed = False
+    team.wait()
+    return index
+
+
+def table_of(dataset: SampleDataset, store: Store) -> SampleTable:
+    """The table that knows the samples: the storage's own rows, or the one of the parquet block."""
+    if _has_table(dataset):
+        return metadata.read(dataset, store)
+    rows = store.rows()
+    return SampleTable() if rows is None else metadata.from_rows(rows)
+
+
+def _has_table(dataset: SampleDataset) -> bool:
+    return dataset.metadata_backend == "parquet" or cap.source_name(dataset) == "parquet"
+
+
+def _content_of(captions: pa.Array) -> str:
+    """A hash that tells whether a storage's own captions changed."""
+    sums = hashlib.sha256()
+    for part in captions.buffers():
+        sums.update(part or b"")
+    return sums.hexdigest()
+
+
+def _tell_buckets(index: Index) -> None:
+    """Every sample's way to its bucket, into the log."""
+    for row in index.usable.tolist():
+        s = index.sizes(row)
+        log.info(
+            "%s: %s is %dx%d, resized to %dx%d, cropped at %s to %dx%d, bucket %s",
+            index.dataset, index.place(row), *s.original, *s.intermediary, index.crop(row), *s.target, s.aspect,
+        )  # fmt: skip
+
+
+def _listing(
+    dataset: SampleDataset, store: Store, old: Index | None, table: SampleTable, terms: Terms, say: Say | None
+) -> Listing:
+    """What there is, or what the user asks to believe."""
+    if _is_trusted(dataset):
+        if old is not None:
+            return _as_listing(old)
+        if dataset.metadata_backend == "parquet" and table.with_ending:
+            return listed_in(table)
+    made = list_samples(store, endings_of(dataset.dataset_type), dataset.caption_extension, say)
+    return made.with_those_of(old.paths, old.numbers, old.hashes) if terms.keep_vanished and old else made
+
+
+def _agreed(listing: Listing | None, file: Path, team: Team) -> Listing:
+    """The listing of the first process, in all of them: what is there may change while they look."""
+    if team.size == 1:
+        assert listing is not None
+        return listing
+    none = pa.table({"paths": pa.array([], pa.string())})
+    tables = [none, none] if listing is None else listing.as_tables()
+    return Listing.from_tables(
+        *(team.exchanged(file.with_name(f"{file.name}.{i}"), t)[0] for i, t in enumerate(tables))
+    )
+
+
+def _share_columns(index: Index, rows: np.ndarray, names: Iterable[str], team: Team) -> None:
+    """What every process read of `rows`, in all of them."""
+    if team.size == 1:
+        return
+    mine = team.share(rows, CHUNK)
+    table = pa.table({"row": mine, **{name: index.numbers[name][mine] for name in names}})
+    for part in team.exchanged(index.file.with_name(f"{index.file.name}.facts"), table):
+        at = part["row"].to_numpy()
+        for name in names:
+            index.numbers[name][at] = part[name].to_numpy()
+
+
+def _share_captions(index: Index, rows: np.ndarray, team: Team) -> None:
+    if team.size == 1:
+        return
+    mine = team.share(rows, CHUNK)
+    table = pa.table({"row": mine, "bad": index.numbers["caption_bad"][mine], "raw": index.raw.take(pa.array(mine))})
+    found = pa.concat_tables(team.exchanged(index.file.with_name(f"{index.file.name}.captions"), table))
+    at = found["row"].to_numpy()
+    index.numbers["caption_bad"][at] = found["bad"].to_numpy()
+    index.raw = replaced(index.raw, at, found["raw"].combine_chunks())
+
+
+def replaced(column: pa.Array, rows: np.ndarray, values: pa.Array) -> pa.Array:
+    """The column with `values` in `rows`."""
+    place = np.arange(len(column))
+    place[rows] = len(column) + np.arange(len(rows))
+    return pa.concat_arrays([column, values]).take(pa.array(place))
+
+
+def _settings(dataset: SampleDataset, sizing: Sizing, terms: Terms, clipping: Clipping | None) -> dict[str, str]:
+    """What the stored columns depend on, as digests that tell whether they still hold."""
+    table = _stamp(files.home_of(dataset.parquet.path)) if dataset.parquet else None
+    block = dataset.parquet.model_dump(mode="json") if dataset.parquet else None
+    reads = {
+        "source": cap.source_name(dataset),
+        "ending": dataset.caption_extension,
+        "whole": dataset.disable_multiline_split,
+        "prompts": dataset.prompts,
+        "table": table,
+        "block": block,
+    }
+    decides = {
+        "sizing": {**vars(sizing), "table": sorted(sizing.table.items()), "kohya": repr(sizing.kohya)},
+        "seed": terms.seed,
+        "id": dataset.id,
+        "table": table,
+        "limits": [
+            dataset.minimum_image_size,
+            dataset.minimum_aspect_ratio,
+            dataset.maximum_aspect_ratio,
+            dataset.resolution_type,
+        ],
+        "clips": [dataset.video.model_dump(mode="json") if dataset.video else None, repr(terms.needs)]
+        if clipping
+        else None,
+    }
+    return {
+        "version": str(VERSION),
+        "captions": files.digest(reads),
+        "decisions": files.digest(decides),
+        "sizes": files.digest([dataset.metadata_backend, table, block, dataset.crop_style == "face"]),
+    }
+
+
+def _stamp(path: Path) -> list[int]:
+    try:
+        stat = path.stat()
+        return [stat.st_size, stat.st_mtime_ns]
+    except (OSError, ValueError):
+        return []
+
+
+def _is_trusted(dataset: SampleDataset) -> bool:
+    """Whether the user asked to skip listing the storage."""
+    kept = dataset.preserve_data_backend_cache
+    wants = kept is True or (isinstance(kept, str) and "image" in kept)
+    return wants or dataset.skips("aspect", "metadata")
+
+
+def _as_listing(old: Index) -> Listing:
+    """The stored index as if it had just been listed, text files included."""
+    none = np.zeros(0, np.int64)
+    texts = pa.array([], pa.string())
+    sizes, ages = old.numbers["size"], old.numbers["mtime"]
+    return Listing(old.paths, sizes, ages, texts, none, none, stored=True, layers=old.layers)
+
+
+def _start(dataset: SampleDataset, store: Store, listing: Listing, file: Path, settings: dict[str, str]) -> Index:
+    """An index of nothing but names, sizes and ages."""
+    count = len(listing)
+    numbers = {name: np.zeros(count, kind) for name, kind in NUMBERS.items()}
+    numbers["size"], numbers["mtime"] = np.array(listing.size), np.array(listing.mtime)
+    empty = pa.array([], pa.list_(pa.string()))
+    made = Index(
+        dataset.id, store, listing.paths, numbers, np.zeros(count, "S32"), empty, file, settings, listing.layers
+    )
+    made.area_down, made.convert = dataset.kohya is not None, dataset.converts_colors
+    return made
+
+
+def _reuse(index: Index, old: Index | None, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
+    """Take over what an earlier start knew. Returns the rows whose sample, and whose caption, must be read."""
+    everything = np.arange(len(index))
+    if not listing.stored:
+        _stamp_texts(index, listing)
+    if old is None:
+        index.raw = pa.nulls(len(index), pa.list_(pa.string()))
+        return everything, everything
+    if index.paths.equals(old.paths):
+        match = everything
+    else:
+        match = pc.fill_null(pc.index_in(index.paths, old.paths), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    known = match >= 0
+    source = np.where(known, match, 0)
+    same = (
+        known & _equal(index, old, source, ("size", "mtime")) & (old.settings.get("sizes") == index.settings["sizes"])
+    )
+    if listing.stored:
+        for name in ("caption_size", "caption_mtime"):
+            index.numbers[name] = old.numbers[name][source]
+    same_text = known & _equal(index, old, source, ("caption_size", "caption_mtime"))
+    same_text &= old.settings.get("captions") == index.settings["captions"]
+    same &= _lasting(old, source, "bad")
+    same_text &= _lasting(old, source, "caption_bad")
+    for name in (*FACTS, *DECISIONS):
+        index.numbers[name][same] = old.numbers[name][source[same]]
+    index.hashes[same] = old.hashes[source[same]]
+    index.numbers["caption_bad"][same_text] = old.numbers["caption_bad"][source[same_text]]
+    if same_text.all() and match is everything:
+        index.raw = old.raw
+    else:
+        index.raw = old.raw.take(pa.array(match, mask=~same_text))
+    index.changed = len(index) != len(old)
+    return np.flatnonzero(~same), np.flatnonzero(~same_text)
+
+
+def _equal(index: Index, old: Index, source: np.ndarray, names: tuple[str, ...]) -> np.ndarray:
+    if len(old) == 0:
+        return np.zeros(len(index), bool)
+    return np.logical_and.reduce([index.numbers[name] == old.numbers[name][source] for name in names])
+
+
+def _lasting(old: Index, source: np.ndarray, name: str) -> np.ndarray:
+    """(n,) bool: rows whose reason, if they have one, goes away only when the file changes."""
+    return ~np.isin(old.numbers[name], TRANSIENT)[source] if len(old) else np.zeros(len(source), bool)
+
+
+def _stamp_texts(index: Index, listing: Listing) -> None:
+    """Size and age of each sample's text file; -1 when there is none."""
+    rows = text_of(listing)
+    there = rows >= 0
+    for name, values in (("caption_size", listing.text_size), ("caption_mtime", listing.text_mtime)):
+        column = np.full(len(index), -1, np.int64)
+        column[there] = values[rows[there]]
+        index.numbers[name] = column
+
+
+def _read_captions(index: Index, rows: np.ndarray, dataset: SampleDataset, table: SampleTable, texts: pa.Array) -> None:
+    """Raw captions of `rows`. A sample without one is left out and counted. `texts` (n,) names the text files."""
+    if len(rows) == 0 or cap.source_name(dataset) in ("instanceprompt", "none"):
+        return
+    paths = index.paths if len(rows) == len(index) else index.paths.take(pa.array(rows))
+    asked = cap.Asked(dataset, index.store, table, paths, texts.take(pa.array(rows)))
+    found = cap.without_nuls(cap.SOURCES[cap.source_name(dataset)](asked))
+    words, inverse = np.unique(found.reasons, return_inverse=True)
+    index.numbers["caption_bad"][rows] = np.array([CODE[word] for word in words], np.int8)[inverse]
+    if len(rows) == len(index):
+        index.raw = found.captions
+        return
+    index.raw = replaced(index.raw, rows, found.captions)
+
+
+def finish_captions(
+    index: Index, dataset: SampleDataset, filters: Sequence[str], seed: int, on_warn: Callable[[str], None] | None
+) -> None:
+    """Raw captions to the variants that are trained with."""
+    rules, skipped = cap.compile_filters(filters)
+    for sentence in skipped if on_warn is not None else ():
+        on_warn(sentence)  # type: ignore[misc]
+    if cap.source_name(dataset) in ("instanceprompt", "none"):
+        given = dataset.prompts if dataset.caption_strategy is not None else ("",)
+        index.captions, index.constant = None, cap.variants(given, dataset, rules, seed)
+    elif not cap.changes_captions(dataset, rules):
+        index.captions = index.raw
+    else:
+        made = [None if texts is None else cap.variants(texts, dataset, rules, seed) for texts in index.raw.to_pylist()]
+        index.captions = pa.array(made, pa.list_(pa.string()))
+
+
+def sizing_of(
+    dataset: SampleDataset,
+    *,
+    alignment: int,
+    rounding: int,
+    needs: Needs | None = None,
+    table: dict[float, Size] | None = None,
+) -> Sizing:
+    """The size arithmetic that a dataset entry asks for."""
+    value = dataset.in_unit(dataset.resolution)
+    assert value is not None
+    return Sizing(
+        kind=dataset.size_kind,
+        value=value,
+        alignment=alignment,
+        rounding=rounding,
+        crop=dataset.crop,
+        crop_aspect=dataset.crop_aspect,
+        crop_style=dataset.crop_style,
+        aspects=dataset.crop_aspect_buckets,
+        weights=dataset.crop_aspect_weights,
+        maximum=dataset.in_unit(dataset.maximum_image_size),
+        downsample=dataset.in_unit(dataset.target_downsample_size),
+        max_upscale=dataset.max_upscale_threshold,
+        canvas=needs.pixels if needs else None,
+        longest=needs.edge if needs else None,
+        table=table or {},
+        kohya=_kohya_sizing(dataset, needs.step if needs else 1) if dataset.kohya else None,
+    )
+
+
+def _kohya_sizing(dataset: SampleDataset, step: int) -> KohyaSizing:
+    """The sizes of a musubi-tuner file, whose steps grow to those of the model."""
+    assert dataset.kohya is not None
+    asked = KohyaSizing(**dataset.kohya.model_dump())
+    return replace(asked, step=math.lcm(asked.step, step))
+
+
+def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:
+    """Target sizes by aspect that a person (or SimpleTuner) wrote into the output folder for this resolution."""
+    if dataset.size_kind != "area":
+        return {}
+    path = output / f"aspect_resolution_map-{dataset.in_unit(dataset.resolution)}.json"
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        made = {float(key): (int(size[0]), int(size[1])) for key, size in found.items()}
+        if wrong := [size for size in made.values() if not all(0 < edge <= MOST_EDGE for edge in size)]:
+            raise ValueError(f"{wrong[0]} is no size in pixels")
+        return made
+    except FileNotFoundError:
+        return {}
+    except (
+        OSError,
+        ValueError,
+        TypeError,
+        IndexError,
+        KeyError,
+        AttributeError,
+        OverflowError,
+        RecursionError,
+    ) as cause:
+        raise DataError(
+            f"The resolution map {path} cannot be read: {cause}\n"
+            '  It holds one object such as {"1.75": [1344, 768]}; correct or remove it.'
+        ) from cause
+
+
+def empty_report(dataset: SampleDataset, index: Index, removed: dict[str, int], effective: int) -> DataError:
+    """The error for a dataset without a usable sample: what was found, what was left out, under which limits."""
+    found = [f"{count} {reason}" for reason, count in {**removed, **(index.problems or {})}.items()]
+    edge = square_edge(sizing_of(dataset, alignment=8, rounding=2))
+    least = dataset.minimum_image_size
+    what = "clip" if dataset.dataset_type == "video" else "picture"
+    return DataError(
+        f"Dataset '{dataset.id}' ({dataset.dataset_type}) has no usable {what}.\n"
+        f"  Folder: {index.store.name}\n"
+        f"  {what.capitalize()}s found: {len(index)}; left out: {', '.join(found) or 'none'}.\n"
+        f"  Asked for: batch {dataset.train_batch_size}, repeats {dataset.repeats}, effective batch {effective}, "
+        f"about {edge}x{edge} pixels ({dataset.resolution_type}), minimum size "
+        f"{least if least is not None else 'none'}, "
+        f"captions by {cap.source_name(dataset)}.\n"
+        "  " + _remedy(len(index), removed)
+    )
+
+
+def _remedy(count: int, removed: dict[str, int]) -> str:
+    if count == 0:
+        return "Put pictures (.jpg, .png, .webp, ...) into the folder or below it, or correct instance_data_dir."
+    first = max(removed, key=lambda reason: removed[reason], default="")
+    if first in (reader.missing for reader in READERS):
+        return f"Install it with: {INSTALL}"
+    return {
+        "missing caption": "Write a .txt file with the same name beside each picture, or choose another "
+        "caption_strategy.",
+        "empty caption": "Write something into the caption files, or choose another caption_strategy.",
+        "resolution_filter": "Lower minimum_image_size, or bring larger pictures.",
+        "too thin": f"Cut them to a shape whose longer edge is at most {THINNEST} times the shorter one.",
+        "insufficient_for_batch": "Lower train_batch_size, raise repeats, or add pictures of the same shape.",
+        "not in the table": "Check filename_column and identifier_includes_extension in the parquet block.",
+        "too_short": "Lower num_frames (or target_frames) in the video block, or bring longer clips.",
+        "too_long": "Raise max_frames in the video block, or cut the clips.",
+        "no layers": "Put each picture's layers beside it, name_0.png, name_1.png, ... for name.png.",
+        "missing layer": "Number the layers of each picture without a gap.",
+        "damaged layer": "Replace the layers that cannot be read.",
+        "layer of another size": "Make every layer as large as its picture.",
+        "layer without alpha": "Save the layers with an alpha channel, for example as RGBA PNG.",
+        "missing companion": "Bring a conditioning picture of the same name for each, or leave conditioning_data out.",
+    }.get(first, "Replace the pictures that are left out, or remove the limit that excludes them.")

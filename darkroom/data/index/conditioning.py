@@ -1,0 +1,114 @@
+"""What goes with a sample: references, control pictures and masks out of other datasets, found by name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import pyarrow.compute as pc
+
+from darkroom.data.index.listing import are_clips
+from darkroom.data.index.metadata import without_ending
+from darkroom.data.index.table import CODE, Index
+from darkroom.options.datasets import SampleDataset
+
+COPIED = ("target_width", "target_height", "inter_width", "inter_height", "top", "left", "aspect", "start")
+"""Decisions that a pixel-aligned companion takes from the sample it belongs to."""
+
+
+@dataclass(eq=False)
+class Companion:
+    """A conditioning dataset beside one source: `index` has a row for every row of the source."""
+
+    entry: SampleDataset
+    index: Index
+
+    @property
+    def role(self) -> str:
+        """What it is to the model: "mask", "control" or "reference"."""
+        kind = self.entry.conditioning_type
+        return "control" if kind == "controlnet" else "reference" if str(kind).startswith("reference") else "mask"
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether its captions replace those of the sample."""
+        return self.entry.caption_strategy is not None
+
+    @property
+    def there(self) -> np.ndarray:
+        """(n,) bool: which rows of the source have it."""
+        return self.index.dropped == 0
+
+
+def paired(source: Index, own: Index, entry: SampleDataset) -> Companion:
+    """The companion of every sample of `source` among the files in `own`."""
+    rows = _by_prefix(source, own, entry.number) if entry.pairing == "prefix" else _by_path(source, own)
+    index = own.selected(rows, absent="missing companion")
+    if entry.is_aligned:
+        for name in COPIED:
+            index.numbers[name] = source.numbers[name].copy()
+        clips = are_clips(index.paths)
+        index.numbers["count"] = np.where(clips, source.numbers["count"], 1).astype(np.int32)
+        index.numbers["unfit"][:] = 0
+        index.area_down = source.area_down
+    return Companion(entry, index)
+
+
+def _by_path(source: Index, own: Index) -> np.ndarray:
+    """(n,) int64: rows with the same path, with one more ending (as generated pictures have), or with another ending;
+    -1 where there is none."""
+    stems = without_ending(own.paths)
+    exact = pc.index_in(source.paths, own.paths)
+    longer = pc.index_in(source.paths, stems)
+    other = pc.index_in(without_ending(source.paths), stems)
+    return pc.fill_null(pc.coalesce(exact, longer, other), -1).to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def _by_prefix(source: Index, own: Index, number: int) -> np.ndarray:
+    """musubi-tuner's way: `cat.png` has the controls `cat.*` and `cat_0.*`, `cat_1.*`...; the `number`-th of them."""
+    targets = without_ending(source.paths).to_pylist()
+    stems = set(targets)
+    found: dict[str, list[tuple[int, int]]] = {}
+    for row, path in enumerate(own.paths.to_pylist()):
+        stem = str(PurePosixPath(path).with_suffix(""))
+        numbered = re.fullmatch(r"(.*)_(\d+)", stem)
+        if stem in stems:
+            found.setdefault(stem, []).append((-1, row))
+        elif numbered and numbered[1] in stems:
+            found.setdefault(numbered[1], []).append((int(numbered[2]), row))
+    rows = np.full(len(source), -1, np.int64)
+    for i, stem in enumerate(targets):
+        controls = sorted(found.get(stem, []))
+        rows[i] = controls[number][1] if number < len(controls) else -1
+    return rows
+
+
+def leave_out_incomplete(source: Index, companions: Sequence[Companion], combined: bool) -> None:
+    """Mark the samples that lack what they need: every mask, and all pictures (`combined`) or at least one of them."""
+    unfit = source.numbers["unfit"]
+    unfit[unfit == CODE["missing companion"]] = 0
+    if not companions:
+        return
+    lacking = np.zeros(len(source), bool)
+    for c in companions:
+        if c.role == "mask" or (combined and not c.entry.optional):
+            lacking |= ~c.there
+    pictures = [c.there for c in companions if c.role != "mask" and not c.entry.optional]
+    if pictures and not combined:
+        lacking |= ~np.logical_or.reduce(pictures)
+    unfit[lacking & (unfit == 0)] = CODE["missing companion"]
+
+
+def shape_columns(index: Index, companions: Sequence[Companion]) -> list[np.ndarray]:
+    """What samples of one batch have in common: their own size and frames, and those of everything beside them."""
+    at = index.numbers
+    columns = [at["target_width"], at["target_height"], at["count"]]
+    for c in companions:
+        there = c.there
+        if c.entry.is_aligned and there.all() and not c.entry.optional:
+            continue
+        columns += [np.where(there, c.index.numbers[name], 0) for name in ("target_width", "target_height", "count")]
+    return columns

@@ -1,0 +1,105 @@
+"""What the Wan networks that follow a control clip see of it.
+
+VACE (2503.07598) has blocks of its own for it: latents of what is kept, here nothing, latents of what is followed,
+(B, 16 + 16, F, h, w), and which pixels those are, here all, (B, 64, F, h, w).
+Fun-Control (aigc-apps/VideoX-Fun) is Wan 2.1 with more channels behind the noised latents: the clip's latents, and
+those of the picture that it starts from, (B, 16 + 16, F, h, w). There is no mask: frames that are not given are zeros
+in latents, and so is a clip that is not there. CLIP's answer, where nothing was shown to it, is zeros as well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from darkroom.core.errors import DataError
+from darkroom.families.shared.spec import Apart, ControlInput, Flavour
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from darkroom.families.shared.spec import Tiny
+
+FUN_CONTROL = "WanFunControlPipeline"
+# how many tokens CLIP answers for a picture
+PICTURE_TOKENS = 257
+
+
+def vace(size: str, tiny: Tiny) -> Flavour:
+    """Wan 2.1 that follows control clips through blocks of their own."""
+    return Flavour(
+        f"Wan-AI/Wan2.1-VACE-{size}-diffusers",
+        note="follows control clips, which every sample needs",
+        pipeline="WanVACEPipeline",
+        tiny=tiny,
+        control=ControlInput("WanVACEPipeline", "video"),
+    )
+
+
+def fun_control(base: str, size: str, width: int, tiny: Tiny, starts: frozenset[str] = frozenset()) -> Flavour:
+    """Wan 2.1 that has control clips as further channels; `starts`: what it supports if it starts from pictures.
+
+    `base` has the other parts in diffusers' layout; `width` is that of the denoiser.
+    """
+    task = f"{'i2v' if starts else 't2v'}-{size}-FC"
+    return Flavour(
+        base,
+        {"flow_schedule_shift": 5.0} if starts else {},
+        note=f"follows control clips{' from a first frame' if starts else ''} (musubi-tuner's {task}); give the "
+        f"denoiser's file from alibaba-pai/Wan2.1-Fun-{size}-Control as pretrained_transformer_model_name_or_path",
+        pipeline=FUN_CONTROL,
+        tiny=tiny,
+        supports=starts,
+        picture="needed" if starts else "none",
+        control=ControlInput(FUN_CONTROL, "control_video"),
+        apart=Apart(
+            f"diffusion_pytorch_model.safetensors of alibaba-pai/Wan2.1-Fun-{size}-Control",
+            {"in_channels": 48, "image_dim": 1280, "added_kv_proj_dim": width},
+        ),
+    )
+
+
+def followed(batch: Any) -> Tensor:
+    """The latents of the control clips, (B, 16, F, h, w). Raises DataError if they are not as long as the samples."""
+    clips = batch.controls[0].to(batch.latents)
+    if clips.shape != batch.latents.shape:
+        frames, wanted = clips.shape[2], batch.latents.shape[2]
+        raise DataError(
+            f"A control clip of dataset '{batch.dataset}' has {frames} latent frames, and its sample has {wanted}.\n"
+            "  Give every clip a control clip of its length, and every picture a picture."
+        )
+    return clips
+
+
+def for_vace(batch: Any, downscale: int) -> Tensor:
+    """What VACE sees of the control clips, (B, 96, F, h, w): grey ones where they are left out."""
+    import torch
+
+    grey = batch.extras["grey"].to(batch.latents)
+    shown = followed(batch)
+    if batch.unconditioned is not None:
+        shown = torch.where(batch.unconditioned.view(-1, 1, 1, 1, 1), grey, shown)
+    mask = torch.ones_like(grey[:, :1]).expand(-1, downscale**2, -1, -1, -1)
+    return torch.cat([grey, shown, mask], dim=1)
+
+
+def for_fun_control(batch: Any) -> Tensor:
+    """What Fun-Control has behind the noised latents, (B, 32, F, h, w); clips that are left out are zeros already."""
+    return behind(followed(batch), batch.extras.get("first_frame"))
+
+
+def behind(control: Tensor, first: Tensor | None) -> Tensor:
+    """Latents of control clips (B, 16, F, h, w), then those of first frames (B, 16, 1, h, w) and nothing after them."""
+    import torch
+
+    start = torch.zeros_like(control)
+    if first is not None:
+        start[:, :, :1] = first
+    return torch.cat([control, start], dim=1)
+
+
+def no_picture(count: int, width: int, device: torch.device | None = None) -> Tensor:
+    """What stands for CLIP's answers where it was shown no pictures, (count, 257, width)."""
+    import torch
+
+    return torch.zeros(count, PICTURE_TOKENS, width, device=device)

@@ -1,0 +1,227 @@
+"""What the dataset page shows beside its findings: shapes, the frames of clips, and what goes with each sample."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from darkroom.data.index import generated
+from darkroom.data.index.buckets import Bucket, scheduled
+from darkroom.data.index.clips import Clipping, frame_numbers
+from darkroom.data.index.conditioning import Companion
+from darkroom.data.index.listing import is_clip
+from darkroom.data.mask_check import check_masks, kind_of
+from darkroom.job.dataset_report.examine import Album, as_trained, evenly, picture_of, source_of, thumbnail
+from darkroom.job.dataset_report.findings import Case, size_of
+from darkroom.media import video
+from darkroom.media.images import BadPicture
+from darkroom.media.masks import loss_mask
+from darkroom.report.dataset_facts import Beside, Finding, Moment, Shape, Strip, Tile, many, number
+from darkroom.storage.base import Missing, Refused
+
+GALLERY, PER_SHAPE, MOST_SHAPES = 10, 4, 24
+STRIPS_PER_SHAPE, MOST_STRIPS, MOMENTS = 2, 12, 8
+FILMED = (176, 112)
+PAIRS = 6
+
+TINT = np.array([214, 60, 60], np.float32)
+"""Laid over the parts of a picture that its mask leaves out."""
+
+
+def gallery(case: Case) -> list[Tile]:
+    """Some samples, evenly chosen, each over its caption."""
+    index = case.d.index
+    bad = [one.row for one in case.looks if one.bad]
+    rows = evenly(np.setdiff1d(case.once, bad), GALLERY)
+    return [case.album.tile(row, shortened(index.captions_of(int(row))), name=index.path(int(row))) for row in rows]
+
+
+def shortened(captions: Sequence[str], letters: int = 90) -> str:
+    """The first caption, cut to a few words."""
+    text = next(iter(captions), "")
+    return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
+
+
+# ---------------------------------------------------------------------- shapes
+
+
+def shapes(case: Case) -> tuple[list[Shape], str]:
+    """The largest buckets and those that were left out, by aspect; and a sentence about the rest."""
+    d = case.d
+    effective = d.entry.train_batch_size * case.plan.accumulation
+    dealt = (
+        scheduled(d.buckets, d.entry, effective, case.plan.oversubscribe) if d.entry.is_training else d.buckets.sizes
+    )
+    size = d.entry.train_batch_size if d.entry.is_training else 1
+    rows = [
+        (bucket, int(-(-n // size)), int(-(-n // size) * size - n), False)
+        for bucket, n in zip(d.buckets.buckets, dealt.tolist(), strict=True)
+    ]
+    rows += [(bucket, 0, 0, True) for bucket in d.buckets.pruned]
+    kept = sorted(sorted(rows, key=lambda row: -len(row[0]))[:MOST_SHAPES], key=lambda row: (row[3], *_order(row[0])))
+    rest = len(rows) - len(kept)
+    more = ""
+    if rest:
+        held = sum(len(row[0]) for row in rows) - sum(len(row[0]) for row in kept)
+        more = f"and {many(rest, 'smaller shape')} with {many(held, case.noun)} in all"
+    return [_shape(case, *row) for row in kept], more
+
+
+def _order(bucket: Bucket) -> tuple[Any, ...]:
+    return bucket.aspect, bucket.target, bucket.frames, int(bucket.rows[0])
+
+
+def _shape(case: Case, bucket: Bucket, batches: int, filled: int, is_left_out: bool) -> Shape:
+    bad = [one.row for one in case.looks if one.bad]
+    rows = evenly(np.setdiff1d(bucket.rows, bad), PER_SHAPE)
+    tiles = [case.album.tile(row, size_of(case, int(row)), framed=True) for row in rows]
+    return Shape(bucket.key, bucket.target, bucket.frames, len(bucket), batches, filled, is_left_out, tiles)
+
+
+# ---------------------------------------------------------------------- clips
+
+
+def strips(case: Case) -> list[Strip]:
+    """For some samples of every bucket of clips: which frames of the file they are."""
+    d = case.d
+    clipping = Clipping(d.entry.video, case.plan.needs) if d.entry.video is not None else None
+    made: list[Strip] = []
+    for bucket in d.buckets.buckets:
+        rows = [int(row) for row in bucket.rows if is_clip(d.index.path(int(row)))]
+        for row in evenly(np.array(rows, np.int64), STRIPS_PER_SHAPE).tolist() if rows else []:
+            if len(made) < MOST_STRIPS and (strip := _strip(case, bucket, row, clipping)) is not None:
+                made.append(strip)
+    return made
+
+
+def _strip(case: Case, bucket: Bucket, row: int, clipping: Clipping | None) -> Strip | None:
+    index, at = case.d.index, case.d.index.numbers
+    fps = float(at["fps"][row])
+    try:
+        with source_of(index, row) as source:
+            seconds = video.times(source)
+        frames = frame_numbers(clipping, seconds, int(at["start"][row]), int(at["count"][row]), fps)
+        some = frames[np.unique(np.linspace(0, len(frames) - 1, MOMENTS).round().astype(int))]
+        with source_of(index, row) as source:
+            pictures = video.read_frames(source, some)
+    except (BadPicture, Missing, Refused):
+        return None
+    sizes, crop = index.sizes(row), index.crop(row)
+    moments = []
+    for number_, pixels in zip(some.tolist(), pictures, strict=True):
+        small = thumbnail(as_trained(Image.fromarray(pixels), sizes, crop), FILMED)[0]
+        moments.append(Moment(number_, round(float(seconds[number_]), 3), case.album.spend(small)))
+    note = f"{many(len(frames), 'frame')} of {number(int(at['frames'][row]))}, stored at {fps:.4g} a second"
+    if clipping is not None and clipping.block.fps:
+        note += f", taken at {clipping.block.fps:.4g}"
+    shape = f"{bucket.target[0]} × {bucket.target[1]}, {many(bucket.frames, 'frame')}"
+    return Strip(index.path(row), shape, note, runs(frames.tolist()), moments)
+
+
+def runs(frames: Sequence[int]) -> str:
+    """Frame numbers in words: `0 to 32`, `0 to 64, every 2nd`, or all of them where no rule fits."""
+    steps = {b - a for a, b in itertools.pairwise(frames)}
+    if len(frames) == 1:
+        return str(frames[0])
+    if len(steps) == 1 and (step := steps.pop()) > 0:
+        every = {1: "", 2: ", every 2nd", 3: ", every 3rd"}.get(step, f", every {step}th")
+        return f"{frames[0]} to {frames[-1]}{every}"
+    return ", ".join(map(str, frames))
+
+
+# ---------------------------------------------------------------------- beside the samples
+
+
+def beside(case: Case) -> tuple[list[Beside], list[Finding]]:
+    """Conditioning datasets, some pairs of each, and what is wrong with them."""
+    shown, found = [], []
+    for c in case.d.companions:
+        made, problems = _one_beside(case, c)
+        shown.append(made)
+        found += problems
+    return shown, found
+
+
+def _one_beside(case: Case, c: Companion) -> tuple[Beside, list[Finding]]:
+    d = case.d
+    rows = case.once[c.there[case.once]]
+    waiting = set(generated.missing(d.index, c.entry)) if c.entry.generator else set()
+    rows = rows[[int(row) not in waiting for row in rows]] if waiting else rows
+    missing = np.flatnonzero(~c.there & (d.index.numbers["bad"] == 0) & (d.index.numbers["part"] == 0))
+    what = {"mask": "masks for the loss", "control": "control pictures", "reference": "reference pictures"}[c.role]
+    note = f"{number(len(waiting))} are still to be generated" if waiting else ""
+    pairs = [pair for row in evenly(rows, PAIRS) if (pair := _pair(case, c, int(row)))]
+    made = Beside(c.entry.id, f"{what} ({c.entry.conditioning_type})", len(rows), len(case.once), note, pairs)
+    found = []
+    if len(missing) and c.entry.optional:
+        found.append(
+            case.find(
+                "companion_absent", "know", missing, f"{many(len(missing), case.noun)} without one in '{c.entry.id}'",
+                "It may be left out, so they are trained on without.",
+            )
+        )  # fmt: skip
+    found += _other_shapes(case, c, rows)
+    if c.role == "mask":
+        found += _useless_masks(case, c) if not waiting else []
+    return made, found
+
+
+def _pair(case: Case, c: Companion, row: int) -> list[Tile]:
+    """A sample as it is trained on, its companion, and for a mask the sample with the ignored parts tinted."""
+    d = case.d
+    try:
+        sample = as_trained(picture_of(d.index, row), d.index.sizes(row), d.index.crop(row))
+        other = as_trained(picture_of(c.index, row), c.index.sizes(row), c.index.crop(row))
+    except (BadPicture, Missing, Refused):
+        return []
+    tiles = [
+        _tile(case.album, sample, d.index.path(row), "as trained on"),
+        _tile(case.album, other, c.index.path(row), c.role),
+    ]
+    if c.role == "mask":
+        weight = loss_mask(np.asarray(other), kind_of(c), sample.height, sample.width)[..., None]
+        pixels = np.asarray(sample, np.float32)
+        tinted = pixels * weight + (0.45 * pixels + 0.55 * TINT) * (1 - weight)
+        laid = Image.fromarray(tinted.round().astype(np.uint8))
+        tiles.append(_tile(case.album, laid, d.index.path(row), f"counts: {100 * float(weight.mean()):.0f} % of it"))
+    return tiles
+
+
+def _tile(album: Album, image: Image.Image, name: str, note: str) -> Tile:
+    small, size = thumbnail(image)
+    return Tile(name, note, album.spend(small), size)
+
+
+def _other_shapes(case: Case, c: Companion, rows: np.ndarray) -> list[Finding]:
+    """Aligned companions that have to be stretched."""
+    if not c.entry.is_aligned or not len(rows):
+        return []
+    own, other = case.d.index.numbers, c.index.numbers
+    aspect = own["width"][rows] / np.maximum(own["height"][rows], 1)
+    theirs = other["width"][rows] / np.maximum(other["height"][rows], 1)
+    off = rows[np.abs(theirs / aspect - 1) > 0.03]
+    if not len(off):
+        return []
+    return [
+        case.find(
+            "companion_shape", "look", off,
+            f"{many(len(off), case.noun)} whose picture in '{c.entry.id}' has another shape",
+            "It is stretched to fit, so the two no longer lie on top of each other. Make it again at the same size.",
+            lambda row: f"{size_of(case, row)}, and {other['width'][row]} × {other['height'][row]}",
+        )
+    ]  # fmt: skip
+
+
+def _useless_masks(case: Case, c: Companion) -> list[Finding]:
+    """Masks that leave nothing to learn, or nothing out."""
+    check = check_masks(case.d.index, c)
+    found = []
+    for flaw, rows in check.rows.items():
+        problem, remedy = check.words(c, flaw)
+        title = f"{many(len(rows), 'mask')} of {number(check.looked_at)} looked at in '{c.entry.id}' {problem}"
+        found.append(case.find(f"mask_{flaw}", "fix", rows, title, remedy))
+    return found
