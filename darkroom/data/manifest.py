@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,9 +16,7 @@ import pyarrow.parquet as pq
 from darkroom.core.errors import CheckpointError
 from darkroom.data.batches.order import DatasetShape
 from darkroom.data.index.table import Index
-
-if TYPE_CHECKING:
-    from darkroom.data.plan import PlannedDataset
+from darkroom.data.planned import PlannedDataset
 
 FILE = "dataset_manifest.parquet"
 VERSION = "1"

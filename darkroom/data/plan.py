@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +37,7 @@ from darkroom.data.index.conditioning import Companion, leave_out_incomplete, pa
 from darkroom.data.index.table import CODE, Index, Say
 from darkroom.data.manifest import Manifest, manifest_of
 from darkroom.data.mask_check import useless_masks
+from darkroom.data.planned import PlannedDataset
 from darkroom.data.process_group import ALONE, Team
 from darkroom.data.requirements import Needs
 from darkroom.media.images import INSTALL, READERS, Traits
@@ -58,39 +59,6 @@ SEED = 42
 EXAMPLES = 5
 MANY = 1000
 """Files after which a listing tells how far it is."""
-
-
-@dataclass(eq=False)
-class PlannedDataset:
-    """One dataset of the plan, after the scan."""
-
-    entry: SampleDataset
-    index: Index
-    buckets: Buckets
-    companions: list[Companion] = field(default_factory=list)
-
-    @property
-    def id(self) -> str:
-        """The entry's id."""
-        return self.entry.id
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """How many samples are not used, by reason."""
-        counts = {**self.index.reasons(), **(self.index.problems or {}), **self.index.others}
-        return counts | ({"max_num_samples": self.index.left_out} if self.index.left_out else {})
-
-    def rows_with(self, trait: Traits) -> np.ndarray:
-        """Rows of the samples in use whose header has a trait."""
-        rows = self.index.usable
-        return rows[self.index.numbers["traits"][rows] & trait != 0]
-
-    @property
-    def colors(self) -> dict[str, int]:
-        """How many images have a color profile that matters, by what becomes of them."""
-        used, odd = len(self.rows_with(Traits.PROFILE)), len(self.rows_with(Traits.ODD_PROFILE))
-        what = "converted to sRGB" if self.index.convert else "taken as stored"
-        return {what: used, "with a profile that cannot be used": odd}
 
 
 @dataclass(frozen=True)
@@ -794,8 +762,8 @@ class Plan:
 
     def report(self, ranks: int = 1) -> str:
         """The table that is printed before training."""
-        return reports.table(self, ranks)
+        return reports.table(self.datasets, self.lengths_for(ranks))
 
     def as_dict(self, ranks: int = 1) -> dict[str, Any]:
         """The same for machines."""
-        return reports.as_dict(self, ranks)
+        return reports.as_dict(self.datasets, self.lengths_for(ranks), self.seed)

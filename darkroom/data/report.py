@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
+from darkroom.data.batches.order import Lengths
+from darkroom.data.planned import PlannedDataset
 from darkroom.media.images import Traits
-
-if TYPE_CHECKING:
-    from darkroom.data.plan import Plan, PlannedDataset
 
 MOST_BUCKETS = 40
 """More buckets than this are summed up in one line."""
 
 
-def table(plan: Plan, ranks: int = 1) -> str:
+def table(datasets: Sequence[PlannedDataset], lengths: Lengths) -> str:
     """Datasets, their buckets, what is left out and why, and how long an epoch is."""
-    lengths = plan.lengths_for(ranks)
     lines: list[str] = []
-    for d in plan.datasets:
+    for d in datasets:
         lines += _dataset(d, lengths.by_dataset.get(d.id))
     lines.append(
         f"One epoch: {lengths.batches_per_epoch} batches per process, {lengths.steps_per_epoch} optimizer steps."
@@ -52,9 +51,8 @@ def _dataset(d: PlannedDataset, batches: int | None) -> list[str]:
     return [head, *beside, f"  {'aspect':>8}  {'target':>13} {what:>8}", *rows, *left, *told]
 
 
-def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
+def as_dict(datasets: Sequence[PlannedDataset], lengths: Lengths, seed: int) -> dict[str, Any]:
     """The same facts as the table."""
-    lengths = plan.lengths_for(ranks)
     return {
         "datasets": [
             {
@@ -78,9 +76,9 @@ def as_dict(plan: Plan, ranks: int = 1) -> dict[str, Any]:
                     for b in d.buckets.buckets
                 ],
             }
-            for d in plan.datasets
+            for d in datasets
         ],
         "batches_per_epoch": lengths.batches_per_epoch,
         "steps_per_epoch": lengths.steps_per_epoch,
-        "seed": plan.seed,
+        "seed": seed,
     }

@@ -441,13 +441,13 @@ class Family:
         """A batch's control pictures as the network takes them: latents, or pixels (B, 3, H, W), here in -1..1."""
         return control / 2 + 0.5 if self.sees(options) == "pixels" else self.to_pipeline(control)
 
-    def seeing(self, model: Any, batch: Any, options: Any) -> Any:
+    def with_control(self, model: Any, batch: Any, options: Any) -> Any:
         """The model with the batch's control picture at every call, where the run has one."""
         if isinstance(self.control(options), (ControlInput, type(None))):
             return model
-        from darkroom.families.shared.control import Seeing
+        from darkroom.families.shared.controlled import ControlledDenoiser
 
-        return Seeing(model, self.control_input(batch.controls[0], options))
+        return ControlledDenoiser(model, self.control_input(batch.controls[0], options))
 
     def control_call(self, picture: Any, width: int, height: int, options: Any) -> Cond:
         """A prompt's control picture, a PIL one of any size, as the stock pipeline takes it."""

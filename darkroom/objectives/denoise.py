@@ -68,7 +68,7 @@ class Denoise:
         noisy = cond.get("noisy")  # (B, 1, F, 1, 1), or None where all places have the sample's level
         x_t = self.process.mix(x0, perturbed, t if noisy is None else per_sample(t, x0) * noisy.to(x0))
         seen = x_t.to(self._input_dtype(cond, x_t))
-        model = self.family.seeing(model, batch, self.options)
+        model = self.family.with_control(model, batch, self.options)
         target = self.process.target(x0, noise, t)
         targets = {name: self.process.target(z, noises_beside[name], t) for name, z in beside.items()}
         if batch.is_regularisation:

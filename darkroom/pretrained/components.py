@@ -25,13 +25,13 @@ from darkroom.core.memory import is_memory_full
 from darkroom.core.narrow import find_sensitive_layers
 from darkroom.families.base import Family
 from darkroom.families.shared import control
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import is_network, named
 from darkroom.families.shared.control import WithChannels, WithControlNet
 from darkroom.families.shared.experts import Experts
 from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.trained_text import WithText
 from darkroom.pretrained import quantized, single_file
-from darkroom.pretrained.repository import Repository, eyes, is_model, lacking
+from darkroom.pretrained.repository import Repository, eyes, lacking
 from darkroom.pretrained.weight_files import SAFE, is_single_file
 
 log = logger(__name__)
@@ -106,7 +106,9 @@ class Parts(Repository):
         if self._text is None:
             family = self.family
             reader = self.family.text_pipeline_for(self.options.model_flavour)
-            models = [name for name, part in self.kinds.extras.items() if name in taken_by(reader) and is_model(part)]
+            models = [
+                name for name, part in self.kinds.extras.items() if name in taken_by(reader) and is_network(part.cls)
+            ]
             others = set(models) - set(eyes(family, self.kinds, self.options.model_flavour))
             absent = dict.fromkeys(["vae", *self.held, *others, *family.guides, *family.idle_parts])
             dtype = self.text_dtype
@@ -162,7 +164,7 @@ class Parts(Repository):
         from transformers import AutoTokenizer
 
         kind = {**self.kinds.encoders, **self.kinds.extras}.get(part)
-        has_weights = kind is not None and is_model(kind)
+        has_weights = kind is not None and is_network(kind.cls)
         place = self.home(part)
         arguments: dict[str, Any] = {"dtype": dtype} if has_weights else {}
         if place == self.settings_base:

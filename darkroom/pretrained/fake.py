@@ -13,11 +13,10 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from darkroom.core.device import HOST
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import is_network, named
 from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.spec import Part
 from darkroom.pretrained.components import Keeper, Parts, taken_by
-from darkroom.pretrained.repository import is_model
 
 Hollow = Callable[[nn.Module, torch.device, torch.dtype | None], nn.Module]
 Prepare = Callable[[str, Callable[[], nn.Module]], nn.Module]
@@ -58,7 +57,7 @@ class HollowParts(Parts):
 
     def _reader(self, part: str, dtype: torch.dtype) -> Any:
         kind = {**self.kinds.encoders, **self.kinds.extras}.get(part)
-        return self._made(part, kind, dtype) if kind and is_model(kind) else super()._reader(part, dtype)
+        return self._made(part, kind, dtype) if kind and is_network(kind.cls) else super()._reader(part, dtype)
 
     def _load_vae(self, source: str | None, dtype: torch.dtype) -> Any:
         return self._made("vae", self.kinds.vae, dtype) if self.kinds.vae else PixelSpace()

@@ -17,7 +17,7 @@ from typing import Any
 
 from darkroom.core.files import digest, write_text
 from darkroom.families.base import EMBEDDED, TINY, Family
-from darkroom.families.shared.classes import named, short
+from darkroom.families.shared.classes import is_network, named, short
 from darkroom.families.shared.spec import Part
 from darkroom.families.tiny import component
 from darkroom.families.tiny.tokenizers import TOKENIZERS
@@ -63,10 +63,8 @@ def folder(family: Family, flavour: str | None, root: Path) -> Path | None:
 
 def _networks(family: Family, flavour: str | None) -> dict[str, Part | None]:
     """What a base has with weights, by component."""
-    from darkroom.pretrained.repository import is_model
-
     spec = family.tiny_for(flavour)
-    others = {**spec.encoders, **{name: part for name, part in spec.extras.items() if is_model(part)}}
+    others = {**spec.encoders, **{name: part for name, part in spec.extras.items() if is_network(part.cls)}}
     return {**others, "vae": spec.vae, **dict.fromkeys((*family.held_for(flavour), *family.guides), spec.denoiser)}
 
 

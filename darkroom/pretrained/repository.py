@@ -20,8 +20,8 @@ from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
 from darkroom.families import tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
-from darkroom.families.shared.classes import named, short
-from darkroom.families.shared.spec import Latents, Limits, Part, Tiny
+from darkroom.families.shared.classes import is_network, named, short
+from darkroom.families.shared.spec import Latents, Limits, Tiny
 from darkroom.pretrained import published, quantized, single_file
 from darkroom.pretrained.single_file import Wanted
 from darkroom.pretrained.weight_files import (
@@ -67,15 +67,10 @@ def locate(repository: str, family: Family) -> str:
     return str(Path(repository).expanduser()) if repository.startswith("~") else repository
 
 
-def is_model(part: Part) -> bool:
-    """Has a part weights?"""
-    return issubclass(named(part.cls), torch.nn.Module)
-
-
 def eyes(family: Family, kinds: Tiny, flavour: str | None) -> list[str]:
     """The models that look at pictures for the reader of captions."""
     reads = family.flavour(flavour).reads
-    return [name for name, part in kinds.extras.items() if reads and is_model(part)]
+    return [name for name, part in kinds.extras.items() if reads and is_network(part.cls)]
 
 
 class Published(NamedTuple):

@@ -16,7 +16,8 @@ from darkroom.families import tiny
 from darkroom.families.base import Family
 from darkroom.families.shared import latents as latent_space
 from darkroom.families.shared.classes import named
-from darkroom.families.shared.control import Seeing, WithControlNet, wrap
+from darkroom.families.shared.control import WithControlNet, wrap
+from darkroom.families.shared.controlled import ControlledDenoiser
 from tests.families import conformance
 from tests.families.conformance import PROMPT, SIDE, STEPS, Case, Recorder
 
@@ -93,7 +94,7 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
         with ExitStack() as listening, torch.no_grad():
             for recorder in mine:
                 listening.enter_context(recorder)
-            family.predict(Seeing(model, family.control_input(control, settings)), x_t, t, cond)
+            family.predict(ControlledDenoiser(model, family.control_input(control, settings)), x_t, t, cond)
         differences += [
             conformance._difference(theirs[i], ours.calls[0]) for theirs, ours in zip(stock, mine, strict=True)
         ]

@@ -13,7 +13,8 @@ from darkroom import families
 from darkroom.adapters.stock import WEIGHTS
 from darkroom.cli.main import main
 from darkroom.families import tiny
-from darkroom.families.shared.control import Seeing, wrap
+from darkroom.families.shared.control import wrap
+from darkroom.families.shared.controlled import ControlledDenoiser
 from darkroom.tools.verify import verify
 from tests.families import conformance
 
@@ -117,8 +118,10 @@ def test_at_first_neither_changes_anything(way, photographs):
     x_t, t = torch.randn(1, *case.shape, generator=torch.Generator().manual_seed(1)), torch.tensor([0.5])
     with torch.no_grad():
         plain = family.predict(pipe.transformer, x_t, t, cond)
-        seeing = Seeing(wrap(family, pipe.transformer, settings), family.control_input(x_t.flip(-1), settings))
-        controlled = family.predict(seeing, x_t, t, cond)
+        denoiser = ControlledDenoiser(
+            wrap(family, pipe.transformer, settings), family.control_input(x_t.flip(-1), settings)
+        )
+        controlled = family.predict(denoiser, x_t, t, cond)
     assert torch.allclose(plain, controlled, atol=1e-6)
 
 

@@ -45,7 +45,7 @@ class Told:
             portion=lambda batch, *_: batch,
             conditions=lambda *_: conditions or {},
             latents_for=family.latents_for,
-            seeing=lambda model, *_: model,
+            with_control=lambda model, *_: model,
             overheard=lambda *_: nullcontext({}),
         )
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)

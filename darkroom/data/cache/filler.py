@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,14 +16,12 @@ from darkroom.data.cache.text import Readers, TextCache
 from darkroom.data.debug_log import Watch
 from darkroom.data.index.clips import Clipping
 from darkroom.data.index.conditioning import Companion
+from darkroom.data.planned import PlannedDataset
 from darkroom.data.requirements import Needs
 from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds
 from darkroom.options.datasets.where import LocalFiles, S3Files
 from darkroom.storage import open_store
 from darkroom.storage.mirror import Mirror
-
-if TYPE_CHECKING:
-    from darkroom.data.plan import PlannedDataset
 
 
 class Caching:

@@ -22,6 +22,13 @@ def named(name: str) -> Any:
     return getattr(diffusers, name, None) or getattr(modules, name, None) or getattr(transformers, name)
 
 
+def is_network(name: str) -> bool:
+    """Is the class of this name a torch module, with weights?"""
+    import torch
+
+    return issubclass(named(name), torch.nn.Module)
+
+
 def regrouped(pipe: Any, name: str) -> Any:
     """The parts and settings of a pipeline in another stock pipeline, for what its constructor takes of them."""
     import inspect

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from darkroom.families.base import CONTROLNET
 from darkroom.families.shared.classes import named
 from darkroom.families.shared.spec import ControlChannels, ControlInput
-from darkroom.pretrained.weight_files import SAFE
 
 if TYPE_CHECKING:
     from darkroom.families.base import Family
@@ -107,19 +106,6 @@ class WithChannels(Wrapped):
         return self.denoiser(torch.cat([hidden_states, control.to(hidden_states)], dim=self.axis), *args, **inputs)
 
 
-class Seeing:
-    """A model that is given the same control picture at every call; everything else is the model's."""
-
-    def __init__(self, model: Any, control: Tensor):
-        self._model, self._control = model, control
-
-    def __call__(self, *args: Any, **inputs: Any) -> Any:
-        return self._model(*args, control=self._control, **inputs)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-
 def wrap(family: Family, denoiser: Any, options: Any) -> Any:
     """The denoiser as the options train it. A new ControlNet draws from torch's generator.
 
@@ -133,7 +119,7 @@ def wrap(family: Family, denoiser: Any, options: Any) -> Any:
         return WithChannels(family.denoiser_part, denoiser, way.axis)
     cls = named(way.cls)
     if source := options.controlnet_model_name_or_path:
-        net = cls.from_pretrained(source, dtype=denoiser.dtype, **SAFE)
+        net = cls.from_pretrained(source, dtype=denoiser.dtype, use_safetensors=True)
     else:
         net = family.new_controlnet(cls, denoiser, options.controlnet_custom_config or {})
     family.check_controlnet(net)

@@ -14,7 +14,7 @@ import pyarrow as pa
 from darkroom.core.errors import ConfigError, UserError
 from darkroom.core.log import redact
 from darkroom.data.index.captions import source_name
-from darkroom.data.plan import PlannedDataset
+from darkroom.data.planned import PlannedDataset
 from darkroom.families.base import Family
 from darkroom.job.dataset_report.examine import evenly
 from darkroom.report.dataset_facts import Encoder, Words, number

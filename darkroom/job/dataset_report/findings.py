@@ -16,7 +16,8 @@ from darkroom.data.index.buckets import check_feasible
 from darkroom.data.index.captions import source_name
 from darkroom.data.index.listing import is_clip
 from darkroom.data.index.table import REASONS
-from darkroom.data.plan import Plan, PlannedDataset
+from darkroom.data.plan import Plan
+from darkroom.data.planned import PlannedDataset
 from darkroom.job.dataset_report.captions import MARKUP, Captions, word_shares
 from darkroom.job.dataset_report.examine import Album, Look, content_of
 from darkroom.media import quality

@@ -18,7 +18,8 @@ from darkroom.core.errors import DataError
 from darkroom.core.events import Bus, Progress
 from darkroom.core.log import redact
 from darkroom.data.index.listing import is_clip
-from darkroom.data.plan import Plan, PlannedDataset, prepare
+from darkroom.data.plan import Plan, prepare
+from darkroom.data.planned import PlannedDataset
 from darkroom.families.base import Family
 from darkroom.job.dataset_report import images as shown
 from darkroom.job.dataset_report.captions import Reader, read_captions, readers, summary

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -314,6 +314,13 @@ class ImageEmbeds(Entry):
     )
     where: Place
     cache_dir: Path | None = None
+
+
+class WrittenEntry(NamedTuple):
+    """A checked entry with the keys that were written for it."""
+
+    entry: Entry
+    written: frozenset[str]
 
 
 class DatasetFile(BaseModel):

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -31,6 +31,7 @@ from darkroom.options.datasets.entries import (
     SampleDataset,
     TextEmbeds,
     VideoBlock,
+    WrittenEntry,
 )
 from darkroom.options.datasets.notes import Notes, choose
 from darkroom.options.datasets.where import lower
@@ -84,13 +85,6 @@ def _array(path: Path, raw: Any) -> list[dict[str, Any]]:
 def _kind(value: Any) -> str:
     names: dict[type, str] = {dict: "one object", list: "an array with something else than objects", str: "a text"}
     return names.get(type(value), "a single value")
-
-
-class Made(NamedTuple):
-    """A checked entry with the keys that were written for it."""
-
-    entry: Entry
-    written: frozenset[str]
 
 
 class _Reader:
@@ -265,7 +259,7 @@ class _Reader:
             "_made": True,
         }
 
-    def entry(self, raw: dict[str, Any]) -> Made | None:
+    def entry(self, raw: dict[str, Any]) -> WrittenEntry | None:
         """One checked entry, or None after noting why not."""
         name, kind = raw["id"], self.kind_of(raw)
         if kind is None:
@@ -290,7 +284,7 @@ class _Reader:
         if isinstance(made, SampleDataset):
             rules.check_sample(made, self.family, self.environ, self.notes)
         rules.check_discovery(made, self.notes)
-        return Made(made, written)
+        return WrittenEntry(made, written)
 
     def kind_of(self, raw: dict[str, Any]) -> str | None:
         """The dataset type, or None when it cannot be used."""

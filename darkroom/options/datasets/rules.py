@@ -6,18 +6,23 @@ import re
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from darkroom.core.errors import DataError
 from darkroom.core.files import is_file, is_folder
 from darkroom.core.units import THINNEST
 from darkroom.options.datasets import keys as k
-from darkroom.options.datasets.entries import LOSS_MASKS, Entry, ImageEmbeds, SampleDataset, TextEmbeds, VideoBlock
+from darkroom.options.datasets.entries import (
+    LOSS_MASKS,
+    Entry,
+    ImageEmbeds,
+    SampleDataset,
+    TextEmbeds,
+    VideoBlock,
+    WrittenEntry,
+)
 from darkroom.options.datasets.notes import Notes, choose
 from darkroom.options.datasets.where import LocalFiles
-
-if TYPE_CHECKING:
-    from darkroom.options.datasets.reader import Made
 
 
 def has_name(entry: Mapping[str, Any]) -> bool:
@@ -236,7 +241,7 @@ def check_discovery(e: Entry, notes: Notes) -> None:
 # -- sources and what goes with them ----------------------------------------------------------------------------------
 
 
-def linked(made: Sequence[Made], notes: Notes) -> list[SampleDataset]:
+def linked(made: Sequence[WrittenEntry], notes: Notes) -> list[SampleDataset]:
     """The datasets with sources before their companions, each companion sized as its source asks."""
     by_id = {one.entry.id: one for one in made}
     names = {name: list(_dataset(one).conditioning_data) for name, one in by_id.items()}
@@ -268,7 +273,7 @@ def linked(made: Sequence[Made], notes: Notes) -> list[SampleDataset]:
     return list(found.values())
 
 
-def _dataset(one: Made) -> SampleDataset:
+def _dataset(one: WrittenEntry) -> SampleDataset:
     assert isinstance(one.entry, SampleDataset)
     return one.entry
 
@@ -302,7 +307,7 @@ def _fitted(d: SampleDataset, written: frozenset[str], source: SampleDataset | N
     return d.model_copy(update=values | {"source_dataset_id": source.id, "minimum_image_size": None})
 
 
-def _check_companions(d: SampleDataset, by_id: Mapping[str, Made], notes: Notes) -> None:
+def _check_companions(d: SampleDataset, by_id: Mapping[str, WrittenEntry], notes: Notes) -> None:
     known = [name for name, one in by_id.items() if _dataset(one).dataset_type == "conditioning"]
     for name in d.conditioning_data:
         if name not in known:

@@ -1,0 +1,20 @@
+"""A denoiser that is given a control image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+
+class ControlledDenoiser:
+    """A model that is given the same control picture at every call; everything else is the model's."""
+
+    def __init__(self, model: Any, control: Tensor):
+        self._model, self._control = model, control
+
+    def __call__(self, *args: Any, **inputs: Any) -> Any:
+        return self._model(*args, control=self._control, **inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
