@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import torch
 
     from darkroom.adapters.base import Adapter
+    from darkroom.options.config import Config
 
 KINDS: Table[str] = Table("adapter", entry_points="darkroom.adapters")
 KINDS.add("lora", "darkroom.adapters.lora:LoRA")
@@ -18,7 +19,7 @@ KINDS.add("full", "darkroom.adapters.full:FullWeights")
 
 
 def attach(
-    model: Any, options: Any, presets: Mapping[str, Sequence[str]], component: str, dtype: torch.dtype, seed: int
+    model: Any, options: Config, presets: Mapping[str, Sequence[str]], component: str, dtype: torch.dtype, seed: int
 ) -> Adapter:
     """Make `model` trainable as the options ask. `presets`: the family's target lists; `component`: its name in files.
 

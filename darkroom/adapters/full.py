@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +15,9 @@ from darkroom.adapters.base import Adapter
 from darkroom.core.errors import ConfigError
 from darkroom.core.files import disk_full_says, follow_umask
 from darkroom.core.precision import cast_weights
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 _LAYER = re.compile(r"\blayers\.(\d+)\.")
 
@@ -32,7 +35,7 @@ class FullWeights(Adapter):
     def __init__(
         self,
         model: nn.Module,
-        options: Any,
+        options: Config,
         presets: Mapping[str, Sequence[str]],
         component: str,
         dtype: torch.dtype,

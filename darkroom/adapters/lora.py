@@ -13,7 +13,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -27,6 +27,9 @@ from darkroom.adapters.base import Adapter, save_safetensors
 from darkroom.adapters.stock import SETTINGS, WEIGHTS, file_names, key_prefix, tuner_layers
 from darkroom.adapters.targets import target_modules
 from darkroom.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 INIT: dict[str, Any] = {"default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa"}
 # these initialisations also change the frozen weights, so the saved adapter must carry the difference
@@ -45,7 +48,7 @@ class LoRA(Adapter):
     def __init__(
         self,
         model: nn.Module,
-        options: Any,
+        options: Config,
         presets: Mapping[str, Sequence[str]],
         component: str,
         dtype: torch.dtype,
@@ -57,7 +60,7 @@ class LoRA(Adapter):
         targets = target_modules(options, presets)
         self.config = LoraConfig(
             r=rank,
-            lora_alpha=options.lora_alpha or rank,
+            lora_alpha=options.lora_alpha or rank,  # type: ignore[arg-type]  # peft scales by fractions too
             lora_dropout=options.lora_dropout,
             init_lora_weights=INIT[self.init],
             use_dora=options.use_dora,

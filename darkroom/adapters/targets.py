@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.registry import nearest
 from darkroom.options.config import option_info
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 ALL_LINEAR = "all-linear"
 _PATTERN = re.compile(r"[*+?^$|()\[\]\\]")
 
 
-def target_modules(options: Any, presets: Mapping[str, Sequence[str]]) -> list[str] | str:
+def target_modules(options: Config, presets: Mapping[str, Sequence[str]]) -> list[str] | str:
     """Module names, name endings or a regular expression, as peft takes them. Raises ConfigError for an unknown preset.
 
     Precedence: `peft_lora_target_modules` (names, or one entry that is a preset, a regular expression or `all-linear`),

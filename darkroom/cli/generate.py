@@ -6,11 +6,11 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from darkroom.families.base import Family
+    from darkroom.options.config import Config
     from darkroom.validate.recipe import Recipe
 
 
@@ -81,17 +81,16 @@ def family_of(known: dict[str, Any]) -> Family:
     return family
 
 
-def options_of(chosen: argparse.Namespace, family: Family, known: dict[str, Any]) -> Any:
+def options_of(chosen: argparse.Namespace, family: Family, known: dict[str, Any]) -> Config:
     """What is known, over the defaults of the family and flavour."""
+    from darkroom.options.config import construct
     from darkroom.pretrained.repository import WHOLE
 
-    options = SimpleNamespace(**{**defaults(family, known), **{k: v for k, v in known.items() if v is not None}})
-    if chosen.model and is_of_a_run(chosen.model):
-        vars(options).update(WHOLE)
-    return options
+    whole = WHOLE if chosen.model and is_of_a_run(chosen.model) else {}
+    return construct({**defaults(family, known), **{k: v for k, v in known.items() if v is not None}, **whole})
 
 
-def check(chosen: argparse.Namespace, family: Family, options: Any) -> None:
+def check(chosen: argparse.Namespace, family: Family, options: Config) -> None:
     """Raises ModelError for pictures or a cache that the model has no use for."""
     from darkroom.core.errors import ModelError
     from darkroom.validate.render import how_many, why_no_cache, why_no_mask
@@ -107,7 +106,7 @@ def check(chosen: argparse.Namespace, family: Family, options: Any) -> None:
         raise ModelError(f"--cache {chosen.cache}: {problem}\n  Leave it out.")
 
 
-def recipes(chosen: argparse.Namespace, family: Family, options: Any) -> Iterator[tuple[Path, Recipe]]:
+def recipes(chosen: argparse.Namespace, family: Family, options: Config) -> Iterator[tuple[Path, Recipe]]:
     """Every picture to make, and where it goes: prompts x count. Raises ModelError for a size that is none."""
     from darkroom.core.errors import ModelError
     from darkroom.core.files import safe_name
@@ -116,7 +115,7 @@ def recipes(chosen: argparse.Namespace, family: Family, options: Any) -> Iterato
     from darkroom.validate.render import call_of
 
     facts, fps = family.latents_for(options.model_flavour), family.fps_for(options.model_flavour)
-    size = chosen.resolution or options.validation_resolution or options.resolution
+    size = str(chosen.resolution or options.validation_resolution or options.resolution)
     try:
         asked, *_ = parse_resolutions(size, facts.downscale * facts.patch)
     except ValueError as cause:
@@ -134,7 +133,7 @@ def recipes(chosen: argparse.Namespace, family: Family, options: Any) -> Iterato
 
 
 def pipeline(
-    chosen: argparse.Namespace, family: Family, options: Any, known: dict[str, Any], adapters: list[Any]
+    chosen: argparse.Namespace, family: Family, options: Config, known: dict[str, Any], adapters: list[Any]
 ) -> Any:
     """The stock pipeline with the adapters in it; says how much of each found its place."""
     import torch
@@ -151,7 +150,7 @@ def pipeline(
     return pipe
 
 
-def drawn(pipe: Any, family: Family, options: Any, wanted: list[tuple[Path, Recipe]]) -> Iterator[Path]:
+def drawn(pipe: Any, family: Family, options: Config, wanted: list[tuple[Path, Recipe]]) -> Iterator[Path]:
     """Draws, and gives each file as it is written. MagCache's ratios are measured first if nobody gave them."""
     from darkroom.tools import generate
     from darkroom.validate import caches

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     from darkroom.data.batches.batch import Batch
     from darkroom.data.batches.loader import Loader, Source, Stack
+    from darkroom.options.config import Config
 
 SEED = 42
 """Used when no seed is set: crops must be the same at every start for the caches to hold."""
@@ -81,7 +82,7 @@ class Estimate:
 
 
 def prepare(
-    config: Any,
+    config: Config,
     datasets: DatasetFile,
     bus: Bus,
     needs: Needs,
@@ -98,7 +99,7 @@ class Plan:
 
     def __init__(
         self,
-        config: Any,
+        config: Config,
         file: DatasetFile,
         bus: Bus,
         needs: Needs,

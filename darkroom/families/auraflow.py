@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import kl_vae, t5
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 
 EARLY: Mapping[str, Any] = {"pos_embed_max_size": 4096}
 
@@ -80,10 +82,10 @@ class AuraFlow(Family):
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and math.isqrt(table) * self.latents.patch * self.latents.downscale)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D); the pipeline has put zeros where there is padding."""
         text, _, _, _ = read(pipe, captions, options)
         return {"text": text}
@@ -92,7 +94,7 @@ class AuraFlow(Family):
         """Velocity from data to noise, (B, 4, H, W)."""
         return model(x_t, encoder_hidden_states=cond["text"], timestep=t.to(x_t.dtype), return_dict=False)[0]
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:

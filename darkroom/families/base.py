@@ -29,7 +29,9 @@ from darkroom.families.shared.text import kept, split, stack
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
     from darkroom.diffusion.shift import ShiftLine
+    from darkroom.options.config import Config
 
     Cond = dict[str, Any]
 
@@ -192,21 +194,22 @@ class Family:
         """The text encoders of a flavour that can be trained."""
         return tuple(name for name in self.trained_text if name in self.tiny_for(flavour).encoders)
 
-    def adapted(self, options: Any) -> tuple[str, ...]:
+    def adapted(self, options: Config) -> tuple[str, ...]:
         """The components of the stock pipeline that a run's weights are for."""
         return (CONTROLNET,) if options.controlnet else self.trained_for(options.model_flavour)
 
-    def noise_range(self, options: Any) -> tuple[float, float]:
+    def noise_range(self, options: Config) -> tuple[float, float]:
         """The noise levels that a run trains, from and up to, as shares of all of them: (0, 1) is every level.
 
         A lone expert has its side of the boundary; `refiner_training` divides what there is.
         """
         low, high = 0.0, 1.0
         held, trained = self.held_for(options.model_flavour), self.adapted(options)
-        if len(held) > 1 and trained == held[:1]:
-            low = options.timestep_boundary
-        elif len(held) > 1 and trained == held[1:]:
-            high = options.timestep_boundary
+        boundary = options.timestep_boundary
+        if boundary is not None and len(held) > 1 and trained == held[:1]:
+            low = boundary
+        elif boundary is not None and len(held) > 1 and trained == held[1:]:
+            high = boundary
         if options.refiner_training and options.refiner_training_invert_schedule:
             low = max(low, options.refiner_training_strength)
         elif options.refiner_training:
@@ -242,7 +245,7 @@ class Family:
         """Does a flavour's pipeline make pixels in a way of its own?"""
         return self.pipeline_decodes
 
-    def masks_attention(self, options: Any) -> frozenset[str]:
+    def masks_attention(self, options: Config) -> frozenset[str]:
         """In what of "training" and "inference" a run's attention may be given a mask, which not every kernel takes."""
         if self.attention_masks == "always":
             return frozenset({"training", "inference"})
@@ -268,18 +271,18 @@ class Family:
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> Cond:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> Cond:
         """Captions to the batched text condition {name: (B, ...)}, by the stock pipeline `pipe` (text parts only)."""
         raise TypeError(f"{type(self).__name__} must define encode_text")
 
-    def text_entries(self, pipe: Any, captions: list[str], options: Any) -> list[Cond]:
+    def text_entries(self, pipe: Any, captions: list[str], options: Config) -> list[Cond]:
         """One cache entry per caption."""
         import torch
 
         with torch.no_grad():
             return [kept(entry) for entry in self.read_entries(pipe, captions, options)]
 
-    def read_entries(self, pipe: Any, captions: list[str], options: Any) -> list[Cond]:
+    def read_entries(self, pipe: Any, captions: list[str], options: Config) -> list[Cond]:
         """The same with gradients. The empty caption is the unconditional one: see `unconditional`."""
         entries = split(self.encode_text(pipe, captions, options))
         return [
@@ -287,11 +290,11 @@ class Family:
             for caption, entry in zip(captions, entries, strict=True)
         ]
 
-    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> Cond:
+    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> Cond:
         """A caption that is read with pictures, PIL ones of any size, as `encode_text` answers for one caption."""
         raise TypeError(f"{type(self).__name__} reads no pictures")
 
-    def seen_entry(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> Cond:
+    def seen_entry(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> Cond:
         """The cache entry of a caption that is read with pictures."""
         import torch
 
@@ -299,7 +302,7 @@ class Family:
             (entry,) = split(self.encode_seen(pipe, caption, pictures, options))
         return kept(entry)
 
-    def unconditional(self, pipe: Any, entry: Cond, options: Any) -> Cond:
+    def unconditional(self, pipe: Any, entry: Cond, options: Config) -> Cond:
         """What guidance and caption dropout use in place of a caption; `entry` is the encoded empty string."""
         return entry
 
@@ -307,21 +310,21 @@ class Family:
         """Cache entries to a batch."""
         return stack(entries)
 
-    def text_identity(self, options: Any) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, Any]:
         """Options that change a text embedding; part of its cache key."""
         return {"tokenizer_max_length": options.tokenizer_max_length}
 
-    def reads_as_pipeline(self, options: Any) -> bool:
+    def reads_as_pipeline(self, options: Config) -> bool:
         """Do these options read captions as the stock pipeline does when it is given them as text?"""
         return options.t5_padding != "zero"
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """How many numbers one caption's cache entry holds, from the encoders' configs by component."""
         raise TypeError(f"{type(self).__name__} must define text_numbers")
 
     # -- what else a sample brings ---------------------------------------------------------------------------------
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> Cond:
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> Cond:
         """What is cached of a sample beside its latents, {name: (B, ...)}; in training it is `batch.extras`.
 
         pixels (B, 3, H, W) or (B, 3, F, H, W) in -1..1, latents their normalised latents; `parts` has the models.
@@ -336,25 +339,25 @@ class Family:
         """Latents of sound, as its VAE has them, as the network takes them."""
         raise TypeError(f"{type(self).__name__} has no sound")
 
-    def sample_identity(self, options: Any) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, Any]:
         """Options that change `sample_entries`; part of the cache's name."""
         return {}
 
-    def frame_step(self, options: Any) -> int:
+    def frame_step(self, options: Config) -> int:
         """Frames between two lengths of clips that can be trained on."""
         return max(1, self.latents_for(options.model_flavour).temporal)
 
-    def least_frames(self, options: Any) -> int:
+    def least_frames(self, options: Config) -> int:
         """Frames of the shortest clip that can be trained on."""
         return 1
 
-    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
+    def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
         """The part of a batch that a step trains, as a batch. Draws come from `generator`."""
         return batch
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> Cond:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> Cond:
         """Further inputs of a training batch beside its text: sizes, guidance, `extras`, `references`.
 
         Draws come from `generator`. `noisy`, where it is given, is the share of the noise level that each latent frame
@@ -380,7 +383,7 @@ class Family:
         """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are its maker's arguments."""
         raise TypeError(f"{type(self).__name__} has no ControlNet")
 
-    def control(self, options: Any) -> ControlNet | ControlChannels | ControlInput | None:
+    def control(self, options: Config) -> ControlNet | ControlChannels | ControlInput | None:
         """How a control picture reaches the denoiser in this run."""
         if made_for := self.flavours[self.published(options.model_flavour)].control:
             return made_for
@@ -395,12 +398,12 @@ class Family:
             "control": self.control_channels if own else None,
         }
 
-    def sees(self, options: Any) -> str | None:
+    def sees(self, options: Config) -> str | None:
         """What of a control picture the network is given: "latents" or "pixels"; None without one."""
         way = self.control(options)
         return None if way is None else str(getattr(way, "sees", "latents"))
 
-    def drawn_by(self, options: Any) -> str:
+    def drawn_by(self, options: Config) -> str:
         """The stock pipeline that draws what the run trains."""
         way = self.control(options)
         return way.pipeline if way else self.pipeline_for(options.model_flavour)
@@ -410,11 +413,11 @@ class Family:
         own = self.pipeline_for(flavour) == self.pipeline
         return self.flavours[self.published(flavour)].inpainting or (self.inpainting if own else None)
 
-    def inpaints(self, options: Any) -> Inpainting | None:
+    def inpaints(self, options: Config) -> Inpainting | None:
         """How the run draws parts of a picture anew; None where it cannot."""
         return None if self.control(options) else self.inpainting_for(options.model_flavour)
 
-    def drawing(self, pipe: Any, starts: bool, options: Any, masks: bool = False) -> Any:
+    def drawing(self, pipe: Any, starts: bool, options: Config, masks: bool = False) -> Any:
         """The pipeline for a prompt, with the parts of `pipe`: there may be another for one with a picture or mask."""
         way = self.inpaints(options) if masks else None
         name = way.pipeline if way else self.flavours[self.published(options.model_flavour)].started
@@ -424,7 +427,7 @@ class Family:
 
         return regrouped(pipe, name)
 
-    def pictures_for(self, options: Any) -> range:
+    def pictures_for(self, options: Config) -> range:
         """How many pictures a prompt without a mask may come with."""
         facts = self.flavours[self.published(options.model_flavour)]
         if self.control(options):
@@ -432,16 +435,16 @@ class Family:
         most = 0 if facts.picture == "none" else SEVERAL if facts.several else 1
         return range(1 if facts.picture == "needed" else 0, most + 1)
 
-    def known_to_pipeline(self, call: Mapping[str, Any], options: Any, masks: bool = False) -> dict[str, Any]:
+    def known_to_pipeline(self, call: Mapping[str, Any], options: Config, masks: bool = False) -> dict[str, Any]:
         """The arguments that the pipeline of the run, or of prompts with a mask, knows of the family's own."""
         way = self.inpaints(options) if masks else self.control(options)
         return {name: value for name, value in call.items() if not way or name not in way.lacks}
 
-    def control_input(self, control: Tensor, options: Any) -> Tensor:
+    def control_input(self, control: Tensor, options: Config) -> Tensor:
         """A batch's control pictures as the network takes them: latents, or pixels (B, 3, H, W), here in -1..1."""
         return control / 2 + 0.5 if self.sees(options) == "pixels" else self.to_pipeline(control)
 
-    def with_control(self, model: Any, batch: Any, options: Any) -> Any:
+    def with_control(self, model: Any, batch: Batch, options: Config) -> Any:
         """The model with the batch's control picture at every call, where the run has one."""
         if isinstance(self.control(options), (ControlInput, type(None))):
             return model
@@ -449,7 +452,7 @@ class Family:
 
         return ControlledDenoiser(model, self.control_input(batch.controls[0], options))
 
-    def control_call(self, picture: Any, width: int, height: int, options: Any) -> Cond:
+    def control_call(self, picture: Any, width: int, height: int, options: Config) -> Cond:
         """A prompt's control picture, a PIL one of any size, as the stock pipeline takes it."""
         way = self.control(options)
         assert way is not None
@@ -466,25 +469,25 @@ class Family:
         raise TypeError(f"{type(self).__name__} takes no control picture as channels")
 
     @contextlib.contextmanager
-    def overheard(self, model: Any, options: Any) -> Iterator[dict[str, Tensor]]:
+    def overheard(self, model: Any, options: Config) -> Iterator[dict[str, Tensor]]:
         """Around `predict` in training: what the network says besides its answer becomes further terms of the loss."""
         yield {}
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         """Keyword arguments of the stock pipeline's call that depend on neither the prompt nor the size."""
         return {"guidance_scale": options.validation_guidance}
 
-    def drawn_size(self, width: int, height: int, options: Any) -> tuple[int, int]:
+    def drawn_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
         """The width and height that the stock pipeline makes where these are wanted: some know only a few sizes."""
         return width, height
 
-    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
         """The size in pixels as the stock pipeline takes it."""
         return {"width": width, "height": height}
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """The picture that a prompt starts from, a PIL one of any size, as the stock pipeline takes it.
 
         Cut to the shape of the result: the pipelines themselves would stretch it.
@@ -493,7 +496,7 @@ class Family:
 
         return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
 
-    def inpainting_call(self, picture: Any, mask: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def inpainting_call(self, picture: Any, mask: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """A picture and a mask, white where it is drawn anew, PIL ones of one size, as the pipeline takes them."""
         way = self.inpaints(options)
         assert way is not None
@@ -502,12 +505,12 @@ class Family:
         )
         return {"image": fitted, "mask_image": where.convert("L"), "strength": 1.0, **way.more}
 
-    def pictures_call(self, pictures: list[Any], width: int, height: int, options: Any) -> dict[str, Any]:
+    def pictures_call(self, pictures: list[Any], width: int, height: int, options: Config) -> dict[str, Any]:
         """The pictures of one prompt: one, or a list of them as `image`."""
         calls = [self.picture_call(picture, width, height, options) for picture in pictures]
         return calls[0] if len(calls) == 1 else {**calls[0], "image": [call["image"] for call in calls]}
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         """The prompt as the stock pipeline takes it as text."""
         return {"prompt": prompt, "negative_prompt": negative or None}
 
@@ -520,10 +523,10 @@ class Family:
             "negative_pooled_prompt_embeds": negative["pooled"],
         }
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
 
-    def told(self, options: Any) -> dict[str, Any]:
+    def told(self, options: Config) -> dict[str, Any]:
         """The options that `prepare` tells it of, which a picture's recipe keeps."""
         return {}
 

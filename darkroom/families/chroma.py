@@ -23,6 +23,8 @@ from darkroom.families.tiny.parts import kl_vae, t5
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 
 # inputs of a single block that gradient checkpointing hands on; a double block has two more, the mask among them
 SINGLE = 3
@@ -93,10 +95,10 @@ class Chroma(Family):
         },
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), mask (B, L)."""
         text, _, mask, _, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
@@ -121,7 +123,7 @@ class Chroma(Family):
             )[0]
         return unpack(answer, height, width)
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
@@ -132,7 +134,7 @@ class Chroma(Family):
             "negative_prompt_attention_mask": negative["mask"].bool(),
         }
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         """Its mask becomes a boolean one, for prompts that it reads itself too."""
         plain = type(pipe)._prepare_attention_mask
 

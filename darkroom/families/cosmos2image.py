@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import t5
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 
 class NothingToGuard:
     """In the guardrail's place where no picture is made, or only ones of the tiny model's noise."""
@@ -110,10 +112,10 @@ class Cosmos2Image(Family):
         most = max(side // patch for side, patch in zip(sides, patches, strict=True))
         return Limits(edge=most * self.latents.patch * self.latents.downscale)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D); the pipeline has put zeros where there is padding."""
         text, _ = read(pipe, captions, options)
         return {"text": text}
@@ -131,10 +133,10 @@ class Cosmos2Image(Family):
         )[0]
         return answer.squeeze(2)
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # without a negative prompt it would take a long one of its own
         return {"prompt": prompt, "negative_prompt": negative}
 

@@ -23,6 +23,9 @@ from darkroom.families.tiny.parts import t5
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 TOKENS = 77
 
 
@@ -115,21 +118,21 @@ class DeepFloyd(Family):
     }
     tiny = TINY
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return TOKENS * configs["text_encoder"]["d_model"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77, D) from T5."""
         text, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
         return {"text": text}
 
     # -- the small picture -----------------------------------------------------------------------------------------
 
-    def _enlarges(self, options: Any) -> bool:
+    def _enlarges(self, options: Config) -> bool:
         """Is this stage II?"""
         return self.tiny_for(options.model_flavour) is TINY_II
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """For stage II small (B, 3, H/4, W/4): the samples as it will be given pictures to enlarge."""
         import numpy as np
         import torch
@@ -141,10 +144,10 @@ class DeepFloyd(Family):
         rows = torch.from_numpy(np.stack([np.asarray(picture) for picture in given]))
         return {"small": rows.permute(0, 3, 1, 2).float() / 127.5 - 1}
 
-    def sample_identity(self, options: Any) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, Any]:
         return {"small": ENLARGED} if self._enlarges(options) else {}
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """For stage II seen (B, 3, H, W), the small picture, enlarged and noised, and level (B,), how much."""
         import torch
         from torch.nn.functional import interpolate
@@ -179,13 +182,13 @@ class DeepFloyd(Family):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         if not self._enlarges(options):
             return super().call(options)
         level = options.deepfloyd_noise_level
         return {**super().call(options), "noise_level": USUAL_LEVEL if level is None else level}
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """What is to be enlarged, in the size that makes the result one of `width` x `height`."""
         return super().picture_call(picture, width // ENLARGED, height // ENLARGED, options)
 

@@ -19,6 +19,8 @@ from darkroom.families.tiny.parts import flux2_vae, mistral3
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 
 class Ernie(Family):
     name, title = "ernie", "ERNIE-Image"
@@ -75,11 +77,11 @@ class Ernie(Family):
         },
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), of the last layer but one."""
         text = pipe.encode_prompt(captions, device=pipe.device)
         # the pipeline has no limit of its own; a row knows nothing of those behind it, so they can be cut off here
@@ -102,7 +104,7 @@ class Ernie(Family):
             return_dict=False,
         )[0]
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "use_pe": False}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:

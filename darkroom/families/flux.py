@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     import torch
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
 TEXT_ATTENTION = ("add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 # the bare suffix proj_out also matches the final output projection, which the predecessor trains too
@@ -178,22 +181,22 @@ class Flux(Family):
         oracle={"attention_head_dim": 32, "num_attention_heads": 4, "axes_dims_rope": (8, 12, 12)},
     )
 
-    def text_identity(self, options: Any) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, Any]:
         names = ("t5_padding", "flux_attention_masked_training")
         return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
 
-    def masks_attention(self, options: Any) -> frozenset[str]:
+    def masks_attention(self, options: Config) -> frozenset[str]:
         """Only where the padding of its text is hidden."""
         return frozenset({"training", "inference"} if options.flux_attention_masked_training else ())
 
-    def reads_as_pipeline(self, options: Any) -> bool:
+    def reads_as_pipeline(self, options: Config) -> bool:
         return super().reads_as_pipeline(options) and not options.flux_attention_masked_training
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         text = options.tokenizer_max_length * configs["text_encoder_2"]["d_model"]
         return text + configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
         """text (B, L, D) from T5, or B tensors (L, D) where padding is hidden; pooled (B, P) from CLIP.
 
         Text has no positions here and is not read out of the network, so that text without its padding is answered as
@@ -211,7 +214,7 @@ class Flux(Family):
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {**stack([{"pooled": entry["pooled"]} for entry in entries]), **stack_padded(entries)}
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """guidance (B,): constant, or drawn between the two bounds; references, a tuple of (B, C, h, w)."""
         import torch
 
@@ -264,21 +267,21 @@ class Flux(Family):
         denoiser.x_embedder = widened(denoiser.x_embedder)
         denoiser.register_to_config(in_channels=2 * denoiser.config.in_channels, out_channels=denoiser.out_channels)
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "true_cfg_scale": options.validation_guidance_real,
             "max_sequence_length": options.tokenizer_max_length,
         }
 
-    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
         size = super().size_call(width, height, options)
         if "references" not in self.supports_for(options.model_flavour):
             return size
         # Kontext's pipeline would make every picture one of about a million pixels
         return {**size, "max_area": width * height}
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """The picture in its own shape, with about as many pixels as the result; edges are multiples of 16."""
         from PIL import Image
 
@@ -291,7 +294,7 @@ class Flux(Family):
         both = stack_padded([{"text": each["text"][0]} for each in (text, negative)])["text"]
         return super().embedded_call({**text, "text": both[:1]}, {**negative, "text": both[1:]})
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         if not options.flux_attention_masked_training:
             return
 
@@ -301,7 +304,7 @@ class Flux(Family):
 
         pipe.encode_prompt = encode_prompt
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # the pipeline's real guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 

@@ -20,6 +20,9 @@ from darkroom.families.tiny.parts import flux2_vae, mistral3, qwen3
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 # attention and feed-forward of a single block are one layer; its attn.to_out would match a list in the double blocks
 SINGLE = ("attn.to_qkv_mlp_proj",)
@@ -156,7 +159,7 @@ class Flux2(Family):
         """dev and klein read text each in its own way."""
         return self.pipeline_for(flavour)
 
-    def text_layers(self, options: Any) -> tuple[int, ...]:
+    def text_layers(self, options: Config) -> tuple[int, ...]:
         """The three layers of the language model that make a text."""
         usual = DEV_LAYERS if self._is_dev(options) else KLEIN_LAYERS
         return tuple(options.custom_text_encoder_intermediary_layers or usual)
@@ -164,18 +167,18 @@ class Flux2(Family):
     def unguided_for(self, flavour: str | None) -> Mapping[str, Any]:
         return {} if self.published(flavour) == "dev" else self.unguided
 
-    def _is_dev(self, options: Any) -> bool:
+    def _is_dev(self, options: Config) -> bool:
         return self.pipeline_for(options.model_flavour) == DEV_PIPELINE
 
-    def text_identity(self, options: Any) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "layers": self.text_layers(options)}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         config = configs["text_encoder"]
         width = config.get("text_config", config)["hidden_size"]
         return options.tokenizer_max_length * len(self.text_layers(options)) * width + self._is_dev(options)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, 3D), where padding counts as text; for dev also the mark that there is no negative one, (B,)."""
         text, _ = pipe.encode_prompt(
             captions,
@@ -186,7 +189,7 @@ class Flux2(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """guidance (B,) for a flavour with an input for it; references, a tuple of (B, 128, h, w)."""
         import torch
 
@@ -220,14 +223,14 @@ class Flux2(Family):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
             "text_encoder_out_layers": self.text_layers(options),
         }
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """The picture in its own shape, with about as many pixels as the result; edges are multiples of 16, from 64."""
         from PIL import Image
 
@@ -235,7 +238,7 @@ class Flux2(Family):
         size = [round(edge * scale / 16) * 16 for edge in picture.size]
         return {"image": picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # klein is guided away from the empty prompt and takes no other; dev from none
         return {"prompt": prompt}
 

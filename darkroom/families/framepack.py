@@ -22,6 +22,9 @@ from darkroom.families.tiny.parts import siglip
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 FORWARD = "f1"
 # frames that a section sees: whole, at half and at a quarter of their size
 WHOLE, HALF, QUARTER = 1, 2, 16
@@ -114,16 +117,16 @@ class FramePack(FramePackNetwork):
     }
     tinies = {"tiny-f1": FORWARD}
 
-    def frame_step(self, options: Any) -> int:
+    def frame_step(self, options: Config) -> int:
         """Clips are whole sections."""
         return self.latents.temporal * options.framepack_latent_window_size
 
-    def least_frames(self, options: Any) -> int:
+    def least_frames(self, options: Config) -> int:
         return 1 + self.frame_step(options)
 
     # -- what a sample brings --------------------------------------------------------------------------------------
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """image (B, N, D): what SigLIP sees of the first frame; start (B, 16, 1, h, w): its latent by itself.
 
         Inside a clip that latent is another one, as the VAE's norms look at all frames.
@@ -140,10 +143,10 @@ class FramePack(FramePackNetwork):
             image = encoder(**seen).last_hidden_state
         return {"image": image, "start": encode(parts.vae(), pixels[:, :, :1], parts.latents)}
 
-    def sample_identity(self, options: Any) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, Any]:
         return {"starts_from": "first frame"}
 
-    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
+    def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
         """One section of the clips, and in `extras` what it sees and where it is: see `section`."""
         import torch
 
@@ -166,13 +169,13 @@ class FramePack(FramePackNetwork):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """guidance, and everything that `portion` found."""
         return {**super().conditions(batch, options, generator), **batch.extras}
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         is_forward = self.published(options.model_flavour) == FORWARD
         return {
             **super().call(options),

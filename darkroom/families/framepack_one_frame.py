@@ -18,6 +18,9 @@ from darkroom.families.shared.spec import Flavour
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 
 class FramePackOneFrame(FramePackNetwork):
     name, title = "framepack_one_frame", "FramePack one-frame"
@@ -39,29 +42,29 @@ class FramePackOneFrame(FramePackNetwork):
         FramePackNetwork.tiny, defaults={**FramePackNetwork.tiny.defaults, "framepack_latent_window_size": 1}
     )
 
-    def pictures_for(self, options: Any) -> range:
-        count = len(options.framepack_clean_indices)
+    def pictures_for(self, options: Config) -> range:
+        count = len(options.framepack_clean_indices or ())
         return range(count, count + 1)
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         eye = configs["image_encoder"]
         seen = (eye["image_size"] // eye["patch_size"]) ** 2 * eye["hidden_size"]
         return super().text_numbers(configs, options) + int(seen)
 
-    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> dict[str, Any]:
+    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> dict[str, Any]:
         """As `encode_text`, and image (1, N, D): what SigLIP sees of the first picture."""
         pixels = pipe.video_processor.preprocess(pictures[0])
         return {**self.encode_text(pipe, [caption], options), "image": pipe.encode_image(pixels)}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """guidance, and where everything stands on the time line."""
         from darkroom.families.modules.one_frame import placed
 
-        count = len(options.framepack_clean_indices)
+        count = len(options.framepack_clean_indices or ())
         if len(batch.references) != count or any(one.shape != batch.latents.shape for one in batch.references):
             sizes = ", ".join("x".join(map(str, one.shape[-2:])) for one in batch.references) or "none"
             raise DataError(
@@ -77,18 +80,18 @@ class FramePackOneFrame(FramePackNetwork):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         common = super().call(options)
         del common["num_frames"]
         return {**common, **places(options)}
 
 
-def places(options: Any) -> dict[str, Any]:
+def places(options: Config) -> dict[str, Any]:
     """Where pictures and frame stand, as the pipeline takes it."""
     window = options.framepack_latent_window_size
     target = options.framepack_target_index
     return {
-        "places": list(options.framepack_clean_indices),
+        "places": list(options.framepack_clean_indices or ()),
         "target": window if target is None else target,
         "window": window,
         "post": not options.framepack_no_post,

@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import clip, kl_vae, llama, t5
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 LLAMA = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 GATE = "MoEGate"
 # the pipeline paints pictures of this edge's area; asked for less, it is told so
@@ -116,13 +118,13 @@ class HiDream(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         reader = configs["text_encoder_4"]
         width = configs["text_encoder_3"]["d_model"] + reader["num_hidden_layers"] * reader["hidden_size"]
         pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
         return options.tokenizer_max_length * width + pooled
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), llama (B, layers, L, D), pooled (B, P)."""
         text, _, layers, _, pooled, _ = read(pipe, captions, options)
         return {"text": text, "llama": layers.transpose(0, 1), "pooled": pooled}
@@ -149,7 +151,7 @@ class HiDream(Family):
         return -answer
 
     @contextlib.contextmanager
-    def overheard(self, model: Any, options: Any) -> Iterator[dict[str, Tensor]]:
+    def overheard(self, model: Any, options: Config) -> Iterator[dict[str, Tensor]]:
         """balance: how unevenly the gates share the tokens among their experts; diffusers computes and drops it."""
         terms: dict[str, Tensor] = {}
         if not options.hidream_use_load_balancing_loss:
@@ -172,7 +174,7 @@ class HiDream(Family):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
@@ -185,7 +187,7 @@ class HiDream(Family):
             "negative_pooled_prompt_embeds": negative["pooled"],
         }
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         """It scales every size to one area, a little more than asked for here, since it rounds down."""
         edge = min(LARGEST_EDGE, (width * height) ** 0.5)
         pipe.default_sample_size = edge * (1 + 1e-9) / pipe.vae_scale_factor

@@ -23,6 +23,9 @@ from darkroom.families.tiny.parts import qwen2_vl, siglip, t5
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
 GLYPHS = 256
 # tokens of a picture that is not there: all are zero and unseen, so one does for the pipeline's 729
@@ -128,11 +131,11 @@ class HunyuanVideo(FromFirstFrame):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         text = options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
         return text + min(GLYPHS, options.tokenizer_max_length) * (configs["text_encoder_2"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) and mask (B, L), glyphs (B, 256, D) and glyph_mask (B, 256)."""
         _bound(pipe, options)
         text, mask, glyphs, glyph_mask = pipe.encode_prompt(captions, batch_size=len(captions))
@@ -140,7 +143,7 @@ class HunyuanVideo(FromFirstFrame):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """Of the first frame: start (B, 32, 1, H, W), its latent by itself, and image (B, N, D), SigLIP's features."""
         import torch
 
@@ -157,7 +160,7 @@ class HunyuanVideo(FromFirstFrame):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Any) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, options: Config, generator: Any) -> dict[str, Tensor]:
         """given (B, 33, F, H, W), and image (B, N, D) of clips that start from a picture."""
         import torch
 
@@ -203,30 +206,30 @@ class HunyuanVideo(FromFirstFrame):
         assert TINY.vae is not None
         return {"vae": named(TINY.vae.cls)(**TINY.vae.config)}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         pipe.guider.guidance_scale = options.validation_guidance
         _bound(pipe, options)
         pipe.vision_num_semantic_tokens = NO_PICTURE
         # from a picture the pipeline chooses a size of its own
         pipe.video_processor.calculate_default_height_width = lambda **_: (height, width)
 
-    def told(self, options: Any) -> dict[str, Any]:
+    def told(self, options: Config) -> dict[str, Any]:
         return {name: getattr(options, name) for name in ("validation_guidance", "tokenizer_max_length")}
 
-    def call(self, options: Any) -> dict[str, Any]:
-        return {"num_frames": self.latents.whole_frames(options.validation_num_video_frames)}
+    def call(self, options: Config) -> dict[str, Any]:
+        return {"num_frames": self.latents.whole_frames(options.validation_num_video_frames or 1)}
 
-    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
         return {} if self.starts(options) else super().size_call(width, height, options)
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         return {"prompt": prompt, "negative_prompt": negative}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {**_embedded(text, ""), **_embedded(negative, "negative_")}
 
 
-def _bound(pipe: Any, options: Any) -> None:
+def _bound(pipe: Any, options: Config) -> None:
     """How many tokens are read is an attribute of the pipelines, and not an argument of their call."""
     pipe.tokenizer_max_length = options.tokenizer_max_length
     pipe.tokenizer_2_max_length = min(GLYPHS, options.tokenizer_max_length)

@@ -27,6 +27,9 @@ from darkroom.families.tiny.parts import clip, clip_processor, llama, llava
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 BASE = "hunyuanvideo-community/HunyuanVideo"
 SKYREELS = "HunyuanSkyreelsImageToVideoPipeline"
 # ways in which the network is given a first frame, as its config names them, and which share of LLaVA's rows it is told
@@ -175,7 +178,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         reader = configs["text_encoder"]
         seen = PICTURE_TOKENS // 2 if "text_config" in reader else 0
         # settings of a language model inside a larger one may leave out what is usual
@@ -194,12 +197,12 @@ class HunyuanVideoOriginal(FromFirstFrame):
         # it would be read with a black picture
         return super().negative_is_caption_for(flavour) and not self._reads(flavour)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from Llama with its mask (B, L), pooled (B, P) from CLIP."""
         text, pooled, mask = pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length)
         return {"text": text, "pooled": pooled, "mask": mask}
 
-    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> dict[str, Any]:
+    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> dict[str, Any]:
         """As `encode_text` of one caption, with rows of the picture before the text.
 
         The empty caption is read as the pipeline reads it for guidance: with a black picture, of which it keeps more.
@@ -234,7 +237,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
         """How the network of a flavour is given the first frame, if its config says so."""
         return str(self.tiny_for(flavour).denoiser.config.get("image_condition_type"))
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """start (B, 16, 1, H, W): the latent of the first frame by itself.
 
         Inside a clip that latent is another one, as the VAE's norms look at all frames.
@@ -246,7 +249,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(parts.vae(), first, parts.latents)}
 
-    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
+    def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
         """The clips; with the first frame as the latent of a picture, where it replaces their own."""
         import torch
 
@@ -264,7 +267,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """guidance (B,): constant, or drawn between the two bounds; of the first frame, `noisy` or `given`."""
         import torch
 
@@ -280,7 +283,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
             return {"guidance": guidance, "noisy": noise_shares(batch.latents, torch.zeros(count))}
         return {"guidance": guidance, "given": self._given(batch, options)}
 
-    def _given(self, batch: Any, options: Any) -> Tensor:
+    def _given(self, batch: Batch, options: Config) -> Tensor:
         """What stands behind the latents: that of the first frame, zeros after it, (B, 16 or 16 + 1, F, H, W)."""
         import torch
 
@@ -314,8 +317,8 @@ class HunyuanVideoOriginal(FromFirstFrame):
         # it decodes all frames and then cuts
         return super().pipeline_decodes_for(flavour) or self._way(flavour) == BEHIND
 
-    def call(self, options: Any) -> dict[str, Any]:
-        frames = self.latents.whole_frames(options.validation_num_video_frames)
+    def call(self, options: Config) -> dict[str, Any]:
+        frames = self.latents.whole_frames(options.validation_num_video_frames or 1)
         if self._way(options.model_flavour) == BEHIND and frames <= CUT:
             raise ConfigError(
                 "validation_num_video_frames",
@@ -331,7 +334,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
             "num_frames": frames,
         }
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # the pipeline's real guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 

@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import flux2_vae, qwen3_vl
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 # what the network calls a token's role, and where its picture positions start
 PADDING, PICTURE, TEXT = 0, 2, 3
 FIRST_PLACE = 65536
@@ -95,11 +97,11 @@ class Ideogram4(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * LAYERS * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), its layers innermost; the chat template counts as text."""
         room = max(len(ids) for ids in _token_ids(pipe.tokenizer, captions))
         text, _, _, role = pipe.encode_prompt(captions, 0, 0, room, pipe.device)
@@ -142,14 +144,14 @@ class Ideogram4(Family):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "guidance_schedule": None,
             "max_sequence_length": options.tokenizer_max_length,
         }
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # it is guided away from no text at all
         return {"prompt": prompt}
 
@@ -158,7 +160,7 @@ class Ideogram4(Family):
         prompt.text = text["text"][0]
         return {"prompt": prompt}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         """It takes no embeddings: let its reader know those that a prompt brings."""
 
         def encode_prompt(prompt: Any, grid_h: int, grid_w: int, max_sequence_length: int, device: Any) -> Any:

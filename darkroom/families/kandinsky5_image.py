@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import clip, kl_vae, qwen2_vl, qwen2_vl_proces
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 
 # the network's positions: rows, columns and frames, and tokens of text
 ROWS, TOKENS = 128, 1024
@@ -68,12 +70,12 @@ class Kandinsky5(Family):
         """Its rotations are tables, of fixed sizes."""
         return Limits(edge=ROWS * self.latents.patch * self.latents.downscale, tokens=TOKENS)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         text = options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
         return text + configs["text_encoder_2"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), and pooled (B, P)."""
         import torch
 
@@ -129,10 +131,10 @@ class Kandinsky5(Family):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # for none at all the video pipelines take one of their own
         return {"prompt": prompt, "negative_prompt": negative}
 
@@ -175,7 +177,7 @@ class Kandinsky5Image(Kandinsky5):
     def stretch(self, height: int, width: int) -> list[float]:
         return [1.0, 1.0, 1.0]
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         # it makes a size that is not among its seven into the nearest of them
         pipe.resolutions = [(width, height)]
 

@@ -24,6 +24,9 @@ from darkroom.families.sizes import CLIP_L, DEFAULT, QWEN25_VL_7B
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 SMALL = range(480, 855)
 # networks whose attention is sparse, between groups of 8 x 8 tokens of one frame, by flex attention
 SPARSE, GROUP = "nabla", 8
@@ -125,7 +128,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """start (B, 16, 1, H, W): the latent of the first frame by itself."""
         from darkroom.families.shared.latents import encode
 
@@ -134,7 +137,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(parts.vae(), first, parts.latents)}
 
-    def portion(self, batch: Any, options: Any, generator: Generator) -> Any:
+    def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
         """The clips with their first frame as the latent of a picture, where they start from it."""
         import torch
 
@@ -145,7 +148,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """given (B, 1, F, 1, 1), 1 for frames that are given; noisy, where one is."""
         given = batch.latents.new_zeros(len(batch.latents), 1, batch.latents.shape[2], 1, 1)
         if not self.starts(options):
@@ -174,8 +177,8 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
-        frames = self.latents.whole_frames(options.validation_num_video_frames)
+    def call(self, options: Config) -> dict[str, Any]:
+        frames = self.latents.whole_frames(options.validation_num_video_frames or 1)
         if self.starts(options) and frames < LEAST_FRAMES:
             raise ConfigError(
                 "validation_num_video_frames",
@@ -186,14 +189,14 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
             )
         return {**super().call(options), "num_frames": frames}
 
-    def drawn_size(self, width: int, height: int, options: Any) -> tuple[int, int]:
+    def drawn_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
         """In whole groups of tokens where attention is sparse."""
         step = self.option_defaults(options.model_flavour)["aspect_bucket_alignment"]
         if step < GROUP * self.latents.patch * self.latents.downscale:
             return width, height
         return max(step, round(width / step) * step), max(step, round(height / step) * step)
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         """Sparse attention needs its kernel, whoever draws."""
         from darkroom.families.modules import nabla
 

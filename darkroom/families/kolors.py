@@ -18,6 +18,8 @@ from darkroom.families.tiny.parts import chatglm
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 
 class Kolors(SDXL):
     name, title = "kolors", "Kolors"
@@ -60,21 +62,21 @@ class Kolors(SDXL):
         defaults={"tokenizer_max_length": 256},
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return (options.tokenizer_max_length + 1) * configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer but one, pooled (B, D)."""
         text, _, pooled, _ = read(pipe, captions, options)
         return {"text": text, "pooled": pooled}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         return entry
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance}
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # without a negative prompt the pipeline would have no pooled vector for it
         return {"prompt": prompt, "negative_prompt": negative}
 

@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import qwen3_vl, qwen_image_vae
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 LAYERS = tuple(range(2, 36, 3))
 
 
@@ -88,11 +90,11 @@ class Krea2(Family):
         },
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         width = configs["text_encoder"]["text_config"]["hidden_size"]
         return options.tokenizer_max_length * (len(LAYERS) * width + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, 12, D) without the instruction that stands before every caption, mask (B, L)."""
         text, mask = pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length)
         return {"text": text, "mask": mask}
@@ -115,7 +117,7 @@ class Krea2(Family):
         )[0]
         return unpack(tokens, height, width)
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:

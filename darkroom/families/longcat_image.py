@@ -21,6 +21,8 @@ from darkroom.families.tiny.parts import kl_vae, qwen2_vl
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 LONGEST_TEXT = 512
 PICTURE = 1
 
@@ -77,10 +79,10 @@ class LongCatImage(Family):
         defaults={"tokenizer_max_length": LONGEST_TEXT},
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return min(options.tokenizer_max_length, LONGEST_TEXT) * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer, without the template around every caption."""
         text, _ = pipe.encode_prompt(captions)
         # a row knows nothing of those behind it, so a shorter text is the beginning of the longest
@@ -105,13 +107,13 @@ class LongCatImage(Family):
         )[0]
         return unpack(tokens, height, width)
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "enable_prompt_rewrite": False}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         """diffusers 0.42 counts prompts also where there are only their embeddings."""
 
         def encode_prompt(prompt: Any = None, prompt_embeds: Any = None, **more: Any) -> Any:

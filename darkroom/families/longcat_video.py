@@ -22,6 +22,9 @@ from darkroom.families.tiny.parts import t5
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 # the patch embedder has a `proj` too
 ATTENTION = ("attn.qkv", "attn.proj", "cross_attn.q_linear", "cross_attn.kv_linear", "cross_attn.proj")
 FEED_FORWARD = ("ffn.w1", "ffn.w2", "ffn.w3")
@@ -88,21 +91,21 @@ class LongCatVideo(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_identity(self, options: Any) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, Any]:
         """The pipeline cleans a prompt further where ftfy is installed."""
         return {**super().text_identity(options), "ftfy": can_mend_text()}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from UMT5 and mask (B, L), 1 where there is text."""
         text, mask, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """noisy and given, the number of clean latent frames, where clips start from their first frame."""
         if not batch.is_i2v or batch.latents.shape[2] == 1:
             return {}
@@ -125,11 +128,11 @@ class LongCatVideo(Family):
 
     # -- the pipeline ----------------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.latents.whole_frames(options.validation_num_video_frames),
+            "num_frames": self.latents.whole_frames(options.validation_num_video_frames or 1),
         }
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:

@@ -21,6 +21,9 @@ from darkroom.families.tiny.parts import t5
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 STARTED: Mapping[str, Any] = {"picture": "optional", "started": "LTXImageToVideoPipeline"}
 FEW_CHANNELS = (8, 8, 8, 8)
 ONE_LAYER = (1, 1, 1, 1, 1)
@@ -102,17 +105,17 @@ class LTXVideo(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from T5 and mask (B, L), 1 where there is text."""
         text, mask, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """rate: frames per second; noisy: with `ltx_train_mode` i2v, first frames have little noise or none.
 
         A share `ltx_i2v_prob` of the clips is given its first frame with up to `ltx_partial_noise_fraction` of the
@@ -153,11 +156,11 @@ class LTXVideo(Family):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.latents.whole_frames(options.validation_num_video_frames),
+            "num_frames": self.latents.whole_frames(options.validation_num_video_frames or 1),
             "frame_rate": options.framerate or self.fps,
         }
 

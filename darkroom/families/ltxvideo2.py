@@ -21,6 +21,9 @@ from darkroom.families.tiny.parts import gemma3
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 STARTED: Mapping[str, Any] = {"picture": "optional", "started": "LTX2ImageToVideoPipeline"}
 # what a spectrogram frame looks at, and the least it says: as the network was trained
 WINDOW, FLOOR = 1024, 1e-5
@@ -154,7 +157,7 @@ class LTXVideo2(LTXVideo):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         made = configs["connectors"]
         if made["per_modality_projections"]:
             width = made["video_hidden_dim"] + made["audio_hidden_dim"]
@@ -162,7 +165,7 @@ class LTXVideo2(LTXVideo):
             width = 2 * made["caption_channels"]
         return options.tokenizer_max_length * (width + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text and sound_text (B, L, D) as the connectors make them, mask (B, L).
 
         They are kept rather than the layers of Gemma, which are 49 times as many numbers.
@@ -173,7 +176,7 @@ class LTXVideo2(LTXVideo):
 
     # -- sound -----------------------------------------------------------------------------------------------------
 
-    def sample_identity(self, options: Any) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, Any]:
         return {"sound": list(self.sound), "frames_per_second": options.framerate or self.fps}
 
     def sound_entries(self, parts: Any, sound: Tensor, seconds: float) -> dict[str, Tensor]:
@@ -196,7 +199,7 @@ class LTXVideo2(LTXVideo):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """rate: frames per second; own_times: see OWN_TIMES; noisy, where clips start from their first frame."""
         found: dict[str, Any] = {
             "rate": float(options.framerate or self.fps or 0),
@@ -243,7 +246,7 @@ class LTXVideo2(LTXVideo):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         """Plain guidance: that by perturbed layers and by streams alone costs two more passes a step."""
         return {
             **super().call(options),
@@ -269,11 +272,11 @@ class LTXVideo2(LTXVideo):
             "negative_prompt_attention_mask": negative["mask"],
         }
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """The picture as it is, as clips are trained: the pipeline would compress it as H.264 first."""
         return {**super().picture_call(picture, width, height, options), "image_crf": 0}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         from darkroom.families.shared.connectors import Connected
 
         if not isinstance(pipe.connectors, Connected):

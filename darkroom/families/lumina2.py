@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import gemma2, kl_vae
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 
 class Lumina2(Family):
     name, title = "lumina2", "Lumina Image 2.0"
@@ -78,15 +80,15 @@ class Lumina2(Family):
             return Limits()
         return Limits(edge=min(tables[1:]) * self.latents.patch * self.latents.downscale, tokens=tables[0] - 1)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer but one, mask (B, L)."""
         text, mask, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """The empty text without the instruction, as the stock pipeline reads a negative prompt."""
         _, _, text, mask = pipe.encode_prompt("", max_sequence_length=options.tokenizer_max_length)
         return {"text": text[0].detach().cpu(), "mask": mask[0].cpu()}
@@ -101,7 +103,7 @@ class Lumina2(Family):
             return_dict=False,
         )[0]
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:

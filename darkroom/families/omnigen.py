@@ -19,6 +19,8 @@ from darkroom.families.tiny.parts import kl_vae
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 PADDING = 2
 TEMPLATE = (
     "<|user|>\nGenerate an image according to the following instructions\n{}<|end|>\n<|assistant|>\n<|diffusion|>"
@@ -130,18 +132,18 @@ class OmniGen(Family):
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and table * self.latents.patch * self.latents.downscale)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L,) of token ids: the network itself embeds them."""
         import torch
 
         limit = options.tokenizer_max_length
         return {"text": [torch.tensor(token_ids(pipe.tokenizer, caption)[:limit]) for caption in captions]}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """The text that the stock pipeline is always guided away from."""
         return {"text": self.encode_text(pipe, [NEGATIVE], options)["text"][0]}
 
@@ -178,7 +180,7 @@ class OmniGen(Family):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         return {"prompt": prompt}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
@@ -193,7 +195,7 @@ class OmniGen(Family):
         vars(pipeline_omnigen).setdefault("OmniGenMultiModalProcessor", Instructions)
         return {}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         """It takes no embeddings: let its reader know the tokens that a prompt brings."""
         stock = pipe.multimodal_processor
         if not isinstance(stock, Instructions):

@@ -19,6 +19,8 @@ from darkroom.families.tiny.parts import kl_vae, t5
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 LARGE = {"resolution": 2048, "validation_resolution": "2048"}
 SMALL = {"resolution": 512, "validation_resolution": "512"}
 
@@ -81,13 +83,13 @@ class PixArtSigma(Family):
         oracle={"attention_head_dim": 32, "cross_attention_dim": 128},
     )
 
-    def text_identity(self, options: Any) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "t5_padding": options.t5_padding}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), mask (B, L)."""
         text, mask, _, _ = read(pipe, captions, options)
         if options.t5_padding == "zero":
@@ -106,7 +108,7 @@ class PixArtSigma(Family):
         )[0]
         return answer[:, : config_of(model).in_channels]
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
@@ -115,7 +117,7 @@ class PixArtSigma(Family):
             "use_resolution_binning": False,
         }
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         return {"prompt": prompt, "negative_prompt": negative}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:

@@ -26,6 +26,9 @@ from darkroom.families.tiny.parts import qwen2_vl, qwen2_vl_processor, qwen_imag
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 # the first editing model looks at one picture in full, later ones at several small copies
 EDIT, EDIT_PLUS = "QwenImageEditPipeline", "QwenImageEditPlusPipeline"
 LAYERED = "QwenImageLayeredPipeline"
@@ -140,20 +143,20 @@ class QwenImage(Family):
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
     tiny = _tiny({}, {})
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length, with what is seen of a picture where one is read with it."""
         area = {EDIT: FULL_SIZE, EDIT_PLUS: SMALL_SIZE}.get(self.pipeline_for(options.model_flavour), 0)
         tokens = options.tokenizer_max_length + area // EYE**2
         return tokens * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), of the last layer, without the instruction that stands before every caption."""
         return _rows(*pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length))
 
     def text_pipeline_for(self, flavour: str | None) -> str:
         return self.pipeline_for(flavour)
 
-    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Any) -> dict[str, Any]:
+    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> dict[str, Any]:
         """text, one tensor (L, D): what `encode_text` gives, of an instruction that shows the pictures."""
         given = [self._seen(pipe, picture) for picture in pictures]
         image = given if type(pipe).__name__ == EDIT_PLUS else given[0]
@@ -170,7 +173,7 @@ class QwenImage(Family):
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return stack_padded(entries)
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Any]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """references: latents (B, 16, h, w) each, of any size; of a layered picture, the picture itself."""
         if self._is_layered(options):
             return {"references": (batch.latents[:, :, 0],)}
@@ -203,7 +206,7 @@ class QwenImage(Family):
         sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
         return of_transformer(cls, denoiser, {**sizes, **custom})
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         layers = {"layers": options.validation_num_layers} if self._is_layered(options) else {}
         return {
             "true_cfg_scale": options.validation_guidance_real,
@@ -211,10 +214,10 @@ class QwenImage(Family):
             **layers,
         }
 
-    def _is_layered(self, options: Any) -> bool:
+    def _is_layered(self, options: Config) -> bool:
         return self.latents_for(options.model_flavour).layered
 
-    def drawn_size(self, width: int, height: int, options: Any) -> tuple[int, int]:
+    def drawn_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
         """Layers have the shape of their picture and one of two areas."""
         if not self._is_layered(options):
             return width, height
@@ -225,7 +228,7 @@ class QwenImage(Family):
             size = again
         return size
 
-    def _dimensions(self, area: int, aspect: float, options: Any) -> tuple[int, int]:
+    def _dimensions(self, area: int, aspect: float, options: Config) -> tuple[int, int]:
         """Width and height that the flavour's stock pipeline computes."""
         from darkroom.families.shared.classes import named
 
@@ -237,12 +240,12 @@ class QwenImage(Family):
         """The pipeline for layers cannot hand over latents: asked for them, it returns nothing that exists."""
         return self.latents_for(flavour).layered
 
-    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
         if not self._is_layered(options):
             return super().size_call(width, height, options)
         return {"resolution": min(LAYERED_SIZES, key=lambda edge: abs(edge - (width * height) ** 0.5))}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Any) -> None:
+    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
         if not self._is_layered(options):
             return
         # it would have its language model describe the picture in place of an empty prompt, and does so before it
@@ -251,7 +254,7 @@ class QwenImage(Family):
         if pipe.text_encoder is None:  # it asks for its number format in any case
             pipe.text_encoder = SimpleNamespace(dtype=pipe.transformer.dtype)
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """The picture in its own shape, in the size that the pipeline would make it; one to part is cut to size."""
         from PIL import Image, ImageOps
 
@@ -260,7 +263,7 @@ class QwenImage(Family):
         size = self._dimensions(FULL_SIZE, picture.width / picture.height, options)
         return {"image": picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 

@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import gemma2
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
 WIDTHS = (8, 8, 16, 16, 32, 32)
 SCALES = ((), (), (), (5,), (5,), (5,))
@@ -119,13 +121,13 @@ class Sana(Family):
         },
     )
 
-    def text_identity(self, options: Any) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "instruction": options.sana_complex_human_instruction}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer, mask (B, L)."""
         published = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
         text, mask, _, _ = pipe.encode_prompt(
@@ -136,7 +138,7 @@ class Sana(Family):
         )
         return {"text": text, "mask": mask}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """The empty text without the instruction, as the stock pipeline reads a negative prompt."""
         text, mask, _, _ = pipe.encode_prompt(
             "", do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
@@ -166,7 +168,7 @@ class Sana(Family):
         net.load_state_dict(shared, strict=False)
         return net
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
@@ -185,11 +187,11 @@ class Sana(Family):
             "negative_prompt_attention_mask": negative["mask"],
         }
 
-    def prompt_call(self, prompt: str, negative: str, options: Any) -> dict[str, Any]:
+    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         return {"prompt": prompt, "negative_prompt": negative}
 
 
-def _instruction(options: Any) -> dict[str, list[str] | None]:
+def _instruction(options: Config) -> dict[str, list[str] | None]:
     """The user's own instruction as the pipeline takes it, None for an empty one; no entry leaves the published one."""
     own = options.sana_complex_human_instruction
     return {} if own is None else {"complex_human_instruction": [own] if own else None}

@@ -18,6 +18,9 @@ from darkroom.families.tiny.parts import gemma2
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 
 class SanaVideo(Sana):
     name, title = "sanavideo", "Sana-Video"
@@ -92,7 +95,7 @@ class SanaVideo(Sana):
         defaults={"aspect_bucket_alignment": 32},
     )
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """noisy, where clips start from their first frame."""
         if not batch.is_i2v:
             return {}
@@ -114,8 +117,8 @@ class SanaVideo(Sana):
             return_dict=False,
         )[0]
 
-    def call(self, options: Any) -> dict[str, Any]:
-        return {**super().call(options), "frames": self.latents.whole_frames(options.validation_num_video_frames)}
+    def call(self, options: Config) -> dict[str, Any]:
+        return {**super().call(options), "frames": self.latents.whole_frames(options.validation_num_video_frames or 1)}
 
 
 FAMILY = SanaVideo()

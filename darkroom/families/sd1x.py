@@ -16,6 +16,8 @@ from darkroom.families.tiny.parts import clip, kl_vae
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 TOKENS = 77
 
 # it would read every finished picture; it sees none of ours
@@ -84,10 +86,10 @@ class SD1x(Family):
         oracle=ORACLE,
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return TOKENS * configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77, D), the last layer's states behind its norm."""
         text, _ = pipe.encode_prompt(captions, pipe.text_encoder.device, 1, do_classifier_free_guidance=False)
         return {"text": text}
@@ -100,7 +102,7 @@ class SD1x(Family):
         """The encoder of the UNet."""
         return cls.from_unet(denoiser, **custom)
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "guidance_rescale": options.validation_guidance_rescale,

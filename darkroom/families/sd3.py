@@ -18,6 +18,8 @@ from darkroom.families.tiny.parts import clip, kl_vae, t5
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 CLIP_TOKENS = 77
 
 
@@ -91,7 +93,7 @@ class SD3(Family):
         oracle={"attention_head_dim": 32, "num_attention_heads": 4, "caption_projection_dim": 128},
     )
 
-    def text_identity(self, options: Any) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, Any]:
         names = ("t5_padding", "sd3_clip_uncond_behaviour", "sd3_t5_uncond_behaviour")
         return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
 
@@ -100,12 +102,12 @@ class SD3(Family):
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and table * self.latents.patch * self.latents.downscale)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         rows = CLIP_TOKENS + options.tokenizer_max_length
         pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
         return rows * configs["text_encoder_3"]["d_model"] + pooled
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77 + L, D), pooled (B, P)."""
         import torch
 
@@ -118,7 +120,7 @@ class SD3(Family):
             text = torch.cat([text[:, :CLIP_TOKENS], t5_rows], dim=1)
         return {"text": text, "pooled": pooled}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """The encoded empty string, or zeros for the CLIP rows or the T5 rows as the options ask."""
         text, pooled = entry["text"].clone(), entry["pooled"].clone()
         if options.sd3_clip_uncond_behaviour == "zero":
@@ -151,7 +153,7 @@ class SD3(Family):
         if net.config.force_zeros_for_pooled_projection:
             raise ValueError("it was made for pooled vectors of zeros and latents that are not shifted")
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
 

@@ -21,6 +21,9 @@ from darkroom.families.tiny.parts import clip, kl_vae
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 
 REFINER = "refiner"
 UNET = {
@@ -149,34 +152,34 @@ class SDXL(Family):
         oracle=ORACLE,
     )
 
-    def _refines(self, options: Any) -> bool:
+    def _refines(self, options: Config) -> bool:
         return REFINER in self.supports_for(options.model_flavour)
 
     def text_pipeline_for(self, flavour: str | None) -> str:
         return self.pipeline_for(flavour)
 
-    def noise_range(self, options: Any) -> tuple[float, float]:
+    def noise_range(self, options: Config) -> tuple[float, float]:
         """The refiner takes the less noisy part unless it is told to take all."""
         if self._refines(options) and not options.refiner_training and not options.sdxl_refiner_uses_full_range:
             return 0.0, options.refiner_training_strength
         return super().noise_range(options)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         widths = [config["hidden_size"] for config in configs.values()]
         return 77 * sum(widths) + configs["text_encoder_2"]["projection_dim"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77, D) of the encoders side by side, pooled (B, P) of the second."""
         text, _, pooled, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
         return {"text": text, "pooled": pooled}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Any) -> dict[str, Tensor]:
+    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """Zeros, if the model's own pipeline uses zeros for an absent negative prompt."""
         if not pipe.config.force_zeros_for_empty_prompt:
             return entry
         return {name: value.new_zeros(value.shape) for name, value in entry.items()}
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """time_ids (B, 6), or (B, 5). The sample's own sizes and crop, as the model was trained to read them."""
         import torch
 
@@ -195,7 +198,7 @@ class SDXL(Family):
         """The encoder of the UNet."""
         return cls.from_unet(denoiser, **custom)
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         call = {
             "guidance_scale": options.validation_guidance,
             "guidance_rescale": options.validation_guidance_rescale,

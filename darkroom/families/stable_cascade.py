@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import clip
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 PRIOR, DECODER = "stabilityai/stable-cascade-prior", "stabilityai/stable-cascade"
 TOKENS = 77
 # places of the decoder's latents for one of the prior's; it wants an even number
@@ -152,11 +154,11 @@ class StableCascade(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         encoder = configs["text_encoder"]
         return TOKENS * encoder["hidden_size"] + encoder["projection_dim"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77, D) and pooled (B, 1, D)."""
         text, pooled, _, _ = pipe.encode_prompt(pipe.text_encoder.device, len(captions), 1, False, captions)
         return {"text": text, "pooled": pooled}
@@ -178,7 +180,7 @@ class StableCascade(Family):
 
     # -- the pipeline ----------------------------------------------------------------------------------------------
 
-    def size_call(self, width: int, height: int, options: Any) -> dict[str, Any]:
+    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
         """What is drawn is four thirds of what is read. Raises ConfigError for a size that the decoder cannot draw."""
         if any(int(edge // self.latents.downscale * DECODED) % 2 for edge in (width, height)):
             problem = "The decoder draws no picture of this size."

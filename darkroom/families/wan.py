@@ -27,6 +27,9 @@ from darkroom.families.tiny.parts import clip_vision, t5
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
+
 LAST_FRAME = "last_frame"
 # Wan 2.2 has a denoiser for high noise and one for low noise
 EXPERTS = ("transformer", "transformer_2")
@@ -271,27 +274,27 @@ class Wan(FromFirstFrame):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_identity(self, options: Any) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, Any]:
         """The stock pipeline cleans a prompt further where ftfy is installed."""
         return {**super().text_identity(options), "ftfy": can_mend_text()}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Tensor]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from UMT5."""
         text, _ = read(pipe, captions, options)
         return {"text": text}
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def _is_vace(self, options: Any) -> bool:
+    def _is_vace(self, options: Config) -> bool:
         return bool(self.control(options)) and self.drawn_by(options) != wan_control.FUN_CONTROL
 
-    def _ends_with_a_picture(self, options: Any) -> bool:
+    def _ends_with_a_picture(self, options: Config) -> bool:
         return LAST_FRAME in self.supports_for(options.model_flavour)
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Any) -> dict[str, Tensor]:
+    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """For image to video, of the frames that are given: first_frame (B, 16, F, H, W) and, for 2.1, image (B, N, D).
 
         The VAE looks back in time, so every latent frame of an otherwise grey clip knows something of the first. With
@@ -318,7 +321,7 @@ class Wan(FromFirstFrame):
             entries["image"] = torch.stack(seen, dim=1) if ends else seen[0]
         return entries
 
-    def sample_identity(self, options: Any) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, Any]:
         end = {"ends_with": "last frame"} if self._ends_with_a_picture(options) else {}
         grey = {"kept of a control clip": "nothing"} if self._is_vace(options) else {}
         alone = {"starts_from": "first frame alone"} if self.control(options) and self.starts(options) else {}
@@ -326,7 +329,7 @@ class Wan(FromFirstFrame):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Any, options: Any, generator: Generator) -> dict[str, Tensor]:
+    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """given (B, 20, F, H, W) and image (B, N, D) of image to video; noisy where each token has its time.
 
         For VACE control (B, 96, F, H, W), for Fun-Control given (B, 32, F, H, W).
@@ -388,17 +391,17 @@ class Wan(FromFirstFrame):
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.latents.whole_frames(options.validation_num_video_frames),
+            "num_frames": self.latents.whole_frames(options.validation_num_video_frames or 1),
         }
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def control_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def control_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """The frames of a picture that has several; the last one stands for those that are missing."""
         from PIL import ImageSequence
 
@@ -407,12 +410,12 @@ class Wan(FromFirstFrame):
         count = self.call(options)["num_frames"]
         return {argument: [*frames, *frames[-1:] * count][:count] for argument in calls[0]}
 
-    def pictures_for(self, options: Any) -> range:
+    def pictures_for(self, options: Config) -> range:
         """Two where a clip has a last frame too, or follows a control clip, which is first, and starts from a frame."""
         two = self._ends_with_a_picture(options) or (self.control(options) and self.starts(options))
         return range(2, 3) if two else super().pictures_for(options)
 
-    def pictures_call(self, pictures: list[Any], width: int, height: int, options: Any) -> dict[str, Any]:
+    def pictures_call(self, pictures: list[Any], width: int, height: int, options: Config) -> dict[str, Any]:
         """The first frame as `image`, and the last, where there is one, as `last_image`."""
         first, *last = (self.picture_call(picture, width, height, options)["image"] for picture in pictures)
         return {"image": first, **({"last_image": last[0]} if last else {})}

@@ -20,6 +20,8 @@ from darkroom.families.tiny.parts import kl_vae, qwen3
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 # the network pads texts to multiples of so many tokens
 TEXT_GROUP = 32
 # channels of a control picture alone
@@ -93,11 +95,11 @@ class ZImage(Family):
         edge = min(tables[1:]) * self.latents.patch * self.latents.downscale
         return Limits(edge=edge, tokens=(tables[0] - 2) // TEXT_GROUP * TEXT_GROUP)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Any) -> int:
+    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Any) -> dict[str, Any]:
+    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), of the last layer but one; the chat template counts as text."""
         # the pipeline writes into the list that it is given
         text, _ = pipe.encode_prompt(
@@ -108,7 +110,7 @@ class ZImage(Family):
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return stack_padded(entries)
 
-    def masks_attention(self, options: Any) -> frozenset[str]:
+    def masks_attention(self, options: Config) -> frozenset[str]:
         """Its pipeline asks for the prompt and the negative one, which guidance adds, in one batch."""
         guided = options.validation_guidance > self.unguided["guidance_scale"]
         return super().masks_attention(options) | frozenset({"inference"} if guided else ())
@@ -151,17 +153,17 @@ class ZImage(Family):
         # as plain attributes: modules that are set in the usual way would be trained and saved with it
         vars(net).update(vars(type(net).from_transformer(SimpleNamespace(), denoiser)))
 
-    def control_input(self, control: Tensor, options: Any) -> Tensor:
+    def control_input(self, control: Tensor, options: Config) -> Tensor:
         """A clip of one frame, (B, 16, 1, H, W)."""
         return control.unsqueeze(2)
 
-    def control_call(self, picture: Any, width: int, height: int, options: Any) -> dict[str, Any]:
+    def control_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         # it would count three quarters
         return {**super().control_call(picture, width, height, options), "controlnet_conditioning_scale": 1.0}
 
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
-    def call(self, options: Any) -> dict[str, Any]:
+    def call(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:

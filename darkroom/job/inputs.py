@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,11 +20,12 @@ from darkroom.validate.prompts import Prompt
 if TYPE_CHECKING:
     from darkroom.data.batches.loader import Source
     from darkroom.data.plan import Plan
+    from darkroom.options.config import Config
 
 FOLDER = "validation_inputs"
 
 
-def come_from_datasets(family: Family, config: Any, prompts: list[Prompt]) -> bool:
+def come_from_datasets(family: Family, config: Config, prompts: list[Prompt]) -> bool:
     """Do they? As `validation_using_datasets` asks, or because a picture is needed and no prompt brings one.
 
     Raises ConfigError if it is asked for and nothing is drawn from pictures.
@@ -41,7 +42,7 @@ def come_from_datasets(family: Family, config: Any, prompts: list[Prompt]) -> bo
     return bool(config.validation_using_datasets or (allowed[0] and not any(prompt.pictures for prompt in prompts)))
 
 
-def dataset_prompts(plan: Plan, family: Family, config: Any, output: Path) -> list[Prompt]:
+def dataset_prompts(plan: Plan, family: Family, config: Config, output: Path) -> list[Prompt]:
     """The first samples of each dataset, or of `eval_dataset_id`, in the order of their paths.
 
     Their pictures are written to `validation_inputs` below `output`, so that recipes can name them.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,10 +12,13 @@ from darkroom.media.frames import FrameRule
 from darkroom.options.conflicts import refuses_masks
 from darkroom.pretrained.repository import Repository
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 MEDIA = {"images": "image", "video": "video"}
 
 
-def needs(family: Family, config: Any) -> Needs:
+def needs(family: Family, config: Config) -> Needs:
     """The family's facts in the words of the data path."""
     supports, latents = family.supports_for(config.model_flavour), family.latents_for(config.model_flavour)
     limits = Repository(family, config, torch.device("cpu"), torch.float32).limits

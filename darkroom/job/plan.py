@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -34,6 +34,9 @@ from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import wanted
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 # bytes that a shard spends on naming one tensor
 TENSOR_HEADER = 140
@@ -211,7 +214,7 @@ def weights(repository: Repository, family: Family) -> dict[str, int | None]:
     }
 
 
-def validation(config: Any, prompts: int, steps: int, per_epoch: int) -> dict[str, int]:
+def validation(config: Config, prompts: int, steps: int, per_epoch: int) -> dict[str, int]:
     """How many times so many prompts are rendered, and how many pictures each time."""
     if config.validation_disable or not prompts:
         return {"times": 0, "pictures": 0}
@@ -225,7 +228,7 @@ def validation(config: Any, prompts: int, steps: int, per_epoch: int) -> dict[st
     return {"times": len(due | {steps}), "pictures": prompts * sizes * config.num_validation_images}
 
 
-def estimated_time(config: Any, steps: int) -> dict[str, Any]:
+def estimated_time(config: Config, steps: int) -> dict[str, Any]:
     """Seconds, from the pace of an earlier run in the same output folder; unknown before the first."""
     log = Path(config.output_dir) / "events.jsonl"
     paces = [row["metrics"]["seconds"] for row in read(log) if row["event"] == "step"] if log.exists() else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -28,6 +28,9 @@ from darkroom.pretrained.repository import Repository
 from darkroom.report import trackers
 from darkroom.validate import schedulers
 from darkroom.validate.prompts import Prompt, collect
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 WITHOUT_EFFECT = {
     "checkpointing_use_tempdir": "checkpoints are always completed in a folder of their own and then renamed",
@@ -131,7 +134,7 @@ def shift_is_known(base: Repository) -> None:
         )
 
 
-def within_limits(family: Family, config: Any, limits: Limits) -> Iterator[ConfigError]:
+def within_limits(family: Family, config: Config, limits: Limits) -> Iterator[ConfigError]:
     """What options ask of the denoiser that it cannot be given."""
     if limits.tokens and config.tokenizer_max_length > limits.tokens:
         yield ConfigError(
@@ -161,7 +164,7 @@ def within_limits(family: Family, config: Any, limits: Limits) -> Iterator[Confi
         yield ConfigError("validation_resolution", config.validation_resolution, "", problem, "Choose another size.")
 
 
-def drawn_sizes(family: Family, config: Any) -> list[tuple[int, int]]:
+def drawn_sizes(family: Family, config: Config) -> list[tuple[int, int]]:
     """Width and height of validation's pictures."""
     latents = family.latents_for(config.model_flavour)
     asked = parse_resolutions(config.validation_resolution or str(config.resolution), latents.downscale * latents.patch)
@@ -196,7 +199,7 @@ def remarks(resolved: Resolved, family: Family) -> list[Note]:
     return notes
 
 
-def distillation(config: Any, sources: Mapping[str, str], family: Family) -> list[Note]:
+def distillation(config: Config, sources: Mapping[str, str], family: Family) -> list[Note]:
     """What becomes of a distilled flavour that is trained."""
     flavour = config.model_flavour or family.default_flavour
     found = family.flavour(flavour)
@@ -219,7 +222,7 @@ def undistilled(family: Family) -> list[str]:
     return [name for name, flavour in family.flavours.items() if not flavour.distilled]
 
 
-def facts(family: Family, config: Any) -> conflicts.FamilyFacts:
+def facts(family: Family, config: Config) -> conflicts.FamilyFacts:
     """What conflict rules need to know of a family."""
     return conflicts.FamilyFacts(
         family=family.name,

@@ -10,12 +10,15 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.files import disk_full_says
 from darkroom.data.batches.batch import Batch
 from darkroom.job.phases import phase
 from darkroom.train.checkpoint import Snapshot
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 # in the output folder; a later run clears away what a killed one leaves
 FOLDERS = ("checkpoint-rehearsal-before-tmp", "checkpoint-rehearsal-save-tmp")
@@ -52,7 +55,7 @@ def rehearse(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None
     return held
 
 
-def micro_batches(options: Any) -> int:
+def micro_batches(options: Config) -> int:
     """How many show what a step takes: gradients that are added to others take no more the third time."""
     return min(2, options.gradient_accumulation_steps)
 

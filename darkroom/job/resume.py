@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core import files
 from darkroom.core.errors import CheckpointError
@@ -23,6 +23,9 @@ from darkroom.options.sources import Resolved
 from darkroom.pretrained.repository import Repository
 from darkroom.train.checkpoint import Keeper, differences, read_state
 from darkroom.train.state import TrainState
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 FINISHED = "finished.json"
 """In the output folder of a run that has done all its steps: where it stood then."""
@@ -93,7 +96,7 @@ def meaning(name: str) -> str:
     return WEIGHTS.get(name) or option_info(name).resume
 
 
-def has_effect(name: str, config: Any) -> bool:
+def has_effect(name: str, config: Config) -> bool:
     """Has another value of this setting any effect in this run?"""
     if name in WEIGHTS:
         return True
@@ -124,7 +127,7 @@ def base_of(state: TrainState) -> Base:
     return Base(state.base_step, state.base_epoch)
 
 
-def initial_state(resumption: Resumption | None, changes: DataChanges, config: Any) -> TrainState:
+def initial_state(resumption: Resumption | None, changes: DataChanges, config: Config) -> TrainState:
     """The counters that a run begins with."""
     if resumption is None:
         return TrainState()
@@ -193,7 +196,7 @@ def _newest(keeper: Keeper) -> str | None:
     return folders[-1].name if folders else None
 
 
-def find_finished(output: Path, keeper: Keeper, config: Any, plan: Plan, ranks: int) -> tuple[int, Path] | None:
+def find_finished(output: Path, keeper: Keeper, config: Config, plan: Plan, ranks: int) -> tuple[int, Path] | None:
     """Steps and result of a run that was finished here before, if nothing is left to do of this one.
 
     Who has deleted its last checkpoint wants to go on from an earlier one.

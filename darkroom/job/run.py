@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core import log as logs
 from darkroom.core.clock import Clock
@@ -25,6 +25,9 @@ from darkroom.report.eventlog import EventLog
 from darkroom.report.progress import ProgressBars
 from darkroom.report.trackers import Trackers
 from darkroom.train.loop import StopRequest, terminable
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 log = logs.logger(__name__)
 
@@ -106,7 +109,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
         logs.end(handler)
 
 
-def dumped(config: Any) -> dict[str, Any]:
+def dumped(config: Config) -> dict[str, Any]:
     """Every option and its value, as JSON has it and as they may be shown: secrets are left out."""
     values = logs.redacted(config.model_dump(mode="json"))
     hidden = {info.name for info in every_option() if info.secret}

@@ -42,6 +42,8 @@ from darkroom.train.step import Stepper
 
 if TYPE_CHECKING:
     from darkroom.adapters.lora import LoRA
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
 
 log = logs.logger(__name__)
 
@@ -82,7 +84,7 @@ def denoiser(run: Run, parts: Parts, placement: Placement) -> Any:
     return model
 
 
-def assisted(config: Any, parts: Parts, denoisers: Mapping[str, Any]) -> None:
+def assisted(config: Config, parts: Parts, denoisers: Mapping[str, Any]) -> None:
     """Let denoisers train with `assistant_lora_path`, if there is one. Raises ConfigError."""
     if not config.assistant_lora_path:
         return
@@ -175,7 +177,7 @@ def trainer(
     return stepper, draws
 
 
-def refuse_apart(config: Any, placement: Placement) -> None:
+def refuse_apart(config: Config, placement: Placement) -> None:
     """Raises ConfigError for gradients that leave a process before those of the others are added."""
     away = ["optimizer_release_gradients", "optimizer_offload_gradients", *(OFFLOADS if placement.learning else ())]
     for name in away:
@@ -185,7 +187,7 @@ def refuse_apart(config: Any, placement: Placement) -> None:
 
 
 def updater(
-    config: Any, placement: Placement, groups: list[dict[str, Any]], rate: float, seed: int
+    config: Config, placement: Placement, groups: list[dict[str, Any]], rate: float, seed: int
 ) -> tuple[Any, dict[str, Any]]:
     """The optimizer where the options want it, and what a step has to know of that."""
 
@@ -204,7 +206,7 @@ def updater(
     return build(groups), {"parameters": parameters, "settle": placement.settle}
 
 
-def grouped(config: Any, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
+def grouped(config: Config, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
     """The parameters, those of text encoders apart where they learn at a rate of their own."""
     if config.text_encoder_lr is None or not adapter.trained_text:
         return [{"params": list(adapter.named.values())}]
@@ -214,21 +216,21 @@ def grouped(config: Any, adapter: Adapter, processes: int) -> list[dict[str, Any
     return [{"params": others}, {"params": list(text.values()), "lr": rate}]
 
 
-def reading(config: Any, adapter: Adapter, steps: int) -> Callable[[Any, int], dict[str, torch.Tensor]]:
+def reading(config: Config, adapter: Adapter, steps: int) -> Callable[[Any, int], dict[str, torch.Tensor]]:
     """How a step comes to its text: out of the cache, or read anew by encoders that learn."""
     if not config.train_text_encoder:
         return denoise.cached_text
     until = steps * config.text_encoder_limit / 100
     model: Any = adapter.model
 
-    def read(batch: Any, step: int) -> dict[str, torch.Tensor]:
+    def read(batch: Batch, step: int) -> dict[str, torch.Tensor]:
         made = model.read(batch.captions, learns=step < until)
         return {name: value.to(batch.cond[name]) for name, value in made.items()}
 
     return read
 
 
-def scaled_rate(config: Any, rate: float, processes: int) -> float:
+def scaled_rate(config: Config, rate: float, processes: int) -> float:
     """A learning rate, times the effective batch (or its root) if `lr_scale` asks for it."""
     if not config.lr_scale:
         return rate

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -13,6 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from darkroom.core.device import is_host
 from darkroom.core.errors import ConfigError
 from darkroom.memory import sla
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 OPTION = "attention_mechanism"
 USUAL = "diffusers"
@@ -51,7 +54,7 @@ def is_sage(name: str) -> bool:
     return name.startswith("sageattention")
 
 
-def check(options: Any, device: torch.device) -> None:
+def check(options: Config, device: torch.device) -> None:
     """Raises ConfigError for a kernel that this machine lacks."""
     name = options.attention_mechanism
     if name not in ANYWHERE and is_host(device):

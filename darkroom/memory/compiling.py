@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from darkroom.core.errors import ConfigError
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 OFF = "no"
 OPTION = "dynamo_backend"
 
 
-def check(options: Any) -> None:
+def check(options: Config) -> None:
     """Raises ConfigError for a backend that torch does not know here."""
     known = torch._dynamo.list_backends(exclude_tags=())
     if options.dynamo_backend not in (OFF, *known):
@@ -24,7 +27,7 @@ def check(options: Any) -> None:
         )
 
 
-def compile_blocks(model: nn.Module, blocks: Iterable[nn.Module], options: Any) -> None:
+def compile_blocks(model: nn.Module, blocks: Iterable[nn.Module], options: Config) -> None:
     """Compile in place, so that names of weights stay. Hooks are not compiled: they may fetch weights."""
     if options.dynamo_cache_size_limit:
         torch._dynamo.config.recompile_limit = options.dynamo_cache_size_limit

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from darkroom.memory.policy import Placement
 from darkroom.memory.quantize.fp8 import Float8Linear
 from darkroom.memory.stream import ALIGNED, frozen
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 # the attention kernel that keeps its scores
 WITH_SCORES = "native-math"
 # bits for each number's share of scales and offsets, of which there is about one for 64 numbers
@@ -30,7 +33,12 @@ class HollowPlacement(Placement):
     weights wait in host memory."""
 
     def __init__(
-        self, options: Any, device: torch.device, blocks: Sequence[str], ledger: Ledger, streams_denoiser: bool = True
+        self,
+        options: Config,
+        device: torch.device,
+        blocks: Sequence[str],
+        ledger: Ledger,
+        streams_denoiser: bool = True,
     ):
         super().__init__(options, device, blocks)
         self.ledger, self.streams_denoiser = ledger, streams_denoiser

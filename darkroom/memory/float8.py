@@ -7,7 +7,7 @@ and rounded, on the way back too. Everything between such layers is computed in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -17,10 +17,13 @@ from darkroom.core.errors import ConfigError
 from darkroom.core.optional import need
 from darkroom.memory.quantize import chosen
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 OPTION, CHOICE = "mixed_precision", "fp8"
 
 
-def check(options: Any, device: torch.device) -> None:
+def check(options: Config, device: torch.device) -> None:
     """Raises ConfigError on a GPU that cannot do it, and MissingPackage."""
     if options.mixed_precision != CHOICE:
         return

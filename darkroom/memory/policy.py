@@ -17,7 +17,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -32,6 +32,9 @@ from darkroom.core.units import show_size
 from darkroom.memory import attention, checkpointing, compiling, float8, fusing, patches, quantize, sla
 from darkroom.memory import quantized_cache as kept
 from darkroom.memory.stream import Stream, leaves, plain_tensors
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 Block = TypeVar("Block")
 SWAP = "musubi_blocks_to_swap"
@@ -54,7 +57,7 @@ MIDDLE = "mid_block"
 STREAMABLE = (nn.Linear, nn.Embedding, nn.LayerNorm, nn.RMSNorm, nn.GroupNorm, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def check(options: Any, device: torch.device) -> None:
+def check(options: Config, device: torch.device) -> None:
     """Raises ConfigError for what this machine cannot do, before anything loads."""
     if options.musubi_block_swap_device != "cpu":
         problem = "Weights wait in the host's memory and nowhere else."
@@ -73,7 +76,7 @@ def check(options: Any, device: torch.device) -> None:
             raise ConfigError(name, value, "", f"{why}, and there is none here.", change)
 
 
-def check_bf16(options: Any, device: torch.device) -> None:
+def check_bf16(options: Config, device: torch.device) -> None:
     """Raises ConfigError for bfloat16 on a GPU that does not compute in it."""
     able = capability(device)
     if able is None or has_bf16(device):
@@ -85,7 +88,7 @@ def check_bf16(options: Any, device: torch.device) -> None:
             raise ConfigError(name, "bf16", "", problem, change)
 
 
-def is_quantised(options: Any) -> bool:
+def is_quantised(options: Config) -> bool:
     """Are some of a run's weights put into fewer bits?"""
     return bool(options.quantization_config) or any(getattr(options, name) != quantize.NONE for name in PRECISIONS)
 
@@ -104,7 +107,7 @@ WITHOUT_GPU: Mapping[str, tuple[Any, str, str]] = {
 class Placement:
     """What becomes of a run's models. `blocks` are the names of a denoiser's lists of blocks."""
 
-    options: Any
+    options: Config
     device: torch.device
     blocks: Sequence[str]
     streams: list[Stream] = dataclasses.field(default_factory=list)

@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,9 @@ from torch.overrides import TorchFunctionMode
 
 from darkroom.core.device import is_host
 from darkroom.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 NAME, OPTION, SETTINGS = "sla", "attention_mechanism", "sla_config"
 FILE, PACKAGE = "sla_attention.safetensors", "sparse_linear_attention"
@@ -63,7 +66,7 @@ def read(given: Mapping[str, Any] | None) -> Settings:
         raise ConfigError(SETTINGS, dict(given or {}), "", problem, change) from cause
 
 
-def check(options: Any, device: torch.device) -> None:
+def check(options: Config, device: torch.device) -> None:
     """Raises ConfigError for wrong settings, or where a GPU is without the package."""
     read(options.sla_config)
     if not is_host(device):

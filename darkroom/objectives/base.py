@@ -5,12 +5,15 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from darkroom.diffusion.noise import derive_seed
+
+if TYPE_CHECKING:
+    from darkroom.data.batches.batch import Batch
 
 
 @dataclasses.dataclass
@@ -61,4 +64,4 @@ class Outcome:
 class Objective(Protocol):
     """Turns a batch into an outcome; `step` is the number of finished optimizer steps."""
 
-    def __call__(self, model: Any, batch: Any, step: int) -> Outcome: ...
+    def __call__(self, model: Any, batch: Batch, step: int) -> Outcome: ...

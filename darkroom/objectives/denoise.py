@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Generator, Tensor
@@ -31,8 +31,12 @@ from darkroom.diffusion.weights import min_snr, soft_min_snr
 from darkroom.families.base import ON_HOST, Family
 from darkroom.objectives.base import Draws, Outcome
 
+if TYPE_CHECKING:
+    from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
 
-def cached_text(batch: Any, step: int) -> dict[str, Tensor]:
+
+def cached_text(batch: Batch, step: int) -> dict[str, Tensor]:
     """The condition as it came out of the cache."""
     return batch.cond
 
@@ -44,13 +48,13 @@ class Denoise:
     family: Family
     process: Any
     timesteps: TimestepSampler
-    options: Any
+    options: Config
     draws: Draws
     untrained: Callable[[], AbstractContextManager[None]]
     moved: Callable[[float], TimestepSampler] | None = None  # the sampler with a dataset's own offset
     text: Callable[[Any, int], dict[str, Tensor]] = cached_text  # the condition of a batch's captions at a step
 
-    def __call__(self, model: Any, batch: Any, step: int) -> Outcome:
+    def __call__(self, model: Any, batch: Batch, step: int) -> Outcome:
         """One batch, forward only. Everything after the network runs in float32."""
         batch = self.family.portion(batch, self.options, self.draws.structure)
         x0 = batch.latents.float()
@@ -164,7 +168,7 @@ def _counted(noisy: Tensor) -> Tensor:
 
 def build(
     family: Family,
-    options: Any,
+    options: Config,
     scheduler: dict[str, Any],
     draws: Draws,
     untrained: Callable[[], AbstractContextManager[None]],
@@ -212,7 +216,7 @@ def frames_of(x0: Tensor) -> int:
     return x0.shape[2] if x0.dim() == 5 else 1
 
 
-def flow_timesteps(family: Family, options: Any, scheduler: dict[str, Any], offset: float = 0.0) -> FlowTimesteps:
+def flow_timesteps(family: Family, options: Config, scheduler: dict[str, Any], offset: float = 0.0) -> FlowTimesteps:
     """The flow sampler that the options describe; `offset` is added to a normal draw."""
     low, high = family.noise_range(options)
     if options.flux_fast_schedule:

@@ -8,13 +8,16 @@ import inspect
 import os
 import shutil
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from darkroom.core.device import capability, is_host
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.core.registry import Table, import_path
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -151,7 +154,7 @@ def row_of(name: str) -> Row:
         ) from None
 
 
-def check(options: Any, device: torch.device) -> None:
+def check(options: Config, device: torch.device) -> None:
     """Raises MissingPackage, or ConfigError for an optimizer that there is not or that this machine cannot run."""
     name, row = options.optimizer, row_of(options.optimizer)
     if options.optimizer_cpu_offload_method == "cpu":
@@ -190,7 +193,7 @@ def _has_fused(cls: type, name: str) -> None:
         raise ConfigError("fuse_optimizer", True, "", problem, f"Set it to false, or choose one of: {', '.join(fit)}.")
 
 
-def build(options: Any, parameters: Iterable[Any], rate: float, seed: int) -> Any:
+def build(options: Config, parameters: Iterable[Any], rate: float, seed: int) -> Any:
     """The optimizer that the options ask for, on `parameters` (tensors or groups), ready for its first step.
 
     Raises MissingPackage if its library is absent and ConfigError for arguments that its class does not take.
@@ -233,7 +236,7 @@ def _class_of(row: Row, name: str) -> type:
         raise ConfigError("optimizer", name, "", f"{cause}.", "Check the path of the class.") from cause
 
 
-def _arguments(row: Row, cls: type, options: Any, rate: float, seed: int) -> dict[str, Any]:
+def _arguments(row: Row, cls: type, options: Config, rate: float, seed: int) -> dict[str, Any]:
     """What the class is called with: the row's defaults, then options of their own, then `optimizer_config`."""
     accepted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     takes_anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
@@ -250,7 +253,7 @@ def _arguments(row: Row, cls: type, options: Any, rate: float, seed: int) -> dic
     return {name: value for name, value in arguments.items() if name in accepted or (takes_anything and name != "seed")}
 
 
-def _from_options(options: Any, cls: type) -> dict[str, Any]:
+def _from_options(options: Config, cls: type) -> dict[str, Any]:
     """Arguments that have options of their own. Those named adam_... count only where the user set them."""
     arguments: dict[str, Any] = {}
     given = options.model_fields_set

@@ -106,6 +106,12 @@ def every_option() -> list[OptionInfo]:
     return list(_every_option())
 
 
+def construct(values: Mapping[str, object]) -> Config:
+    """A configuration of values that were checked before, such as those of an earlier run; other names are left out."""
+    known: dict[str, Any] = {name: value for name, value in values.items() if name in Config.model_fields}
+    return Config.model_construct(**known)
+
+
 @cache
 def option_names() -> Mapping[str, OptionInfo]:
     """Every name and alias to its option."""

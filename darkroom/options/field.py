@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -40,6 +40,13 @@ IMPORT_PATH = r"[A-Za-z_]\w*([.:][A-Za-z_]\w*)+"
 def plugin_names(group: str) -> set[str]:
     """The names that installed packages offer under an entry point group; none is imported."""
     return {point.name for point in importlib.metadata.entry_points(group=group)}
+
+
+if TYPE_CHECKING:
+    FilledInt = int
+else:
+    FilledInt = int | None
+"""An option that may be left out because every family fills it: None only before the settings are resolved."""
 
 
 def option(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from darkroom.options.field import Section, option, plugin_names
+from darkroom.options.field import FilledInt, Section, option, plugin_names
 
 
 @cache
@@ -98,7 +98,7 @@ class ModelOptions(Section):
         resume="refuse",
         level="advanced",
     )
-    tokenizer_max_length: int | None = option(
+    tokenizer_max_length: FilledInt = option(
         None,
         "Number of text tokens kept per caption; left out, the family's own limit.",
         resume="warn",

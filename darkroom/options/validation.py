@@ -8,7 +8,7 @@ from pydantic import PositiveFloat, field_validator
 
 from darkroom.core.units import parse_resolutions
 from darkroom.options import later
-from darkroom.options.field import SET, Section, option
+from darkroom.options.field import SET, FilledInt, Section, option
 
 _SKIP = {"validation_guidance_skip_layers": SET}
 _ADAPTER = {"validation_adapter_path": SET}
@@ -50,7 +50,7 @@ class ValidationOptions(Section):
         "Sizes of the pictures, such as 1024 or 768x512, comma-separated; left out, the training resolution.",
         resume="free",
     )
-    validation_num_inference_steps: int | None = option(
+    validation_num_inference_steps: FilledInt = option(
         None, "Denoising steps per picture; left out, what suits the flavour.", resume="free", ge=1
     )
     validation_guidance: float | None = option(

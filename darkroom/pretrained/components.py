@@ -13,7 +13,7 @@ import os
 import re
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -33,6 +33,9 @@ from darkroom.families.shared.trained_text import WithText
 from darkroom.pretrained import quantized, single_file
 from darkroom.pretrained.repository import Repository, eyes, lacking
 from darkroom.pretrained.weight_files import SAFE, is_single_file
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 log = logger(__name__)
 
@@ -70,7 +73,7 @@ class Parts(Repository):
     def __init__(
         self,
         family: Family,
-        options: Any,
+        options: Config,
         device: torch.device,
         dtype: torch.dtype,
         place_text: Callable[[torch.nn.Module, int], None] | None = None,
@@ -266,6 +269,7 @@ class Parts(Repository):
             with explained("The ControlNet", place, remedy):
                 made = control.wrap(self.family, loaded[self.trained[0]], self.options)
             return self._with_text(made) if self.options.train_text_encoder else made
+        assert self.options.timestep_boundary is not None
         return Experts(loaded, self.options.timestep_boundary * 1000)
 
     def _with_text(self, denoiser: Any) -> WithText:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -22,6 +22,9 @@ from torch import nn
 from darkroom.core.device import ASSUMED, is_host
 from darkroom.core.errors import ConfigError
 from darkroom.core.optional import need
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 OPTION = "quantization_config"
 DEFAULT, NONE = "default", "no_change"
@@ -51,7 +54,7 @@ BY_ARGUMENTS = "Int4WeightOnlyConfig"
 PROBE = 512
 
 
-def chosen(options: Any, component: str, number: int) -> Mapping[str, Any] | None:
+def chosen(options: Config, component: str, number: int) -> Mapping[str, Any] | None:
     """The settings of a denoiser (number 0) or of a text encoder (from 1); None if it is left as it is."""
     if options.quantize_via != "pipeline":
         return None
@@ -64,7 +67,7 @@ def chosen(options: Any, component: str, number: int) -> Mapping[str, Any] | Non
     return PRESETS[own] if isinstance(own, str) else own
 
 
-def check(options: Any, denoisers: Mapping[str, type], encoders: Mapping[str, type], device: torch.device) -> None:
+def check(options: Config, denoisers: Mapping[str, type], encoders: Mapping[str, type], device: torch.device) -> None:
     """Raises ConfigError for settings that do not fit the base's components, given by name with their classes, or this
     machine; and MissingPackage.
     """

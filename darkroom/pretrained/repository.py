@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
@@ -32,6 +32,9 @@ from darkroom.pretrained.weight_files import (
     refuse_pickled_folder,
     split_set,
 )
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 ASSETS = Path(__file__).parent.parent / "assets"
 WHOLE_FILE = 64 * 2**20
@@ -89,7 +92,7 @@ class Repository:
     """
 
     def __init__(
-        self, family: Family, options: Any, device: torch.device, dtype: torch.dtype, settings: str | None = None
+        self, family: Family, options: Config, device: torch.device, dtype: torch.dtype, settings: str | None = None
     ):
         self.settings = settings
         self.family, self.options, self.device, self.dtype = family, options, device, dtype
@@ -167,7 +170,8 @@ class Repository:
         else:
             separate, subfolder = o.pretrained_transformer_model_name_or_path, o.pretrained_transformer_subfolder
         usual = subfolder in (None, "transformer", "unet") or (separate and is_single_file(separate))
-        return (str(Path(separate).expanduser()) if separate else self.base), part if usual else subfolder
+        inside = part if usual or subfolder is None else subfolder
+        return (str(Path(separate).expanduser()) if separate else self.base), inside
 
     @property
     def vae_dtype(self) -> torch.dtype:
@@ -350,7 +354,7 @@ class Repository:
             found = try_to_load_from_cache(base, INDEX, revision=revision)
             if not isinstance(found, str):
                 HfApi().model_info(base, revision=revision, timeout=HUB_SECONDS)
-                found = hf_hub_download(base, INDEX, **({"revision": revision} if revision else {}))
+                found = hf_hub_download(base, INDEX, revision=revision)
             return json.loads(Path(found).read_text(encoding="utf-8"))
         except Exception as cause:  # the client hands on the errors of whichever HTTP library it uses
             first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)

@@ -6,14 +6,17 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.log import HIDDEN, is_secret_variable, redact
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 _PLACEHOLDER = re.compile(r"\{(env:[A-Za-z_][A-Za-z0-9_]*|current_step|current_epoch|timestamp)\}")
 
 
-def writer(options: Any, flavour: str, trained_words: Iterable[str]) -> Callable[[Any], dict[str, str]]:
+def writer(options: Config, flavour: str, trained_words: Iterable[str]) -> Callable[[Any], dict[str, str]]:
     """A function from the run's counters to metadata; the comment is filled in anew at every save."""
     architecture = f"{options.model_family}-{flavour}".lower().replace(" ", "-")
     suffix = "/lora" if options.model_type == "lora" else ""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.core.events import Step, Validation
 from darkroom.core.registry import import_path
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 KNOWN = ("tensorboard", "wandb", "comet_ml")
 
@@ -43,18 +46,20 @@ def _own_class(path: str) -> Any:
 class Trackers:
     """Sends step metrics and validation pictures to every tracker in `report_to`."""
 
-    def __init__(self, options: Any, output: Path, settings: dict[str, Any]):
+    def __init__(self, options: Config, output: Path, settings: dict[str, Any]):
         check(options.report_to)
         self.output = output
         self.trackers = [self._open(name, options, settings) for name in names(options.report_to)]
 
-    def _open(self, name: str, options: Any, settings: dict[str, Any]) -> Any:
+    def _open(self, name: str, options: Config, settings: dict[str, Any]) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         project, run = options.tracker_project_name, options.tracker_run_name
         logs = Path(options.logging_dir)
         folder = logs if logs.is_absolute() else self.output / logs
-        extra = {"tensorboard": {"logging_dir": folder}, "wandb": {"name": run}, "comet_ml": {}}.get(name, {})
+        extra: dict[str, Any] = {"tensorboard": {"logging_dir": folder}, "wandb": {"name": run}, "comet_ml": {}}.get(
+            name, {}
+        )
         cls = LOGGER_TYPE_TO_CLASS[name] if name in KNOWN else _own_class(name)
         tracker = cls(run if name == "tensorboard" else project, **extra)
         if hasattr(tracker, "start"):

@@ -6,8 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +21,9 @@ from darkroom.validate import caches, schedulers
 from darkroom.validate.clip import Made
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import arguments, finished, pictures_read
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Loaded:
     unmatched: list[str]
 
 
-def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, **parts: Any) -> Any:
+def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Config, **parts: Any) -> Any:
     """The stock pipeline of a base folder, file or hub id, complete, with these parts in place of its own.
 
     Where the options name a ControlNet it is read too. Raises ModelError.
@@ -63,7 +65,7 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, 
         cls = named(name)
         idle = {part: None for part in family.idle_parts if part not in cls._optional_components}
         # whole: where diffusers quantises, it finds no place for some adapters
-        places = SimpleNamespace(**{**vars(options), "pretrained_model_name_or_path": base, "quantize_via": "cpu"})
+        places = options.model_copy(update={"pretrained_model_name_or_path": base, "quantize_via": "cpu"})
         whole = Parts(family, places, torch.device("cpu"), dtype)
         if not parts.keys() & set(whole.trained):
             whole.examine_apart()
@@ -88,7 +90,7 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Any, 
     return pipe
 
 
-def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile], options: Any) -> list[Loaded]:
+def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile], options: Config) -> list[Loaded]:
     """Load each adapter by the pipeline's own loader, where it has one, and count keys. A flavour with several
     denoisers has a file for each, in one folder. Raises ModelError if one cannot be read."""
     parts = family.adapted(options)
@@ -107,7 +109,7 @@ def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile], op
     return counted
 
 
-def attend(pipe: Any, parts: Sequence[str], path: Path, options: Any) -> None:
+def attend(pipe: Any, parts: Sequence[str], path: Path, options: Config) -> None:
     """Give denoisers the sparse-linear attention that lies beside an adapter, or in a pipeline's folder, if one does.
 
     Raises ModelError, also where a run has learnt with one and it is not there.
@@ -163,7 +165,7 @@ def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> L
     return Loaded(len(tensors) - len(unmatched), unmatched)
 
 
-def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Made:
+def render(pipe: Any, family: Family, recipe: Recipe, options: Config) -> Made:
     """What a recipe makes, by a plain pipeline call with the prompt as text."""
     pipe = family.drawing(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
@@ -174,7 +176,7 @@ def render(pipe: Any, family: Family, recipe: Recipe, options: Any) -> Made:
         return finished(pipe, family, pipe(**call, return_dict=False))
 
 
-def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
+def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
     """The prompt as text. Embedded where the pipeline would read it otherwise than training did: an empty one, for
     which some have no text, a negative one where they read those by other rules, and any where options say so."""
     is_caption = family.negative_is_caption_for(options.model_flavour) or not recipe.negative

@@ -25,7 +25,7 @@ from typing import Any
 from darkroom.core.errors import UserError
 from darkroom.core.files import sha256
 from darkroom.report.eventlog import read
-from darkroom.train.checkpoint import MANIFEST, Keeper, check
+from darkroom.train.checkpoint import MANIFEST, check, list_checkpoints
 
 PRELOAD = ["darkroom.tools.warm"]
 IGNORED = frozenset({MANIFEST})
@@ -208,7 +208,7 @@ def _finish_and_compare(
     context: ForkServerContext, argv: list[str], output: Path, steps: int, wanted: dict[str, str], stage: str
 ) -> Trial:
     """Let a killed run go on to its end and compare it."""
-    unreadable = [path.name for path in Keeper(output, None).folders() if (path / MANIFEST).exists() and check(path)]
+    unreadable = [path.name for path in list_checkpoints(output) if (path / MANIFEST).exists() and check(path)]
     _finish(context, argv, output, steps)
     mine = last_checkpoint(output, steps)
     differing = sorted(name for name in wanted.keys() | mine.keys() if wanted.get(name) != mine.get(name))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +24,7 @@ from darkroom.families.base import Family
 from darkroom.families.shared.classes import named
 from darkroom.media.look import Look
 from darkroom.memory.policy import Placement, is_quantised
+from darkroom.options.config import Config, construct
 from darkroom.pretrained.components import Parts, taken_by
 from darkroom.pretrained.repository import locate
 from darkroom.tools import generate
@@ -61,7 +61,7 @@ def verify(path: Path) -> Verdict:
     """
     options = generate.run_of(path)
     family = families.get(options["model_family"])
-    settings = SimpleNamespace(**options)
+    settings = construct(options)
     if path.is_dir() and (path / STATE).exists() and (problem := check(path)):
         return Verdict(0, [], 0, None, problem)
     base = locate(options["$base"], family)
@@ -88,7 +88,7 @@ def verify(path: Path) -> Verdict:
             for part, file in stock.files_of(str(files[0].path), family.adapted(settings)).items():
                 stock.keep_exact(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
     trained = family.trained_for(settings.model_flavour)
-    if getattr(settings, "validation_assistant_lora", False) and settings.assistant_lora_path:
+    if settings.validation_assistant_lora and settings.assistant_lora_path:
         own = {part: getattr(pipe, part) for part in trained}
         assistant.assist(own, assistant.read(settings.assistant_lora_path, own, type(pipe)), always=True)
     if len(trained) < len(family.held_for(settings.model_flavour)) and not settings.wan_validation_load_other_stage:
@@ -106,11 +106,11 @@ def put_below(model: Any, narrow: Any) -> None:
         model.set_submodule(f"{name}.base_layer" if above else name, layer)
 
 
-def parts_of_run(family: Family, base: str, settings: Any, placement: Placement) -> Parts:
+def parts_of_run(family: Family, base: str, settings: Config, placement: Placement) -> Parts:
     """The base's parts in the precisions of the run. Nothing is loaded yet."""
     full = settings.model_type == "full" and not settings.controlnet
     dtype = distributed.trained_dtype(settings) if full else distributed.base_dtype(settings)
-    places = SimpleNamespace(**{**vars(settings), "pretrained_model_name_or_path": base})
+    places = settings.model_copy(update={"pretrained_model_name_or_path": base})
     return Parts(family, places, placement.device, dtype, placement.text, placement.vae)
 
 

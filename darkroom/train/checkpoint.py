@@ -24,7 +24,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -39,6 +39,9 @@ from darkroom.train import optimizer_state
 from darkroom.train.pack import flatten
 from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 log = logger(__name__)
 
@@ -145,10 +148,16 @@ class Snapshot:
         return getattr(self.stepper.optimizer, "optimizer", self.stepper.optimizer)
 
 
+def list_checkpoints(output: Path) -> list[Path]:
+    """Folders named like checkpoints in an output folder, oldest step first; whether they are whole is not asked."""
+    steps = [(int(match[1]), path) for path in output.glob("checkpoint-*") if (match := _NAME.match(path.name))]
+    return [path for _, path in sorted(steps, key=lambda pair: (pair[0], pair[1].name))]
+
+
 class Keeper:
     """Writes, finds, checks and thins out the checkpoints of one output folder."""
 
-    def __init__(self, output: Path, options: Any):
+    def __init__(self, output: Path, options: Config):
         self.output, self.options = Path(output), options
         self.newest: int | None = None  # the last step that is saved of this very run
 
@@ -215,10 +224,7 @@ class Keeper:
 
     def folders(self) -> list[Path]:
         """Folders named like checkpoints, oldest step first; whether they are whole is not asked."""
-        found = [
-            (int(match[1]), path) for path in self.output.glob("checkpoint-*") if (match := _NAME.match(path.name))
-        ]
-        return [path for _, path in sorted(found, key=lambda pair: (pair[0], pair[1].name))]
+        return list_checkpoints(self.output)
 
     def find(self, wanted: str | None) -> Path | None:
         """The checkpoint to resume from: None, `latest`, a name in the output folder, or a path.

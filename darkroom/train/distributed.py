@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from darkroom.memory import float8
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 # what is computed in eight bits is computed in bf16 around them
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
-def start(options: Any) -> Any:
+def start(options: Config) -> Any:
     """The run's Accelerator. Threads are set first, since torch fixes them on first use.
 
     32-bit products are in full precision until `allow_tf32` says otherwise: caches outlive the option.
@@ -37,13 +40,13 @@ def allow_tf32(allowed: bool) -> None:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
 
 
-def base_dtype(options: Any) -> torch.dtype:
+def base_dtype(options: Config) -> torch.dtype:
     """Precision of frozen weights: float32 without mixed precision or by `base_model_default_dtype`."""
     if options.base_model_default_dtype == "fp32":
         return torch.float32
     return DTYPES[options.mixed_precision]
 
 
-def trained_dtype(options: Any) -> torch.dtype:
+def trained_dtype(options: Config) -> torch.dtype:
     """Precision of trained weights: float32, unless the optimizer wants bfloat16."""
     return torch.bfloat16 if options.optimizer == "adamw_bf16" else torch.float32

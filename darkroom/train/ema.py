@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.core.transfer import Arrivals
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 
 def decay_at(step: int, top: float) -> float:
@@ -19,7 +22,7 @@ def decay_at(step: int, top: float) -> float:
     return 0.0 if m == 0 else min((1 + m) / (10 + m), top)
 
 
-def is_on_accelerator(options: Any) -> bool:
+def is_on_accelerator(options: Config) -> bool:
     """Do shadows live beside the weights? Those of an adapter are small; a whole model's would take as much again."""
     chosen = options.ema_device
     if chosen == "auto":
@@ -33,7 +36,7 @@ class EMA:
     Shadows live in host memory or on the accelerator, as `ema_device` says, and are updated there.
     """
 
-    def __init__(self, named: dict[str, nn.Parameter], options: Any):
+    def __init__(self, named: dict[str, nn.Parameter], options: Config):
         self.named, self.options = named, options
         self.decay = 0.0
         self.arrivals = Arrivals()

@@ -7,12 +7,15 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ConfigError, DiskFullError
 from darkroom.core.files import free_bytes
 from darkroom.core.log import logger
 from darkroom.core.units import parse_size, show_size
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 log = logger(__name__)
 POLL_SECONDS = 1.0
@@ -20,7 +23,7 @@ POLL_SECONDS = 1.0
 
 def check_disk(
     folder: Path,
-    options: Any,
+    options: Config,
     sleep: Callable[[float], None] = time.sleep,
     stopped: Callable[[], bool] = lambda: False,
 ) -> None:

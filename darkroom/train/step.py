@@ -8,7 +8,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,6 +18,9 @@ from darkroom.objectives.base import Objective, Outcome
 from darkroom.optim.clip import clip
 from darkroom.optim.schedules import Scheduler
 from darkroom.train.ema import EMA
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Stepper:
     optimizer: Any
     scheduler: Scheduler
     ema: EMA | None
-    options: Any
+    options: Config
     own_clip: bool = False
     settle: Callable[[], None] = lambda: None
     released: Callable[[], torch.Tensor] | None = None

@@ -11,9 +11,12 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.log import logger
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 log = logger(__name__)
 
@@ -28,7 +31,7 @@ DIGITS = 5
 _LEADER = "mag_cache_leader_block_hook"
 
 
-def settings(options: Any, ratios: list[float] | None) -> dict[str, Any]:
+def settings(options: Config, ratios: list[float] | None) -> dict[str, Any]:
     """What a recipe keeps of the cache that a picture is drawn with; empty if without one."""
     kind = options.validation_cache
     if kind == OFF:

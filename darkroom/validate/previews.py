@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,11 +13,14 @@ from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
 from darkroom.validate.clip import Made, from_pixels
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 OPTION = "validation_preview"
 HOOK = "callback_on_step_end"
 
 
-def check(family: Family, options: Any) -> None:
+def check(family: Family, options: Config) -> None:
     """Raises ConfigError where previews are wanted and cannot be had."""
     if not options.validation_preview:
         return
@@ -30,7 +33,7 @@ def check(family: Family, options: Any) -> None:
 
 
 def looking(
-    pipe: Any, family: Family, decoder: Any, size: tuple[int, int], options: Any, show: Callable[[int, Made], None]
+    pipe: Any, family: Family, decoder: Any, size: tuple[int, int], options: Config, show: Callable[[int, Made], None]
 ) -> Mapping[str, Any]:
     """An argument for a stock pipeline's call that has `show` see every so many steps, counted from 1.
 

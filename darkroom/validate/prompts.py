@@ -6,10 +6,13 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.files import home_of, is_file, safe_name
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 LIBRARY = Path(__file__).parent / "library.json"
 
@@ -93,7 +96,7 @@ def _found(image: str, name: str, option: str, library: Path) -> str:
     raise ConfigError(option, str(library), "", problem, "Correct its path; it may be relative to the library.")
 
 
-def collect(options: Any) -> list[Prompt]:
+def collect(options: Config) -> list[Prompt]:
     """Every prompt of a validation, in order; later ones of the same name win."""
     found: list[Prompt] = []
     if not options.validation_disable_unconditional:

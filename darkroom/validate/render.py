@@ -31,6 +31,8 @@ from darkroom.validate.recipe import Recipe
 if TYPE_CHECKING:
     from PIL import Image
 
+    from darkroom.options.config import Config
+
 # sampling steps that show what a picture takes
 FEW_STEPS = 2
 
@@ -74,7 +76,7 @@ class Renderer:
     def __init__(
         self,
         parts: Parts,
-        options: Any,
+        options: Config,
         text: Callable[..., dict[str, Tensor]],
         start: str = "",
         kept: Path | None = None,
@@ -241,7 +243,7 @@ class Renderer:
         }
 
 
-def wanted(parts: Any, options: Any, prompts: Iterable[Prompt]) -> tuple[list[str], list[tuple[str, list[Look]]]]:
+def wanted(parts: Any, options: Config, prompts: Iterable[Prompt]) -> tuple[list[str], list[tuple[str, list[Look]]]]:
     """What validation needs encoded: captions, and captions with the pictures that are seen with them."""
     alone: list[str] = []
     seen: list[tuple[str, list[Look]]] = []
@@ -255,7 +257,7 @@ def wanted(parts: Any, options: Any, prompts: Iterable[Prompt]) -> tuple[list[st
     return alone, seen
 
 
-def pictures_read(family: Family, recipe: Recipe, options: Any) -> list[Any]:
+def pictures_read(family: Family, recipe: Recipe, options: Config) -> list[Any]:
     """The PIL pictures that the text encoder looks at with a recipe's prompt."""
     if not recipe.pictures or not family.flavour(options.model_flavour).reads or family.control(options):
         return []
@@ -263,7 +265,7 @@ def pictures_read(family: Family, recipe: Recipe, options: Any) -> list[Any]:
     return given if isinstance(given, list) else [given]
 
 
-def looks_of(family: Family, recipe: Recipe, options: Any) -> list[Look]:
+def looks_of(family: Family, recipe: Recipe, options: Config) -> list[Look]:
     """The same as pictures with names."""
     found = []
     for picture in pictures_read(family, recipe, options):
@@ -278,7 +280,7 @@ def draw(
     parts: Parts,
     recipe: Recipe,
     prompt: dict[str, Any],
-    options: Any,
+    options: Config,
     look: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> Made:
     """What a recipe makes."""
@@ -293,7 +295,7 @@ def sampled(
     parts: Parts,
     recipe: Recipe,
     prompt: dict[str, Any],
-    options: Any,
+    options: Config,
     look: Callable[[Any], Mapping[str, Any]] | None = None,
     form: str = "np",
 ) -> Any:
@@ -348,13 +350,13 @@ def finished(pipe: Any, family: Family, returned: Any) -> Made:
     return Made(clip.from_output(returned[0]), family.sound_of(pipe, returned))
 
 
-def call_of(family: Family, width: int, height: int, options: Any) -> dict[str, Any]:
+def call_of(family: Family, width: int, height: int, options: Config) -> dict[str, Any]:
     """What a recipe keeps of the pipeline's call; the size itself is a line of its own there."""
     call = {**family.call(options), **family.size_call(width, height, options)}
     return {name: value for name, value in call.items() if name not in ("width", "height")}
 
 
-def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
+def arguments(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
     """A recipe as arguments of the stock pipeline's call, all but the prompt. Reads the picture that it starts from."""
     call = {**recipe.call, **family.size_call(recipe.width, recipe.height, options)}
     if recipe.pictures:
@@ -363,7 +365,7 @@ def arguments(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
     return {**call, "generator": torch.Generator(recipe.seed_device).manual_seed(recipe.seed)}
 
 
-def started_from(family: Family, recipe: Recipe, options: Any) -> dict[str, Any]:
+def started_from(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
     """The recipe's pictures as arguments of the call: first what is followed, if anything is, then what starts."""
     call: dict[str, Any] = {}
     starts = list(recipe.pictures)
@@ -390,7 +392,7 @@ def _as_trained(path: str, layered: bool = False, convert: bool = True) -> Image
         raise DataError(f"The image {path} of a prompt cannot be read: {cause}.\n  Replace it.") from cause
 
 
-def why_no_cache(family: Family, options: Any) -> str:
+def why_no_cache(family: Family, options: Config) -> str:
     """What is wrong with guessing a denoiser's answers, if anything is."""
     if options.validation_cache == caches.OFF:
         return ""
@@ -399,7 +401,7 @@ def why_no_cache(family: Family, options: Any) -> str:
     return "" if family.caches else f"diffusers has no caches for {family.title} that tell guided answers from others."
 
 
-def why_no_mask(family: Family, pictures: Sequence[str], mask: str, options: Any) -> str:
+def why_no_mask(family: Family, pictures: Sequence[str], mask: str, options: Config) -> str:
     """What is wrong with drawing a picture anew where a mask is white; empty if nothing is."""
     if not family.inpaints(options):
         other = " with a control picture" if family.control(options) else ""

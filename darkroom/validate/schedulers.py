@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 DISCRETE = {
     "ddim": "DDIMScheduler",
@@ -21,7 +24,7 @@ FLOW = {
 }
 
 
-def changes(options: Any, is_flow: bool) -> dict[str, Any]:
+def changes(options: Config, is_flow: bool) -> dict[str, Any]:
     """What the options change in the base's scheduler: its class under `_class`, and settings. Empty: nothing.
 
     Raises ConfigError for a sampler that the kind of model cannot use.

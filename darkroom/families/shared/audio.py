@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -11,9 +11,12 @@ from torch import Tensor
 
 from darkroom.families.base import Family
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 
 def heard(
-    family: Family, parts: Any, sounds: Sequence[np.ndarray | None], frames: int, options: Any
+    family: Family, parts: Any, sounds: Sequence[np.ndarray | None], frames: int, options: Config
 ) -> dict[str, Tensor]:
     """What is cached of the sounds (channels, N) of samples of `frames` frames, and `sound_counts` (B,), 0 or 1.
 

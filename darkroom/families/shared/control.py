@@ -21,6 +21,7 @@ from darkroom.families.shared.spec import ControlChannels, ControlInput
 if TYPE_CHECKING:
     from darkroom.families.base import Family
     from darkroom.families.shared.spec import ControlNet
+    from darkroom.options.config import Config
 
 
 class Wrapped(nn.Module):
@@ -106,7 +107,7 @@ class WithChannels(Wrapped):
         return self.denoiser(torch.cat([hidden_states, control.to(hidden_states)], dim=self.axis), *args, **inputs)
 
 
-def wrap(family: Family, denoiser: Any, options: Any) -> Any:
+def wrap(family: Family, denoiser: Any, options: Config) -> Any:
     """The denoiser as the options train it. A new ControlNet draws from torch's generator.
 
     Raises what diffusers raises when a ControlNet cannot be read or made.

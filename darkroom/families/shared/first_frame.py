@@ -9,17 +9,19 @@ from darkroom.families.base import Family
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
+
 IMAGE_TO_VIDEO = "image_to_video"
 
 
 class FromFirstFrame(Family):
     """Families with flavours that draw every clip from its first frame; those support `image_to_video`."""
 
-    def starts(self, options: Any) -> bool:
+    def starts(self, options: Config) -> bool:
         """Is this such a flavour?"""
         return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
 
-    def sample_identity(self, options: Any) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, Any]:
         return {"starts_from": "first frame"} if self.starts(options) else {}
 
 

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from darkroom.options.config import Config
 
-def read(pipe: Any, captions: list[str], options: Any) -> tuple[Any, ...]:
+
+def read(pipe: Any, captions: list[str], options: Config) -> tuple[Any, ...]:
     """What a stock pipeline makes of captions, without anything for guidance, as it answers."""
     return pipe.encode_prompt(
         captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from darkroom.families.base import Family
+    from darkroom.options.config import Config
 
 # what a LoRA adapts of a CLIP encoder, as other trainers do
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -37,7 +38,7 @@ class WithText(Wrapped):
     """
 
     def __init__(
-        self, component: str, denoiser: nn.Module, family: Family, pipe: Any, names: Sequence[str], options: Any
+        self, component: str, denoiser: nn.Module, family: Family, pipe: Any, names: Sequence[str], options: Config
     ):
         super().__init__()
         self.component, self.names, self.family, self.options = component, tuple(names), family, options
@@ -92,7 +93,7 @@ class WithText(Wrapped):
             return self.family.read_entries(self.pipe, [caption], self.options)[0]
 
 
-def trained_layers(count: int, options: Any) -> tuple[int, ...]:
+def trained_layers(count: int, options: Config) -> tuple[int, ...]:
     """The layers of an encoder with `count` of them that `freeze_encoder_strategy` leaves free.
 
     before   those from `freeze_encoder_before` on

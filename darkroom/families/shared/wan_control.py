@@ -9,7 +9,7 @@ in latents, and so is a clip that is not there. CLIP's answer, where nothing was
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import DataError
 from darkroom.families.shared.spec import Apart, ControlInput, Flavour
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
+    from darkroom.data.batches.batch import Batch
     from darkroom.families.shared.spec import Tiny
 
 FUN_CONTROL = "WanFunControlPipeline"
@@ -59,7 +60,7 @@ def fun_control(base: str, size: str, width: int, tiny: Tiny, starts: frozenset[
     )
 
 
-def followed(batch: Any) -> Tensor:
+def followed(batch: Batch) -> Tensor:
     """The latents of the control clips, (B, 16, F, h, w). Raises DataError if they are not as long as the samples."""
     clips = batch.controls[0].to(batch.latents)
     if clips.shape != batch.latents.shape:
@@ -71,7 +72,7 @@ def followed(batch: Any) -> Tensor:
     return clips
 
 
-def for_vace(batch: Any, downscale: int) -> Tensor:
+def for_vace(batch: Batch, downscale: int) -> Tensor:
     """What VACE sees of the control clips, (B, 96, F, h, w): grey ones where they are left out."""
     import torch
 
@@ -83,7 +84,7 @@ def for_vace(batch: Any, downscale: int) -> Tensor:
     return torch.cat([grey, shown, mask], dim=1)
 
 
-def for_fun_control(batch: Any) -> Tensor:
+def for_fun_control(batch: Batch) -> Tensor:
     """What Fun-Control has behind the noised latents, (B, 32, F, h, w); clips that are left out are zeros already."""
     return behind(followed(batch), batch.extras.get("first_frame"))
 

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,9 @@ from darkroom.data.planned import PlannedDataset
 from darkroom.families.base import Family
 from darkroom.job.dataset_report.examine import evenly
 from darkroom.report.dataset_facts import Encoder, Words, number
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 MOST_READ = 20_000
 """Captions that are read; more of them say nothing new."""
@@ -91,7 +94,7 @@ def word_start(text: str, at: int) -> int:
     return at
 
 
-def readers(family: Family, config: Any) -> tuple[list[Reader], str]:
+def readers(family: Family, config: Config) -> tuple[list[Reader], str]:
     """The tokenizers of the base model, without any weights, and, where there are none, why."""
     try:
         return _load(family, config), ""
@@ -102,7 +105,7 @@ def readers(family: Family, config: Any) -> tuple[list[Reader], str]:
         return [], redact(said.splitlines()[0])
 
 
-def _load(family: Family, config: Any) -> list[Reader]:
+def _load(family: Family, config: Config) -> list[Reader]:
     import torch
     import transformers
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING
 
 from darkroom import families
 from darkroom.core.errors import DataError
@@ -30,6 +30,9 @@ from darkroom.job.preflight import check_flavour
 from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.report.dataset_facts import Report, Sheet, many, number
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 LIMIT = 2000
 """Pictures that are looked at closely, if nobody says otherwise: a minute or two."""
@@ -196,7 +199,7 @@ def _title(sheets: list[Sheet]) -> str:
     return f"{many(samples, nouns.pop() if len(nouns) == 1 else 'sample')} in {many(len(sheets), 'dataset')}"
 
 
-def _summary(plan: Plan, family: Family, config: Any, sheets: list[Sheet]) -> tuple[str, list[tuple[str, str]]]:
+def _summary(plan: Plan, family: Family, config: Config, sheets: list[Sheet]) -> tuple[str, list[tuple[str, str]]]:
     """A sentence about the run, and a few numbers."""
     flavour = f" {config.model_flavour}" if config.model_flavour else ""
     batches = steps = 0

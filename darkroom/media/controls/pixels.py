@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 
 def with_noise(picture: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
@@ -20,7 +23,7 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def through_jpeg(picture: np.ndarray, quality: int, **options: Any) -> np.ndarray:
+def through_jpeg(picture: np.ndarray, quality: int, **options: Config) -> np.ndarray:
     """The picture after it was stored as JPEG once; `options` are Pillow's."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "jpeg", quality=quality, **options)

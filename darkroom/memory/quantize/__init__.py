@@ -14,13 +14,16 @@ import importlib.util
 import pkgutil
 from collections.abc import Iterator, Sequence
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.core.narrow import find_narrowable_layers
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 NONE = "no_change"
 
@@ -72,7 +75,7 @@ def check(option: str, preset: str, has_gpu: bool) -> None:
 
 
 def quantise(
-    model: nn.Module, preset: str, options: Any, device: torch.device, blocks: Sequence[str] = ()
+    model: nn.Module, preset: str, options: Config, device: torch.device, blocks: Sequence[str] = ()
 ) -> tuple[int, int]:
     """Quantise a frozen model's layers, each on `device`, where it stays. Returns how many became smaller, and how many
     linear layers the model had. Raises MissingPackage.

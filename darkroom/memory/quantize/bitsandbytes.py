@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from darkroom.core.optional import need
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 PRESETS: Mapping[str, str] = {"nf4-bnb": "nf4"}
 PACKAGE = "bitsandbytes"
@@ -21,7 +24,7 @@ def fits(layer: nn.Linear) -> bool:
     return layer.in_features % BLOCK == 0
 
 
-def quantised(layer: nn.Linear, preset: str, options: Any) -> nn.Module:
+def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as bitsandbytes' own; it is packed where the weight is."""
     bnb = need(PACKAGE, "quant", preset)
     dtype, device = layer.weight.dtype, layer.weight.device

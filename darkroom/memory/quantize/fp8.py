@@ -7,11 +7,14 @@ After kohya-ss/musubi-tuner's scaled fp8; formats 2209.05433. A weight w becomes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 FORMATS: Mapping[str, torch.dtype] = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 BLOCK = 64
@@ -122,6 +125,6 @@ def _takes_scales(layer: Any, state: Mapping[str, Tensor], prefix: str, *_: Any)
     layer.register_buffer("scale_weight", None if scale is None else torch.empty_like(scale, device="meta"))
 
 
-def quantised(layer: nn.Linear, preset: str, options: Any) -> nn.Module:
+def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer with an eight-bit weight."""
     return Float8Linear.of(layer, PRESETS[preset], FORMATS[options.fp8_format])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from darkroom.core.optional import need
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 PRESETS: Mapping[str, str] = {
     "int8-quanto": "qint8",
@@ -19,7 +22,7 @@ PRESETS: Mapping[str, str] = {
 PACKAGE = "optimum.quanto"
 
 
-def quantised(layer: nn.Linear, preset: str, options: Any) -> nn.Module:
+def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as quanto's own linear layer, frozen."""
     quanto = need(PACKAGE, "quant", preset)
     activations = quanto.qint8 if options.quantize_activations else None

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from darkroom.core.optional import need
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 FORMATS = ("int8", "uint8", "int16", "uint16", "fp16", "int7", "int6", "int5", "uint5", "uint4", "uint3", "uint2")
 PRESETS: Mapping[str, str] = {
@@ -27,7 +30,7 @@ def fits(layer: nn.Linear) -> bool:
     return layer.weight.numel() >= LEAST_NUMBERS and min(layer.weight.shape) >= LEAST_EDGE
 
 
-def quantised(layer: nn.Linear, preset: str, options: Any) -> nn.Module:
+def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as SDNQ's own."""
     training = need(f"{PACKAGE}.training", "quant", preset)
     name = preset.removesuffix("-sdnq")

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
 
 from torch import nn
 
 from darkroom.core.optional import need
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
 
 PRESETS: Mapping[str, str] = {
     "int8-torchao": "Int8WeightOnlyConfig",
@@ -18,7 +21,7 @@ PACKAGE = "torchao.quantization"
 NEEDS_GPU = frozenset({"int4-torchao"})
 
 
-def quantised(layer: nn.Linear, preset: str, options: Any) -> nn.Module:
+def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer with a weight of torchao's."""
     ao = need(PACKAGE, "quant", preset)
     holder = nn.Sequential(layer)
