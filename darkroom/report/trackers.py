@@ -57,11 +57,9 @@ class Trackers:
         project, run = options.tracker_project_name, options.tracker_run_name
         logs = Path(options.logging_dir)
         folder = logs if logs.is_absolute() else self.output / logs
-        extra: dict[str, Any] = {"tensorboard": {"logging_dir": folder}, "wandb": {"name": run}, "comet_ml": {}}.get(
-            name, {}
-        )
+        extras: dict[str, dict[str, Any]] = {"tensorboard": {"logging_dir": folder}, "wandb": {"name": run}}
         cls = LOGGER_TYPE_TO_CLASS[name] if name in KNOWN else _own_class(name)
-        tracker = cls(run if name == "tensorboard" else project, **extra)
+        tracker = cls(run if name == "tensorboard" else project, **extras.get(name, {}))
         if hasattr(tracker, "start"):
             tracker.start()
         plain = (bool, int, float, str)
