@@ -96,13 +96,14 @@ class LongCatImage(Family):
         text = cond["text"]
         # float32 in any precision: bfloat16 has no more than 256 places in a row
         places = image_ids(height, width, x_t.device, torch.float32, PICTURE)
+        places[:, 1:] += LONGEST_TEXT  # behind the text
         diagonal = torch.arange(text.shape[1], device=x_t.device, dtype=torch.float32)
         tokens = model(
             hidden_states=pack(x_t),
             timestep=t.to(x_t.dtype),
             encoder_hidden_states=text,
             txt_ids=torch.stack([torch.zeros_like(diagonal), diagonal, diagonal], dim=-1),
-            img_ids=places + places.new_tensor([0, LONGEST_TEXT, LONGEST_TEXT]),
+            img_ids=places,
             return_dict=False,
         )[0]
         return unpack(tokens, height, width)

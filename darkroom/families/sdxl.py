@@ -185,7 +185,7 @@ class SDXL(Family):
 
         last = batch.target_sizes
         if self._refines(options):
-            last = torch.full((len(last), 1), options.data_aesthetic_score)
+            last = torch.full((len(last), 1), options.data_aesthetic_score, device=last.device)
         return {"time_ids": torch.cat([batch.original_sizes, batch.crops, last], dim=-1).float()}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
