@@ -24,7 +24,7 @@ from darkroom.families.tiny.tokenizers import TOKENIZERS
 
 INDEX = "model_index.json"
 # counts ways in which such folders were written
-LAYOUT = 2
+LAYOUT = 3
 STATISTICS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 

@@ -70,9 +70,10 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
                 mean.normal_(std=0.5)
                 spread.uniform_(0.5, 2)
         for kept in (part for part in parts.values() if isinstance(part, torch.nn.Module)):
-            for name in {"latents_mean", "latents_std"} & dict(kept.named_buffers()).keys():
+            for name in ("latents_mean", "latents_std"):
                 # the same for statistics that are kept as buffers
-                getattr(kept, name).uniform_(0.5, 2)
+                if name in dict(kept.named_buffers()):
+                    getattr(kept, name).uniform_(0.5, 2)
         for name in family.held_for(flavour):
             parts[name] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
         for name in family.guides:
