@@ -231,7 +231,7 @@ def family_step(family: Family, tiny: bool) -> Row:
         model = stages.denoiser(run, parts, placement)
         adapter = stages.attached(run, model, parts)
         placement.attached(adapter.model, parts.denoisers_of(model))
-        stepper, _ = stages.trainer(run, engine, adapter, placement, scheduler_config(parts), 10)
+        stepper = stages.trainer(run, engine, adapter, placement, scheduler_config(parts), 10)
         there = batch.to(DEVICE)
         found = time_steps(lambda: stepper.update([there], 1), 1 if tiny else 4)
     facts = {"flavour": config.model_flavour, "parameters": sum(p.numel() for p in model.parameters())}

@@ -1,4 +1,4 @@
-"""Noise with a purpose: offset noise, input perturbation, and generators that a checkpoint can hold.
+"""Noise with a purpose: offset noise, input perturbation, and the seeds of generators.
 
 Noise is drawn on the host, wherever it is used: a seed then gives the same noise on every device, and a checkpoint can
 be resumed on another one than it was made on. Nobody waits for the copy, which comes from pinned memory.

@@ -252,7 +252,7 @@ class Trial:
         adapter = stages.attached(run, self.model, self.parts)
         self.placement.attached(adapter.model, denoisers)
         scheduler = scheduler_config(self.parts)
-        self.stepper, _ = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, STEPS)
+        self.stepper = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, STEPS)
         for part in self.parts.trained if self.counts else ():
             follow(denoisers[part], self.kinds, functools.partial(self._moment, part))
         self._tell_of_updates()

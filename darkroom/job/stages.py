@@ -18,7 +18,6 @@ from darkroom.core import log as logs
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
 from darkroom.core.memory import is_memory_full
-from darkroom.diffusion.noise import derive_seed, seeded
 from darkroom.families.base import CONTROLNET
 from darkroom.families.shared import latents
 from darkroom.families.shared.audio import heard
@@ -139,7 +138,7 @@ def trainer(
     scheduler: dict,
     steps: int,
     state: TrainState | None = None,
-) -> tuple[Stepper, Draws]:
+) -> Stepper:
     """Objective, optimizer, schedule, average and generators around the adapter.
 
     `state` says where the run stands on the schedule; left out, at its beginning.
@@ -147,7 +146,7 @@ def trainer(
     state = state or TrainState(total=steps)
     config = run.config
     rank = engine.process_index if config.seed_for_each_device else 0
-    draws = Draws(seeded(run.seed, rank, 1), seeded(run.seed, rank, 2), derive_seed(run.seed, rank, 3))
+    draws = Draws(run.seed, rank)
     torch.manual_seed(run.seed + rank)
     if config.gradient_precision == "fp32":
         for parameter in adapter.named.values():
@@ -159,7 +158,7 @@ def trainer(
     raw, way = updater(config, placement, grouped(config, adapter, engine.num_processes), rate, run.seed)
     end = config.lr_end / rate if rate else 0.0
     shape = Shape(config.lr_warmup_steps, state.schedule_total or steps, config.lr_num_cycles, config.lr_power, end)
-    stepper = Stepper(
+    return Stepper(
         engine=engine,
         model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
         objective=denoise.build(
@@ -174,7 +173,6 @@ def trainer(
         start_step=draws.start_step,
         **way,
     )
-    return stepper, draws
 
 
 def refuse_apart(config: Config, placement: Placement) -> None:

@@ -158,9 +158,9 @@ def trained(
     adapter = attached(run, model, parts)
     placement.attached(adapter.model, parts.denoisers_of(model))
     start_apart(run, adapter)
-    stepper, draws = trainer(run, engine, adapter, placement, scheduler_config(parts), steps, state)
+    stepper = trainer(run, engine, adapter, placement, scheduler_config(parts), steps, state)
     data = {manifest.FILE: plan.manifest(processes).to_bytes()}
-    snapshot = Snapshot(adapter, stepper, draws, state, settings, describing(run, parts, plan), data)
+    snapshot = Snapshot(adapter, stepper, state, settings, describing(run, parts, plan), data)
     go_on(run, engine, keeper, snapshot, start, changes)
 
     write_lock(run, plan, parts)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import zlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Generator, Tensor
 
-from darkroom.diffusion.noise import derive_seed
+from darkroom.diffusion.noise import derive_seed, seeded
 
 if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
@@ -18,38 +16,32 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass
 class Draws:
-    """The generators of a run, on the host whatever the device is. A checkpoint holds their positions.
+    """The generators of a run in one of its processes, on the host whatever the device is.
+
+    Each step seeds them anew from the run's `seed`, the process's `rank` and its own number. So a checkpoint that knows
+    its step can be resumed exactly, on any device and in any process, without the positions of generators.
 
     structure  noise levels, coin flips
     noise      noise tensors
-    seed       for torch's global generators, on the host and on devices: dropout, optimizers that round at random.
-               Each step seeds them anew, so that nothing of a device has to be kept
+
+    torch's global generators, on the host and on devices, are for dropout and for optimizers that round at random.
     """
 
-    structure: Generator
-    noise: Generator
-    seed: int = 0
+    seed: int
+    rank: int = 0
+    structure: Generator = dataclasses.field(init=False)
+    noise: Generator = dataclasses.field(init=False)
+
+    def __post_init__(self) -> None:
+        self._seed_own(0)
 
     def start_step(self, step: int) -> None:
-        """Seed torch's global generators for a step."""
-        torch.manual_seed(derive_seed(self.seed, step))
+        """Seed all generators, torch's global ones too, for the step after `step` finished ones."""
+        self._seed_own(step)
+        torch.manual_seed(derive_seed(self.seed, self.rank, 3, step))
 
-    def state(self) -> dict[str, Tensor]:
-        """Positions as byte tensors."""
-        return {"structure": self.structure.get_state(), "noise": self.noise.get_state()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Put positions back."""
-        self.structure.set_state(state["structure"])
-        set_position(self.noise, state["noise"])
-
-
-def set_position(generator: Generator, position: Tensor) -> None:
-    """Put a generator's position back; that of another kind of generator, a GPU's, seeds it instead."""
-    if len(position) == len(generator.get_state()):
-        generator.set_state(position)
-    else:
-        generator.manual_seed(zlib.crc32(position.numpy().tobytes()))
+    def _seed_own(self, step: int) -> None:
+        self.structure, self.noise = (seeded(self.seed, self.rank, purpose, step) for purpose in (1, 2))
 
 
 @dataclasses.dataclass(frozen=True)

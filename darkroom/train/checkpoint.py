@@ -5,7 +5,7 @@ checkpoint-N/
     sla_attention.safetensors                           with attention_mechanism sla, what it has learnt
     ema/                                                averaged weights, as trained and for loading
     trained.safetensors                                 the trained tensors themselves, where the files above differ
-    optimizer.safetensors, generators.safetensors       tensors
+    optimizer.safetensors                               tensors
     training_state.json                                 counters, optimizer numbers, settings that matter to a resume
     dataset_manifest.parquet                            what it was trained on
     checkpoint_manifest.json                            size and sha256 of every file; written last
@@ -34,7 +34,6 @@ from darkroom.core import files
 from darkroom.core.errors import CheckpointError
 from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
-from darkroom.objectives.base import Draws
 from darkroom.train import optimizer_state
 from darkroom.train.pack import flatten
 from darkroom.train.state import TrainState
@@ -52,7 +51,7 @@ VERSION = 1
 _NAME = re.compile(r"^checkpoint-(\d+)(-rolling)?$")
 _ABANDONED = re.compile(r"^abandoned-(\d+)$")
 # without these in the manifest nothing says that they are whole
-_NEEDED = (STATE, "optimizer.safetensors", "generators.safetensors")
+_NEEDED = (STATE, "optimizer.safetensors")
 _READ = (".safetensors", ".json", ".parquet")
 UNREADABLE = (
     ValueError, KeyError, TypeError, AttributeError, RecursionError, OSError, RuntimeError, SafetensorError,
@@ -69,7 +68,6 @@ class Snapshot:
 
     adapter: Adapter
     stepper: Stepper
-    draws: Draws
     state: TrainState
     settings: Mapping[str, Any]
     metadata: Callable[[TrainState], dict[str, str]]
@@ -87,7 +85,6 @@ class Snapshot:
             save_safetensors(folder / TRAINED, self.adapter.state(), {})
         optimizer, tensors = flatten(self._optimizer.state_dict())
         save_safetensors(folder / "optimizer.safetensors", tensors, {})
-        save_safetensors(folder / "generators.safetensors", self.draws.state(), {})
         if self.stepper.ema:
             self._write_ema(folder / "ema", metadata)
         for name, content in self.attached.items():
@@ -132,7 +129,6 @@ class Snapshot:
                 self.stepper.ema.load(load_file(folder / "ema" / "ema_model.safetensors"))
             if self.stepper.engine.scaler and saved["scaler"]:
                 self.stepper.engine.scaler.load_state_dict(saved["scaler"])
-            self.draws.load(load_file(folder / "generators.safetensors"))
         except UNREADABLE as cause:
             if is_memory_full(cause):
                 raise

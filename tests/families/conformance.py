@@ -819,7 +819,7 @@ def _fit(case: Case, pipe: Any, many: Any, steps: int) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     settings = SimpleNamespace(**{**vars(case.settings), "grad_clip_method": "norm", "max_grad_norm": 1.0})
-    draws = Draws(torch.Generator().manual_seed(1), torch.Generator().manual_seed(2))
+    draws = Draws(seed=1)
     stepper = Stepper(
         engine=Accelerator(cpu=True),
         model=model,

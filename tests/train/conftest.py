@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import Generator, Tensor, nn
 
 from darkroom.adapters.base import Adapter, save_safetensors
-from darkroom.objectives.base import Draws, Outcome
+from darkroom.objectives.base import Outcome
 from darkroom.optim import table
 from darkroom.optim.schedules import Scheduler, Shape
 from darkroom.options.config import Config
@@ -106,8 +106,7 @@ def tiny_run(tmp_path):
             options=config,
             own_clip=table.row_of(config.optimizer).own_clip,
         )
-        draws = Draws(Generator().manual_seed(1), Generator().manual_seed(2))
-        snapshot = Snapshot(adapter, stepper, draws, TrainState(), {"seed": 1}, lambda state: {"at": str(state.step)})
+        snapshot = Snapshot(adapter, stepper, TrainState(), {"seed": 1}, lambda state: {"at": str(state.step)})
         return TinyRun(stepper, snapshot, Keeper(folder, config))
 
     return make
