@@ -39,6 +39,12 @@ def empty_pinned(size: int) -> Tensor:
     return memory
 
 
+def empty_pinned_like(tensor: Tensor) -> Tensor:
+    """Pinned memory, as `empty_pinned` gives it, for a copy of a dense tensor."""
+    like = torch.empty_like(tensor, device="meta")
+    return empty_pinned(like.nbytes).view(like.dtype).as_strided(like.shape, like.stride())
+
+
 def _forget_error() -> None:
     """Have CUDA forget the last error, which it would raise again at the next kernel."""
     with contextlib.suppress(RuntimeError):

@@ -6,11 +6,15 @@ that is if the host's side is not pinned memory.
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from darkroom.core.pinned import empty_pinned_like
 
 HOST = torch.device("cpu")
 # bytes that may be underway before they are waited for: more would only pin more of the host's memory
@@ -47,17 +51,23 @@ class Arrivals:
         self.underway: list[tuple[Tensor, Callable[[Tensor], Any]]] = []
         self.device = HOST
 
-    def send(self, tensor: Tensor, take: Callable[[Tensor], Any]) -> None:
-        """Queue a copy for `take`, which is called at once for a tensor that is on the host already."""
+    def send(self, tensor: Tensor, take: Callable[[Tensor], Any], room: Tensor | None = None) -> None:
+        """Queue a copy for `take`, which is called at once for a tensor that is on the host already.
+
+        `room` is pinned memory of the caller's for it, which nobody may read before `land`. Without it the copy is put
+        where torch pins memory for a while.
+        """
         if tensor.device.type != "cuda":
             take(tensor.to(HOST))
             return
-        if self.bytes + tensor.nbytes > self.most:
-            self.land()
-        copy = torch.empty_like(tensor, device=HOST, pin_memory=True, requires_grad=False)
-        copy.copy_(tensor.detach(), non_blocking=True)
-        self.device, self.bytes = tensor.device, self.bytes + tensor.nbytes
-        self.underway.append((copy, take))
+        if room is None:
+            if self.bytes + tensor.nbytes > self.most:
+                self.land()
+            room = torch.empty_like(tensor, device=HOST, pin_memory=True, requires_grad=False)
+            self.bytes += tensor.nbytes
+        room.copy_(tensor.detach(), non_blocking=True)
+        self.device = tensor.device
+        self.underway.append((room, take))
 
     def land(self) -> None:
         """Wait for what is underway, if anything is."""
@@ -66,3 +76,59 @@ class Arrivals:
         underway, self.underway, self.bytes = self.underway, [], 0
         for copy, take in underway:
             take(copy)
+
+
+def when_gradient_is_complete(weight: Tensor, method: Callable[[Tensor], None]) -> None:
+    """Have a bound method called with a weight after each pass through it, for as long as the method's object lives.
+
+    torch holds such hooks where Python's garbage collector does not look: one that led back to its weight would keep
+    that forever.
+    """
+    known = weakref.WeakMethod(method)
+
+    def hook(weight: Tensor) -> None:
+        if call := known():
+            call(weight)
+
+    weight.register_post_accumulate_grad_hook(hook)
+
+
+class HostGradients:
+    """The gradients of weights in host memory, where those of several passes add up.
+
+    The first of a step is copied to pinned memory that its weight keeps for as long as a run, so that all gradients of
+    a step are waited for at once; the next one passes through memory that is pinned for a while, and is added to it.
+    """
+
+    def __init__(self) -> None:
+        self.arrivals = Arrivals()
+        self.sums: dict[Tensor, Tensor] = {}
+        self.sent: set[Tensor] = set()
+        self.rooms: dict[Tensor, Tensor] = {}
+
+    def start_from(self, weight: Tensor, gradient: Tensor) -> None:
+        """Let a step's gradients be added to one that is on the host, such as zeros."""
+        self.sums[weight] = gradient
+
+    def add(self, weight: Tensor, gradient: Tensor) -> None:
+        """Queue a copy of a gradient."""
+        is_first = weight not in self.sums and weight not in self.sent
+        self.sent.add(weight)
+        room = self._room(weight, gradient) if is_first and gradient.device.type == "cuda" else None
+        self.arrivals.send(gradient, functools.partial(self._add, weight), room)
+
+    def collect(self) -> dict[Tensor, Tensor]:
+        """Wait for what is underway. Returns the sums by weight, which begin anew."""
+        self.arrivals.land()
+        sums, self.sums = self.sums, {}
+        self.sent.clear()
+        return sums
+
+    def _room(self, weight: Tensor, gradient: Tensor) -> Tensor:
+        if weight not in self.rooms:
+            self.rooms[weight] = empty_pinned_like(gradient)
+        return self.rooms[weight]
+
+    def _add(self, weight: Tensor, gradient: Tensor) -> None:
+        known = self.sums.get(weight)
+        self.sums[weight] = gradient if known is None else known.add_(gradient)

@@ -252,12 +252,20 @@ class Trial:
         adapter = stages.attached(run, self.model, self.parts)
         self.placement.attached(adapter.model, denoisers)
         scheduler = scheduler_config(self.parts)
-        self.stepper = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, STEPS)
+        with self.ledger:
+            self.stepper = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, STEPS)
+        self._move_averages()
         for part in self.parts.trained if self.counts else ():
             follow(denoisers[part], self.kinds, functools.partial(self._moment, part))
         self._tell_of_updates()
         if not is_host(self.device):
-            compute_together(self.stepper)
+            compute_together(self.stepper, self._waits)
+
+    def _move_averages(self) -> None:
+        """The averages of weights that wait on the host are there too."""
+        for name, shadow in self.stepper.ema.shadows.items() if self.stepper.ema else ():
+            if self._waits(self.stepper.ema.named[name]):
+                self.ledger.move(shadow, ON_HOST)
 
     def _moment(self, part: str, name: str) -> None:
         self.ledger.moment(f"{part} {name}")
@@ -341,9 +349,16 @@ class Trial:
         copies = 1 if is_host(self.device) else 2
         self.parts.unload_vae()
         self.ledger.mark()
-        for name, tensors in {"trained": self.stepper.parameters, "state": state}.items():
+        trained = self.stepper.parameters
+        # while averages are saved, the weights themselves are kept beside them
+        kept = trained if self.stepper.ema else []
+        for name, times, tensors in (
+            ("trained", copies, trained),
+            ("state", copies, state),
+            ("kept", copies + 1, kept),
+        ):
             self.ledger.moment(name)
-            extra = copies * sum(t.numel() * t.element_size() for t in tensors)
+            extra = times * sum(t.numel() * t.element_size() for t in tensors)
             self.ledger.peaks[f"{name} 1"][ON_HOST] += extra
 
 
@@ -624,9 +639,9 @@ def on_card(card: Card | None) -> Iterator[None]:
         yield
 
 
-def compute_together(stepper: Stepper) -> None:
+def compute_together(stepper: Stepper, waits: Callable[[nn.Parameter], bool]) -> None:
     """Let torch's optimizers update all weights in one call, as they do where all are on a GPU, which takes more."""
-    if any(is_host(parameter.device) for parameter in stepper.parameters):
+    if any(is_host(parameter.device) or waits(parameter) for parameter in stepper.parameters):
         return
     for group in getattr(stepper.optimizer, "param_groups", ()):
         if group.get("foreach", True) is None and not group.get("fused"):

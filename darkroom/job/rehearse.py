@@ -1,4 +1,4 @@
-"""Before the first step: one step of the largest batch, one picture and one save, so that a run whose memory or disk is
+"""Before the first step: steps of the largest batch, one picture and one save, so that a run whose memory or disk is
 too small ends now and not in the night.
 
 It ends as an interrupted run goes on: everything is put back out of a checkpoint that is written first. A run with a
@@ -16,6 +16,7 @@ from darkroom.core.files import disk_full_says
 from darkroom.data.batches.batch import Batch
 from darkroom.job.phases import phase
 from darkroom.train.checkpoint import Snapshot
+from darkroom.train.step import Stepper
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -35,7 +36,7 @@ def rehearse(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None
     stepper, step = snapshot.stepper, snapshot.state.step
     decay = stepper.ema.decay if stepper.ema else 0.0
     works: dict[str, Callable[[], Any]] = {
-        STEP: lambda: stepper.update([batch.to(stepper.engine.device)] * micro_batches(stepper.options), step),
+        STEP: lambda: _take_steps(stepper, batch, step),
         **({PICTURE: draw} if draw else {}),
         SAVE: lambda: _write(snapshot, saved),
     }
@@ -53,6 +54,12 @@ def rehearse(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None
     if stepper.ema:
         stepper.ema.decay = decay
     return held
+
+
+def _take_steps(stepper: Stepper, batch: Batch, step: int) -> None:
+    """Two steps: only the second finds the optimizer's state beside what it computes."""
+    for _ in range(2):
+        stepper.update([batch.to(stepper.engine.device)] * micro_batches(stepper.options), step)
 
 
 def micro_batches(options: Config) -> int:

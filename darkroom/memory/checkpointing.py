@@ -29,6 +29,7 @@ class _Kept:
         self.device, self.shared = tensor.device, False
         # while this is alive no other storage has the same address
         self.storage = StorageWeakRef(tensor.untyped_storage())
+        # torch rounds what it pins up to a power of two, and uses it again for batches of other shapes
         pinned = tensor.is_cuda and torch.cuda.is_available()
         self.tensor = torch.empty_like(tensor, device="cpu", pin_memory=pinned)
         self.tensor.copy_(tensor, non_blocking=pinned)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from darkroom.core.device import HOST
 from darkroom.core.narrow import find_narrowable_layers
+from darkroom.core.transfer import when_gradient_is_complete
 from darkroom.memory import attention, quantize, quantized_cache
 from darkroom.memory.ledger import ON_DISK, ON_HOST, Ledger
 from darkroom.memory.policy import Placement
@@ -114,7 +115,7 @@ class HollowPlacement(Placement):
         self.ledger.hollow(model, self.device)
         for parameter in model.parameters():
             if parameter.requires_grad and id(parameter) in self.waiting:
-                parameter.register_post_accumulate_grad_hook(self._waits_too)
+                when_gradient_is_complete(parameter, self._waits_too)
         for each in denoisers.values() if self.options.attention_mechanism == WITH_SCORES else ():
             attention.use(each, WITH_SCORES)
 

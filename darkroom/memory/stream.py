@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from darkroom.core.pinned import empty_pinned
+from darkroom.core.transfer import HostGradients, when_gradient_is_complete
 
 # a copy that starts at a multiple of this is as fast as any
 ALIGNED = 256
@@ -66,13 +67,15 @@ class _Place:
 class Unit:
     """The tensors of modules that travel together, packed into one piece of host memory, or of a file."""
 
-    def __init__(self, modules: Sequence[nn.Module], pinned: bool, file: Path | None, trained: bool = False):
+    def __init__(
+        self, modules: Sequence[nn.Module], pinned: bool, file: Path | None, trained: HostGradients | None = None
+    ):
         self.modules = modules
         self.places: list[_Place] = []
-        # of weights that are trained, since the unit left home
-        self.gradients: dict[Tensor, Tensor] = {}
+        # of weights that are trained
+        self.gradients = trained
         begin = 0
-        for tensor in frozen(modules, trained):
+        for tensor in frozen(modules, trained is not None):
             place = _Place(tensor, begin, tensor.dtype, tensor.shape)
             self.places.append(place)
             begin = -(-place.end // ALIGNED) * ALIGNED
@@ -94,8 +97,9 @@ class Unit:
         for number, place in enumerate(self.places):
             if place.tensor._version != self.versions[number] + 1:
                 self.versions[number] = place.tensor._version
-            if place.tensor.grad is not None:  # zeros, to be added to
-                self.gradients[place.tensor], place.tensor.grad = place.tensor.grad, None
+            if self.gradients and place.tensor.grad is not None:  # zeros, to be added to
+                self.gradients.start_from(place.tensor, place.tensor.grad)
+                place.tensor.grad = None
         self._point(memory)
         torch._C._autograd._unsafe_set_version_counter(tuple(p.tensor for p in self.places), tuple(self.versions))
 
@@ -110,17 +114,11 @@ class Unit:
             torch.autograd.graph.increment_version(place.tensor)
 
     def take(self, weight: Tensor) -> None:
-        """Have a gradient that is now complete for one pass in host memory, added to those of earlier passes."""
+        """Send a gradient that is now complete for one pass to host memory, to be added to those of earlier passes."""
+        assert self.gradients is not None
         assert weight.grad is not None
-        new, weight.grad = weight.grad.to(HOST), None
-        known = self.gradients.get(weight)
-        self.gradients[weight] = new if known is None else known.add_(new)
-
-    def settle(self) -> None:
-        """Give the weights, which are at home, their gradients."""
-        for weight, gradient in self.gradients.items():
-            weight.grad = gradient
-        self.gradients = {}
+        new, weight.grad = weight.grad, None
+        self.gradients.add(weight, new)
 
     def _point(self, memory: Tensor) -> None:
         for place in self.places:
@@ -156,11 +154,14 @@ class Stream:
     ):
         on_gpu = device.type == "cuda"
         self.device, self.trained = device, trained
+        self.gradients = HostGradients()
         self.units = []
         for number, modules in enumerate(groups):
             file = folder / f"group_{number}.bin" if folder else None
             on_device = [module.to(device) for module in modules]
-            self.units.append(Unit(on_device, pinned and on_gpu and not folder, file, trained))
+            self.units.append(
+                Unit(on_device, pinned and on_gpu and not folder, file, self.gradients if trained else None)
+            )
         sizes = [max(unit.size for unit in self.units[slot::slots]) for slot in range(min(slots, len(groups)))]
         self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
         # of each slot: the unit in it, and what to wait for until it is
@@ -179,20 +180,24 @@ class Stream:
         for unit in self.units:
             for place in unit.places:
                 if place.tensor.requires_grad:
-                    place.tensor.register_post_accumulate_grad_hook(unit.take)
+                    when_gradient_is_complete(place.tensor, unit.take)
                     count += 1
         return count
 
     def settle(self) -> None:
         """Have all weights at home, where they may be changed, with their gradients."""
-        if self.side is not None:
-            self.side.synchronize()  # nothing may be read from the host while it changes
+        if self.side is not None:  # nothing may be read from the host while it changes
+            if self.gradients.arrivals.underway:  # for which the host waits anyway
+                torch.cuda.current_stream(self.device).wait_stream(self.side)
+            else:
+                self.side.synchronize()
+        gradients = self.gradients.collect()
         for slot, number in enumerate(self.holds):
             if number >= 0:
                 self.units[number].leave()
             self.holds[slot], self.ready[slot] = -1, None
-        for unit in self.units:
-            unit.settle()
+        for weight, gradient in gradients.items():
+            weight.grad = gradient
         self.last, self.way = -1, 1
 
     @property

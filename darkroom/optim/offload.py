@@ -6,14 +6,14 @@ they are clipped, and puts its old copies over the weights that a resume has rea
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from darkroom.core.transfer import HOST, Arrivals, pin
+from darkroom.core.pinned import empty_pinned_like
+from darkroom.core.transfer import HOST, HostGradients, when_gradient_is_complete
 
 Groups = Sequence[Mapping[str, Any]]
 
@@ -22,17 +22,17 @@ class Offloaded:
     """`build(groups)` makes an optimizer, here on twins of the weights. Call `collect` before clipping and `step`.
 
     With `gradients` each gradient leaves the device as soon as it is known, and several batches add up in host memory.
-    Gradients are copied to pinned memory without waiting; `collect` waits for them once.
+    Gradients are copied to pinned memory without waiting; `collect` waits for all of them at once.
     """
 
     def __init__(self, groups: Groups, build: Callable[[Groups], Any], gradients: bool = False):
         self.twins = {p: _twin(p) for group in groups for p in group["params"]}
         self.seen = {p: p._version for p in self.twins}
-        self.arrivals = Arrivals()
+        self.gradients = HostGradients()
         self.inner = build([{**group, "params": [self.twins[p] for p in group["params"]]} for group in groups])
         if gradients:
             for p in self.twins:
-                p.register_post_accumulate_grad_hook(self._take)
+                when_gradient_is_complete(p, self._take)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -47,13 +47,17 @@ class Offloaded:
                 twin.copy_(p)
             if p.grad is not None:
                 self._take(p)
-        self.arrivals.land()
+        for p, gradient in self.gradients.collect().items():
+            self.twins[p].grad = gradient
 
     @torch.no_grad()
-    def _take(self, p: nn.Parameter) -> None:
+    def _take(self, p: Tensor) -> None:
         assert p.grad is not None
-        gradient, p.grad = p.grad, None
-        self.arrivals.send(gradient, functools.partial(_add, self.twins[p]))
+        (gradient, p.grad), twin = (p.grad, None), self.twins[p]
+        if twin.grad is not None:  # zeros, to be added to
+            self.gradients.start_from(p, twin.grad)
+            twin.grad = None
+        self.gradients.add(p, gradient)
 
     @torch.no_grad()
     def step(self) -> None:
@@ -76,12 +80,7 @@ class Offloaded:
         self.inner.load_state_dict(state)
 
 
-def _add(twin: nn.Parameter, gradient: Tensor) -> None:
-    twin.grad = gradient if twin.grad is None else twin.grad.add_(gradient)
-
-
 def _twin(p: nn.Parameter) -> nn.Parameter:
-    copy = p.detach().to(HOST, copy=True)
-    twin = nn.Parameter(pin(copy) if p.is_cuda else copy)
+    twin = nn.Parameter(empty_pinned_like(p).copy_(p.detach()) if p.is_cuda else p.detach().to(HOST, copy=True))
     twin.grad_dtype = p.grad_dtype
     return twin

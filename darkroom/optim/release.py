@@ -5,12 +5,13 @@ After LOMO (2306.09782), `gradient_release` of warner-benjamin/optimi and `fused
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from darkroom.core.transfer import when_gradient_is_complete
 
 
 class Released:
@@ -30,12 +31,15 @@ class Released:
         self.clip, self.together, self.sizes = clip, together, list[Tensor]()
         each = [{**group, "params": [p]} for group in groups for p in group["params"]]
         self.each = [build([group], number) for number, group in enumerate(each)]
+        self.by_weight: dict[Tensor, Any] = {}
         for group, one in zip(each, self.each, strict=True):
-            group["params"][0].register_post_accumulate_grad_hook(functools.partial(self._update, one))
+            (p,) = group["params"]
+            self.by_weight[p] = one
+            when_gradient_is_complete(p, self._update)
 
-    def _update(self, one: Any, p: nn.Parameter) -> None:
+    def _update(self, p: Tensor) -> None:
         self.sizes.append(self.clip([p]))
-        one.step()
+        self.by_weight[p].step()
         p.grad = None
 
     def size(self) -> Tensor:

@@ -79,8 +79,11 @@ class EMA:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model's weights are the averaged ones."""
-        kept = {name: p.detach().clone() for name, p in self.named.items()}
+        """Inside, the model's weights are the averaged ones; its own are in host memory meanwhile.
+
+        A GPU that holds a model and the state of its optimizer may have no room for one more.
+        """
+        kept = {name: p.detach().to("cpu", copy=True) for name, p in self.named.items()}
         try:
             with torch.no_grad():
                 for name, p in self.named.items():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
+import weakref
 
 import pytest
 import torch
@@ -234,6 +236,20 @@ def test_weights_that_left_before_their_gradient_was_computed_are_an_error():
 
 
 # -- weights that are trained ------------------------------------------------------------------------------------------
+
+
+def test_a_model_whose_trained_weights_were_offloaded_is_forgotten_when_nobody_uses_it():
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    stream = Stream([[net[0]], [net[1]]], CPU, trained=True)
+    stream.catch()
+    net(torch.ones(1, 2)).sum().backward()
+    stream.settle()
+    known = weakref.ref(net[0].weight)
+
+    del net, stream
+    gc.collect()
+
+    assert known() is None
 
 
 class Learning:

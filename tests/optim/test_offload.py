@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import functools
+import gc
+import weakref
 
 import pytest
 import torch
 
 from darkroom.core.errors import ConfigError
+from darkroom.optim.clip import clip
 from darkroom.optim.offload import Offloaded
+from darkroom.optim.release import Released
 from darkroom.optim.table import check
 from darkroom.options.config import Config
 
 from .test_table import through_a_file
 from .ways import CPU, PLAIN, backward, made, same
+
+
+def released(groups, build) -> Released:
+    return Released(groups, build, functools.partial(clip, method="value", limit=0.0))
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +100,18 @@ def test_gradients_are_kept_in_their_own_format():
     away.collect()
 
     assert away.twins[net.one.weight].grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("way", [functools.partial(Offloaded, gradients=True), released], ids=["offloaded", "released"])
+def test_a_trained_model_is_forgotten_when_nobody_uses_it(way):
+    net, optimizer = made("torch-adamw", way)
+    backward(net, 0)
+    known = weakref.ref(net.one.weight)
+
+    del net, optimizer
+    gc.collect()
+
+    assert known() is None
 
 
 def test_an_optimizer_that_changes_weights_for_their_use_is_refused():

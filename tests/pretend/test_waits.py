@@ -15,6 +15,8 @@ IN_HOST_MEMORY = {
     "the optimizer": ({"optimizer_cpu_offload_method": "cpu"}, 2),
     "gradients": ({"optimizer_cpu_offload_method": "cpu", "optimizer_offload_gradients": True,
                    "gradient_accumulation_steps": 2}, 2),
+    "blocks that are trained": ({"model_type": "full", "learning_rate": 1e-5, "musubi_blocks_to_swap": 1,
+                                 "gradient_accumulation_steps": 2}, 2),
 }  # fmt: skip
 
 
