@@ -19,7 +19,7 @@ BENCHMARKS = ROOT / "benchmarks"
 TINY: dict[str, tuple[list[str], str]] = {
     "cache.py": (["--count", "6", "--edge", "64", "--clock", "cpu"], "fill"),
     "fp8.py": (["--layers", "1,1", "--width", "256"], "second"),
-    "gpu/agenda.py": (["--tiny", "--part", "attention", "--part", "families", "--families", "flux,wan"], "step_s"),
+    "gpu/agenda.py": (["--tiny", "--part", "attention", "--part", "families", "--families", "flux,wan", "--minutes", "20"], "step_s"),
     "gpu/step.py": (["flux", "--size", "tiny", "--rows", "bf16", "--steps", "1"], "bf16"),
     "kills.py": (["--kills", "1", "--steps", "4", "--run", "soap"], "1 of 1 ended with the same bytes"),
     "listing.py": (["--count", "20", "--folders", "2", "--rounds", "1"], "list"),
@@ -63,6 +63,14 @@ def test_benchmark_runs_at_tiny_size(name, rows, tmp_path):
 
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(word, done.stdout, re.IGNORECASE), done.stdout[-2000:]
+
+
+def test_the_first_parts_of_the_gpu_agenda_fit_into_nine_minutes_whatever_they_take():
+    command = [sys.executable, BENCHMARKS / "gpu/agenda.py", "--list"]
+    rows = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
+    limits = {name: int(limit.removesuffix(" s")) for name, limit in (row.split(": ") for row in rows)}
+
+    assert sum(list(limits.values())[: list(limits).index("families") + 1]) <= 9 * 60
 
 
 def test_the_gpu_agenda_keeps_what_there_is_when_a_part_or_its_time_ends(tmp_path):

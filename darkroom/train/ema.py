@@ -79,9 +79,8 @@ class EMA:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model's weights are the averaged ones; its own are in host memory meanwhile.
-
-        A GPU that holds a model and the state of its optimizer may have no room for one more.
+        """Inside, the model's weights are the averaged ones; its own are in host memory: a GPU with a model and
+        its optimizer's state may have no room for one more.
         """
         kept = {name: p.detach().to("cpu", copy=True) for name, p in self.named.items()}
         try:

@@ -28,7 +28,7 @@ def test_the_agenda_runs_on_a_gpu_and_keeps_what_each_part_has_found(tmp_path):
     parts = [word for part in PARTS for word in ("--part", part)]
     done = subprocess.run(
         [sys.executable, ROOT / "benchmarks/gpu/agenda.py", "--tiny", "--json", tmp_path / "found.json", *parts,
-         "--families", "flux,wan"],
+         "--families", "flux,wan", "--minutes", "20"],
         cwd=tmp_path, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}", "DARKROOM_HOME": str(tmp_path / "home")},
     )  # fmt: skip
