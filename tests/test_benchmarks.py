@@ -19,7 +19,10 @@ BENCHMARKS = ROOT / "benchmarks"
 TINY: dict[str, tuple[list[str], str]] = {
     "cache.py": (["--count", "6", "--edge", "64", "--clock", "cpu"], "fill"),
     "fp8.py": (["--layers", "1,1", "--width", "256"], "second"),
-    "gpu/agenda.py": (["--tiny", "--part", "attention", "--part", "families", "--families", "flux,wan", "--minutes", "20"], "step_s"),
+    "gpu/agenda.py": (
+        ["--tiny", "--part", "attention", "--part", "families", "--families", "flux,wan", "--minutes", "20"],
+        "step_s",
+    ),
     "gpu/step.py": (["flux", "--size", "tiny", "--rows", "bf16", "--steps", "1"], "bf16"),
     "kills.py": (["--kills", "1", "--steps", "4", "--run", "soap"], "1 of 1 ended with the same bytes"),
     "listing.py": (["--count", "20", "--folders", "2", "--rounds", "1"], "list"),

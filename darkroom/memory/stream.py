@@ -97,7 +97,7 @@ class Unit:
         for number, place in enumerate(self.places):
             if place.tensor._version != self.versions[number] + 1:
                 self.versions[number] = place.tensor._version
-            if self.gradients and place.tensor.grad is not None:  # zeros, to be added to
+            if self.gradients is not None and place.tensor.grad is not None:  # zeros, to be added to
                 self.gradients.start_from(place.tensor, place.tensor.grad)
                 place.tensor.grad = None
         self._point(memory)

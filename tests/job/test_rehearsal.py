@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from darkroom.cli.main import main
+from darkroom.core.events import Bus
 from darkroom.job import forecast, rehearse
+from darkroom.objectives.base import Outcome
 from darkroom.report.eventlog import read
 from tests.job.test_run import weights
+from tests.train.conftest import rows, tiny_run  # noqa: F401  (a fixture)
 
 SAVED = {"checkpoint_step_interval": 2, "lr_scheduler": "constant", "use_ema": True, "lora_dropout": 0.1,
          "validation_prompt": "a cup"}  # fmt: skip
@@ -80,3 +85,18 @@ def test_memory_that_runs_out_is_answered_with_what_fits(arguments, monkeypatch,
     assert re.search(r"Too large .*: .*step 3 latents of .*It fits with .*gradient_checkpointing to true", said), said
     assert list((tmp_path / "out").glob("checkpoint-*")) == []
     assert main(["train", *arguments(**options, rehearsal=True, gradient_checkpointing=True)]) == 0
+
+
+def test_a_rehearsal_measures_a_step_that_finds_the_optimizers_state(tiny_run, tmp_path):  # noqa: F811
+    run, finds = tiny_run(), []
+    before, learn = run.weight, run.stepper.objective
+
+    def watched(*given) -> Outcome:
+        finds.append(bool(run.stepper.optimizer.state))
+        return learn(*given)
+
+    run.stepper.objective = watched
+    rehearse.rehearse(SimpleNamespace(bus=Bus(), output=tmp_path), run.snapshot, rows(1), None)
+
+    assert finds == [False, True]
+    assert torch.equal(run.weight, before)
