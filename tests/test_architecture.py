@@ -13,6 +13,7 @@ import pytest
 
 import darkroom
 from darkroom import families
+from tests.rows import each_row
 
 ROOT = Path(darkroom.__file__).parent
 SIBLINGS = {"families", "pretrained", "data", "adapters", "optim", "memory", "report", "publish"}
@@ -87,7 +88,7 @@ def permits(allowed: set[str], module: str) -> bool:
     return any(module == name or module.startswith(f"{name}.") for name in allowed)
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
+@each_row("path", modules(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_a_module_imports_only_what_its_folder_may(path):
     folder = folder_of(path)
     always = ALLOWED[folder] | {folder} | (CHEAP if folder == "cli" else set())

@@ -29,6 +29,7 @@ from darkroom.options.datasets.entries import Generator
 from darkroom.options.datasets.where import HubRows, LinkList, Panels, RowFilter, S3Files
 from tests.data import keys
 from tests.data.keys import IDLE, KINDS, MUSUBI, OPTIONS, REFUSED, SECTIONS, WORKS, Key, MusubiKey
+from tests.rows import each_row
 
 TESTS = Path(__file__).parents[1]
 ROWS = [key for rows in SECTIONS.values() for key in rows]
@@ -110,7 +111,7 @@ def is_about(text: str, key: Key) -> bool:
 # -- what the reader answers ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("key", "letter"), each(WORKS))
+@each_row("key, letter", each(WORKS))
 def test_a_key_that_works_is_accepted_without_a_but(shop, key: Key, letter: str) -> None:
     for warning in said_of(read(shop, letter, key)):
         for name in {".".join(key.path), key.path[-1]}:
@@ -118,12 +119,12 @@ def test_a_key_that_works_is_accepted_without_a_but(shop, key: Key, letter: str)
             assert f"{name} is ignored" not in warning
 
 
-@pytest.mark.parametrize(("key", "letter"), each(IDLE))
+@each_row("key, letter", each(IDLE))
 def test_a_key_without_effect_says_so(shop, key: Key, letter: str) -> None:
     assert any(key.says in warning for warning in said_of(read(shop, letter, key)))
 
 
-@pytest.mark.parametrize(("key", "letter"), each(REFUSED))
+@each_row("key, letter", each(REFUSED))
 def test_a_refused_key_gives_its_reason(shop, key: Key, letter: str) -> None:
     with pytest.raises(UserError) as caught:
         read(shop, letter, key)
@@ -140,7 +141,7 @@ ELSEWHERE = [
 ]
 
 
-@pytest.mark.parametrize(("key", "letter"), ELSEWHERE)
+@each_row("key, letter", ELSEWHERE)
 def test_on_other_entries_a_key_says_that_it_does_nothing(shop, key: Key, letter: str) -> None:
     try:
         told = said_of(read(shop, letter, key))
@@ -152,13 +153,13 @@ def test_on_other_entries_a_key_says_that_it_does_nothing(shop, key: Key, letter
 OF_STORAGE = [key for key in ROWS if key.status == WORKS and key.on in ("aws", "csv", "huggingface")]
 
 
-@pytest.mark.parametrize("key", [key for key in OF_STORAGE if ": " not in key.name], ids=lambda key: key.name)
+@each_row("key", [key for key in OF_STORAGE if ": " not in key.name], ids=lambda key: key.name)
 def test_a_key_of_another_storage_says_that_it_does_nothing(shop, key: Key) -> None:
     assert any(f"{key.path[0]} has no effect" in warning for warning in said_of(read(shop, "I", key, on="local")))
 
 
-@pytest.mark.parametrize(
-    ("keys", "key"),
+@each_row(
+    "keys, key",
     [
         ({"crop_aspect": "closest", "crop_aspect_buckets": [1.0]}, "crop_aspect"),
         ({"crop_aspect_buckets": [1.0]}, "crop_aspect_buckets"),
@@ -185,8 +186,8 @@ def test_a_fading_dataset_under_uniform_sampling_says_that_it_stays(shop) -> Non
     assert any("disable_after_epoch_step has no effect" in warning for warning in made.warnings)
 
 
-@pytest.mark.parametrize(
-    ("keys", "words"),
+@each_row(
+    "keys, words",
     [
         ({"huggingface": {"captoin_column": "x"}}, "Did you mean caption_column"),
         ({"huggingface": "x"}, "object with keys"),
@@ -227,14 +228,14 @@ def answers(reading: Callable[[], DatasetFile]) -> DatasetFile | None:
         return None
 
 
-@pytest.mark.parametrize(("key", "letter"), NUMBERS)
+@each_row("key, letter", NUMBERS)
 def test_whatever_stands_for_a_number_is_read_or_refused(shop, key: Key, letter: str) -> None:
     for odd in ODD:
         answers(lambda odd=odd: read(shop, letter, replace(key, value=odd)))
 
 
-@pytest.mark.parametrize("key", ["type", "dataset_type"])
-@pytest.mark.parametrize("odd", [3, True, 0.5, ["image"], {"image": 1}])
+@each_row("key", ["type", "dataset_type"])
+@each_row("odd", [3, True, 0.5, ["image"], {"image": 1}])
 def test_a_kind_that_is_no_word_is_refused(shop, key: str, odd: Any) -> None:
     with pytest.raises(UserError, match="There is no such"):
         shop.read(shop.entry(**{key: odd}))
@@ -245,23 +246,24 @@ def test_settings_of_a_generated_picture_that_are_no_object_are_refused(shop) ->
         shop.read(shop.entry(conditioning={"type": "canny", "params": 3}))
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@each_row("name", OPTIONS)
 def test_an_option_answers_as_the_table_says(name: str) -> None:
     status, why = keys.option_status(name)
     assert option_info(name).name == name
     assert (status == WORKS) == (why == "")
 
 
-@pytest.mark.parametrize("key", MUSUBI, ids=lambda key: f"{key.name}-{key.where.replace(' ', '-')}")
+@each_row("key", MUSUBI, ids=lambda key: f"{key.name}-{key.where.replace(' ', '-')}")
 def test_a_musubi_key_is_accepted_or_refused(shop, key: MusubiKey, monkeypatch) -> None:
     monkeypatch.chdir(shop.folder)
     for name in ("films", "controls"):
-        Path(name).mkdir()
+        Path(name).mkdir(exist_ok=True)
     Path("list.jsonl").write_text('{"image_path": "a.png", "caption": "x"}')
     Path("films.jsonl").write_text('{"video_path": "a.mp4", "caption": "x"}')
     if key.name.startswith("fp_"):
         option = {"fp_latent_window_size": "framepack_latent_window_size"}.get(key.name, f"framepack_{key.name[6:]}")
-        shop.options |= {"model_family": "framepack_one_frame", option: key.value}
+        own = {"model_family": "framepack_one_frame", option: key.value}
+        monkeypatch.setattr(shop, "options", {**shop.options, **own})
     for where in key.where.split():
         folder = {"video_directory": "films"} if where == "video" else {"image_directory": "pictures"}
         folder = {} if key.name.endswith("_jsonl_file") else folder
@@ -278,10 +280,10 @@ def test_a_musubi_key_is_accepted_or_refused(shop, key: MusubiKey, monkeypatch) 
         assert key.says.partition(";")[0].lower() in str(caught.value).lower()
 
 
-@pytest.mark.parametrize("key", MUSUBI, ids=lambda key: key.name)
+@each_row("key", MUSUBI, ids=lambda key: key.name)
 def test_whatever_a_musubi_key_holds_is_read_or_refused(shop, key: MusubiKey, monkeypatch) -> None:
     monkeypatch.chdir(shop.folder)
-    Path("films").mkdir()
+    Path("films").mkdir(exist_ok=True)
     for where in key.where.split():
         place = {"video_directory": "films"} if where == "video" else {"image_directory": "pictures"}
         for odd in [*ODD, [0, 0], [1, "x"], {"a": 1}]:

@@ -20,6 +20,7 @@ from darkroom.pretrained.components import Parts
 from darkroom.pretrained.repository import locate
 from darkroom.tools import generate
 from tests.families import conformance
+from tests.rows import each_row
 
 FLAVOURS = [(name, flavour) for name in families.names() for flavour in families.get(name).flavour_names()]
 
@@ -34,7 +35,7 @@ def parts_of(name: str, flavour: str, **changes) -> Parts:
     return Parts(families.get(name), settings, torch.device("cpu"), torch.float32)
 
 
-@pytest.mark.parametrize(("name", "flavour"), FLAVOURS)
+@each_row("name, flavour", FLAVOURS)
 def test_every_flavour_has_all_its_facts(name, flavour):
     family = families.get(name)
 
@@ -46,7 +47,7 @@ def test_every_flavour_has_all_its_facts(name, flavour):
     assert (family.fps_for(flavour) is not None) == makes_clips
 
 
-@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+@each_row("name, flavour", conformance.cases())
 def test_a_tiny_flavour_is_its_published_one_in_all_but_size(name, flavour):
     family = families.get(name)
     published = family.published(flavour)
@@ -246,7 +247,7 @@ SIZES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "flavour"), SIZES)
+@each_row("name, flavour", SIZES)
 def test_a_network_of_the_published_settings_has_the_published_size(name, flavour):
     family = families.get(name)
     model = single_file.shapes(family.denoiser, family.size_of(flavour))

@@ -21,6 +21,7 @@ from darkroom.media import images, video
 from darkroom.media.images import BadPicture
 from darkroom.media.resize import Sizes
 from darkroom.media.video import prepare_clip, probe, read_frames, times, write_mp4
+from tests.rows import each_row
 
 GROUPS = {"g": "12", "bf": "3"}
 WAYS = {
@@ -120,7 +121,7 @@ def test_counting_does_not_decode(plain: Path, tmp_path: Path, monkeypatch: pyte
 # --- reading ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("numbers", [[0], [0, 0, 5, 9], range(50), [23, 47, 47, 48], [24], [30, 31, 40], [36], [49]])
+@each_row("numbers", [[0], [0, 0, 5, 9], range(50), [23, 47, 47, 48], [24], [30, 31, 40], [36], [49]])
 def test_frames_are_exactly_those_of_a_full_decode(clip: Path, numbers) -> None:
     assert np.array_equal(read_frames(clip, numbers), decoded(clip)[list(numbers)])
 

@@ -16,6 +16,7 @@ from darkroom.options.config import Config, every_option, not_offered, option_na
 from darkroom.options.conflicts import FamilyFacts, check, remarks
 from darkroom.options.field import option
 from darkroom.options.sources import resolve
+from tests.rows import each_row
 
 PREDECESSOR = json.loads((Path(__file__).parent / "predecessor_options.json").read_text())
 """Options of SimpleTuner's documents: their choices, aliases and documented defaults."""
@@ -117,8 +118,8 @@ def test_every_variable_that_the_code_reads_is_known():
     assert found - compat.SETTINGS_FREE_VARIABLES - {name.upper() for name in option_names()} == set()
 
 
-@pytest.mark.parametrize(
-    ("family", "flavour"),
+@each_row(
+    "family, flavour",
     [(name, flavour) for name in families.names() for flavour in families.get(name).flavour_names()],
 )
 def test_what_a_family_prefers_is_valid_and_contradicts_nothing(family, flavour, tmp_path):
@@ -140,8 +141,8 @@ def test_the_config_is_frozen_and_flat():
         Config(model_family="flux", sed=3)
 
 
-@pytest.mark.parametrize(
-    ("settings", "rate"),
+@each_row(
+    "settings, rate",
     [
         ({}, 1e-4),
         ({"model_type": "full"}, 1e-5),
