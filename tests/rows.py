@@ -16,14 +16,19 @@ Test = Callable[..., None]
 Row = dict[str, Any]
 
 
-def each_row(names: str | Sequence[str], values: Iterable[Any], ids: Callable[[Any], str] | None = None) -> Any:
+def each_row(
+    names: str | Sequence[str], values: Iterable[Any], ids: Callable[[Any], str] | Iterable[str] | None = None
+) -> Callable[[Test], Test]:
     """As `pytest.mark.parametrize`, but one test: it goes through all rows and reports each that fails.
 
     Several of them make the product of their rows. Fixtures are made once for all rows, but each row has a `tmp_path`
     and a `monkeypatch` of its own. For rows of which each takes a moment and none is skipped.
     """
     columns = [name.strip() for name in names.split(",")] if isinstance(names, str) else list(names)
-    made = [_row(columns, value, ids) for value in values]
+    listed = list(values)
+    titles = list(ids) if isinstance(ids, Iterable) else [None] * len(listed)
+    title = ids if callable(ids) else _title
+    made = [_row(columns, value, title, own) for value, own in zip(listed, titles, strict=True)]
     assert made, f"no rows of {names}"
 
     def decorate(test: Test) -> Test:
@@ -37,13 +42,18 @@ def each_row(names: str | Sequence[str], values: Iterable[Any], ids: Callable[[A
     return decorate
 
 
-def _row(columns: list[str], value: Any, ids: Callable[[Any], str] | None) -> tuple[str, Row]:
+def _title(value: Any) -> str:
+    return getattr(value, "__name__", None) or " ".join(str(value).split())
+
+
+def _row(columns: list[str], value: Any, title: Callable[[Any], str], own: str | None) -> tuple[str, Row]:
     """(title, argument by name) of one row."""
-    own = value.id if isinstance(value, type(pytest.param())) else None
-    value = value.values if isinstance(value, type(pytest.param())) else value if len(columns) > 1 else (value,)
-    row = dict(zip(columns, value, strict=True))
-    words = (ids(v) if ids else getattr(v, "__name__", None) or str(v) for v in row.values())
-    return str(own or "-".join(words)), row
+    if isinstance(value, type(pytest.param())):
+        own, values = str(value.id) if value.id else own, value.values
+    else:
+        values = value if len(columns) > 1 else (value,)
+    row = dict(zip(columns, values, strict=True))
+    return own or "-".join(map(title, values)), row
 
 
 def _loop(test: Test, plain: Test, rows: list[tuple[str, Row]]) -> Test:
@@ -53,7 +63,7 @@ def _loop(test: Test, plain: Test, rows: list[tuple[str, Row]]) -> Test:
     @functools.wraps(test)
     def through_all(subtests: pytest.Subtests, **given: Any) -> None:
         for number, (title, row) in enumerate(rows):
-            with subtests.test(title[:200]), ExitStack() as stack:
+            with subtests.test(title[:100]), ExitStack() as stack:
                 own = dict(given)
                 if "tmp_path" in own:
                     own["tmp_path"] = _folder(given["tmp_path"] / str(number))

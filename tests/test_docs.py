@@ -15,6 +15,7 @@ from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import resolve
 from darkroom.tools import abilities
 from tests.families.conformance import cases
+from tests.rows import each_row
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -89,13 +90,13 @@ def test_every_command_and_flag_exists(path, capsys):
     assert unknown == []
 
 
-@pytest.mark.parametrize("name", sorted(COMMANDS))
+@each_row("name", sorted(COMMANDS))
 def test_every_command_is_shown_somewhere(name):
     lines = [line for path in WRITTEN for line in command_lines(path)]
     assert any(line.split()[1] == name for line in lines)
 
 
-@pytest.mark.parametrize("path", WRITTEN, **IDS)
+@each_row("path", WRITTEN, **IDS)
 def test_every_option_in_a_table_or_sentence_exists(path):
     """Inline code of the form `--name` outside a command."""
     text = FENCE.sub("", path.read_text(encoding="utf-8"))
@@ -111,7 +112,7 @@ def test_every_name_with_an_underscore_is_an_option_or_a_dataset_key(name):
     assert named - set(option_names()) - set(SampleDataset.model_fields) == set()
 
 
-@pytest.mark.parametrize("path", WRITTEN, **IDS)
+@each_row("path", WRITTEN, **IDS)
 def test_every_relative_link_leads_somewhere(path):
     text = FENCE.sub("", path.read_text(encoding="utf-8"))
     broken = []
@@ -131,7 +132,7 @@ def anchors(path: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
-@pytest.mark.parametrize("path", WRITTEN, **IDS)
+@each_row("path", WRITTEN, **IDS)
 def test_every_settings_block_parses_and_names_options(path):
     documents = [json.loads(text) for text in blocks(path, "json")]
     documents += [tomllib.loads(text) for text in blocks(path, "toml")]
@@ -151,7 +152,7 @@ def test_the_settings_of_readme_and_tutorial_make_a_run(tmp_path, monkeypatch):
         assert [entry.id for entry in read_datasets(config.data_backend_config, config, {}).samples] == ["photos"]
 
 
-@pytest.mark.parametrize("path", WRITTEN, **IDS)
+@each_row("path", WRITTEN, **IDS)
 def test_python_blocks_compile(path):
     for number, text in enumerate(blocks(path, "python")):
         compile(text, f"{path.name}, block {number}", "exec")

@@ -11,7 +11,7 @@ import pytest
 
 from tests.rows import each_row
 
-TABLE = '''
+TABLE = """
 import pytest
 from tests.rows import each_row
 
@@ -25,7 +25,7 @@ def test_squares(edge, area, tmp_path, monkeypatch):
 @each_row("right", [pytest.param(1, id="one"), 2], ids=lambda n: f"number {n}")
 def test_products(left, right):
     assert (left, right) != ("b", 1)
-'''
+"""
 
 
 def test_every_row_that_fails_is_reported_with_its_reason(tmp_path):

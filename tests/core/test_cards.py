@@ -12,6 +12,7 @@ import darkroom
 from darkroom.core import device
 from darkroom.core.cards import CARDS, find_card
 from darkroom.core.errors import ConfigError
+from tests.rows import each_row
 
 GIB = 2**30
 # they run something on the device that is here, and decide nothing by what it can do
@@ -23,8 +24,8 @@ MAY_ASK_TORCH = {
 QUESTIONS = re.compile(r"cuda\.(is_available|get_device_|mem_get_info|is_bf16|device_count|get_arch_list)")
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
+@each_row(
+    "text, name",
     [
         ("RTX 4090", "RTX 4090"), ("rtx4090", "RTX 4090"), ("4090", "RTX 4090"), ("GeForce RTX 3060", "RTX 3060"),
         ("h100", "H100"), ("A100-40GB", "A100-40GB"), ("nvidia a100 80gb", "A100-80GB"), ("Tesla T4", "T4"),
@@ -34,7 +35,7 @@ def test_a_card_is_found_by_the_ways_its_name_is_written(text, name):
     assert find_card(text).name == name
 
 
-@pytest.mark.parametrize("text", ["24GiB", "24GB", "24G", "24", "24.0", "24 gib"])
+@each_row("text", ["24GiB", "24GB", "24G", "24", "24.0", "24 gib"])
 def test_a_size_alone_is_a_card_of_that_memory(text):
     card = find_card(text)
 
@@ -44,7 +45,7 @@ def test_a_size_alone_is_a_card_of_that_memory(text):
     assert not card.has_fp8
 
 
-@pytest.mark.parametrize("name", CARDS)
+@each_row("name", CARDS)
 def test_every_card_is_found_by_its_own_name(name):
     assert find_card(name) == CARDS[name]
 
@@ -57,8 +58,8 @@ def test_what_a_card_can_do_follows_from_its_capability():
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
+@each_row(
+    "text, said",
     [
         ("A100", "did you mean A100-40GB or A100-80GB"), ("RTX 4091", "did you mean RTX"), ("a potato", "is not known"),
         ("512M", "No run fits into so little"),

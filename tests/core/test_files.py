@@ -8,6 +8,7 @@ import pytest
 
 from darkroom.core import files
 from darkroom.core.errors import DiskFullError
+from tests.rows import each_row
 
 
 def test_a_write_replaces_the_old_file(tmp_path):
@@ -79,8 +80,8 @@ def test_free_space_is_asked_of_the_nearest_folder_that_exists(tmp_path):
     assert files.free_bytes(tmp_path / "not" / "there") > 0
 
 
-@pytest.mark.parametrize(
-    ("text", "name"),
+@each_row(
+    "text, name",
     [("a cat, sleeping!", "a_cat_sleeping"), ("../../etc", "etc"), ("猫", "unnamed"), ("a" * 99, "a" * 80)],
 )
 def test_names_become_parts_of_file_names(text, name):

@@ -8,9 +8,10 @@ import pytest
 
 from darkroom.core import log
 from darkroom.core.log import redact, redacted
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "token=abcdef99",
@@ -34,7 +35,7 @@ def test_keys_of_known_shape_are_hidden_anywhere(secret):
     assert redact(f"it said {secret} here") == "it said *** here"
 
 
-@pytest.mark.parametrize(
+@each_row(
     "text",
     [
         "tokenizer_max_length = 123456",

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from darkroom.core.memory import available, held, is_memory_full, memory_full_message
+from tests.rows import each_row
 
 MB = 2**20
 PROGRAM = """
@@ -42,7 +43,7 @@ def test_freed_memory_goes_back():
     assert kept["no"] > kept["yes"]
 
 
-@pytest.mark.parametrize(
+@each_row(
     "said",
     [
         "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 11.60 GiB",
@@ -76,7 +77,7 @@ def test_a_full_memory_is_known_by_what_libraries_say(said):
     assert not is_memory_full(ValueError(said))
 
 
-@pytest.mark.parametrize(
+@each_row(
     "said",
     [
         "CUDA error: an illegal memory access was encountered",

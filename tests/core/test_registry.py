@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from darkroom.core.registry import Table, import_path, nearest
+from tests.rows import each_row
 
 
 def animals() -> Table[int]:
@@ -30,7 +31,7 @@ def test_an_unknown_name_suggests_the_nearest():
         animals()["catt"]
 
 
-@pytest.mark.parametrize(("name", "aliases"), [("cat", []), ("kitty", []), ("cow", ["dog"]), ("cow", ["kitty"])])
+@each_row("name, aliases", [("cat", []), ("kitty", []), ("cow", ["dog"]), ("cow", ["kitty"])])
 def test_a_name_stands_only_once(name, aliases):
     with pytest.raises(ValueError, match="registered twice"):
         animals().add(name, 3, aliases)

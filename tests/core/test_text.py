@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import pytest
-
 from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.text import lines_of, printable, slip_in, texts_in
+from tests.rows import each_row
 
 
 def test_lines_end_at_line_breaks_and_at_nothing_else():
@@ -14,8 +13,8 @@ def test_lines_end_at_line_breaks_and_at_nothing_else():
     assert lines_of("\n\n") == ["", ""]
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
+@each_row(
+    "text, words",
     [
         ("D:\train", r"a tab (\t)"),
         ("D:\new", r"a line break (\n)"),
@@ -42,7 +41,7 @@ def test_texts_are_found_wherever_they_stand():
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("text", ["\ud800", "a\0", "\x1b[31m", "x" * 5000])
+@each_row("text", ["\ud800", "a\0", "\x1b[31m", "x" * 5000])
 def test_a_message_can_be_printed_whatever_it_quotes(text):
     for error in (DataError(f"'{text}'"), ConfigError("o", text, text, text, text)):
         str(error).encode("utf-8")

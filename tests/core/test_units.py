@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from darkroom.core.units import parse_resolutions, parse_size, show_duration, show_size
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
-    ("text", "count"),
+@each_row(
+    "text, count",
     [
         ("0", 0),
         ("512", 512),
@@ -23,21 +24,19 @@ def test_sizes_are_powers_of_1024(text, count):
     assert parse_size(text) == count
 
 
-@pytest.mark.parametrize("text", ["", "G", "-1G", "1.G", "1 GiB", "1P", "ten"])
+@each_row("text", ["", "G", "-1G", "1.G", "1 GiB", "1P", "ten"])
 def test_what_is_no_size_is_refused_with_examples(text):
     with pytest.raises(ValueError, match="100G"):
         parse_size(text)
 
 
-@pytest.mark.parametrize(
-    ("count", "text"), [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**30, "1.0 GiB"), (5 * 2**40, "5.0 TiB")]
-)
+@each_row("count, text", [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (2**30, "1.0 GiB"), (5 * 2**40, "5.0 TiB")])
 def test_sizes_are_shown_in_the_unit_that_fits(count, text):
     assert show_size(count) == text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"),
+@each_row(
+    "seconds, text",
     [
         (1.25, "1.2 s"),
         (45, "45 s"),
@@ -51,8 +50,8 @@ def test_durations_are_shown_for_people(seconds, text):
     assert show_duration(seconds) == text
 
 
-@pytest.mark.parametrize(
-    ("text", "sizes"),
+@each_row(
+    "text, sizes",
     [
         ("512", [(512, 512)]),
         ("768x512", [(768, 512)]),
@@ -68,7 +67,7 @@ def test_resolutions_are_rounded_to_what_the_model_takes():
     assert parse_resolutions("1001x70,3", 16) == [(1008, 64), (16, 16)]
 
 
-@pytest.mark.parametrize("text", ["", "big", "512x", "512;768", "-512", "512.5"])
+@each_row("text", ["", "big", "512x", "512;768", "-512", "512.5"])
 def test_what_is_no_resolution_is_refused_with_an_example(text):
     with pytest.raises(ValueError, match="768x512"):
         parse_resolutions(text)

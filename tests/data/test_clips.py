@@ -17,6 +17,7 @@ from darkroom.media.frames import Cut, FrameRule
 from darkroom.media.video import write_mp4
 from darkroom.options.datasets import VideoBlock
 from tests.media.media_files import pattern, write
+from tests.rows import each_row
 
 NEEDS = Needs("toy", media=frozenset({"image", "video"}), frames=FrameRule(step=4), fps=16.0, temporal=4)
 
@@ -117,8 +118,8 @@ def test_frames_are_taken_at_a_rate_by_their_time(clips) -> None:
     assert shown.round().tolist() == [0, 8]  # five frames at half the rate are 0, 2, 4, 6, 8
 
 
-@pytest.mark.parametrize(
-    ("block", "frames", "wanted"),
+@each_row(
+    "block, frames, wanted",
     [
         ({"num_frames": 9}, 8, "too_short"),
         ({"num_frames": 9, "min_frames": 13}, 12, "too_short"),

@@ -13,6 +13,7 @@ from darkroom.data.index.table import REASONS
 from darkroom.media.controls import CONTROLS
 from darkroom.media.frames import Cut, FrameRule, cuts
 from darkroom.options.datasets import read_datasets
+from tests.rows import each_row
 
 PAGE = (Path(__file__).parents[2] / "docs/datasets.md").read_text(encoding="utf-8")
 FILES = re.findall(r"^```json\n(.*?)^```$", PAGE, re.M | re.S)
@@ -47,8 +48,8 @@ def test_the_musubi_example_is_read(shop, monkeypatch) -> None:
     assert made.warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("mode", "keys", "wanted"),
+@each_row(
+    "mode, keys, wanted",
     [
         ("head", {}, [(0, 8)]),
         ("chunk", {}, [(0, 8), (9, 17)]),

@@ -6,6 +6,7 @@ import pytest
 from darkroom.demo import pictures
 from darkroom.demo.checker import check, find_object, is_grumbo, largest_patch
 from darkroom.demo.pictures import ATTRIBUTES, EDGE, SHAPES, Scene, draw
+from tests.rows import each_row
 
 COUNT = 100
 
@@ -41,7 +42,7 @@ def test_the_same_seed_draws_the_same_picture(scenes):
     assert np.array_equal(first, second)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each_row("shape", SHAPES)
 def test_every_shape_fills_its_box(shape):
     y, x = np.mgrid[-20:20, -20:20] + 0.5
     inside = pictures.distance(shape, x, y, 10.0) < 0

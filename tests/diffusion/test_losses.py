@@ -8,6 +8,7 @@ import torch
 from darkroom.diffusion.losses import LOSSES, huber, huber_constant, l2, mean_per_sample, smooth_l1
 from darkroom.diffusion.schedules import NoiseSchedule, betas
 from darkroom.diffusion.weights import min_snr, soft_min_snr
+from tests.rows import each_row
 
 HALF, ZERO = torch.tensor([0.5]), torch.tensor([0.0])
 
@@ -80,8 +81,8 @@ def test_a_mask_multiplies_and_leaves_the_divisor():
     assert mean_per_sample(torch.ones(1, 3, 4, 2), mask).tolist() == [0.5]
 
 
-@pytest.mark.parametrize(
-    ("snr", "prediction", "weight"),
+@each_row(
+    "snr, prediction, weight",
     [
         (20.0, "epsilon", 0.25),
         (20.0, "v_prediction", 0.2380952),
@@ -97,8 +98,8 @@ def test_min_snr(snr, prediction, weight):
     assert min_snr(torch.tensor([snr]), 5.0, prediction).item() == pytest.approx(weight, rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    ("snr", "prediction", "weight"),
+@each_row(
+    "snr, prediction, weight",
     [
         (20.0, "epsilon", 0.2),
         (20.0, "v_prediction", 0.1904762),

@@ -7,6 +7,7 @@ import torch
 from torch import Generator
 
 from darkroom.diffusion.noise import gaussian_like, offset, perturbation, seeded
+from tests.rows import each_row
 
 SHAPES = [(2, 3, 4, 5), (2, 3, 2, 4, 5)]
 
@@ -27,7 +28,7 @@ def test_offset_noise_scales_with_its_amount():
     torch.testing.assert_close(tenth, whole * 0.1)
 
 
-@pytest.mark.parametrize(("step", "strength"), [(0, 0.1), (500, 0.05), (1000, 0.0), (2000, 0.0)])
+@each_row("step, strength", [(0, 0.1), (500, 0.05), (1000, 0.0), (2000, 0.0)])
 def test_perturbation_falls_to_nothing(step, strength):
     assert perturbation(0.1, 1000, step) == pytest.approx(strength)
 

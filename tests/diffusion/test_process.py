@@ -7,14 +7,15 @@ import torch
 
 from darkroom.diffusion.process import Flow, VPrediction, process_for
 from darkroom.diffusion.schedules import NoiseSchedule, betas
+from tests.rows import each_row
 
 SCHEDULE = NoiseSchedule(betas("scaled_linear", 0.00085, 0.012))
 SHAPES = {"picture": (3, 4, 6, 5), "video": (3, 4, 2, 6, 5)}
 PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_matching")
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@each_row("shape", SHAPES.values(), ids=SHAPES.keys())
+@each_row("prediction", PREDICTIONS)
 def test_latents_and_noise_are_recovered_from_the_target(prediction, shape):
     process = process_for(prediction, SCHEDULE)
     t = torch.tensor([0.1, 0.5, 0.9]) if prediction == "flow_matching" else torch.tensor([100, 500, 900])

@@ -7,9 +7,10 @@ import torch
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 
 from darkroom.diffusion.shift import ShiftLine, shift_time
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(("t", "shifted"), [(0.0, 0.0), (0.1, 0.25), (0.5, 0.75), (1.0, 1.0)])
+@each_row("t, shifted", [(0.0, 0.0), (0.1, 0.25), (0.5, 0.75), (1.0, 1.0)])
 def test_shift_of_three(t, shifted):
     assert shift_time(torch.tensor(t), 3.0).item() == pytest.approx(shifted)
 
@@ -20,8 +21,8 @@ def test_shift_of_one_changes_nothing():
     torch.testing.assert_close(shift_time(t, 1.0), t)
 
 
-@pytest.mark.parametrize(
-    ("line", "tokens", "k"),
+@each_row(
+    "line, tokens, k",
     [
         (ShiftLine(), 4096, 3.158193),
         (ShiftLine(), 1024, 1.877611),

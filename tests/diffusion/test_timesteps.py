@@ -19,6 +19,7 @@ from darkroom.diffusion.timesteps import (
     segments,
     uniform,
 )
+from tests.rows import each_row
 
 MANY = 20_000
 SAMPLERS = {
@@ -33,7 +34,7 @@ def generator(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+@each_row("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
 def test_levels_are_fractions_in_float32(sampler):
     t = sampler(MANY, generator())
 
@@ -42,7 +43,7 @@ def test_levels_are_fractions_in_float32(sampler):
     assert 0 <= t.min() <= t.max() <= 1
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
+@each_row("sampler", SAMPLERS.values(), ids=SAMPLERS.keys())
 def test_the_generator_decides_the_draw_and_moves_on(sampler):
     first, again = generator(), generator()
 
@@ -176,7 +177,7 @@ def test_fractions_held_to_a_range_keep_their_density_in_it(low, high):
     torch.testing.assert_close(held.quantile(shares), free.quantile(shares), atol=0.01, rtol=0)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@each_row("name", SAMPLERS)
 def test_the_whole_range_costs_no_draw(name):
     draw = FlowTimesteps(SAMPLERS[name], lambda x0: 3.0, 0.0, 1.0).draw(torch.zeros(8, 1), generator())
 
@@ -199,8 +200,8 @@ def test_a_range_that_a_schedule_never_reaches_is_an_error():
         FlowTimesteps(fast, low=0.0, high=0.2).draw(torch.zeros(2, 1), generator())
 
 
-@pytest.mark.parametrize("segmented", [True, False])
-@pytest.mark.parametrize(("low", "high", "indices"), [(0.0, 0.2, range(200)), (0.2, 1.0, range(200, 1000))])
+@each_row("segmented", [True, False])
+@each_row("low, high, indices", [(0.0, 0.2, range(200)), (0.2, 1.0, range(200, 1000))])
 def test_indices_held_to_a_range_reach_all_of_it_and_nothing_else(low, high, indices, segmented):
     sampler = DiscreteTimesteps(bias_weights(1000), segmented, low, high)
 

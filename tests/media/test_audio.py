@@ -14,6 +14,7 @@ from PIL import Image
 from darkroom.media.audio import SHORT, Sound, mixing, probe, read_sound
 from darkroom.media.images import BadPicture
 from darkroom.media.video import write_mp4
+from tests.rows import each_row
 
 RATE = 48000
 CODECS = {
@@ -58,7 +59,7 @@ def test_length_rate_and_channels_are_known_without_decoding(sound: Path) -> Non
     assert probe(sound.read_bytes()) == probe(io.BytesIO(sound.read_bytes())) == made
 
 
-@pytest.mark.parametrize("start", [0.0, 0.25, 1.7])
+@each_row("start", [0.0, 0.25, 1.7])
 def test_a_stretch_has_the_asked_length_and_starts_where_it_should(sound: Path, start: float) -> None:
     made = read_sound(sound, RATE, 2, start, 1.0)
     assert (made.shape, made.dtype) == ((2, RATE), np.float32)
@@ -70,7 +71,7 @@ def test_a_stretch_has_the_asked_length_and_starts_where_it_should(sound: Path, 
     assert min(o.max() for o in off) < 2e-5 if lossless else min(o.mean() for o in off) < 0.004
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [(16000, 1.00003), (44100, 0.5), (8000, 2.9), (RATE, 1 / RATE)])
+@each_row("rate, seconds", [(16000, 1.00003), (44100, 0.5), (8000, 2.9), (RATE, 1 / RATE)])
 def test_the_number_of_samples_is_exact_at_every_rate(sound: Path, rate: int, seconds: float) -> None:
     assert read_sound(sound, rate, 1, 0.01, seconds).shape == (1, round(seconds * rate))
 
@@ -182,7 +183,7 @@ def test_cover_art_is_no_film_that_sets_the_clock(tmp_path: Path) -> None:
     assert np.abs(read_sound(path, RATE, 2, 0.5, 1) - noise(2)[:, RATE // 2 : 3 * RATE // 2]).max() < 0.01
 
 
-@pytest.mark.parametrize("wrong", [(0, 1, 0, 1), (8000, 0, 0, 1), (8000, 1, -1, 1), (8000, 1, 0, 0)])
+@each_row("wrong", [(0, 1, 0, 1), (8000, 0, 0, 1), (8000, 1, -1, 1), (8000, 1, 0, 0)])
 def test_numbers_that_make_no_sense_are_refused(sound: Path, wrong) -> None:
     with pytest.raises(ValueError, match="1 or more"):
         read_sound(sound, *wrong)

@@ -18,6 +18,7 @@ from darkroom.media.controls.networks import pipeline
 from darkroom.media.controls.optical_flow import flow_colours
 from darkroom.media.controls.random_masks import SHAPES, draw_shapes
 from darkroom.media.controls.sdr import logc3, rec709, srgb
+from tests.rows import each_row
 
 PICTURE = np.random.default_rng(5).integers(0, 256, (12, 16, 3), np.uint8).repeat(4, 0).repeat(4, 1)  # 48x64
 
@@ -110,8 +111,8 @@ def test_the_registry_holds_what_the_reference_lists() -> None:
         assert check_params(name, {}) == CONTROLS[name].defaults
 
 
-@pytest.mark.parametrize("name", PLAIN)
-@pytest.mark.parametrize("shape", [(48, 64, 3), (41, 53, 3), (1, 1, 3), (3, 40, 3)])
+@each_row("name", PLAIN)
+@each_row("shape", [(48, 64, 3), (41, 53, 3), (1, 1, 3), (3, 40, 3)])
 def test_shape_and_type_are_those_of_the_picture_which_stays_as_it_was(name: str, shape) -> None:
     picture = np.random.default_rng(1).integers(0, 256, shape, np.uint8)
     before = picture.copy()
@@ -121,7 +122,7 @@ def test_shape_and_type_are_those_of_the_picture_which_stays_as_it_was(name: str
     assert not np.shares_memory(made, picture)
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@each_row("name", PLAIN)
 def test_equal_seeds_give_equal_pictures_and_only_the_seeded_draw(name: str) -> None:
     assert np.array_equal(run(name, seed=3), run(name, seed=3))
     generator = np.random.default_rng(3)
@@ -131,8 +132,8 @@ def test_equal_seeds_give_equal_pictures_and_only_the_seeded_draw(name: str) -> 
     assert (generator.bit_generator.state != before) == CONTROLS[name].seeded
 
 
-@pytest.mark.parametrize(
-    ("name", "param"),
+@each_row(
+    "name, param",
     [(name, param) for name in PLAIN for param in CONTROLS[name].params if (name, param) not in NO_EFFECT],
 )
 def test_every_parameter_has_an_effect(name: str, param: str) -> None:
@@ -161,7 +162,7 @@ def test_these_change_the_file_only(name: str, param: str) -> None:
     assert np.array_equal(run(name), run(name, {param: True}))
 
 
-@pytest.mark.parametrize(("name", "param"), [(name, param) for name in CONTROLS for param in CONTROLS[name].params])
+@each_row("name, param", [(name, param) for name in CONTROLS for param in CONTROLS[name].params])
 def test_wrong_parameters_are_refused_by_name_with_a_remedy(name: str, param: str) -> None:
     row = CONTROLS[name].params[param]
     wrong = {
@@ -180,7 +181,7 @@ def test_wrong_parameters_are_refused_by_name_with_a_remedy(name: str, param: st
     assert row.help.endswith(".")
 
 
-@pytest.mark.parametrize("name", CONTROLS)
+@each_row("name", CONTROLS)
 def test_unknown_parameters_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} has no parameter 'no_such'"):
         check_params(name, {"no_such": 1})
@@ -194,7 +195,7 @@ def test_an_unknown_type_lists_the_registry() -> None:
         check_params("cany", {})
 
 
-@pytest.mark.parametrize("name", [name for name in CONTROLS if not CONTROLS[name].needs_model])
+@each_row("name", [name for name in CONTROLS if not CONTROLS[name].needs_model])
 def test_clips_keep_their_shape(name: str) -> None:
     frames = pattern(4)
     made = CONTROLS[name].clip(frames, check_params(name, {}), np.random.default_rng(0))
@@ -202,8 +203,8 @@ def test_clips_keep_their_shape(name: str) -> None:
     assert made.dtype == np.uint8
 
 
-@pytest.mark.parametrize(
-    ("name", "params", "words"),
+@each_row(
+    "name, params, words",
     [
         ("canny", {"low_threshold": 101}, "low_threshold = 101 is above high_threshold = 100"),
         ("jpeg_artifacts", {"quality_range": [50, 10]}, r"quality_range\[0\] = 50 is above"),

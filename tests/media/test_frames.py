@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from darkroom.media.frames import MODES, Cut, FrameRule, cuts, resampled, thinned
+from tests.rows import each_row
 
 FOUR = FrameRule(4, 1)
 rules = st.builds(FrameRule, st.integers(1, 9), st.integers(1, 9))
@@ -20,8 +21,8 @@ def pairs(made: list[Cut]) -> list[tuple[int, int]]:
     return [(cut.start, cut.frames) for cut in made]
 
 
-@pytest.mark.parametrize(
-    ("rule", "counts"),
+@each_row(
+    "rule, counts",
     [
         (FOUR, {0: 0, 1: 1, 4: 1, 5: 5, 8: 5, 129: 129, 132: 129}),
         (FrameRule(8, 1), {119: 113, 113: 113, 121: 121}),  # LTX-2's worked number
@@ -59,7 +60,7 @@ def test_uniform_truncates_evenly_spaced_starts() -> None:
     assert pairs(cuts(26, [25], "uniform", sample=4, rule=FOUR)) == [(0, 25), (1, 25)]
 
 
-@pytest.mark.parametrize(("total", "most", "length"), [(200, 129, 129), (100, 129, 97), (4, 129, 1), (200, None, 197)])
+@each_row("total, most, length", [(200, 129, 129), (100, 129, 97), (4, 129, 1), (200, None, 197)])
 def test_full_takes_one_cut_up_to_the_limit(total: int, most: int | None, length: int) -> None:
     assert pairs(cuts(total, [], "full", most=most, rule=FOUR)) == [(0, length)]
 
@@ -68,7 +69,7 @@ def test_targets_are_rounded_down_before_they_are_compared() -> None:
     assert pairs(cuts(30, [28, 26], "head", rule=FOUR)) == [(0, 25)]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@each_row("mode", MODES)
 def test_a_clip_that_is_too_short_gives_nothing(mode: str) -> None:
     assert cuts(4, [9], mode, rule=FrameRule(8, 9)) == []
 
@@ -104,7 +105,7 @@ def test_the_own_rate_changes_nothing(count: int, fps: int, start: float) -> Non
     assert resampled(times, count / fps, fps).tolist() == list(range(count))
 
 
-@pytest.mark.parametrize("fps", [16, 24, 24000 / 1001, 30, 60, 120, 240])
+@each_row("fps", [16, 24, 24000 / 1001, 30, 60, 120, 240])
 def test_times_in_whole_milliseconds_do_not_shift_frames(fps: float) -> None:
     times = np.round(np.arange(500) / fps, 3)
     assert resampled(times, 500 / fps, fps).tolist() == list(range(500))

@@ -28,6 +28,7 @@ from darkroom.media.images import (
 )
 from darkroom.media.resize import Sizes
 from tests.media.profiles import cmyk_profile, gray_profile, rgb_profile
+from tests.rows import each_row
 
 
 def encoded(image: Image.Image, kind: str = "png", **options) -> bytes:
@@ -36,7 +37,7 @@ def encoded(image: Image.Image, kind: str = "png", **options) -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
+@each_row("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
 def test_every_png_mode_becomes_rgb(mode: str) -> None:
     image = Image.new("RGB", (9, 5), (200, 100, 50))
     image = Image.fromarray(np.full((5, 9), 40000, np.uint16)) if mode == "I;16" else image.convert(mode)
@@ -58,7 +59,7 @@ def test_alpha_is_dropped_and_the_colour_below_is_kept() -> None:
     assert load_rgb(encoded(Image.new("RGBA", (2, 2), (10, 20, 30, 0)))).getpixel((0, 0)) == (10, 20, 30)
 
 
-@pytest.mark.parametrize(
+@each_row(
     "data",
     [np.uint16([[0, 255, 256, 3000]]), np.uint16([[65535, 32896]]), np.int32([[0, 65535]]), np.float32([[0, 0.2, 1]])],
 )
@@ -109,7 +110,7 @@ def painted(mode: str) -> Image.Image:
     return Image.fromarray(colors).convert(mode)
 
 
-@pytest.mark.parametrize("mode", PROFILES)
+@each_row("mode", PROFILES)
 def test_colors_are_brought_to_srgb_by_the_profile_of_the_file(mode: str) -> None:
     image, profile = painted(mode), PROFILES[mode]
     data = encoded(image, "tiff" if mode == "CMYK" else "png", icc_profile=profile)
@@ -137,8 +138,8 @@ def test_lab_pixels_become_the_colors_that_they_mean() -> None:
         assert np.abs(np.asarray(seen).astype(int) - np.asarray(image)).mean() < 3
 
 
-@pytest.mark.parametrize(
-    ("profile", "traits"),
+@each_row(
+    "profile, traits",
     [
         (ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), Traits.NONE),
         (b"no profile at all", Traits.ODD_PROFILE),
@@ -188,7 +189,7 @@ def test_shrinking_by_areas_is_that_of_opencv_within_one_level_on_forty_sizes() 
         assert np.abs(seen - cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)).max() <= 1
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16"])
+@each_row("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "I;16"])
 def test_every_mode_is_a_picture_with_layers_and_only_some_are_layers(mode: str) -> None:
     if mode == "I;16":
         image = Image.fromarray(np.full((5, 9), 40000, np.uint16))

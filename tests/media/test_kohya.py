@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-
 from darkroom.media.kohya import KohyaSizing, buckets, near
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize(
-    ("size", "step", "count", "first", "last"),
+@each_row(
+    "size, step, count, first, last",
     [
         ((960, 544), 16, 47, (352, 1472), (1472, 352)),
         ((1024, 1024), 16, 65, (512, 2048), (2048, 512)),
@@ -21,8 +20,8 @@ def test_bucket_lists(size, step, count, first, last) -> None:
     assert (len(made), made[0], made[-1]) == (count, first, last)
 
 
-@pytest.mark.parametrize(
-    ("sizing", "picture", "target", "intermediary"),
+@each_row(
+    "sizing, picture, target, intermediary",
     [
         (KohyaSizing(), (1920, 1080), (960, 544), (967, 544)),
         (KohyaSizing(enable_bucket=True), (960, 544), (960, 544), (960, 544)),

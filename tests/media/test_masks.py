@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from darkroom.data.cache.encoders import pixels_of
 from darkroom.media.masks import area, loss_mask
+from tests.rows import each_row
 
 
 def by_torch(pixels: np.ndarray, kind: str, height: int, width: int) -> np.ndarray:
@@ -48,8 +49,8 @@ def test_a_mask_reads_red_and_a_segmentation_any_colour() -> None:
     assert loss_mask(white, "mask", 3, 3).tolist() == [[1.0] * 3] * 3
 
 
-@pytest.mark.parametrize(
-    ("pixels", "kind", "height", "words"),
+@each_row(
+    "pixels, kind, height, words",
     [
         (np.zeros((4, 4), np.uint8), "mask", 2, "uint8"),
         (np.zeros((4, 4, 3), np.float32), "mask", 2, "uint8"),

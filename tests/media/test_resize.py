@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from darkroom.media.resize import (
     weighted_choice,
     within_canvas,
 )
+from tests.rows import each_row
 
 WORKED = """
 64 1920x1080 pixel_area 1024 1344x768 1365x768 1.75
@@ -42,7 +42,7 @@ def size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-@pytest.mark.parametrize("row", WORKED.strip().splitlines())
+@each_row("row", WORKED.strip().splitlines())
 def test_a_worked_row_comes_out_as_worked(row: str) -> None:
     alignment, original, unit, value, target, intermediary, bucket = row.split()
     number = float(value) ** 2 / 1e6 if unit == "pixel_area" else float(value)
@@ -95,8 +95,8 @@ def test_the_intermediary_always_covers_an_aligned_target(
         assert made.target[0] * made.target[1] <= canvas or max(made.target) == alignment
 
 
-@pytest.mark.parametrize(
-    ("value", "edge"),
+@each_row(
+    "value, edge",
     [(0.25, 512), (0.262144, 512), (0.5, 768), (1.0, 1024), (2.0, 1536), (4.0, 2048), (0.589824, 768)],
 )
 def test_round_megapixels_mean_the_usual_square(value: float, edge: int) -> None:

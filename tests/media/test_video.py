@@ -151,8 +151,8 @@ def test_a_frame_after_the_end_is_not_there(plain: Path, numbers: list[int]) -> 
     assert reason(lambda: read_frames(plain, numbers)) == "truncated"
 
 
-@pytest.mark.parametrize(("angle", "turns"), [(90, 1), (180, 2), (-90, 3)])
-@pytest.mark.parametrize("ending", [".mp4", ".mkv"])
+@each_row("angle, turns", [(90, 1), (180, 2), (-90, 3)])
+@each_row("ending", [".mp4", ".mkv"])
 def test_rotation_is_applied_to_size_and_pixels_alike(tmp_path: Path, angle: int, turns: int, ending: str) -> None:
     path = write(tmp_path / f"a{ending}", frames=pattern(3), rotation=angle)
     made = read_frames(path, [0, 1, 2])
@@ -167,8 +167,8 @@ def test_mirrored_clips_are_mirrored_back(tmp_path: Path, matrix, axis: int) -> 
     assert np.array_equal(read_frames(path, [0]), np.flip(decoded(path)[:1], axis))
 
 
-@pytest.mark.parametrize(
-    ("aspect", "rotation", "size"),
+@each_row(
+    "aspect, rotation, size",
     [((4, 3), None, (85, 48)), ((1, 2), None, (64, 96)), ((4, 3), 90, (48, 85)), ((1, 100), None, (64, 48))],
 )
 def test_sizes_are_in_square_pixels(tmp_path: Path, aspect, rotation, size: tuple[int, int]) -> None:
@@ -177,8 +177,8 @@ def test_sizes_are_in_square_pixels(tmp_path: Path, aspect, rotation, size: tupl
     assert read_frames(path, [0]).shape == (1, size[1], size[0], 3)
 
 
-@pytest.mark.parametrize(
-    ("name", "codec", "pixels", "size"),
+@each_row(
+    "name, codec, pixels, size",
     [
         ("odd.webm", "libvpx-vp9", "yuv420p", (53, 41)),
         ("deep.mp4", "libx265", "yuv420p10le", (64, 48)),
@@ -266,7 +266,7 @@ def test_a_file_that_went_or_may_not_be_read_is_named_so(tmp_path: Path, plain: 
         assert reason(lambda: probe(shut)) == "unreadable"
 
 
-@pytest.mark.parametrize("share", [0.7, 0.9])
+@each_row("share", [0.7, 0.9])
 def test_frames_before_a_cut_are_counted_and_read(tmp_path: Path, clip: Path, share: float) -> None:
     data = clip.read_bytes()
     cut = data[: int(len(data) * share)]
@@ -309,8 +309,8 @@ def damaged(path: Path, number: int) -> bytes:
     return bytes(data)
 
 
-@pytest.mark.parametrize(
-    ("hurt", "numbers", "usable"),
+@each_row(
+    "hurt, numbers, usable",
     [
         (20, [0, 5, 11], True),
         (20, [20], False),
@@ -424,8 +424,8 @@ def test_a_sound_track_is_written_beside_the_film(tmp_path: Path, channels: int)
         assert float(file.streams.audio[0].duration * file.streams.audio[0].time_base) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize(
-    ("frames", "audio", "words"),
+@each_row(
+    "frames, audio, words",
     [
         (np.zeros((2, 47, 64, 3), np.uint8), None, "crop it to 64x46"),
         (np.zeros((2, 48, 64, 3), np.float32), None, "uint8"),

@@ -4,6 +4,7 @@ import pytest
 
 from darkroom.options.config import Config, option_names
 from darkroom.options.conflicts import REMARKS, RULES, FamilyFacts, check, remarks
+from tests.rows import each_row
 
 FLOW = FamilyFacts(
     "flux",
@@ -235,7 +236,7 @@ def test_every_rule_has_a_case_and_a_name_of_its_own():
     assert {option for rule in (*RULES, *REMARKS) for option in rule.options} <= set(option_names())
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_row("name", CASES)
 def test_a_rule_refuses_its_case_and_nothing_else(name):
     facts, settings, _ = CASES[name]
     rule = next(r for r in RULES if r.name == name)
@@ -249,7 +250,7 @@ def test_a_rule_refuses_its_case_and_nothing_else(name):
     assert "{" not in errors[0].problem + errors[0].change
 
 
-@pytest.mark.parametrize("name", CASES)
+@each_row("name", CASES)
 def test_the_remedy_is_accepted(name):
     facts, settings, remedy = CASES[name]
     config, sources = made({**settings, **remedy})
@@ -276,7 +277,7 @@ def test_a_base_that_comes_in_fewer_bits_is_one_in_fewer_bits(rounded):
     assert check(config, sources, FLOW) == []
 
 
-@pytest.mark.parametrize("facts", [None, FLOW, EPSILON, SAMPLE])
+@each_row("facts", [None, FLOW, EPSILON, SAMPLE])
 def test_defaults_contradict_nothing(facts):
     config, sources = made({})
     assert check(config, sources, facts) == []
@@ -314,7 +315,7 @@ REMARKED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", REMARKED)
+@each_row("name", REMARKED)
 def test_a_remark_is_made(name):
     facts, settings = REMARKED[name]
     config, sources = made(settings)

@@ -8,6 +8,7 @@ from darkroom.options import sources
 from darkroom.options.config import every_option
 from darkroom.options.field import OptionInfo
 from darkroom.options.sources import resolve
+from tests.rows import each_row
 
 SPECIAL = {
     "resume_from_checkpoint": "checkpoint-12",
@@ -105,7 +106,7 @@ def everything_offered(monkeypatch):
     monkeypatch.setattr(sources, "not_offered", lambda config, origins: [])
 
 
-@pytest.mark.parametrize("page", sorted({info.page for info in every_option()}))
+@each_row("page", sorted({info.page for info in every_option()}))
 def test_six_readers_agree(page, tmp_path, everything_offered):
     for info in (i for i in every_option() if i.page == page):
         value = example(info)
@@ -128,15 +129,15 @@ def test_six_readers_agree(page, tmp_path, everything_offered):
             assert getattr(configs["json"], info.name) != info.default, info.name
 
 
-@pytest.mark.parametrize("name", [name for info in every_option() for name in info.aliases])
+@each_row("name", [name for info in every_option() for name in info.aliases])
 def test_aliases_mean_the_option(name, tmp_path):
     info = next(i for i in every_option() if name in i.names)
     value = True if info.kind == "bool" else 7
     assert by_json(tmp_path, name, value).config == by_command_line(tmp_path / "x", info.name, value).config
 
 
-@pytest.mark.parametrize(
-    ("given", "backend", "dynamic"),
+@each_row(
+    "given, backend, dynamic",
     [
         ({"compile": True}, "inductor", False),
         ({"compile": "true", "compile_backend": "cudagraphs", "compile_dynamic": "true"}, "cudagraphs", True),
@@ -151,20 +152,20 @@ def test_musubis_switch_for_compiling_is_read(given, backend, dynamic, tmp_path)
     assert ("compile_backend" in {note.option for note in read.notes}) == (backend == "no")
 
 
-@pytest.mark.parametrize("text", ["true", "True", "1", "yes", "on"])
+@each_row("text", ["true", "True", "1", "yes", "on"])
 def test_ways_to_say_yes(text, tmp_path):
     assert by_command_line(tmp_path, "use_ema", text).config.use_ema is True
     assert by_environment(tmp_path, "use_ema", text).config.use_ema is True
 
 
-@pytest.mark.parametrize("text", ["false", "False", "0", "no", "off"])
+@each_row("text", ["false", "False", "0", "no", "off"])
 def test_ways_to_say_no(text, tmp_path):
     assert by_command_line(tmp_path, "gradient_checkpointing", text).config.gradient_checkpointing is False
     assert by_json(tmp_path, "gradient_checkpointing", text).config.gradient_checkpointing is False
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "meant"),
+@each_row(
+    "name, value, meant",
     [
         ("learning_rate", "1e-4", 1e-4),
         ("max_train_steps", "1e3", 1000),

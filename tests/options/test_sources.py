@@ -7,6 +7,7 @@ import pytest
 from darkroom.core.errors import ConfigErrors, missing_option
 from darkroom.core.log import redact
 from darkroom.options.sources import parse_env_file, resolve
+from tests.rows import each_row
 
 NEEDED = ["--model_family", "flux", "--data_backend_config", "data.json"]
 NEEDED_JSON = {"model_family": "flux", "data_backend_config": "data.json"}
@@ -82,8 +83,8 @@ def test_an_error_of_the_family_is_reported_with_the_others(tmp_path):
 # ---- finding the file ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "environ"),
+@each_row(
+    "words, environ",
     [
         (["config/mine/config.json"], {}),
         (["config/mine"], {}),
@@ -107,9 +108,7 @@ def test_ways_to_name_a_config(words, environ, tmp_path):
     assert (made.config.seed, made.sources["seed"]) == (7, "config/mine/config.json")
 
 
-@pytest.mark.parametrize(
-    "name", ["config.json", "config.toml", "config.env", "config/config.json", "config/config.env"]
-)
+@each_row("name", ["config.json", "config.toml", "config.env", "config/config.json", "config/config.env"])
 def test_the_usual_places_need_no_name(name, tmp_path):
     texts = {"json": json.dumps({**NEEDED_JSON, "seed": 7}), "env": "MODEL_FAMILY=flux\nDATALOADER_CONFIG=d\nSEED=7"}
     texts["toml"] = 'model_family = "flux"\ndata_backend_config = "d"\n[training]\nseed = 7'
@@ -159,8 +158,8 @@ def test_two_configs_are_refused(words, tmp_path):
 # ---- malformed files -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
+@each_row(
+    "name, text, words",
     [
         ("a.json", '{"seed": 1,\n "lora_rank": 4,\n}', "Line 3, column 1"),
         ("a.json", '{"seed": 1\n "lora_rank": 4}', "Line 2, column 2"),
@@ -201,8 +200,8 @@ def test_everything_that_is_wrong_is_said_at_once(tmp_path):
     assert set(errors) == {"snr_gama", "lora_rank", "model_type", "crepa_enabled", "ema_decay", "network_dim"}
 
 
-@pytest.mark.parametrize(
-    ("words", "option", "said"),
+@each_row(
+    "words, option, said",
     [
         (["--snr_gama", "5"], "snr_gama", "did you mean snr_gamma"),
         (["--trian_batch_size=2"], "trian_batch_size", "did you mean train_batch_size"),
@@ -259,8 +258,8 @@ def test_secrets_do_not_appear_in_messages(tmp_path):
 # ---- not offered -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
+@each_row(
+    "name, value",
     [("crepa_enabled", True), ("lora_type", "lycoris"), ("lora_init_type", "loftq"), ("num_processes", 2),
      ("push_to_hub", True)],
 )  # fmt: skip
@@ -272,8 +271,8 @@ def test_what_is_pending_is_refused_with_its_reason(name, value, tmp_path):
     assert error.source == "a.json"
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
+@each_row(
+    "name, value",
     [("crepa_enabled", False), ("lora_type", "standard"), ("base_model_precision", "no_change"), ("num_processes", 1),
      ("crepa_lambda", 0.5), ("push_to_hub", "false"), ("webhook_config", None)],
 )  # fmt: skip
@@ -299,8 +298,8 @@ def test_keys_of_musubi_tuner_say_so_and_can_be_ignored(tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("document", "option", "value"),
+@each_row(
+    "document, option, value",
     [
         ({"blocks_to_swap": 20}, "musubi_blocks_to_swap", 20),
         ({"fp8_base": True}, "base_model_precision", "fp8-cast"),
@@ -350,8 +349,8 @@ def test_dataset_and_form_keys_are_dropped_with_a_note(tmp_path):
     assert {note.option for note in made.notes} == {"crop_style", "__active_tab__", "configs_dir"}
 
 
-@pytest.mark.parametrize(
-    ("given", "name", "meant"),
+@each_row(
+    "given, name, meant",
     [
         ({"checkpointing_steps": 7}, "checkpoint_step_interval", 7),
         ({"--validation_steps": 7}, "validation_step_interval", 7),
@@ -425,7 +424,7 @@ def test_the_variables_of_an_env_file(tmp_path):
     assert "never changes this variable" in made.notes[1].reason
 
 
-@pytest.mark.parametrize(
+@each_row(
     "name",
     ["LD_PRELOAD", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "PYTHONSTARTUP", "HF_ENDPOINT", "AWS_ENDPOINT_URL",
      "HTTPS_PROXY", "REQUESTS_CA_BUNDLE", "GIT_SSH_COMMAND", "CXX"],
@@ -533,7 +532,7 @@ def test_structured_values_come_from_a_file_an_object_or_text(tmp_path):
 # ---- command line ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [["--use_ema"], ["--use_ema", "true"], ["--use_ema=true"], ["use_ema=true"],
+@each_row("words", [["--use_ema"], ["--use_ema", "true"], ["--use_ema=true"], ["use_ema=true"],
                                    ["--use-ema"], ["--use_ema", "--seed", "3"], ["--use_ema", "1"]])  # fmt: skip
 def test_ways_to_raise_a_flag(words, tmp_path):
     assert resolve([*NEEDED, *words], {}, tmp_path).config.use_ema is True
@@ -557,8 +556,8 @@ def test_the_last_of_two_equal_options_wins(tmp_path):
 # ---- ineffective settings --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("words", "option", "said"),
+@each_row(
+    "words, option, said",
     [
         (["--ema_decay", "0.9"], "ema_decay", "use_ema is true"),
         (["--lr_power", "2"], "lr_power", "lr_scheduler is polynomial"),
@@ -591,8 +590,8 @@ def test_a_key_that_stands_twice_is_reported(tmp_path):
     assert [note.option for note in resolve(["a.json"], {}, tmp_path).notes] == ["seed"]
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "words"),
+@each_row(
+    "name, text, words",
     [
         ("c.json", r'{"model_family": "flux", "output_dir": "D:\train\new"}', r"It holds a tab (\t)."),
         (
@@ -625,7 +624,7 @@ def test_prompts_may_have_several_lines(tmp_path):
     assert resolve(["c.json"], {}, tmp_path, partial=True).config.validation_prompt == "a\nb"
 
 
-@pytest.mark.parametrize("name", ["x" * 5000, "/", "~nobody/x", "a\0b"])
+@each_row("name", ["x" * 5000, "/", "~nobody/x", "a\0b"])
 def test_a_config_of_an_impossible_name_is_not_there(tmp_path, name):
     with pytest.raises(ConfigErrors, match="no such config"):
         resolve([name], {}, tmp_path, partial=True)

@@ -9,6 +9,7 @@ import pytest
 
 from darkroom.core.errors import DataError
 from darkroom.storage import ANY, STORES, Missing, Refused, open_store
+from tests.rows import each_row
 
 ENDINGS = frozenset({".jpg", ".png"})
 
@@ -67,7 +68,7 @@ def test_files_are_opened_and_read_at_any_place(place) -> None:
                 assert file.read() == data
 
 
-@pytest.mark.parametrize("path", ["gone.jpg", "99.png", "a b/gone/x.jpg", "plain.jpg/x.jpg"])
+@each_row("path", ["gone.jpg", "99.png", "a b/gone/x.jpg", "plain.jpg/x.jpg"])
 def test_a_file_that_is_not_there_is_missing(place, path) -> None:
     store = place.open()
 
@@ -79,7 +80,7 @@ def test_a_file_that_is_not_there_is_missing(place, path) -> None:
         store.delete(path)
 
 
-@pytest.mark.parametrize("path", ["../x.jpg", "/etc/hosts", "a/../../x.jpg", ""])
+@each_row("path", ["../x.jpg", "/etc/hosts", "a/../../x.jpg", ""])
 def test_no_name_leads_out_of_the_store(place, path) -> None:
     store = place.open()
 

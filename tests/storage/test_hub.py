@@ -15,6 +15,7 @@ from darkroom.core.errors import DataError, MissingPackage
 from darkroom.options.datasets.where import HubRows
 from darkroom.storage import Refused, Unreachable, hub
 from darkroom.storage.hub import HubStore
+from tests.rows import each_row
 from tests.storage.conftest import parquet, png, quick
 
 ENDINGS = frozenset({".png"})
@@ -345,8 +346,8 @@ def test_a_part_of_a_split_can_be_loaded(tmp_path) -> None:
     assert store.read("0.png") == png((1, 0, 0))
 
 
-@pytest.mark.parametrize(
-    ("cause", "kind", "told"),
+@each_row(
+    "cause, kind, told",
     [
         (ConnectionError("Couldn't reach 'a/b' on the Hub"), Unreachable, "Check the network"),
         (FileNotFoundError("Dataset 'a/b' doesn't exist"), DataError, "There is no dataset 'a/b'"),

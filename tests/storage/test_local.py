@@ -12,6 +12,7 @@ from darkroom.options.datasets.where import JsonLines, LocalFiles
 from darkroom.storage import Missing, Refused
 from darkroom.storage.jsonl import JsonlStore
 from darkroom.storage.local import LocalStore
+from tests.rows import each_row
 
 ENDINGS = frozenset({".png", ".txt"})
 
@@ -127,8 +128,8 @@ def test_named_files_that_are_not_there_are_counted(folder, tmp_path) -> None:
     assert found.others == {".pdf": 1}
 
 
-@pytest.mark.parametrize(
-    ("text", "told"),
+@each_row(
+    "text, told",
     [
         ('{"image_path": "a.png"}\n\n{"image_path": "b.png"}', "Line 2 of .* is blank"),
         ('{"image_path": "a.png"', "Line 1 of .* is not JSON"),
@@ -141,8 +142,8 @@ def test_a_line_that_is_wrong_is_named(tmp_path, text, told) -> None:
         lines(tmp_path, text).find(ENDINGS)
 
 
-@pytest.mark.parametrize(
-    ("line", "words"),
+@each_row(
+    "line, words",
     [
         (r'{"image_path": "D:\train\new.png"}', r"under 'image_path': It holds a tab"),
         (r'{"image_path": "a\u0000.png"}', "It holds a NUL character"),

@@ -19,6 +19,7 @@ from darkroom.options.datasets.where import UrlFiles
 from darkroom.storage import Missing, Refused, Unreachable
 from darkroom.storage.remote import HEAD, UrlStore, ranged
 from darkroom.storage.s3 import S3Store, _endpoint, _region
+from tests.rows import each_row
 from tests.storage.conftest import KEY, SECRET, TOKEN, Bucket, quick
 
 ENDINGS = frozenset({".jpg"})
@@ -415,15 +416,15 @@ def test_endpoints_are_understood(given, meant) -> None:
     assert _endpoint(given) == meant
 
 
-@pytest.mark.parametrize("given", ["https://host/bucket", "ftp://host", "https://", f"https://me:{SECRET}@host/x"])
+@each_row("given", ["https://host/bucket", "ftp://host", "https://", f"https://me:{SECRET}@host/x"])
 def test_endpoints_that_are_none_are_refused_without_their_password(given) -> None:
     with pytest.raises(DataError, match="aws_endpoint_url") as caught:
         _endpoint(given)
     assert SECRET not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("given", "host", "meant"),
+@each_row(
+    "given, host, meant",
     [
         (None, "s3.eu-west-1.amazonaws.com", "eu-west-1"),
         (None, "s3.us-west-004.backblazeb2.com", "us-west-004"),

@@ -15,6 +15,7 @@ from darkroom.core.errors import DataError
 from darkroom.options.datasets.where import LinkList
 from darkroom.storage import Missing, Refused, Unreachable, urls
 from darkroom.storage.urls import LinkStore
+from tests.rows import each_row
 from tests.storage.conftest import body, png, quick, status
 
 PICTURE = png()
@@ -414,8 +415,8 @@ def test_a_redirect_to_a_host_that_the_list_names_is_followed(listed, web) -> No
     assert (len(found), found.problems) == (3, {})
 
 
-@pytest.mark.parametrize(
-    ("address", "is_public"),
+@each_row(
+    "address, is_public",
     [("8.8.8.8", True), ("2606:4700::1", True), ("100.64.0.1", False), ("fe80::1", False), ("fd00::1", False),
      ("::ffff:8.8.8.8", True), ("::ffff:10.0.0.1", False), ("64:ff9b::7f00:1", False), ("2002:7f00:1::", False)],
 )  # fmt: skip
