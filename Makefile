@@ -17,8 +17,8 @@ fix: ## format, and repair what the linter can repair
 test: ## the tests of every day; `make test ARGS="-m slow"` runs the long proofs
 	$(PYTHON) -m pytest $(ARGS)
 
-proofs: ## every case of the proofs that the slow tests show on some; hours
-	$(PYTHON) -m pytest -m proof $(ARGS)
+proofs: ## every test and every case of the proofs that the slow tests show on some; writes docs/conformance.md; hours
+	CONFORMANCE_TABLE=docs/conformance.md $(PYTHON) -m pytest -m "not gpu" $(ARGS)
 
 docs: ## write docs/options, docs/families.md and the tables of README.md from the declarations
 	$(PYTHON) -m darkroom.options.pages

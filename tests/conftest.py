@@ -11,7 +11,7 @@ OWN = ("HF_", "TRANSFORMERS_", "DIFFUSERS_", "DARKROOM_", "SIMPLETUNER_", "WANDB
 for name in [name for name in os.environ if name.startswith(OWN) and name != "DARKROOM_HOME"]:
     del os.environ[name]
 
-pytest_plugins = ["tests.families.table"]
+pytest_plugins = ["tests.proofs", "tests.families.table"]
 
 # several processes share the machine, and threads that wait for each other cost minutes
 os.environ.setdefault("OMP_NUM_THREADS", "1")

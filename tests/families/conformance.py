@@ -143,11 +143,6 @@ class Case:
         shortest = max(self.family.least_frames(self.settings), 1 + self.family.frame_step(self.settings))
         return max(shortest, self.settings.validation_num_video_frames)
 
-    @property
-    def trained_shape(self) -> tuple[int, ...]:
-        """Shape of what a step trains of it."""
-        return tuple(self.trained(self.sample(self.pipe())).shape[1:])
-
     def trained(self, sample: Sample) -> Tensor:
         """What a step trains of a sample's latents."""
         return self.family.portion(batch([sample], sample.latents), self.settings, torch.Generator()).latents
@@ -258,9 +253,16 @@ def case(name: str, flavour: str, started: bool = False) -> Case:
 def photograph(name: str, width: int = SIDE, height: int = SIDE) -> Tensor:
     """A real photograph, (1, 3, height, width) in -1..1."""
     from PIL import Image
+
+    return from_pil(_whole_photograph(name).resize((width, height), Image.Resampling.LANCZOS))
+
+
+@functools.cache
+def _whole_photograph(name: str) -> Any:
+    from PIL import Image
     from skimage import data
 
-    return from_pil(Image.fromarray(getattr(data, name)()).resize((width, height), Image.Resampling.LANCZOS))
+    return Image.fromarray(getattr(data, name)())
 
 
 def from_pil(picture: Any) -> Tensor:
@@ -416,7 +418,7 @@ def _call_differs(
     case: Case, model: Any, call: dict[str, Any], t: Tensor, sample: Sample, entries: list[dict[str, Tensor]]
 ) -> str | None:
     """The call must be that of some choice of captions, one for each of its rows: a batch pads them together."""
-    x_t = _latents_of(case, call)
+    x_t = _latents_of(case, call, sample)
     for frame in case.given_frames(sample):
         gap = (x_t[:, :, frame] - case.trained(sample)[:, :, frame]).abs().max()
         if gap > 1e-4:
@@ -458,10 +460,10 @@ def _noise_level(family: Family, scheduler: Any, timestep: Tensor) -> Tensor:
     return sigma / (1 + sigma) if family.sigma_is_ratio else sigma
 
 
-def _latents_of(case: Case, call: dict[str, Any]) -> Tensor:
+def _latents_of(case: Case, call: dict[str, Any], sample: Sample) -> Tensor:
     """The noised latents in the denoiser's first argument; what it is given besides comes behind them."""
     first = next(iter(call.values()))
-    own = case.family.to_pipeline(torch.zeros(1, *case.trained_shape)).shape
+    own = case.family.to_pipeline(torch.zeros_like(case.trained(sample))).shape
     if isinstance(first, list):  # of pictures as clips of one frame
         first = torch.stack(first).squeeze(2)
     if case.family.packed_by:
@@ -536,7 +538,7 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
     """A batch of two must answer as its samples do alone."""
     model = _woken(case.model(pipe))
     samples = [sample, case.sample(pipe, "chelsea")]
-    x_t = torch.randn(2, *case.trained_shape, generator=torch.Generator().manual_seed(1))
+    x_t = torch.randn(2, *case.trained(sample).shape[1:], generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.5, 0.5] if case.family.prediction == "flow_matching" else [500, 500])
     beside = {name: torch.cat([one.extras[name] for one in samples]) for name in case.family.beside}
     both = _predict(case, model, x_t, t, samples, entries, beside)

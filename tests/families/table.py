@@ -1,8 +1,10 @@
 """The table of docs/conformance.md, written by the test run itself: every family against every promise.
 
+    make proofs                       with every other proof
     CONFORMANCE_TABLE=docs/conformance.md pytest -m "slow or not slow" tests/families tests/job/test_every_family.py
 
 A test says what it showed with `record_property("cell", (case, column, words))`; a cell is written only if it passed.
+A row in which nothing failed or is missing says which code it was written with: `tests/proofs.py` compares.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 from typing import Any
+
+from tests.proofs import code_of
 
 COLUMNS = {
     "call": "call parity",
@@ -21,7 +25,10 @@ COLUMNS = {
     "picture": "picture",
     "resume": "resume",
     "full": "full run",
+    "code": "code",
 }
+# without these a row is the work of half a run
+WHOLE = {"call", "latents", "padding", "lora", "resume", "full"}
 HEAD = """# What is proven of each family
 
 Written by a test run, not by hand: `tests/families/table.py` says how. Every flavour here is a tiny model with random
@@ -38,6 +45,7 @@ weights, built from the very classes of the published one. What was not run is l
 | picture | the run's last validation picture against the stock pipeline's, largest difference in steps of 1/255 |
 | resume | half a run, stopped and resumed, ends with the same bytes as a whole one |
 | full run | steps of a full fine-tune, whose saved pipeline draws the run's last validation picture |
+| code | a hash of the family's code that this was shown with, and of all that it imports; with another one, its proofs are run again by `.ci/run` |
 """  # noqa: E501
 
 
@@ -61,6 +69,10 @@ class Table:
         """Write the page."""
         rows = [f"| family, flavour | {' | '.join(COLUMNS.values())} |", "|---" * (len(COLUMNS) + 1) + "|"]
         for (family, flavour), found in sorted(self.cells.items()):
+            # from a picture there is only one kind of run, with the flavour's own
+            whole = found.keys() >= WHOLE or flavour.endswith(" from a picture")
+            if whole and "failed" not in found.values():
+                found["code"] = code_of(family)
             rows.append(f"| {family} {flavour} | {' | '.join(found.get(column, '') for column in COLUMNS)} |")
         self.path.write_text(HEAD + "\n" + "\n".join(rows) + "\n", encoding="utf-8")
 

@@ -43,6 +43,7 @@ def test_padding_that_flux_hides_only_if_asked_to_changes_nothing():
 
 
 @pytest.mark.slow
+@pytest.mark.each_family
 @pytest.mark.parametrize(("name", "flavour"), conformance.oracle_cases())
 def test_the_pipelines_own_sampler_finds_the_sample_that_was_trained(name, flavour, record_property):
     found = conformance.found_again(conformance.case(name, flavour))
@@ -51,6 +52,7 @@ def test_the_pipelines_own_sampler_finds_the_sample_that_was_trained(name, flavo
 
 
 @pytest.mark.slow
+@pytest.mark.each_family
 @pytest.mark.parametrize(("name", "flavour"), conformance.started_cases())
 def test_the_sampler_that_starts_from_a_picture_finds_the_rest_of_the_clip(name, flavour, record_property):
     found = conformance.found_again(conformance.case(name, flavour, started=True))

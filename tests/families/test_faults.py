@@ -22,6 +22,7 @@ def test_a_broken_convention_is_caught(fault):
 
 
 @pytest.mark.slow
+@pytest.mark.each_family
 @pytest.mark.parametrize("fault", SLOW, ids=title)
 def test_a_broken_sign_is_caught_by_the_oracle(fault):
     found = caught(fault)

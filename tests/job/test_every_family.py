@@ -12,7 +12,7 @@ from darkroom.tools.verify import verify
 from tests.families.conformance import cases  # it also lets the editing pipelines make small pictures
 from tests.job.test_run import weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.each_family]
 
 
 def prompts_of(name: str, flavour: str) -> int:

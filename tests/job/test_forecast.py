@@ -382,6 +382,7 @@ def test_what_is_not_known_of_a_published_model_is_said(arguments, offline, caps
 
 
 @pytest.mark.slow
+@pytest.mark.each_family
 @pytest.mark.parametrize("name", families.names())
 def test_every_family_runs_in_shapes(name, settings, arguments, capsys):
     assert main(["plan", "--json", *arguments(name, **settings(name, "tiny"))]) == 0

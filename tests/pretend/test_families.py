@@ -27,6 +27,7 @@ CASES = [
 ]
 
 
+@pytest.mark.each_family
 @pytest.mark.parametrize(("name", "flavour"), CASES)
 def test_a_run_on_a_gpu_has_the_losses_of_one_on_a_cpu_waits_once_a_step_and_resumes_exactly(
     name, flavour, settings, arguments, worker, tmp_path, record_property
