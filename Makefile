@@ -1,7 +1,7 @@
 # Thin lines over the tools; everything they need comes with the extra `dev`.
 PYTHON ?= python
 
-.PHONY: check fix test proofs docs
+.PHONY: check fix test smoke proofs docs
 
 check: ## what a change has to pass: format, lint, types, current docs, tests
 	$(PYTHON) -m ruff format --check .
@@ -16,6 +16,9 @@ fix: ## format, and repair what the linter can repair
 
 test: ## the tests of every day; `make test ARGS="-m slow"` runs the long proofs
 	$(PYTHON) -m pytest $(ARGS)
+
+smoke: ## the main paths in two minutes: options, data, runs, resume, plan, drawing, architecture, pages
+	$(PYTHON) -m pytest -m smoke $(ARGS)
 
 proofs: ## every test and every case of the proofs that the slow tests show on some; writes docs/conformance.md; hours
 	CONFORMANCE_TABLE=docs/conformance.md $(PYTHON) -m pytest -m "not gpu" $(ARGS)

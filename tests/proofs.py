@@ -1,6 +1,6 @@
 """Which families the slow tests prove: those that changed since the table was written, and an eighth of the rest.
 
-A test marked `each_family` is there for every family, by the argument `name` or `fault`. Of those, a run keeps
+A test marked `each_family` is there for several families, by its argument `name`, `family` or `fault`. Of it are run
 
     every family whose code is not the one that docs/conformance.md was written with
     an eighth of the others, another one with every commit
@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import ast
 import functools
+import io
 import os
 import re
 import subprocess
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -27,13 +29,31 @@ TABLE = ROOT / "docs" / "conformance.md"
 PARTS = 8
 # everything reads these, and the tests of every day read all of them
 EVERYWHERE = ("core", "options")
+SILENT = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
+# for a case that another family shows in every run
+IN_TURN = (pytest.mark.slow, pytest.mark.each_family)
 
 
 def code_of(name: str) -> str:
-    """A hash of a family's file, of its faults, and of what they import: `core` and `options` aside."""
+    """A hash of a family's file, of its faults, and of what they import: `core`, `options` and all comments aside."""
     own = [ROOT / "tests" / "families" / path for path in ("conformance.py", f"faults/{name}.py")]
     files = sorted({*reached(f"families.{name}"), *(path for path in own if path.exists())})
-    return digest([(str(path.relative_to(ROOT)), path.read_text(encoding="utf-8")) for path in files])[:8]
+    return digest([(str(path.relative_to(ROOT)), spoken(path.read_text(encoding="utf-8"))) for path in files])[:8]
+
+
+def spoken(text: str) -> str:
+    """What a file says to Python: without comments, docstrings and the space between."""
+    found: list[str] = []
+    begins = True
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type in SILENT:
+            begins = begins or token.type not in (tokenize.COMMENT, tokenize.NL)
+        elif begins and token.type == tokenize.STRING:
+            begins = False
+        else:
+            found.append(token.string)
+            begins = False
+    return "".join(found)
 
 
 def reached(module: str) -> set[Path]:
@@ -126,7 +146,7 @@ def shows_all(config: pytest.Config) -> bool:
 def family_of(item: pytest.Function) -> str:
     """The family that an item proves something of."""
     arguments = item.callspec.params
-    return arguments["name"] if "name" in arguments else arguments["fault"].family
+    return arguments["fault"].family if "fault" in arguments else arguments.get("family") or arguments["name"]
 
 
 def pytest_report_header(config: pytest.Config) -> str | None:

@@ -15,6 +15,8 @@ import darkroom
 from darkroom import families
 from tests.rows import each_row
 
+pytestmark = pytest.mark.smoke
+
 ROOT = Path(darkroom.__file__).parent
 SIBLINGS = {"families", "pretrained", "data", "adapters", "optim", "memory", "report", "publish"}
 BELOW_TOOLS = SIBLINGS | {"core", "options", "media", "storage", "diffusion", "objectives", "validate"}

@@ -17,6 +17,8 @@ from darkroom.tools import abilities
 from tests.families.conformance import cases
 from tests.rows import each_row
 
+pytestmark = pytest.mark.smoke
+
 ROOT = Path(__file__).parent.parent
 WRITTEN = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 IDS = {"ids": lambda path: path.relative_to(ROOT).as_posix()}

@@ -5,8 +5,12 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
 import darkroom
 from darkroom.options.config import every_option
+
+pytestmark = pytest.mark.smoke
 
 PACKAGE = Path(darkroom.__file__).parent
 # read while settings are resolved, before anything else runs

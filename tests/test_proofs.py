@@ -6,7 +6,7 @@ from pathlib import Path
 
 from darkroom import families
 from tests.families.table import Table
-from tests.proofs import PARTS, ROOT, code_of, due, proven, reached
+from tests.proofs import PARTS, ROOT, code_of, due, proven, reached, spoken
 
 NAMES = sorted(families.names())
 
@@ -39,6 +39,14 @@ def test_a_familys_code_is_its_file_and_all_that_it_names():
     assert "families/flux.py" not in paths
     assert not [path for path in paths if path.startswith(("core", "options"))]
     assert len({code_of(name) for name in NAMES}) == len(NAMES)
+
+
+def test_other_words_in_comments_and_docstrings_are_no_other_code():
+    plain = 'def f(x):\n    return g(\n        "a", x\n    )\n'
+    told = '"""A file."""\n\n\ndef f(x):\n    """Says."""\n    return g("a", x)  # why\n'
+
+    assert spoken(told) == spoken(plain)
+    assert spoken(plain.replace("a", "b")) != spoken(plain)
 
 
 def test_the_table_says_what_code_it_was_written_with_if_nothing_failed_or_is_missing(tmp_path: Path):

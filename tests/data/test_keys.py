@@ -31,6 +31,8 @@ from tests.data import keys
 from tests.data.keys import IDLE, KINDS, MUSUBI, OPTIONS, REFUSED, SECTIONS, WORKS, Key, MusubiKey
 from tests.rows import each_row
 
+pytestmark = pytest.mark.smoke
+
 TESTS = Path(__file__).parents[1]
 ROWS = [key for rows in SECTIONS.values() for key in rows]
 

@@ -12,6 +12,8 @@ import torch
 
 from darkroom.core.errors import DataError
 
+pytestmark = pytest.mark.smoke
+
 
 def names(loader, epoch: int, start: int = 0) -> list:
     return [(b.paths, b.captions, b.dropped.tolist(), b.position) for b in loader.epoch(epoch, start)]

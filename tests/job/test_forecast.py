@@ -120,6 +120,7 @@ def agree(make: Any, within: float = 0.0) -> None:
     assert [why for *_, why in told if why] == []
 
 
+@pytest.mark.smoke
 def test_few_blocks_tell_what_many_take(forecaster):
     agree(forecaster("flux", **WAYS["swap"]))
 

@@ -12,6 +12,7 @@ from darkroom.families.tiny import build
 from darkroom.tools.verify import verify
 
 
+@pytest.mark.smoke
 def test_a_runs_whole_pipeline_is_drawn_with_its_own_parts(tmp_path, capsys, monkeypatch):
     """The run's base took its UNet from elsewhere; what it trained of it is in the pipeline."""
     monkeypatch.setenv("DARKROOM_HOME", str(tmp_path / "home"))

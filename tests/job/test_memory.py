@@ -26,10 +26,11 @@ from darkroom.tools.verify import verify
 from darkroom.train.checkpoint import STATE
 from tests.families.gguf_files import written
 from tests.job.test_run import weights
+from tests.proofs import IN_TURN
 
 SOME = ("flux", "sdxl", "wan")
-# one of them in every run; all of them with the marker
-FIRST = ("flux", *(pytest.param(name, marks=pytest.mark.slow) for name in SOME[1:]))
+# one of them in every run, the others in turn
+FIRST = ("flux", *(pytest.param(name, marks=IN_TURN) for name in SOME[1:]))
 # ways that change where weights are or how answers are computed, and not what they are
 SAME = {
     "swap": {"musubi_blocks_to_swap": 1},
@@ -52,7 +53,7 @@ WHOLE = {
 # how far the losses of a few steps may be from those with full weights, as a share of them
 CLOSE = 0.02
 PRESETS = [name for name, by in quantize.quantisers().items() if name not in getattr(by, "NEEDS_GPU", ())]
-# one of each library in every run; all of them with the marker
+# one of each library in every run
 FEW = ("fp8-block", "int8-quanto", "int8-torchao", "nf4-bnb", "uint8-sdnq")
 # those that diffusers has on a CPU
 BY_DIFFUSERS = [name for name in quantized.PRESETS if name in PRESETS and name != "nf4-bnb"]
@@ -107,7 +108,7 @@ def holds(path) -> bool:
     return verdict.holds and verdict.matched > 0 and verdict.pictures == 1
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", FIRST)
 def test_weights_that_wait_elsewhere_learn_the_same_bytes(family, go, tmp_path):
     plain = go(family, "plain", validation_disable=True)
     for name, options in SAME.items():
@@ -121,7 +122,7 @@ def test_weights_that_wait_elsewhere_learn_the_same_bytes(family, go, tmp_path):
         assert holds(tmp_path / name), name
 
 
-@pytest.mark.parametrize("family", SOME)
+@pytest.mark.parametrize("family", FIRST)
 @pytest.mark.parametrize(
     "preset", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
 )
@@ -332,7 +333,8 @@ def test_swapping_where_there_is_no_gpu_is_said_to_save_nothing(arguments, capsy
 @pytest.mark.parametrize(
     ("family", "preset"),
     [
-        *((family, preset) for preset in BY_DIFFUSERS if preset in FEW for family in SOME),
+        *(("flux", preset) for preset in BY_DIFFUSERS if preset in FEW),
+        *(pytest.param(name, preset, marks=IN_TURN) for preset in BY_DIFFUSERS if preset in FEW for name in SOME[1:]),
         *(pytest.param("flux", preset, marks=pytest.mark.slow) for preset in BY_DIFFUSERS if preset not in FEW),
     ],
 )
@@ -399,7 +401,8 @@ def packed(wide, tmp_path):
 @pytest.mark.parametrize(
     ("family", "kind"),
     [
-        *((family, "Q8_0") for family in SOME),
+        ("flux", "Q8_0"),
+        *(pytest.param(name, "Q8_0", marks=IN_TURN) for name in SOME[1:]),
         *(pytest.param("flux", kind, marks=pytest.mark.slow) for kind in ("Q4_0", "BF16")),
     ],
 )
@@ -420,7 +423,7 @@ def test_a_base_in_a_gguf_file_learns_nearly_the_same(family, kind, go, losses_o
 
 
 @pytest.mark.parametrize("way", WHOLE)
-@pytest.mark.parametrize("family", ["flux", *(pytest.param(name, marks=pytest.mark.slow) for name in ("sdxl", "wan"))])
+@pytest.mark.parametrize("family", FIRST)
 def test_a_whole_base_that_is_trained_elsewhere_learns_the_same_bytes(family, way, go, tmp_path):
     usual = {"model_type": "full", "optimizer": "torch-adamw", "use_ema": True, "gradient_accumulation_steps": 2}
     options = {**usual, **WHOLE[way]}

@@ -59,11 +59,13 @@ def test_the_plan_agrees_with_the_run(family, case, arguments, dataset_file, tmp
     assert again["texts_to_reuse"] == planned["caches"]["texts_to_make"]
 
 
+@pytest.mark.smoke
 def test_a_plan_that_could_not_start_exits_with_2(arguments, capsys):
     assert main(["plan", *arguments(train_batch_size=64)]) == 2
     assert "train_batch_size" in capsys.readouterr().err
 
 
+@pytest.mark.smoke
 def test_warnings_about_the_data_are_part_of_the_plan(arguments, dataset_file, photographs, tmp_path, capsys):
     for i, path in enumerate(sorted(photographs.glob("*.png"))):
         (tmp_path / "masks").mkdir(exist_ok=True)

@@ -23,7 +23,7 @@ from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
 from darkroom.train.checkpoint import STATE, check
 
-SOME = ("flux", "sdxl", "wan")
+SOME = (pytest.param("flux", marks=pytest.mark.smoke), "sdxl", "wan")
 
 
 @pytest.mark.parametrize("family", SOME)
@@ -75,7 +75,7 @@ def weights(folder, settings=True):
     return found
 
 
-@pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.parametrize("kind", [pytest.param("lora", marks=pytest.mark.smoke), "full"])
 def test_a_resumed_run_ends_with_the_same_bytes(kind, arguments, tmp_path):
     options = {
         "model_type": kind, "lora_dropout": 0.1, "use_ema": True, "caption_dropout_probability": 0.3,
@@ -111,6 +111,7 @@ def test_a_signal_finishes_the_step_saves_and_a_resume_ends_with_the_same_bytes(
     assert weights(whole / "checkpoint-6") == weights(stopped / "checkpoint-6")
 
 
+@pytest.mark.smoke
 def test_the_same_seed_gives_the_same_bytes_and_another_does_not(arguments, tmp_path):
     found = []
     for name, seed in (("a", 5), ("b", 5), ("c", 6)):
@@ -131,6 +132,7 @@ def test_init_lora_starts_from_a_saved_adapter(arguments, tmp_path):
     assert max((before[k] - after[k]).abs().max().item() for k in before) < 1e-6
 
 
+@pytest.mark.smoke
 def test_resuming_with_another_batch_size_is_refused_by_name(arguments, capsys):
     main(["train", *arguments(validation_disable=True, checkpoint_step_interval=2)])
     code = main(["train", *arguments(validation_disable=True, train_batch_size=1)])
@@ -158,6 +160,7 @@ def test_the_lock_file_says_what_the_run_was_made_from(arguments, tmp_path):
     assert lock["versions"]["torch"]
 
 
+@pytest.mark.smoke
 def test_a_second_start_encodes_nothing(arguments, tmp_path, monkeypatch):
     main(["train", *arguments(validation_disable=True)])
 

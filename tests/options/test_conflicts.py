@@ -6,6 +6,8 @@ from darkroom.options.config import Config, option_names
 from darkroom.options.conflicts import REMARKS, RULES, FamilyFacts, check, remarks
 from tests.rows import each_row
 
+pytestmark = pytest.mark.smoke
+
 FLOW = FamilyFacts(
     "flux",
     "FLUX.1",

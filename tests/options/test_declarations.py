@@ -18,6 +18,8 @@ from darkroom.options.field import option
 from darkroom.options.sources import resolve
 from tests.rows import each_row
 
+pytestmark = pytest.mark.smoke
+
 PREDECESSOR = json.loads((Path(__file__).parent / "predecessor_options.json").read_text())
 """Options of SimpleTuner's documents: their choices, aliases and documented defaults."""
 

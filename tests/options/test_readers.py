@@ -10,6 +10,8 @@ from darkroom.options.field import OptionInfo
 from darkroom.options.sources import resolve
 from tests.rows import each_row
 
+pytestmark = pytest.mark.smoke
+
 SPECIAL = {
     "resume_from_checkpoint": "checkpoint-12",
     "disk_low_threshold": "20G",

@@ -15,6 +15,8 @@ from darkroom.train.state import TrainState
 
 from .conftest import rows
 
+pytestmark = pytest.mark.smoke
+
 
 class Epochs:
     """Micro-batches of epochs whose lengths are given; counts what was asked for."""

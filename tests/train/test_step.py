@@ -12,6 +12,8 @@ from darkroom.core.errors import UserError
 
 from .conftest import Rows, rows
 
+pytestmark = pytest.mark.smoke
+
 
 def joined(a: Rows, b: Rows) -> Rows:
     return Rows(torch.cat([a.x, b.x]), torch.cat([a.y, b.y]))
