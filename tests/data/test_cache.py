@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from darkroom.core.errors import DiskFullError
+from darkroom.data.cache import shards as caches
 from darkroom.data.cache.shards import DamagedEntry, ShardCache, cache_key, crc32, fill, in_groups, open_for_filling
-from darkroom.data.cache.shards import shards as caches
 
 
 def key(number: int) -> str:
