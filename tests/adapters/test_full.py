@@ -13,6 +13,7 @@ from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
 from darkroom.families.shared.classes import named
 from darkroom.options.config import Config
+from tests.rows import each_row
 
 NAMES = ["flux", "sdxl"]
 
@@ -81,7 +82,7 @@ def test_weights_take_the_asked_precision(attach):
     assert {p.dtype for p in bench.adapter.named.values()} == {torch.bfloat16}
 
 
-@pytest.mark.parametrize("name", families.names())
+@each_row("name", families.names())
 def test_whole_weights_in_bfloat16_leave_wide_what_diffusers_loads_wide(name, tmp_path):
     family = families.get(name)
     getattr(tiny.build(family), family.denoiser_part).save_pretrained(tmp_path / "base")

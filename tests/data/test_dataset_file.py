@@ -8,6 +8,7 @@ import pytest
 
 from darkroom.core.errors import ConfigError, ConfigErrors, DataError, UserError
 from darkroom.options.datasets import read_datasets
+from tests.rows import each_row
 
 TEXT = {"id": "text", "dataset_type": "text_embeds", "default": True}
 
@@ -57,8 +58,8 @@ def test_the_home_folder_is_expanded(shop, monkeypatch) -> None:
     assert shop.read(shop.entry(instance_data_dir="~/pictures")).samples[0].where.root == shop.pictures
 
 
-@pytest.mark.parametrize(
-    ("keys", "words"),
+@each_row(
+    "keys, words",
     [
         ({"resoluton": 512}, ["resoluton", "Did you mean resolution"]),
         ({"crop_style": "midle"}, ["crop_style", "random, center, centre, corner"]),
@@ -221,8 +222,8 @@ LIMITS = (
 )
 
 
-@pytest.mark.parametrize("key", LIMITS)
-@pytest.mark.parametrize("nothing", [0, 0.0, "0", "", None])
+@each_row("key", LIMITS)
+@each_row("nothing", [0, 0.0, "0", "", None])
 def test_a_limit_of_nothing_is_no_limit(shop, key, nothing) -> None:
     entry = shop.read(shop.entry(resolution_type="pixel", **{key: nothing})).samples[0]
     assert getattr(entry, key) is None
@@ -247,8 +248,8 @@ def written(shop, text: str, name: str = "slips.json"):
     return read_datasets(file, shop.config)
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
+@each_row(
+    "text, words",
     [
         (r'[{"id": "a", "instance_data_dir": "D:\train\new"}]', r'It holds a tab (\t).'),
         (r'[{"id": "a", "instance_data_dir": "D:\new"}]', 'write "D:\\\\train\\\\new" or "D:/train/new"'),

@@ -9,6 +9,7 @@ import pytest
 from darkroom import families
 from darkroom.job.preflight import distillation, undistilled
 from darkroom.options.sources import resolve
+from tests.rows import each_row
 
 DISTILLED = {
     ("chroma", "flash"),
@@ -42,7 +43,7 @@ def test_all_of_them_are_known():
     assert named <= DISTILLED
 
 
-@pytest.mark.parametrize(("name", "flavour"), sorted(DISTILLED))
+@each_row("name, flavour", sorted(DISTILLED))
 def test_a_run_of_a_distilled_flavour_says_what_it_loses_and_what_helps(name, flavour):
     said = told(name, flavour)
 

@@ -72,7 +72,7 @@ def test_only_kontext_takes_references():
 # -- base models ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+@each_row("name, flavour", conformance.cases())
 def test_parts_of_a_tiny_base_make_its_stock_pipeline_again(name, flavour):
     parts = parts_of(name, flavour)
     parts.examine()
@@ -91,7 +91,7 @@ def test_parts_of_a_tiny_base_make_its_stock_pipeline_again(name, flavour):
         assert type(getattr(pipe, extra)) is type(getattr(whole, extra))
 
 
-@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+@each_row("name, flavour", conformance.cases())
 def test_text_of_every_flavour_is_read_without_its_other_parts(name, flavour):
     parts = parts_of(name, flavour)
 

@@ -18,6 +18,7 @@ from tests.families import conformance
 from tests.families.gguf_files import written
 from tests.families.originals import ORIGINALS, WIDE
 from tests.families.test_single_file import ROWS, built, model_of, wanted
+from tests.rows import each_row
 
 pytest.importorskip("gguf")
 DENOISERS = [row for row in ROWS if row[0] not in WIDE and built()[row[0]][0] == "denoiser"]
@@ -27,8 +28,8 @@ FLOAT = torch.float32
 PLAIN = "ZImageTransformer2DModel"
 
 
-@pytest.mark.parametrize(("cls", "number"), DENOISERS)
-@pytest.mark.parametrize("kind", ROUNDING)
+@each_row("cls, number", DENOISERS)
+@each_row("kind", ROUNDING)
 def test_a_packed_file_in_an_original_layout_becomes_the_same_model_but_for_rounding(cls, number, kind, tmp_path):
     from diffusers.quantizers.gguf.utils import GGUFLinear, dequantize_gguf_tensor
 

@@ -10,6 +10,7 @@ from darkroom.families import tiny
 from darkroom.families.shared import latents as latent_space
 from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.spec import Latents
+from tests.rows import each_row
 
 VIDEO = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
 PICTURES = Latents(channels=4)
@@ -24,7 +25,7 @@ def noise(*shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(3)) * 2 - 1
 
 
-@pytest.mark.parametrize(("frames", "legal"), [(0, 0), (1, 1), (4, 1), (5, 5), (16, 13), (77, 77), (81, 81)])
+@each_row("frames, legal", [(0, 0), (1, 1), (4, 1), (5, 5), (16, 13), (77, 77), (81, 81)])
 def test_a_clip_has_one_frame_and_then_fours(frames, legal):
     assert VIDEO.whole_frames(frames) == legal
 
@@ -77,7 +78,7 @@ def test_a_clip_that_would_lose_frames_is_refused(vae, shape, facts):
         latent_space.encode(vae, noise(*shape), facts)
 
 
-@pytest.mark.parametrize("name", families.names())
+@each_row("name", families.names())
 def test_decoding_undoes_encoding_in_every_latent_space(name):
     family = families.get(name)
     facts, vae = family.latents, getattr(tiny.build(family), "vae", None) or PixelSpace()

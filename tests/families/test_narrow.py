@@ -16,6 +16,7 @@ from darkroom.families import tiny
 from darkroom.pretrained import single_file
 from darkroom.pretrained.components import Parts
 from tests.families import conformance
+from tests.rows import each_row
 
 # by the last parts of their names, numbers aside: looked at one by one
 ATTENTION = {
@@ -41,7 +42,7 @@ PUBLISHED = sorted(
 )
 
 
-@pytest.mark.parametrize(("name", "flavour"), PUBLISHED)
+@each_row("name, flavour", PUBLISHED)
 def test_only_layers_of_blocks_that_attend_or_feed_forward_become_narrow(name, flavour):
     family = families.get(name)
     model = single_file.shapes(family.denoiser, family.size_of(flavour))

@@ -14,6 +14,7 @@ from darkroom.diffusion.shift import ShiftLine, shift_time
 from darkroom.objectives.denoise import flow_timesteps
 from darkroom.options.sources import FAMILY_DEFAULT, resolve
 from tests.families import conformance
+from tests.rows import each_row
 
 FLOW = [name for name in families.names() if families.get(name).prediction == "flow_matching"]
 # settings as their repositories have them: nothing of shifts by size
@@ -31,7 +32,7 @@ KNOWN = {
 }
 
 
-@pytest.mark.parametrize("name", FLOW)
+@each_row("name", FLOW)
 def test_a_scheduler_that_publishes_no_line_has_the_familys_or_is_refused_in_words(name):
     family = families.get(name)
 

@@ -24,6 +24,7 @@ from darkroom.pretrained.single_file import Wanted
 from darkroom.pretrained.weight_files import Misfit
 from tests.families.originals import HUNYUAN_15_COMFY, ORIGINALS, SIZES, WIDE
 from tests.families.test_flavours import parts_of
+from tests.rows import each_row
 
 ROWS = [(cls, number) for cls, rows in LAYOUTS.items() for number in range(len(rows))]
 SD1X = "sd1x"  # its UNet is that of latent diffusion; DeepFloyd's is not
@@ -86,8 +87,8 @@ def test_every_layout_has_a_way_back():
     assert set(ROWS) == ORIGINALS.keys()
 
 
-@pytest.mark.parametrize(("cls", "number"), [row for row in ROWS if row[0] not in WIDE])
-@pytest.mark.parametrize("prefixed", [False, True])
+@each_row("cls, number", [row for row in ROWS if row[0] not in WIDE])
+@each_row("prefixed", [False, True])
 def test_a_file_in_an_original_layout_becomes_the_same_model(cls, number, prefixed, tmp_path):
     model = model_of(cls)
     want = wanted(cls, **LAYOUTS[cls][number].shows)
@@ -140,7 +141,7 @@ def test_a_file_may_prove_a_setting(tmp_path):
     assert single_file.load(wanted(cls), path, torch.float32).config.zero_cond_t
 
 
-@pytest.mark.parametrize(("cls", "number"), ROWS)
+@each_row("cls, number", ROWS)
 def test_no_layout_takes_the_classes_own_names_for_its(cls, number):
     assert layout_of(cls, single_file_keys(cls)) is None
 
@@ -153,7 +154,7 @@ def empty_of(cls: str) -> dict[str, torch.Tensor]:
     return single_file.empty(cls, part_of(cls)[1]).state_dict()
 
 
-@pytest.mark.parametrize("cls", [cls for cls, (kind, _) in built().items() if kind != "text"])
+@each_row("cls", [cls for cls, (kind, _) in built().items() if kind != "text"])
 def test_own_names_load_as_diffusers_loads_a_folder(cls, tmp_path):
     torch.manual_seed(3)
     model = named(cls)(**built()[cls][1].config)
@@ -358,8 +359,8 @@ def wrong(**keys: tuple[int, ...]) -> dict[str, torch.Tensor]:
     return {key: torch.zeros(shape) for key, shape in keys.items()}
 
 
-@pytest.mark.parametrize(
-    ("keys", "said"),
+@each_row(
+    "keys, said",
     [
         (["lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight"], "LoRA"),
         (["transformer.blocks.0.attn.to_q.lora_A.weight"], "LoRA"),
@@ -382,7 +383,7 @@ def test_a_file_of_another_kind_is_told_from_its_header(keys, said, tmp_path):
     assert "FLUX.1 (original names)" in caught.value.change
 
 
-@pytest.mark.parametrize(("cls", "number"), ROWS)
+@each_row("cls, number", ROWS)
 def test_a_file_in_any_layout_is_refused_by_its_name_where_another_is_wanted(cls, number, tmp_path):
     other = "AutoencoderKLHunyuanVideo" if cls != "AutoencoderKLHunyuanVideo" else FLUX
     keys = ORIGINALS[cls, number](empty_or_model(cls))

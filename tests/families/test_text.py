@@ -10,6 +10,7 @@ from darkroom.families import tiny
 from darkroom.families.shared.text import split, stack_padded, too_long
 from darkroom.pretrained.repository import eyes
 from tests.families import conformance
+from tests.rows import each_row
 
 
 def rows(count: int) -> dict[str, torch.Tensor]:
@@ -31,7 +32,7 @@ def test_texts_of_own_length_are_split_as_they_are():
     assert [len(entry["text"]) for entry in split({"text": [torch.zeros(3, 2), torch.zeros(1, 2)]})] == [3, 1]
 
 
-@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+@each_row("name, flavour", conformance.cases())
 def test_a_captions_entry_holds_no_more_numbers_than_the_plan_counts(name, flavour):
     family, options = families.get(name), conformance.options(name, flavour)
     pipe = tiny.build(family, flavour=flavour)

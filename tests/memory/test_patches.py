@@ -9,10 +9,11 @@ from torch import nn
 from darkroom import families
 from darkroom.families import tiny
 from darkroom.memory import patches
+from tests.rows import each_row
 
 
-@pytest.mark.parametrize("limit", [1, 40, 500, 2000])
-@pytest.mark.parametrize(
+@each_row("limit", [1, 40, 500, 2000])
+@each_row(
     "settings",
     [
         {"kernel_size": 3},
@@ -25,7 +26,7 @@ from darkroom.memory import patches
     ],
     ids=str,
 )
-@pytest.mark.parametrize("shape", [(2, 4, 11, 7, 5), (1, 4, 5, 13, 6), (1, 4, 5, 6, 12)], ids=str)
+@each_row("shape", [(2, 4, 11, 7, 5), (1, 4, 5, 13, 6), (1, 4, 5, 6, 12)], ids=str)
 @torch.no_grad()
 def test_pieces_are_the_whole(limit, settings, shape):
     torch.manual_seed(0)

@@ -21,6 +21,7 @@ from darkroom.options.config import every_option
 from darkroom.options.conflicts import WITHOUT_MASKS
 from darkroom.pretrained.repository import Repository
 from tests.families import conformance
+from tests.rows import each_row
 
 CPU = torch.device("cpu")
 SOME = ("flux", "sdxl", "wan")
@@ -262,7 +263,7 @@ def test_a_kernel_whose_package_is_missing_is_refused():
         attention.check(options(attention_mechanism="cudnn"), CPU)
 
 
-@pytest.mark.parametrize("name", sorted(attention.BACKENDS))
+@each_row("name", sorted(attention.BACKENDS))
 def test_kernels_that_refuse_masks_are_known(name):
     from diffusers.models.attention_dispatch import AttentionBackendName, _AttentionBackendRegistry
 
@@ -288,7 +289,7 @@ class Masks(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-@pytest.mark.parametrize("name", [name for name in families.names() if name not in ("framepack", "ltxvideo2")])
+@each_row("name", [name for name in families.names() if name not in ("framepack", "ltxvideo2")])
 @torch.no_grad()
 def test_families_say_whether_their_attention_has_masks(name):
     family, model = denoiser(name)

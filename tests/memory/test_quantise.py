@@ -15,6 +15,7 @@ from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.memory import quantize
 from darkroom.memory.quantize import fp8
 from darkroom.memory.stream import plain_tensors
+from tests.rows import each_row
 
 CPU = torch.device("cpu")
 WIDTH = 128
@@ -55,7 +56,7 @@ def narrowed(preset: str, seed: int = 0) -> tuple[Net, Net]:
     return full, small
 
 
-@pytest.mark.parametrize("preset", HERE)
+@each_row("preset", HERE)
 def test_answers_are_close_and_gradients_reach_the_first_layer(preset):
     full, small = narrowed(preset)
     x = torch.randn(4, 5, WIDTH)
@@ -76,7 +77,7 @@ def test_answers_are_close_and_gradients_reach_the_first_layer(preset):
     assert torch.cosine_similarity(*grads, dim=0) > 1 - MOST[bits(preset)]
 
 
-@pytest.mark.parametrize("preset", HERE)
+@each_row("preset", HERE)
 def test_weights_are_smaller_and_the_same_each_time(preset):
     full, small = narrowed(preset)
     _, again = narrowed(preset, seed=1)

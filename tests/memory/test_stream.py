@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from darkroom.memory.checkpointing import Checkpoints
 from darkroom.memory.stream import Stream, leaves
+from tests.rows import each_row
 
 CPU = torch.device("cpu")
 
@@ -56,9 +57,9 @@ def grads(net: Net, x) -> list:
     return [loss.detach(), *(block.adapter.weight.grad.clone() for block in net.blocks)]
 
 
-@pytest.mark.parametrize("saving", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("slots", [1, 2, 3])
-@pytest.mark.parametrize("chosen", [(4,), (1, 3), (0, 1, 2, 3, 4)])
+@each_row("saving", [False, True], ids=["plain", "checkpointed"])
+@each_row("slots", [1, 2, 3])
+@each_row("chosen", [(4,), (1, 3), (0, 1, 2, 3, 4)])
 def test_loss_and_gradients_are_the_resident_ones(saving, slots, chosen):
     torch.manual_seed(0)
     net = Net(saving=saving)
@@ -287,10 +288,10 @@ def weights_of(each: Learning) -> list:
     return [p.detach().clone() for p in each.net.parameters()]
 
 
-@pytest.mark.parametrize("saving", [False, True], ids=["plain", "checkpointed"])
-@pytest.mark.parametrize("slots", [1, 2, 3])
-@pytest.mark.parametrize("chosen", [(4,), (1, 3), (0, 1, 2, 3, 4)])
-@pytest.mark.parametrize("zeros", [False, True], ids=["freed", "zeroed"])
+@each_row("saving", [False, True], ids=["plain", "checkpointed"])
+@each_row("slots", [1, 2, 3])
+@each_row("chosen", [(4,), (1, 3), (0, 1, 2, 3, 4)])
+@each_row("zeros", [False, True], ids=["freed", "zeroed"])
 def test_trained_weights_learn_the_resident_bytes(saving, slots, chosen, zeros):
     torch.manual_seed(0)
     net = Net(saving=saving).requires_grad_(True)

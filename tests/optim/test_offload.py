@@ -15,6 +15,7 @@ from darkroom.optim.offload import Offloaded
 from darkroom.optim.release import Released
 from darkroom.optim.table import check
 from darkroom.options.config import Config
+from tests.rows import each_row
 
 from .test_table import through_a_file
 from .ways import CPU, PLAIN, backward, made, same
@@ -41,8 +42,8 @@ def steps(net, optimizer, seeds, batches: int = 1) -> None:
         optimizer.zero_grad()
 
 
-@pytest.mark.parametrize("gradients", [False, True], ids=["kept", "sent"])
-@pytest.mark.parametrize("name", PLAIN)
+@each_row("gradients", [False, True], ids=["kept", "sent"])
+@each_row("name", PLAIN)
 def test_weights_are_those_of_a_plain_optimizer(name, gradients):
     (net, away), (twin, plain) = made(name, functools.partial(Offloaded, gradients=gradients)), made(name)
 

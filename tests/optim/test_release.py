@@ -13,6 +13,7 @@ from darkroom.optim.release import Released
 from darkroom.optim.schedules import Scheduler, Shape
 from darkroom.optim.table import check
 from darkroom.options.config import Config
+from tests.rows import each_row
 
 from .test_table import through_a_file
 from .ways import CPU, PLAIN, ROUNDING, backward, made, same
@@ -39,7 +40,7 @@ def steps(net, optimizer, seeds, limit: float = 0.0, method: str = "value") -> l
     return sizes
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@each_row("name", PLAIN)
 def test_weights_are_those_of_a_plain_optimizer(name):
     (net, each), (twin, plain) = made(name, releasing(1e-3)), made(name)
     start = net.one.weight.detach().clone()

@@ -9,13 +9,14 @@ import pytest
 import torch
 
 from darkroom.optim.schedules import SCHEDULES, WITHOUT_WARMUP, Scheduler, Shape, factor
+from tests.rows import each_row
 
 PLAIN = Shape(warmup=0, total=100)
 WARM = Shape(warmup=10, total=110)
 
 
-@pytest.mark.parametrize("name", sorted(set(SCHEDULES) - WITHOUT_WARMUP))
-@pytest.mark.parametrize(("step", "expected"), [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0)])
+@each_row("name", sorted(set(SCHEDULES) - WITHOUT_WARMUP))
+@each_row("step, expected", [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0)])
 def test_warm_up_rises_in_a_straight_line(name, step, expected):
     assert factor(name, step, WARM) == pytest.approx(expected)
 

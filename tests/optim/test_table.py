@@ -18,6 +18,7 @@ from darkroom.optim.table import OPTIMIZERS, build, check, row_of
 from darkroom.options.config import Config
 from darkroom.options.optimizer import OPTIMIZERS as NAMES
 from darkroom.train.pack import flatten, restore
+from tests.rows import each_row
 
 from .ways import CPU, INSTALLED
 
@@ -78,7 +79,7 @@ def through_a_file(state: dict[str, Any]) -> dict[str, Any]:
     return restore(json.loads(json.dumps(plain, sort_keys=True)), load(save(tensors)) if tensors else {})
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@each_row("name", INSTALLED)
 def test_it_descends(name):
     bowl = Bowl(name)
     first = bowl.loss().item()
@@ -88,7 +89,7 @@ def test_it_descends(name):
     assert bowl.loss().item() < first * (1.0 if name in SLOW else 0.5)
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@each_row("name", INSTALLED)
 def test_its_state_survives_a_checkpoint_to_the_byte(name):
     bowl, resumed = Bowl(name), Bowl(name)
     bowl.run(7)
@@ -119,7 +120,7 @@ def test_a_compiled_update_resumes_to_the_byte_and_is_the_written_one(name):
     torch.testing.assert_close(bowl.parameters[0], written.parameters[0], rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in SMALL if name in INSTALLED])
+@each_row("name", [name for name in SMALL if name in INSTALLED])
 def test_a_small_state_is_small(name):
     sizes = []
     for each in (name, "torch-adamw"):
@@ -130,7 +131,7 @@ def test_a_small_state_is_small(name):
     assert sizes[0] / sizes[1] < SMALL[name]
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@each_row("name", INSTALLED)
 def test_the_schedule_sets_the_rate_that_is_used(name):
     bowl = Bowl(name)
     before = [p.detach().clone() for p in bowl.parameters]

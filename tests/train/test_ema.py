@@ -8,6 +8,7 @@ from torch import nn
 
 from darkroom.options.config import Config
 from darkroom.train.ema import EMA, decay_at, is_on_accelerator
+from tests.rows import each_row
 
 
 def averaged(weight: float = 0.0, dtype: torch.dtype = torch.float32, **options) -> tuple[nn.Parameter, EMA]:
@@ -20,8 +21,8 @@ def put(parameter: nn.Parameter, value: float) -> None:
         parameter.fill_(value)
 
 
-@pytest.mark.parametrize(
-    ("step", "decay"), [(1, 0.0), (2, 0.181818), (3, 0.25), (11, 0.55), (101, 0.918182), (2000, 0.995), (10**6, 0.995)]
+@each_row(
+    "step, decay", [(1, 0.0), (2, 0.181818), (3, 0.25), (11, 0.55), (101, 0.918182), (2000, 0.995), (10**6, 0.995)]
 )
 def test_decay_rises_to_its_limit(step, decay):
     assert decay_at(step, 0.995) == pytest.approx(decay, abs=1e-6)

@@ -13,6 +13,7 @@ from darkroom.core.errors import CheckpointError
 from darkroom.train import optimizer_state
 from darkroom.train.pack import flatten
 from tests.optim.ways import INSTALLED, Two, backward, made, same
+from tests.rows import each_row
 
 from .conftest import rows
 
@@ -38,7 +39,7 @@ def packed(optimizer: Any) -> tuple[str, dict[str, torch.Tensor]]:
     return json.dumps(plain, sort_keys=True), tensors
 
 
-@pytest.mark.parametrize("name", INSTALLED)
+@each_row("name", INSTALLED)
 def test_every_optimizer_resumed_at_any_step_has_the_same_state_and_ends_with_the_same_bytes(name):
     net, optimizer = made(name)
     built = optimizer_state.hyperparameters(optimizer)

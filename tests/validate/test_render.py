@@ -26,6 +26,7 @@ from darkroom.validate.render import Renderer, arguments, looks_of, started_from
 from darkroom.validate.validator import Validator
 from tests.families import conformance
 from tests.media.profiles import rgb_profile
+from tests.rows import each_row
 
 PROMPT = Prompt("house", "a small red house")
 
@@ -59,7 +60,7 @@ def encoder(parts: Parts):
     return text
 
 
-@pytest.mark.parametrize(("name", "flavour"), conformance.cases())
+@each_row("name, flavour", conformance.cases())
 def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     made, model = renderer(name, flavour, start)
     (picture,) = made.render(model, [PROMPT], 1, "adapter")
