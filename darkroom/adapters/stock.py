@@ -9,7 +9,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 SETTINGS = "lora_adapter_metadata"
@@ -58,7 +61,7 @@ def has_loader(pipeline: Any, component: str) -> bool:
     return component in getattr(pipeline, "_lora_loadable_modules", ())
 
 
-def load(pipe: Any, component: str, path: Path, name: str) -> None:
+def load(pipe: DiffusionPipeline, component: str, path: Path, name: str) -> None:
     """Put an adapter file on a denoiser of the pipeline, and on the text encoders that it has weights for, as `name`.
 
     Raises what the readers raise, also ValueError.
@@ -84,7 +87,7 @@ def load(pipe: Any, component: str, path: Path, name: str) -> None:
     set_peft_model_state_dict(model, tensors, adapter_name=name)
 
 
-def keep_exact(pipe: Any, component: str, path: Path, name: str, dtype: Any) -> None:
+def keep_exact(pipe: DiffusionPipeline, component: str, path: Path, name: str, dtype: Any) -> None:
     """Give an adapter that is loaded as `name` the file's values as `dtype`. Loaders round them as its layers are."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -100,7 +103,7 @@ def keep_exact(pipe: Any, component: str, path: Path, name: str, dtype: Any) -> 
         set_peft_model_state_dict(model, own, adapter_name=name)
 
 
-def set_strengths(pipe: Any, components: Iterable[str], strengths: Mapping[str, float]) -> None:
+def set_strengths(pipe: DiffusionPipeline, components: Iterable[str], strengths: Mapping[str, float]) -> None:
     """Use these adapters together, each as strongly as it says."""
     known = [component for component in components if has_loader(pipe, component)]
     if known:

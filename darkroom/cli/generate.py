@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from darkroom.families.base import Family
     from darkroom.options.config import Config
     from darkroom.validate.recipe import Recipe
@@ -150,7 +152,9 @@ def pipeline(
     return pipe
 
 
-def drawn(pipe: Any, family: Family, options: Config, wanted: list[tuple[Path, Recipe]]) -> Iterator[Path]:
+def drawn(
+    pipe: DiffusionPipeline, family: Family, options: Config, wanted: list[tuple[Path, Recipe]]
+) -> Iterator[Path]:
     """Draws, and gives each file as it is written. MagCache's ratios are measured first if nobody gave them."""
     from darkroom.tools import generate
     from darkroom.validate import caches

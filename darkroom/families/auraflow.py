@@ -18,6 +18,7 @@ from darkroom.families.sizes import PILE_T5_XL, SD_VAE
 from darkroom.families.tiny.parts import kl_vae, t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -85,7 +86,7 @@ class AuraFlow(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D); the pipeline has put zeros where there is padding."""
         text, _, _, _ = read(pipe, captions, options)
         return {"text": text}

@@ -27,6 +27,7 @@ from darkroom.families.shared.spec import (
 from darkroom.families.shared.text import kept, split, stack
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -271,18 +272,18 @@ class Family:
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> Cond:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
         """Captions to the batched text condition {name: (B, ...)}, by the stock pipeline `pipe` (text parts only)."""
         raise TypeError(f"{type(self).__name__} must define encode_text")
 
-    def text_entries(self, pipe: Any, captions: list[str], options: Config) -> list[Cond]:
+    def text_entries(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> list[Cond]:
         """One cache entry per caption."""
         import torch
 
         with torch.no_grad():
             return [kept(entry) for entry in self.read_entries(pipe, captions, options)]
 
-    def read_entries(self, pipe: Any, captions: list[str], options: Config) -> list[Cond]:
+    def read_entries(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> list[Cond]:
         """The same with gradients. The empty caption is the unconditional one: see `unconditional`."""
         entries = split(self.encode_text(pipe, captions, options))
         return [
@@ -290,11 +291,11 @@ class Family:
             for caption, entry in zip(captions, entries, strict=True)
         ]
 
-    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> Cond:
+    def encode_seen(self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config) -> Cond:
         """A caption that is read with pictures, PIL ones of any size, as `encode_text` answers for one caption."""
         raise TypeError(f"{type(self).__name__} reads no pictures")
 
-    def seen_entry(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> Cond:
+    def seen_entry(self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config) -> Cond:
         """The cache entry of a caption that is read with pictures."""
         import torch
 
@@ -302,7 +303,7 @@ class Family:
             (entry,) = split(self.encode_seen(pipe, caption, pictures, options))
         return kept(entry)
 
-    def unconditional(self, pipe: Any, entry: Cond, options: Config) -> Cond:
+    def unconditional(self, pipe: DiffusionPipeline, entry: Cond, options: Config) -> Cond:
         """What guidance and caption dropout use in place of a caption; `entry` is the encoded empty string."""
         return entry
 
@@ -369,7 +370,7 @@ class Family:
         """The network's answer for the family's prediction type, as x_t. Conventions are converted here only."""
         raise TypeError(f"{type(self).__name__} must define predict")
 
-    def alone(self, pipe: Any, component: str) -> None:
+    def alone(self, pipe: DiffusionPipeline, component: str) -> None:
         """Let one of a stock pipeline's experts answer at all noise levels."""
         raise TypeError(f"{type(self).__name__} has no experts")
 
@@ -417,7 +418,7 @@ class Family:
         """How the run draws parts of a picture anew; None where it cannot."""
         return None if self.control(options) else self.inpainting_for(options.model_flavour)
 
-    def drawing(self, pipe: Any, starts: bool, options: Config, masks: bool = False) -> Any:
+    def drawing(self, pipe: DiffusionPipeline, starts: bool, options: Config, masks: bool = False) -> Any:
         """The pipeline for a prompt, with the parts of `pipe`: there may be another for one with a picture or mask."""
         way = self.inpaints(options) if masks else None
         name = way.pipeline if way else self.flavours[self.published(options.model_flavour)].started
@@ -523,14 +524,14 @@ class Family:
             "negative_pooled_prompt_embeds": negative["pooled"],
         }
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
 
     def told(self, options: Config) -> dict[str, Any]:
         """The options that `prepare` tells it of, which a picture's recipe keeps."""
         return {}
 
-    def sound_of(self, pipe: Any, made: Any) -> tuple[Any, int] | None:
+    def sound_of(self, pipe: DiffusionPipeline, made: Any) -> tuple[Any, int] | None:
         """The sound of what the stock pipeline returned, (channels, N) in -1..1, and its rate."""
         return None
 

@@ -21,6 +21,7 @@ from darkroom.families.sizes import FLUX_VAE, T5_XXL
 from darkroom.families.tiny.parts import kl_vae, t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -98,7 +99,7 @@ class Chroma(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), mask (B, L)."""
         text, _, mask, _, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
@@ -134,7 +135,7 @@ class Chroma(Family):
             "negative_prompt_attention_mask": negative["mask"].bool(),
         }
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """Its mask becomes a boolean one, for prompts that it reads itself too."""
         plain = type(pipe)._prepare_attention_mask
 

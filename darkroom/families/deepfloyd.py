@@ -21,6 +21,7 @@ from darkroom.families.shared.spec import Flavour, Inpainting, Latents, Part, Ti
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -121,7 +122,7 @@ class DeepFloyd(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return TOKENS * configs["text_encoder"]["d_model"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77, D) from T5."""
         text, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
         return {"text": text}

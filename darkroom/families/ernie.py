@@ -17,6 +17,7 @@ from darkroom.families.shared.text import stack_padded
 from darkroom.families.tiny.parts import flux2_vae, mistral3
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -81,7 +82,7 @@ class Ernie(Family):
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), of the last layer but one."""
         text = pipe.encode_prompt(captions, device=pipe.device)
         # the pipeline has no limit of its own; a row knows nothing of those behind it, so they can be cut off here

@@ -19,6 +19,7 @@ from darkroom.families.tiny.parts import clip, kl_vae, t5
 
 if TYPE_CHECKING:
     import torch
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -196,7 +197,7 @@ class Flux(Family):
         text = options.tokenizer_max_length * configs["text_encoder_2"]["d_model"]
         return text + configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
         """text (B, L, D) from T5, or B tensors (L, D) where padding is hidden; pooled (B, P) from CLIP.
 
         Text has no positions here and is not read out of the network, so that text without its padding is answered as
@@ -294,7 +295,7 @@ class Flux(Family):
         both = stack_padded([{"text": each["text"][0]} for each in (text, negative)])["text"]
         return super().embedded_call({**text, "text": both[:1]}, {**negative, "text": both[1:]})
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         if not options.flux_attention_masked_training:
             return
 

@@ -18,6 +18,7 @@ from darkroom.families.sizes import DEFAULT, MISTRAL_SMALL_24B, QWEN3_4B, QWEN3_
 from darkroom.families.tiny.parts import flux2_vae, mistral3, qwen3
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -178,7 +179,7 @@ class Flux2(Family):
         width = config.get("text_config", config)["hidden_size"]
         return options.tokenizer_max_length * len(self.text_layers(options)) * width + self._is_dev(options)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, 3D), where padding counts as text; for dev also the mark that there is no negative one, (B,)."""
         text, _ = pipe.encode_prompt(
             captions,

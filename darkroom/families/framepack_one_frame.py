@@ -16,6 +16,7 @@ from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
 from darkroom.families.shared.spec import Flavour
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -53,7 +54,9 @@ class FramePackOneFrame(FramePackNetwork):
         seen = (eye["image_size"] // eye["patch_size"]) ** 2 * eye["hidden_size"]
         return super().text_numbers(configs, options) + int(seen)
 
-    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> dict[str, Any]:
+    def encode_seen(
+        self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config
+    ) -> dict[str, Any]:
         """As `encode_text`, and image (1, N, D): what SigLIP sees of the first picture."""
         pixels = pipe.video_processor.preprocess(pictures[0])
         return {**self.encode_text(pipe, [caption], options), "image": pipe.encode_image(pixels)}

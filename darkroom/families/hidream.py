@@ -18,6 +18,7 @@ from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, LLAMA31_8B, T5_XXL
 from darkroom.families.tiny.parts import clip, kl_vae, llama, t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -124,7 +125,7 @@ class HiDream(Family):
         pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
         return options.tokenizer_max_length * width + pooled
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), llama (B, layers, L, D), pooled (B, P)."""
         text, _, layers, _, pooled, _ = read(pipe, captions, options)
         return {"text": text, "llama": layers.transpose(0, 1), "pooled": pooled}
@@ -187,7 +188,7 @@ class HiDream(Family):
             "negative_pooled_prompt_embeds": negative["pooled"],
         }
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """It scales every size to one area, a little more than asked for here, since it rounds down."""
         edge = min(LARGEST_EDGE, (width * height) ** 0.5)
         pipe.default_sample_size = edge * (1 + 1e-9) / pipe.vae_scale_factor

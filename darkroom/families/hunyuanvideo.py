@@ -21,6 +21,7 @@ from darkroom.families.sizes import BYT5_SMALL, DEFAULT, QWEN25_VL_7B_TEXT, SIGL
 from darkroom.families.tiny.parts import qwen2_vl, siglip, t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -135,7 +136,7 @@ class HunyuanVideo(FromFirstFrame):
         text = options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
         return text + min(GLYPHS, options.tokenizer_max_length) * (configs["text_encoder_2"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) and mask (B, L), glyphs (B, 256, D) and glyph_mask (B, 256)."""
         _bound(pipe, options)
         text, mask, glyphs, glyph_mask = pipe.encode_prompt(captions, batch_size=len(captions))
@@ -206,7 +207,7 @@ class HunyuanVideo(FromFirstFrame):
         assert TINY.vae is not None
         return {"vae": named(TINY.vae.cls)(**TINY.vae.config)}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         pipe.guider.guidance_scale = options.validation_guidance
         _bound(pipe, options)
         pipe.vision_num_semantic_tokens = NO_PICTURE
@@ -229,7 +230,7 @@ class HunyuanVideo(FromFirstFrame):
         return {**_embedded(text, ""), **_embedded(negative, "negative_")}
 
 
-def _bound(pipe: Any, options: Config) -> None:
+def _bound(pipe: DiffusionPipeline, options: Config) -> None:
     """How many tokens are read is an attribute of the pipelines, and not an argument of their call."""
     pipe.tokenizer_max_length = options.tokenizer_max_length
     pipe.tokenizer_2_max_length = min(GLYPHS, options.tokenizer_max_length)

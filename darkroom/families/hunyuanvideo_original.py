@@ -25,6 +25,7 @@ from darkroom.families.sizes import CLIP_L, DEFAULT, LLAVA_LLAMA3_8B
 from darkroom.families.tiny.parts import clip, clip_processor, llama, llava
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -197,12 +198,14 @@ class HunyuanVideoOriginal(FromFirstFrame):
         # it would be read with a black picture
         return super().negative_is_caption_for(flavour) and not self._reads(flavour)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from Llama with its mask (B, L), pooled (B, P) from CLIP."""
         text, pooled, mask = pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length)
         return {"text": text, "pooled": pooled, "mask": mask}
 
-    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> dict[str, Any]:
+    def encode_seen(
+        self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config
+    ) -> dict[str, Any]:
         """As `encode_text` of one caption, with rows of the picture before the text.
 
         The empty caption is read as the pipeline reads it for guidance: with a black picture, of which it keeps more.

@@ -18,6 +18,7 @@ from darkroom.families.sizes import DEFAULT
 from darkroom.families.tiny.parts import flux2_vae, qwen3_vl
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -101,7 +102,7 @@ class Ideogram4(Family):
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * LAYERS * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), its layers innermost; the chat template counts as text."""
         room = max(len(ids) for ids in _token_ids(pipe.tokenizer, captions))
         text, _, _, role = pipe.encode_prompt(captions, 0, 0, room, pipe.device)
@@ -160,7 +161,7 @@ class Ideogram4(Family):
         prompt.text = text["text"][0]
         return {"prompt": prompt}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """It takes no embeddings: let its reader know those that a prompt brings."""
 
         def encode_prompt(prompt: Any, grid_h: int, grid_w: int, max_sequence_length: int, device: Any) -> Any:

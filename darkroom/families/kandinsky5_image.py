@@ -18,6 +18,7 @@ from darkroom.families.sizes import CLIP_L, FLUX_VAE, QWEN25_VL_7B
 from darkroom.families.tiny.parts import clip, kl_vae, qwen2_vl, qwen2_vl_processor
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -75,7 +76,7 @@ class Kandinsky5(Family):
         text = options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
         return text + configs["text_encoder_2"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), and pooled (B, P)."""
         import torch
 
@@ -177,7 +178,7 @@ class Kandinsky5Image(Kandinsky5):
     def stretch(self, height: int, width: int) -> list[float]:
         return [1.0, 1.0, 1.0]
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         # it makes a size that is not among its seven into the nearest of them
         pipe.resolutions = [(width, height)]
 

@@ -22,6 +22,7 @@ from darkroom.families.shared.spec import Flavour, Latents, Limits
 from darkroom.families.sizes import CLIP_L, DEFAULT, QWEN25_VL_7B
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -196,7 +197,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
             return width, height
         return max(step, round(width / step) * step), max(step, round(height / step) * step)
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """Sparse attention needs its kernel, whoever draws."""
         from darkroom.families.modules import nabla
 

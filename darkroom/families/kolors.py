@@ -16,6 +16,7 @@ from darkroom.families.sizes import CHATGLM3_6B, SD_VAE
 from darkroom.families.tiny.parts import chatglm
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -65,12 +66,12 @@ class Kolors(SDXL):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return (options.tokenizer_max_length + 1) * configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer but one, pooled (B, D)."""
         text, _, pooled, _ = read(pipe, captions, options)
         return {"text": text, "pooled": pooled}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
+    def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         return entry
 
     def call(self, options: Config) -> dict[str, Any]:

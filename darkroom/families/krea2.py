@@ -18,6 +18,7 @@ from darkroom.families.sizes import DEFAULT
 from darkroom.families.tiny.parts import qwen3_vl, qwen_image_vae
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -94,7 +95,7 @@ class Krea2(Family):
         width = configs["text_encoder"]["text_config"]["hidden_size"]
         return options.tokenizer_max_length * (len(LAYERS) * width + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, 12, D) without the instruction that stands before every caption, mask (B, L)."""
         text, mask = pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length)
         return {"text": text, "mask": mask}

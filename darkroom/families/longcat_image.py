@@ -19,6 +19,7 @@ from darkroom.families.sizes import FLUX_VAE, QWEN25_VL_7B
 from darkroom.families.tiny.parts import kl_vae, qwen2_vl
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -82,7 +83,7 @@ class LongCatImage(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return min(options.tokenizer_max_length, LONGEST_TEXT) * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer, without the template around every caption."""
         text, _ = pipe.encode_prompt(captions)
         # a row knows nothing of those behind it, so a shorter text is the beginning of the longest
@@ -114,7 +115,7 @@ class LongCatImage(Family):
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """diffusers 0.42 counts prompts also where there are only their embeddings."""
 
         def encode_prompt(prompt: Any = None, prompt_embeds: Any = None, **more: Any) -> Any:

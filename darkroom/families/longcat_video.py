@@ -20,6 +20,7 @@ from darkroom.families.sizes import DEFAULT, UMT5_XXL
 from darkroom.families.tiny.parts import t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -98,7 +99,7 @@ class LongCatVideo(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from UMT5 and mask (B, L), 1 where there is text."""
         text, mask, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}

@@ -19,6 +19,7 @@ from darkroom.families.sizes import DEFAULT, GEMMA3_12B
 from darkroom.families.tiny.parts import gemma3
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -165,7 +166,7 @@ class LTXVideo2(LTXVideo):
             width = 2 * made["caption_channels"]
         return options.tokenizer_max_length * (width + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text and sound_text (B, L, D) as the connectors make them, mask (B, L).
 
         They are kept rather than the layers of Gemma, which are 49 times as many numbers.
@@ -276,7 +277,7 @@ class LTXVideo2(LTXVideo):
         """The picture as it is, as clips are trained: the pipeline would compress it as H.264 first."""
         return {**super().picture_call(picture, width, height, options), "image_crf": 0}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         from darkroom.families.shared.connectors import Connected
 
         if not isinstance(pipe.connectors, Connected):
@@ -284,7 +285,7 @@ class LTXVideo2(LTXVideo):
             own = facts.caption_channels if facts.use_prompt_embeddings else facts.cross_attention_dim
             pipe.connectors = Connected(pipe.connectors, own)
 
-    def sound_of(self, pipe: Any, made: Any) -> tuple[Any, int]:
+    def sound_of(self, pipe: DiffusionPipeline, made: Any) -> tuple[Any, int]:
         """The sound (channels, N) in -1..1 and its rate, of what the pipeline returned."""
         return made[1][0].float().cpu().numpy(), pipe.vocoder.config.output_sampling_rate
 

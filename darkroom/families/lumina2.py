@@ -18,6 +18,7 @@ from darkroom.families.sizes import FLUX_VAE, GEMMA2_2B
 from darkroom.families.tiny.parts import gemma2, kl_vae
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -83,12 +84,12 @@ class Lumina2(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer but one, mask (B, L)."""
         text, mask, _, _ = read(pipe, captions, options)
         return {"text": text, "mask": mask}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
+    def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """The empty text without the instruction, as the stock pipeline reads a negative prompt."""
         _, _, text, mask = pipe.encode_prompt("", max_sequence_length=options.tokenizer_max_length)
         return {"text": text[0].detach().cpu(), "mask": mask[0].cpu()}

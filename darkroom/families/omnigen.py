@@ -17,6 +17,7 @@ from darkroom.families.sizes import SD_VAE
 from darkroom.families.tiny.parts import kl_vae
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -136,14 +137,14 @@ class OmniGen(Family):
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L,) of token ids: the network itself embeds them."""
         import torch
 
         limit = options.tokenizer_max_length
         return {"text": [torch.tensor(token_ids(pipe.tokenizer, caption)[:limit]) for caption in captions]}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
+    def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """The text that the stock pipeline is always guided away from."""
         return {"text": self.encode_text(pipe, [NEGATIVE], options)["text"][0]}
 
@@ -195,7 +196,7 @@ class OmniGen(Family):
         vars(pipeline_omnigen).setdefault("OmniGenMultiModalProcessor", Instructions)
         return {}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """It takes no embeddings: let its reader know the tokens that a prompt brings."""
         stock = pipe.multimodal_processor
         if not isinstance(stock, Instructions):

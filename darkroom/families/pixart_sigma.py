@@ -17,6 +17,7 @@ from darkroom.families.sizes import SD_VAE, T5_XXL
 from darkroom.families.tiny.parts import kl_vae, t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -89,7 +90,7 @@ class PixArtSigma(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), mask (B, L)."""
         text, mask, _, _ = read(pipe, captions, options)
         if options.t5_padding == "zero":

@@ -24,6 +24,7 @@ from darkroom.families.sizes import DEFAULT, QWEN25_VL_7B
 from darkroom.families.tiny.parts import qwen2_vl, qwen2_vl_processor, qwen_image_vae
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -149,21 +150,23 @@ class QwenImage(Family):
         tokens = options.tokenizer_max_length + area // EYE**2
         return tokens * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), of the last layer, without the instruction that stands before every caption."""
         return _rows(*pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length))
 
     def text_pipeline_for(self, flavour: str | None) -> str:
         return self.pipeline_for(flavour)
 
-    def encode_seen(self, pipe: Any, caption: str, pictures: list[Any], options: Config) -> dict[str, Any]:
+    def encode_seen(
+        self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config
+    ) -> dict[str, Any]:
         """text, one tensor (L, D): what `encode_text` gives, of an instruction that shows the pictures."""
         given = [self._seen(pipe, picture) for picture in pictures]
         image = given if type(pipe).__name__ == EDIT_PLUS else given[0]
         return _rows(*pipe.encode_prompt([caption], image=image))
 
     @staticmethod
-    def _seen(pipe: Any, picture: Any) -> Any:
+    def _seen(pipe: DiffusionPipeline, picture: Any) -> Any:
         """A picture in the size in which the language model looks at it."""
         stock = sys.modules[type(pipe).__module__]
         area = SMALL_SIZE if type(pipe).__name__ == EDIT_PLUS else FULL_SIZE
@@ -245,7 +248,7 @@ class QwenImage(Family):
             return super().size_call(width, height, options)
         return {"resolution": min(LAYERED_SIZES, key=lambda edge: abs(edge - (width * height) ** 0.5))}
 
-    def prepare(self, pipe: Any, width: int, height: int, options: Config) -> None:
+    def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         if not self._is_layered(options):
             return
         # it would have its language model describe the picture in place of an empty prompt, and does so before it

@@ -18,6 +18,7 @@ from darkroom.families.sizes import DC_AE_F32C32, GEMMA2_2B
 from darkroom.families.tiny.parts import gemma2
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -127,7 +128,7 @@ class Sana(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer, mask (B, L)."""
         published = inspect.signature(type(pipe).__call__).parameters["complex_human_instruction"].default
         text, mask, _, _ = pipe.encode_prompt(
@@ -138,7 +139,7 @@ class Sana(Family):
         )
         return {"text": text, "mask": mask}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
+    def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """The empty text without the instruction, as the stock pipeline reads a negative prompt."""
         text, mask, _, _ = pipe.encode_prompt(
             "", do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length

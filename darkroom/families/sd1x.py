@@ -14,6 +14,7 @@ from darkroom.families.sizes import CLIP_L, SD_VAE
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -89,7 +90,7 @@ class SD1x(Family):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return TOKENS * configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77, D), the last layer's states behind its norm."""
         text, _ = pipe.encode_prompt(captions, pipe.text_encoder.device, 1, do_classifier_free_guidance=False)
         return {"text": text}

@@ -16,6 +16,7 @@ from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, T5_XXL
 from darkroom.families.tiny.parts import clip, kl_vae, t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -107,7 +108,7 @@ class SD3(Family):
         pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
         return rows * configs["text_encoder_3"]["d_model"] + pooled
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77 + L, D), pooled (B, P)."""
         import torch
 
@@ -120,7 +121,7 @@ class SD3(Family):
             text = torch.cat([text[:, :CLIP_TOKENS], t5_rows], dim=1)
         return {"text": text, "pooled": pooled}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
+    def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """The encoded empty string, or zeros for the CLIP rows or the T5 rows as the options ask."""
         text, pooled = entry["text"].clone(), entry["pooled"].clone()
         if options.sd3_clip_uncond_behaviour == "zero":

@@ -19,6 +19,7 @@ from darkroom.families.sizes import CLIP_G, CLIP_L, SD_VAE
 from darkroom.families.tiny.parts import clip, kl_vae
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -168,12 +169,12 @@ class SDXL(Family):
         widths = [config["hidden_size"] for config in configs.values()]
         return 77 * sum(widths) + configs["text_encoder_2"]["projection_dim"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77, D) of the encoders side by side, pooled (B, P) of the second."""
         text, _, pooled, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
         return {"text": text, "pooled": pooled}
 
-    def unconditional(self, pipe: Any, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
+    def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         """Zeros, if the model's own pipeline uses zeros for an absent negative prompt."""
         if not pipe.config.force_zeros_for_empty_prompt:
             return entry

@@ -18,6 +18,7 @@ from darkroom.families.sizes import CLIP_G
 from darkroom.families.tiny.parts import clip
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -158,7 +159,7 @@ class StableCascade(Family):
         encoder = configs["text_encoder"]
         return TOKENS * encoder["hidden_size"] + encoder["projection_dim"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, 77, D) and pooled (B, 1, D)."""
         text, pooled, _, _ = pipe.encode_prompt(pipe.text_encoder.device, len(captions), 1, False, captions)
         return {"text": text, "pooled": pooled}

@@ -25,6 +25,7 @@ from darkroom.families.sizes import CLIP_H_VISION, DEFAULT, UMT5_XXL, WAN22_VAE
 from darkroom.families.tiny.parts import clip_vision, t5
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
@@ -281,7 +282,7 @@ class Wan(FromFirstFrame):
     def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Tensor]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from UMT5."""
         text, _ = read(pipe, captions, options)
         return {"text": text}
@@ -385,7 +386,7 @@ class Wan(FromFirstFrame):
             return_dict=False,
         )[0]
 
-    def alone(self, pipe: Any, component: str) -> None:
+    def alone(self, pipe: DiffusionPipeline, component: str) -> None:
         pipe.register_modules(transformer=getattr(pipe, component), transformer_2=None)
         pipe.register_to_config(boundary_ratio=None)
 

@@ -18,6 +18,7 @@ from darkroom.families.sizes import FLUX_VAE, QWEN3_4B
 from darkroom.families.tiny.parts import kl_vae, qwen3
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -99,7 +100,7 @@ class ZImage(Family):
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: Any, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), of the last layer but one; the chat template counts as text."""
         # the pipeline writes into the list that it is given
         text, _ = pipe.encode_prompt(

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from darkroom.options.sources import resolve
 from darkroom.pretrained.repository import locate
 from darkroom.tools.generate import AdapterFile, load_adapters, stock_pipeline
 from darkroom.validate.sheet import grid
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 HERE = Path(pictures.__file__).parent
 STEPS = 320
@@ -132,7 +135,7 @@ def scenes() -> tuple[list[Scene], list[Scene]]:
 class Drawn:
     """Pictures of both kinds of captions by the stock pipeline, always from the same noise."""
 
-    def __init__(self, pipe: Any, concepts: list[Scene], others: list[Scene]):
+    def __init__(self, pipe: DiffusionPipeline, concepts: list[Scene], others: list[Scene]):
         self.scenes = concepts, others
         self.concepts, self.others = draw(pipe, concepts, 1000), draw(pipe, others, 2000)
 
@@ -148,7 +151,7 @@ class Drawn:
         return Figures(float(np.mean(right)), kept)
 
 
-def draw(pipe: Any, wanted: list[Scene], seed: int, at_once: int = 16) -> list[np.ndarray]:
+def draw(pipe: DiffusionPipeline, wanted: list[Scene], seed: int, at_once: int = 16) -> list[np.ndarray]:
     """One uint8 (64, 64, 3) picture per scene."""
     drawn: list[np.ndarray] = []
     for start in range(0, len(wanted), at_once):

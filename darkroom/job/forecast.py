@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
@@ -46,6 +46,9 @@ from darkroom.train import distributed
 from darkroom.train.step import Stepper
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import Renderer
+
+if TYPE_CHECKING:
+    from darkroom.data.plan import Plan
 
 log = logger(__name__)
 MB = 2**20
@@ -143,7 +146,7 @@ class Scene:
 
     run: Run
     engine: Engine
-    plan: Any
+    plan: Plan
     prompts: list[Prompt]
     settings: str | None
     fake: Any
@@ -411,7 +414,7 @@ class Forecaster:
         self,
         resolved: Resolved,
         family: Any,
-        plan: Any,
+        plan: Plan,
         prompts: list[Prompt],
         settings: str | None = None,
         known: Known | None = None,
@@ -598,7 +601,7 @@ def step_of(batches: Mapping[Trial, Batch], trial: Trial) -> None:
     trial.step(batches[trial])
 
 
-def shapes(plan: Any) -> list[tuple[Any, Any]]:
+def shapes(plan: Plan) -> list[tuple[Any, Any]]:
     """The buckets that decide, each with its dataset: the largest of datasets that bring the same beside samples."""
     rows = [(dataset, bucket) for dataset in plan.training for bucket in dataset.buckets.buckets]
     largest: dict[tuple[str, ...], tuple[Any, Any]] = {}

@@ -40,6 +40,8 @@ from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from darkroom.adapters.lora import LoRA
     from darkroom.data.batches.batch import Batch
     from darkroom.options.config import Config
@@ -132,7 +134,7 @@ def start_from(adapter: LoRA, parts: Repository, path: str, source: str = "") ->
 
 def trainer(
     run: Run,
-    engine: Any,
+    engine: Accelerator,
     adapter: Adapter,
     placement: Placement,
     scheduler: dict,

@@ -11,7 +11,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -60,6 +60,9 @@ from darkroom.train.state import TrainState
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import Renderer, wanted
 from darkroom.validate.validator import Validator
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 log = logs.logger(__name__)
 
@@ -127,7 +130,7 @@ def fill_caches(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt], proce
 
 def trained(
     run: Run,
-    engine: Any,
+    engine: Accelerator,
     plan: Plan,
     parts: Parts,
     placement: Placement,
@@ -185,7 +188,7 @@ def trained(
 
 
 @contextlib.contextmanager
-def advised(run: Run, plan: Any, prompts: list[Prompt]) -> Iterator[None]:
+def advised(run: Run, plan: Plan, prompts: list[Prompt]) -> Iterator[None]:
     """Where memory runs out, find out what to change. Raises MemoryFullError."""
     try:
         yield
@@ -196,7 +199,7 @@ def advised(run: Run, plan: Any, prompts: list[Prompt]) -> Iterator[None]:
         raise MemoryFullError(memory_full_message(cause, remedy(run, plan, prompts))) from cause
 
 
-def remedy(run: Run, plan: Any, prompts: list[Prompt]) -> str:
+def remedy(run: Run, plan: Plan, prompts: list[Prompt]) -> str:
     """What to change, or nothing where that cannot be told."""
     try:
         return advice.remedy(run.resolved, run.family, plan, prompts)
@@ -208,7 +211,7 @@ def remedy(run: Run, plan: Any, prompts: list[Prompt]) -> str:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def prepared(run: Run, engine: Any, only_caches: bool) -> Any:
+def prepared(run: Run, engine: Accelerator, only_caches: bool) -> Plan:
     """The datasets, scanned and bucketed. Filling caches does not ask whether they make whole batches."""
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
     team = Team(engine.process_index, engine.num_processes, engine.wait_for_everyone)
@@ -222,7 +225,7 @@ def prepared(run: Run, engine: Any, only_caches: bool) -> Any:
     return plan
 
 
-def refuse_parentless(run: Run, plan: Any) -> None:
+def refuse_parentless(run: Run, plan: Plan) -> None:
     """Regularisation data and sliders need an adapter; a full run has none."""
     if run.config.model_type != "full":
         return
@@ -241,7 +244,7 @@ def refuse_parentless(run: Run, plan: Any) -> None:
             )
 
 
-def drawn(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> list[Prompt]:
+def drawn(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt]) -> list[Prompt]:
     """The validation prompts: those of the settings, or of the datasets where a model starts from pictures."""
     config = run.config
     if config.validation_disable or not come_from_datasets(run.family, config, prompts):
@@ -265,7 +268,7 @@ def drawn(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> list[Prom
     return found
 
 
-def choose_tf32(run: Run, plan: Any, device: torch.device) -> None:
+def choose_tf32(run: Run, plan: Plan, device: torch.device) -> None:
     """Let training use TF32 unless `disable_tf32`; not where samples are encoded meanwhile, whose cache is shared."""
     encodes = plan.encodes_while_training or plan.reads_while_training
     distributed.allow_tf32(not run.config.disable_tf32 and not encodes)
@@ -274,7 +277,7 @@ def choose_tf32(run: Run, plan: Any, device: torch.device) -> None:
         run.bus.emit(Warn(message=message, about="settings"))
 
 
-def texts(run: Run, plan: Any, parts: Parts, prompts: list[Prompt]) -> None:
+def texts(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt]) -> None:
     """Fill the text cache and let the encoders go. They are loaded only if something is missing."""
 
     cut: list[str] = []
@@ -308,7 +311,7 @@ def stills(pictures: list[Any]) -> list[Any]:
     return [Image.fromarray(pixels if pixels.ndim == 3 else pixels[0]) for pixels in pictures]
 
 
-def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
+def pixels(run: Run, plan: Plan, parts: Parts, processes: int) -> None:
     """Fill the latent cache and let the VAE go. Pictures that turn out damaged must leave enough for a batch."""
     plain, encode = functools.partial(latents_of, parts), functools.partial(sample_of, run, parts)
     with phase(run.bus, "latent cache"):
@@ -322,7 +325,7 @@ def pixels(run: Run, plan: Any, parts: Parts, processes: int) -> None:
 # -- model ------------------------------------------------------------------------------------------------------------
 
 
-def forgotten(run: Run, engine: Any, parts: Parts) -> None:
+def forgotten(run: Run, engine: Accelerator, parts: Parts) -> None:
     """Delete the downloads that every process of this machine has in memory, or has no more use for."""
     engine.wait_for_everyone()
     if not engine.is_local_main_process:
@@ -389,7 +392,7 @@ def forget_frames(cause: BaseException) -> None:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def describing(run: Run, parts: Parts, plan: Any) -> Callable[[TrainState], dict[str, str]]:
+def describing(run: Run, parts: Parts, plan: Plan) -> Callable[[TrainState], dict[str, str]]:
     """Writes the metadata of saved weights."""
     words = [p for d in plan.training for p in _prompts(d.entry.instance_prompt)]
     flavour = run.config.model_flavour or run.family.default_flavour
@@ -401,7 +404,7 @@ def _prompts(value: str | list[str] | tuple[str, ...] | None) -> list[str]:
 
 
 def go_on(
-    run: Run, engine: Any, keeper: Keeper, snapshot: Snapshot, start: Resumption | None, changes: DataChanges
+    run: Run, engine: Accelerator, keeper: Keeper, snapshot: Snapshot, start: Resumption | None, changes: DataChanges
 ) -> None:
     """Put the checkpoint's contents into the run, and what it does not come from out of its way."""
     state = snapshot.state
@@ -417,7 +420,7 @@ def go_on(
         resume.leave_branch(run, keeper, start.folder if start else None)
 
 
-def write_lock(run: Run, plan: Any, parts: Parts) -> None:
+def write_lock(run: Run, plan: Plan, parts: Parts) -> None:
     """`run.lock.json`."""
     lock.write(
         run.output / "run.lock.json",
@@ -429,7 +432,7 @@ def write_lock(run: Run, plan: Any, parts: Parts) -> None:
     )
 
 
-def announce(run: Run, plan: Any, adapter: Adapter, state: TrainState, epochs: int, resumed: bool) -> None:
+def announce(run: Run, plan: Plan, adapter: Adapter, state: TrainState, epochs: int, resumed: bool) -> None:
     """Say what is about to happen."""
     config = run.config
     described = adapter.describe()

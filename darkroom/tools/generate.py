@@ -23,6 +23,8 @@ from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import arguments, finished, pictures_read
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from darkroom.options.config import Config
 
 
@@ -90,7 +92,9 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Confi
     return pipe
 
 
-def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile], options: Config) -> list[Loaded]:
+def load_adapters(
+    pipe: DiffusionPipeline, family: Family, adapters: Sequence[AdapterFile], options: Config
+) -> list[Loaded]:
     """Load each adapter by the pipeline's own loader, where it has one, and count keys. A flavour with several
     denoisers has a file for each, in one folder. Raises ModelError if one cannot be read."""
     parts = family.adapted(options)
@@ -109,7 +113,7 @@ def load_adapters(pipe: Any, family: Family, adapters: Sequence[AdapterFile], op
     return counted
 
 
-def attend(pipe: Any, parts: Sequence[str], path: Path, options: Config) -> None:
+def attend(pipe: DiffusionPipeline, parts: Sequence[str], path: Path, options: Config) -> None:
     """Give denoisers the sparse-linear attention that lies beside an adapter, or in a pipeline's folder, if one does.
 
     Raises ModelError, also where a run has learnt with one and it is not there.
@@ -129,7 +133,7 @@ def attend(pipe: Any, parts: Sequence[str], path: Path, options: Config) -> None
             sla.restore(network, file, part)
 
 
-def _load(pipe: Any, family: Family, part: str, file: Path, name: str) -> Loaded:
+def _load(pipe: DiffusionPipeline, family: Family, part: str, file: Path, name: str) -> Loaded:
     if file.suffix == ".safetensors" and file.is_file() and (problem := cut_short(file)):
         raise ModelError(f"The adapter {file} is damaged: {problem}.\n  Copy it again, or take another checkpoint.")
     with explained("The adapter", str(file), f"Give a whole LoRA file that was made for {family.title}."):
@@ -137,7 +141,7 @@ def _load(pipe: Any, family: Family, part: str, file: Path, name: str) -> Loaded
     return count_keys(pipe, family, part, file, name)
 
 
-def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> Loaded:
+def count_keys(pipe: DiffusionPipeline, family: Family, part: str, file: Path, name: str) -> Loaded:
     """Compare the file's tensors with what is in the models: a key matches if its very values are there."""
     from peft.utils import get_peft_model_state_dict
     from safetensors.torch import load_file
@@ -165,7 +169,7 @@ def count_keys(pipe: Any, family: Family, part: str, file: Path, name: str) -> L
     return Loaded(len(tensors) - len(unmatched), unmatched)
 
 
-def render(pipe: Any, family: Family, recipe: Recipe, options: Config) -> Made:
+def render(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> Made:
     """What a recipe makes, by a plain pipeline call with the prompt as text."""
     pipe = family.drawing(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
@@ -176,7 +180,7 @@ def render(pipe: Any, family: Family, recipe: Recipe, options: Config) -> Made:
         return finished(pipe, family, pipe(**call, return_dict=False))
 
 
-def _prompt(pipe: Any, family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
+def _prompt(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
     """The prompt as text. Embedded where the pipeline would read it otherwise than training did: an empty one, for
     which some have no text, a negative one where they read those by other rules, and any where options say so."""
     is_caption = family.negative_is_caption_for(options.model_flavour) or not recipe.negative

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from darkroom.train.checkpoint import STATE, check
 from darkroom.validate.clip import Made
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import Renderer
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 LIMIT = 1.0
 
@@ -128,12 +131,12 @@ def read_apart(parts: Parts) -> dict[str, Any]:
     return {name: part for name, part in found.items() if name in taken}
 
 
-def as_anywhere(pipe: Any, parts: Parts) -> Callable[[Recipe], Made]:
+def as_anywhere(pipe: DiffusionPipeline, parts: Parts) -> Callable[[Recipe], Made]:
     """Draws recipes by a plain call of the stock pipeline."""
     return lambda recipe: generate.render(pipe, parts.family, recipe, parts.options)
 
 
-def as_in_the_run(pipe: Any, parts: Parts) -> Callable[[Recipe], Made]:
+def as_in_the_run(pipe: DiffusionPipeline, parts: Parts) -> Callable[[Recipe], Made]:
     """Draws recipes as the run did, with a stock pipeline that holds what it saved."""
     reader, family = parts.text(), parts.family
     reading = {name: getattr(pipe, name) for name in parts.kinds.encoders if name in pipe.components}
@@ -204,7 +207,7 @@ def originals(output: Path, step: int | None) -> list[Path]:
     return found.get(step, [])
 
 
-def difference(pipe: Any, parts: Parts, picture: Path, made: Callable[[Recipe], Made]) -> float:
+def difference(pipe: DiffusionPipeline, parts: Parts, picture: Path, made: Callable[[Recipe], Made]) -> float:
     """Largest difference of a picture, or of the frames it shows, and what is made of its recipe, in steps of 1/255."""
     recipe = Recipe.read(picture)
     if recipe.strength != 1.0:

@@ -20,6 +20,8 @@ from darkroom.optim.schedules import Scheduler
 from darkroom.train.ema import EMA
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from darkroom.options.config import Config
 
 
@@ -43,7 +45,7 @@ class Stepper:
     start_step  is told the number of finished steps before anything is drawn at random
     """
 
-    engine: Any
+    engine: Accelerator
     model: Any
     parameters: list[torch.nn.Parameter]
     objective: Objective

@@ -14,6 +14,8 @@ from darkroom.families.base import Family
 from darkroom.validate.clip import Made, from_pixels
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
     from darkroom.options.config import Config
 
 OPTION = "validation_preview"
@@ -33,7 +35,12 @@ def check(family: Family, options: Config) -> None:
 
 
 def looking(
-    pipe: Any, family: Family, decoder: Any, size: tuple[int, int], options: Config, show: Callable[[int, Made], None]
+    pipe: DiffusionPipeline,
+    family: Family,
+    decoder: Any,
+    size: tuple[int, int],
+    options: Config,
+    show: Callable[[int, Made], None],
 ) -> Mapping[str, Any]:
     """An argument for a stock pipeline's call that has `show` see every so many steps, counted from 1.
 

@@ -23,12 +23,14 @@ from darkroom.families.shared import latents as latent_space
 from darkroom.media import images
 from darkroom.media.look import Look
 from darkroom.pretrained.components import Parts
+from darkroom.pretrained.repository import Repository
 from darkroom.validate import caches, clip, previews, schedulers
 from darkroom.validate.clip import Made
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from PIL import Image
 
     from darkroom.options.config import Config
@@ -208,7 +210,7 @@ class Renderer:
                 with _strength(model, recipe.strength):
                     yield Picture(prompt, index, self.made(pipe, recipe, look), recipe)
 
-    def _looking(self, prompt: Prompt, index: int, recipe: Recipe, pipe: Any) -> Mapping[str, Any]:
+    def _looking(self, prompt: Prompt, index: int, recipe: Recipe, pipe: DiffusionPipeline) -> Mapping[str, Any]:
         if self._decoder is None:
             self._decoder = self.parts.preview_decoder()
         assert self.on_preview is not None
@@ -216,7 +218,9 @@ class Renderer:
         size = recipe.height // scale, recipe.width // scale
         return previews.looking(pipe, self.family, self._decoder, size, self.options, show)
 
-    def made(self, pipe: Any, recipe: Recipe, look: Callable[[Any], Mapping[str, Any]] | None = None) -> Made:
+    def made(
+        self, pipe: DiffusionPipeline, recipe: Recipe, look: Callable[[Any], Mapping[str, Any]] | None = None
+    ) -> Made:
         """What a recipe makes with a pipeline that has no text encoders. `look` gives further arguments of its call."""
         return draw(pipe, self.parts, recipe, self.prompt_of(pipe, recipe), self.options, look)
 
@@ -228,7 +232,7 @@ class Renderer:
         with self._pipeline(model) as pipe:
             return sampled(pipe, self.parts, recipe, self.prompt_of(pipe, recipe), self.options, form=form)
 
-    def prompt_of(self, pipe: Any, recipe: Recipe) -> dict[str, Any]:
+    def prompt_of(self, pipe: DiffusionPipeline, recipe: Recipe) -> dict[str, Any]:
         """The pipeline's arguments for a recipe's prompt, read already."""
         model = getattr(pipe, self.family.denoiser_part)
         looks = looks_of(self.family, recipe, self.options)
@@ -243,7 +247,9 @@ class Renderer:
         }
 
 
-def wanted(parts: Any, options: Config, prompts: Iterable[Prompt]) -> tuple[list[str], list[tuple[str, list[Look]]]]:
+def wanted(
+    parts: Repository, options: Config, prompts: Iterable[Prompt]
+) -> tuple[list[str], list[tuple[str, list[Look]]]]:
     """What validation needs encoded: captions, and captions with the pictures that are seen with them."""
     alone: list[str] = []
     seen: list[tuple[str, list[Look]]] = []
@@ -276,7 +282,7 @@ def looks_of(family: Family, recipe: Recipe, options: Config) -> list[Look]:
 
 
 def draw(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     parts: Parts,
     recipe: Recipe,
     prompt: dict[str, Any],
@@ -291,7 +297,7 @@ def draw(
 
 
 def sampled(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     parts: Parts,
     recipe: Recipe,
     prompt: dict[str, Any],
@@ -345,7 +351,7 @@ def _encoding_in_its_own_precision(vae: Any) -> Iterator[None]:
             vae.encode = own
 
 
-def finished(pipe: Any, family: Family, returned: Any) -> Made:
+def finished(pipe: DiffusionPipeline, family: Family, returned: Any) -> Made:
     """What a stock pipeline returned."""
     return Made(clip.from_output(returned[0]), family.sound_of(pipe, returned))
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.registry import import_path
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 def named(name: str) -> Any:
@@ -29,7 +32,7 @@ def is_network(name: str) -> bool:
     return issubclass(named(name), torch.nn.Module)
 
 
-def regrouped(pipe: Any, name: str) -> Any:
+def regrouped(pipe: DiffusionPipeline, name: str) -> Any:
     """The parts and settings of a pipeline in another stock pipeline, for what its constructor takes of them."""
     import inspect
 

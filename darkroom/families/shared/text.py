@@ -6,12 +6,13 @@ import importlib.util
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.options.config import Config
 
 
-def read(pipe: Any, captions: list[str], options: Config) -> tuple[Any, ...]:
+def read(pipe: DiffusionPipeline, captions: list[str], options: Config) -> tuple[Any, ...]:
     """What a stock pipeline makes of captions, without anything for guidance, as it answers."""
     return pipe.encode_prompt(
         captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
@@ -58,7 +59,7 @@ def stack_padded(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"text": text, "mask": mask}
 
 
-def too_long(pipe: Any, captions: list[str], limit: int) -> list[str]:
+def too_long(pipe: DiffusionPipeline, captions: list[str], limit: int) -> list[str]:
     """The captions that every tokenizer of the pipeline cuts off: longer than its own length or `limit`, in tokens."""
     found = [t for name, t in pipe.components.items() if name.startswith("tokenizer") and t is not None]
     # a processor of text and pictures holds one

@@ -15,6 +15,7 @@ from darkroom.families.shared.control import Wrapped
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from diffusers import DiffusionPipeline
     from torch import Tensor
 
     from darkroom.families.base import Family
@@ -38,7 +39,13 @@ class WithText(Wrapped):
     """
 
     def __init__(
-        self, component: str, denoiser: nn.Module, family: Family, pipe: Any, names: Sequence[str], options: Config
+        self,
+        component: str,
+        denoiser: nn.Module,
+        family: Family,
+        pipe: DiffusionPipeline,
+        names: Sequence[str],
+        options: Config,
     ):
         super().__init__()
         self.component, self.names, self.family, self.options = component, tuple(names), family, options
