@@ -253,7 +253,9 @@ def wanted(
     """What validation needs encoded: captions, and captions with the pictures that are seen with them."""
     alone: list[str] = []
     seen: list[tuple[str, list[Look]]] = []
-    for _, _, recipe in [] if options.validation_disable else Renderer(parts, options, dict).recipes(prompts, 0, ""):
+    # recipes ask for sizes and names alone, and those a repository knows before anything is loaded
+    renderer = Renderer(parts, options, dict)  # type: ignore[arg-type]
+    for _, _, recipe in [] if options.validation_disable else renderer.recipes(prompts, 0, ""):
         looks = looks_of(parts.family, recipe, options)
         for caption in (recipe.prompt, recipe.negative):
             if looks:
