@@ -84,6 +84,7 @@ class Release:
 def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Event], None] | None = None) -> Release:
     """Run to the end, or to the filled caches. Raises UserError, or Interrupted once a signalled run is saved."""
     family, prompts = preflight.check(resolved)
+    gc.collect()  # the models of an earlier run in this process, which hold each other
     output = Path(resolved.config.output_dir)
     with claim_folder(output, resolved.sources.get("output_dir", "")), opened(resolved, family, listener) as run:
         for note in preflight.remarks(resolved, family):

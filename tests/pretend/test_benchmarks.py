@@ -14,7 +14,7 @@ from tests.pretend import device
 
 ROOT = Path(__file__).parents[2]
 # what only real kernels can do, by row
-REAL_ONLY = {"EFFICIENT_ATTENTION", "FLASH_ATTENTION", "CUDNN_ATTENTION", "nf4-bnb", "flash-attn", "cudnn"}
+REAL_ONLY = {"EFFICIENT_ATTENTION", "FLASH_ATTENTION", "CUDNN_ATTENTION", "nf4-bnb", "flash-attn", "cudnn", "compiled"}
 PARTS = ("environment", "rates", "attention", "flux, quantized", "flux, swapped", "run", "families")
 
 

@@ -30,6 +30,7 @@ def test_all_tensors_of_a_step_are_waited_for_at_once(what, arguments, worker, t
     assert report["code"] == 0, log.read_text()[-4000:]
     assert sum(own_waits(report["waits"]).values()) <= waits, report["waits"]
     assert [row for row in report["copies"] if row.startswith("to the device, pageable")] == []
+    assert report["kept"] < 4096, "the model is still there after the run"
 
     assert main(["train", *arguments("flux", **options, output_dir=here)]) == 0
     assert losses(there) == pytest.approx(losses(here), rel=0.02)
