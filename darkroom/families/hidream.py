@@ -40,8 +40,9 @@ class HiDream(Family):
     previews = "madebyollin/taef1"
     part_sizes = {
         "": {
-            "text_encoder": CLIP_L,
-            "text_encoder_2": CLIP_G,
+            # which read longer captions here than elsewhere
+            "text_encoder": CLIP_L | {"max_position_embeddings": 248},
+            "text_encoder_2": CLIP_G | {"max_position_embeddings": 218},
             "text_encoder_3": T5_XXL,
             "text_encoder_4": LLAMA31_8B,
             "vae": FLUX_VAE,

@@ -70,7 +70,11 @@ def _networks(family: Family, flavour: str | None) -> dict[str, Part | None]:
 
 def _write(family: Family, flavour: str | None, target: Path) -> None:
     spec, known = family.tiny_for(flavour), sizes_of(family, flavour)
-    index: dict[str, Any] = {"_class_name": family.pipeline_for(flavour), **spec.settings}
+    pipeline = family.pipeline_for(flavour)
+    modules, _ = named(pipeline)._get_signature_keys(named(pipeline))
+    # a part that is left out is written as diffusers writes it
+    settings = {name: [None, None] if name in modules and not value else value for name, value in spec.settings.items()}
+    index: dict[str, Any] = {"_class_name": pipeline, **settings}
     networks = {name: part for name, part in _networks(family, flavour).items() if part}
     tokenizers = {name: TOKENIZERS[kind]() for name, kind in spec.tokenizers.items()}
     others = {name: part for name, part in spec.extras.items() if name not in networks}

@@ -184,6 +184,22 @@ def test_weights_that_are_quantised_on_the_host_are_never_wide_on_the_card(forec
     assert narrow.host > found["fp8-block"]["step"].host
 
 
+@pytest.mark.slow
+def test_averages_take_as_much_as_the_weights_and_are_where_those_are_updated(forecaster):
+    found = {}
+    options = {**FULL, "validation_disable": True, "ema_device": "accelerator"}
+    for waiting in (0, 4):
+        for use_ema in (False, True):
+            with assume(CARD):
+                make = forecaster("flux", **options, use_ema=use_ema, musubi_blocks_to_swap=waiting)
+                found[waiting, use_ema] = {phase.phase: phase for phase in make().forecast().phases}
+
+    weights = found[0, False]["load denoiser"].device
+    more = [found[waiting, True]["save"].device - found[waiting, False]["save"].device for waiting in (0, 4)]
+    assert more[0] == pytest.approx(weights, rel=0.01)
+    assert more[1] < 0.8 * weights
+
+
 @pytest.mark.parametrize("share", [0.9, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_what_is_advised_fits_by_its_own_forecast(share, forecaster):
     with assume(CARD):
