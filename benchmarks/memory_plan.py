@@ -118,11 +118,12 @@ for config in sys.argv[1:]:
 TRAIN_ON_GPU = """
 from tests.pretend import device
 device.install(memory=64 << 30)
-import gc, sys
+import gc, sys, torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from darkroom.cli.main import main
 for config in sys.argv[1:]:
-    gc.collect()  # what the last run held
+    torch.cuda.synchronize()  # a copy ahead of its use may still be in the queue of a pretended stream
+    gc.collect()
     with sdpa_kernel(SDPBackend.MATH):
         assert main(["train", config]) == 0
 """
