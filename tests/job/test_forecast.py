@@ -389,6 +389,22 @@ def test_published_models_are_planned_without_the_hub(name, flavour, arguments, 
     assert seconds < 90  # on a machine that others use too; docs/benchmarks.md has what it takes alone
 
 
+@pytest.mark.parametrize(("name", "part"), [("sd1x", "safety_checker"), ("longcat_image", "text_processor")])
+def test_a_part_that_a_published_base_is_used_without_is_written_as_diffusers_writes_it(name, part, tmp_path):
+    family = families.get(name)
+    folder = published.folder(family, family.default_flavour, tmp_path)
+
+    assert json.loads((folder / "model_index.json").read_text())[part] == [None, None]
+
+
+def test_clip_encoders_of_hidream_have_room_for_the_captions_that_its_pipeline_gives_them(tmp_path):
+    family = families.get("hidream")
+    folder = published.folder(family, family.default_flavour, tmp_path)
+
+    for part in ("text_encoder", "text_encoder_2"):
+        assert json.loads((folder / part / "config.json").read_text())["max_position_embeddings"] >= 128
+
+
 def test_what_is_not_known_of_a_published_model_is_said(arguments, offline, capsys):
     assert main(["plan", *arguments("ernie", model_flavour=None, optimizer="torch-adamw")]) == 0
     said = capsys.readouterr().out
