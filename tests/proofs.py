@@ -149,11 +149,10 @@ def family_of(item: pytest.Function) -> str:
     return arguments["fault"].family if "fault" in arguments else arguments.get("family") or arguments["name"]
 
 
-def pytest_report_header(config: pytest.Config) -> str | None:
-    """Which families are proven, where slow tests are."""
-    if shows_all(config) or not re.search(r"(?<!not )\bslow", config.option.markexpr):
-        return None
-    return today()[1]
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say which families were proven, where slow tests were."""
+    if not shows_all(config) and re.search(r"(?<!not )\bslow", config.option.markexpr):
+        terminalreporter.write_line(today()[1])
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
