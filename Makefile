@@ -21,7 +21,7 @@ smoke: ## the main paths in two minutes: options, data, runs, resume, plan, draw
 	$(PYTHON) -m pytest -m smoke $(ARGS)
 
 proofs: ## every test and every case of the proofs that the slow tests show on some; writes docs/conformance.md; hours
-	CONFORMANCE_TABLE=docs/conformance.md $(PYTHON) -m pytest -m "not gpu" $(ARGS)
+	FUZZ_SECONDS=60 CONFORMANCE_TABLE=docs/conformance.md $(PYTHON) -m pytest -m "not gpu" $(ARGS)
 
 docs: ## write docs/options, docs/families.md and the tables of README.md from the declarations
 	$(PYTHON) -m darkroom.options.pages
