@@ -173,6 +173,7 @@ def trainer(
         own_clip=row.own_clip,
         scaled=adapter.scaled,
         start_step=draws.start_step,
+        start_update=draws.start_update,
         **way,
     )
 

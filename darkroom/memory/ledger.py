@@ -59,7 +59,10 @@ OF_FAKES = ("FakeTensor", "fake tensor", "meta tensor", "data pointer", "data-de
 
 def shapes_only() -> FakeTensorMode:
     """What makes tensors fake; several ledgers share it if they are to know each other's."""
-    return FakeTensorMode(allow_non_fake_inputs=True)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    # torch remembers what operators answer by weak references, and then refuses to move a parameter that is remembered
+    mode.fake_tensor_converter.set_tensor_memo = lambda meta, fake: None  # type: ignore[method-assign]
+    return mode
 
 
 class _Answer(NamedTuple):

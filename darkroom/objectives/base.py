@@ -40,6 +40,11 @@ class Draws:
         self._seed_own(step)
         torch.manual_seed(derive_seed(self.seed, self.rank, 3, step))
 
+    def start_update(self, step: int) -> None:
+        """Seed torch's global generators for an optimizer that rounds at random: alike in every process, whose weights
+        must stay the same."""
+        torch.manual_seed(derive_seed(self.seed, 4, step))
+
     def _seed_own(self, step: int) -> None:
         self.structure, self.noise = (seeded(self.seed, self.rank, purpose, step) for purpose in (1, 2))
 

@@ -43,6 +43,7 @@ class Stepper:
     settle      brings weights and gradients to where they are updated
     released    how large gradients were that backward itself has used up, where it does
     start_step  is told the number of finished steps before anything is drawn at random
+    start_update  is told it again before the optimizer draws
     """
 
     engine: Accelerator
@@ -58,6 +59,7 @@ class Stepper:
     released: Callable[[], torch.Tensor] | None = None
     scaled: Callable[[float | None], contextlib.AbstractContextManager[None]] = contextlib.nullcontext  # type: ignore[assignment]
     start_step: Callable[[int], None] = lambda step: None
+    start_update: Callable[[int], None] = lambda step: None
 
     def __call__(self, batches: Sequence[Any], step: int) -> Report:
         """Update the weights once from `batches`, whose gradients are averaged. `step` counts finished steps.
@@ -82,6 +84,7 @@ class Stepper:
 
         self.settle()
         size = to_device(self._clip(), self.engine.device)
+        self.start_update(step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=self.options.set_grads_to_none)
         if self.ema:

@@ -230,6 +230,17 @@ def test_a_step_draws_the_same_whatever_was_drawn_before_it_and_in_every_process
     assert len({number for numbers in found[1:] for number in numbers}) == 12
 
 
+def test_an_update_draws_the_same_in_every_process():
+    numbers = []
+    for rank in (0, 1):
+        draws = Draws(1, rank)
+        draws.start_step(3)
+        torch.rand(rank + 1)
+        draws.start_update(3)
+        numbers.append(torch.rand(3).tolist())
+    assert numbers[0] == numbers[1]
+
+
 def test_a_mask_takes_its_part_out_of_the_loss():
     left = (torch.arange(SHAPES["flux"][-1]) < SHAPES["flux"][-1] // 2).float()
     whole, half = told("flux")(0.0), told("flux")(0.0, mask=left)
