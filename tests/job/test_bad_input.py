@@ -32,7 +32,6 @@ from darkroom.pretrained.repository import locate
 from darkroom.report.eventlog import EventLog, read
 from darkroom.train.checkpoint import check
 from darkroom.train.step import Stepper
-from tests.rows import each_row
 
 DONE, DEFECT, MISTAKE, STOPPED = 0, 1, 2, 130
 FULL = "The disk is full: "
@@ -315,7 +314,7 @@ CONFIGS = {
 }
 
 
-@each_row("name", CONFIGS)
+@pytest.mark.parametrize("name", CONFIGS)
 def test_a_config_that_cannot_be_read_is_refused_with_line_and_column(name, told, tmp_path):
     text, problem = CONFIGS[name]
     if name == "folder":
