@@ -44,6 +44,7 @@ from darkroom.families.shared.spec import Latents, SoundTrack
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.optim.schedules import Scheduler, Shape
+from darkroom.options.config import Config
 from darkroom.options.sources import resolve
 from darkroom.train.step import Stepper
 
@@ -77,20 +78,19 @@ deepfloyd.drawn_noise = lambda pictures, generator: torch.zeros_like(pictures)
 
 
 @functools.cache
-def options(name: str, flavour: str) -> Any:
+def options(name: str, flavour: str) -> Config:
     """The options of a tiny run of the flavour."""
     argv = [f"--model_family={name}", f"--model_flavour={flavour}"]
     config = resolve(argv, {}, Path.cwd(), families.defaults, partial=True).config
-    values = {field: getattr(config, field) for field in type(config).model_fields}
     # one guidance for both sides: what the pipeline is called with is what training is told
-    values |= {"flux_guidance_mode": "constant", "flux_guidance_value": 3.0, "validation_guidance": 3.0}
+    values = {"flux_guidance_mode": "constant", "flux_guidance_value": 3.0, "validation_guidance": 3.0}
     # a sampling from noise, as the others are
     values |= {"sdxl_refiner_uses_full_range": True}
     # one level of noise on both sides
     values |= {"deepfloyd_noise_level": 300}
     # first frames as the pipelines give them
     values |= {"ltx_protect_first_frame": True}
-    return SimpleNamespace(**values)
+    return config.model_copy(update=values)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,9 +115,8 @@ class Case:
     changes: tuple[tuple[str, Any], ...] = ()  # of its options
 
     @property
-    def settings(self) -> Any:
-        plain = options(self.family.name, self.flavour)
-        return SimpleNamespace(**{**vars(plain), **dict(self.changes)}) if self.changes else plain
+    def settings(self) -> Config:
+        return options(self.family.name, self.flavour).model_copy(update=dict(self.changes))
 
     @property
     def facts(self) -> Latents:
@@ -418,7 +417,7 @@ def _call_differs(
     case: Case, model: Any, call: dict[str, Any], t: Tensor, sample: Sample, entries: list[dict[str, Tensor]]
 ) -> str | None:
     """The call must be that of some choice of captions, one for each of its rows: a batch pads them together."""
-    x_t = _latents_of(case, call, sample)
+    x_t = _latents_of(case, call, case.trained(sample).shape[1:])
     for frame in case.given_frames(sample):
         gap = (x_t[:, :, frame] - case.trained(sample)[:, :, frame]).abs().max()
         if gap > 1e-4:
@@ -460,10 +459,10 @@ def _noise_level(family: Family, scheduler: Any, timestep: Tensor) -> Tensor:
     return sigma / (1 + sigma) if family.sigma_is_ratio else sigma
 
 
-def _latents_of(case: Case, call: dict[str, Any], sample: Sample) -> Tensor:
-    """The noised latents in the denoiser's first argument; what it is given besides comes behind them."""
+def _latents_of(case: Case, call: dict[str, Any], shape: tuple[int, ...]) -> Tensor:
+    """The noised latents in the denoiser's first argument, of which a step trains `shape`; the rest comes behind."""
     first = next(iter(call.values()))
-    own = case.family.to_pipeline(torch.zeros_like(case.trained(sample))).shape
+    own = case.family.to_pipeline(torch.zeros(1, *shape)).shape
     if isinstance(first, list):  # of pictures as clips of one frame
         first = torch.stack(first).squeeze(2)
     if case.family.packed_by:

@@ -86,7 +86,7 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
     differences: list[str | None] = []
     for i, (*_, given) in enumerate(zip(*stock, strict=True)):
         t = conformance._noise_level(family, whole.scheduler, whole.scheduler.timesteps[i])
-        x_t = conformance._latents_of(case, given)
+        x_t = conformance._latents_of(case, given, case.shape)
         cond = family.stack_text([entry]) | family.conditions(
             conformance.batch([sample_at(x_t)], x_t), settings, torch.Generator().manual_seed(0)
         )

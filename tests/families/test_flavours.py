@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -31,7 +30,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def parts_of(name: str, flavour: str, **changes) -> Parts:
-    settings = SimpleNamespace(**{**vars(conformance.options(name, flavour)), **changes})
+    settings = conformance.options(name, flavour).model_copy(update=changes)
     return Parts(families.get(name), settings, torch.device("cpu"), torch.float32)
 
 

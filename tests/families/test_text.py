@@ -102,8 +102,7 @@ def test_omnigen_without_torchvision_reads_prompts_as_the_stock_pipeline_does():
 
 def test_flux_hides_padding_and_answers_as_for_text_without_it():
     family = families.get("flux")
-    options = conformance.options("flux", "tiny")
-    options.flux_attention_masked_training = True
+    options = conformance.options("flux", "tiny").model_copy(update={"flux_attention_masked_training": True})
     pipe = tiny.build(family)
     entries = family.text_entries(pipe, ["a cat", "two old houses beside a road"], options)
     x_t = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
