@@ -1,7 +1,7 @@
 """Whatever stands in a file, every reader answers with an error that names it, or leaves the file out by a reason.
 
 Each row of READERS makes inputs (right ones with odd values, then damaged bytes) and reads them. An exception that is
-not ours is a failure, and hypothesis shows the smallest input that raises it. A row takes `FUZZ_SECONDS` (4):
+not ours is a failure, and hypothesis shows the smallest input that raises it. A row takes `FUZZ_SECONDS` (15):
 
     FUZZ_SECONDS=600 python -m pytest -n 0 -s -m slow tests/test_fuzz.py -k captions
 """
@@ -52,7 +52,7 @@ from darkroom.storage.local import LocalStore
 from darkroom.storage.urls import LinkStore
 from tests.proofs import number_of_commits
 
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "4"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "15"))
 BATCH = 100
 """Inputs between two looks at the clock."""
 
