@@ -61,7 +61,7 @@ def shapes_only() -> FakeTensorMode:
     """What makes tensors fake; several ledgers share it if they are to know each other's."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # torch remembers what operators answer by weak references, and then refuses to move a parameter that is remembered
-    mode.fake_tensor_converter.set_tensor_memo = lambda meta, fake: None  # type: ignore[method-assign]
+    mode.fake_tensor_converter.set_tensor_memo = lambda t, v: None  # type: ignore[method-assign]
     return mode
 
 
