@@ -208,6 +208,8 @@ class Ledger(TorchDispatchMode):
         if given and _writes_only(func):
             return args[0]
         if _is_of_each(func):
+            if not any(isinstance(t, FakeTensor) for t in given):
+                return self._really(func, args, kwargs)
             return [self._again(_described(t)) for t in args[0]] if func._schema.returns else None
         if given and _only_looks(func) and isinstance(args[0], FakeTensor):
             return self._look(func, args, kwargs)
@@ -303,8 +305,9 @@ class Ledger(TorchDispatchMode):
         self.now[kind] -= size
 
 
-def _described(tensor: FakeTensor) -> _Answer:
-    return _Answer(tensor.shape, tensor.stride(), tensor.dtype, tensor.fake_device)
+def _described(tensor: Tensor) -> _Answer:
+    device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
+    return _Answer(tensor.shape, tensor.stride(), tensor.dtype, device)
 
 
 @functools.cache
