@@ -63,7 +63,9 @@ def _loop(test: Test, plain: Test, rows: list[tuple[str, Row]]) -> Test:
     @functools.wraps(test)
     def through_all(subtests: pytest.Subtests, **given: Any) -> None:
         for number, (title, row) in enumerate(rows):
-            with subtests.test(title[:100]), ExitStack() as stack:
+            # xdist sends titles as UTF-8
+            shown = title[:100].encode(errors="backslashreplace").decode()
+            with subtests.test(shown), ExitStack() as stack:
                 own = dict(given)
                 if "tmp_path" in own:
                     own["tmp_path"] = _folder(given["tmp_path"] / str(number))

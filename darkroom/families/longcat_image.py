@@ -97,7 +97,7 @@ class LongCatImage(Family):
         text = cond["text"]
         # float32 in any precision: bfloat16 has no more than 256 places in a row
         places = image_ids(height, width, x_t.device, torch.float32, PICTURE)
-        places[:, 1:] += LONGEST_TEXT  # behind the text
+        places = torch.cat([places[:, :1], places[:, 1:] + LONGEST_TEXT], dim=1)  # behind the text
         diagonal = torch.arange(text.shape[1], device=x_t.device, dtype=torch.float32)
         tokens = model(
             hidden_states=pack(x_t),

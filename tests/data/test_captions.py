@@ -128,7 +128,7 @@ def test_a_table_gives_captions_and_sizes_without_opening_a_picture(shop, name: 
     rows = {"id": ["sub/p0", "sub/p1"], "description": [["a", "b"], ["c"]], "width": [96, 96], "height": ["64", "64"]}
     if name == "t.parquet":
         rows["height"] = [64, 64]
-    monkeypatch.setattr("darkroom.data.index.table.probe.read_header", lambda path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr("darkroom.data.index.probe.read_header", lambda path: pytest.fail(f"{path} was opened"))
     plan = shop.plan(shop.entry(**table(shop, rows, name))).scan()
     assert plan.captions() == ["a", "b", "c"]
     assert plan.datasets[0].dropped == {"not in the table": 1}

@@ -11,7 +11,6 @@ from PIL import Image
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
-from darkroom.data import report
 from darkroom.data.requirements import Needs
 from darkroom.media import quality
 from tests.media.profiles import rgb_profile
@@ -109,7 +108,7 @@ def test_color_profiles_are_converted_unless_the_entry_ignores_them(shop) -> Non
         cache = plan.latent_cache(plan.datasets[0])
         made[way] = {plan.datasets[0].index.path(row): cache.get(row)["latents"] for row in range(2)}
         what = "converted to sRGB" if way == "convert" else "taken as stored"
-        assert f"color profiles: 1 {what}" in report.table(plan)
+        assert f"color profiles: 1 {what}" in plan.report()
     assert (made["convert"]["p000.png"] == made["ignore"]["p000.png"]).all()
     assert (made["convert"]["wide.png"] - made["ignore"]["wide.png"]).abs().max() > 0.02
 
@@ -130,7 +129,7 @@ def test_an_entry_of_the_cache_is_named_by_how_its_bytes_become_pixels(shop, mon
     plan = shop.filled(shop.entry(train_batch_size=1))
     cache = plan.latent_cache(plan.datasets[0])
     before = cache.key(0)
-    monkeypatch.setattr("darkroom.data.cache.shards.latents.DECODING", 99)
+    monkeypatch.setattr("darkroom.data.cache.latents.DECODING", 99)
     assert cache.key(0) != before
     assert plan.latent_cache(plan.datasets[0]).known(np.arange(1)).tolist() == [False]
 
@@ -143,8 +142,8 @@ def test_only_the_first_frame_of_an_animation_is_used_and_a_warning_says_so(shop
         (shop.pictures / name).with_suffix(".txt").write_text("moving")
     plan = shop.plan(shop.entry(train_batch_size=1)).scan()
     assert "4 of its images are animated or have several pages; only the first frame" in warnings(shop)
-    assert "animated: 4, of which only the first frame is used" in report.table(plan)
-    assert report.as_dict(plan)["datasets"][0]["animated"] == 4
+    assert "animated: 4, of which only the first frame is used" in plan.report()
+    assert plan.as_dict()["datasets"][0]["animated"] == 4
 
 
 def test_files_of_other_kinds_are_counted_and_texts_beside_samples_are_not(shop) -> None:
@@ -156,7 +155,7 @@ def test_files_of_other_kinds_are_counted_and_texts_beside_samples_are_not(shop)
         "not an image or video ending (.pcx, .ico, .mts, .ts, .y4m)": 6,
         "video in a dataset of type image (.mp4)": 1,
     }
-    assert "left out: 6 not an image or video ending" in report.table(plan)
+    assert "left out: 6 not an image or video ending" in plan.report()
 
 
 def test_a_heic_file_without_its_reader_is_left_out_with_the_package_and_read_once_it_is_there(shop, monkeypatch):
@@ -259,7 +258,7 @@ def test_links_that_leave_the_folder_are_followed_and_reported(shop) -> None:
     leaving = [f"far.png -> {outside}", f"linked -> {shop.folder / 'else'}"]
     assert plan.datasets[0].index.leaving == leaving
     assert "2 symbolic links lead out of its folder" in warnings(shop)
-    assert f"links out of the folder: 2, for example {leaving[0]}" in report.table(plan)
+    assert f"links out of the folder: 2, for example {leaving[0]}" in plan.report()
 
 
 def test_a_mask_keeps_its_values_whatever_profile_it_carries(shop) -> None:
