@@ -122,7 +122,7 @@ def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
 @pytest.mark.parametrize("way", ["base", "run", "rehearse"])
 def test_the_vae_goes_after_a_failure_too(way, keeps, tmp_path, monkeypatch):
     made, model = renderer("flux", "tiny")
-    made.options.keep_vae_loaded = keeps
+    made.options = made.parts.options = made.options.model_copy(update={"keep_vae_loaded": keeps})
     validator = Validator(made, [PROMPT], tmp_path, Bus())
     validator.watch(model, SimpleNamespace(ema=None, weights_for_use=contextlib.nullcontext))
 
@@ -205,7 +205,7 @@ def test_parts_take_turns_on_the_device(monkeypatch):
     made, model = renderer("flux", "tiny")
     (plain,) = made.render(model, [PROMPT], 1, "adapter")
     monkeypatch.setattr(CpuOffload, "pre_forward", noted)
-    made.options.enable_model_cpu_offload = True
+    made.options = made.parts.options = made.options.model_copy(update={"enable_model_cpu_offload": True})
     (picture,) = made.render(model, [PROMPT], 1, "adapter")
 
     assert turns == ["FluxTransformer2DModel", "AutoencoderKL"]
