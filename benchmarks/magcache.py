@@ -10,14 +10,13 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 
 from darkroom import families
-from darkroom.options.config import every_option
+from darkroom.options.config import construct, every_option
 from darkroom.tools import generate
 from darkroom.validate import caches
 from darkroom.validate.recipe import Recipe
@@ -38,7 +37,7 @@ def main() -> None:
     torch.set_num_threads(1)
     family = families.get("flux")
     values = {info.name: info.default for info in every_option()} | family.option_defaults("embedded")
-    options = SimpleNamespace(**{**values, "model_flavour": "embedded"})
+    options = construct({**values, "model_flavour": "embedded"})
     from darkroom.pretrained.repository import locate
 
     base = locate(family.flavour("embedded").repository, family)

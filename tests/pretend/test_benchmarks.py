@@ -42,4 +42,5 @@ def test_the_agenda_runs_on_a_gpu_and_keeps_what_each_part_has_found(tmp_path):
         row.get("row") or row.get("kernel") or row.get("family"): row["problem"] for row in rows if "problem" in row
     }
     assert problems.keys() <= REAL_ONLY, problems
-    assert all(row["peak_gib"] > 0 for row in rows if "step_s" in row)
+    # a whole run says the memory of its phases in its own report
+    assert all(row["peak_gib"] > 0 for row in rows if "step_s" in row and "run" not in row)
