@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    from darkroom.options.config import Config
 
 
 def with_noise(picture: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
@@ -23,7 +20,7 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def through_jpeg(picture: np.ndarray, quality: int, **options: Config) -> np.ndarray:
+def through_jpeg(picture: np.ndarray, quality: int, **options: Any) -> np.ndarray:
     """The picture after it was stored as JPEG once; `options` are Pillow's."""
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, "jpeg", quality=quality, **options)
