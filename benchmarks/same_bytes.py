@@ -16,13 +16,11 @@ import io
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
 import kills
 
 Options = dict[str, Any]

@@ -29,16 +29,6 @@ class Card:
     room: int
     capability: tuple[int, int]
 
-    @property
-    def has_bf16(self) -> bool:
-        """Does it multiply bfloat16 in its tensor cores?"""
-        return self.capability >= BF16
-
-    @property
-    def has_fp8(self) -> bool:
-        """Does it multiply eight-bit floats in its tensor cores?"""
-        return self.capability >= FP8
-
     def __str__(self) -> str:
         major, minor = self.capability
         return f"{self.name}, {show_size(self.memory)}, compute capability {major}.{minor}"

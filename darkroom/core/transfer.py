@@ -13,23 +13,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import _pytree as pytree
 
+from darkroom.core.device import HOST
 from darkroom.core.pinned import empty_pinned_like
 
-HOST = torch.device("cpu")
 # bytes that may be underway before they are waited for: more would only pin more of the host's memory
 MOST_UNDERWAY = 256 << 20
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     """A value with its tensors changed: itself, or those in dicts, lists and tuples; anything else stays as it is."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {name: map_tensors(change, item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(map_tensors(change, item) for item in value)
-    return value
+    return pytree.tree_map_only(Tensor, change, value)
 
 
 def pin(tensor: Tensor) -> Tensor:

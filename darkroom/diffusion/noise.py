@@ -38,7 +38,7 @@ def perturbation(amount: float, steps: int, step: int) -> float:
 
 
 def derive_seed(seed: int, *path: int) -> int:
-    """A seed of its own, 0..2^63 - 1, for `seed` and a path of numbers (rank, purpose), far from its neighbours."""
+    """A seed of its own, 0..2^63 - 1, for `seed` and a path of numbers (rank, purpose), far from its neighbors."""
     state = seed & (2**64 - 1)
     for number in path:
         # splitmix64: neighbouring seeds give unrelated streams

@@ -436,6 +436,11 @@ class Family:
         most = 0 if facts.picture == "none" else SEVERAL if facts.several else 1
         return range(1 if facts.picture == "needed" else 0, most + 1)
 
+    def clip_frames(self, options: Config) -> int:
+        """Frames of a validation clip: the largest legal number of them, at most `validation_num_video_frames`."""
+        assert options.validation_num_video_frames is not None, f"{self.name} fills it"
+        return self.latents.whole_frames(options.validation_num_video_frames)
+
     def known_to_pipeline(self, call: Mapping[str, Any], options: Config, masks: bool = False) -> dict[str, Any]:
         """The arguments that the pipeline of the run, or of prompts with a mask, knows of the family's own."""
         way = self.inpaints(options) if masks else self.control(options)

@@ -218,7 +218,7 @@ class HunyuanVideo(FromFirstFrame):
         return {name: getattr(options, name) for name in ("validation_guidance", "tokenizer_max_length")}
 
     def call(self, options: Config) -> dict[str, Any]:
-        return {"num_frames": self.latents.whole_frames(options.validation_num_video_frames or 1)}
+        return {"num_frames": self.clip_frames(options)}
 
     def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
         return {} if self.starts(options) else super().size_call(width, height, options)

@@ -321,7 +321,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
         return super().pipeline_decodes_for(flavour) or self._way(flavour) == BEHIND
 
     def call(self, options: Config) -> dict[str, Any]:
-        frames = self.latents.whole_frames(options.validation_num_video_frames or 1)
+        frames = self.clip_frames(options)
         if self._way(options.model_flavour) == BEHIND and frames <= CUT:
             raise ConfigError(
                 "validation_num_video_frames",

@@ -179,7 +179,7 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
     # -- the stock pipeline ----------------------------------------------------------------------------------------
 
     def call(self, options: Config) -> dict[str, Any]:
-        frames = self.latents.whole_frames(options.validation_num_video_frames or 1)
+        frames = self.clip_frames(options)
         if self.starts(options) and frames < LEAST_FRAMES:
             raise ConfigError(
                 "validation_num_video_frames",

@@ -161,7 +161,7 @@ class LTXVideo(Family):
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.latents.whole_frames(options.validation_num_video_frames or 1),
+            "num_frames": self.clip_frames(options),
             "frame_rate": options.framerate or self.fps,
         }
 

@@ -118,7 +118,7 @@ class SanaVideo(Sana):
         )[0]
 
     def call(self, options: Config) -> dict[str, Any]:
-        return {**super().call(options), "frames": self.latents.whole_frames(options.validation_num_video_frames or 1)}
+        return {**super().call(options), "frames": self.clip_frames(options)}
 
 
 FAMILY = SanaVideo()

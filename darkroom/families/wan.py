@@ -396,7 +396,7 @@ class Wan(FromFirstFrame):
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.latents.whole_frames(options.validation_num_video_frames or 1),
+            "num_frames": self.clip_frames(options),
         }
 
     def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:

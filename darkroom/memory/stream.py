@@ -25,7 +25,6 @@ from darkroom.core.transfer import HostGradients, when_gradient_is_complete
 
 # a copy that starts at a multiple of this is as fast as any
 ALIGNED = 256
-HOST = torch.device("cpu")
 
 
 def plain_tensors(holder: Any) -> Iterator[Tensor]:

@@ -97,7 +97,7 @@ class AdamWBF16(torch.optim.Optimizer):
                 self._decay(several, group)
 
     def _batches(self, parameters: list[Tensor]) -> Iterator[list[Tensor]]:
-        """Neighbours to be updated together: alike, and of `TOGETHER` numbers at most, unless one alone has more.
+        """Neighbors to be updated together: alike, and of `TOGETHER` numbers at most, unless one alone has more.
 
         A parameter without a state yet comes alone, as what it owes of decay is drawn just before its noise.
         """
@@ -166,7 +166,7 @@ class AdamWBF16(torch.optim.Optimizer):
         put("c", rounded(torch._foreach_add(due, torch._foreach_sub(old, _cast(several)))))
 
     def _decay(self, several: list[Tensor], group: dict[str, Any]) -> None:
-        """Decay is paid in instalments large enough to register in bfloat16."""
+        """Decay is paid in installments large enough to register in bfloat16."""
         due: list[tuple[Tensor, dict[str, Any]]] = []
         for p in several:
             state = self.state[p]

@@ -10,7 +10,7 @@ import torch
 
 import darkroom
 from darkroom.core import device
-from darkroom.core.cards import CARDS, find_card
+from darkroom.core.cards import BF16, CARDS, FP8, find_card
 from darkroom.core.errors import ConfigError
 from tests.rows import each_row
 
@@ -41,8 +41,7 @@ def test_a_size_alone_is_a_card_of_that_memory(text):
 
     assert card.memory == 24 * GIB
     assert 0.9 * card.memory < card.room < card.memory
-    assert card.has_bf16
-    assert not card.has_fp8
+    assert BF16 <= card.capability < FP8
 
 
 @each_row("name", CARDS)
@@ -51,7 +50,10 @@ def test_every_card_is_found_by_its_own_name(name):
 
 
 def test_what_a_card_can_do_follows_from_its_capability():
-    able = {name: (CARDS[name].has_bf16, CARDS[name].has_fp8) for name in ("T4", "RTX 3090", "RTX 4090", "H100")}
+    able = {
+        name: (CARDS[name].capability >= BF16, CARDS[name].capability >= FP8)
+        for name in ("T4", "RTX 3090", "RTX 4090", "H100")
+    }
 
     assert able == {
         "T4": (False, False), "RTX 3090": (True, False), "RTX 4090": (True, True), "H100": (True, True)

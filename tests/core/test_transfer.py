@@ -8,7 +8,8 @@ import weakref
 import torch
 from torch import Tensor, nn
 
-from darkroom.core.transfer import HOST, Arrivals, HostGradients, map_tensors, to_device, when_gradient_is_complete
+from darkroom.core.device import HOST
+from darkroom.core.transfer import Arrivals, HostGradients, map_tensors, to_device, when_gradient_is_complete
 
 
 def test_tensors_are_found_in_whatever_holds_them_and_the_rest_stays():

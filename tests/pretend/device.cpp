@@ -631,7 +631,6 @@ void pretend_hand_out_default() { hand_out_default = true; }
 size_t pretend_held() { return on_device.now; }
 size_t pretend_peak() { return on_device.peak; }
 void pretend_reset_peak() { on_device.peak = on_device.now; }
-size_t pretend_pinned() { return pinned.now; }
 size_t pretend_pinned_peak() { return pinned.peak; }
 void pretend_reset_pinned_peak() { pinned.peak = pinned.now; }
 void pretend_register_host(void* start, size_t bytes) { pinned.add(start, bytes, bytes); }

@@ -62,7 +62,6 @@ class Seen:
     waits: Counter[str] = dataclasses.field(default_factory=Counter)
     copies: Counter[str] = dataclasses.field(default_factory=Counter)
     refused: Counter[str] = dataclasses.field(default_factory=Counter)
-    copied_bytes: int = 0
 
 
 class Card:
@@ -85,7 +84,7 @@ class Card:
         self.library, self.total_memory, self.capability = library, memory, capability
         self.major, self.minor = capability
         self.watching: list[Seen] = []
-        for name in ("held", "peak", "pinned", "pinned_peak"):
+        for name in ("held", "peak", "pinned_peak"):
             getattr(library, f"pretend_{name}").restype = ctypes.c_size_t
         library.pretend_register_host.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
         library.pretend_unregister_host.argtypes = (ctypes.c_void_p,)
@@ -143,7 +142,6 @@ class Card:
         row = f"{what.decode()} at {_place(sys._getframe(1))}"
         for seen in self.watching:
             getattr(seen, KINDS[kind])[row] += 1
-            seen.copied_bytes += size
 
 
 def _place(frame: FrameType | None) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,3 @@ def own_waits(waits: dict[str, int]) -> dict[str, int]:
     """Those that Darkroom's own lines cause, and not a library's inside a call of it or in a recomputation."""
     lines = {row: row.rpartition(" at ")[2].partition(":")[0] for row in waits}
     return {row: count for row, count in waits.items() if (PACKAGE / lines[row]).is_file() and " > " not in row}
-
-
-def pairs(first: list[str], second: list[str]) -> list[tuple[str, str]]:
-    """Every pair of one of each."""
-    return list(itertools.product(first, second))

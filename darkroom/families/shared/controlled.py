@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 class ControlledDenoiser:
-    """A model that is given the same control picture at every call; everything else is the model's."""
+    """A denoiser that is given the same control image at every call; everything else is the model's."""
 
     def __init__(self, model: Any, control: Tensor):
         self._model, self._control = model, control
