@@ -91,6 +91,11 @@ def test_it_descends(name):
 
 @each_row("name", INSTALLED)
 def test_its_state_survives_a_checkpoint_to_the_byte(name):
+    resume_through_a_file(name)
+
+
+def resume_through_a_file(name: str) -> None:
+    """Asks that seven steps, a checkpoint and five more are twelve steps."""
     bowl, resumed = Bowl(name), Bowl(name)
     bowl.run(7)
     with torch.no_grad():
@@ -111,7 +116,7 @@ def test_its_state_survives_a_checkpoint_to_the_byte(name):
 # they share their compiled update, but for what is done to the state
 @pytest.mark.parametrize("name", [name for name in INSTALLED if OPTIMIZERS[name].compiles][:2])
 def test_a_compiled_update_resumes_to_the_byte_and_is_the_written_one(name):
-    test_its_state_survives_a_checkpoint_to_the_byte(name)
+    resume_through_a_file(name)
     bowl, written = Bowl(name), Bowl(name)
     bowl.run(3)
     with torch.compiler.set_stance("force_eager"):
