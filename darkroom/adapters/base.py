@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from darkroom.core.files import atomic
+from darkroom.core.files import write_atomically
 
 # what a module says that keeps its trained parameters in a file beside the adapter: the file, and a header for it
 KEPT_IN, ABOUT = "kept_in", "header"
@@ -150,7 +150,7 @@ def save_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str,
     """Write tensors and text metadata atomically. Equal contents give equal bytes."""
     from safetensors.torch import save_file
 
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, {"format": "pt", **metadata})
         _sort_metadata(temporary)
 

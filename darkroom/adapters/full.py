@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from darkroom.adapters.base import Adapter
 from darkroom.core.errors import ConfigError
-from darkroom.core.files import disk_full_says, follow_umask
+from darkroom.core.files import explain_disk_full, follow_umask
 from darkroom.core.precision import cast_weights
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ class FullWeights(Adapter):
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write each denoiser as diffusers does: `<component>/config.json` and its weights."""
         for component, member in self.members.items():
-            with disk_full_says(folder, f"the {component}"):
+            with explain_disk_full(folder, f"the {component}"):
                 member.save_pretrained(folder / component)  # type: ignore[operator]
                 follow_umask(folder / component)
 

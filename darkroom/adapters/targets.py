@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ConfigError
-from darkroom.core.registry import nearest
+from darkroom.core.registry import find_nearest
 from darkroom.options.config import option_info
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def target_modules(options: Config, presets: Mapping[str, Sequence[str]]) -> lis
     preset = options.flux_lora_target
     if preset and options.model_family in option_info("flux_lora_target").families:
         if preset not in presets:
-            hint = ", ".join(nearest(preset, presets) or presets)
+            hint = ", ".join(find_nearest(preset, presets) or presets)
             raise ConfigError(
                 "flux_lora_target",
                 preset,

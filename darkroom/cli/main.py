@@ -13,9 +13,9 @@ from pathlib import Path
 from darkroom import __version__
 from darkroom.core import log
 from darkroom.core.errors import DarkroomError
-from darkroom.core.files import disk_full_message, full_disk
+from darkroom.core.files import disk_full_errno, disk_full_message
 from darkroom.core.memory import is_memory_full, memory_full_message
-from darkroom.core.registry import import_path, nearest
+from darkroom.core.registry import find_nearest, import_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in COMMANDS:
-        hint = nearest(name, COMMANDS)
+        hint = find_nearest(name, COMMANDS)
         meant = f" Did you mean {' or '.join(hint)}?" if hint else ""
         print(f"There is no command '{name}'.{meant} `darkroom --help` lists them.", file=sys.stderr)
         return 2
@@ -110,7 +110,7 @@ def said_by_the_system(error: Exception) -> str | None:
     if is_memory_full(error):
         return memory_full_message(error)
     where = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else Path.cwd()
-    if (number := full_disk(error)) is not None:
+    if (number := disk_full_errno(error)) is not None:
         return disk_full_message(where.parent, where.name, number)
     if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
         return (

@@ -21,7 +21,7 @@ from typing import Any
 
 from darkroom.core.errors import UserError
 from darkroom.core.log import redact
-from darkroom.core.registry import nearest
+from darkroom.core.registry import find_nearest
 from darkroom.options.config import SECTIONS, every_option, option_names
 from darkroom.options.field import OptionInfo
 from darkroom.options.pages import facts_of
@@ -78,7 +78,7 @@ def _chosen(names: Sequence[str], word: str | None, pending: bool) -> list[Optio
 def _named(name: str) -> OptionInfo:
     plain = name.lstrip("-").replace("-", "_")
     if plain not in option_names():
-        hint = nearest(plain, option_names())
+        hint = find_nearest(plain, option_names())
         meant = f"did you mean {' or '.join(hint)}?" if hint else "list all with: darkroom options"
         raise UserError(f"There is no option '{name}'.\n  {meant[:1].upper()}{meant[1:]}")
     return option_names()[plain]

@@ -32,9 +32,9 @@ def run(argv: list[str]) -> int:
     as_json = take_flag(argv, "--json")
     card = find_card(text) if (text := take_value(argv, OPTION)) else None
     settings = resolved(argv)
-    from darkroom.core.device import assume
+    from darkroom.core.device import assume_card
 
-    with assume(card) if card else contextlib.nullcontext():
+    with assume_card(card) if card else contextlib.nullcontext():
         print_plan(settings, as_json)
     return 0
 

@@ -6,7 +6,7 @@ import dataclasses
 import re
 
 from darkroom.core.errors import ConfigError
-from darkroom.core.registry import nearest
+from darkroom.core.registry import find_nearest
 from darkroom.core.units import parse_size, show_size
 
 MIB = 2**20
@@ -93,7 +93,7 @@ _MAKER = re.compile(r"^(nvidia)?(geforce|tesla)?")
 # without a unit only what is no number of a model
 _IS_SIZE = re.compile(r"^(\d{1,3}(\.\d+)?|\d+(\.\d+)?\s*([KMGT]i?B?|B))$", re.IGNORECASE)
 OPTION = "--for"
-MOST_NAMED = 4
+MAX_NAMES = 4
 
 
 def find_card(text: str) -> Card:
@@ -105,21 +105,21 @@ def find_card(text: str) -> Card:
     ('RTX 4090', 'A100-40GB', True)
     """
     if _IS_SIZE.match(text.strip()):
-        return _of_size(text.strip())
-    wanted = _plain(text)
-    plain = {name: _plain(name) for name in CARDS}
-    several = [name for name in CARDS if wanted and plain[name].startswith(wanted)]
-    by_number = [name for name in CARDS if wanted[:1].isdigit() and plain[name].endswith(wanted)]
-    for fits in ([name for name in CARDS if plain[name] == wanted], by_number, several):
-        if len(fits) == 1:
-            return CARDS[fits[0]]
-    near = several[:MOST_NAMED] or nearest(text, CARDS)
+        return _parse_card_size(text.strip())
+    plain_name = _normalize_name(text)
+    plain = {name: _normalize_name(name) for name in CARDS}
+    several = [name for name in CARDS if plain_name and plain[name].startswith(plain_name)]
+    by_number = [name for name in CARDS if plain_name[:1].isdigit() and plain[name].endswith(plain_name)]
+    for matches in ([name for name in CARDS if plain[name] == plain_name], by_number, several):
+        if len(matches) == 1:
+            return CARDS[matches[0]]
+    near = several[:MAX_NAMES] or find_nearest(text, CARDS)
     problem = f"This card is not known; did you mean {' or '.join(near)}?" if near else "This card is not known."
-    others = "" if near else f", or one of: {', '.join(CARDS)}"
-    raise ConfigError(OPTION, text, "command line", problem, f"Give its memory, such as 24GiB{others}.")
+    hint = "" if near else f", or one of: {', '.join(CARDS)}"
+    raise ConfigError(OPTION, text, "command line", problem, f"Give its memory, such as 24GiB{hint}.")
 
 
-def _of_size(text: str) -> Card:
+def _parse_card_size(text: str) -> Card:
     plain = re.sub(r"(?i)i?b$", "", text)
     memory = parse_size(plain if plain[-1].isalpha() else f"{plain}G")
     if memory <= CONTEXT:
@@ -127,5 +127,5 @@ def _of_size(text: str) -> Card:
     return empty_card(f"a card of {show_size(memory)}", memory, USUAL)
 
 
-def _plain(name: str) -> str:
+def _normalize_name(name: str) -> str:
     return _MAKER.sub("", re.sub(r"[^a-z0-9]", "", name.lower()))

@@ -9,7 +9,7 @@ import time
 class Clock:
     """The machine's clock."""
 
-    def now(self) -> str:
+    def utc_timestamp(self) -> str:
         """The moment in UTC, ISO 8601, to the millisecond."""
         return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
 
@@ -24,7 +24,7 @@ class FixedClock(Clock):
     def __init__(self, start: float = 0.0):
         self.value = start
 
-    def now(self) -> str:
+    def utc_timestamp(self) -> str:
         """The start of 1970 plus the seconds told."""
         return datetime.datetime.fromtimestamp(self.value, datetime.UTC).isoformat(timespec="milliseconds")
 

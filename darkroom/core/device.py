@@ -20,7 +20,7 @@ _assumed: contextvars.ContextVar[Card | None] = contextvars.ContextVar("assumed_
 
 
 @contextlib.contextmanager
-def assume(card: Card) -> Iterator[None]:
+def assume_card(card: Card) -> Iterator[None]:
     """Inside, the answers are those of a machine with this card."""
     token = _assumed.set(card)
     try:
@@ -29,7 +29,7 @@ def assume(card: Card) -> Iterator[None]:
         _assumed.reset(token)
 
 
-def assumed_card() -> Card | None:
+def get_assumed_card() -> Card | None:
     """The card that is assumed; None where this machine is asked."""
     return _assumed.get()
 
@@ -71,12 +71,12 @@ def device_name(device: torch.device) -> str:
     return card.name if card and device == ASSUMED else torch.cuda.get_device_name(device)
 
 
-def card_of_run() -> Card | None:
+def find_run_card() -> Card | None:
     """The card that a run here would use: the assumed one, or this machine's with what is free of it; None without."""
     if card := _assumed.get():
         return card
     if not torch.cuda.is_available():
         return None
     free, total = torch.cuda.mem_get_info()
-    own = torch.cuda.memory_reserved()
-    return Card(torch.cuda.get_device_name(), total, free + own, torch.cuda.get_device_capability())
+    reserved = torch.cuda.memory_reserved()
+    return Card(torch.cuda.get_device_name(), total, free + reserved, torch.cuda.get_device_capability())

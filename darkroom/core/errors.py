@@ -17,9 +17,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from darkroom.core.text import printable
+from darkroom.core.text import escape_unprintable
 
-MOST_SHOWN = 300
+MAX_VALUE_LENGTH = 300
 """Letters of a wrong value that a message shows."""
 
 
@@ -29,7 +29,7 @@ class DarkroomError(Exception):
     exit_code = 1
 
     def __init__(self, *words: object):
-        super().__init__(*(printable(word) if isinstance(word, str) else word for word in words))
+        super().__init__(*(escape_unprintable(word) if isinstance(word, str) else word for word in words))
 
 
 class UserError(DarkroomError):
@@ -46,8 +46,8 @@ class ConfigError(UserError):
 
     def __init__(self, option: str, got: object, source: str, problem: str, change: str):
         self.option, self.got, self.source, self.problem, self.change = option, got, source, problem, change
-        shown = printable(repr(got) if isinstance(got, str) else str(got), MOST_SHOWN)
-        head = option if got is _ABSENT else f"{option} = {shown}"
+        shortened_value = escape_unprintable(repr(got) if isinstance(got, str) else str(got), MAX_VALUE_LENGTH)
+        head = option if got is _ABSENT else f"{option} = {shortened_value}"
         origin = f" (from {source})" if source else ""
         super().__init__(f"{head}{origin}\n  {problem}\n  {change}")
 
@@ -92,10 +92,10 @@ class MissingPackage(UserError):
     """An optional package is not installed."""
 
     def __init__(self, package: str, extra: str, purpose: str):
-        wanted = f"darkroom-trainer[{extra}]" if extra else package
+        requirement = f"darkroom-trainer[{extra}]" if extra else package
         super().__init__(
             f"{purpose} needs the package '{package}', which is not installed.\n"
-            f"  Install it with: pip install '{wanted}'"
+            f"  Install it with: pip install '{requirement}'"
         )
 
 

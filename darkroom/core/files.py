@@ -28,20 +28,20 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextlib.contextmanager
-def disk_full_says(path: Path, what: str) -> Iterator[None]:
+def explain_disk_full(path: Path, contents: str) -> Iterator[None]:
     """Turn 'no space left' (and an exceeded quota or file size) into a message that says what did not fit and where."""
     try:
         yield
     except DiskFullError:
         raise
     except Exception as cause:
-        number = full_disk(cause)
+        number = disk_full_errno(cause)
         if number is None:
             raise
-        raise DiskFullError(disk_full_message(path, what, number)) from cause
+        raise DiskFullError(disk_full_message(path, contents, number)) from cause
 
 
-def full_disk(cause: BaseException) -> int | None:
+def disk_full_errno(cause: BaseException) -> int | None:
     """The system's error number if `cause` says that a write did not fit, else None."""
     if isinstance(cause, OSError) and cause.errno is not None:
         return cause.errno if cause.errno in FULL else None
@@ -49,11 +49,11 @@ def full_disk(cause: BaseException) -> int | None:
     return next((n for n in FULL if f"os error {n})" in str(cause) or os.strerror(n) in str(cause)), None)
 
 
-def disk_full_message(path: Path, what: str, number: int = errno.ENOSPC) -> str:
+def disk_full_message(path: Path, contents: str, number: int = errno.ENOSPC) -> str:
     """The words for a full disk at `path`."""
     reason = "" if number == errno.ENOSPC else f"; the system says: {os.strerror(number)}"
     return (
-        f"The disk is full: {what} could not be written to {path} ({show_size(free_bytes(path))} free{reason}).\n"
+        f"The disk is full: {contents} could not be written to {path} ({show_size(free_bytes(path))} free{reason}).\n"
         "  Nothing that was saved before is damaged. Free some space, or point output_dir and the cache "
         "directories to another disk, and start again; with resume_from_checkpoint latest (the default) the run goes "
         "on from its last checkpoint."
@@ -61,7 +61,7 @@ def disk_full_message(path: Path, what: str, number: int = errno.ENOSPC) -> str:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[Path]:
+def write_atomically(path: Path) -> Iterator[Path]:
     """Write beside `path`, then rename over it; a failure leaves the old file and no leftovers.
 
     >>> with atomic(target) as temporary:
@@ -71,7 +71,7 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with disk_full_says(path.parent, path.name):
+        with explain_disk_full(path.parent, path.name):
             yield temporary
             follow_umask(temporary)
             fsync(temporary)
@@ -112,13 +112,13 @@ def fsync(path: Path) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Atomically write UTF-8 text."""
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Atomically write bytes."""
-    with atomic(path) as temporary:
+    with write_atomically(path) as temporary:
         temporary.write_bytes(content)
 
 
@@ -155,7 +155,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def is_there(path: Path) -> bool:
+def path_exists(path: Path) -> bool:
     """Whether there is anything of this path, in the same way."""
     return is_file(path) or is_folder(path)
 
@@ -168,7 +168,7 @@ def is_folder(path: Path) -> bool:
         return False
 
 
-def home_of(path: str) -> Path:
+def expand_home(path: str) -> Path:
     """A path as people write it, whose `~` means the home folder, where there is one of that name."""
     try:
         return Path(path).expanduser()
@@ -181,7 +181,7 @@ def safe_name(text: str, limit: int = 80) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text).strip("._")[:limit] or "unnamed"
 
 
-def inside(folder: Path, name: str) -> Path:
+def join_inside(folder: Path, name: str) -> Path:
     """`folder / name`, refusing names that lead outside. Raises ValueError."""
     path = (Path(folder) / name).resolve()
     if not path.is_relative_to(Path(folder).resolve()):

@@ -23,7 +23,7 @@ _TOKEN = re.compile(r"\b(hf_[A-Za-z0-9]{8,}|sk-[A-Za-z0-9-]{8,}|AKIA[A-Z0-9]{12,
 _TALKATIVE = ("torch.utils._pytree",)
 # libraries that print by handlers of their own, and the variables that keep them from it while they are imported
 _VERBOSITY = ("TRANSFORMERS_VERBOSITY", "DIFFUSERS_VERBOSITY")
-_OTHERS = "others"
+_OTHER_LIBRARIES = "others"
 # user and password, and what signs a URL for whoever has it
 _USER = re.compile(r"(\w+://)[^/\s@'\"]+@")
 _SIGNED = re.compile(r"(?i)([?&](?:sig|signature|x-amz-[\w-]+|x-goog-[\w-]+|[\w-]*token|[\w-]*key)=)[^&\s\"']+")
@@ -66,16 +66,18 @@ def redact(text: str) -> str:
     return _TOKEN.sub("***", text)
 
 
-def redacted(value: Any) -> Any:
+def redact_values(value: Any) -> Any:
     """A JSON value with its texts redacted, and whatever stands under a secret's name replaced by `***`."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, dict):
-        return {k: "***" if v and isinstance(k, str) and _KEY.fullmatch(k) else redacted(v) for k, v in value.items()}
-    return [redacted(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {
+            k: "***" if v and isinstance(k, str) and _KEY.fullmatch(k) else redact_values(v) for k, v in value.items()
+        }
+    return [redact_values(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
-class _Redacted(logging.Formatter):
+class _RedactingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         return redact(super().format(record))
 
@@ -92,7 +94,7 @@ def setup(main_process: bool = True) -> None:
     """
     level = os.environ.get("DARKROOM_LOG_LEVEL") or os.environ.get("SIMPLETUNER_LOG_LEVEL") or "INFO"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Redacted("%(message)s"))
+    handler.setFormatter(_RedactingFormatter("%(message)s"))
     root = logging.getLogger("darkroom")
     root.handlers = [handler]
     root.setLevel(level.upper() if main_process else logging.ERROR)
@@ -101,20 +103,20 @@ def setup(main_process: bool = True) -> None:
         logging.getLogger(name).setLevel(logging.ERROR)
     for name in _VERBOSITY:
         os.environ.setdefault(name, "error")
-    others, top = logging.StreamHandler(sys.stderr), logging.getLogger()
-    others.setFormatter(_Redacted("%(message)s"))
-    others.setLevel(logging.ERROR)
-    others.set_name(_OTHERS)
-    for earlier in [handler for handler in top.handlers if handler.get_name() == _OTHERS]:
+    other_handler, top = logging.StreamHandler(sys.stderr), logging.getLogger()
+    other_handler.setFormatter(_RedactingFormatter("%(message)s"))
+    other_handler.setLevel(logging.ERROR)
+    other_handler.set_name(_OTHER_LIBRARIES)
+    for earlier in [handler for handler in top.handlers if handler.get_name() == _OTHER_LIBRARIES]:
         top.removeHandler(earlier)
-    top.addHandler(others)
+    top.addHandler(other_handler)
 
 
 def to_file(path: Path) -> logging.Handler:
     """Also write every record to `path`, with times."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = _FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Redacted("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in ("darkroom", None):  # the latter for libraries
         logging.getLogger(name).addHandler(handler)
     return handler

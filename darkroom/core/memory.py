@@ -38,19 +38,19 @@ _SIGNS = (
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 LARGE_BLOCK = 1 << 20
 LARGEST_THRESHOLD = 32 << 20  # glibc takes no more
-MOST = (1 << 31) - 1
+MALLOPT_MAX = (1 << 31) - 1
 
 
 def is_memory_full(cause: BaseException) -> bool:
     """Does `cause` say that memory ran out? By its type if it is a MemoryError, else by what it says."""
     if isinstance(cause, MemoryError):
         return True
-    said = str(cause).lower()
-    return isinstance(cause, (RuntimeError, OSError)) and any(sign in said for sign in _SIGNS)
+    message = str(cause).lower()
+    return isinstance(cause, (RuntimeError, OSError)) and any(sign in message for sign in _SIGNS)
 
 
 @contextlib.contextmanager
-def memory_full_says() -> Iterator[None]:
+def explain_memory_full() -> Iterator[None]:
     """Turn running out of memory into advice. Raises MemoryFullError."""
     try:
         yield
@@ -65,9 +65,9 @@ def memory_full_says() -> Iterator[None]:
 def memory_full_message(cause: BaseException, advice: str = "") -> str:
     """The words for a full memory, with what the library said, and what was found out for this very run."""
     first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
-    found = f"  {advice}\n" if advice else ""
+    hint = f"  {advice}\n" if advice else ""
     return (
-        f"Out of memory: {first[:300]}\n{found}"
+        f"Out of memory: {first[:300]}\n{hint}"
         "  What was saved is intact; with resume_from_checkpoint latest (the default) the run goes on from its last "
         "checkpoint. While training, lower "
         "train_batch_size (and raise gradient_accumulation_steps) or resolution, set gradient_checkpointing to true, "
@@ -77,7 +77,7 @@ def memory_full_message(cause: BaseException, advice: str = "") -> str:
     )
 
 
-def held() -> int:
+def resident_bytes() -> int:
     """Bytes of memory that this process holds, mapped files with them: its resident size."""
     return int(_process(os.getpid()).memory_info().rss)
 
@@ -90,18 +90,18 @@ def _process(pid: int) -> psutil.Process:
     return psutil.Process(pid)
 
 
-def available() -> int:
+def available_bytes() -> int:
     """Bytes that a program could still take on this machine, or in this container if that has a limit of its own."""
     import psutil
 
     free = int(psutil.virtual_memory().available)
-    most, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     with contextlib.suppress(OSError, ValueError):
-        free = min(free, int(most.read_text()) - int(used.read_text()))
+        free = min(free, int(limit.read_text()) - int(used.read_text()))
     return free
 
 
-def give_back_freed() -> None:
+def release_freed_memory() -> None:
     """Have glibc give large blocks back as soon as they are freed. It keeps them otherwise, and the more of them the
     more sizes there are, so that a process holds up to twice what it uses. Elsewhere it does nothing."""
     _set_thresholds(LARGE_BLOCK, LARGE_BLOCK)
@@ -111,11 +111,11 @@ def give_back_freed() -> None:
 def keep_freed_memory() -> Iterator[None]:
     """Inside, freed blocks up to 32 MiB stay with the process: what every step frees, the next one wants again, and the
     system would fill each page with zeros anew. They are given back at the end."""
-    _set_thresholds(LARGEST_THRESHOLD, MOST)
+    _set_thresholds(LARGEST_THRESHOLD, MALLOPT_MAX)
     try:
         yield
     finally:
-        give_back_freed()
+        release_freed_memory()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from types import ModuleType
 from darkroom.core.errors import MissingPackage
 
 
-def need(module: str, extra: str, purpose: str) -> ModuleType:
+def import_optional(module: str, extra: str, purpose: str) -> ModuleType:
     """Import `module`, or say which extra installs it. Raises MissingPackage."""
     try:
         return importlib.import_module(module)

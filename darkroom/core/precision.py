@@ -14,6 +14,6 @@ def cast_weights(model: nn.Module, dtype: torch.dtype) -> None:
     """
     wide = frozenset(getattr(model, "_keep_in_fp32_modules", None) or ())
     for name, parameter in model.named_parameters():
-        wanted = torch.float32 if wide.intersection(name.split(".")) else dtype
-        if parameter.is_floating_point() and parameter.dtype != wanted:
-            parameter.data = parameter.data.to(wanted)
+        target_dtype = torch.float32 if wide.intersection(name.split(".")) else dtype
+        if parameter.is_floating_point() and parameter.dtype != target_dtype:
+            parameter.data = parameter.data.to(target_dtype)

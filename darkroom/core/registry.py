@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 Row = TypeVar("Row")
 
 
-def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
+def find_nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     """Up to `count` names that a mistyped `name` may have meant, best first."""
     return difflib.get_close_matches(name, list(names), n=count, cutoff=0.55)
 
@@ -56,7 +56,7 @@ class Table(Mapping[str, Row], Generic[Row]):
         self._discover()
         key = self._aliases.get(name, name)
         if key not in self._rows:
-            hint = nearest(name, [*self._rows, *self._aliases])
+            hint = find_nearest(name, [*self._rows, *self._aliases])
             raise KeyError(f"no {self.kind} '{name}'" + (f"; did you mean {', '.join(hint)}?" if hint else ""))
         return self._rows[key]
 

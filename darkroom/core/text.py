@@ -16,14 +16,14 @@ _NAMES = {"\t": "a tab (\\t)", "\n": "a line break (\\n)", "\r": "a carriage ret
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 
 
-def lines_of(text: str) -> list[str]:
+def split_lines(text: str) -> list[str]:
     """The lines of a text file. `str.splitlines` also splits at characters that people write inside a line: form feeds,
     vertical tabs, next lines (U+0085), and the separators U+2028 and U+2029."""
     lines = re.split(r"\r\n|\r|\n", text)
     return lines if lines[-1] else lines[:-1]
 
 
-def slip_in(text: str, one_line: bool = False) -> str:
+def find_slip(text: str, single_line: bool = False) -> str:
     """What is in a text that cannot be meant: a NUL, half a character, and in `one_line` any control character.
 
     Empty if there is nothing; else a sentence.
@@ -33,25 +33,25 @@ def slip_in(text: str, one_line: bool = False) -> str:
             return f"It holds half a character (\\u{ord(letter):04x}), which no file can store."
         if letter == "\0":
             return "It holds a NUL character."
-        if one_line and (letter < " " or letter == "\x7f"):
+        if single_line and (letter < " " or letter == "\x7f"):
             return f"It holds {_NAMES.get(letter, f'the control character {ord(letter)}')}."
     return ""
 
 
-def texts_in(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+def iterate_texts(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every text of a JSON value, keys too, with the keys on the way to it."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, dict):
         for key, item in value.items():
             yield path, str(key)
-            yield from texts_in(item, (*path, str(key)))
+            yield from iterate_texts(item, (*path, str(key)))
     elif isinstance(value, (list, tuple)):
         for item in value:
-            yield from texts_in(item, path)
+            yield from iterate_texts(item, path)
 
 
-def printable(text: str, most: int | None = None) -> str:
+def escape_unprintable(text: str, limit: int | None = None) -> str:
     """A text that every terminal and file takes: what cannot be shown as an escape, and at most `most` letters."""
-    shown = _UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], text)
-    return shown if most is None or len(shown) <= most else f"{shown[: most - 4]} ..."
+    escaped = _UNPRINTABLE.sub(lambda match: repr(match[0])[1:-1], text)
+    return escaped if limit is None or len(escaped) <= limit else f"{escaped[: limit - 4]} ..."

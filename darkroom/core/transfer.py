@@ -19,7 +19,7 @@ from darkroom.core.device import HOST
 from darkroom.core.pinned import empty_pinned_like
 
 # bytes that may be underway before they are waited for: more would only pin more of the host's memory
-MOST_UNDERWAY = 256 << 20
+MAX_PENDING_BYTES = 256 << 20
 
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
@@ -41,8 +41,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 class Arrivals:
     """Tensors on their way to the host. `land` waits once for all of them, and hands each one over, in their order."""
 
-    def __init__(self, most: int = MOST_UNDERWAY):
-        self.most, self.bytes = most, 0
+    def __init__(self, max_pending_bytes: int = MAX_PENDING_BYTES):
+        self.max_pending_bytes, self.bytes = max_pending_bytes, 0
         self.underway: list[tuple[Tensor, Callable[[Tensor], Any]]] = []
         self.device = HOST
 
@@ -56,7 +56,7 @@ class Arrivals:
             take(tensor.to(HOST))
             return
         if room is None:
-            if self.bytes + tensor.nbytes > self.most:
+            if self.bytes + tensor.nbytes > self.max_pending_bytes:
                 self.land()
             room = torch.empty_like(tensor, device=HOST, pin_memory=True, requires_grad=False)
             self.bytes += tensor.nbytes

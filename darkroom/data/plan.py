@@ -20,7 +20,7 @@ import numpy as np
 
 from darkroom.core.errors import DataError
 from darkroom.core.events import Bus, Progress, Warn
-from darkroom.core.files import digest, home_of
+from darkroom.core.files import digest, expand_home
 from darkroom.data import report as reports
 from darkroom.data.batches.order import START, Base, DatasetShape, Lengths, Order, steps_and_epochs
 from darkroom.data.cache.encoders import EncodePixels
@@ -116,8 +116,8 @@ class Plan:
         self.mode = str(setting(config, "data_backend_sampling", "auto-weighting"))
         self.combined = setting(config, "conditioning_multidataset_sampling", "random") == "combined"
         self.caption_dropout = float(setting(config, "caption_dropout_probability", 0.1))
-        self.output = home_of(str(setting(config, "output_dir", "output")))
-        self.cache_dir = home_of(str(setting(config, "cache_dir", self.output / "cache")))
+        self.output = expand_home(str(setting(config, "output_dir", "output")))
+        self.cache_dir = expand_home(str(setting(config, "cache_dir", self.output / "cache")))
         self.terms = Terms(
             needs,
             self.cache_dir / "index",

@@ -43,7 +43,7 @@ class Team:
         if self.size == 1:
             return [mine]
         names = [place.with_name(f"{place.name}.part-{rank}") for rank in range(self.size)]
-        with files.atomic(names[self.rank]) as temporary:
+        with files.write_atomically(names[self.rank]) as temporary:
             pq.write_table(mine, temporary)
         self.wait()
         found = [pq.read_table(name, memory_map=False) for name in names]

@@ -19,7 +19,7 @@ def gaussian_like(x: Tensor, generator: Generator) -> Tensor:
     return _normal(x.shape, generator, x.device)
 
 
-def offset(noise: Tensor, amount: float, generator: Generator) -> Tensor:
+def add_offset_noise(noise: Tensor, amount: float, generator: Generator) -> Tensor:
     """`noise` plus one normal value per sample and channel: lets a model move a picture's mean brightness."""
     shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))
     return noise + amount * _normal(shape, generator, noise.device)
@@ -49,6 +49,6 @@ def derive_seed(seed: int, *path: int) -> int:
     return state & (2**63 - 1)
 
 
-def seeded(seed: int, *path: int) -> Generator:
+def make_generator(seed: int, *path: int) -> Generator:
     """A generator on the host for `derive_seed`."""
     return Generator().manual_seed(derive_seed(seed, *path))

@@ -26,7 +26,7 @@ def betas(kind: str, start: float, end: float, steps: int = 1000) -> Tensor:
     raise ValueError(f"unknown beta schedule '{kind}'")
 
 
-def betas_of_a_curve(offset: float, scaler: float, steps: int = 1000) -> Tensor:
+def betas_from_curve(offset: float, scaler: float, steps: int = 1000) -> Tensor:
     """Betas of Wuerstchen's schedule, which knows times 0..1 and no steps: index i of N stands for time i / (N - 1)."""
     times = torch.linspace(0, 1, steps, dtype=torch.float64)
     times = 1 - (1 - times) ** scaler if scaler > 1 else times**scaler
@@ -83,7 +83,7 @@ class NoiseSchedule:
         One of Wuerstchen's has `s` and `scaler` instead.
         """
         if "scaler" in config:
-            values = betas_of_a_curve(config["s"], config["scaler"])
+            values = betas_from_curve(config["s"], config["scaler"])
         else:
             values = betas(
                 config.get("beta_schedule", "scaled_linear"),

@@ -18,7 +18,7 @@ from darkroom.core.errors import UserError
 from darkroom.diffusion.shift import shift_time
 
 # a range that is hit once in a hundred draws is missed so often in a row less than once in 10^43 times
-MOST_REDRAWS = 10_000
+MAX_REDRAWS = 10_000
 
 
 class TimestepSampler(Protocol):
@@ -66,20 +66,20 @@ class FlowTimesteps:
     def draw(self, x0: Tensor, generator: Generator) -> Tensor:
         """Fractions (B,) float32."""
         k = self.shift(x0)
-        t = self._shifted(len(x0), k, generator)
+        t = self._sample_shifted(len(x0), k, generator)
         if self.low <= 0 and self.high >= 1:
             return t
-        for _ in range(MOST_REDRAWS):
+        for _ in range(MAX_REDRAWS):
             outside = (t < self.low) | ((t >= self.high) & (self.high < 1))
             if not outside.any():
                 return t
-            t[outside] = self._shifted(int(outside.sum()), k, generator)
+            t[outside] = self._sample_shifted(int(outside.sum()), k, generator)
         raise UserError(
             f"Noise levels of this run's schedule never fall between {self.low:g} and {self.high:g}.\n"
             "  Use another schedule (without flux_fast_schedule), or a wider range (refiner_training_strength)."
         )
 
-    def _shifted(self, count: int, k: float, generator: Generator) -> Tensor:
+    def _sample_shifted(self, count: int, k: float, generator: Generator) -> Tensor:
         t = self.base(count, generator)
         return t if k == 1.0 else shift_time(t, k)
 
@@ -135,7 +135,7 @@ class DiscreteTimesteps:
         weights = self.weights[first:end]
         if not self.segmented or len(x0) == 1:
             return first + torch.multinomial(weights, len(x0), replacement=True, generator=generator)
-        drawn = []
+        samples = []
         for low, high in segments(len(weights), len(x0)):
-            drawn.append(first + low + torch.multinomial(weights[low : high + 1], 1, generator=generator))
-        return torch.cat(drawn)
+            samples.append(first + low + torch.multinomial(weights[low : high + 1], 1, generator=generator))
+        return torch.cat(samples)

@@ -15,7 +15,7 @@ import importlib.metadata
 from typing import TYPE_CHECKING
 
 from darkroom.core.errors import missing_option
-from darkroom.core.registry import nearest
+from darkroom.core.registry import find_nearest
 from darkroom.options.model import families_here
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def names() -> list[str]:
 def get(name: str) -> Family:
     """The family called `name`. Raises ConfigError with the nearest names."""
     if name not in names():
-        hint = nearest(name, names()) or names()
+        hint = find_nearest(name, names()) or names()
         raise missing_option("model_family", f"There is no family '{name}'.", f"Choose one of: {', '.join(hint)}.")
     for point in importlib.metadata.entry_points(group="darkroom.families", name=name):
         return point.load()

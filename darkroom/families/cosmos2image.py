@@ -147,10 +147,10 @@ class Cosmos2Image(Family):
     def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
         """The guardrail: NVIDIA's own wherever a published model makes pictures."""
         if renders and flavour not in self.tiny_names():
-            from darkroom.core.optional import need
+            from darkroom.core.optional import import_optional
 
             (package,) = self.render_packages
-            return {"safety_checker": need(package, "", f"A picture of {self.title}").CosmosSafetyChecker()}
+            return {"safety_checker": import_optional(package, "", f"A picture of {self.title}").CosmosSafetyChecker()}
         return {"safety_checker": NothingToGuard()}
 
     def to_pipeline(self, latents: Tensor) -> Tensor:

@@ -26,10 +26,10 @@ from torch.utils._pytree import tree_leaves
 
 from darkroom.adapters.targets import target_modules
 from darkroom.core.cards import Card
-from darkroom.core.device import ASSUMED, HOST, assume, assumed_card, card_of_run, is_host
+from darkroom.core.device import ASSUMED, HOST, assume_card, find_run_card, get_assumed_card, is_host
 from darkroom.core.events import Bus
 from darkroom.core.log import logger
-from darkroom.core.memory import available, freeze_garbage, held
+from darkroom.core.memory import available_bytes, freeze_garbage, resident_bytes
 from darkroom.data.batches.batch import Batch
 from darkroom.families.shared.classes import named
 from darkroom.job import stages
@@ -426,7 +426,7 @@ class Forecaster:
         most = config.train_batch_size if resolved.sources["train_batch_size"] == ADVICE else sys.maxsize
         run = Run(resolved, family, Path(config.output_dir), Bus(), Silent())  # type: ignore[arg-type]
         self.known = known or Known()
-        self.card, self.is_elsewhere = card_of_run(), assumed_card() is not None
+        self.card, self.is_elsewhere = find_run_card(), get_assumed_card() is not None
         engine = Engine(ASSUMED if self.card else HOST, distributed.DTYPES[config.mixed_precision])
         self.scene = Scene(run, engine, plan, prompts, settings, self.known.fake, most)
         self.device, self.config, self.prompts = self.scene.device, config, prompts
@@ -618,7 +618,7 @@ def size_of_process(scene: Scene) -> int:
     for name in (family.drawn_by(config), *(part.cls for part in parts)):
         named(name)
     gc.collect()
-    return held() + LIBRARIES
+    return resident_bytes() + LIBRARIES
 
 
 def numbers_in(bucket: Any) -> int:
@@ -629,7 +629,7 @@ def numbers_in(bucket: Any) -> int:
 
 def memory_of(card: Card | None) -> tuple[int, int | None]:
     """Bytes for a run on this host, what this process holds counted in, and on its card."""
-    return available() + held(), card.room if card else None
+    return available_bytes() + resident_bytes(), card.room if card else None
 
 
 @contextlib.contextmanager
@@ -638,7 +638,7 @@ def on_card(card: Card | None) -> Iterator[None]:
     if card is None:
         yield
         return
-    with assume(card), rules_of_gpus():
+    with assume_card(card), rules_of_gpus():
         yield
 
 

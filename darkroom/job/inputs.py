@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from darkroom.core.errors import ConfigError, DataError
-from darkroom.core.files import atomic, safe_name
+from darkroom.core.files import safe_name, write_atomically
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ControlInput
 from darkroom.media.images import BadPicture
@@ -103,6 +103,6 @@ def _written(pixels: np.ndarray, folder: Path, name: str) -> Path:
     first, *others = map(Image.fromarray, whole[None] if whole.ndim == 3 else whole)
     path = (folder / f"{name}_{content}.{kind.lower()}").absolute()
     if not path.exists():
-        with atomic(path) as temporary:
+        with write_atomically(path) as temporary:
             first.save(temporary, format=kind, **more, **({"append_images": others} if others else {}))
     return path

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import torch
 
 from darkroom.core.events import Bus, Phase
-from darkroom.core.memory import held
+from darkroom.core.memory import resident_bytes
 
 # between two looks at what the process holds: short at first, as a phase may be
 SECONDS, LATER_SECONDS = 0.01, 0.1
@@ -30,21 +30,21 @@ class Gauge:
     def __enter__(self) -> Gauge:
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
-        self.host = held()
+        self.host = resident_bytes()
         self._looking.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._looking.join()
-        self.host = max(self.host, held())
+        self.host = max(self.host, resident_bytes())
         if torch.cuda.is_available():
             self.device = torch.cuda.max_memory_allocated()
 
     def _look(self) -> None:
         looks = itertools.count()
         while not self._done.wait(SECONDS if next(looks) < SHORT else LATER_SECONDS):
-            self.host = max(self.host, held())
+            self.host = max(self.host, resident_bytes())
 
 
 @contextlib.contextmanager

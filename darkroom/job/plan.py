@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from darkroom import families
-from darkroom.core.device import assumed_card, run_device
+from darkroom.core.device import get_assumed_card, run_device
 from darkroom.core.errors import ConfigError, ModelError
 from darkroom.core.events import Bus
 from darkroom.core.files import free_bytes
@@ -188,7 +188,7 @@ def memory(begun: Begun, tell: Callable[[str], None] = lambda text: None) -> dic
     forecaster = Forecaster(*run, begun.published and begun.published.folder, tell=tell)
     forecast = forecaster.forecast()
     made = forecast.as_dict()
-    made["for"] = str(card) if (card := assumed_card()) else None
+    made["for"] = str(card) if (card := get_assumed_card()) else None
     made["measured"] = measured(Path(begun.resolved.config.output_dir))
     if forecast.too_large:
         made["change"] = Adviser(*run, forecaster).advise(forecast)

@@ -13,7 +13,7 @@ from darkroom import families
 from darkroom.adapters import stock
 from darkroom.core.device import run_device
 from darkroom.core.errors import ConfigError, ConfigErrors, ModelError
-from darkroom.core.registry import nearest
+from darkroom.core.registry import find_nearest
 from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
 from darkroom.families.shared.classes import named
@@ -245,7 +245,7 @@ def having(way: str) -> list[str]:
 def check_flavour(family: Family, flavour: str | None) -> None:
     """Raises ConfigError for a flavour that the family does not have."""
     if flavour and flavour not in family.flavour_names():
-        hint = nearest(flavour, family.flavour_names())
+        hint = find_nearest(flavour, family.flavour_names())
         raise ConfigError(
             "model_flavour",
             flavour,

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from darkroom.core.files import disk_full_says
+from darkroom.core.files import explain_disk_full
 from darkroom.data.batches.batch import Batch
 from darkroom.job.phases import phase
 from darkroom.train.checkpoint import Snapshot
@@ -69,7 +69,7 @@ def micro_batches(options: Config) -> int:
 
 def _write(snapshot: Snapshot, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    with disk_full_says(folder.parent, "a checkpoint"):
+    with explain_disk_full(folder.parent, "a checkpoint"):
         folder.mkdir(parents=True)
         snapshot.write(folder)
 

@@ -205,7 +205,7 @@ def find_finished(output: Path, keeper: Keeper, config: Config, plan: Plan, rank
         return None
     try:
         row = json.loads((output / FINISHED).read_text(encoding="utf-8"))
-        state, result = TrainState.from_dict(row), files.inside(output, row["result"])
+        state, result = TrainState.from_dict(row), files.join_inside(output, row["result"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     steps, epochs = plan.steps_and_epochs(ranks, base_of(state))

@@ -16,7 +16,7 @@ from darkroom.core import log as logs
 from darkroom.core.clock import Clock
 from darkroom.core.errors import ConfigError, DarkroomError, Interrupted
 from darkroom.core.events import Bus, Event, Progress, RunEnd, Step, Validation, Warn
-from darkroom.core.memory import give_back_freed, memory_full_says
+from darkroom.core.memory import explain_memory_full, release_freed_memory
 from darkroom.families.base import Family
 from darkroom.options.config import every_option
 from darkroom.options.sources import Resolved, located
@@ -64,7 +64,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
     config = resolved.config
     for name, value in resolved.exports.items():  # what the process was started with wins
         os.environ.setdefault(name, value)
-    give_back_freed()
+    release_freed_memory()
     output = Path(config.output_dir)
     handler = logs.to_file(output / "debug.log")
     bus, bars = Bus(), ProgressBars()
@@ -82,7 +82,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
         bus.on(Event, listener)
     status, message = "completed", ""
     try:
-        with terminable(), memory_full_says():
+        with terminable(), explain_memory_full():
             yield run
     except ConfigError as wrong:
         told = located(wrong, resolved.sources)
@@ -111,6 +111,6 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
 
 def dumped(config: Config) -> dict[str, Any]:
     """Every option and its value, as JSON has it and as they may be shown: secrets are left out."""
-    values = logs.redacted(config.model_dump(mode="json"))
+    values = logs.redact_values(config.model_dump(mode="json"))
     hidden = {info.name for info in every_option() if info.secret}
     return {name: "***" if name in hidden and value else value for name, value in values.items()}

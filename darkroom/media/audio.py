@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.media.containers import Source, opened, packets, say
 from darkroom.media.images import BadPicture
 
@@ -125,7 +125,7 @@ def read_sound(
 
 def _track(container: InputContainer) -> AudioStream:
     """The sound track marked as default, else the first. Raises BadPicture."""
-    av = need("av", "video", "Reading sound files")
+    av = import_optional("av", "video", "Reading sound files")
     streams = container.streams.audio
     if not streams:
         raise BadPicture("no audio stream")
@@ -158,7 +158,7 @@ def _seconds(container: InputContainer, stream: AudioStream) -> float:
 
 def _origin(container: InputContainer, stream: AudioStream) -> float:
     """Second 0: the start of the film, or else of the sound."""
-    av = need("av", "video", "Reading sound files")
+    av = import_optional("av", "video", "Reading sound files")
     films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     for track in (*films[:1], stream):
         if track.start_time is not None and track.time_base:
@@ -173,7 +173,7 @@ def _blocks(
 
     Only the first piece's time stamp counts; from there on the sound is taken as unbroken, as a player does.
     """
-    av = need("av", "video", "Reading sound files")
+    av = import_optional("av", "video", "Reading sound files")
     origin = _origin(container, stream)
     jump = origin + start - _PREROLL
     if jump > _PREROLL and (stream.codec_context.name or "").startswith(_EXACT) and stream.time_base:

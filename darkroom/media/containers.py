@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.media.images import BadPicture
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def opened(source: Source, kind: str) -> Iterator[InputContainer]:
 
     An open file is read from its start and stays open.
     """
-    av = need("av", "video", f"Reading {kind} files")
+    av = import_optional("av", "video", f"Reading {kind} files")
     try:
         file = _file(source)
         with av.open(file, options={"format_whitelist": _FORMATS}, metadata_errors="replace") as container:
@@ -108,7 +108,7 @@ def packets(container: InputContainer, stream: Stream) -> Iterator[Packet]:
 
     A damaged end of the file ends them; the packet that a cut went through is left out.
     """
-    av = need("av", "video", "Reading video files")
+    av = import_optional("av", "video", "Reading video files")
     held = None
     demuxed = container.demux(stream)
     while True:

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from darkroom.core.errors import UserError
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.media.resize import Size
 
 EDGE = 640
@@ -64,7 +64,7 @@ def crop_around(centre: tuple[float, float], intermediary: Size, target: Size) -
 def detector(model: str | None = None) -> Callable[[np.ndarray], Sequence[Box]]:
     """From a picture uint8 (H, W, 3) to the boxes of its faces. Raises UserError when nothing can find faces."""
     if model is not None:
-        return _yunet(need("cv2", "vision", "Finding faces"), model)
+        return _yunet(import_optional("cv2", "vision", "Finding faces"), model)
     cv2 = _opencv()
     if hasattr(cv2, "CascadeClassifier"):
         file = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from darkroom.core.files import atomic
-from darkroom.core.optional import need
+from darkroom.core.files import write_atomically
+from darkroom.core.optional import import_optional
 from darkroom.media import images
 from darkroom.media.containers import Source, opened, packets, say
 from darkroom.media.images import MOST_PIXELS, BadPicture
@@ -140,7 +140,7 @@ def times(source: Source) -> np.ndarray:
 
 def _video(container: InputContainer) -> VideoStream:
     """The film of a file: the stream marked as default, else the first; cover art is none. Raises BadPicture."""
-    av = need("av", "video", "Reading video files")
+    av = import_optional("av", "video", "Reading video files")
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & still]
     if not streams:
@@ -176,7 +176,7 @@ def _listed(container: InputContainer, stream: VideoStream) -> int | None:
 
 def _scan(container: InputContainer, stream: VideoStream, whole: bool) -> tuple[_Look, list[_Row]]:
     """Decode up to the first frame, and list the packets: all of them or those up to there. Raises BadPicture."""
-    av = need("av", "video", "Reading video files")
+    av = import_optional("av", "video", "Reading video files")
     look: _Look | None = None
     rows: list[_Row] = []
     said = ""
@@ -404,7 +404,7 @@ def _from_key_frame(source: Source, wanted: list[int]) -> _Frames:
 
 def _seek(container: InputContainer, stream: VideoStream, rows: Sequence[_Row], first: int) -> None:
     """Go to a key frame from which the frame with stamp `first` can be decoded, or where there is none, stay."""
-    av = need("av", "video", "Reading video files")
+    av = import_optional("av", "video", "Reading video files")
     family = container.format.name.split(",")[0]
     if family not in (*_BY_SHOWN, *_BY_DECODED):
         raise _Trouble("unknown", f"time stamps of {family} files are not certain after a jump")
@@ -426,7 +426,7 @@ def _decoded(
 
     The first packet must be shown at `latest` or before: after a jump too far, frames would be made from missing ones.
     """
-    av = need("av", "video", "Reading video files")
+    av = import_optional("av", "video", "Reading video files")
     clean = True
     for packet in packets(container, stream):
         if latest is not None and packet.size:
@@ -515,7 +515,7 @@ def write_mp4(
     `audio` is (float32 (channels, samples) in -1..1, samples a second), with one or two channels, stored as AAC.
     `quality` is x264's rate factor: 0 best, 51 worst. Raises ValueError for odd edges, which 4:2:0 cannot hold.
     """
-    av = need("av", "video", "Writing video files")
+    av = import_optional("av", "video", "Writing video files")
     if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8 or not len(frames):
         raise ValueError(f"a video is written from uint8 (F, H, W, 3), not {frames.dtype} {frames.shape}")
     height, width = frames.shape[1:3]
@@ -524,7 +524,7 @@ def write_mp4(
             f"a video of {width}x{height} pixels cannot be written: H.264 with 4:2:0 colours needs even edges; "
             f"crop it to {width - width % 2}x{height - height % 2}"
         )
-    with atomic(Path(path)) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with write_atomically(Path(path)) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
         stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         stream.options = {"crf": str(quality)}

@@ -14,7 +14,7 @@ from torch import nn
 
 from darkroom.core.device import device_name, has_fp8, is_host
 from darkroom.core.errors import ConfigError
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.memory.quantize import chosen
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ def check(options: Config, device: torch.device) -> None:
     """Raises ConfigError on a GPU that cannot do it, and MissingPackage."""
     if options.mixed_precision != CHOICE:
         return
-    need("torchao.float8", "quant", f"{OPTION} {CHOICE}")
+    import_optional("torchao.float8", "quant", f"{OPTION} {CHOICE}")
     if not is_host(device) and not has_fp8(device):
         problem = f"{device_name(device)} has no products of eight-bit floats; Ada and Hopper have."
         raise ConfigError(OPTION, CHOICE, "", problem, "Set it to bf16.")
@@ -35,7 +35,7 @@ def check(options: Config, device: torch.device) -> None:
 
 def recipe() -> Any:
     """torchao's settings: one scale for a tensor, e4m3 forwards and e5m2 for gradients, any number of tokens."""
-    return need("torchao.float8", "quant", f"{OPTION} {CHOICE}").Float8LinearConfig(pad_inner_dim=True)
+    return import_optional("torchao.float8", "quant", f"{OPTION} {CHOICE}").Float8LinearConfig(pad_inner_dim=True)
 
 
 def convert(model: nn.Module, blocks: Sequence[str]) -> int:

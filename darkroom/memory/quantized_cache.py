@@ -16,7 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from darkroom.core.files import atomic
+from darkroom.core.files import write_atomically
 from darkroom.memory.quantize import fp8
 
 VERSION = 1
@@ -38,7 +38,7 @@ def save(model: nn.Module, file: Path) -> None:
     """Write a quantised model. Raises DiskFullError."""
     layers = [name for name, module in model.named_modules() if isinstance(module, fp8.Float8Linear)]
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic(file) as temporary:
+    with write_atomically(file) as temporary:
         save_file(tensors, temporary, {"format": "pt", HEADER: json.dumps(layers)})
 
 

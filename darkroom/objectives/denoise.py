@@ -15,7 +15,7 @@ from darkroom.core.errors import DataError, UserError
 from darkroom.core.transfer import map_tensors, to_device
 from darkroom.diffusion import noise as noises
 from darkroom.diffusion.losses import LOSSES, huber_constant, mean_per_sample
-from darkroom.diffusion.process import Flow, per_sample, process_for
+from darkroom.diffusion.process import Flow, build_process, per_sample
 from darkroom.diffusion.schedules import NoiseSchedule
 from darkroom.diffusion.timesteps import (
     DiscreteTimesteps,
@@ -123,7 +123,7 @@ class Denoise:
     def _noise(self, x0: Tensor) -> Tensor:
         noise, o = noises.gaussian_like(x0, self.draws.noise), self.options
         if o.offset_noise and torch.rand((), generator=self.draws.structure) < o.noise_offset_probability:
-            noise = noises.offset(noise, o.noise_offset, self.draws.noise)
+            noise = noises.add_offset_noise(noise, o.noise_offset, self.draws.noise)
         return noise
 
     def _perturbed(self, noise: Tensor, step: int) -> Tensor:
@@ -201,7 +201,7 @@ def build(
         options.timestep_bias_multiplier,
     )
     timesteps = DiscreteTimesteps(weights, not options.disable_segmented_timestep_sampling, low, high)
-    return Denoise(family, process_for(prediction, schedule), timesteps, options, draws, untrained, text=text)
+    return Denoise(family, build_process(prediction, schedule), timesteps, options, draws, untrained, text=text)
 
 
 def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:

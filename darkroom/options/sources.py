@@ -23,9 +23,9 @@ from pydantic import ValidationError
 
 from darkroom.core import log
 from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
-from darkroom.core.files import home_of, is_file
-from darkroom.core.registry import nearest
-from darkroom.core.text import ESCAPES, TOML_ESCAPES, lines_of, slip_in, texts_in
+from darkroom.core.files import expand_home, is_file
+from darkroom.core.registry import find_nearest
+from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, split_lines
 from darkroom.options import compat
 from darkroom.options.config import Config, every_option, not_offered, option_names
 from darkroom.options.field import OptionInfo
@@ -164,7 +164,7 @@ class _Reader:
                 if key.lower() in names:
                     self._place(key.lower(), value, source)
                 elif key not in compat.SETTINGS_FREE_VARIABLES:
-                    hint = nearest(key.lower(), names)
+                    hint = find_nearest(key.lower(), names)
                     meant = f"; did you mean {', '.join(f'DARKROOM_{n.upper()}' for n in hint)}?" if hint else ""
                     self.notes.append(Note(variable, value, "environment", f"there is no such option{meant}"))
 
@@ -333,7 +333,7 @@ class _Reader:
         """The object behind a structured option that was given as the path of a JSON file."""
         if not info.json or not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
             return value
-        path = self.cwd / home_of(value)
+        path = self.cwd / expand_home(value)
         if not is_file(path):
             if info.text or value.strip().lower() in ("none", "null"):
                 return value
@@ -505,7 +505,7 @@ def wrong_value(info: OptionInfo, value: Any, source: str, wrong: Mapping[str, A
     detail = str(wrong.get("msg", "")).removeprefix("Value error, ")
     if info.kind == "choice":
         words = [str(c) for c in info.choices]
-        hint = nearest(str(value), words)
+        hint = find_nearest(str(value), words)
         problem = "There is no such choice" + (f"; did you mean {' or '.join(hint)}?" if hint else ".")
     elif wrong.get("type") == "value_error":
         problem = f"{detail[:1].upper()}{detail[1:].rstrip('.')}."
@@ -530,16 +530,16 @@ def _plain(key: str) -> str:
 def _slip(info: OptionInfo, value: Any) -> tuple[str, str] | None:
     """What in a value cannot be meant, and what to change; None if nothing is."""
     one_line = info.kind == "string" and info.name not in _PROSE
-    for _, text in texts_in(value):
-        if problem := slip_in(text, one_line):
+    for _, text in iterate_texts(value):
+        if problem := find_slip(text, one_line):
             return problem, "Take it out." if "NUL" in problem or "half" in problem else ESCAPES
-    if one_line and isinstance(value, str) and value.startswith("~") and str(home_of(value)).startswith("~"):
+    if one_line and isinstance(value, str) and value.startswith("~") and str(expand_home(value)).startswith("~"):
         return "There is no home folder of this name.", "Correct the name behind ~."
     return None
 
 
 def _did_you_mean(name: str) -> str:
-    hint = nearest(name, option_names())
+    hint = find_nearest(name, option_names())
     return f"; did you mean {' or '.join(hint)}?" if hint else "."
 
 
@@ -648,7 +648,7 @@ def find_config(line: Arguments, environ: Mapping[str, str], cwd: Path) -> Path 
 
 def _find_named(name: str, source: str, formats: Sequence[str], cwd: Path) -> Path:
     """A file, a folder, a file without its ending, or the name of an environment."""
-    path = cwd / home_of(name)
+    path = cwd / expand_home(name)
     if is_file(path):
         if path.suffix.lstrip(".") in _FORMATS:
             return path
@@ -778,7 +778,7 @@ def _text(path: Path) -> str:
 def parse_env_file(text: str) -> dict[str, str]:
     """`KEY=value` lines with comments, `export`, quotes, and `KEY+=value` to append. Later lines win."""
     variables: dict[str, str] = {}
-    for number, line in enumerate(lines_of(text), 1):
+    for number, line in enumerate(split_lines(text), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 
 from darkroom.core.errors import ConfigError, ModelError
-from darkroom.core.files import ASIDE, clear_folders, disk_full_says, follow_umask
+from darkroom.core.files import ASIDE, clear_folders, explain_disk_full, follow_umask
 from darkroom.core.log import logger
 from darkroom.core.memory import is_memory_full
 from darkroom.core.narrow import find_sensitive_layers
@@ -401,7 +401,7 @@ class Parts(Repository):
         beside, old = folder.with_name(f"{folder.name}-tmp"), folder.with_name(f"{folder.name}{ASIDE}")
         clear_folders(folder.parent, folder.name)
         try:
-            with disk_full_says(folder.parent, folder.name):
+            with explain_disk_full(folder.parent, folder.name):
                 # diffusers asks for parts that a base says it does without
                 parts = {name: None for name, row in self.index.items() if row == [None, None]}
                 parts |= self._live(denoiser)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.pretrained.weight_files import Misfit, State
 
 SUFFIX = ".gguf"
@@ -36,7 +36,7 @@ def header(path: Path) -> State:
 
 def _rows(path: Path) -> list[Any]:
     """The file's table of tensors; the numbers themselves are only mapped. Raises Misfit and MissingPackage."""
-    reader = need("gguf", "quant", PURPOSE).GGUFReader
+    reader = import_optional("gguf", "quant", PURPOSE).GGUFReader
     try:
         return list(reader(path).tensors)
     except (ValueError, IndexError, KeyError, UnicodeDecodeError) as cause:

@@ -21,7 +21,7 @@ from torch import nn
 
 from darkroom.core.device import ASSUMED, is_host
 from darkroom.core.errors import ConfigError
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -121,7 +121,7 @@ def settings(own: Mapping[str, Any], cls: type, dtype: torch.dtype, wide: Sequen
         keys = ", ".join(dict.fromkeys(key for key, _, _ in CLASSES))
         raise ConfigError(OPTION, dict(own), "", "Its keys do not say what quantises.", f"Give one of: {keys}.")
     key, name, package = row
-    module = need(package, "quant", f"{OPTION} with {key}")
+    module = import_optional(package, "quant", f"{OPTION} with {key}")
     arguments = dict(own)
     if name == "TorchAoConfig":
         arguments[key] = _torchao(module, arguments[key])
@@ -162,7 +162,7 @@ def _try(own: Mapping[str, Any], how: Any, device: torch.device, trains: bool) -
     x = torch.zeros(PROBE, PROBE, dtype=torch.bfloat16, device=device, requires_grad=True)
     change = "Take another of its classes, such as Int8WeightOnlyConfig."
     try:
-        need("torchao.quantization", "quant", OPTION).quantize_(layer, how)
+        import_optional("torchao.quantization", "quant", OPTION).quantize_(layer, how)
         passes = layer(x).requires_grad
     except (AssertionError, AttributeError, ImportError, RuntimeError, TypeError, ValueError) as cause:
         problem = f"torchao cannot do it here: {str(cause).splitlines()[0].rstrip('.')}."

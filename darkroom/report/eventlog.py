@@ -10,8 +10,8 @@ from typing import Any
 
 from darkroom.core.clock import Clock
 from darkroom.core.events import Event, Progress, Step
-from darkroom.core.files import disk_full_says
-from darkroom.core.log import redacted
+from darkroom.core.files import explain_disk_full
+from darkroom.core.log import redact_values
 
 
 class EventLog:
@@ -27,15 +27,15 @@ class EventLog:
         """Append one event."""
         if isinstance(event, Progress):
             return
-        row = {"time": self.clock.now(), "event": event.name, **vars(event)}
-        row = row if isinstance(event, Step) else redacted(row)  # a step has numbers only, and there are many
-        with disk_full_says(self.path, "an event"):
+        row = {"time": self.clock.utc_timestamp(), "event": event.name, **vars(event)}
+        row = row if isinstance(event, Step) else redact_values(row)  # a step has numbers only, and there are many
+        with explain_disk_full(self.path, "an event"):
             self._file.write(json.dumps(row, default=str) + "\n")
             self._file.flush()
 
     def close(self) -> None:
         """Close the file. Raises DiskFullError if the last events do not fit."""
-        with disk_full_says(self.path, "an event"):
+        with explain_disk_full(self.path, "an event"):
             self._file.close()
 
 

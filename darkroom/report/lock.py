@@ -10,7 +10,7 @@ from typing import Any
 
 from darkroom import __version__
 from darkroom.core.files import write_json
-from darkroom.core.log import redacted
+from darkroom.core.log import redact_values
 
 PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
 
@@ -43,4 +43,4 @@ def write(
         "base": dict(base),
         "seeds": dict(seeds),
     }
-    write_json(path, redacted(content))
+    write_json(path, redact_values(content))

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from darkroom.core.registry import Table, import_path
-from darkroom.storage.base import ANY, Found, Missing, Refused, Say, Store, Unreachable
+from darkroom.storage.base import ANY, FileListing, Missing, OnProgress, Refused, Store, Unreachable
 
 if TYPE_CHECKING:
     from darkroom.options.datasets.where import Where
 
-__all__ = ["ANY", "STORES", "Found", "Missing", "Refused", "Say", "Store", "Unreachable", "open_store"]
+__all__ = ["ANY", "STORES", "FileListing", "Missing", "OnProgress", "Refused", "Store", "Unreachable", "open_store"]
 
 STORES: Table[str | Callable[[Any], Store]] = Table("storage", entry_points="darkroom.stores")
 STORES.add("local", "darkroom.storage.local.LocalStore")
@@ -26,8 +26,8 @@ STORES.add("jsonl", "darkroom.storage.jsonl.JsonlStore")
 STORES.add("huggingface", "darkroom.storage.hub.HubStore")
 
 
-def open_store(where: Where) -> Store:
+def open_store(location: Where) -> Store:
     """The store of a place. Cheap, but it may ask the network who is there. Raises DataError, MissingPackage."""
-    made = STORES[where.type]
-    store: Store = (import_path(made) if isinstance(made, str) else made)(where)
+    store_class = STORES[location.type]
+    store: Store = (import_path(store_class) if isinstance(store_class, str) else store_class)(location)
     return store

@@ -22,7 +22,7 @@ from darkroom.core.log import redact
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Say = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with (done, total) while something long is under way; total is 0 while nobody can know it."""
 
 ANY = frozenset({"*"})
@@ -49,7 +49,7 @@ class Unreachable(DataError):
 
 
 @dataclass
-class Found:
+class FileListing:
     """The files of a store, sorted by path. `problems` counts what could not be listed, by reason."""
 
     paths: list[str]  # relative to the store, with forward slashes
@@ -62,10 +62,10 @@ class Found:
     leaving: list[str] = field(default_factory=list)  # links that lead out of the store, and where to
 
     @classmethod
-    def of(cls, rows: list[tuple[str, int, int]], **rest: Any) -> Found:
+    def from_rows(cls, rows: list[tuple[str, int, int]], **fields: Any) -> FileListing:
         """From rows of (path, bytes, stamp) in any order."""
         rows.sort()
-        return cls([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], **rest)
+        return cls([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], **fields)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -82,7 +82,7 @@ class Store(Protocol):
     def identity(self) -> dict[str, Any]:
         """What makes this store this store, as JSON and without secrets; names the index file."""
 
-    def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
+    def find(self, endings: frozenset[str], on_progress: OnProgress | None = None) -> FileListing:
         """All files with these lower-case endings (`.jpg`, also `.txt`). Hidden names, and what is in hidden folders,
         are left out. Raises DataError (Unreachable among them)."""
 
@@ -135,7 +135,7 @@ class ReadOnly:
 # ---------------------------------------------------------------------- names
 
 
-def wanted(path: str, endings: frozenset[str]) -> bool:
+def has_ending(path: str, endings: frozenset[str]) -> bool:
     """Does the name end in one of `endings`?"""
     return "*" in endings or ending_of(path) in endings
 
@@ -152,18 +152,18 @@ def is_hidden(path: str) -> bool:
     return path.startswith(".") or "/." in path
 
 
-def is_plain(path: str) -> bool:
+def is_plain_path(path: str) -> bool:
     """Is this a relative path without empty parts and steps upwards? Only such names stay inside their store."""
     return bool(path) and not any(part in ("", ".", "..") for part in path.split("/"))
 
 
-def check_plain(path: str) -> None:
+def validate_plain_path(path: str) -> None:
     """Raises Refused for a path that leads out of its store."""
-    if not is_plain(path):
+    if not is_plain_path(path):
         raise Refused(f"'{path}' is not a relative path inside the store")
 
 
-def hashed(*parts: object) -> int:
+def hash_parts(*parts: object) -> int:
     """63 bits that stand for these parts: a stamp for stores without modification times."""
     text = "\0".join(str(part) for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()[:8], "big") >> 1
@@ -172,7 +172,7 @@ def hashed(*parts: object) -> int:
 # ---------------------------------------------------------------------- nothing secret in words
 
 
-def shown_url(url: str) -> str:
+def hide_url_secrets(url: str) -> str:
     """A URL as it may be shown: without user, password, query and fragment, which can carry credentials."""
     try:
         parts = urlsplit(url)
@@ -183,7 +183,7 @@ def shown_url(url: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
-def words(cause: BaseException, secrets: Iterable[str] = (), limit: int = 300) -> str:
+def describe_error(cause: BaseException, secrets: Iterable[str] = (), limit: int = 300) -> str:
     """What an exception says, on one line, shortened, without the given secrets and without signed parts of URLs."""
     text = re.sub(r"\s+", " ", str(cause)).strip() or type(cause).__name__
     for secret in secrets:

@@ -21,9 +21,20 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
 from darkroom.core import files
 from darkroom.core.errors import DarkroomError, DataError, DiskFullError
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.options.datasets.where import HubRows, Panels, RowFilter, UrlFiles
-from darkroom.storage.base import Found, Missing, ReadOnly, Refused, Say, Unreachable, ending_of, hashed, wanted, words
+from darkroom.storage.base import (
+    FileListing,
+    Missing,
+    OnProgress,
+    ReadOnly,
+    Refused,
+    Unreachable,
+    describe_error,
+    ending_of,
+    has_ending,
+    hash_parts,
+)
 from darkroom.storage.parallel import for_all
 from darkroom.storage.remote import UrlStore
 from darkroom.storage.retry import Retry
@@ -31,13 +42,13 @@ from darkroom.storage.retry import Retry
 if TYPE_CHECKING:
     import pyarrow as pa
 
-KEPT_BYTES = 1 << 30  # of streamed row groups in memory; at least two are kept
+CACHED_BYTES = 1 << 30  # of streamed row groups in memory; at least two are kept
 THREADS = 8  # that read footers and plain columns side by side
 BATCH = 10_000  # rows that are Python objects at the same time
 CONVERTED = "refs/convert/parquet"  # where the hub keeps its own Parquet copy of most datasets
 
 
-class Source(Protocol):
+class RowSource(Protocol):
     """Where rows come from. Rows are counted from 0 over all files."""
 
     columns: list[str]
@@ -56,71 +67,79 @@ class Source(Protocol):
 class HubStore(ReadOnly):
     """Samples are rows. Read-only."""
 
-    def __init__(self, where: HubRows, retry: Retry | None = None):
-        self.where, self.retry = where, retry
-        self.name = f"{where.dataset_name} (split {where.split})"
-        self.remote, self.connections = where.streaming, THREADS
+    def __init__(self, location: HubRows, retry: Retry | None = None):
+        self.location, self.retry = location, retry
+        self.name = f"{location.dataset_name} (split {location.split})"
+        self.remote, self.connections = location.streaming, THREADS
         self._lock = threading.Lock()
-        self._source: Source | None = None
+        self._source: RowSource | None = None
         self._kept: list[int] | None = None
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides which rows there are and what is known of them."""
-        return self.where.model_dump(mode="json", exclude={"cache_dir"})
+        return self.location.model_dump(mode="json", exclude={"cache_dir"})
 
     @property
-    def source(self) -> Source:
+    def source(self) -> RowSource:
         """The opened dataset. The first call may download it. Raises DataError, Unreachable, MissingPackage."""
         with self._lock:
             if self._source is None:
-                with _plain_words(self.where):
-                    source = _Streamed(self.where, self.retry) if self.where.streaming else _Loaded(self.where)
-                if self.where.media_column not in source.columns:
-                    raise self._no_column(self.where.media_column, "image_column, video_column or audio_column", source)
+                with _explain_hub_errors(self.location):
+                    source = (
+                        _StreamedRows(self.location, self.retry)
+                        if self.location.streaming
+                        else _LoadedRows(self.location)
+                    )
+                if self.location.media_column not in source.columns:
+                    raise self._no_column(
+                        self.location.media_column, "image_column, video_column or audio_column", source
+                    )
                 self._source = source
             return self._source
 
     # ------------------------------------------------------------------ listing
 
-    def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
+    def find(self, endings: frozenset[str], on_progress: OnProgress | None = None) -> FileListing:
         """The rows that `filter_func` keeps. Raises DataError, Unreachable, MissingPackage, DiskFullError."""
-        kept = self.kept()
-        found = Found([], [], [], folders=1)
-        left = self.source.count - len(kept)
+        row_numbers = self.passing_rows()
+        listing = FileListing([], [], [], folders=1)
+        left = self.source.count - len(row_numbers)
         if left:
-            found.problems["filter_func"] = left
-        if not wanted(self._path(0), endings):
-            found.others[ending_of(self._path(0))] = len(kept)
-            return found
+            listing.problems["filter_func"] = left
+        if not has_ending(self._path(0), endings):
+            listing.others[ending_of(self._path(0))] = len(row_numbers)
+            return listing
         sizes, stamps = self.source.marks()
-        rows = [(self._path(row), sizes[row], stamps[row]) for row in kept]
-        if say is not None:
-            say(len(rows), len(rows))
-        return Found.of(rows, problems=found.problems, folders=1)
+        rows = [(self._path(row), sizes[row], stamps[row]) for row in row_numbers]
+        if on_progress is not None:
+            on_progress(len(rows), len(rows))
+        return FileListing.from_rows(rows, problems=listing.problems, folders=1)
 
-    def kept(self) -> list[int]:
+    def passing_rows(self) -> list[int]:
         """Rows that pass the filter, ascending."""
         if self._kept is None:
-            rule = self.where.filter_func
-            self._kept = list(range(self.source.count)) if rule is None else self._passing(rule)
+            rule = self.location.filter_func
+            self._kept = list(range(self.source.count)) if rule is None else self._find_passing_rows(rule)
         return self._kept
 
     def rows(self) -> pa.Table:
         """Captions and what columns say about sizes. Raises DataError for a column that is not there."""
         import pyarrow as pa
 
-        where, kept = self.where, self.kept()
-        columns: dict[str, pa.Array] = {"path": pa.array([self._path(row) for row in kept], pa.string())}
-        named = [*where.caption_column, *where.audio_caption_fields]
-        named += [name for name in (where.fallback_caption_column, where.description_column) if name]
-        there = [name for name in named if self._top(name) in self.source.columns]
+        location, row_numbers = self.location, self.passing_rows()
+        columns: dict[str, pa.Array] = {"path": pa.array([self._path(row) for row in row_numbers], pa.string())}
+        named = [*location.caption_column, *location.audio_caption_fields]
+        named += [name for name in (location.fallback_caption_column, location.description_column) if name]
+        present = [name for name in named if self._top(name) in self.source.columns]
         # a name that somebody wrote must exist; the default may not, as captions can come from elsewhere
-        asked = set(where.caption_column if "caption_column" in where.model_fields_set else ())
-        asked |= {where.fallback_caption_column} if where.fallback_caption_column else set()
-        for name in sorted(asked.difference(there)):
+        required = set(location.caption_column if "caption_column" in location.model_fields_set else ())
+        required |= {location.fallback_caption_column} if location.fallback_caption_column else set()
+        for name in sorted(required.difference(present)):
             raise self._no_column(name, "caption_column and fallback_caption_column")
-        if there:
-            captions = [self._captions(row) for row in self._some({self._top(name) for name in there}, kept)]
+        if present:
+            captions = [
+                self._captions(row) for row in self._iterate_rows({self._top(name) for name in present}, row_numbers)
+            ]
             columns["captions"] = pa.array(captions, pa.list_(pa.string()))
         for key, option, kind in (
             ("width", "width_column", pa.int32()),
@@ -128,15 +147,15 @@ class HubStore(ReadOnly):
             ("frames", "num_frames_column", pa.int32()),
             ("fps", "fps_column", pa.float64()),
         ):
-            name = getattr(where, option)
+            name = getattr(location, option)
             if name:
-                columns[key] = pa.array(self._numbers(name, option, kept, whole=kind == pa.int32()), kind)
-        if where.panels is not None and where.panels.enabled and "width" in columns:
+                columns[key] = pa.array(self._numbers(name, option, row_numbers, as_integers=kind == pa.int32()), kind)
+        if location.panels is not None and location.panels.enabled and "width" in columns:
             widths = columns["width"].to_pylist()
-            count = where.panels.image_count
+            count = location.panels.image_count
             columns["width"] = pa.array([w // count if w is not None else None for w in widths], pa.int32())
-        if where.lyrics_column:
-            columns["lyrics"] = pa.array(self._lyrics(where.lyrics_column, kept), pa.string())
+        if location.lyrics_column:
+            columns["lyrics"] = pa.array(self._lyrics(location.lyrics_column, row_numbers), pa.string())
         return pa.table(columns)
 
     # ------------------------------------------------------------------ reading
@@ -145,43 +164,43 @@ class HubStore(ReadOnly):
         """The media of a row. Raises Missing, Refused, Unreachable."""
         row = self._row(path)
         data = _bytes_of(self._cell(row), path)
-        panels = self.where.panels
-        return data if panels is None or not panels.enabled else panel(data, panels, path)
+        panels = self.location.panels
+        return data if panels is None or not panels.enabled else cut_panel(data, panels, path)
 
     def open(self, path: str, size: int | None = None) -> BinaryIO:
         """As `read`: a row's media comes in one piece, unless it is a file of this machine."""
-        place = self.local(path)
-        if place is None:
+        local_path = self.local(path)
+        if local_path is None:
             return io.BytesIO(self.read(path))
         try:
-            return place.open("rb")
+            return local_path.open("rb")
         except FileNotFoundError:
-            raise Missing(f"'{path}' ({place}) is not there") from None
+            raise Missing(f"'{path}' ({local_path}) is not there") from None
         except OSError as cause:
-            raise Refused(f"'{path}' ({place}): {cause.strerror or cause}") from None
+            raise Refused(f"'{path}' ({local_path}): {cause.strerror or cause}") from None
 
     def local(self, path: str) -> Path | None:
         """The file, in folders of loose files; None where rows hold bytes, and for panels, which exist nowhere."""
-        if self.where.streaming or (self.where.panels is not None and self.where.panels.enabled):
+        if self.location.streaming or (self.location.panels is not None and self.location.panels.enabled):
             return None
         cell = self._cell(self._row(path))
-        given = cell if isinstance(cell, str) else cell.get("path") if isinstance(cell, dict) else None
+        file_name = cell if isinstance(cell, str) else cell.get("path") if isinstance(cell, dict) else None
         if isinstance(cell, dict) and cell.get("bytes") is not None:
             return None
-        return Path(given) if given and os.path.isabs(given) else None  # noqa: PTH117 - asked per sample
+        return Path(file_name) if file_name and os.path.isabs(file_name) else None  # noqa: PTH117 - asked per sample
 
     def _cell(self, row: int) -> Any:
-        with _plain_words(self.where):
+        with _explain_hub_errors(self.location):
             return self.source.cell(row)
 
     # ------------------------------------------------------------------ names
 
     def _path(self, row: int) -> str:
-        return f"{row}.{self.where.file_extension.lstrip('.')}"
+        return f"{row}.{self.location.file_extension.lstrip('.')}"
 
     def _row(self, path: str) -> int:
         stem, _, ending = path.partition(".")
-        if not stem.isdecimal() or ending != self.where.file_extension.lstrip("."):
+        if not stem.isdecimal() or ending != self.location.file_extension.lstrip("."):
             raise Missing(f"'{path}' is not a row of {self.name}")
         if int(stem) >= self.source.count:
             raise Missing(f"'{path}' is not there: {self.name} has {self.source.count} rows")
@@ -191,79 +210,85 @@ class HubStore(ReadOnly):
         """The column that holds a dotted name; a column whose own name has a dot goes first."""
         return name if name in self.source.columns else name.partition(".")[0]
 
-    def _no_column(self, name: str, option: str, source: Source | None = None) -> DataError:
+    def _no_column(self, name: str, option: str, source: RowSource | None = None) -> DataError:
         columns = ", ".join((source or self.source).columns)
         return DataError(f"{self.name} has no column '{name}'; it has: {columns}.\n  Correct {option}.")
 
     # ------------------------------------------------------------------ columns
 
-    def _some(self, names: set[str], kept: Sequence[int]) -> Iterator[dict[str, Any]]:
+    def _iterate_rows(self, names: set[str], row_numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
         """These columns of these rows, as dicts; few at a time."""
-        with _plain_words(self.where):
+        with _explain_hub_errors(self.location):
             table = self.source.table(sorted(names))
-        everything = len(kept) == len(table)
-        for start in range(0, len(kept), BATCH):
-            rows = kept[start : start + BATCH]
+        everything = len(row_numbers) == len(table)
+        for start in range(0, len(row_numbers), BATCH):
+            rows = row_numbers[start : start + BATCH]
             part = table.slice(start, len(rows)) if everything else table.take(list(rows))
             yield from part.to_pylist()
 
     def _captions(self, row: dict[str, Any]) -> list[str]:
-        where = self.where
-        found = [text for name in where.caption_column for text in _texts(_dig(row, name))]
-        if not found and where.audio_caption_fields:
-            parts = [text for name in where.audio_caption_fields for text in _texts(_dig(row, name))]
-            found = [", ".join(parts)] if parts else []
-        for name in (where.fallback_caption_column, where.description_column):
-            if not found and name:
-                found = _texts(_dig(row, name))
-        return found
+        location = self.location
+        captions = [text for name in location.caption_column for text in _texts(_get_nested(row, name))]
+        if not captions and location.audio_caption_fields:
+            parts = [text for name in location.audio_caption_fields for text in _texts(_get_nested(row, name))]
+            captions = [", ".join(parts)] if parts else []
+        for name in (location.fallback_caption_column, location.description_column):
+            if not captions and name:
+                captions = _texts(_get_nested(row, name))
+        return captions
 
-    def _numbers(self, name: str, option: str, kept: Sequence[int], whole: bool) -> list[Any]:
+    def _numbers(self, name: str, option: str, row_numbers: Sequence[int], as_integers: bool) -> list[Any]:
         if self._top(name) not in self.source.columns:
             raise self._no_column(name, option)
-        values = (_number(_dig(row, name)) for row in self._some({self._top(name)}, kept))
-        return [None if value is None else int(value) if whole else value for value in values]
+        values = (_number(_get_nested(row, name)) for row in self._iterate_rows({self._top(name)}, row_numbers))
+        return [None if value is None else int(value) if as_integers else value for value in values]
 
-    def _lyrics(self, name: str, kept: Sequence[int]) -> list[str | None]:
+    def _lyrics(self, name: str, row_numbers: Sequence[int]) -> list[str | None]:
         if self._top(name) not in self.source.columns:
             name = "norm_lyrics" if "norm_lyrics" in self.source.columns else name
         if self._top(name) not in self.source.columns:
             raise self._no_column(name, "lyrics_column")
-        return ["\n".join(_texts(_dig(row, name))) or None for row in self._some({self._top(name)}, kept)]
+        return [
+            "\n".join(_texts(_get_nested(row, name))) or None
+            for row in self._iterate_rows({self._top(name)}, row_numbers)
+        ]
 
-    def _passing(self, rule: RowFilter) -> list[int]:
-        where = self.where
-        sides = ((where.width_column or "width", rule.min_width), (where.height_column or "height", rule.min_height))
-        needed = {name for name, least in sides if least is not None}
-        needed |= {"collection"} if rule.collection else set()
-        needed |= {rule.quality_column} if rule.quality_thresholds else set()
-        for name in sorted(needed):
+    def _find_passing_rows(self, rule: RowFilter) -> list[int]:
+        location = self.location
+        sides = (
+            (location.width_column or "width", rule.min_width),
+            (location.height_column or "height", rule.min_height),
+        )
+        columns = {name for name, minimum in sides if minimum is not None}
+        columns |= {"collection"} if rule.collection else set()
+        columns |= {rule.quality_column} if rule.quality_thresholds else set()
+        for name in sorted(columns):
             if self._top(name) not in self.source.columns:
                 raise self._no_column(name, "filter_func")
-        if not needed:
+        if not columns:
             return list(range(self.source.count))
 
         def passes(row: dict[str, Any]) -> bool:
-            if rule.collection and _dig(row, "collection") not in rule.collection:
+            if rule.collection and _get_nested(row, "collection") not in rule.collection:
                 return False
-            if any(least is not None and (_number(_dig(row, name)) or 0) < least for name, least in sides):
+            if any(least is not None and (_number(_get_nested(row, name)) or 0) < least for name, least in sides):
                 return False
             if not rule.quality_thresholds:
                 return True
-            metrics = _dig(row, rule.quality_column)
+            metrics = _get_nested(row, rule.quality_column)
             return isinstance(metrics, dict) and all(
                 (_number(metrics.get(name)) or 0) >= least for name, least in rule.quality_thresholds.items()
             )
 
         everything = range(self.source.count)
-        rows = self._some({self._top(name) for name in needed}, everything)
+        rows = self._iterate_rows({self._top(name) for name in columns}, everything)
         return [number for number, row in zip(everything, rows, strict=True) if passes(row)]
 
 
 # ---------------------------------------------------------------------- values
 
 
-def _dig(row: dict[str, Any], name: str) -> Any:
+def _get_nested(row: dict[str, Any], name: str) -> Any:
     """A column, or a nested field by its dotted name. Lists are gone through."""
     if name in row:
         return row[name]
@@ -313,7 +338,7 @@ def _bytes_of(cell: Any, path: str) -> bytes:
         raise Refused(f"'{path}' ({cell}): {cause.strerror or cause}") from None
 
 
-def panel(data: bytes, panels: Panels, path: str) -> bytes:
+def cut_panel(data: bytes, panels: Panels, path: str) -> bytes:
     """One panel of a horizontal strip, as PNG, or as TIFF where PNG has no such pixels. Raises Refused for a damaged
     strip.
 
@@ -333,17 +358,17 @@ def panel(data: bytes, panels: Panels, path: str) -> bytes:
                     f"{panels.image_count}"
                 )
             cut = upright.crop((left, 0, left + width, upright.height))
-            kind, more = "png", {"compress_level": 1}
+            kind, save_options = "png", {"compress_level": 1}
             if cut.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
-                kind, more = "tiff", {}
+                kind, save_options = "tiff", {}
             if profile := strip.info.get("icc_profile"):
-                more |= {"icc_profile": profile}
+                save_options |= {"icc_profile": profile}
             out = io.BytesIO()
-            cut.save(out, kind, **more)
+            cut.save(out, kind, **save_options)
     except UnidentifiedImageError:
         return data
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as cause:
-        raise Refused(f"'{path}' is damaged: {words(cause)}") from None
+        raise Refused(f"'{path}' is damaged: {describe_error(cause)}") from None
     return out.getvalue()
 
 
@@ -351,37 +376,37 @@ def panel(data: bytes, panels: Panels, path: str) -> bytes:
 
 
 def _library() -> Any:
-    return need("datasets", "hub", "A dataset of type huggingface")
+    return import_optional("datasets", "hub", "A dataset of type huggingface")
 
 
-def _arguments(where: HubRows) -> dict[str, Any]:
-    folder = files.home_of(where.dataset_name)
-    path = str(folder.absolute()) if folder.is_dir() else where.dataset_name
-    cache = str(where.cache_dir) if where.cache_dir else None
-    return {"path": path, "cache_dir": cache, "revision": where.revision}
+def _arguments(location: HubRows) -> dict[str, Any]:
+    folder = files.expand_home(location.dataset_name)
+    path = str(folder.absolute()) if folder.is_dir() else location.dataset_name
+    cache = str(location.cache_dir) if location.cache_dir else None
+    return {"path": path, "cache_dir": cache, "revision": location.revision}
 
 
 @contextlib.contextmanager
-def _plain_words(where: HubRows) -> Iterator[None]:
+def _explain_hub_errors(location: HubRows) -> Iterator[None]:
     """Turn what `datasets` and the hub's client raise into errors that say what to do."""
     try:
         yield
     except (DarkroomError, Missing, Refused):
         raise
     except Exception as cause:
-        number = files.full_disk(cause) or (files.full_disk(cause.__cause__) if cause.__cause__ else None)
+        number = files.disk_full_errno(cause) or (files.disk_full_errno(cause.__cause__) if cause.__cause__ else None)
         if number is not None:
-            place = where.cache_dir or Path.home()
-            raise DiskFullError(files.disk_full_message(place, where.dataset_name, number)) from cause
-        said = _said(cause, where.dataset_name)
-        if said is None:
+            folder = location.cache_dir or Path.home()
+            raise DiskFullError(files.disk_full_message(folder, location.dataset_name, number)) from cause
+        explained = _explain_error(cause, location.dataset_name)
+        if explained is None:
             raise
-        raise said from cause
+        raise explained from cause
 
 
-def _said(cause: Exception, name: str) -> Exception | None:
+def _explain_error(cause: Exception, name: str) -> Exception | None:
     """The error that a person can act on, or None when this is a mistake of ours."""
-    text, kind = words(cause), type(cause).__name__
+    text, kind = describe_error(cause), type(cause).__name__
     if "Gated" in kind or "gated" in text:
         return DataError(
             f"The dataset '{name}' is only given to people who accepted its terms.\n"
@@ -402,16 +427,16 @@ def _said(cause: Exception, name: str) -> Exception | None:
     return None
 
 
-class _Loaded:
+class _LoadedRows:
     """A dataset in the library's cache, memory-mapped."""
 
-    def __init__(self, where: HubRows):
-        self._rows = _library().load_dataset(**_arguments(where), split=where.split)
+    def __init__(self, location: HubRows):
+        self._rows = _library().load_dataset(**_arguments(location), split=location.split)
         self.columns: list[str] = list(self._rows.column_names)
         self.count = len(self._rows)
         # in this format the library hands out what is stored and decodes nothing
-        known = [where.media_column] if where.media_column in self.columns else []
-        self._media = self._rows.select_columns(known).with_format("arrow")
+        media_columns = [location.media_column] if location.media_column in self.columns else []
+        self._media = self._rows.select_columns(media_columns).with_format("arrow")
 
     def table(self, names: Sequence[str]) -> pa.Table:
         return self._rows.select_columns(list(names)).with_format("arrow")[:]
@@ -423,13 +448,13 @@ class _Loaded:
         """Lengths come from the offsets of the column; for loose files, from the files."""
         mark = self._rows._fingerprint  # changes with the source files, stays from start to start
         sizes, stamps = _lengths(self._media[:].column(0)), []
-        for row, (size, place) in enumerate(sizes):
+        for row, (size, path) in enumerate(sizes):
             try:
-                stat = os.stat(place) if size is None and place else None  # noqa: PTH116 - per sample
+                stat = os.stat(path) if size is None and path else None  # noqa: PTH116 - per sample
             except OSError:
                 stat = None  # reading it will say that it is missing
-            stamps.append(stat.st_mtime_ns if stat else hashed(mark, row))
-            sizes[row] = (stat.st_size if stat else size or 0, place)
+            stamps.append(stat.st_mtime_ns if stat else hash_parts(mark, row))
+            sizes[row] = (stat.st_size if stat else size or 0, path)
         return [size or 0 for size, _ in sizes], stamps
 
 
@@ -454,11 +479,11 @@ def _lengths(column: Any) -> list[tuple[int | None, str | None]]:
 # ---------------------------------------------------------------------- streaming
 
 
-class _Streamed:
+class _StreamedRows:
     """Parquet files that stay where they are; footers are read at the start, row groups when they are wanted."""
 
-    def __init__(self, where: HubRows, retry: Retry | None):
-        self.where, self.retry = where, retry
+    def __init__(self, location: HubRows, retry: Retry | None):
+        self.location, self.retry = location, retry
         self._files = self._parquet_files()
         self._places: dict[str, UrlStore] = {}
         self._lock = threading.Lock()
@@ -479,22 +504,23 @@ class _Streamed:
 
     def _parquet_files(self) -> list[str]:
         """The files of the split, as the library finds them. Raises DataError when they are not Parquet."""
-        where = self.where
-        builder = _library().load_dataset_builder(**_arguments(where))
-        splits = {str(name): [str(file) for file in found] for name, found in (builder.config.data_files or {}).items()}
-        if splits and where.split not in splits:
+        location = self.location
+        builder = _library().load_dataset_builder(**_arguments(location))
+        splits = {str(name): [str(file) for file in files] for name, files in (builder.config.data_files or {}).items()}
+        if splits and location.split not in splits:
             raise DataError(
-                f"The dataset '{where.dataset_name}' has no split '{where.split}'; it has: {', '.join(splits)}.\n"
+                f"The dataset '{location.dataset_name}' has no split '{location.split}'; "
+                f"it has: {', '.join(splits)}.\n"
                 "  Correct split. While streaming it names a whole split, without a part in brackets."
             )
-        found = splits.get(where.split, [])
-        if not found or not all(file.endswith(".parquet") for file in found):
+        files = splits.get(location.split, [])
+        if not files or not all(file.endswith(".parquet") for file in files):
             raise DataError(
-                f"The dataset '{where.dataset_name}' cannot be streamed: its files are not Parquet, and only Parquet "
+                f"The dataset '{location.dataset_name}' cannot be streamed: its files are not Parquet, and only Parquet "
                 f"files can be read at any row.\n  Turn streaming off; or try revision '{CONVERTED}', where the hub "
                 "keeps a Parquet copy of most datasets."
             )
-        return found
+        return files
 
     def _open(self, number: int) -> BinaryIO:
         url = self._files[number]
@@ -505,9 +531,9 @@ class _Streamed:
                 raise Refused(f"'{url}': {cause.strerror or cause}") from None
         folder, _, name = url.rpartition("/")
         with self._lock:
-            place = self._places.get(folder) or UrlStore(UrlFiles(url=folder), self.retry)
-            self._places[folder] = place
-        return place.open(name)
+            store = self._places.get(folder) or UrlStore(UrlFiles(url=folder), self.retry)
+            self._places[folder] = store
+        return store.open(name)
 
     def _footer(self, number: int) -> None:
         import pyarrow.parquet as pq
@@ -527,30 +553,33 @@ class _Streamed:
 
         parts: list[Any] = [None] * len(self._files)
 
-        def one(number: int) -> None:
+        def read_file(number: int) -> None:
             parts[number] = self._read(number, range(self._footers[number].num_row_groups), names)
 
-        for_all(one, range(len(self._files)), THREADS, len(self._files))
+        for_all(read_file, range(len(self._files)), THREADS, len(self._files))
         return pa.concat_tables(parts, promote_options="permissive").select(list(names))
 
     def cell(self, row: int) -> Any:
-        place = bisect_right(self._starts, row) - 1
-        return self._group(place)[row - self._starts[place]].as_py()
+        group_number = bisect_right(self._starts, row) - 1
+        return self._group(group_number)[row - self._starts[group_number]].as_py()
 
-    def _group(self, place: int) -> Any:
+    def _group(self, group_number: int) -> Any:
         """The media column of a row group. Threads that want the same one wait for the first."""
         with self._lock:
-            busy = self._busy.setdefault(place, threading.Lock())
+            busy = self._busy.setdefault(group_number, threading.Lock())
         with busy:
             with self._lock:
-                if place in self._kept:
-                    self._kept.move_to_end(place)
-                    return self._kept[place]
-            number, group = self._groups[place]
-            column = self._read(number, [group], [self.where.media_column]).column(0)
+                if group_number in self._kept:
+                    self._kept.move_to_end(group_number)
+                    return self._kept[group_number]
+            number, group = self._groups[group_number]
+            column = self._read(number, [group], [self.location.media_column]).column(0)
             with self._lock:
-                self._kept[place] = column
-                while len(self._kept) > 2 and sum(kept.nbytes for kept in self._kept.values()) > KEPT_BYTES:
+                self._kept[group_number] = column
+                while (
+                    len(self._kept) > 2
+                    and sum(column_data.nbytes for column_data in self._kept.values()) > CACHED_BYTES
+                ):
                     self._kept.popitem(last=False)
             return column
 
@@ -558,17 +587,17 @@ class _Streamed:
         """The size is the mean of the row group, as single lengths would have to be fetched with the bytes."""
         sizes: list[int] = []
         stamps: list[int] = []
-        for place, (number, group) in enumerate(self._groups):
+        for group_number, (number, group) in enumerate(self._groups):
             footer = self._footers[number].row_group(group)
             chunks = [footer.column(i) for i in range(footer.num_columns)]
-            mine = [c for c in chunks if c.path_in_schema.partition(".")[0] == self.where.media_column]
-            size = sum(c.total_uncompressed_size for c in mine) // footer.num_rows
-            mark = (self._files[number], *self._changed(number), *(c.total_compressed_size for c in mine))
+            media_chunks = [c for c in chunks if c.path_in_schema.partition(".")[0] == self.location.media_column]
+            size = sum(c.total_uncompressed_size for c in media_chunks) // footer.num_rows
+            mark = (self._files[number], *self._file_stamp(number), *(c.total_compressed_size for c in media_chunks))
             sizes += [size] * footer.num_rows
-            stamps += [hashed(*mark, self._starts[place] + i) for i in range(footer.num_rows)]
+            stamps += [hash_parts(*mark, self._starts[group_number] + i) for i in range(footer.num_rows)]
         return sizes, stamps
 
-    def _changed(self, number: int) -> tuple[int, ...]:
+    def _file_stamp(self, number: int) -> tuple[int, ...]:
         """What changes with a local file; the address of a file on the hub holds its commit."""
         url = self._files[number]
         return () if "://" in url else (os.stat(url).st_mtime_ns,)  # noqa: PTH116

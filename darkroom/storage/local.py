@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from darkroom.core import files
 from darkroom.core.errors import DataError
 from darkroom.options.datasets.where import LocalFiles
-from darkroom.storage.base import Found, Missing, Refused, Say, check_plain, ending_of, wanted
+from darkroom.storage.base import FileListing, Missing, OnProgress, Refused, ending_of, has_ending, validate_plain_path
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,15 +38,15 @@ class LocalStore:
 
     writable, remote, connections = True, False, 8
 
-    def __init__(self, where: LocalFiles):
-        self.root, self.recursive = Path(where.root), where.recursive
+    def __init__(self, location: LocalFiles):
+        self.root, self.recursive = Path(location.root), location.recursive
         self.name = str(self.root)
 
     def identity(self) -> dict[str, Any]:
         """The absolute folder, and whether it is searched deeply."""
         return {"type": "local", "root": str(self.root.absolute()), "recursive": self.recursive}
 
-    def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
+    def find(self, endings: frozenset[str], on_progress: OnProgress | None = None) -> FileListing:
         """All files, hidden names apart.
 
         Links to folders are followed, except where they would lead in circles; those that leave the folder are named.
@@ -55,7 +55,7 @@ class LocalStore:
         walk = _Walk()
         try:
             for path, entry in _walk(self.root, walk, self.recursive):
-                if not wanted(path, endings):
+                if not has_ending(path, endings):
                     walk.others[ending_of(path)] += 1
                     continue
                 try:
@@ -75,11 +75,11 @@ class LocalStore:
                 if entry.is_symlink():
                     _note_leaving(walk, self.root, path, entry)
                 rows.append((path, stat.st_size, stat.st_mtime_ns))
-                if say is not None and len(rows) % EVERY == 0:
-                    say(len(rows), 0)
+                if on_progress is not None and len(rows) % EVERY == 0:
+                    on_progress(len(rows), 0)
         except (FileNotFoundError, NotADirectoryError):
             raise DataError(f"There is no folder {self.root}.\n  Create it, or correct the path.") from None
-        return Found.of(
+        return FileListing.from_rows(
             rows,
             problems=walk.problems,
             notes=walk.notes,
@@ -98,39 +98,39 @@ class LocalStore:
 
     def open(self, path: str, size: int | None = None) -> BinaryIO:
         """The file itself. Raises Missing, Refused."""
-        check_plain(path)
+        validate_plain_path(path)
         try:
             return open(f"{self.root}/{path}", "rb")
         except OSError as cause:
-            raise _said(cause, path) from None
+            raise _explain_error(cause, path) from None
 
     def local(self, path: str) -> Path | None:
         """The file's place; it need not be there."""
-        check_plain(path)
+        validate_plain_path(path)
         return self.root / path
 
     def delete(self, path: str) -> None:
         """Remove a file. Raises Missing, Refused."""
-        check_plain(path)
+        validate_plain_path(path)
         try:
             (self.root / path).unlink()
         except OSError as cause:
-            raise _said(cause, path) from None
+            raise _explain_error(cause, path) from None
 
     def write(self, path: str, data: bytes) -> None:
         """Write beside, then rename. Raises Refused, DiskFullError."""
-        check_plain(path)
+        validate_plain_path(path)
         try:
-            with files.atomic(self.root / path) as temporary:
+            with files.write_atomically(self.root / path) as temporary:
                 temporary.write_bytes(data)
         except OSError as cause:
             raise Refused(f"'{path}' cannot be written: {cause.strerror or cause}") from None
 
     def upload(self, path: str, source: Path) -> None:
         """A copy of `source`, made beside and then renamed. Raises Refused, DiskFullError."""
-        check_plain(path)
+        validate_plain_path(path)
         try:
-            with files.atomic(self.root / path) as temporary:
+            with files.write_atomically(self.root / path) as temporary:
                 shutil.copyfile(source, temporary)
         except OSError as cause:
             raise Refused(f"'{path}' cannot be written: {cause.strerror or cause}") from None
@@ -140,7 +140,7 @@ class LocalStore:
         return None
 
 
-def _said(cause: OSError, path: str) -> Exception:
+def _explain_error(cause: OSError, path: str) -> Exception:
     if isinstance(cause, (FileNotFoundError, NotADirectoryError)):
         return Missing(f"'{path}' is not there")
     return Refused(f"'{path}': {cause.strerror or cause}")

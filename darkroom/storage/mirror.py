@@ -15,7 +15,7 @@ from darkroom.core import files
 from darkroom.core.errors import DataError
 from darkroom.core.log import logger
 from darkroom.core.units import show_size
-from darkroom.storage.base import ANY, Missing, Refused, Say, Store
+from darkroom.storage.base import ANY, Missing, OnProgress, Refused, Store
 from darkroom.storage.parallel import for_all
 
 log = logger(__name__)
@@ -30,24 +30,24 @@ class Mirror:
     def __init__(self, store: Store, folder: Path):
         self.store, self.folder = store, Path(folder)
 
-    def pull(self, wants: Callable[[str], bool] | None = None, say: Say | None = None) -> list[str]:
+    def pull(self, wants: Callable[[str], bool] | None = None, on_progress: OnProgress | None = None) -> list[str]:
         """Fetch every file that is there and not here, or here with another size. Returns their names, sorted.
 
         `wants` chooses by name. Raises DataError (Unreachable among them), DiskFullError. A file appears whole or not
         at all; one that vanishes meanwhile is left out.
         """
-        found = self.store.find(ANY)
-        there = {
+        listing = self.store.find(ANY)
+        to_fetch = {
             name: size
-            for name, size in zip(found.paths, found.sizes, strict=True)
+            for name, size in zip(listing.paths, listing.sizes, strict=True)
             if (wants is None or wants(name)) and self._size(name) != size
         }
         fetched: list[str] = []
         lock = threading.Lock()
 
-        def one(name: str) -> None:
+        def fetch_file(name: str) -> None:
             try:
-                self._fetch(name, there[name])
+                self._fetch(name, to_fetch[name])
             except Missing:
                 log.info("%s: '%s' was removed while it was fetched", self.store.name, name)
                 return
@@ -58,14 +58,14 @@ class Mirror:
             with lock:
                 fetched.append(name)
 
-        if there:
-            log.info("%s: fetching %d files (%s)", self.store.name, len(there), show_size(sum(there.values())))
-        for_all(one, there, min(THREADS, self.store.connections), len(there), say)
+        if to_fetch:
+            log.info("%s: fetching %d files (%s)", self.store.name, len(to_fetch), show_size(sum(to_fetch.values())))
+        for_all(fetch_file, to_fetch, min(THREADS, self.store.connections), len(to_fetch), on_progress)
         return sorted(fetched)
 
     def push(self, name: str) -> None:
         """Send one finished file. Raises FileNotFoundError, DataError (Unreachable among them)."""
-        source = files.inside(self.folder, name)
+        source = files.join_inside(self.folder, name)
         if not source.is_file():
             raise FileNotFoundError(source)
         try:
@@ -81,16 +81,16 @@ class Mirror:
             self.store.delete(name)
         except Missing:
             log.debug("%s: '%s' was gone already", self.store.name, name)
-        files.inside(self.folder, name).unlink(missing_ok=True)
+        files.join_inside(self.folder, name).unlink(missing_ok=True)
 
     def _size(self, name: str) -> int | None:
         try:
-            return files.inside(self.folder, name).stat().st_size
+            return files.join_inside(self.folder, name).stat().st_size
         except OSError:
             return None
 
     def _fetch(self, name: str, size: int) -> None:
-        with files.atomic(files.inside(self.folder, name)) as temporary:
+        with files.write_atomically(files.join_inside(self.folder, name)) as temporary:
             with self.store.open(name, size) as source, temporary.open("wb") as out:
                 shutil.copyfileobj(source, out, BLOCK)
             if temporary.stat().st_size != size:

@@ -6,32 +6,36 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
-from darkroom.storage.base import Say
+from darkroom.storage.base import OnProgress
 
 Item = TypeVar("Item")
 
 
 def for_all(
-    work: Callable[[Item], None], items: Iterable[Item], threads: int, total: int = 0, say: Say | None = None
+    work: Callable[[Item], None],
+    items: Iterable[Item],
+    threads: int,
+    total: int = 0,
+    on_progress: OnProgress | None = None,
 ) -> None:
     """Call `work` for every item, at most `threads` at once. The first exception stops the rest and is raised here."""
     feed, lock, stop = iter(items), threading.Lock(), threading.Event()
     failed: list[BaseException] = []
-    done = 0
+    finished = 0
 
     def next_item() -> Item | None:
         with lock:
             return None if stop.is_set() else next(feed, None)
 
     def run() -> None:
-        nonlocal done
+        nonlocal finished
         try:
             while (item := next_item()) is not None:
                 work(item)
                 with lock:
-                    done += 1
-                    if say is not None:
-                        say(done, total)
+                    finished += 1
+                    if on_progress is not None:
+                        on_progress(finished, total)
         except BaseException as cause:
             failed.append(cause)
             stop.set()

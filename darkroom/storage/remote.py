@@ -15,19 +15,19 @@ from darkroom.core.errors import DataError
 from darkroom.options.datasets.where import UrlFiles
 from darkroom.storage.base import (
     REMEDY,
-    Found,
+    FileListing,
     Missing,
+    OnProgress,
     Refused,
-    Say,
     Unreachable,
-    check_plain,
+    describe_error,
     ending_of,
-    hashed,
+    has_ending,
+    hash_parts,
+    hide_url_secrets,
     is_hidden,
-    is_plain,
-    shown_url,
-    wanted,
-    words,
+    is_plain_path,
+    validate_plain_path,
 )
 from darkroom.storage.retry import Passing, Retry
 
@@ -38,8 +38,8 @@ Result = TypeVar("Result")
 
 HEAD = 64 << 10  # bytes of the first request: holds the header of nearly every JPEG, PNG and WebP
 STEP = 256 << 10  # bytes after a jump; doubled while reading goes on from there
-STEP_MOST = 8 << 20
-KEPT = 4  # blocks of one open file kept in memory, so that going back and forth costs no request
+MAX_STEP = 8 << 20
+CACHED_BLOCKS = 4  # blocks of one open file kept in memory, so that going back and forth costs no request
 CONNECTIONS = 16
 
 PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504, 509, 520, 521, 522, 523, 524, 529})
@@ -69,38 +69,40 @@ class RemoteStore(ABC):
     def identity(self) -> dict[str, Any]:
         """Names the folder."""
 
-    def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
+    def find(self, endings: frozenset[str], on_progress: OnProgress | None = None) -> FileListing:
         """All files, hidden names apart. Raises DataError when the folder may not be listed, Unreachable."""
         rows: list[tuple[str, int, int]] = []
-        found = Found([], [], [])
+        listing = FileListing([], [], [])
         folders: set[str] = set()
         try:
-            for path, size, stamp in self._list(say):
+            for path, size, stamp in self._list(on_progress):
                 if is_hidden(path):
                     continue
                 folders.add(path.rpartition("/")[0])
-                if not wanted(path, endings):
-                    found.others[ending_of(path)] += 1
-                elif not is_plain(path):
-                    found.problems["unusable name"] += 1
-                    found.notes.append(f"{path!r}: a part of the name is empty, '.' or '..'")
+                if not has_ending(path, endings):
+                    listing.others[ending_of(path)] += 1
+                elif not is_plain_path(path):
+                    listing.problems["unusable name"] += 1
+                    listing.notes.append(f"{path!r}: a part of the name is empty, '.' or '..'")
                 else:
                     rows.append((path, size, stamp))
         except (Missing, Refused) as cause:
             raise DataError(f"{self.name} cannot be listed: {cause}\n  {self.remedy}") from None
-        return Found.of(rows, problems=found.problems, notes=found.notes, folders=len(folders), others=found.others)
+        return FileListing.from_rows(
+            rows, problems=listing.problems, notes=listing.notes, folders=len(folders), others=listing.others
+        )
 
     def read(self, path: str) -> bytes:
         """A whole file. Raises Missing, Refused, Unreachable."""
-        check_plain(path)
+        validate_plain_path(path)
         return self.attempts(f"reading '{path}'", path, lambda: self._get(path))
 
     def open(self, path: str, size: int | None = None) -> BinaryIO:
         """A seekable file that is fetched in blocks as it is read. Raises Missing, Refused, Unreachable, here or
         while it is read."""
-        check_plain(path)
+        validate_plain_path(path)
         part, length = self._parts(path)
-        return ranged(
+        return open_ranges(
             lambda start, end: self.attempts(f"reading a part of '{path}'", path, lambda: part(start, end)),
             lambda: self.attempts(f"asking for the size of '{path}'", path, length),
             path,
@@ -113,7 +115,7 @@ class RemoteStore(ABC):
 
     def delete(self, path: str) -> None:
         """Remove a file. Raises Missing, Refused, Unreachable."""
-        check_plain(path)
+        validate_plain_path(path)
         tried = 0
 
         def once() -> None:
@@ -129,12 +131,12 @@ class RemoteStore(ABC):
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file, whole or not at all. Raises Refused, Unreachable."""
-        check_plain(path)
+        validate_plain_path(path)
         self.attempts(f"writing '{path}'", path, lambda: self._put(path, data))
 
     def upload(self, path: str, source: Path) -> None:
         """Write a file from one on this machine, in pieces. Raises as `write`."""
-        check_plain(path)
+        validate_plain_path(path)
         with source.open("rb") as file:
 
             def once() -> None:
@@ -149,7 +151,7 @@ class RemoteStore(ABC):
 
     # ------------------------------------------------------------------ trouble
 
-    def attempts(self, what: str, path: str, work: Callable[[], Result]) -> Result:
+    def attempts(self, action: str, path: str, work: Callable[[], Result]) -> Result:
         """The result of `work`, repeated as far as that may help. Raises Missing, Refused, Unreachable."""
 
         def once() -> Result:
@@ -159,21 +161,21 @@ class RemoteStore(ABC):
             except (Missing, Refused, Passing, Unreachable):
                 raise
             except Exception as cause:
-                judged = self.judge(cause, path)
+                judged = self.classify_error(cause, path)
                 if judged is None:
                     raise  # a mistake of ours, not of the network
                 raise judged from None  # what was raised may carry a secret in its text
 
-        return self.retry.call(once, what, self.name, self.remedy)
+        return self.retry.call(once, action, self.name, self.remedy)
 
-    def judge(self, cause: Exception, path: str) -> Exception | None:
+    def classify_error(self, cause: Exception, path: str) -> Exception | None:
         """What an exception of the client means: Missing, Refused, Passing, or None when it is no matter of storage."""
-        return judged(cause, path, self.secrets)
+        return classify_error(cause, path, self.secrets)
 
     # ------------------------------------------------------------------ one attempt each
 
     @abstractmethod
-    def _list(self, say: Say | None) -> list[tuple[str, int, int]]:
+    def _list(self, on_progress: OnProgress | None) -> list[tuple[str, int, int]]:
         """(path, bytes, stamp) of every file, with retries inside."""
 
     @abstractmethod
@@ -197,10 +199,10 @@ class RemoteStore(ABC):
         """Write a file from an open one, in pieces."""
 
 
-def judged(cause: Exception, path: str, secrets: tuple[str, ...] = ()) -> Exception | None:
+def classify_error(cause: Exception, path: str, secrets: tuple[str, ...] = ()) -> Exception | None:
     """Sort an exception of fsspec or of a network client: Missing, Refused, Passing, or None (not about storage)."""
     status = getattr(cause, "status", None) or getattr(getattr(cause, "response", None), "status_code", None)
-    reason = words(cause, secrets)
+    reason = describe_error(cause, secrets)
     if status in GONE_STATUS or isinstance(cause, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
         return Missing(f"'{path}' is not there")
     if isinstance(status, int) and 400 <= status < 500 and status not in PASSING_STATUS:
@@ -220,21 +222,21 @@ MARKS = ("etag", "ETag", "e_tag", "md5", "md5Hash", "content_md5", "sha256", "oi
 # options that tell one place from another and are no secret; others may be and stay out of the identity
 TELLING = ("endpoint_url", "endpoint", "host", "port", "project", "account_name", "revision", "repo_type")
 # here a finished write appears at once; elsewhere it is written beside and renamed
-WHOLE_WRITES = frozenset(["memory", "gs", "gcs", "az", "abfs", "abfss", "adl", "s3", "s3a", "oss", "oci", "hf", "r2"])
+ATOMIC_WRITES = frozenset(["memory", "gs", "gcs", "az", "abfs", "abfss", "adl", "s3", "s3a", "oss", "oci", "hf", "r2"])
 
 
 class UrlStore(RemoteStore):
     """`memory://`, `hf://`, `gs://`, `sftp://` and whatever else has a client for fsspec."""
 
-    def __init__(self, where: UrlFiles, retry: Retry | None = None):
-        super().__init__(shown_url(where.url), CONNECTIONS, retry)
-        self.options = dict(where.options)
+    def __init__(self, location: UrlFiles, retry: Retry | None = None):
+        super().__init__(hide_url_secrets(location.url), CONNECTIONS, retry)
+        self.options = dict(location.options)
         self.secrets = tuple(
             str(value) for key, value in self.options.items() if isinstance(value, str) and key not in TELLING
         )
-        self.fs, self.root = self._connect(where.url)
-        scheme = where.url.partition("://")[0]
-        self._atomic = scheme in WHOLE_WRITES
+        self.fs, self.root = self._connect(location.url)
+        scheme = location.url.partition("://")[0]
+        self._atomic = scheme in ATOMIC_WRITES
         # files of the hub read ahead by themselves, 5 MB for each header; we choose the blocks
         self._exact = {"cache_type": "none"} if scheme == "hf" else {}
 
@@ -250,11 +252,13 @@ class UrlStore(RemoteStore):
                 if scheme in ("s3", "s3a")
                 else "Install the package that is named, or use a URL of another kind."
             )
-            raise DataError(f"{self.name} cannot be opened: {words(cause, self.secrets)}\n  {remedy}") from None
+            raise DataError(
+                f"{self.name} cannot be opened: {describe_error(cause, self.secrets)}\n  {remedy}"
+            ) from None
         except Exception as cause:
-            if judged(cause, "") is None:
+            if classify_error(cause, "") is None:
                 raise
-            raise Unreachable(self.name, 1, 0, words(cause, self.secrets)) from None
+            raise Unreachable(self.name, 1, 0, describe_error(cause, self.secrets)) from None
         return fs, str(root).rstrip("/")
 
     def identity(self) -> dict[str, Any]:
@@ -262,7 +266,7 @@ class UrlStore(RemoteStore):
         telling = {key: str(self.options[key]) for key in TELLING if key in self.options}
         return {"type": "url", "url": self.name.rstrip("/"), "options": telling}
 
-    def _list(self, say: Say | None) -> list[tuple[str, int, int]]:
+    def _list(self, on_progress: OnProgress | None) -> list[tuple[str, int, int]]:
         def once() -> dict[str, Any]:
             self.fs.invalidate_cache()
             inside: dict[str, Any] = self.fs.find(self.root, detail=True)
@@ -271,8 +275,8 @@ class UrlStore(RemoteStore):
             return inside
 
         inside = self.attempts("listing", self.root, once)
-        if say is not None:
-            say(len(inside), len(inside))
+        if on_progress is not None:
+            on_progress(len(inside), len(inside))
         return [
             (name.removeprefix(self.root).lstrip("/"), int(info.get("size") or 0), _stamp(info))
             for name, info in inside.items()
@@ -295,17 +299,17 @@ class UrlStore(RemoteStore):
         self.fs.rm_file(f"{self.root}/{path}")
 
     def _put(self, path: str, data: bytes) -> None:
-        self._placed(path, lambda full: self.fs.pipe_file(full, data))
+        self._write_atomically(path, lambda full: self.fs.pipe_file(full, data))
 
     def _put_from(self, path: str, file: BinaryIO) -> None:
         def send(full: str) -> None:
             with self.fs.open(full, "wb") as out:
-                while block := file.read(STEP_MOST):
+                while block := file.read(MAX_STEP):
                     out.write(block)
 
-        self._placed(path, send)
+        self._write_atomically(path, send)
 
-    def _placed(self, path: str, send: Callable[[str], None]) -> None:
+    def _write_atomically(self, path: str, send: Callable[[str], None]) -> None:
         full = f"{self.root}/{path}"
         folder, _, name = full.rpartition("/")
         if self._atomic:
@@ -325,21 +329,21 @@ def _stamp(info: dict[str, Any]) -> int:
         if key in TIMES and isinstance(value, (int, float)) and not isinstance(value, bool):
             return int(value * 1_000_000_000)
         if value:
-            return hashed(value)
-    return hashed(info.get("size"))
+            return hash_parts(value)
+    return hash_parts(info.get("size"))
 
 
 # ---------------------------------------------------------------------- files in parts
 
 
-def ranged(
+def open_ranges(
     part: Callable[[int, int], bytes], length: Callable[[], int], path: str, size: int | None = None
 ) -> BinaryIO:
     """A seekable file over `part(start, end)`. The first request brings 64 KiB, so a picture's header costs one."""
-    return cast(BinaryIO, io.BufferedReader(_Ranged(part, length, path, size), 8192))
+    return cast(BinaryIO, io.BufferedReader(_RangeReader(part, length, path, size), 8192))
 
 
-class _Ranged(io.RawIOBase):
+class _RangeReader(io.RawIOBase):
     """Blocks on demand: small after a jump, larger while reading goes on, a few kept."""
 
     def __init__(
@@ -360,7 +364,7 @@ class _Ranged(io.RawIOBase):
         return self._at
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}[whence] if whence != io.SEEK_END else self._known_size()
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at}[whence] if whence != io.SEEK_END else self._get_size()
         if base + offset < 0:
             raise ValueError(f"position {base + offset} is before the start of '{self._path}'")
         self._at = base + offset
@@ -375,7 +379,7 @@ class _Ranged(io.RawIOBase):
         self._at += len(piece)
         return len(piece)
 
-    def _known_size(self) -> int:
+    def _get_size(self) -> int:
         if self._size is None:
             self._size = self._length()
         return self._size
@@ -388,10 +392,10 @@ class _Ranged(io.RawIOBase):
                 return start, block
         start = self._at
         # past the first block the end must be known: to ask for bytes behind it is an error with some servers
-        if start and start >= self._known_size():
+        if start and start >= self._get_size():
             return start, b""
         if any(start == begin + len(block) for begin, block in self._blocks.items()):
-            self._step = min(self._step * 2, STEP_MOST)
+            self._step = min(self._step * 2, MAX_STEP)
         else:
             self._step = STEP
         end = start + (HEAD if not self._blocks and start == 0 else self._step)
@@ -403,7 +407,7 @@ class _Ranged(io.RawIOBase):
                 raise Refused(f"'{self._path}' has changed while it was read: it ends at byte {start + len(block)}")
             self._size = start + len(block)
         self._blocks[start] = block
-        while len(self._blocks) > KEPT:
+        while len(self._blocks) > CACHED_BLOCKS:
             # the first block goes last: headers are read again and again
             self._blocks.pop(next(begin for begin in self._blocks if begin or len(self._blocks) == 1))
         return start, block

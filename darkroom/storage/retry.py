@@ -22,9 +22,9 @@ from darkroom.storage.base import REMEDY, Unreachable
 log = logger(__name__)
 Result = TypeVar("Result")
 
-LEAST_ATTEMPTS = 3  # even if the first ones used up the time by themselves
-ASKED_MOST = 120.0  # seconds: the longest `Retry-After` that is honoured
-ASKED_TIMES = 5  # and how often one call waits for it beyond its own patience
+MIN_ATTEMPTS = 3  # even if the first ones used up the time by themselves
+MAX_RETRY_AFTER = 120.0  # seconds: the longest `Retry-After` that is honoured
+MAX_RETRY_AFTERS = 5  # and how often one call waits for it beyond its own patience
 QUIET = 1.0  # seconds between two lines in the log; in between, other threads meet the same trouble
 
 
@@ -42,47 +42,47 @@ class Retry:
 
     total: float = 60.0  # seconds since the first failure, after which the last failure is reported
     first: float = 0.5  # seconds, upper bound of the first pause
-    most: float = 8.0  # seconds, upper bound of any pause
+    max_pause: float = 8.0  # seconds, upper bound of any pause
     sleep: Callable[[float], None] = time.sleep
     clock: Callable[[], float] = time.monotonic
     draw: Callable[[], float] = random.random
-    _said: float = field(default=float("-inf"), repr=False)
+    _last_report: float = field(default=float("-inf"), repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def pause(self, attempt: int) -> float:
         """Seconds after the `attempt`-th failure, counted from 0: between half and all of min(most, first * 2**n)."""
-        bound = min(self.most, self.first * 2.0 ** min(attempt, 60))
+        bound = min(self.max_pause, self.first * 2.0 ** min(attempt, 60))
         return bound * (0.5 + 0.5 * self.draw())
 
     def call(
-        self, work: Callable[[], Result], what: str, store: str, remedy: str = REMEDY, limit: int | None = None
+        self, work: Callable[[], Result], action: str, store: str, remedy: str = REMEDY, limit: int | None = None
     ) -> Result:
         """The result of `work`, repeated while it raises Passing. Raises Unreachable when patience is over, or after
         `limit` attempts."""
-        failures, asked, began, until = 0, 0, 0.0, 0.0
+        failures, retry_afters, began, until = 0, 0, 0.0, 0.0
         while True:
             try:
                 return work()
             except Passing as trouble:
-                now = self.clock()
+                current = self.clock()
                 if failures == 0:
-                    began, until = now, now + self.total
+                    began, until = current, current + self.total
                 failures += 1
                 pause = self.pause(failures - 1)
-                if trouble.wait is not None and asked < ASKED_TIMES:
+                if trouble.wait is not None and retry_afters < MAX_RETRY_AFTERS:
                     # the server says when it will answer: that wait is not charged to our patience
-                    asked += 1
-                    until += min(trouble.wait, ASKED_MOST)
-                    pause = max(pause, min(trouble.wait, ASKED_MOST))
-                if failures == limit or (now + pause > until and failures >= LEAST_ATTEMPTS):
-                    raise Unreachable(store, failures, now - began, str(trouble), remedy) from None
-                self._report(store, what, str(trouble), failures, pause)
+                    retry_afters += 1
+                    until += min(trouble.wait, MAX_RETRY_AFTER)
+                    pause = max(pause, min(trouble.wait, MAX_RETRY_AFTER))
+                if failures == limit or (current + pause > until and failures >= MIN_ATTEMPTS):
+                    raise Unreachable(store, failures, current - began, str(trouble), remedy) from None
+                self._report(store, action, str(trouble), failures, pause)
             self.sleep(pause)
 
-    def _report(self, store: str, what: str, trouble: str, failures: int, pause: float) -> None:
+    def _report(self, store: str, action: str, trouble: str, failures: int, pause: float) -> None:
         with self._lock:
-            now = self.clock()
-            loud = now - self._said >= QUIET
-            self._said = now if loud else self._said
+            current = self.clock()
+            loud = current - self._last_report >= QUIET
+            self._last_report = current if loud else self._last_report
         tell = log.warning if loud else log.debug
-        tell("%s: %s failed (%s); attempt %d follows in %.1f s", store, what, trouble, failures + 1, pause)
+        tell("%s: %s failed (%s); attempt %d follows in %.1f s", store, action, trouble, failures + 1, pause)

@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 
 from darkroom.core.errors import DataError
 from darkroom.options.datasets.where import S3Files
-from darkroom.storage.base import Missing, Refused, Say, is_plain, words
+from darkroom.storage.base import Missing, OnProgress, Refused, describe_error, is_plain_path
 from darkroom.storage.parallel import for_all
-from darkroom.storage.remote import STEP_MOST, RemoteStore, judged
+from darkroom.storage.remote import MAX_STEP, RemoteStore, classify_error
 from darkroom.storage.retry import Passing, Retry
 
 CONNECT = 10.0  # seconds to wait for a connection
 STALL = 30.0  # seconds without a byte
 PARTS = 64  # up to so many folders are listed at the same time; of more, the pages of a flat listing are fewer
-MOST_THREADS = 128  # of pyarrow's own, which also bound its connections
+MAX_THREADS = 128  # of pyarrow's own, which also bound its connections
 
 NO_KEY = "The key, the secret or the session token is wrong or has expired: check aws_access_key_id and its companions."
 # what the client's messages contain, and what it means for the person
@@ -49,18 +49,18 @@ REFUSALS = {
 class S3Store(RemoteStore):
     """The objects below a prefix of a bucket."""
 
-    def __init__(self, where: S3Files, retry: Retry | None = None):
-        self.scheme, self.host = _endpoint(where.aws_endpoint_url)
-        self.prefix = where.aws_data_prefix.strip("/")
-        self.root = "/".join(part for part in (where.aws_bucket_name, self.prefix) if part)
-        self.where = where
+    def __init__(self, location: S3Files, retry: Retry | None = None):
+        self.scheme, self.host = _endpoint(location.aws_endpoint_url)
+        self.prefix = location.aws_data_prefix.strip("/")
+        self.root = "/".join(part for part in (location.aws_bucket_name, self.prefix) if part)
+        self.location = location
         super().__init__(
             f"s3://{self.root} at {self.scheme}://{self.host}",
-            where.aws_max_pool_connections,
+            location.aws_max_pool_connections,
             retry,
             "Check aws_endpoint_url, the bucket's name and the network, and start again: what was made is kept.",
         )
-        keys = (where.aws_access_key_id, where.aws_secret_access_key, where.aws_session_token)
+        keys = (location.aws_access_key_id, location.aws_secret_access_key, location.aws_session_token)
         self.secrets = tuple(key.get_secret_value() for key in keys if key is not None)
         self.fs = self._connect()
 
@@ -69,7 +69,7 @@ class S3Store(RemoteStore):
         from pyarrow import fs
 
         # the client opens as many connections as pyarrow has threads for input and output
-        pa.set_io_thread_count(max(pa.io_thread_count(), min(self.connections, MOST_THREADS)))
+        pa.set_io_thread_count(max(pa.io_thread_count(), min(self.connections, MAX_THREADS)))
         key, secret, token = (*self.secrets, None)[:3]
         try:
             return fs.S3FileSystem(
@@ -78,37 +78,39 @@ class S3Store(RemoteStore):
                 session_token=token,
                 endpoint_override=self.host,
                 scheme=self.scheme,
-                region=_region(self.where.aws_region_name, self.host),
+                region=_region(self.location.aws_region_name, self.host),
                 connect_timeout=CONNECT,
                 request_timeout=STALL,
                 retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
                 allow_delayed_open=True,  # small objects are then written by one request
             )
         except (OSError, ValueError) as cause:
-            raise DataError(f"{self.name} cannot be used: {words(cause, self.secrets)}\n  {self.remedy}") from None
+            raise DataError(
+                f"{self.name} cannot be used: {describe_error(cause, self.secrets)}\n  {self.remedy}"
+            ) from None
 
     def identity(self) -> dict[str, Any]:
         """Endpoint, bucket and prefix; keys may change and the place stays the same."""
         return {
             "type": "aws",
             "endpoint": f"{self.scheme}://{self.host}",
-            "bucket": self.where.aws_bucket_name,
+            "bucket": self.location.aws_bucket_name,
             "prefix": self.prefix,
         }
 
-    def judge(self, cause: Exception, path: str) -> Exception | None:
+    def classify_error(self, cause: Exception, path: str) -> Exception | None:
         """As for other stores; the client tells its refusals apart only in words."""
-        text = words(cause, self.secrets)
+        text = describe_error(cause, self.secrets)
         if isinstance(cause, FileNotFoundError):
             return Missing(f"'{path}' is not there")
         if isinstance(cause, OSError):
             reason = next((reason for sign, reason in REFUSALS.items() if sign in text), None)
             return Passing(text) if reason is None else Refused(f"'{path}': {reason} ({text})")
-        return judged(cause, path, self.secrets)
+        return classify_error(cause, path, self.secrets)
 
     # ------------------------------------------------------------------ one attempt each
 
-    def _list(self, say: Say | None) -> list[tuple[str, int, int]]:
+    def _list(self, on_progress: OnProgress | None) -> list[tuple[str, int, int]]:
         """The top first; then its folders side by side, or, where they are many, everything in one go."""
         from pyarrow.fs import FileType
 
@@ -117,21 +119,21 @@ class S3Store(RemoteStore):
         if not top:
             self._check_bucket()
         folders = [info for info in top if info.type == FileType.Directory and not info.base_name.startswith(".")]
-        if len(folders) > PARTS or not all(is_plain(info.path[len(self.root) + 1 :]) for info in folders):
+        if len(folders) > PARTS or not all(is_plain_path(info.path[len(self.root) + 1 :]) for info in folders):
             self._take(self._page(self.root, deep=True), rows)
             return rows
         self._take(top, rows)
-        if say is not None:
-            say(len(rows), 0)
+        if on_progress is not None:
+            on_progress(len(rows), 0)
 
         def below(info: Any) -> None:
             self._take(self._page(info.path, deep=True), rows)
 
-        def told(done: int, total: int) -> None:
-            if say is not None:
-                say(len(rows), 0)
+        def report(finished: int, total: int) -> None:
+            if on_progress is not None:
+                on_progress(len(rows), 0)
 
-        for_all(below, folders, min(self.connections, 16), len(folders), told)
+        for_all(below, folders, min(self.connections, 16), len(folders), report)
         return rows
 
     def _page(self, folder: str, deep: bool) -> list[Any]:
@@ -152,7 +154,7 @@ class S3Store(RemoteStore):
         """Raises DataError when there is no such bucket. A key that may not ask gets the benefit of the doubt."""
         from pyarrow.fs import FileType
 
-        bucket = self.where.aws_bucket_name
+        bucket = self.location.aws_bucket_name
         try:
             info = self.attempts("asking for the bucket", bucket, lambda: self.fs.get_file_info(bucket))
         except Refused:
@@ -171,12 +173,12 @@ class S3Store(RemoteStore):
         return data
 
     def _parts(self, path: str) -> tuple[Callable[[int, int], bytes], Callable[[], int]]:
-        held: list[Any] = []
+        opened: list[Any] = []
 
         def file() -> Any:
-            if not held:
-                held.append(self.fs.open_input_file(f"{self.root}/{path}"))  # asks for the size
-            return held[0]
+            if not opened:
+                opened.append(self.fs.open_input_file(f"{self.root}/{path}"))  # asks for the size
+            return opened[0]
 
         def part(start: int, end: int) -> bytes:
             data: bytes = file().read_at(end - start, start)
@@ -197,7 +199,7 @@ class S3Store(RemoteStore):
 
     def _put_from(self, path: str, file: BinaryIO) -> None:
         stream = self.fs.open_output_stream(f"{self.root}/{path}", compression=None)
-        while block := file.read(STEP_MOST):
+        while block := file.read(MAX_STEP):
             stream.write(block)
         stream.close()
 
@@ -207,17 +209,17 @@ def _endpoint(url: str) -> tuple[str, str]:
     parts = urlsplit(url if "://" in url else f"https://{url}")
     host = parts.netloc.rpartition("@")[2]
     if parts.scheme not in ("http", "https") or not host or parts.path.strip("/"):
-        shown = f"{parts.scheme}://{host}{parts.path}"
+        endpoint = f"{parts.scheme}://{host}{parts.path}"
         raise DataError(
-            f"aws_endpoint_url = {shown!r} is not an address like https://host or http://host:9000.\n"
+            f"aws_endpoint_url = {endpoint!r} is not an address like https://host or http://host:9000.\n"
             "  Give scheme, host and port only; the bucket has a key of its own, aws_bucket_name."
         )
     return parts.scheme, host
 
 
-def _region(given: str | None, host: str) -> str:
+def _region(configured: str | None, host: str) -> str:
     """The region that requests are signed for: as given, else as in the host's name, else what all others accept."""
-    if given and given.lower() != "auto":
-        return given
+    if configured and configured.lower() != "auto":
+        return configured
     named = re.match(r"s3[.-](?:dualstack\.)?([a-z]{2}(?:-[a-z]+)+-\d+)\.", host)
     return named[1] if named else "us-east-1"

@@ -28,16 +28,16 @@ from darkroom.core.log import logger
 from darkroom.core.units import show_size
 from darkroom.options.datasets.where import LinkList
 from darkroom.storage.base import (
-    Found,
+    FileListing,
     Missing,
+    OnProgress,
     ReadOnly,
     Refused,
-    Say,
     Unreachable,
+    describe_error,
     ending_of,
-    shown_url,
-    wanted,
-    words,
+    has_ending,
+    hide_url_secrets,
 )
 from darkroom.storage.parallel import for_all
 from darkroom.storage.remote import GONE_STATUS, PASSING_STATUS
@@ -52,7 +52,7 @@ log = logger(__name__)
 CONNECT = 10.0  # seconds to wait for a connection
 STALL = 30.0  # seconds without a byte
 LONGEST = 1800.0  # seconds for one file: a server that drips a byte now and then would hold a thread for ever
-MOST_BYTES = 4 << 30
+MAX_BYTES = 4 << 30
 REDIRECTS = 8
 SHORT = 3  # attempts for a server that never answered while others do: old lists are full of dead ones
 BLOCK = 1 << 20
@@ -69,7 +69,7 @@ ENDINGS = {
 }  # fmt: skip
 """What a file is called when its URL does not say, by Content-Type."""
 
-KNOWN = frozenset(ENDINGS.values()) | {
+KNOWN_ENDINGS = frozenset(ENDINGS.values()) | {
     ".jpeg", ".jpe", ".jfif", ".dib", ".tif", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".wmv", ".m4v",
     ".mpg", ".wave", ".mp4a", ".oga", ".wma",
 }  # fmt: skip
@@ -134,9 +134,9 @@ class LinkStore(ReadOnly):
 
     remote = False  # once downloaded, files are here
 
-    def __init__(self, where: LinkList, retry: Retry | None = None, most_bytes: int = MOST_BYTES):
-        self.where, self.name, self.folder = where, str(where.csv_file), where.csv_cache_dir
-        self.connections, self.most_bytes = where.connections, most_bytes
+    def __init__(self, location: LinkList, retry: Retry | None = None, max_bytes: int = MAX_BYTES):
+        self.location, self.name, self.folder = location, str(location.csv_file), location.csv_cache_dir
+        self.connections, self.max_bytes = location.connections, max_bytes
         self.retry = retry or Retry()
         self._lock = threading.Lock()
         self._client: Any = None
@@ -145,12 +145,12 @@ class LinkStore(ReadOnly):
 
     def identity(self) -> dict[str, Any]:
         """The table and the columns that are read."""
-        where = self.where
+        location = self.location
         return {
             "type": "csv",
-            "file": str(where.csv_file.absolute()),
-            "folder": str(where.csv_cache_dir.absolute()),
-            "columns": [where.csv_url_column, where.csv_caption_column],
+            "file": str(location.csv_file.absolute()),
+            "folder": str(location.csv_cache_dir.absolute()),
+            "columns": [location.csv_url_column, location.csv_caption_column],
         }
 
     # ------------------------------------------------------------------ the table
@@ -161,19 +161,19 @@ class LinkStore(ReadOnly):
         with self._lock:
             if self._table is None:
                 self._table = self._read_table()
-                self._names = self._cached()
+                self._names = self._read_cached_names()
             return self._table
 
     def _read_table(self) -> dict[str, Link]:
-        where, file = self.where, self.where.csv_file
+        location, file = self.location, self.location.csv_file
         rows: dict[str, Link] = {}
         try:
             with file.open(encoding="utf-8-sig", newline="") as text:
                 reader = csv.DictReader(text, strict=True)
                 columns = [name for name in reader.fieldnames or [] if name]
                 for key, option in (
-                    (where.csv_url_column, "csv_url_column"),
-                    (where.csv_caption_column, "csv_caption_column"),
+                    (location.csv_url_column, "csv_url_column"),
+                    (location.csv_caption_column, "csv_caption_column"),
                 ):
                     if key not in columns:
                         raise DataError(
@@ -181,7 +181,9 @@ class LinkStore(ReadOnly):
                             f"  Set {option} to one of them, or correct the first line of the table."
                         )
                 for row in reader:
-                    link = self._link((row[where.csv_url_column] or "").strip(), row[where.csv_caption_column] or "")
+                    link = self._link(
+                        (row[location.csv_url_column] or "").strip(), row[location.csv_caption_column] or ""
+                    )
                     rows[link.text if link.file is not None else _hash(link.text)] = link
         except FileNotFoundError:
             raise DataError(f"There is no table {file}.\n  Correct csv_file.") from None
@@ -205,10 +207,10 @@ class LinkStore(ReadOnly):
             return Link(text, caption, Path(unquote(_split(text).path)))
         if "://" in text or not text:
             return Link(text, caption)
-        beside = self.where.csv_file.parent / text  # an absolute path stays itself
-        return Link(text, caption, beside if files.is_there(beside) else Path(text))
+        relative = self.location.csv_file.parent / text  # an absolute path stays itself
+        return Link(text, caption, relative if files.path_exists(relative) else Path(text))
 
-    def _cached(self) -> dict[str, str]:
+    def _read_cached_names(self) -> dict[str, str]:
         """What was downloaded before: hash to file name."""
         if not self.folder.is_dir():
             return {}
@@ -218,42 +220,44 @@ class LinkStore(ReadOnly):
 
     # ------------------------------------------------------------------ listing
 
-    def find(self, endings: frozenset[str], say: Say | None = None) -> Found:
+    def find(self, endings: frozenset[str], on_progress: OnProgress | None = None) -> FileListing:
         """Download what is not here yet, then list what is. Raises DataError, Unreachable, DiskFullError."""
-        found = Found([], [], [])
+        listing = FileListing([], [], [])
         todo: list[Link] = []
         for key, link in self.table.items():
             if link.file is not None or key in self._names:
                 continue
             if not link.text.lower().startswith(("http://", "https://")):
                 reason = "unknown kind of link" if link.text else "empty link"
-                _count(found, reason, link, "only http, https and paths of this machine can be read")
-            elif (ending := _ending(link.text)) and not wanted(f"x{ending}", endings):
-                found.others[ending] += 1
+                _count_problem(listing, reason, link, "only http, https and paths of this machine can be read")
+            elif (ending := _ending(link.text)) and not has_ending(f"x{ending}", endings):
+                listing.others[ending] += 1
             else:
                 todo.append(link)
         if todo:
-            self._download(todo, found, say)
+            self._download(todo, listing, on_progress)
         rows: list[tuple[str, int, int]] = []
         for key, link in self.table.items():
             path = link.text if link.file is not None else self._names.get(key)
             if path is None:
                 continue
-            if not wanted(str(link.file or path), endings):
-                found.others[ending_of(str(link.file or path))] += 1
+            if not has_ending(str(link.file or path), endings):
+                listing.others[ending_of(str(link.file or path))] += 1
                 continue
             try:
                 stat = (link.file or self.folder / path).stat()
             except OSError as cause:
-                _count(
-                    found,
+                _count_problem(
+                    listing,
                     "missing" if isinstance(cause, FileNotFoundError) else "unreadable",
                     link,
                     str(cause.strerror),
                 )
                 continue
             rows.append((path, stat.st_size, stat.st_mtime_ns))
-        return Found.of(rows, problems=found.problems, notes=found.notes, folders=1, others=found.others)
+        return FileListing.from_rows(
+            rows, problems=listing.problems, notes=listing.notes, folders=1, others=listing.others
+        )
 
     def rows(self) -> pa.Table:
         """Captions, one per file that is here."""
@@ -288,15 +292,15 @@ class LinkStore(ReadOnly):
 
     def open(self, path: str, size: int | None = None) -> BinaryIO:
         """As `read`, but for the file itself."""
-        place = self.local(path)
-        if place is None:
+        local_path = self.local(path)
+        if local_path is None:
             raise Missing(f"'{path}' is not in {self.name}")
         match = _CACHED.fullmatch(path)
         link = self.table[path] if path in self.table else self.table[match[1]] if match else None
-        if link is not None and link.file is None and not place.exists():
+        if link is not None and link.file is None and not local_path.exists():
             self._fetch(link)
         try:
-            return place.open("rb")
+            return local_path.open("rb")
         except FileNotFoundError:
             raise Missing(f"'{path}' is not there") from None
         except OSError as cause:
@@ -304,18 +308,20 @@ class LinkStore(ReadOnly):
 
     # ------------------------------------------------------------------ downloading
 
-    def _download(self, todo: list[Link], found: Found, say: Say | None) -> None:
+    def _download(self, todo: list[Link], listing: FileListing, on_progress: OnProgress | None) -> None:
         """Bring `todo` here. What cannot be had is counted; a server that was good and is gone ends it."""
         servers, lock = _Servers(), threading.Lock()
         self._sweep()
         log.info("%s: downloading %d files to %s", self.name, len(todo), self.folder)
 
-        def one(link: Link) -> None:
+        def download_link(link: Link) -> None:
             try:
                 self._fetch(link, self._patience(link.host, servers))
             except (Missing, Refused) as cause:
                 with lock:
-                    _count(found, "gone from the web" if isinstance(cause, Missing) else "refused", link, str(cause))
+                    _count_problem(
+                        listing, "gone from the web" if isinstance(cause, Missing) else "refused", link, str(cause)
+                    )
             except Unreachable as cause:
                 with lock:
                     servers.failed.add(link.host)
@@ -325,19 +331,19 @@ class LinkStore(ReadOnly):
                 servers.failed.discard(link.host)
                 servers.good[link.host] = link
 
-        for_all(one, todo, self.connections, len(todo), say)
+        for_all(download_link, todo, self.connections, len(todo), on_progress)
         lost, servers.lost = servers.lost, []
         for host in sorted({link.host for link, _ in lost}):
-            mine = [(link, cause) for link, cause in lost if link.host == host]
+            failed_links = [(link, cause) for link, cause in lost if link.host == host]
             if self._still_good(host, servers):
-                for link, _ in mine:  # it was away for longer than our patience, and is back
-                    one(link)
+                for link, _ in failed_links:  # it was away for longer than our patience, and is back
+                    download_link(link)
             else:
-                servers.lost += mine
+                servers.lost += failed_links
         if servers.lost and not servers.good and not self._names:
             raise servers.lost[0][1]
         for link, cause in servers.lost:
-            _count(found, "server does not answer", link, cause.cause)
+            _count_problem(listing, "server does not answer", link, cause.cause)
 
     def _sweep(self) -> None:
         """Remove what a killed download left; younger files may belong to one that is under way."""
@@ -354,12 +360,12 @@ class LinkStore(ReadOnly):
     def _still_good(self, host: str, servers: _Servers) -> bool:
         """Does a server that is known to be good answer? False for one that never was. Raises Unreachable when it
         was good and is gone: going on would leave out its files without need."""
-        known = servers.good.get(host) or next(
+        outcome = servers.good.get(host) or next(
             (link for key, link in self.table.items() if key in self._names and link.host == host), None
         )
-        if known is None:
+        if outcome is None:
             return False
-        self.retry.call(lambda: self._ask(known), f"asking {host}", host)
+        self.retry.call(lambda: self._ask(outcome), f"asking {host}", host)
         return True
 
     def _ask(self, link: Link) -> None:
@@ -370,12 +376,12 @@ class LinkStore(ReadOnly):
             with self.client.stream("GET", link.text):
                 return
         except (httpx2.HTTPError, httpx2.InvalidURL) as cause:
-            raise Passing(words(cause)) from None
+            raise Passing(describe_error(cause)) from None
 
     def _fetch(self, link: Link, limit: int | None = None) -> None:
         name = self.retry.call(
             lambda: self._once(link),
-            f"downloading {shown_url(link.text)}",
+            f"downloading {hide_url_secrets(link.text)}",
             link.host,
             "Check the network and the links, and start again: what was downloaded is kept.",
             limit,
@@ -395,34 +401,34 @@ class LinkStore(ReadOnly):
         except httpx2.TooManyRedirects:
             raise Refused(f"it redirects more than {REDIRECTS} times") from None
         except (httpx2.InvalidURL, UnicodeError) as cause:
-            raise Refused(f"it is not a URL: {words(cause)}") from None
+            raise Refused(f"it is not a URL: {describe_error(cause)}") from None
         except httpx2.HTTPError as cause:
             if "CERTIFICATE_VERIFY_FAILED" in str(cause):
                 raise Refused("the server's certificate is not valid") from None
-            raise Passing(f"{type(cause).__name__}: {words(cause)}") from None
+            raise Passing(f"{type(cause).__name__}: {describe_error(cause)}") from None
 
     def _store(self, link: Link, response: Any) -> str:
         """The body into the folder, whole or not at all."""
         length = response.headers.get("content-length", "")
         expected = int(length) if length.isdigit() else None
-        if expected is not None and expected > self.most_bytes:
-            raise Refused(f"it has {show_size(expected)}, more than {show_size(self.most_bytes)}")
+        if expected is not None and expected > self.max_bytes:
+            raise Refused(f"it has {show_size(expected)}, more than {show_size(self.max_bytes)}")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         deadline = time.monotonic() + LONGEST
         blocks = response.iter_bytes(BLOCK)
         first = next(blocks, b"")
         if kind in ("text/html", "application/xhtml+xml") and first.lstrip()[:1] == b"<":
             raise Refused("the server answered with a web page instead of a file")
-        ending = _ending(link.text) or ENDINGS.get(kind) or _sniffed(first)
+        ending = _ending(link.text) or ENDINGS.get(kind) or _sniff_ending(first)
         if ending is None:
             raise Refused(f"neither its name nor its type ({kind or 'not given'}) says what it is")
         name = f"{_stem(link.text)}-{_hash(link.text)}{ending}"
-        with files.atomic(self.folder / name) as temporary, temporary.open("wb") as out:
+        with files.write_atomically(self.folder / name) as temporary, temporary.open("wb") as out:
             size = out.write(first)
             for block in blocks:
                 size += out.write(block)
-                if size > self.most_bytes:
-                    raise Refused(f"it has more than {show_size(self.most_bytes)}")
+                if size > self.max_bytes:
+                    raise Refused(f"it has more than {show_size(self.max_bytes)}")
                 if time.monotonic() > deadline:
                     raise Refused(f"it was not complete after {LONGEST / 60:.0f} minutes")
             if expected is not None and response.num_bytes_downloaded != expected:
@@ -500,21 +506,21 @@ def _check_status(response: Any) -> None:
     raise Refused(f"HTTP {status}")
 
 
-def _retry_after(given: str | None) -> float | None:
+def _retry_after(header: str | None) -> float | None:
     """Seconds from a `Retry-After` header: a number or a date (RFC 9110, 10.2.3)."""
-    if not given:
+    if not header:
         return None
-    if given.strip().isdigit():
-        return float(given)
+    if header.strip().isdigit():
+        return float(header)
     try:
-        return max(0.0, email.utils.parsedate_to_datetime(given).timestamp() - time.time())
+        return max(0.0, email.utils.parsedate_to_datetime(header).timestamp() - time.time())
     except (ValueError, TypeError):
         return None
 
 
-def _count(found: Found, reason: str, link: Link, detail: str) -> None:
-    found.problems[reason] += 1
-    found.notes.append(f"{shown_url(link.text)!r}: {detail}")
+def _count_problem(listing: FileListing, reason: str, link: Link, detail: str) -> None:
+    listing.problems[reason] += 1
+    listing.notes.append(f"{hide_url_secrets(link.text)!r}: {detail}")
 
 
 def _split(url: str) -> SplitResult:
@@ -532,7 +538,7 @@ def _hash(url: str) -> str:
 def _ending(url: str) -> str | None:
     """The ending that the URL's path gives a file, if it is one of pictures, films or sounds."""
     ending = PurePosixPath(unquote(_split(url).path)).suffix.lower()
-    return ending if ending in KNOWN else None
+    return ending if ending in KNOWN_ENDINGS else None
 
 
 def _stem(url: str) -> str:
@@ -540,5 +546,5 @@ def _stem(url: str) -> str:
     return files.safe_name(PurePosixPath(unquote(_split(url).path)).stem, 40)
 
 
-def _sniffed(start: bytes) -> str | None:
+def _sniff_ending(start: bytes) -> str | None:
     return next((ending for at, sign, ending in SIGNS if start[at : at + len(sign)] == sign), None)

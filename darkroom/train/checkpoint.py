@@ -175,7 +175,7 @@ class Keeper:
         self.clear_leftovers()
         temporary, target = self.output / f"{name}-tmp", self.output / name
         try:
-            with files.disk_full_says(self.output, name):
+            with files.explain_disk_full(self.output, name):
                 temporary.mkdir(parents=True)
                 yield temporary
                 if target.exists():
@@ -236,7 +236,7 @@ class Keeper:
                     return path
                 log.warning("%s is passed over: %s", path.name, problem)
             return None
-        path = files.home_of(wanted)
+        path = files.expand_home(wanted)
         if not path.is_dir():
             path = self.output / wanted
         if not path.is_dir():
@@ -315,7 +315,7 @@ def _is_row(row: Any) -> bool:
 def _file_problem(folder: Path, name: str, size: int, digest: str) -> str | None:
     """What is wrong with one file of a checkpoint."""
     try:
-        path = files.inside(folder, name)
+        path = files.join_inside(folder, name)
         if not path.is_file():
             return f"{name} is missing"
         if path.stat().st_size != size:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from darkroom.core.files import atomic
+from darkroom.core.files import write_atomically
 
 Frames = NDArray[np.uint8]
 SHOWN = 16
@@ -52,7 +52,7 @@ class Made:
             return [path]
         paths = [picture.with_suffix("") / f"layer_{number}.png" for number in range(len(self.frames))]
         for path, layer in zip(paths, self.frames, strict=True) if self.is_layered else ():
-            with atomic(path) as temporary:
+            with write_atomically(path) as temporary:
                 film(layer[None]).save(temporary, format="PNG")
         return paths if self.is_layered else []
 

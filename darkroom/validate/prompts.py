@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import ConfigError
-from darkroom.core.files import home_of, is_file, safe_name
+from darkroom.core.files import expand_home, is_file, safe_name
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -37,7 +37,7 @@ def read_library(path: Path, option: str) -> list[Prompt]:
     naming the entry.
     """
     try:
-        entries = json.loads(home_of(str(path)).read_text(encoding="utf-8"))
+        entries = json.loads(expand_home(str(path)).read_text(encoding="utf-8"))
     except OSError as cause:
         raise ConfigError(
             option, str(path), "", f"The file cannot be read: {cause.strerror}.", "Check the path."
@@ -89,7 +89,7 @@ def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
 
 def _found(image: str, name: str, option: str, library: Path) -> str:
     """The path of an entry's image, seen from its library."""
-    place = (home_of(str(library)).parent / home_of(image)).absolute()
+    place = (expand_home(str(library)).parent / expand_home(image)).absolute()
     if is_file(place):
         return str(place)
     problem = f"The image of the entry '{name}' is not there: {place}."

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from darkroom.core.files import atomic
-from darkroom.core.log import HIDDEN, redacted
+from darkroom.core.files import write_atomically
+from darkroom.core.log import HIDDEN, redact_values
 
 KEY = "darkroom"
 
@@ -46,14 +46,14 @@ class Recipe:
         from PIL.PngImagePlugin import PngInfo
 
         header = PngInfo()
-        header.add_text(KEY, json.dumps(redacted(dataclasses.asdict(self)), sort_keys=True))
-        with atomic(path) as temporary:
+        header.add_text(KEY, json.dumps(redact_values(dataclasses.asdict(self)), sort_keys=True))
+        with write_atomically(path) as temporary:
             image.save(temporary, format="PNG", pnginfo=header)
 
     @property
     def shown(self) -> Recipe:
         """The recipe as it is written, without secrets."""
-        return dataclasses.replace(self, **{**redacted(dataclasses.asdict(self)), "pictures": self.pictures})
+        return dataclasses.replace(self, **{**redact_values(dataclasses.asdict(self)), "pictures": self.pictures})
 
     @property
     def is_whole(self) -> bool:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.files import write_json
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
 from darkroom.families.shared import latents as latent_space
@@ -94,10 +94,10 @@ class Renderer:
     def check(self, prompts: Iterable[Prompt]) -> None:
         """Raises ConfigError if a prompt lacks the picture it has to start from, or clips the package to write them."""
         if self.fps:
-            need("av", "video", "Validation of a model that makes clips")
+            import_optional("av", "video", "Validation of a model that makes clips")
         if self.options.model_flavour not in self.family.tiny_names():
             for package in self.family.render_packages:
-                need(package, "", f"Validation of {self.family.title}")
+                import_optional(package, "", f"Validation of {self.family.title}")
         previews.check(self.family, self.options)
         if problem := why_no_cache(self.family, self.options):
             kind = self.options.validation_cache

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from darkroom.core.events import Bus, Preview, Progress, Step, Validation
-from darkroom.core.files import atomic
+from darkroom.core.files import write_atomically
 from darkroom.core.log import redact
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
@@ -129,7 +129,7 @@ class Validator:
             panels.append((label, picture.made.image))
         inputs = [("input", picture) for picture in given]
         panels = panels + inputs if self.options.validation_stitch_input_location == "right" else inputs + panels
-        with atomic(folder / f"{name}.png") as temporary:
+        with write_atomically(folder / f"{name}.png") as temporary:
             stitch(panels, redact(first.prompt.text)).save(temporary, format="PNG")
         row = {
             "name": first.prompt.name,
@@ -144,7 +144,7 @@ class Validator:
         """One file for a picture on its way, over which each later look is written."""
         name = f"previews/{prompt.name}_{index}_{recipe.width}x{recipe.height}.png"
         path = self.output / "validation_images" / name
-        with atomic(path) as temporary:
+        with write_atomically(path) as temporary:
             made.image.save(temporary, format="PNG")
         self.bus.emit(
             Preview(step=recipe.step, prompt=recipe.prompt, path=f"validation_images/{name}", done=done,

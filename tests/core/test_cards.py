@@ -74,16 +74,16 @@ def test_a_card_that_is_not_known_is_refused_with_those_that_are_near(text, said
 
 def test_an_assumed_card_answers_for_its_capability_and_memory_and_nothing_else_changes():
     card = find_card("RTX 3090")
-    with device.assume(card):
+    with device.assume_card(card):
         place = device.run_device()
         told = device.capability(place), device.has_bf16(place), device.has_fp8(place), device.device_name(place)
-        room = device.card_of_run()
+        room = device.find_run_card()
 
     assert told == ((8, 6), True, False, "RTX 3090")
     assert room == card
     assert not device.is_host(place)
     assert device.is_host(torch.device("cpu"))
-    assert device.assumed_card() is None
+    assert device.get_assumed_card() is None
 
 
 def test_what_a_device_can_do_is_asked_in_one_place():

@@ -26,7 +26,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path.write_text("old")
 
     def write_half() -> None:
-        with files.atomic(path) as temporary:
+        with files.write_atomically(path) as temporary:
             temporary.write_text("half")
             raise RuntimeError
 
@@ -50,7 +50,7 @@ def test_a_full_disk_is_said_in_words(tmp_path, cause):
     path = tmp_path / "file.txt"
     path.write_text("old")
 
-    with pytest.raises(DiskFullError, match=r"file\.txt could not be written") as caught, files.atomic(path):
+    with pytest.raises(DiskFullError, match=r"file\.txt could not be written") as caught, files.write_atomically(path):
         raise cause
 
     assert "Nothing that was saved before is damaged" in str(caught.value)
@@ -58,7 +58,7 @@ def test_a_full_disk_is_said_in_words(tmp_path, cause):
 
 
 def test_other_system_errors_pass_through(tmp_path):
-    with pytest.raises(PermissionError), files.disk_full_says(tmp_path, "x"):
+    with pytest.raises(PermissionError), files.explain_disk_full(tmp_path, "x"):
         raise PermissionError(errno.EACCES, "Permission denied")
 
 
@@ -91,8 +91,8 @@ def test_names_become_parts_of_file_names(text, name):
 @pytest.mark.parametrize("name", ["../x", "/etc/hosts", "a/../../x"])
 def test_names_that_lead_outside_are_refused(tmp_path, name):
     with pytest.raises(ValueError, match="leads outside"):
-        files.inside(tmp_path, name)
+        files.join_inside(tmp_path, name)
 
 
 def test_names_inside_are_resolved(tmp_path):
-    assert files.inside(tmp_path, "a/b.txt") == (tmp_path / "a" / "b.txt").resolve()
+    assert files.join_inside(tmp_path, "a/b.txt") == (tmp_path / "a" / "b.txt").resolve()

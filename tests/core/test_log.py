@@ -58,7 +58,7 @@ def test_values_are_hidden_under_a_secrets_name_whatever_their_type():
         "deep": [{"text": "token=abcdef99"}],
     }
 
-    assert redacted(value) == {
+    assert redact_values(value) == {
         "hub_token": "***", "api_key": "***", "password": None, "tokens": 5, "deep": [{"text": "token=***"}],
     }  # fmt: skip
 

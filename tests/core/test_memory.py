@@ -13,24 +13,24 @@ from tests.rows import each_row
 MB = 2**20
 PROGRAM = """
 import sys, torch
-from darkroom.core.memory import give_back_freed, held
+from darkroom.core.memory import release_freed_memory, resident_bytes
 if sys.argv[1] == "yes":
-    give_back_freed()
-start = held()
+    release_freed_memory()
+start = resident_bytes()
 for _ in range(2):
     # the second time they come out of what was freed, unless that has gone back
     blocks = [torch.ones(2**20 + 1000 * i) for i in range(50)]
     last = torch.ones(2**19)
     del blocks
-print(held() - start)
+print(resident_bytes() - start)
 """
 
 
 def test_what_is_held_and_what_is_left_are_told():
-    before = held()
+    before = resident_bytes()
     block = bytearray(64 * MB)
-    assert 60 * MB < held() - before < 80 * MB
-    assert len(block) < available()
+    assert 60 * MB < resident_bytes() - before < 80 * MB
+    assert len(block) < available_bytes()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")

@@ -58,4 +58,4 @@ def test_a_path_to_nothing_is_an_import_error(path):
 
 
 def test_nearest_names_come_best_first():
-    assert nearest("torch-adamww", ["torch-sgd", "torch-adam", "torch-adamw"])[0] == "torch-adamw"
+    assert find_nearest("torch-adamww", ["torch-sgd", "torch-adam", "torch-adamw"])[0] == "torch-adamw"

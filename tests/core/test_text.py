@@ -8,9 +8,9 @@ from tests.rows import each_row
 
 
 def test_lines_end_at_line_breaks_and_at_nothing_else():
-    assert lines_of("a\nb\r\nc\rd\u2028e\x0cf\x85g\n") == ["a", "b", "c", "d\u2028e\x0cf\x85g"]
-    assert lines_of("") == []
-    assert lines_of("\n\n") == ["", ""]
+    assert split_lines("a\nb\r\nc\rd\u2028e\x0cf\x85g\n") == ["a", "b", "c", "d\u2028e\x0cf\x85g"]
+    assert split_lines("") == []
+    assert split_lines("\n\n") == ["", ""]
 
 
 @each_row(
@@ -26,17 +26,17 @@ def test_lines_end_at_line_breaks_and_at_nothing_else():
     ],
 )
 def test_a_slip_is_named(text, words):
-    assert words in slip_in(text, one_line=True)
-    assert bool(words) == bool(slip_in(text, one_line=True))
+    assert words in find_slip(text, single_line=True)
+    assert bool(words) == bool(find_slip(text, single_line=True))
 
 
 def test_several_lines_are_no_slip_where_they_are_allowed():
-    assert slip_in("one\ntwo\tthree") == ""
-    assert slip_in("one\0") != ""
+    assert find_slip("one\ntwo\tthree") == ""
+    assert find_slip("one\0") != ""
 
 
 def test_texts_are_found_wherever_they_stand():
-    assert list(texts_in({"a": ["x", {"b": "y"}], "c": 5})) == [
+    assert list(iterate_texts({"a": ["x", {"b": "y"}], "c": 5})) == [
         ((), "a"), (("a",), "x"), (("a",), "b"), (("a", "b"), "y"), ((), "c")
     ]  # fmt: skip
 
@@ -47,4 +47,4 @@ def test_a_message_can_be_printed_whatever_it_quotes(text):
         str(error).encode("utf-8")
         assert not {"\0", "\x1b"} & set(str(error))
     assert len(str(ConfigError("o", "x" * 5000, "", "p", "c"))) < 400
-    assert printable("a\nb\tc") == "a\nb\tc"
+    assert escape_unprintable("a\nb\tc") == "a\nb\tc"

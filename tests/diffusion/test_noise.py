@@ -14,16 +14,16 @@ SHAPES = [(2, 3, 4, 5), (2, 3, 2, 4, 5)]
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_offset_noise_is_one_value_per_sample_and_channel(shape):
-    shifted = offset(torch.zeros(shape), 1.0, Generator().manual_seed(0)).flatten(2)
+    shifted = add_offset_noise(torch.zeros(shape), 1.0, Generator().manual_seed(0)).flatten(2)
 
     assert shifted.std(-1).max() == 0.0
     assert shifted[..., 0].unique().numel() == 6
 
 
 def test_offset_noise_scales_with_its_amount():
-    whole = offset(torch.zeros(2, 3, 4, 5), 1.0, Generator().manual_seed(0))
+    whole = add_offset_noise(torch.zeros(2, 3, 4, 5), 1.0, Generator().manual_seed(0))
 
-    tenth = offset(torch.zeros(2, 3, 4, 5), 0.1, Generator().manual_seed(0))
+    tenth = add_offset_noise(torch.zeros(2, 3, 4, 5), 0.1, Generator().manual_seed(0))
 
     torch.testing.assert_close(tenth, whole * 0.1)
 
@@ -46,7 +46,7 @@ def test_noise_is_standard_normal_float32_whatever_the_latents_are():
 
 
 def test_the_same_seed_and_path_give_the_same_generator():
-    a, b = torch.randn(8, generator=seeded(7, 1, 2)), torch.randn(8, generator=seeded(7, 1, 2))
+    a, b = torch.randn(8, generator=make_generator(7, 1, 2)), torch.randn(8, generator=make_generator(7, 1, 2))
 
     assert torch.equal(a, b)
 
@@ -54,7 +54,7 @@ def test_the_same_seed_and_path_give_the_same_generator():
 def test_neighbouring_seeds_and_paths_give_unrelated_streams():
     paths = [(7,), (8,), (7, 0), (7, 1), (7, 0, 1), (7, 1, 0), (-1,)]
 
-    streams = torch.stack([torch.randn(2000, generator=seeded(*path)) for path in paths])
+    streams = torch.stack([torch.randn(2000, generator=make_generator(*path)) for path in paths])
     correlation = torch.corrcoef(streams) - torch.eye(len(paths))
 
     # for independent streams of 2000 numbers the standard deviation is 0.022

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from darkroom.diffusion.process import Flow, VPrediction, process_for
+from darkroom.diffusion.process import Flow, VPrediction, build_process
 from darkroom.diffusion.schedules import NoiseSchedule, betas
 from tests.rows import each_row
 
@@ -17,7 +17,7 @@ PREDICTIONS = ("epsilon", "v_prediction", "sample", "flow_matching")
 @each_row("shape", SHAPES.values(), ids=SHAPES.keys())
 @each_row("prediction", PREDICTIONS)
 def test_latents_and_noise_are_recovered_from_the_target(prediction, shape):
-    process = process_for(prediction, SCHEDULE)
+    process = build_process(prediction, SCHEDULE)
     t = torch.tensor([0.1, 0.5, 0.9]) if prediction == "flow_matching" else torch.tensor([100, 500, 900])
     x0, noise = torch.randn(shape), torch.randn(shape)
 
@@ -65,4 +65,4 @@ def test_levels_are_fractions_for_reports():
 
 def test_discrete_processes_need_a_schedule():
     with pytest.raises(ValueError, match="needs a noise schedule"):
-        process_for("epsilon", None)
+        build_process("epsilon", None)

@@ -18,7 +18,7 @@ from torch import nn
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.core.cards import Card, find_card
-from darkroom.core.device import assume
+from darkroom.core.device import assume_card
 from darkroom.core.events import Bus
 from darkroom.data import plan as data_plan
 from darkroom.families import tiny
@@ -139,7 +139,7 @@ CARD = Card("a card", 2**30, 2**30, (8, 6))
 @pytest.mark.slow
 @pytest.mark.parametrize("way", WAYS)
 def test_few_blocks_tell_what_many_take_on_a_card_in_every_way(way, forecaster):
-    with assume(CARD):
+    with assume_card(CARD):
         agree(forecaster("flux", **WAYS[way]))
 
 
@@ -173,7 +173,7 @@ def test_a_card_that_is_not_known_is_refused_before_anything_is_planned(argument
 def test_weights_that_are_quantised_on_the_host_are_never_wide_on_the_card(forecaster):
     found = {}
     for preset in ("no_change", "fp8-block"):
-        with assume(CARD):
+        with assume_card(CARD):
             made = forecaster("flux", base_model_precision=preset, validation_disable=True)().forecast()
         found[preset] = {phase.phase: phase for phase in made.phases}
     narrow, wide = found["fp8-block"]["load denoiser"], found["no_change"]["load denoiser"]
@@ -202,13 +202,13 @@ def test_averages_take_as_much_as_the_weights_and_are_where_those_are_updated(fo
 
 @pytest.mark.parametrize("share", [0.9, pytest.param(0.6, marks=pytest.mark.slow)])
 def test_what_is_advised_fits_by_its_own_forecast(share, forecaster):
-    with assume(CARD):
+    with assume_card(CARD):
         first = forecaster("flux", validation_disable=True, gradient_checkpointing=False)()
         made = first.forecast()
     needed = max(phase.device for phase in made.phases)
     card = dataclasses.replace(CARD, room=int(share * needed))
     wrong = dataclasses.replace(made, device=card.room)
-    with assume(card):
+    with assume_card(card):
         run = first.scene.run
         adviser = Adviser(run.resolved, run.family, first.scene.plan, first.prompts, first)
         change = adviser.advise(wrong)

@@ -25,7 +25,7 @@ NAMES = ("plain.jpg", "a b/ü/naïve.JPG", "deep/er/and/#1.jpg", "100%/%41+b.jpg
 
 def quick(**keys: Any) -> Retry:
     """Patience of tests."""
-    return Retry(**{"total": 0.2, "first": 0.005, "most": 0.02} | keys)
+    return Retry(**{"total": 0.2, "first": 0.005, "max_pause": 0.02} | keys)
 
 
 def png(colour: tuple[int, int, int] = (1, 2, 3), size: tuple[int, int] = (8, 8)) -> bytes:

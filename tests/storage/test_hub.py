@@ -201,7 +201,7 @@ def test_a_panel_of_a_turned_or_printed_picture_is_upright_rgb() -> None:
     Image.open(io.BytesIO(strip())).transpose(Image.Transpose.ROTATE_90).save(turned, "png", exif=exif)
     panels = hub.Panels(image_count=3, select_index=1)
     for data in (turned.getvalue(), strip("CMYK", format="jpeg")):
-        with Image.open(io.BytesIO(hub.panel(data, panels, "x"))) as picture:
+        with Image.open(io.BytesIO(hub.cut_panel(data, panels, "x"))) as picture:
             assert picture.size == (4, 6)
             assert not picture.getexif().get(0x0112)
             assert max(picture.getpixel((1, 3))) > 90
@@ -209,9 +209,9 @@ def test_a_panel_of_a_turned_or_printed_picture_is_upright_rgb() -> None:
 
 def test_a_damaged_strip_is_refused() -> None:
     with pytest.raises(Refused, match="damaged"):
-        hub.panel(strip()[:50], hub.Panels(image_count=3), "x")
+        hub.cut_panel(strip()[:50], hub.Panels(image_count=3), "x")
     with pytest.raises(Refused, match="holds no panel"):
-        hub.panel(strip(), hub.Panels(image_count=3, select_index=3), "x")
+        hub.cut_panel(strip(), hub.Panels(image_count=3, select_index=3), "x")
 
 
 # ---------------------------------------------------------------------- what cells can be
@@ -264,7 +264,7 @@ def far(tmp_path, monkeypatch):
     parquet(tmp_path, pictures, group=10, caption=[f"c{n}" for n in range(40)])
     root = f"/far-{tmp_path.name}"
     fs.pipe_file(f"{root}/train.parquet", (tmp_path / "train-0.parquet").read_bytes())
-    monkeypatch.setattr(hub._Streamed, "_parquet_files", lambda self: [f"memory:/{root}/train.parquet"])
+    monkeypatch.setattr(hub._StreamedRows, "_parquet_files", lambda self: [f"memory:/{root}/train.parquet"])
     read: list[int] = []
     real = type(fs).cat_file
 
@@ -314,7 +314,7 @@ def test_threads_that_want_the_same_group_share_it(far) -> None:
 
 def test_only_a_few_groups_stay_in_memory(far, monkeypatch) -> None:
     store, pictures, _ = far
-    monkeypatch.setattr(hub, "KEPT_BYTES", 1)
+    monkeypatch.setattr(hub, "CACHED_BYTES", 1)
     for n in range(0, 40, 7):
         assert store.read(f"{n}.png") == pictures[n]
     assert len(store.source._kept) == 2

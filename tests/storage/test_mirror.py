@@ -29,7 +29,7 @@ def test_what_one_machine_pushes_another_pulls(store, tmp_path) -> None:
         one.push(name)
     told: list[tuple[int, int]] = []
 
-    assert two.pull(say=lambda done, total: told.append((done, total))) == ["0.shard", "1.shard", "index.json"]
+    assert two.pull(on_progress=lambda done, total: told.append((done, total))) == ["0.shard", "1.shard", "index.json"]
     assert (tmp_path / "two/0.shard").read_bytes() == b"a" * 300_000
     assert told[-1] == (3, 3)
     assert two.pull() == []

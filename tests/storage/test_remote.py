@@ -17,7 +17,7 @@ from PIL import Image
 from darkroom.core.errors import DataError
 from darkroom.options.datasets.where import UrlFiles
 from darkroom.storage import Missing, Refused, Unreachable
-from darkroom.storage.remote import HEAD, UrlStore, ranged
+from darkroom.storage.remote import HEAD, UrlStore, open_ranges
 from darkroom.storage.s3 import S3Store, _endpoint, _region
 from tests.rows import each_row
 from tests.storage.conftest import KEY, SECRET, TOKEN, Bucket, quick
@@ -41,7 +41,7 @@ class Asked:
         return len(self.data)
 
     def open(self, size: int | None = None):
-        return ranged(self.part, self.length, "x.bin", size)
+        return open_ranges(self.part, self.length, "x.bin", size)
 
 
 def noisy_jpeg(edge: int) -> bytes:
@@ -258,7 +258,7 @@ def test_a_server_that_restarts_while_files_are_read_costs_nothing(own_bucket, c
     data = {f"{n:02}.jpg": bytes([n]) * 100_000 for n in range(40)}
     for name, content in data.items():
         own_bucket.put(f"restart/{name}", content)
-    store = S3Store(own_bucket.where("restart"), quick(total=30, first=0.02, most=0.2))
+    store = S3Store(own_bucket.where("restart"), quick(total=30, first=0.02, max_pause=0.2))
     read: dict[str, bytes] = {}
     half, back = threading.Event(), threading.Event()
 

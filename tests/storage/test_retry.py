@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkroom.storage.base import Refused, Unreachable, ending_of, shown_url, words
+from darkroom.storage.base import Refused, Unreachable, describe_error, ending_of, hide_url_secrets
 from darkroom.storage.parallel import for_all
-from darkroom.storage.retry import ASKED_MOST, ASKED_TIMES, LEAST_ATTEMPTS, Passing, Retry
+from darkroom.storage.retry import MAX_RETRY_AFTER, MAX_RETRY_AFTERS, MIN_ATTEMPTS, Passing, Retry
 
 
 class Clock:
@@ -39,7 +39,7 @@ numbers = st.floats(0, 1, exclude_max=True)
 
 @given(st.integers(0, 10_000), st.floats(0.01, 10), st.floats(0.01, 100), numbers)
 def test_a_pause_is_between_half_and_all_of_its_bound(attempt, first, most, drawn) -> None:
-    pause = Retry(first=first, most=most, draw=lambda: drawn).pause(attempt)
+    pause = Retry(first=first, max_pause=most, draw=lambda: drawn).pause(attempt)
 
     bound = min(most, first * 2.0 ** min(attempt, 60))
     assert bound / 2 <= pause <= bound <= most
@@ -49,10 +49,10 @@ def test_a_pause_is_between_half_and_all_of_its_bound(attempt, first, most, draw
 def test_patience_ends(total, first, most, attempt, drawn) -> None:
     clock = Clock(attempt)
     with pytest.raises(Unreachable) as caught:
-        clock.retry(total=total, first=first, most=most, draw=lambda: drawn).call(clock.fail, "reading", "the store")
+        clock.retry(total=total, first=first, max_pause=most, draw=lambda: drawn).call(clock.fail, "reading", "the store")
 
-    assert caught.value.attempts == len(clock.slept) + 1 >= LEAST_ATTEMPTS
-    if len(clock.slept) >= LEAST_ATTEMPTS:
+    assert caught.value.attempts == len(clock.slept) + 1 >= MIN_ATTEMPTS
+    if len(clock.slept) >= MIN_ATTEMPTS:
         assert sum(clock.slept) <= total
     assert max(clock.slept) <= most
 
@@ -114,13 +114,13 @@ def test_a_server_may_ask_for_a_wait_but_not_for_ever(asked) -> None:
 
     with pytest.raises(Unreachable):
         clock.retry(total=10).call(busy, "reading", "the store")
-    assert clock.slept[0] >= min(asked, ASKED_MOST)
-    assert sum(clock.slept) <= 10 + ASKED_TIMES * ASKED_MOST
+    assert clock.slept[0] >= min(asked, MAX_RETRY_AFTER)
+    assert sum(clock.slept) <= 10 + MAX_RETRY_AFTERS * MAX_RETRY_AFTER
 
 
 def test_many_threads_in_trouble_do_not_flood_the_terminal(caplog) -> None:
     caplog.set_level(logging.INFO, "darkroom")
-    retry = Retry(total=0.05, first=0.001, most=0.005)
+    retry = Retry(total=0.05, first=0.001, max_pause=0.005)
 
     def work(number: int) -> None:
         with pytest.raises(Unreachable):
@@ -159,12 +159,12 @@ def test_progress_of_threads_counts_every_item() -> None:
     ],
 )
 def test_urls_are_shown_without_credentials(url, shown) -> None:
-    assert shown_url(url) == shown
+    assert hide_url_secrets(url) == shown
 
 
 def test_causes_are_told_on_one_short_line_without_secrets() -> None:
     cause = OSError("no\n\n answer from https://me:word@host/x?X-Amz-Signature=abc for swordfish " + "x" * 1000)
-    said = words(cause, ["swordfish"])
+    said = describe_error(cause, ["swordfish"])
 
     assert "\n" not in said
     assert len(said) <= 300

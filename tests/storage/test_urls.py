@@ -279,7 +279,7 @@ def test_redirects_are_followed(listed, web) -> None:
 def test_a_file_that_is_too_large_is_refused(listed, web, length) -> None:
     data = b"\x89PNG\r\n\x1a\n" + bytes(5_000_000)
     web.add("/large.png", body(data) if length is None else _without_length(data))
-    found = listed.store(web.url + "/large.png", most_bytes=2_000_000).find(ENDINGS)
+    found = listed.store(web.url + "/large.png", max_bytes=2_000_000).find(ENDINGS)
 
     assert found.problems == {"refused": 1}
     assert "1.9 MiB" in found.notes[0]

@@ -268,7 +268,7 @@ class ShardCache:
             flat |= packed
         # one entry only: the library writes several in the random order of a hash table
         facts = {FORMAT: json.dumps({"version": VERSION, "sums": sums})}
-        with files.atomic(path) as temporary:
+        with files.write_atomically(path) as temporary:
             save_file(flat, str(temporary), metadata=facts)
         return sizes
 

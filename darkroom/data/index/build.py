@@ -217,7 +217,7 @@ def replaced(column: pa.Array, rows: np.ndarray, values: pa.Array) -> pa.Array:
 
 def _settings(dataset: SampleDataset, sizing: Sizing, terms: Terms, clipping: Clipping | None) -> dict[str, str]:
     """What the stored columns depend on, as digests that tell whether they still hold."""
-    table = _stamp(files.home_of(dataset.parquet.path)) if dataset.parquet else None
+    table = _stamp(files.expand_home(dataset.parquet.path)) if dataset.parquet else None
     block = dataset.parquet.model_dump(mode="json") if dataset.parquet else None
     reads = {
         "source": cap.source_name(dataset),

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from darkroom.core.registry import Table
-from darkroom.core.text import lines_of
+from darkroom.core.text import split_lines
 from darkroom.data.index.metadata import CAPTIONS, SampleTable, stem_of, without_ending
 from darkroom.data.threads import in_chunks
 from darkroom.options.datasets import CaptionShuffle, SampleDataset
@@ -65,7 +65,7 @@ def from_text_file(asked: Asked) -> Found:
             return None, "caption is not UTF-8"
         except (Refused, OSError):
             return None, "unreadable caption"
-        lines = [text.strip()] if dataset.disable_multiline_split else [line.strip() for line in lines_of(text)]
+        lines = [text.strip()] if dataset.disable_multiline_split else [line.strip() for line in split_lines(text)]
         kept = list(dict.fromkeys(line for line in lines if line))
         return (kept, "") if kept else (None, "empty caption")
 

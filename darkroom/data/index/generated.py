@@ -113,12 +113,12 @@ def _make_one(source: Index, path: str, target: Path, name: str, params: dict[st
     if name == FIRST_FRAME:
         _save(target, made[0])
     else:
-        with files.atomic(target) as temporary:
+        with files.write_atomically(target) as temporary:
             video.write_mp4(temporary, made, facts.fps or 24.0)
 
 
 def _save(target: Path, picture: np.ndarray) -> None:
-    with files.atomic(target) as temporary:
+    with files.write_atomically(target) as temporary:
         Image.fromarray(picture).save(temporary, format="PNG")
 
 
@@ -144,5 +144,5 @@ def _write(folder: Path, settings: str, record: dict[str, tuple[int, int]]) -> N
         }
     ).replace_schema_metadata({b"settings": settings.encode()})
     folder.mkdir(parents=True, exist_ok=True)
-    with files.atomic(folder / RECORD) as temporary:
+    with files.write_atomically(folder / RECORD) as temporary:
         pq.write_table(table, temporary)

@@ -18,9 +18,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from darkroom.core.errors import DataError
-from darkroom.core.files import home_of, is_file
-from darkroom.core.registry import nearest
-from darkroom.core.text import lines_of
+from darkroom.core.files import expand_home, is_file
+from darkroom.core.registry import find_nearest
+from darkroom.core.text import split_lines
 from darkroom.options.datasets import MetadataTable, SampleDataset
 from darkroom.storage.base import Missing, Refused
 
@@ -151,7 +151,7 @@ def _load(dataset: SampleDataset, block: MetadataTable, store: Store, wanted: Se
 
 def _bytes(store: Store, path: str) -> bytes | Path:
     """The table as a file of this machine, or its bytes out of the dataset's storage."""
-    local = home_of(path)
+    local = expand_home(path)
     if is_file(local):
         return local
     try:
@@ -161,7 +161,7 @@ def _bytes(store: Store, path: str) -> bytes | Path:
 
 
 def _from_lines(text: str) -> pa.Table:
-    lines = [json.loads(line) for line in lines_of(text) if line.strip()]
+    lines = [json.loads(line) for line in split_lines(text) if line.strip()]
     names = list(dict.fromkeys(key for line in lines for key in line))
     return pa.table({name: pa.array([line.get(name) for line in lines]) for name in names})
 
@@ -187,7 +187,7 @@ def _plain(column: pa.Array) -> pa.Array:
 
 def _need(there: Sequence[str], column: str, dataset: SampleDataset, block: MetadataTable) -> None:
     if column not in there:
-        hint = nearest(column, there)
+        hint = find_nearest(column, there)
         raise DataError(
             f"Dataset '{dataset.id}': the table {block.path} has no column '{column}'; it has "
             f"{', '.join(there) or 'none'}.\n"

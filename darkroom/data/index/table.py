@@ -283,7 +283,7 @@ class Index:
         if self.layers is not None:
             columns["layers"] = self.layers if whole else self.layers.take(pa.array(rows))
         table = pa.table(columns).replace_schema_metadata({k.encode(): v.encode() for k, v in self.settings.items()})
-        with files.atomic(self.file) as temporary:
+        with files.write_atomically(self.file) as temporary:
             pq.write_table(table, temporary, compression="zstd", compression_level=1)
         self.changed = False
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from darkroom.core.registry import Table, nearest
+from darkroom.core.registry import Table, find_nearest
 from darkroom.media.controls.base import Control, Param
 from darkroom.media.controls.canny import Canny
 from darkroom.media.controls.depth import Depth
@@ -51,7 +51,7 @@ def check_params(type: str, params: Mapping[str, Any]) -> dict[str, Any]:
         control = CONTROLS[type]
     except KeyError:
         names = {name: control.aliases for name, control in CONTROLS.items()}
-        hint = nearest(type, [*names, *(alias for aliases in names.values() for alias in aliases)])
+        hint = find_nearest(type, [*names, *(alias for aliases in names.values() for alias in aliases)])
         raise ValueError(
             f"type = {type!r} is no control generator; "
             + (f"did you mean {' or '.join(hint)}? " if hint else "")

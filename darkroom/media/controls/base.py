@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from darkroom.core.registry import nearest
+from darkroom.core.registry import find_nearest
 
 Kind = Literal["whole", "number", "flag", "text", "choice"]
 
@@ -48,14 +48,14 @@ class Param:
         if value is None and self.default is None:
             return None
         if not self.many:
-            return self._one(value)
+            return self._coerce_item(value)
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise ValueError
         if self.length is not None and len(value) != self.length:
             raise ValueError
-        return tuple(self._one(item) for item in value)
+        return tuple(self._coerce_item(item) for item in value)
 
-    def _one(self, value: Any) -> Any:
+    def _coerce_item(self, value: Any) -> Any:
         if self.kind == "flag":
             fits = isinstance(value, bool)
         elif self.kind in ("text", "choice"):
@@ -104,7 +104,7 @@ class Control:
         made = self.defaults
         for name, value in given.items():
             if name not in self.params:
-                hint = nearest(name, self.params)
+                hint = find_nearest(name, self.params)
                 known = ", ".join(self.params) if self.params else "it takes none"
                 raise ValueError(
                     f"{self.name} has no parameter '{name}'; "

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.media.controls.base import Control, Param, in_order
 from darkroom.media.controls.pixels import grey_to_rgb
 
@@ -28,6 +28,6 @@ class Canny(Control):
         in_order(params, "low_threshold", "high_threshold")
 
     def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
-        cv2 = need("cv2", "vision", "The control generator canny")
+        cv2 = import_optional("cv2", "vision", "The control generator canny")
         grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
         return grey_to_rgb(cv2.Canny(grey, params["low_threshold"], params["high_threshold"]))

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 from darkroom.media.controls.base import Control, Param
 from darkroom.media.controls.pixels import to_bytes
 
@@ -42,7 +42,7 @@ class OpticalFlow(Control):
     def clip(self, frames: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         if len(frames) < 2 or min(frames.shape[1:3]) < 12:
             return np.full_like(frames, 255)  # too little to see motion in: everything rests
-        cv2 = need("cv2", "vision", "The control generator optical_flow")
+        cv2 = import_optional("cv2", "vision", "The control generator optical_flow")
         method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
         flows = [method.calc(a, b, None) for a, b in itertools.pairwise(grey)]

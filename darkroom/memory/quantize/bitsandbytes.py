@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -26,7 +26,7 @@ def fits(layer: nn.Linear) -> bool:
 
 def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as bitsandbytes' own; it is packed where the weight is."""
-    bnb = need(PACKAGE, "quant", preset)
+    bnb = import_optional(PACKAGE, "quant", preset)
     dtype, device = layer.weight.dtype, layer.weight.device
     made = bnb.nn.Linear4bit(
         layer.in_features, layer.out_features, layer.bias is not None,

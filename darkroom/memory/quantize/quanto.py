@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -24,7 +24,7 @@ PACKAGE = "optimum.quanto"
 
 def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as quanto's own linear layer, frozen."""
-    quanto = need(PACKAGE, "quant", preset)
+    quanto = import_optional(PACKAGE, "quant", preset)
     activations = quanto.qint8 if options.quantize_activations else None
     made = quanto.nn.QLinear.from_module(layer, weights=getattr(quanto, PRESETS[preset]), activations=activations)
     made.freeze()

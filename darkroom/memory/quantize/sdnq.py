@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -32,7 +32,7 @@ def fits(layer: nn.Linear) -> bool:
 
 def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as SDNQ's own."""
-    training = need(f"{PACKAGE}.training", "quant", preset)
+    training = import_optional(f"{PACKAGE}.training", "quant", preset)
     name = preset.removesuffix("-sdnq")
     torch.manual_seed(SEED)  # the largest directions of a weight are found from random ones
     holder = training.sdnq_training_post_load_quant(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from darkroom.core.optional import need
+from darkroom.core.optional import import_optional
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -23,7 +23,7 @@ NEEDS_GPU = frozenset({"int4-torchao"})
 
 def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer with a weight of torchao's."""
-    ao = need(PACKAGE, "quant", preset)
+    ao = import_optional(PACKAGE, "quant", preset)
     holder = nn.Sequential(layer)
     ao.quantize_(holder, getattr(ao, PRESETS[preset])())
     return holder[0].requires_grad_(False)

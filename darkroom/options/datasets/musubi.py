@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from darkroom.core.errors import DataError
-from darkroom.core.files import home_of, is_file, is_folder
+from darkroom.core.files import expand_home, is_file, is_folder
 from darkroom.options.config import option_info
 from darkroom.options.datasets.entries import Whole
 from darkroom.options.datasets.notes import Notes
@@ -124,7 +124,7 @@ class _Conversion:
             "repeats": max(0, self._repeats() - 1),
         }
         if self.values.get("cache_directory"):
-            main["cache_dir_vae"] = str(home_of(str(self.values["cache_directory"])) / "darkroom" / self.name)
+            main["cache_dir_vae"] = str(expand_home(str(self.values["cache_directory"])) / "darkroom" / self.name)
         if self.values.get("multiple_target"):
             main["layers"] = True
         if self.is_video:
@@ -144,7 +144,7 @@ class _Conversion:
         if folder:
             return {"instance_data_dir": str(folder), "_recursive": False}
         if lines:
-            file = home_of(str(lines))
+            file = expand_home(str(lines))
             if not is_file(file):
                 self._problem(f"{medium}_jsonl_file", lines, "There is no such file.", "Correct the path.")
                 return None
@@ -240,15 +240,15 @@ class _Conversion:
             if self.values.get("control_directory"):
                 self.notes.warn(self.name, "control_directory has no effect: controls are named in the list.")
             medium = "video" if self.is_video else "image"
-            file = home_of(str(self.values[f"{medium}_jsonl_file"]))
+            file = expand_home(str(self.values[f"{medium}_jsonl_file"]))
             keys, name_key = _keys_in(file, "control_path"), _numbered(file, f"{medium}_path")
             places = [{"_jsonl": {"file": file, "key": key, "name_key": name_key}} for key in keys]
             return [self._control(number, place) for number, place in enumerate(places)]
         folder = self.values.get("control_directory")
         if not folder:
             return []
-        root = home_of(str(folder))
-        count = 1 if self.is_video else _most_controls(root, home_of(str(self.values["image_directory"])))
+        root = expand_home(str(folder))
+        count = 1 if self.is_video else _most_controls(root, expand_home(str(self.values["image_directory"])))
         place = {
             "instance_data_dir": str(folder),
             "_recursive": False,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.errors import ConfigError, ConfigErrors
-from darkroom.core.registry import nearest
+from darkroom.core.registry import find_nearest
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Notes:
 
     def unknown_key(self, entry: str, key: str, got: Any, known: Iterable[str]) -> None:
         """A key that nobody knows."""
-        hint = nearest(key, known)
+        hint = find_nearest(key, known)
         advice = f"Did you mean {' or '.join(hint)}?" if hint else "See docs/datasets.md for all keys."
         if self.lenient:
             self.warn(entry, f"the unknown key {key} is ignored. {advice}")
@@ -72,5 +72,5 @@ def sentence(reason: str) -> str:
 def choose(choices: Iterable[str], got: str) -> str:
     """The choices, and the one that was probably meant."""
     names = list(choices)
-    hint = nearest(got, names, 1)
+    hint = find_nearest(got, names, 1)
     return f"Choose one of {', '.join(names)}." + (f" Did you mean {hint[0]}?" if hint else "")

@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import ValidationError
 
 from darkroom.core.errors import DataError, missing_option
-from darkroom.core.files import home_of
+from darkroom.core.files import expand_home
 from darkroom.core.log import hide, is_secret_key, is_secret_variable
-from darkroom.core.text import ESCAPES, lines_of, slip_in, texts_in
+from darkroom.core.text import ESCAPES, find_slip, iterate_texts, split_lines
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets import musubi, rules, storage
 from darkroom.options.datasets.document import REMEDY, document
@@ -58,7 +58,7 @@ def setting(config: Any, name: str, otherwise: Any = None) -> Any:
 
 def local_path(value: Any) -> Path:
     """A path as people write it: `~` means the home folder, a trailing slash nothing."""
-    return home_of(str(value).strip())
+    return expand_home(str(value).strip())
 
 
 def read_datasets(path: str | Path | None, config: Any, environ: Mapping[str, str] | None = None) -> DatasetFile:
@@ -141,10 +141,10 @@ class _Reader:
         rows = raw.get("datasets", [raw]) if isinstance(raw, dict) else raw
         for number, row in enumerate(rows if isinstance(rows, list) else [], 1):
             name = str(row["id"]) if isinstance(row, dict) and row.get("id") else f"number {number}"
-            for path, text in texts_in(row):
+            for path, text in iterate_texts(row):
                 if any(key.startswith("_") for key in path):
                     continue
-                if slip := slip_in(text, one_line=not set(path) & set(k.PROSE)):
+                if slip := find_slip(text, single_line=not set(path) & set(k.PROSE)):
                     change = "Take it out." if "NUL" in slip or "half" in slip else ESCAPES
                     self.notes.problem(name, ".".join(path) or "entry", text, slip, change)
 
@@ -379,7 +379,7 @@ class _Reader:
         file = local_path(given)
         try:
             text = file.read_text(encoding="utf-8")
-            return [str(item) for item in json.loads(text)] if file.suffix == ".json" else lines_of(text)
+            return [str(item) for item in json.loads(text)] if file.suffix == ".json" else split_lines(text)
         except (OSError, ValueError) as cause:
             self.notes.problem(
                 name,

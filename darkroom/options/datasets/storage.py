@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from darkroom.core.files import home_of
+from darkroom.core.files import expand_home
 from darkroom.core.registry import Table
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets.notes import Notes, choose
@@ -56,7 +56,7 @@ def _local(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Valu
         return {"type": "url", "url": text}
     return {
         "type": "local",
-        "root": home_of(text.removeprefix("file://")),
+        "root": expand_home(text.removeprefix("file://")),
         "recursive": raw.get("_recursive", True),
     }
 
@@ -85,7 +85,7 @@ def _csv(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values
     if not _complete(values, ("csv_file", "csv_cache_dir", "csv_caption_column"), "csv", name, notes):
         return None
     for key in ("csv_file", "csv_cache_dir"):
-        values[key] = home_of(str(values[key]))
+        values[key] = expand_home(str(values[key]))
     connections = raw.get("max_workers") or getattr(config, "max_workers", None)
     return {"type": "csv", **_given(values | {"connections": connections})}
 
@@ -115,7 +115,7 @@ def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -
     values["panels"] = _panels(values, name, notes)
     values["filter_func"] = _filter(values, name, notes)
     if values.get("cache_dir"):
-        values["cache_dir"] = home_of(str(values["cache_dir"]))
+        values["cache_dir"] = expand_home(str(values["cache_dir"]))
     ours = (
         "image_column",
         "video_column",
