@@ -21,7 +21,7 @@ import torch
 from darkroom.core.events import Bus
 from darkroom.data import plan as plans
 from darkroom.data.cache.shards import ShardCache
-from darkroom.data.requirements import Needs
+from darkroom.data.requirements import DataRequirements
 from darkroom.families.shared import latents as latent_space
 from darkroom.families.shared.spec import Latents
 from darkroom.options.datasets import read_datasets
@@ -68,7 +68,7 @@ def plan_of(folder: Path, cache: Path, edge: int) -> Any:
     file.write_text(json.dumps([entry]))
     argv = ["--model_family=sdxl", "--model_flavour=tiny", f"--output_dir={cache}", f"--data_backend_config={file}"]
     config = resolve([*argv, f"--resolution={edge}", "--vae_batch_size=4"], {}, Path.cwd()).config
-    return plans.prepare(config, read_datasets(file, config, os.environ), Bus(), Needs("sdxl")).scan()
+    return plans.prepare_plan(config, read_datasets(file, config, os.environ), Bus(), DataRequirements("sdxl")).scan()
 
 
 def fill(chosen: argparse.Namespace, folder: Path) -> tuple[float, float]:

@@ -27,8 +27,8 @@ from PIL import Image
 
 from darkroom.core.events import Bus
 from darkroom.core.units import show_size
-from darkroom.data.plan import Plan, prepare
-from darkroom.data.requirements import Needs
+from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.requirements import DataRequirements
 from darkroom.options.datasets import read_datasets
 
 SHAPES = ((96, 64), (64, 64), (64, 96), (128, 96))
@@ -82,7 +82,7 @@ def write_table(path: Path, count: int) -> None:
     pq.write_table(pa.table({"file": names, "text": captions, "w": sizes[:, 0], "h": sizes[:, 1]}), path)
 
 
-def plan_of(folder: Path, **keys: Any) -> Plan:
+def plan_of(folder: Path, **keys: Any) -> DatasetPlan:
     """The plan over `folder/pictures`."""
     entry = {"id": "bench", "instance_data_dir": str(folder / "pictures"), "resolution": 64, **keys}
     file = folder / "datasets.json"
@@ -91,7 +91,7 @@ def plan_of(folder: Path, **keys: Any) -> Plan:
         output_dir=str(folder / "out"), model_family="bench", aspect_bucket_alignment=8, train_batch_size=4, seed=0,
         caption_dropout_probability=0.0,
     )  # fmt: skip
-    return prepare(config, read_datasets(file, config, {}), Bus(), Needs("bench"))
+    return prepare_plan(config, read_datasets(file, config, {}), Bus(), DataRequirements("bench"))
 
 
 def timed(what: str, work: Callable[[], Any]) -> tuple[Any, float]:
@@ -128,7 +128,7 @@ def bench_files(count: int) -> None:
         )
 
 
-def first_batch(plan: Plan) -> None:
+def first_batch(plan: DatasetPlan) -> None:
     """Encode what the first batch needs, on demand, and build it."""
     import torch
 
@@ -164,9 +164,9 @@ def bench_rows(count: int) -> None:
             file = folder / "datasets.json"
             made = plan_of(folder, **keys, **more)
             file.write_text(json.dumps([json.loads(file.read_text())[0], text]))
-            made = prepare(made.config, read_datasets(file, made.config, {}), Bus(), Needs("bench"))
+            made = prepare_plan(made.config, read_datasets(file, made.config, {}), Bus(), DataRequirements("bench"))
             timed(f"{name}: scan, first start", made.scan)
-            again = prepare(made.config, read_datasets(file, made.config, {}), Bus(), Needs("bench"))
+            again = prepare_plan(made.config, read_datasets(file, made.config, {}), Bus(), DataRequirements("bench"))
             timed(f"{name}: scan, second start", again.scan)
             timed(f"{name}: order of the first epoch", lambda again=again: again.order().epoch(1))  # type: ignore[misc]
             timed(f"{name}: first batch, encoded on demand", lambda again=again: first_batch(again))  # type: ignore[misc]

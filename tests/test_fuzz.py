@@ -35,11 +35,11 @@ from darkroom.core.errors import DarkroomError
 from darkroom.data.index import build, captions
 from darkroom.data.index import metadata as tables
 from darkroom.data.index import table as index
-from darkroom.data.index.captions import Asked
+from darkroom.data.index.captions import CaptionRequest
 from darkroom.data.index.listing import endings_of, list_samples, text_paths
 from darkroom.data.index.metadata import SampleTable
 from darkroom.media import audio, video
-from darkroom.media.images import BadPicture, load_rgb, load_rgba, read_header
+from darkroom.media.images import BadImage, load_rgb, load_rgba, read_header
 from darkroom.options.config import every_option
 from darkroom.options.datasets import SampleDataset, musubi, read_datasets
 from darkroom.options.datasets import keys as k
@@ -56,7 +56,7 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "15"))
 BATCH = 100
 """Inputs between two looks at the clock."""
 
-ANSWERS = (DarkroomError, BadPicture, Missing, Refused)
+ANSWERS = (DarkroomError, BadImage, Missing, Refused)
 """What a reader may raise: an error for the user, or the reason why one file is left out and counted."""
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::UserWarning", "ignore::RuntimeWarning")]
@@ -314,8 +314,8 @@ def caption_files(bench: Bench, data: st.DataObject) -> None:
     bench.put("p" + dataset.caption_extension.swapcase(), data.draw(written(lines)))
     store = LocalStore(LocalFiles(root=bench.folder))
     listing = list_samples(store, endings_of("image"), dataset.caption_extension)
-    found = captions.from_text_file(Asked(dataset, store, SampleTable(), listing.paths, text_paths(listing)))
-    found = captions.without_nuls(found)
+    found = captions.from_text_file(CaptionRequest(dataset, store, SampleTable(), listing.paths, text_paths(listing)))
+    found = captions.drop_nuls(found)
     for caption in found.captions.to_pylist():
         assert caption is None or all("\0" not in text and text.strip() for text in caption)
         captions.variants(caption or (), dataset, captions.compile_filters([data.draw(texts)])[0], 1)
@@ -383,8 +383,8 @@ def read_table(bench: Bench, path: Path, data: st.DataObject) -> None:
     dataset = entry(bench.folder, caption_strategy="parquet", metadata_backend="parquet", parquet=block)
     table = tables.read(dataset, LocalStore(LocalFiles(root=bench.folder)))
     paths = pa.array(["p.png"])
-    found = captions.from_table(Asked(dataset, None, table, paths, pa.nulls(1, pa.string())))  # type: ignore[arg-type]
-    captions.without_nuls(found)
+    found = captions.from_table(CaptionRequest(dataset, None, table, paths, pa.nulls(1, pa.string())))  # type: ignore[arg-type]
+    captions.drop_nuls(found)
 
 
 @reader("jsonl table")
@@ -479,7 +479,7 @@ def images(bench: Bench, data: st.DataObject) -> None:
         lambda: load_rgb(content),
         lambda: load_rgba(content, False),
     ):
-        with contextlib.suppress(BadPicture):
+        with contextlib.suppress(BadImage):
             read()
 
 
@@ -519,7 +519,7 @@ def clips(bench: Bench, data: st.DataObject) -> None:
 def sound(bench: Bench, data: st.DataObject) -> None:
     content = media(bench, data, sounds=data.draw(st.booleans()))
     audio.probe(content)
-    audio.read_sound(content, 8000, 2, data.draw(st.sampled_from([0.0, 0.1, 99.0])), 0.2, shorter=True)
+    audio.read_audio(content, 8000, 2, data.draw(st.sampled_from([0.0, 0.1, 99.0])), 0.2, shorter=True)
 
 
 # ---------------------------------------------------------------------- what a run writes and reads again

@@ -15,13 +15,13 @@ log = logs.logger(__name__)
 
 
 @dataclass
-class Watch:
+class DebugLog:
     """Writes to the log what the options print_filenames, debug_dataset_loader and print_sampler_statistics ask for."""
 
     filenames: bool = False
     batches: bool = False
     statistics: bool = False
-    drawn: Counter[str] = field(default_factory=Counter)
+    sampled: Counter[str] = field(default_factory=Counter)
 
     def file(self, dataset: str, path: str) -> None:
         """A file is about to be read."""
@@ -36,10 +36,10 @@ class Watch:
                 "epoch %d batch %d from %s: %s, %s", batch.epoch, batch.position, batch.dataset, shape, batch.paths
             )
         if self.statistics:
-            self.drawn[batch.dataset] += len(batch)
+            self.sampled[batch.dataset] += len(batch)
             if last:
-                counts = ", ".join(f"{count} of {name}" for name, count in sorted(self.drawn.items()))
+                counts = ", ".join(f"{count} of {name}" for name, count in sorted(self.sampled.items()))
                 log.info("epoch %d: drawn so far %s", batch.epoch, counts)
 
 
-QUIET = Watch()
+NO_DEBUG_LOG = DebugLog()

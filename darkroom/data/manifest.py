@@ -64,11 +64,11 @@ class Manifest:
 
     def by_dataset(self) -> dict[str, dict[tuple[str, int], Row]]:
         """Dataset to its rows by path and part."""
-        found: dict[str, dict[tuple[str, int], Row]] = {name: {} for name in self.settings}
+        by_dataset: dict[str, dict[tuple[str, int], Row]] = {name: {} for name in self.settings}
         columns = [self.rows[name].to_pylist() for name in self.rows.column_names]
         for dataset, path, part, content, captions, *places in zip(*columns, strict=True):
-            found.setdefault(dataset, {})[path, part] = (content.rstrip(b"\0"), captions, tuple(places))
-        return found
+            by_dataset.setdefault(dataset, {})[path, part] = (content.rstrip(b"\0"), captions, tuple(places))
+        return by_dataset
 
 
 def read(folder: Path) -> Manifest | None:
@@ -116,10 +116,10 @@ def manifest_of(datasets: Sequence[PlannedDataset], shapes: Sequence[DatasetShap
         for bucket in d.buckets.buckets:
             order.update("\0".join(d.index.paths.take(pa.array(bucket.rows)).to_pylist()).encode())
             order.update(d.index.numbers["part"][bucket.rows].tobytes())
-        for c in d.companions:
+        for c in d.conditioning:
             name = f"{d.id} with {c.entry.id}"
             settings[name] = {"role": c.role}
-            tables.append(_rows(name, c.index, usable[c.there[usable]], has_captions=c.has_captions))
+            tables.append(_rows(name, c.index, usable[c.present[usable]], has_captions=c.has_captions))
     return Manifest(settings, order.hexdigest(), pa.concat_tables(tables))
 
 
@@ -151,25 +151,25 @@ class DataChanges:
     reorders: bool
 
 
-def compare(then: Manifest, now: Manifest) -> DataChanges:
+def compare(before: Manifest, after: Manifest) -> DataChanges:
     """What has changed between two manifests, dataset by dataset, with some names."""
-    old, new = then.by_dataset(), now.by_dataset()
+    old, new = before.by_dataset(), after.by_dataset()
     sentences = [f"Dataset '{name}' is no longer there." for name in old if name not in new]
     sentences += [f"Dataset '{name}' is new." for name in new if name not in old]
     for name in new:
         if name in old:
-            parts = [*_changed_settings(then.settings[name], now.settings[name]), *_changed_rows(old[name], new[name])]
+            parts = [*_diff_settings(before.settings[name], after.settings[name]), *_diff_rows(old[name], new[name])]
             sentences += [f"Dataset '{name}': {'; '.join(parts)}."] if parts else []
-    return DataChanges(tuple(sentences), then.order != now.order)
+    return DataChanges(tuple(sentences), before.order != after.order)
 
 
-def _changed_settings(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
-    for name in sorted(then.keys() & now.keys()):
-        if then[name] != now[name]:
-            yield f"{name} {then[name]} then, {now[name]} now"
+def _diff_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(before.keys() & after.keys()):
+        if before[name] != after[name]:
+            yield f"{name} {before[name]} then, {after[name]} now"
 
 
-def _changed_rows(old: dict[tuple[str, int], Row], new: dict[tuple[str, int], Row]) -> Iterator[str]:
+def _diff_rows(old: dict[tuple[str, int], Row], new: dict[tuple[str, int], Row]) -> Iterator[str]:
     """Files that are gone, new or under another name, and captions, contents and crops that are others."""
     gone, come = [key for key in old if key not in new], [key for key in new if key not in old]
     contents = {old[key][0]: key for key in gone if old[key][0]}
@@ -179,7 +179,7 @@ def _changed_rows(old: dict[tuple[str, int], Row], new: dict[tuple[str, int], Ro
     kinds = {
         "removed": [path for path, _ in (key for key in gone if key not in moved)],
         "added": [path for path, _ in (key for key in come if key not in renamed)],
-        "renamed": [f"{was[0]} to {now[0]}" for now, was in renamed.items()],
+        "renamed": [f"{old_key[0]} to {new_key[0]}" for new_key, old_key in renamed.items()],
         "with another content": [key[0] for key, a, b in both if a[0] and b[0] and a[0] != b[0]],
         "with another caption": [key[0] for key, a, b in both if a[1] != b[1]],
         "in another size or crop": [key[0] for key, a, b in both if a[2] != b[2]],

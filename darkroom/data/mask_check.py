@@ -9,12 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from darkroom.data.index.conditioning import Companion
+from darkroom.data.index.conditioning import ConditioningDataset
 from darkroom.data.index.listing import is_clip
 from darkroom.data.index.table import Index
 from darkroom.media import video
-from darkroom.media.images import BadPicture, load_rgba
-from darkroom.media.masks import MaskKind, flaw_of
+from darkroom.media.images import BadImage, load_rgba
+from darkroom.media.masks import MaskKind, find_flaw
 from darkroom.storage.base import Missing, Refused
 
 MASKS_READ = 64
@@ -46,41 +46,41 @@ class MaskCheck:
     looked_at: int
     top: int = 0
 
-    def words(self, c: Companion, flaw: str) -> tuple[str, str]:
+    def words(self, c: ConditioningDataset, flaw: str) -> tuple[str, str]:
         """What is wrong with the masks of a flaw, and what to do."""
         problem, remedy = FLAWS[flaw]
-        where = "red channel" if kind_of(c) == "mask" else "colors"
-        return problem.format(top=self.top, where=where), remedy
+        channel = "red channel" if kind_of(c) == "mask" else "colors"
+        return problem.format(top=self.top, where=channel), remedy
 
 
-def kind_of(c: Companion) -> MaskKind:
+def kind_of(c: ConditioningDataset) -> MaskKind:
     """How the values of a mask dataset are read."""
     return "mask" if c.entry.conditioning_type == "mask" else "segmentation"
 
 
-def check_masks(source: Index, c: Companion, most: int = MASKS_READ) -> MaskCheck:
+def inspect_masks(source: Index, c: ConditioningDataset, limit: int = MASKS_READ) -> MaskCheck:
     """Look at `most` masks of the samples in use, at equal distances. One that cannot be read is passed over.
 
     A mask that is full is a flaw only where all of them are: a whole image may count among others that do in part.
     """
     rows = source.usable
-    rows = rows[c.there[rows] & (c.index.numbers["part"][rows] == 0)]
-    if len(rows) > most:
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, most).round().astype(np.int64))]
-    found: dict[str, list[int]] = {flaw: [] for flaw in FLAWS}
+    rows = rows[c.present[rows] & (c.index.numbers["part"][rows] == 0)]
+    if len(rows) > limit:
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, limit).round().astype(np.int64))]
+    flawed: dict[str, list[int]] = {flaw: [] for flaw in FLAWS}
     looked_at = top = 0
     for row in rows.tolist():
         try:
-            flaw, highest = flaw_of(_mask(c.index, row), kind_of(c))
-        except (BadPicture, Missing, Refused, OSError):
+            flaw, highest = find_flaw(_mask(c.index, row), kind_of(c))
+        except (BadImage, Missing, Refused, OSError):
             continue
         looked_at += 1
         if flaw:
-            found[flaw].append(row)
+            flawed[flaw].append(row)
             top = max(top, highest) if flaw == "faint" else top
-    if len(found["full"]) < looked_at:
-        found["full"] = []
-    return MaskCheck({flaw: rows for flaw, rows in found.items() if rows}, looked_at, top)
+    if len(flawed["full"]) < looked_at:
+        flawed["full"] = []
+    return MaskCheck({flaw: rows for flaw, rows in flawed.items() if rows}, looked_at, top)
 
 
 def _mask(index: Index, row: int) -> Image.Image:
@@ -92,17 +92,17 @@ def _mask(index: Index, row: int) -> Image.Image:
     return load_rgba(index.store.read(path), convert=False)
 
 
-def useless_masks(source: Index, c: Companion) -> Sequence[str]:
+def describe_useless_masks(source: Index, c: ConditioningDataset) -> Sequence[str]:
     """A sentence for each flaw that masks beside `source` have. Masks that are still to be generated have none."""
     if c.entry.generator is not None:
         return ()
-    check = check_masks(source, c)
-    said = []
+    check = inspect_masks(source, c)
+    warnings = []
     for flaw, rows in check.rows.items():
         problem, remedy = check.words(c, flaw)
         names = "; ".join(c.index.path(row) for row in rows[:EXAMPLES])
-        said.append(
+        warnings.append(
             f"Dataset '{c.entry.id}': {len(rows)} of {check.looked_at} masks looked at {problem}. {remedy} "
             f"For example {names}."
         )
-    return said
+    return warnings

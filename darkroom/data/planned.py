@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from darkroom.data.index.buckets import Buckets
-from darkroom.data.index.conditioning import Companion
+from darkroom.data.index.conditioning import ConditioningDataset
 from darkroom.data.index.table import Index
 from darkroom.media.images import Traits
 from darkroom.options.datasets import SampleDataset
@@ -20,7 +20,7 @@ class PlannedDataset:
     entry: SampleDataset
     index: Index
     buckets: Buckets
-    companions: list[Companion] = field(default_factory=list)
+    conditioning: list[ConditioningDataset] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -28,9 +28,9 @@ class PlannedDataset:
         return self.entry.id
 
     @property
-    def dropped(self) -> dict[str, int]:
+    def drop_counts(self) -> dict[str, int]:
         """How many samples are not used, by reason."""
-        counts = {**self.index.reasons(), **(self.index.problems or {}), **self.index.others}
+        counts = {**self.index.count_reasons(), **(self.index.problems or {}), **self.index.other_files}
         return counts | ({"max_num_samples": self.index.left_out} if self.index.left_out else {})
 
     def rows_with(self, trait: Traits) -> np.ndarray:
@@ -42,5 +42,5 @@ class PlannedDataset:
     def colors(self) -> dict[str, int]:
         """How many images have a color profile that matters, by what becomes of them."""
         used, odd = len(self.rows_with(Traits.PROFILE)), len(self.rows_with(Traits.ODD_PROFILE))
-        what = "converted to sRGB" if self.index.convert else "taken as stored"
-        return {what: used, "with a profile that cannot be used": odd}
+        outcome = "converted to sRGB" if self.index.convert else "taken as stored"
+        return {outcome: used, "with a profile that cannot be used": odd}

@@ -13,17 +13,17 @@ import pyarrow.parquet as pq
 from darkroom.core import files
 
 
-def _nobody() -> None:
+def _wait_for_nobody() -> None:
     """There is nobody to wait for."""
 
 
 @dataclass(frozen=True)
-class Team:
+class ProcessGroup:
     """This process among several. `wait` returns when all have called it."""
 
     rank: int = 0
     size: int = 1
-    wait: Callable[[], None] = _nobody
+    wait: Callable[[], None] = _wait_for_nobody
 
     @property
     def is_first(self) -> bool:
@@ -38,18 +38,18 @@ class Team:
         starts = range(self.rank * chunk, len(rows), self.size * chunk)
         return np.concatenate([rows[:0], *(rows[i : i + chunk] for i in starts)])
 
-    def exchanged(self, place: Path, mine: pa.Table) -> list[pa.Table]:
+    def exchange_tables(self, path: Path, table: pa.Table) -> list[pa.Table]:
         """What every process found, in the order of ranks; `place` names the files that carry it."""
         if self.size == 1:
-            return [mine]
-        names = [place.with_name(f"{place.name}.part-{rank}") for rank in range(self.size)]
+            return [table]
+        names = [path.with_name(f"{path.name}.part-{rank}") for rank in range(self.size)]
         with files.write_atomically(names[self.rank]) as temporary:
-            pq.write_table(mine, temporary)
+            pq.write_table(table, temporary)
         self.wait()
-        found = [pq.read_table(name, memory_map=False) for name in names]
+        tables = [pq.read_table(name, memory_map=False) for name in names]
         self.wait()
         names[self.rank].unlink(missing_ok=True)
-        return found
+        return tables
 
 
-ALONE = Team()
+SINGLE_PROCESS = ProcessGroup()

@@ -9,7 +9,7 @@ from darkroom.data.batches.order import Lengths
 from darkroom.data.planned import PlannedDataset
 from darkroom.media.images import Traits
 
-MOST_BUCKETS = 40
+MAX_BUCKETS = 40
 """More buckets than this are summed up in one line."""
 
 
@@ -26,29 +26,29 @@ def table(datasets: Sequence[PlannedDataset], lengths: Lengths) -> str:
 
 def _dataset(d: PlannedDataset, batches: int | None) -> list[str]:
     e = d.entry
-    what = "clips" if e.dataset_type == "video" else "pictures"
+    noun = "clips" if e.dataset_type == "video" else "pictures"
     role = (
         "held out"
         if e.dataset_type == "eval"
         else f"repeats {e.repeats}, probability {e.probability:g}, batch {e.train_batch_size}"
     )
     length = f", {batches} batches" if batches is not None else ""
-    head = f"{d.id}: {d.buckets.count} {what} in {len(d.buckets.buckets)} buckets ({role}{length})"
-    rows = [f"  {b.key:>8}  {b.target[0]:>5} x {b.target[1]:<5} {len(b):>8}" for b in d.buckets.buckets[:MOST_BUCKETS]]
-    more = d.buckets.buckets[MOST_BUCKETS:]
-    if more:
-        rows.append(f"  and {len(more)} more buckets with {sum(map(len, more))} pictures")
-    left = [f"  left out: {count} {reason}" for reason, count in sorted(d.dropped.items())]
-    told = [f"  color profiles: {count} {what}" for what, count in d.colors.items() if count]
+    head = f"{d.id}: {d.buckets.count} {noun} in {len(d.buckets.buckets)} buckets ({role}{length})"
+    rows = [f"  {b.key:>8}  {b.target[0]:>5} x {b.target[1]:<5} {len(b):>8}" for b in d.buckets.buckets[:MAX_BUCKETS]]
+    hidden_buckets = d.buckets.buckets[MAX_BUCKETS:]
+    if hidden_buckets:
+        rows.append(f"  and {len(hidden_buckets)} more buckets with {sum(map(len, hidden_buckets))} pictures")
+    left = [f"  left out: {count} {reason}" for reason, count in sorted(d.drop_counts.items())]
+    lines = [f"  color profiles: {count} {noun}" for noun, count in d.colors.items() if count]
     if animated := len(d.rows_with(Traits.ANIMATED)):
-        told.append(f"  animated: {animated}, of which only the first frame is used")
+        lines.append(f"  animated: {animated}, of which only the first frame is used")
     if d.index.leaving:
-        told.append(f"  links out of the folder: {len(d.index.leaving)}, for example {d.index.leaving[0]}")
-    beside = [
-        f"  with {c.entry.id}: {c.role}, {c.entry.conditioning_type}, for {int(c.there.sum())} of them"
-        for c in d.companions
+        lines.append(f"  links out of the folder: {len(d.index.leaving)}, for example {d.index.leaving[0]}")
+    conditioning = [
+        f"  with {c.entry.id}: {c.role}, {c.entry.conditioning_type}, for {int(c.present.sum())} of them"
+        for c in d.conditioning
     ]
-    return [head, *beside, f"  {'aspect':>8}  {'target':>13} {what:>8}", *rows, *left, *told]
+    return [head, *conditioning, f"  {'aspect':>8}  {'target':>13} {noun:>8}", *rows, *left, *lines]
 
 
 def as_dict(datasets: Sequence[PlannedDataset], lengths: Lengths, seed: int) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def as_dict(datasets: Sequence[PlannedDataset], lengths: Lengths, seed: int) -> 
                 "pictures": d.buckets.count,
                 "listed": len(d.index),
                 "opened": d.index.opened,
-                "left_out": d.dropped,
+                "left_out": d.drop_counts,
                 "color_profiles": d.colors,
                 "animated": len(d.rows_with(Traits.ANIMATED)),
                 "links_out": len(d.index.leaving),
@@ -70,7 +70,9 @@ def as_dict(datasets: Sequence[PlannedDataset], lengths: Lengths, seed: int) -> 
                 "probability": d.entry.probability,
                 "batch_size": d.entry.train_batch_size,
                 "batches": lengths.by_dataset.get(d.id, 0),
-                "companions": [{"id": c.entry.id, "role": c.role, "there": int(c.there.sum())} for c in d.companions],
+                "companions": [
+                    {"id": c.entry.id, "role": c.role, "there": int(c.present.sum())} for c in d.conditioning
+                ],
                 "buckets": [
                     {"aspect": b.key, "target": list(b.target), "frames": b.frames, "pictures": len(b)}
                     for b in d.buckets.buckets

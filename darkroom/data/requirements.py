@@ -10,7 +10,7 @@ ANY_NUMBER = FrameRule()
 
 
 @dataclass(frozen=True)
-class Needs:
+class DataRequirements:
     """Which samples a family can use.
 
     media       kinds of samples that it trains on
@@ -38,10 +38,10 @@ class Needs:
     temporal: int = 0
     may_start: bool = False
     references: bool = False
-    reads: str = ""
+    text_images: str = ""
     control: str | None = None
-    wants_control: bool = False
-    sound: tuple[int, int] | None = None
+    requires_control: bool = False
+    audio_format: tuple[int, int] | None = None
     layers: bool = False
     pixels: int | None = None
     edge: int | None = None
@@ -54,6 +54,6 @@ class Needs:
         return self.temporal > 0 or self.layers
 
     @property
-    def called(self) -> str:
+    def display_name(self) -> str:
         """Its name for people."""
         return self.title or self.name

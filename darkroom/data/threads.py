@@ -38,9 +38,9 @@ def in_chunks(
     first = [work(item) for item in items[:CHUNK]]
     slow = time.monotonic() - started > SLOW * len(first)
     yield first
-    rest = [items[i : i + CHUNK] for i in range(CHUNK, len(items), CHUNK)]
+    following = [items[i : i + CHUNK] for i in range(CHUNK, len(items), CHUNK)]
     if not slow or workers == 1:
-        yield from ([work(item) for item in chunk] for chunk in rest)
+        yield from ([work(item) for item in chunk] for chunk in following)
         return
     with ThreadPoolExecutor(workers, thread_name_prefix="files") as pool:
-        yield from pool.map(lambda chunk: [work(item) for item in chunk], rest)
+        yield from pool.map(lambda chunk: [work(item) for item in chunk], following)

@@ -15,7 +15,7 @@ from typing import Any
 
 from darkroom.core.device import run_device
 from darkroom.core.errors import DarkroomError
-from darkroom.data.plan import Plan
+from darkroom.data.plan import DatasetPlan
 from darkroom.families.base import Family
 from darkroom.job import preflight
 from darkroom.job.forecast import ADVICE, LATENTS, LOAD, PICTURE, SAVE, STEP, TEXT, Forecast, Forecaster
@@ -91,7 +91,7 @@ class Adviser:
 
     resolved: Resolved
     family: Family
-    plan: Plan
+    plan: DatasetPlan
     prompts: list[Prompt]
     forecaster: Forecaster
 
@@ -262,7 +262,7 @@ def words(change: Change | None) -> str:
     return f"It fits with {shown(change)}."
 
 
-def remedy(resolved: Resolved, family: Family, plan: Plan, prompts: list[Prompt]) -> str:
+def remedy(resolved: Resolved, family: Family, plan: DatasetPlan, prompts: list[Prompt]) -> str:
     """What to say to a run whose memory was full: which phases do not fit, and the change with which they do."""
     forecaster = Forecaster(resolved, family, plan, prompts)
     forecast = forecaster.forecast()

@@ -219,7 +219,7 @@ class Trial:
         captions = (self.scene.plan.captions() or [""])[: self.scene.plan.file.default_text.text_encoder_batch_size]
         pipe = self.parts.text()
         dataset, bucket = shapes(self.scene.plan)[0]
-        count = max(1, sum(companion.role == "reference" for companion in dataset.companions))
+        count = max(1, sum(companion.role == "reference" for companion in dataset.conditioning))
         pictures = [Image.new("RGB", bucket.target)] * count
         with self.ledger:
             if self.family.flavour(self.config.model_flavour).reads:
@@ -292,7 +292,7 @@ class Trial:
         with self.ledger:
             kept = {name: torch.cat([tensor] * count) for name, tensor in sample.items()}
             latents = kept.pop("latents")
-            roles = [companion.role for companion in dataset.companions]
+            roles = [companion.role for companion in dataset.conditioning]
             height, width = (edge * self.parts.latents.downscale for edge in latents.shape[-2:])
             pixels = torch.empty(count, 3, height, width) if self.family.sees(self.config) == "pixels" else latents
             return Batch(
@@ -606,7 +606,7 @@ def shapes(plan: Plan) -> list[tuple[Any, Any]]:
     rows = [(dataset, bucket) for dataset in plan.training for bucket in dataset.buckets.buckets]
     largest: dict[tuple[str, ...], tuple[Any, Any]] = {}
     for dataset, bucket in sorted(rows, key=lambda row: row[0].entry.train_batch_size * numbers_in(row[1])):
-        largest[tuple(sorted(companion.role for companion in dataset.companions))] = dataset, bucket
+        largest[tuple(sorted(companion.role for companion in dataset.conditioning))] = dataset, bucket
     return list(largest.values())
 
 

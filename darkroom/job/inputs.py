@@ -14,12 +14,12 @@ from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.files import safe_name, write_atomically
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ControlInput
-from darkroom.media.images import BadPicture
+from darkroom.media.images import BadImage
 from darkroom.validate.prompts import Prompt
 
 if TYPE_CHECKING:
-    from darkroom.data.batches.loader import Source
-    from darkroom.data.plan import Plan
+    from darkroom.data.batches.loader import SampleSource
+    from darkroom.data.plan import DatasetPlan
     from darkroom.options.config import Config
 
 FOLDER = "validation_inputs"
@@ -42,7 +42,7 @@ def come_from_datasets(family: Family, config: Config, prompts: list[Prompt]) ->
     return bool(config.validation_using_datasets or (allowed[0] and not any(prompt.pictures for prompt in prompts)))
 
 
-def dataset_prompts(plan: Plan, family: Family, config: Config, output: Path) -> list[Prompt]:
+def dataset_prompts(plan: DatasetPlan, family: Family, config: Config, output: Path) -> list[Prompt]:
     """The first samples of each dataset, or of `eval_dataset_id`, in the order of their paths.
 
     Their pictures are written to `validation_inputs` below `output`, so that recipes can name them.
@@ -70,7 +70,7 @@ def dataset_prompts(plan: Plan, family: Family, config: Config, output: Path) ->
     return found
 
 
-def _samples(source: Source, count: int, allowed: range, whole: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
+def _samples(source: SampleSource, count: int, allowed: range, whole: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
     """Captions and pictures of the first `count` samples that can be read: those beside them, else their own.
 
     Of a clip these are its first frame, and its last where two are needed; or all of it, as one, if it is asked for
@@ -79,8 +79,8 @@ def _samples(source: Source, count: int, allowed: range, whole: bool) -> Iterato
     for row in source.index.usable.tolist():
         if not count:
             return
-        with suppress(BadPicture):
-            beside = [b for b in source.chosen(row, 0) if b.companion.role in ("reference", "control")]
+        with suppress(BadImage):
+            beside = [b for b in source.choose_conditioning(row, 0) if b.dataset.role in ("reference", "control")]
             given = [b.cache.pixels(row) for b in beside] or [source.latents.pixels(row)]
             if whole and allowed[0] > 1:
                 given = [given[0], *_stills(source.latents.pixels(row), 1)]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from darkroom.data.requirements import Needs
+from darkroom.data.requirements import DataRequirements
 from darkroom.families.base import Family
 from darkroom.media.frames import FrameRule
 from darkroom.options.conflicts import refuses_masks
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 MEDIA = {"images": "image", "video": "video"}
 
 
-def needs(family: Family, config: Config) -> Needs:
+def needs(family: Family, config: Config) -> DataRequirements:
     """The family's facts in the words of the data path."""
     supports, latents = family.supports_for(config.model_flavour), family.latents_for(config.model_flavour)
     limits = Repository(family, config, torch.device("cpu"), torch.float32).limits
-    return Needs(
+    return DataRequirements(
         family.name,
         family.title,
         media=frozenset(kind for word, kind in MEDIA.items() if word in supports),
@@ -32,10 +32,10 @@ def needs(family: Family, config: Config) -> Needs:
         temporal=latents.temporal,
         may_start=family.flavour(config.model_flavour).started is not None,
         references="references" in supports,
-        reads=family.flavour(config.model_flavour).reads,
+        text_images=family.flavour(config.model_flavour).reads,
         control=family.sees(config),
-        wants_control=family.control(config) is not None,
-        sound=family.sound,
+        requires_control=family.control(config) is not None,
+        audio_format=family.sound,
         layers=latents.layered,
         pixels=limits.pixels,
         edge=limits.edge,

@@ -52,7 +52,7 @@ class Begun:
 
     resolved: Resolved
     family: Family
-    data: data_plan.Plan
+    data: data_plan.DatasetPlan
     prompts: list[Prompt]
     published: Published | None
     made: dict[str, Any]
@@ -65,17 +65,17 @@ def begin(resolved: Resolved) -> Begun:
     folder = published and published.folder
     family, prompts = preflight.check(resolved, folder)
     datasets = read_datasets(config.data_backend_config, config, os.environ)
-    data = data_plan.prepare(config, datasets, Bus(), needs(family, config)).scan()
-    data.check()
+    data = data_plan.prepare_plan(config, datasets, Bus(), needs(family, config)).scan()
+    data.validate()
     repository = Repository(family, config, run_device(), distributed.base_dtype(config), folder)
     if not config.validation_disable and come_from_datasets(family, config, prompts):
         # their captions are encoded for training anyway
         chosen = [d for d in data.datasets if d.id == config.eval_dataset_id] or data.training
         drawn = sum(min(config.num_eval_images, len(d.index.usable)) for d in chosen)
     else:
-        data.want(*wanted(repository, config, prompts))
+        data.require_captions(*wanted(repository, config, prompts))
         drawn = len(prompts)
-    data.use(
+    data.use_encoders(
         text_identity=repository.text_identity(),
         latent_identity=repository.sample_identity(),
         plain_identity=repository.vae_identity(),
@@ -96,7 +96,7 @@ def begin(resolved: Resolved) -> Begun:
         "resume_changes": point.changes,
         "finished": point.finished,
         "caches": caches(data, family, repository),
-        "to_generate": data.generated_to_make(),
+        "to_generate": data.count_missing_generated(),
         "to_delete": [{"dataset": name, "path": path, "reason": why} for name, path, why in data.to_delete()],
         "disk_free": free_bytes(Path(config.output_dir)),
         "weights": weights(repository, family),
@@ -137,7 +137,9 @@ class ResumePoint:
     finished: bool
 
 
-def resume_point(resolved: Resolved, family: Family, repository: Repository, data: data_plan.Plan) -> ResumePoint:
+def resume_point(
+    resolved: Resolved, family: Family, repository: Repository, data: data_plan.DatasetPlan
+) -> ResumePoint:
     """Where the run would go on. Raises CheckpointError where it would be refused."""
     config, output = resolved.config, Path(resolved.config.output_dir)
     keeper = Keeper(output, config)

@@ -15,7 +15,7 @@ from darkroom.core.units import show_size
 from darkroom.data import manifest
 from darkroom.data.batches.order import Base
 from darkroom.data.manifest import DataChanges
-from darkroom.data.plan import Plan
+from darkroom.data.plan import DatasetPlan
 from darkroom.families.base import Family
 from darkroom.job.run import DEFAULT_SEED, Run, dumped
 from darkroom.options.config import every_option, option_info, option_names
@@ -116,7 +116,7 @@ def describe_change(name: str, old: Any, new: Any) -> str:
 # -- the data ---------------------------------------------------------------------------------------------------------
 
 
-def changes_of_data(start: Resumption | None, plan: Plan, ranks: int) -> DataChanges:
+def changes_of_data(start: Resumption | None, plan: DatasetPlan, ranks: int) -> DataChanges:
     """What of the data is other than in the checkpoint. Raises CheckpointError if that cannot be read."""
     then = manifest.read(start.folder) if start else None
     return DataChanges((), False) if then is None else manifest.compare(then, plan.manifest(ranks))
@@ -196,7 +196,9 @@ def _newest(keeper: Keeper) -> str | None:
     return folders[-1].name if folders else None
 
 
-def find_finished(output: Path, keeper: Keeper, config: Config, plan: Plan, ranks: int) -> tuple[int, Path] | None:
+def find_finished(
+    output: Path, keeper: Keeper, config: Config, plan: DatasetPlan, ranks: int
+) -> tuple[int, Path] | None:
     """Steps and result of a run that was finished here before, if nothing is left to do of this one.
 
     Who has deleted its last checkpoint wants to go on from an earlier one.

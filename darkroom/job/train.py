@@ -31,10 +31,10 @@ from darkroom.core.memory import freeze_garbage, is_memory_full, keep_freed_memo
 from darkroom.core.units import show_size
 from darkroom.data import manifest
 from darkroom.data import plan as data_plan
-from darkroom.data.debug_log import QUIET
+from darkroom.data.debug_log import NO_DEBUG_LOG
 from darkroom.data.manifest import DataChanges
-from darkroom.data.plan import Plan
-from darkroom.data.process_group import Team
+from darkroom.data.plan import DatasetPlan
+from darkroom.data.process_group import ProcessGroup
 from darkroom.families.shared.text import too_long
 from darkroom.job import advice, preflight, rehearse, resume
 from darkroom.job.claim import claim_folder
@@ -123,7 +123,7 @@ def report_finished(run: Run, steps: int, result: Path) -> Release:
     return Release(run.output, result, run.output / "report.html", steps, time.monotonic() - run.started)
 
 
-def fill_caches(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt], processes: int) -> None:
+def fill_caches(run: Run, plan: DatasetPlan, parts: Parts, prompts: list[Prompt], processes: int) -> None:
     """Encode what the caches lack. With `processes` what is left must make whole batches for so many."""
     texts(run, plan, parts, prompts)
     pixels(run, plan, parts, processes)
@@ -215,13 +215,13 @@ def remedy(run: Run, plan: Plan, prompts: list[Prompt]) -> str:
 def prepared(run: Run, engine: Accelerator, only_caches: bool) -> Plan:
     """The datasets, scanned and bucketed. Filling caches does not ask whether they make whole batches."""
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
-    team = Team(engine.process_index, engine.num_processes, engine.wait_for_everyone)
-    plan = data_plan.prepare(run.config, datasets, run.bus, needs(run.family, run.config), team=team)
+    team = ProcessGroup(engine.process_index, engine.num_processes, engine.wait_for_everyone)
+    plan = data_plan.prepare_plan(run.config, datasets, run.bus, needs(run.family, run.config), process_group=team)
     refuse_parentless(run, plan)
     with phase(run.bus, "scan"):
         plan.scan()
         if not only_caches:
-            plan.check(engine.num_processes)
+            plan.validate(engine.num_processes)
     run.bars.say(plan.report())
     return plan
 
@@ -256,7 +256,7 @@ def drawn(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt]) -> list[Pro
             )
             run.bus.emit(Warn(message=message, about="validation"))
         return prompts
-    plan.use(
+    plan.use_encoders(
         text_identity=parts.text_identity(),
         latent_identity=parts.sample_identity(),
         plain_identity=parts.vae_identity(),
@@ -291,8 +291,8 @@ def texts(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt]) -> None:
         return run.family.seen_entry(parts.text(), caption, stills(pictures), run.config)
 
     with phase(run.bus, "text cache"):
-        plan.use(latent_identity=parts.sample_identity(), plain_identity=parts.vae_identity())
-        plan.want(*wanted(parts, run.config, prompts))
+        plan.use_encoders(latent_identity=parts.sample_identity(), plain_identity=parts.vae_identity())
+        plan.require_captions(*wanted(parts, run.config, prompts))
         looks = run.family.flavour(run.config.model_flavour).reads
         plan.fill_text(encode, parts.text_identity(), read if looks else None)
         if not plan.reads_while_training:
@@ -318,7 +318,7 @@ def pixels(run: Run, plan: Plan, parts: Parts, processes: int) -> None:
     with phase(run.bus, "latent cache"):
         filled = plan.fill_latents(encode, parts.sample_identity(), plain=(plain, parts.vae_identity()))
         if processes and (filled.dropped or processes > 1):
-            plan.check(processes)
+            plan.validate(processes)
         if not plan.encodes_while_training:
             parts.unload_vae()
 
@@ -455,7 +455,7 @@ def announce(run: Run, plan: Plan, adapter: Adapter, state: TrainState, epochs: 
 def rehearsed(run: Run, loader: Any, snapshot: Snapshot, validator: Validator | None) -> None:
     """Try the largest step, a picture and a save, and say what they took."""
     with loader:
-        loader.watch = QUIET
+        loader.debug_log = NO_DEBUG_LOG
         batch = rehearse.largest(loader, snapshot.state.epoch)
     held = rehearse.rehearse(run, snapshot, batch, validator.rehearse if validator else None)
     said = ", ".join(f"{name.removeprefix(rehearse.REHEARSAL)} {show_size(size)}" for name, size in held.items())

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from darkroom.media.resize import Size
 
 
-def by_area(pixels: np.ndarray, size: Size) -> np.ndarray:
+def resize_by_area(pixels: np.ndarray, size: Size) -> np.ndarray:
     """uint8 (H, W, C) to uint8 (height, width, C), neither edge larger than before. `size` is (width, height)."""
     width, height = size
     if width > pixels.shape[1] or height > pixels.shape[0]:
@@ -29,12 +29,12 @@ def _means(values: np.ndarray, count: int) -> np.ndarray:
     if count == len(values):
         return values.astype(np.float32)
     flat = np.ascontiguousarray(values).reshape(len(values), -1)
-    made = np.empty((count, flat.shape[1]), np.float32)
+    means = np.empty((count, flat.shape[1]), np.float32)
     scale = len(values) / count
     for i in range(count):
         start, end = i * scale, min((i + 1) * scale, len(values))
         first, last = int(start), min(int(np.ceil(end - 1e-9)), len(values))
         places = np.arange(first, last)
         weights = np.minimum(places + 1, end) - np.maximum(places, start)
-        made[i] = (weights / weights.sum()).astype(np.float32) @ flat[first:last].astype(np.float32)
-    return made.reshape(count, *values.shape[1:])
+        means[i] = (weights / weights.sum()).astype(np.float32) @ flat[first:last].astype(np.float32)
+    return means.reshape(count, *values.shape[1:])

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from darkroom.core.optional import import_optional
-from darkroom.media.containers import Source, opened, packets, say
-from darkroom.media.images import BadPicture
+from darkroom.media.containers import Source, describe_error, iterate_packets, open_container
+from darkroom.media.images import BadImage
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
@@ -53,7 +53,7 @@ _LEFT_RIGHT = {
 
 
 @dataclass(frozen=True)
-class Sound:
+class AudioFacts:
     """What is known of a sound without decoding it. `samples` are per channel at `rate`, and agree with `seconds`.
 
     For codecs that store blocks (MP3, AAC, Opus, Vorbis) the length may be off by a few blocks, less than `SHORT`.
@@ -65,24 +65,24 @@ class Sound:
     samples: int
 
 
-def probe(source: Source) -> Sound:
+def probe(source: Source) -> AudioFacts:
     """Length, rate and channels of the first sound track. Raises BadPicture.
 
     Reasons: "empty file", "not a sound", "no audio stream", "truncated", "damaged", "vanished", "unreadable".
     """
-    with opened(source, "sound") as container:
+    with open_container(source, "sound") as container:
         stream = _track(container)
         rate, channels = stream.codec_context.sample_rate, stream.codec_context.layout.nb_channels
         if rate < 1 or channels < 1:
-            raise BadPicture("damaged", f"{channels} channels of {rate} samples a second")
+            raise BadImage("damaged", f"{channels} channels of {rate} samples a second")
         seconds = _seconds(container, stream)
         samples = round(seconds * rate)
         if samples < 1:
-            raise BadPicture("truncated", "no sound follows the header")
-        return Sound(samples / rate, rate, channels, samples)
+            raise BadImage("truncated", "no sound follows the header")
+        return AudioFacts(samples / rate, rate, channels, samples)
 
 
-def read_sound(
+def read_audio(
     source: Source, rate: int, channels: int, start: float, seconds: float, shorter: bool = False
 ) -> np.ndarray:
     """`seconds` of sound from second `start` on: float32 (channels, round(seconds * rate)) in -1..1. Raises BadPicture.
@@ -97,11 +97,11 @@ def read_sound(
             f"sound is read at 1 or more samples a second, in 1 or more channels, from second 0 or later and for at "
             f"least one sample; not {rate}, {channels}, {start}, {seconds}"
         )
-    with opened(source, "sound") as container:
+    with open_container(source, "sound") as container:
         stream = _track(container)
         out = np.zeros((channels, count), np.float32)
         reached, problem = 0, ""
-        for at, block in _blocks(container, stream, rate, channels, start):
+        for at, block in _decode_blocks(container, stream, rate, channels, start):
             if isinstance(block, str):
                 problem = problem or block
                 continue
@@ -111,15 +111,15 @@ def read_sound(
             if end > 0:
                 out[:, max(0, begin) : end] = block[:, max(0, -begin) : count - begin]
                 if problem:
-                    raise BadPicture("damaged", problem)
+                    raise BadImage("damaged", problem)
             reached = max(reached, min(end, count))
             if reached == count:
                 break
         if reached < count - SHORT * rate:
             if problem:
-                raise BadPicture("damaged", problem)
+                raise BadImage("damaged", problem)
             if not shorter:
-                raise BadPicture("truncated", f"it ends after {max(0, first + reached) / rate:.2f} s")
+                raise BadImage("truncated", f"it ends after {max(0, first + reached) / rate:.2f} s")
         return np.clip(out, -1.0, 1.0)
 
 
@@ -128,32 +128,32 @@ def _track(container: InputContainer) -> AudioStream:
     av = import_optional("av", "video", "Reading sound files")
     streams = container.streams.audio
     if not streams:
-        raise BadPicture("no audio stream")
+        raise BadImage("no audio stream")
     stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
     if stream.codec_context is None:
-        raise BadPicture("unreadable", "the installed FFmpeg has no decoder for it")
+        raise BadImage("unreadable", "the installed FFmpeg has no decoder for it")
     return stream
 
 
 def _seconds(container: InputContainer, stream: AudioStream) -> float:
     """Length of a track by its packets, which are read and not decoded. Where the header agrees, it is more exact."""
     spans: list[tuple[int | None, int]] = []
-    for packet in packets(container, stream):
+    for packet in iterate_packets(container, stream):
         if packet.size and not packet.is_discard:
             spans.append((packet.pts, packet.duration or 0))
     if not spans:
-        raise BadPicture("truncated", "no sound follows the header")
+        raise BadImage("truncated", "no sound follows the header")
     unit, ticks = float(stream.time_base or 0), sum(duration for _, duration in spans)
-    known = [(pts, pts + duration) for pts, duration in spans if pts is not None]
-    if known:
-        first = min(begin for begin, _ in known)
-        length = max(end for _, end in known) - first
+    spans_known = [(pts, pts + duration) for pts, duration in spans if pts is not None]
+    if spans_known:
+        first = min(begin for begin, _ in spans_known)
+        length = max(end for _, end in spans_known) - first
         if abs(length - ticks) <= 0.05 * ticks:  # else time stamps leap; the sound is read as unbroken all the same
             ticks = length
         # what comes before the start is the encoder's run-up and is not played
         ticks -= max(0, (stream.start_time or 0) - first)
-    said = float(stream.duration or 0) * unit
-    return said if ticks <= 0 or abs(said - ticks * unit) < SHORT else ticks * unit
+    length_said = float(stream.duration or 0) * unit
+    return length_said if ticks <= 0 or abs(length_said - ticks * unit) < SHORT else ticks * unit
 
 
 def _origin(container: InputContainer, stream: AudioStream) -> float:
@@ -166,7 +166,7 @@ def _origin(container: InputContainer, stream: AudioStream) -> float:
     return 0.0
 
 
-def _blocks(
+def _decode_blocks(
     container: InputContainer, stream: AudioStream, rate: int, channels: int, start: float
 ) -> Iterator[tuple[int, np.ndarray | str]]:
     """Pieces of the track: number of the first sample (second 0 is 0), and float32 (channels, n) or what is wrong.
@@ -180,17 +180,17 @@ def _blocks(
         container.seek(int(jump / stream.time_base), stream=stream, backward=True)
     resampler, matrix, at = None, None, 0
     names: tuple[str, ...] | None = None
-    for packet in packets(container, stream):
+    for packet in iterate_packets(container, stream):
         try:
             frames = stream.decode(packet)
         except av.FFmpegError as cause:
-            yield at, say(cause)
+            yield at, describe_error(cause)
             continue
         for frame in [*frames, *([] if packet.size else [None])]:
             if frame is not None and resampler is None:
                 resampler = av.AudioResampler(format="fltp", layout=frame.layout, rate=rate)
                 names = tuple(c.name for c in frame.layout.channels)
-                matrix = mixing(names, channels)
+                matrix = mixing_matrix(names, channels)
                 at = round((float(frame.time or 0.0) - origin) * rate) if frame.pts is not None else 0
             if resampler is None or matrix is None:
                 continue
@@ -203,7 +203,7 @@ def _blocks(
                 at += block.shape[1]
 
 
-def mixing(names: Sequence[str], channels: int) -> np.ndarray:
+def mixing_matrix(names: Sequence[str], channels: int) -> np.ndarray:
     """Weights float32 (channels, len(names)) that mix loudspeakers `names` to `channels`. Raises BadPicture.
 
     Rows sum to 1 at most, so what was within -1..1 stays there.
@@ -214,7 +214,7 @@ def mixing(names: Sequence[str], channels: int) -> np.ndarray:
     if count == 1:
         return np.ones((channels, 1), np.float32)
     if channels > 2:
-        raise BadPicture("wrong channels", f"the sound has {count} and {channels} are asked for; 1 and 2 always work")
+        raise BadImage("wrong channels", f"the sound has {count} and {channels} are asked for; 1 and 2 always work")
     weights = np.array([_LEFT_RIGHT.get(name, (0.0, 0.0)) for name in names], np.float64).T
     if not weights.any():
         weights = np.ones((2, count))

@@ -24,20 +24,20 @@ _GRAY = ("1", "L", "LA", "La", "I", "F")
 
 def profile_of(image: Image.Image) -> bytes:
     """The ICC profile that the header brought; empty without one."""
-    found = image.info.get("icc_profile")
-    return found if isinstance(found, bytes) else b""
+    profile = image.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) else b""
 
 
 def is_usable(image: Image.Image) -> bool:
     """Whether the image's profile can be applied to its pixels; True also without one."""
     profile = profile_of(image)
-    return not profile or _fitting_mode(profile, image.mode) is not None
+    return not profile or _find_fitting_mode(profile, image.mode) is not None
 
 
 def changes_colors(image: Image.Image) -> bool:
     """Whether the image has a profile by which its colors are not those of sRGB."""
     profile = profile_of(image)
-    mode = _fitting_mode(profile, image.mode) if profile else None
+    mode = _find_fitting_mode(profile, image.mode) if profile else None
     return mode is not None and _transform(profile, mode) is not None
 
 
@@ -46,7 +46,7 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
 
     Lab pixels have a meaning of their own, and are converted by it when the file brings no profile for them.
     """
-    mode = _fitting_mode(profile, image.mode) if profile else None
+    mode = _find_fitting_mode(profile, image.mode) if profile else None
     if mode is not None:
         transform = _transform(profile, mode)
     elif image.mode == "LAB":
@@ -55,13 +55,13 @@ def to_srgb(image: Image.Image, profile: bytes) -> Image.Image:
         transform = None
     if mode is None or transform is None:
         return image.convert("RGB")
-    made = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), transform)
-    assert made is not None
-    return made
+    converted = ImageCms.applyTransform(image if image.mode == mode else image.convert(mode), transform)
+    assert converted is not None
+    return converted
 
 
 @lru_cache(maxsize=256)
-def _fitting_mode(profile: bytes, mode: str) -> str | None:
+def _find_fitting_mode(profile: bytes, mode: str) -> str | None:
     """The mode to which pixels of `mode` are brought before the profile is applied; None if it does not fit them."""
     try:
         described = _MODES.get(ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space)
@@ -83,13 +83,13 @@ def _describes(described: str, mode: str) -> bool:
 @lru_cache(maxsize=64)
 def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
     """What brings pixels of `mode` to sRGB; None for a profile that leaves them as they are. Raises PyCMSError."""
-    made = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _srgb(), mode, "RGB")
+    transform = ImageCms.buildTransform(ImageCms.ImageCmsProfile(io.BytesIO(profile)), _srgb(), mode, "RGB")
     if mode in ("CMYK", "LAB"):
-        return made
+        return transform
     probe = _grid(mode)
-    after = ImageCms.applyTransform(probe, made)
+    after = ImageCms.applyTransform(probe, transform)
     moved = np.asarray(after, np.int16) - np.asarray(probe.convert("RGB"), np.int16)
-    return None if int(np.abs(moved).max()) <= SAME else made
+    return None if int(np.abs(moved).max()) <= SAME else transform
 
 
 @cache

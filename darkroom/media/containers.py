@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from darkroom.core.optional import import_optional
-from darkroom.media.images import BadPicture
+from darkroom.media.images import BadImage
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -46,7 +46,7 @@ _SIGNATURES = (
 
 
 @contextlib.contextmanager
-def opened(source: Source, kind: str) -> Iterator[InputContainer]:
+def open_container(source: Source, kind: str) -> Iterator[InputContainer]:
     """The open container. Raises BadPicture; `kind` is "video" or "sound".
 
     An open file is read from its start and stays open.
@@ -57,13 +57,13 @@ def opened(source: Source, kind: str) -> Iterator[InputContainer]:
         with av.open(file, options={"format_whitelist": _FORMATS}, metadata_errors="replace") as container:
             yield container
     except FileNotFoundError as cause:
-        raise BadPicture("vanished", str(source)) from cause
+        raise BadImage("vanished", str(source)) from cause
     except PermissionError as cause:
-        raise BadPicture("unreadable", str(cause)) from cause
+        raise BadImage("unreadable", str(cause)) from cause
     except av.FFmpegError as cause:
-        raise BadPicture(_reason(source, kind), say(cause)) from cause
+        raise BadImage(_reason(source, kind), describe_error(cause)) from cause
     except OSError as cause:
-        raise BadPicture("unreadable", say(cause)) from cause
+        raise BadImage("unreadable", describe_error(cause)) from cause
 
 
 def _file(source: Source) -> str | BinaryIO:
@@ -72,12 +72,12 @@ def _file(source: Source) -> str | BinaryIO:
         source = io.BytesIO(source)
     if isinstance(source, (str, Path)):
         if not Path(source).stat().st_size:
-            raise BadPicture("empty file")
+            raise BadImage("empty file")
         if not os.access(source, os.R_OK):
             raise PermissionError(f"no permission to read {source}")
         return f"file:{source}"  # so that a colon or a percent sign in a name means nothing
     if source.seek(0, io.SEEK_END) == 0:
-        raise BadPicture("empty file")
+        raise BadImage("empty file")
     source.seek(0)
     return source
 
@@ -103,13 +103,13 @@ def _start(source: Source) -> bytes:
     return source.read(16)
 
 
-def packets(container: InputContainer, stream: Stream) -> Iterator[Packet]:
+def iterate_packets(container: InputContainer, stream: Stream) -> Iterator[Packet]:
     """The packets of one stream and, last, the empty one that flushes the decoder.
 
     A damaged end of the file ends them; the packet that a cut went through is left out.
     """
     av = import_optional("av", "video", "Reading video files")
-    held = None
+    pending = None
     demuxed = container.demux(stream)
     while True:
         try:
@@ -117,15 +117,15 @@ def packets(container: InputContainer, stream: Stream) -> Iterator[Packet]:
         except av.FFmpegError:
             packet = None  # what was there before can be used
         if packet is None or not packet.size:
-            if held is not None and not held.is_corrupt:
-                yield held
+            if pending is not None and not pending.is_corrupt:
+                yield pending
             yield av.Packet() if packet is None else packet
             return
-        if held is not None:
-            yield held
-        held = packet
+        if pending is not None:
+            yield pending
+        pending = packet
 
 
-def say(cause: BaseException) -> str:
+def describe_error(cause: BaseException) -> str:
     """An exception in one line."""
     return f"{type(cause).__name__}: {cause}"[:200]

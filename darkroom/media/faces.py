@@ -29,20 +29,20 @@ _SMALLEST = 0.1  # of the shorter edge, for the LBP cascade only: below that it 
 Box = tuple[float, float, float, float]
 """Left, top, width, height."""
 
-_one_at_a_time = threading.Lock()  # a detector keeps scratch memory, and pictures are read in threads
+_detector_lock = threading.Lock()  # a detector keeps scratch memory, and pictures are read in threads
 
 
-def face_centre(picture: np.ndarray, model: str | Path | None = None) -> tuple[float, float] | None:
+def locate_face(image: np.ndarray, model: str | Path | None = None) -> tuple[float, float] | None:
     """(x, y) of the largest face's middle in 0..1 of width and height, or None when no face is found.
 
-    `picture` is uint8 (H, W, 3), of a clip the first frame. `model` is a YuNet file (.onnx). Raises UserError when
+    `image` is uint8 (H, W, 3), of a clip the first frame. `model` is a YuNet file (.onnx). Raises UserError when
     there is no detector.
     """
-    image = Image.fromarray(picture)
-    scale = min(1.0, EDGE / max(image.size))
-    small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-    find = detector(None if model is None else str(model))
-    with _one_at_a_time:
+    full = Image.fromarray(image)
+    scale = min(1.0, EDGE / max(full.size))
+    small = full.resize((max(1, round(full.width * scale)), max(1, round(full.height * scale))))
+    find = load_detector(None if model is None else str(model))
+    with _detector_lock:
         boxes = find(np.asarray(small))
     if not boxes:
         return None
@@ -54,14 +54,14 @@ def face_centre(picture: np.ndarray, model: str | Path | None = None) -> tuple[f
 def crop_around(centre: tuple[float, float], intermediary: Size, target: Size) -> tuple[int, int]:
     """(top, left) of a crop of `target` whose middle is as near to `centre` (x, y in 0..1) as the picture allows."""
     left, top = (
-        min(max(0, whole - part), max(0, round(at * whole - part / 2)))
-        for at, whole, part in zip(centre, intermediary, target, strict=True)
+        min(max(0, length - part), max(0, round(at * length - part / 2)))
+        for at, length, part in zip(centre, intermediary, target, strict=True)
     )
     return top, left
 
 
 @functools.lru_cache(maxsize=4)
-def detector(model: str | None = None) -> Callable[[np.ndarray], Sequence[Box]]:
+def load_detector(model: str | None = None) -> Callable[[np.ndarray], Sequence[Box]]:
     """From a picture uint8 (H, W, 3) to the boxes of its faces. Raises UserError when nothing can find faces."""
     if model is not None:
         return _yunet(import_optional("cv2", "vision", "Finding faces"), model)
@@ -99,9 +99,9 @@ def _yunet(cv2: Any, model: str) -> Callable[[np.ndarray], Sequence[Box]]:
     except cv2.error as cause:
         raise UserError(f"The face detection model {model} cannot be read.\n  Give a YuNet .onnx file.") from cause
 
-    def find(picture: np.ndarray) -> Sequence[Box]:
-        network.setInputSize((picture.shape[1], picture.shape[0]))
-        _, faces = network.detect(np.ascontiguousarray(picture[..., ::-1]))  # OpenCV's order is blue, green, red
+    def find(image: np.ndarray) -> Sequence[Box]:
+        network.setInputSize((image.shape[1], image.shape[0]))
+        _, faces = network.detect(np.ascontiguousarray(image[..., ::-1]))  # OpenCV's order is blue, green, red
         return [] if faces is None else [_box(face[:4]) for face in faces]
 
     return find
@@ -110,28 +110,28 @@ def _yunet(cv2: Any, model: str) -> Callable[[np.ndarray], Sequence[Box]]:
 def _haar(cv2: Any, file: Path) -> Callable[[np.ndarray], Sequence[Box]]:
     cascade = cv2.CascadeClassifier(str(file))
 
-    def find(picture: np.ndarray) -> Sequence[Box]:
-        grey = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    def find(image: np.ndarray) -> Sequence[Box]:
+        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
         return [_box(face) for face in cascade.detectMultiScale(grey, _STEP, _NEIGHBOURS)]
 
     return find
 
 
 def _lbp(cascade: Any) -> Callable[[np.ndarray], Sequence[Box]]:
-    def find(picture: np.ndarray) -> Sequence[Box]:
-        shorter = min(picture.shape[:2])
+    def find(image: np.ndarray) -> Sequence[Box]:
+        shorter = min(image.shape[:2])
         smallest = max(24, round(shorter * _SMALLEST))  # the cascade was trained on 24 pixels
         if shorter < smallest:
             return []
-        found = cascade.detect_multi_scale(
-            img=picture,
+        faces = cascade.detect_multi_scale(
+            img=image,
             scale_factor=_STEP,
             step_ratio=1,
             min_size=(smallest, smallest),
             max_size=(shorter, shorter),
             min_neighbor_number=_NEIGHBOURS,
         )
-        return [(float(f["c"]), float(f["r"]), float(f["width"]), float(f["height"])) for f in found]
+        return [(float(f["c"]), float(f["r"]), float(f["width"]), float(f["height"])) for f in faces]
 
     return find
 

@@ -43,14 +43,14 @@ class Cut:
     frames: int
 
 
-def cuts(
+def plan_cuts(
     total: int,
     targets: Sequence[int],
     mode: str,
     *,
     stride: int = 1,
     sample: int = 1,
-    most: int | None = None,
+    limit: int | None = None,
     rule: FrameRule = FrameRule(),
 ) -> list[Cut]:
     """The cuts of a clip of `total` frames, shorter lengths first, then by start; empty when the clip is too short.
@@ -65,7 +65,7 @@ def cuts(
     if stride < 1 or sample < 1:
         raise ValueError(f"frame_stride and frame_sample must be 1 or more, not {stride} and {sample}")
     if mode == "full":
-        length = rule.down(total if most is None else min(total, most))
+        length = rule.down(total if limit is None else min(total, limit))
         return [Cut(0, length)] if length else []
     lengths = sorted({rule.down(target) for target in targets} - {0})
     return [Cut(start, n) for n in lengths if n <= total for start in _starts(total - n, n, mode, stride, sample)]
@@ -84,7 +84,7 @@ def _starts(last: int, length: int, mode: str, stride: int, sample: int) -> Sequ
             return sorted(set(np.linspace(0, last, sample, dtype=int).tolist()))
 
 
-def resampled(times: Sequence[float] | np.ndarray, duration: float, fps: float) -> np.ndarray:
+def resample_frames(times: Sequence[float] | np.ndarray, duration: float, fps: float) -> np.ndarray:
     """Frames of a clip at another rate, by time stamps: int64 indices, ascending, some repeated when `fps` is higher.
 
     Frame k is the one that is on the screen k/fps seconds after the first: frames are never mixed. `times` are
@@ -93,20 +93,20 @@ def resampled(times: Sequence[float] | np.ndarray, duration: float, fps: float) 
     """
     if not fps > 0:
         raise ValueError(f"a frame rate must be above 0, not {fps}")
-    shown = np.asarray(times, np.float64)
-    if not len(shown):
+    timeline = np.asarray(times, np.float64)
+    if not len(timeline):
         return np.zeros(0, np.int64)
-    shown = shown - shown[0]
-    gaps = np.diff(shown)
+    timeline = timeline - timeline[0]
+    gaps = np.diff(timeline)
     gaps = gaps[gaps > 0]
     if not (math.isfinite(duration) and duration > 0):
-        duration = float(shown[-1]) + (float(np.median(gaps)) if len(gaps) else 1 / fps)
+        duration = float(timeline[-1]) + (float(np.median(gaps)) if len(gaps) else 1 / fps)
     late = min(_ROUNDING, 0.25 / fps, 0.25 * float(gaps.min(initial=math.inf)))
     count = max(1, math.ceil((duration - late) * fps))
-    return np.searchsorted(shown, np.arange(count) / fps + late, side="right").astype(np.int64) - 1
+    return np.searchsorted(timeline, np.arange(count) / fps + late, side="right").astype(np.int64) - 1
 
 
-def thinned(total: int, source: float, target: float) -> np.ndarray:
+def thin_frames(total: int, source: float, target: float) -> np.ndarray:
     """Frames that stay when `source` frames a second become `target`, by number: int64 indices, ascending, each once.
 
     musubi-tuner's rule: frame i stays when int(i * target / source) differs from that of the frame kept before it. A

@@ -23,12 +23,12 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 
 from darkroom.media import color
-from darkroom.media.area import by_area
+from darkroom.media.area import resize_by_area
 
 if TYPE_CHECKING:
     from darkroom.media.resize import Size, Sizes
 
-Made = TypeVar("Made")
+Converted = TypeVar("Converted")
 
 EXTENSIONS = frozenset(
     [
@@ -64,7 +64,7 @@ EXTENSIONS = frozenset(
 )
 """Endings, in lower case, that are listed as pictures."""
 
-MOST_PIXELS = 178_956_970
+MAX_PIXELS = 178_956_970
 """Larger pictures (13377 x 13377) are taken for a decompression bomb and skipped; Pillow's own limit."""
 
 _ORIENTATION = 0x0112
@@ -102,7 +102,7 @@ _DECODING = (
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-class BadPicture(Exception):
+class BadImage(Exception):
     """A picture that cannot be used. `reason` is a short, countable phrase; `detail` what the reader said."""
 
     def __init__(self, reason: str, detail: str = ""):
@@ -123,7 +123,7 @@ class Traits(enum.IntFlag):
     ANIMATED = 4  # it has several frames or pages
 
 
-class Header(NamedTuple):
+class ImageHeader(NamedTuple):
     """What an image's header says; `size` is (width, height) as seen."""
 
     size: Size
@@ -131,7 +131,7 @@ class Header(NamedTuple):
     traits: Traits
 
 
-class Reader(NamedTuple):
+class ImagePlugin(NamedTuple):
     """A package that teaches Pillow a kind of image, and how such files begin: (offset, bytes)."""
 
     package: str
@@ -161,8 +161,8 @@ class Reader(NamedTuple):
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 READERS = (
-    Reader("pillow-heif", "pillow_heif", tuple((4, b"ftyp" + brand) for brand in _HEIF_BRANDS)),
-    Reader("pillow-jxl-plugin", "pillow_jxl", ((0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL \r\n\x87\n"))),
+    ImagePlugin("pillow-heif", "pillow_heif", tuple((4, b"ftyp" + brand) for brand in _HEIF_BRANDS)),
+    ImagePlugin("pillow-jxl-plugin", "pillow_jxl", ((0, b"\xff\x0a"), (0, b"\0\0\0\x0cJXL \r\n\x87\n"))),
 )
 """Packages of the extra `images`, by what they read: HEIC and HEIF, and JPEG XL."""
 
@@ -181,20 +181,20 @@ def read_size(source: str | Path | IO[bytes]) -> Size:
     return read_header(source).size
 
 
-def read_header(source: str | Path | IO[bytes]) -> Header:
+def read_header(source: str | Path | IO[bytes]) -> ImageHeader:
     """Size, alpha and traits, without decoding pixels. Raises BadPicture."""
     try:
         with open_image(source) as image:
-            return Header(_upright_size(image), has_alpha(image), _traits(image))
+            return ImageHeader(_upright_size(image), has_alpha(image), _read_traits(image))
     except FileNotFoundError as cause:
-        raise BadPicture("vanished", str(source)) from cause
+        raise BadImage("vanished", str(source)) from cause
     except PermissionError as cause:
-        raise BadPicture("unreadable", str(cause)) from cause
+        raise BadImage("unreadable", str(cause)) from cause
     except _DECODING as cause:
-        raise BadPicture("damaged", _say(cause)) from cause
+        raise BadImage("damaged", _describe_error(cause)) from cause
 
 
-def _traits(image: Image.Image) -> Traits:
+def _read_traits(image: Image.Image) -> Traits:
     traits = Traits.NONE
     if color.changes_colors(image):
         traits |= Traits.PROFILE
@@ -209,18 +209,18 @@ def _traits(image: Image.Image) -> Traits:
 def open_image(source: str | Path | IO[bytes]) -> Image.Image:
     """Pillow's lazy image, by whatever reader it takes, its size within bounds. Raises BadPicture, OSError."""
     try:
-        image = _identified(source)
+        image = _identify(source)
     except Image.DecompressionBombError as cause:
-        raise BadPicture("too many pixels", _say(cause)) from cause
-    if image.width * image.height > MOST_PIXELS:
+        raise BadImage("too many pixels", _describe_error(cause)) from cause
+    if image.width * image.height > MAX_PIXELS:
         image.close()
-        raise BadPicture("too many pixels", f"{image.width}x{image.height}")
+        raise BadImage("too many pixels", f"{image.width}x{image.height}")
     if image.width < 1 or image.height < 1:
-        raise BadPicture("damaged", "no pixels")
+        raise BadImage("damaged", "no pixels")
     return image
 
 
-def _identified(source: str | Path | IO[bytes]) -> Image.Image:
+def _identify(source: str | Path | IO[bytes]) -> Image.Image:
     """The image, by the reader that its first bytes ask for. Raises BadPicture, OSError."""
     try:
         return Image.open(source)
@@ -229,13 +229,13 @@ def _identified(source: str | Path | IO[bytes]) -> Image.Image:
         reader = next((r for r in READERS if any(start[at:].startswith(mark) for at, mark in r.marks)), None)
         if reader is None:
             named = start.startswith(_SIGNATURES)
-            raise BadPicture(UNKNOWN_KIND if named else "not a picture" if start else "empty file") from cause
+            raise BadImage(UNKNOWN_KIND if named else "not a picture" if start else "empty file") from cause
         if not reader.register():
-            raise BadPicture(reader.missing, INSTALL) from cause
+            raise BadImage(reader.missing, INSTALL) from cause
         try:
             return Image.open(source)
         except UnidentifiedImageError as again:
-            raise BadPicture(reader.failing) from again
+            raise BadImage(reader.failing) from again
 
 
 def _start(source: str | Path | IO[bytes]) -> bytes:
@@ -249,7 +249,7 @@ def _start(source: str | Path | IO[bytes]) -> bytes:
     return start
 
 
-def _say(cause: BaseException) -> str:
+def _describe_error(cause: BaseException) -> str:
     return f"{type(cause).__name__}: {cause}"[:200]
 
 
@@ -271,7 +271,7 @@ def _upright_size(image: Image.Image) -> Size:
     return image.size[::-1] if orientation(image) in _SIDEWAYS else image.size
 
 
-def upright(image: Image.Image) -> Image.Image:
+def make_upright(image: Image.Image) -> Image.Image:
     """The image, loaded and turned as its header asks."""
     turn = orientation(image)
     image.load()
@@ -290,17 +290,19 @@ def load_rgba(data: bytes, convert: bool = True) -> Image.Image:
     return _load(data, lambda image: to_rgba(image, convert))
 
 
-def _load(data: bytes, converted: Callable[[Image.Image], Made]) -> Made:
+def _load(data: bytes, convert_image: Callable[[Image.Image], Converted]) -> Converted:
     """What `converted` makes of the image, upright. Raises BadPicture."""
     if not data:
-        raise BadPicture("empty file")
+        raise BadImage("empty file")
     try:
         with open_image(io.BytesIO(data)) as image:
-            return converted(upright(image))
+            return convert_image(make_upright(image))
     except OSError as cause:
-        raise BadPicture("truncated" if "truncated" in str(cause).lower() else "damaged", _say(cause)) from cause
+        raise BadImage(
+            "truncated" if "truncated" in str(cause).lower() else "damaged", _describe_error(cause)
+        ) from cause
     except _DECODING as cause:
-        raise BadPicture("damaged", _say(cause)) from cause
+        raise BadImage("damaged", _describe_error(cause)) from cause
 
 
 def to_rgb(image: Image.Image, convert: bool = True) -> Image.Image:
@@ -313,8 +315,8 @@ def to_rgb(image: Image.Image, convert: bool = True) -> Image.Image:
         flat = Image.fromarray(to_eight_bits(np.asarray(image)))
     elif image.mode in ("P", "PA"):
         flat = image.convert("RGBA" if image.mode == "PA" or "transparency" in image.info else "RGB")
-    made = color.to_srgb(flat, color.profile_of(image) if convert else b"")
-    return made.copy() if made is image else made
+    converted = color.to_srgb(flat, color.profile_of(image) if convert else b"")
+    return converted.copy() if converted is image else converted
 
 
 def has_alpha(image: Image.Image) -> bool:
@@ -324,11 +326,11 @@ def has_alpha(image: Image.Image) -> bool:
 
 def to_rgba(image: Image.Image, convert: bool = True) -> Image.Image:
     """Any mode to RGBA; an image without alpha is opaque."""
-    made = to_rgb(image, convert)
+    rgb = to_rgb(image, convert)
     if has_alpha(image) and not image.mode.startswith(("I", "F")):
-        made.putalpha(image.convert("RGBA").getchannel("A"))
-        return made
-    return made.convert("RGBA")
+        rgb.putalpha(image.convert("RGBA").getchannel("A"))
+        return rgb
+    return rgb.convert("RGBA")
 
 
 def to_eight_bits(gray: np.ndarray) -> np.ndarray:
@@ -340,21 +342,21 @@ def to_eight_bits(gray: np.ndarray) -> np.ndarray:
     if np.issubdtype(gray.dtype, np.floating):
         values = np.nan_to_num(gray.astype(np.float64))
         if float(np.median(values)) > 1:
-            raise BadPicture("pixel values out of range", "most floats are above 1, which is white")
+            raise BadImage("pixel values out of range", "most floats are above 1, which is white")
         return np.clip(np.rint(values * 255), 0, 255).astype(np.uint8)
     if gray.size and (int(gray.min()) < 0 or int(gray.max()) > 65535):
-        raise BadPicture("pixel values out of range", f"integers from {gray.min()} to {gray.max()}, not 0 to 65535")
+        raise BadImage("pixel values out of range", f"integers from {gray.min()} to {gray.max()}, not 0 to 65535")
     return np.rint(gray / 257).astype(np.uint8)
 
 
-def prepare(data: bytes, sizes: Sizes, crop: tuple[int, int], convert: bool = True) -> np.ndarray:
+def prepare_image(data: bytes, sizes: Sizes, crop: tuple[int, int], convert: bool = True) -> np.ndarray:
     """Bytes to uint8 (H, W, 3) of the target size: upright, RGB, resized, cropped at (top, left).
 
     `convert` brings colors to sRGB. Raises BadPicture, also when the image is not of the size that was planned for.
     """
     image = load_rgb(data, convert)
     if image.size != tuple(sizes.original):
-        raise BadPicture(
+        raise BadImage(
             "size differs",
             f"the file is {image.width}x{image.height}, the index says {sizes.original[0]}x{sizes.original[1]}",
         )
@@ -362,33 +364,33 @@ def prepare(data: bytes, sizes: Sizes, crop: tuple[int, int], convert: bool = Tr
 
 
 def prepare_layers(
-    whole: bytes, layers: Sequence[bytes], sizes: Sizes, crop: tuple[int, int], convert: bool = True
+    composite: bytes, layers: Sequence[bytes], sizes: Sizes, crop: tuple[int, int], convert: bool = True
 ) -> np.ndarray:
     """A picture and its layers to uint8 (1 + layers, H, W, 4), each as `prepare` does it, and with alpha.
 
     Resizing weighs colours by their alpha. The picture may lack alpha and is opaque then. Raises BadPicture, of a layer
     with the reasons of `layer_problem`.
     """
-    image = load_rgba(whole, convert)
+    image = load_rgba(composite, convert)
     if image.size != tuple(sizes.original):
-        raise BadPicture("size differs", f"the file is {image.size}, the index says {sizes.original}")
+        raise BadImage("size differs", f"the file is {image.size}, the index says {sizes.original}")
     images = [image, *(_load_layer(data, image.size, convert) for data in layers)]
     return np.stack([resize_and_crop(image, sizes, crop) for image in images])
 
 
-def _load_layer(data: bytes, whole: Size, convert: bool) -> Image.Image:
+def _load_layer(data: bytes, composite_size: Size, convert: bool) -> Image.Image:
     try:
         image, alpha = _load(data, lambda image: (to_rgba(image, convert), has_alpha(image)))
-    except BadPicture as bad:
-        raise BadPicture("damaged layer", str(bad)) from bad
-    if problem := layer_problem(whole, image.size, alpha):
-        raise BadPicture(problem)
+    except BadImage as bad:
+        raise BadImage("damaged layer", str(bad)) from bad
+    if problem := layer_problem(composite_size, image.size, alpha):
+        raise BadImage(problem)
     return image
 
 
-def layer_problem(whole: Size, layer: Size, alpha: bool) -> str:
+def layer_problem(composite_size: Size, layer: Size, alpha: bool) -> str:
     """The reason why a layer of this size, with or without alpha, is none of a picture; empty if it is one."""
-    if tuple(layer) != tuple(whole):
+    if tuple(layer) != tuple(composite_size):
         return "layer of another size"
     return "" if alpha else "layer without alpha"
 
@@ -396,17 +398,17 @@ def layer_problem(whole: Size, layer: Size, alpha: bool) -> str:
 def resize_and_crop(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> np.ndarray:
     """An RGB image to uint8 (H, W, 3) of the target size; one with alpha to (H, W, 4)."""
     if image.size != tuple(sizes.intermediary):
-        image = resized(image, sizes.intermediary, sizes.area_down)
+        image = resize(image, sizes.intermediary, sizes.area_down)
     top, left = crop
     width, height = sizes.target
     return np.asarray(image)[top : top + height, left : left + width].copy()
 
 
-def resized(image: Image.Image, size: Size, area_down: bool) -> Image.Image:
+def resize(image: Image.Image, size: Size, area_down: bool) -> Image.Image:
     """An RGB or RGBA image at another size, by Lanczos; with `area_down` one that shrinks by exact areas."""
     if not (area_down and size[0] <= image.width and size[1] <= image.height):
         return image.resize(size, Image.Resampling.LANCZOS)
     if image.mode == "RGBA":  # as Pillow's own resizing does: a color counts as much as it shows
-        premultiplied = by_area(np.asarray(image.convert("RGBa")), size)
+        premultiplied = resize_by_area(np.asarray(image.convert("RGBa")), size)
         return Image.frombytes("RGBa", size, premultiplied.tobytes()).convert("RGBA")
-    return Image.fromarray(by_area(np.asarray(image), size))
+    return Image.fromarray(resize_by_area(np.asarray(image), size))

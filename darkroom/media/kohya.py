@@ -17,13 +17,13 @@ Pair = tuple[int, int]
 def buckets(area: int, step: int) -> tuple[Pair, ...]:
     """All buckets of about `area` pixels, sorted: widths from half the square's edge up to it, both ways round."""
     edge = math.isqrt(area)
-    found: set[Pair] = set()
+    sizes: set[Pair] = set()
     for width in range(edge // 2 // step * step, edge + step, step):
         if width == 0:
             continue
         height = area // width // step * step
-        found |= {(width, height), (height, width)}
-    return tuple(sorted(found))
+        sizes |= {(width, height), (height, width)}
+    return tuple(sorted(sizes))
 
 
 def near(size: Pair, area: int, step: int) -> Pair | None:
@@ -62,23 +62,23 @@ class KohyaSizing:
 
     def target(self, size: Pair) -> Pair:
         """The size that an image of `size` is trained at, for which there is one."""
-        found = self._target(size)
-        if found is None:
+        target = self._target(size)
+        if target is None:
             raise ValueError(f"there is no size in steps of {self.step} for an image of {size[0]}x{size[1]}")
-        return found
+        return target
 
     def _target(self, size: Pair) -> Pair | None:
         area = self.resolution[0] * self.resolution[1]
-        whole = (max(self.step, size[0] // self.step * self.step), max(self.step, size[1] // self.step * self.step))
-        fits = size[0] * size[1] <= area
+        rounded = (max(self.step, size[0] // self.step * self.step), max(self.step, size[1] // self.step * self.step))
+        is_within = size[0] * size[1] <= area
         if self.mode == "own":
-            return near(size, area, self.step) if self.capped and not fits else whole
+            return near(size, area, self.step) if self.capped and not is_within else rounded
         if self.mode == "fit":
             return near(size, area, self.step)
         if not self.enable_bucket:
             return self.resolution
-        if self.bucket_no_upscale and fits:
-            return whole
+        if self.bucket_no_upscale and is_within:
+            return rounded
         ratio = size[0] / size[1]
         offered = [pair for pair in buckets(area, self.step) if min(pair) > 0]
         return min(offered, key=lambda pair: abs(pair[0] / pair[1] - ratio), default=None)

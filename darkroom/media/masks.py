@@ -34,7 +34,7 @@ def loss_mask(pixels: np.ndarray, kind: MaskKind, height: int, width: int) -> np
     raise ValueError(f"'{kind}' is no kind of loss mask; choose mask or segmentation")
 
 
-def flaw_of(mask: Image.Image, kind: MaskKind) -> tuple[Flaw, int]:
+def find_flaw(mask: Image.Image, kind: MaskKind) -> tuple[Flaw, int]:
     """What is wrong with a mask (RGBA) as `loss_mask` reads it, if anything is, and its highest value."""
     red, green, blue, alpha = mask.split()
     read = red if kind == "mask" else ImageChops.lighter(ImageChops.lighter(red, green), blue)

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-from darkroom.media.images import BadPicture, load_rgb, open_image, to_rgb, upright
+from darkroom.media.images import BadImage, load_rgb, make_upright, open_image, to_rgb
 from darkroom.media.resize import Sizes
 
 SURELY_SOFT, PERHAPS_SOFT, SOFTER = 12.0, 50.0, 16.0
@@ -39,13 +39,13 @@ def load_small(data: bytes, edge: int, convert: bool = True) -> Image.Image:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "JPEG" and min(image.size) >= 2 * edge:
                 image.draft(None, (edge, edge))
-                return to_rgb(upright(image), convert)
+                return to_rgb(make_upright(image), convert)
     except Exception:  # whatever it is, the careful reader below names it
         pass
     return load_rgb(data, convert)
 
 
-def shows_through(data: bytes) -> bool:
+def is_see_through(data: bytes) -> bool:
     """Whether any pixel is transparent: what is stored under it becomes visible in training."""
     try:
         with open_image(io.BytesIO(data)) as image:
@@ -53,20 +53,20 @@ def shows_through(data: bytes) -> bool:
                 return False
             alpha = image.convert("RGBA").getchannel("A")
             return int(alpha.getextrema()[0]) < 255  # type: ignore[arg-type]
-    except BadPicture:
+    except BadImage:
         raise
     except Exception as cause:
-        raise BadPicture("damaged", type(cause).__name__) from cause
+        raise BadImage("damaged", type(cause).__name__) from cause
 
 
-def grey(image: Image.Image, edge: int) -> np.ndarray:
+def to_gray(image: Image.Image, edge: int) -> np.ndarray:
     """Brightness float32 (H, W), 0..255, shrunk by averaging until the longer edge is at most `edge` pixels."""
-    made = image.convert("L")
-    if max(made.size) > edge:
-        scale = edge / max(made.size)
-        size = max(1, round(made.width * scale)), max(1, round(made.height * scale))
-        made = made.resize(size, Image.Resampling.BOX)
-    return np.asarray(made, np.float32)
+    small = image.convert("L")
+    if max(small.size) > edge:
+        scale = edge / max(small.size)
+        size = max(1, round(small.width * scale)), max(1, round(small.height * scale))
+        small = small.resize(size, Image.Resampling.BOX)
+    return np.asarray(small, np.float32)
 
 
 def sharpness(brightness: np.ndarray) -> float:
@@ -113,7 +113,7 @@ def miniature(image: Image.Image) -> np.ndarray:
     return np.asarray(image.resize((MINIATURE, MINIATURE), Image.Resampling.BOX), np.uint8)
 
 
-def alike(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int]]:
+def group_similar(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int]]:
     """Groups of two or more pictures that are the same to the eye, from uint64 (n,) and uint8 (n, 16, 16, 3).
 
     Each group is around its first picture, in order; a picture is in one group at most.
@@ -125,8 +125,8 @@ def alike(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int]]:
     for i in range(count):
         if not is_free[i]:
             continue
-        rest = np.flatnonzero(is_free[i + 1 :]) + i + 1
-        near = rest[np.bitwise_count(outlines[rest] ^ outlines[i]) <= NEAR_BITS]
+        candidates = np.flatnonzero(is_free[i + 1 :]) + i + 1
+        near = candidates[np.bitwise_count(outlines[candidates] ^ outlines[i]) <= NEAR_BITS]
         if not len(near):
             continue
         near = near[np.abs(colours[near] - colours[i]).mean(1) <= NEAR_COLOUR]
@@ -139,7 +139,7 @@ def alike(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int]]:
 # ---------------------------------------------------------------------- what sizing does to it
 
 
-def kept(sizes: Sizes, crop: tuple[int, int]) -> tuple[float, float, float, float]:
+def crop_region(sizes: Sizes, crop: tuple[int, int]) -> tuple[float, float, float, float]:
     """What the crop keeps as shares of the picture: left, top, width, height."""
     (width, height), (top, left) = sizes.intermediary, crop
     return left / width, top / height, min(1.0, sizes.target[0] / width), min(1.0, sizes.target[1] / height)

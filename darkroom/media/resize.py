@@ -129,10 +129,10 @@ def cover(size: Size, target: Size, ratio: float) -> Size:
     elif target[1] > height:
         grow = target[1] - height
         width, height = width + int(grow * ratio), height + grow
-    return at_least((width, height), target, ratio)
+    return grow_to_cover((width, height), target, ratio)
 
 
-def at_least(size: Size, target: Size, ratio: float) -> Size:
+def grow_to_cover(size: Size, target: Size, ratio: float) -> Size:
     """`size`, or the smallest size of aspect `ratio` that covers `target` when it does not."""
     if size[0] >= target[0] and size[1] >= target[1]:
         return size
@@ -171,32 +171,32 @@ def _within_edge(target: Size, sizing: Sizing) -> Size:
 
 def choose_aspect(original: Size, sizing: Sizing, draw: float) -> float:
     """The aspect that the target should have. `draw` (0..1) decides among random ones."""
-    own = aspect_of(original, sizing.rounding)
+    original_aspect = aspect_of(original, sizing.rounding)
     if not sizing.crop or sizing.crop_aspect == "preserve":
-        return own
+        return original_aspect
     if sizing.crop_aspect == "square":
         return 1.0
     offered = [
         (a, w)
         for a, w in zip(sizing.aspects, sizing.weights or [1.0] * len(sizing.aspects), strict=True)
-        if fits_upscale(a, original, sizing)
+        if is_upscale_allowed(a, original, sizing)
     ]
     if not offered:
         return 1.0
     if sizing.crop_aspect == "closest":
-        return min(offered, key=lambda row: abs(row[0] - own))[0]
-    return weighted_choice([a for a, _ in offered], [w for _, w in offered], draw)
+        return min(offered, key=lambda row: abs(row[0] - original_aspect))[0]
+    return pick_weighted([a for a, _ in offered], [w for _, w in offered], draw)
 
 
-def fits_upscale(aspect: float, original: Size, sizing: Sizing) -> bool:
+def is_upscale_allowed(aspect: float, original: Size, sizing: Sizing) -> bool:
     """Whether reaching `aspect` enlarges neither edge beyond the allowed share."""
     if sizing.max_upscale is None:
         return True
-    target = sizes_for(aspect, original, sizing)[0]
+    target = choose_sizes(aspect, original, sizing)[0]
     return all(t <= o * (1 + sizing.max_upscale) for t, o in zip(target, original, strict=True))
 
 
-def weighted_choice(values: Sequence[float], weights: Sequence[float], draw: float) -> float:
+def pick_weighted(values: Sequence[float], weights: Sequence[float], draw: float) -> float:
     """The value whose share of the total weight holds `draw` (0..1)."""
     left = draw * sum(weights)
     for value, weight in zip(values, weights, strict=True):
@@ -206,7 +206,7 @@ def weighted_choice(values: Sequence[float], weights: Sequence[float], draw: flo
     return values[-1]
 
 
-def sizes_for(aspect: float, original: Size, sizing: Sizing) -> tuple[Size, Size]:
+def choose_sizes(aspect: float, original: Size, sizing: Sizing) -> tuple[Size, Size]:
     """Target and intermediary by the dataset's unit."""
     return (pixel_sizes if sizing.kind == "pixel" else area_sizes)(aspect, original, sizing)
 
@@ -220,15 +220,15 @@ def plan_sizes(original: Size, sizing: Sizing, draw: float = 0.0) -> Sizes:
         return Sizes(original, target, intermediary, aspect_of(target, sizing.rounding), area_down=True)
     ratio = original[0] / original[1]
     square = sizing.crop and sizing.crop_aspect == "square"
-    target, intermediary = sizes_for(choose_aspect(original, sizing, draw), original, sizing)
+    target, intermediary = choose_sizes(choose_aspect(original, sizing, draw), original, sizing)
     fitted = within_canvas(target, sizing)
     if fitted != target:
-        target, intermediary = fitted, at_least((0, 0), fitted, ratio)
+        target, intermediary = fitted, grow_to_cover((0, 0), fitted, ratio)
     aspect = 1.0 if square else aspect_of(target, sizing.rounding)
     if aspect == 1.0:
         target, intermediary = square_sizes(target, intermediary, original, sizing)
     if sizing.crop and sizing.maximum is not None and sizing.downsample is not None:
-        intermediary = downsampled(original, target, intermediary, sizing)
+        intermediary = downsample_size(original, target, intermediary, sizing)
     return Sizes(original, target, intermediary, aspect)
 
 
@@ -237,10 +237,10 @@ def square_sizes(target: Size, intermediary: Size, original: Size, sizing: Sizin
     edge = min(within_canvas((square_edge(sizing),) * 2, sizing))
     if original[0] == original[1]:
         return (edge, edge), (edge, edge)
-    return (edge, edge), at_least(intermediary, (edge, edge), original[0] / original[1])
+    return (edge, edge), grow_to_cover(intermediary, (edge, edge), original[0] / original[1])
 
 
-def downsampled(original: Size, target: Size, intermediary: Size, sizing: Sizing) -> Size:
+def downsample_size(original: Size, target: Size, intermediary: Size, sizing: Sizing) -> Size:
     """The intermediary of a picture above `maximum`: shrunk to `downsample`, aspect kept, never below the target."""
     assert sizing.maximum is not None
     assert sizing.downsample is not None
@@ -253,7 +253,7 @@ def downsampled(original: Size, target: Size, intermediary: Size, sizing: Sizing
     else:
         pixels = sizing.downsample * 1e6
         size = int(math.sqrt(pixels * ratio)), int(math.sqrt(pixels / ratio))
-    return at_least(size, target, ratio)
+    return grow_to_cover(size, target, ratio)
 
 
 def measure(size: Size, kind: str) -> float:
@@ -262,7 +262,7 @@ def measure(size: Size, kind: str) -> float:
 
 
 def crop_offset(
-    style: str, intermediary: Size, target: Size, draws: tuple[float, float] = (0.0, 0.0)
+    style: str, intermediary: Size, target: Size, values: tuple[float, float] = (0.0, 0.0)
 ) -> tuple[int, int]:
     """(top, left) of the crop. `draws` (0..1 each: top, left) decide the random style."""
     spare_x, spare_y = max(0, intermediary[0] - target[0]), max(0, intermediary[1] - target[1])
@@ -270,10 +270,10 @@ def crop_offset(
         return 0, 0
     if style in ("center", "centre"):
         return spare_y // 2, spare_x // 2
-    return min(spare_y, int(draws[0] * (spare_y + 1))), min(spare_x, int(draws[1] * (spare_x + 1)))
+    return min(spare_y, int(values[0] * (spare_y + 1))), min(spare_x, int(values[1] * (spare_x + 1)))
 
 
-def stable_draws(seed: int, dataset: str, path: str, count: int = 3) -> tuple[float, ...]:
+def draw_stable_values(seed: int, dataset: str, path: str, count: int = 3) -> tuple[float, ...]:
     """`count` numbers in 0..1 (at most 8) that depend only on the seed, the dataset and the picture's path.
 
     A picture therefore keeps its crop when others come and go, and when a run is resumed.

@@ -24,8 +24,8 @@ from PIL import Image
 from darkroom.core.files import write_atomically
 from darkroom.core.optional import import_optional
 from darkroom.media import images
-from darkroom.media.containers import Source, opened, packets, say
-from darkroom.media.images import MOST_PIXELS, BadPicture
+from darkroom.media.containers import Source, describe_error, iterate_packets, open_container
+from darkroom.media.images import MAX_PIXELS, BadImage
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -46,7 +46,7 @@ FAR = 24
 _REORDER = 32
 """Packets are stored at most 16 places away from where their frames are shown (H.264, HEVC); twice that is safe."""
 
-_BY_SHOWN, _BY_DECODED = ("mov", "matroska"), ("avi", "flv", "asf")
+_BY_DISPLAY_TIME, _BY_DECODE_TIME = ("mov", "matroska"), ("avi", "flv", "asf")
 """Formats in which every packet has a time stamp of its own, by the time that their tables of key frames hold. In MPEG
 streams only some packets have one, and those in between are guesses that turn out otherwise after a jump."""
 
@@ -75,13 +75,13 @@ class _Row:
 
 
 @dataclass(frozen=True)
-class _Look:
+class _FrameFormat:
     """How decoded pictures become upright ones: swap the axes, mirror them, and then their size in square pixels."""
 
     coded: Size
     swapped: bool
     mirrored: tuple[bool, bool]
-    shown: Size
+    display_size: Size
 
     def upright(self, frame: VideoFrame) -> np.ndarray:
         """uint8 (H, W, 3), not stretched yet. A picture of another size is brought to that of the first."""
@@ -113,15 +113,15 @@ def probe(source: Source) -> Clip:
     """
     if _is_folder(source):
         return _probe_folder(Path(source))  # type: ignore[arg-type]
-    with opened(source, "video") as container:
+    with open_container(source, "video") as container:
         stream = _video(container)
-        count = _listed(container, stream)
+        count = _count_listed(container, stream)
         rate = float(stream.average_rate or 0)
         if count is not None and rate > 0:
-            return Clip(*_scan(container, stream, whole=False)[0].shown, count, rate, count / rate)
-        look, rows = _scan(container, stream, whole=True)
+            return Clip(*_scan(container, stream, to_end=False)[0].display_size, count, rate, count / rate)
+        frame_format, rows = _scan(container, stream, to_end=True)
         fps, duration = _pace(rows, float(stream.time_base or 0), rate or float(stream.guessed_rate or 0))
-        return Clip(*look.shown, len(rows), fps, duration)
+        return Clip(*frame_format.display_size, len(rows), fps, duration)
 
 
 def times(source: Source) -> np.ndarray:
@@ -130,12 +130,12 @@ def times(source: Source) -> np.ndarray:
     A folder of pictures has no times and is refused with the reason "no frame times".
     """
     if _is_folder(source):
-        raise BadPicture("no frame times", "the clip is a folder of pictures; take its frames by number")
-    with opened(source, "video") as container:
+        raise BadImage("no frame times", "the clip is a folder of pictures; take its frames by number")
+    with open_container(source, "video") as container:
         stream = _video(container)
         rows = _rows(container, stream)
         rate = float(stream.average_rate or stream.guessed_rate or 25)
-        return _shown(rows, float(stream.time_base or 0), rate)
+        return _display_times(rows, float(stream.time_base or 0), rate)
 
 
 def _video(container: InputContainer) -> VideoStream:
@@ -144,54 +144,54 @@ def _video(container: InputContainer) -> VideoStream:
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & still]
     if not streams:
-        raise BadPicture("no video stream")
+        raise BadImage("no video stream")
     stream = next((s for s in streams if s.disposition & av.stream.Disposition.default), streams[0])
     context = stream.codec_context
     if context is None:
-        raise BadPicture("unreadable", "the installed FFmpeg has no decoder for it")
-    _bound(context.width, context.height)
-    context.options = {"max_pixels": str(MOST_PIXELS)}
+        raise BadImage("unreadable", "the installed FFmpeg has no decoder for it")
+    _validate_bounds(context.width, context.height)
+    context.options = {"max_pixels": str(MAX_PIXELS)}
     return stream
 
 
-def _bound(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise BadPicture("too many pixels", f"{width}x{height}")
+def _validate_bounds(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise BadImage("too many pixels", f"{width}x{height}")
 
 
-def _listed(container: InputContainer, stream: VideoStream) -> int | None:
+def _count_listed(container: InputContainer, stream: VideoStream) -> int | None:
     """Frames by the container's table of them, as far as they lie within the file; None if there is no full table."""
     name = container.format.name
     if not stream.frames or not (name.startswith("mov,") or name == "avi"):
         return None
     entries = list(stream.index_entries)  # read once: the table is not safe to keep
     size = container.size
-    held = list(itertools.takewhile(lambda e: size <= 0 or e.pos + e.size <= size, entries))
-    if len(entries) < stream.frames or (name == "avi" and len(held) != stream.frames):
+    complete = list(itertools.takewhile(lambda e: size <= 0 or e.pos + e.size <= size, entries))
+    if len(entries) < stream.frames or (name == "avi" and len(complete) != stream.frames):
         return None
-    usable = [(e.is_keyframe, e.is_discard) for e in held if e.size > 0]
+    usable = [(e.is_keyframe, e.is_discard) for e in complete if e.size > 0]
     first = next((i for i, (key, _) in enumerate(usable) if key), 0)
     return sum(not discarded for _, discarded in usable[first:]) or None
 
 
-def _scan(container: InputContainer, stream: VideoStream, whole: bool) -> tuple[_Look, list[_Row]]:
+def _scan(container: InputContainer, stream: VideoStream, to_end: bool) -> tuple[_FrameFormat, list[_Row]]:
     """Decode up to the first frame, and list the packets: all of them or those up to there. Raises BadPicture."""
     av = import_optional("av", "video", "Reading video files")
-    look: _Look | None = None
+    frame_format: _FrameFormat | None = None
     rows: list[_Row] = []
-    said = ""
-    for packet in packets(container, stream):
+    problem = ""
+    for packet in iterate_packets(container, stream):
         _note(packet, rows)
-        if look is None:
+        if frame_format is None:
             try:
-                look = next((_look(frame, stream) for frame in _soonest(stream, packet)), None)
+                frame_format = next((_detect_format(frame, stream) for frame in _soonest(stream, packet)), None)
             except av.FFmpegError as cause:
-                said = say(cause)
-        if look is not None and not whole:
+                problem = describe_error(cause)
+        if frame_format is not None and not to_end:
             break
-    if look is None:
-        raise BadPicture("truncated", said or "no frame can be decoded")
-    return look, rows
+    if frame_format is None:
+        raise BadImage("truncated", problem or "no frame can be decoded")
+    return frame_format, rows
 
 
 def _soonest(stream: VideoStream, packet: Packet) -> list[VideoFrame]:
@@ -206,12 +206,12 @@ def _soonest(stream: VideoStream, packet: Packet) -> list[VideoFrame]:
     return frames or stream.decode(packet)
 
 
-def _rows(container: InputContainer, stream: VideoStream, most: int | None = None) -> list[_Row]:
+def _rows(container: InputContainer, stream: VideoStream, limit: int | None = None) -> list[_Row]:
     """The packets from the start of the file on, about `most`. The container must not have been read yet."""
     rows: list[_Row] = []
-    for packet in packets(container, stream):
+    for packet in iterate_packets(container, stream):
         _note(packet, rows)
-        if most is not None and len(rows) >= most:
+        if limit is not None and len(rows) >= limit:
             break
     return rows
 
@@ -231,28 +231,28 @@ def _stamps(rows: Sequence[_Row]) -> list[int] | None:
     return stamps if len(stamps) == len(rows) == len(set(stamps)) else None
 
 
-def _shown(rows: Sequence[_Row], time_base: float, rate: float) -> np.ndarray:
+def _display_times(rows: Sequence[_Row], time_base: float, rate: float) -> np.ndarray:
     """Seconds after the first frame; by decoding times or by the rate where presentation times are missing."""
     for stamps in ([row.pts for row in rows], [row.dts for row in rows]):
-        known = [stamp for stamp in stamps if stamp is not None]
-        if len(known) == len(rows) and time_base > 0:
-            made = np.sort(np.asarray(known, np.float64)) * time_base
-            return made - made[:1].sum()
+        timed = [stamp for stamp in stamps if stamp is not None]
+        if len(timed) == len(rows) and time_base > 0:
+            seconds = np.sort(np.asarray(timed, np.float64)) * time_base
+            return seconds - seconds[:1].sum()
     return np.arange(len(rows)) / rate
 
 
 def _pace(rows: Sequence[_Row], time_base: float, nominal: float) -> tuple[float, float]:
     """Frames a second and seconds, from time stamps; the container's rate where it agrees within half a percent."""
-    shown = _shown(rows, time_base, nominal or 25.0)
-    if len(shown) < 2 or shown[-1] <= 0:
+    times_shown = _display_times(rows, time_base, nominal or 25.0)
+    if len(times_shown) < 2 or times_shown[-1] <= 0:
         fps = nominal or 25.0
-        return fps, len(shown) / fps
-    measured = (len(shown) - 1) / float(shown[-1])
+        return fps, len(times_shown) / fps
+    measured = (len(times_shown) - 1) / float(times_shown[-1])
     fps = nominal if nominal and abs(measured / nominal - 1) < 0.005 else measured
-    return fps, float(shown[-1]) + 1 / fps
+    return fps, float(times_shown[-1]) + 1 / fps
 
 
-def _look(frame: VideoFrame, stream: VideoStream) -> _Look:
+def _detect_format(frame: VideoFrame, stream: VideoStream) -> _FrameFormat:
     """From a decoded frame and what the stream says of its pixels. Raises BadPicture."""
     across, down, swapped = False, False, False
     side_data: Any = frame.side_data
@@ -263,9 +263,9 @@ def _look(frame: VideoFrame, stream: VideoStream) -> _Look:
         swapped = abs(b) + abs(c) > abs(a) + abs(d)
         across, down = (c < 0, b < 0) if swapped else (a < 0, d < 0)
     width, height = _square(frame.width, frame.height, stream.sample_aspect_ratio)
-    shown = (height, width) if swapped else (width, height)
-    _bound(*shown)
-    return _Look((frame.width, frame.height), swapped, (across, down), shown)
+    display_size = (height, width) if swapped else (width, height)
+    _validate_bounds(*display_size)
+    return _FrameFormat((frame.width, frame.height), swapped, (across, down), display_size)
 
 
 def _square(width: int, height: int, aspect: Fraction | None) -> Size:
@@ -284,10 +284,10 @@ def read_frames(source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarr
     Damaged parts of a file are no problem as long as the wanted frames do not depend on them.
     """
 
-    def fit(pixels: np.ndarray, shown: Size) -> np.ndarray:
-        if pixels.shape[1::-1] == shown:
+    def fit(pixels: np.ndarray, display_size: Size) -> np.ndarray:
+        if pixels.shape[1::-1] == display_size:
             return pixels
-        return np.asarray(Image.fromarray(pixels).resize(shown, Image.Resampling.LANCZOS))
+        return np.asarray(Image.fromarray(pixels).resize(display_size, Image.Resampling.LANCZOS))
 
     return _gather(source, indices, fit)
 
@@ -301,11 +301,12 @@ def prepare_clip(
     BadPicture, also when the clip is not of the size that was planned for.
     """
 
-    def fit(pixels: np.ndarray, shown: Size) -> np.ndarray:
-        if shown != tuple(sizes.original):
-            raise BadPicture(
+    def fit(pixels: np.ndarray, display_size: Size) -> np.ndarray:
+        if display_size != tuple(sizes.original):
+            raise BadImage(
                 "size differs",
-                f"the clip is {shown[0]}x{shown[1]}, the index says {sizes.original[0]}x{sizes.original[1]}",
+                f"the clip is {display_size[0]}x{display_size[1]}, the index says "
+                f"{sizes.original[0]}x{sizes.original[1]}",
             )
         return images.resize_and_crop(Image.fromarray(pixels), sizes, crop)
 
@@ -316,16 +317,16 @@ def _gather(
     source: Source, indices: Sequence[int] | np.ndarray, fit: Callable[[np.ndarray, Size], np.ndarray]
 ) -> np.ndarray:
     """Every wanted frame, made by `fit` from the decoded picture and the size it has to be seen at."""
-    wanted = np.asarray(indices, np.int64)
-    if not len(wanted) or wanted[0] < 0 or (np.diff(wanted) < 0).any():
+    numbers = np.asarray(indices, np.int64)
+    if not len(numbers) or numbers[0] < 0 or (np.diff(numbers) < 0).any():
         raise ValueError("frame numbers must be one or more, 0 or above and ascending")
     out: np.ndarray | None = None
-    each = _folder_frames if _is_folder(source) else _frames
-    for number, pixels, shown in each(source, np.unique(wanted).tolist()):
-        made = fit(pixels, shown)
+    read = _folder_frames if _is_folder(source) else _frames
+    for number, pixels, display_size in read(source, np.unique(numbers).tolist()):
+        fitted = fit(pixels, display_size)
         if out is None:
-            out = np.empty((len(wanted), *made.shape), np.uint8)
-        out[wanted == number] = made
+            out = np.empty((len(numbers), *fitted.shape), np.uint8)
+        out[numbers == number] = fitted
     assert out is not None
     return out
 
@@ -334,92 +335,92 @@ _Frames = Iterator[tuple[int, np.ndarray, "Size"]]
 """Frame number, the picture upright but not stretched yet, and the size in square pixels that it has to be seen at."""
 
 
-def _frames(source: Source, wanted: list[int]) -> _Frames:
+def _frames(source: Source, numbers: list[int]) -> _Frames:
     """Wanted frames in order, by the cheapest way that works; a frame may come twice when a way fails midway."""
-    ways = [_by_number, _by_stamp] if wanted[0] < FAR else [_from_key_frame, _by_number, _by_stamp]
+    ways = [_by_number, _by_stamp] if numbers[0] < FAR else [_from_key_frame, _by_number, _by_stamp]
     trouble: _Trouble | None = None
-    for way in ways:
+    for decode in ways:
         try:
-            yield from way(source, wanted)
+            yield from decode(source, numbers)
             return
         except _Trouble as cause:
             trouble = trouble if cause.reason == "unknown" else cause
             if cause.reason == "truncated":
                 break
     assert trouble is not None
-    raise BadPicture(trouble.reason, trouble.detail)
+    raise BadImage(trouble.reason, trouble.detail)
 
 
-def _by_number(source: Source, wanted: list[int]) -> _Frames:
+def _by_number(source: Source, numbers: list[int]) -> _Frames:
     """Decode from the start and count."""
-    with opened(source, "video") as container:
+    with open_container(source, "video") as container:
         stream = _video(container)
-        left, look = iter(wanted), None
+        left, frame_format = iter(numbers), None
         target = next(left)
-        for number, (frame, clean) in enumerate(_decoded(container, stream)):
-            look = look or _look(frame, stream)
+        for number, (frame, clean) in enumerate(_decode(container, stream)):
+            frame_format = frame_format or _detect_format(frame, stream)
             if not clean:  # frames may be missing, and counting is no longer certain
                 raise _Trouble("damaged", f"frame {number} or one before it")
             if number == target:
-                yield number, look.upright(frame), look.shown
+                yield number, frame_format.upright(frame), frame_format.display_size
                 following = next(left, None)
                 if following is None:
                     return
                 target = following
-    count = 0 if look is None else number + 1
+    count = 0 if frame_format is None else number + 1
     raise _Trouble("truncated", f"frame {target} is wanted and the clip ends after {count}")
 
 
-def _by_stamp(source: Source, wanted: list[int], near: bool = False) -> _Frames:
+def _by_stamp(source: Source, numbers: list[int], near: bool = False) -> _Frames:
     """Look up the time stamps of the wanted frames and decode until all have been seen; `near`: from a key frame on."""
-    with opened(source, "video") as container:
-        rows = _rows(container, _video(container), wanted[-1] + 1 + _REORDER)
+    with open_container(source, "video") as container:
+        rows = _rows(container, _video(container), numbers[-1] + 1 + _REORDER)
     stamps = _stamps(rows)
-    if stamps is None or len(stamps) <= wanted[-1]:
+    if stamps is None or len(stamps) <= numbers[-1]:
         raise _Trouble("unknown", "its frames have no certain time stamps")
-    numbers = {stamps[number]: number for number in wanted}
-    first, last = stamps[wanted[0]], stamps[wanted[-1]]
-    with opened(source, "video") as container:
+    number_at = {stamps[number]: number for number in numbers}
+    first, last = stamps[numbers[0]], stamps[numbers[-1]]
+    with open_container(source, "video") as container:
         stream = _video(container)
         if near:
             _seek(container, stream, rows, first)
-        look = None
-        for frame, clean in _decoded(container, stream, latest=first if near else None):
-            look = look or _look(frame, stream)
-            if frame.pts in numbers:
-                number = numbers.pop(frame.pts)
+        frame_format = None
+        for frame, clean in _decode(container, stream, latest=first if near else None):
+            frame_format = frame_format or _detect_format(frame, stream)
+            if frame.pts in number_at:
+                number = number_at.pop(frame.pts)
                 if not clean:
                     raise _Trouble("damaged", f"frame {number}, or one that it is made from, cannot be decoded")
-                yield number, look.upright(frame), look.shown
-            if not numbers or (frame.pts is not None and frame.pts > last):
+                yield number, frame_format.upright(frame), frame_format.display_size
+            if not number_at or (frame.pts is not None and frame.pts > last):
                 break
-    if numbers:
-        raise _Trouble("damaged", f"frame {min(numbers.values())} cannot be decoded")
+    if number_at:
+        raise _Trouble("damaged", f"frame {min(number_at.values())} cannot be decoded")
 
 
-def _from_key_frame(source: Source, wanted: list[int]) -> _Frames:
+def _from_key_frame(source: Source, numbers: list[int]) -> _Frames:
     """Decode from the last key frame at or before the first wanted frame."""
-    return _by_stamp(source, wanted, near=True)
+    return _by_stamp(source, numbers, near=True)
 
 
 def _seek(container: InputContainer, stream: VideoStream, rows: Sequence[_Row], first: int) -> None:
     """Go to a key frame from which the frame with stamp `first` can be decoded, or where there is none, stay."""
     av = import_optional("av", "video", "Reading video files")
     family = container.format.name.split(",")[0]
-    if family not in (*_BY_SHOWN, *_BY_DECODED):
+    if family not in (*_BY_DISPLAY_TIME, *_BY_DECODE_TIME):
         raise _Trouble("unknown", f"time stamps of {family} files are not certain after a jump")
     before = [row for row in rows if row.key and row.pts is not None and row.pts <= first]
     key = max(before, key=lambda row: row.pts or 0, default=None)
     if key is None or key is rows[0]:
         return
-    stamp = key.pts if family in _BY_SHOWN or key.dts is None else key.dts
+    stamp = key.pts if family in _BY_DISPLAY_TIME or key.dts is None else key.dts
     try:
         container.seek(stamp or 0, stream=stream, backward=True)
     except av.FFmpegError as cause:
-        raise _Trouble("unknown", say(cause)) from cause
+        raise _Trouble("unknown", describe_error(cause)) from cause
 
 
-def _decoded(
+def _decode(
     container: InputContainer, stream: VideoStream, latest: int | None = None
 ) -> Iterator[tuple[VideoFrame, bool]]:
     """Frames in the order they are shown, and whether each is whole: undamaged, as are those it may be made from.
@@ -428,7 +429,7 @@ def _decoded(
     """
     av = import_optional("av", "video", "Reading video files")
     clean = True
-    for packet in packets(container, stream):
+    for packet in iterate_packets(container, stream):
         if latest is not None and packet.size:
             if packet.pts is None or packet.pts > latest:
                 raise _Trouble("unknown", "the file cannot be entered where it says")
@@ -450,7 +451,7 @@ def _is_folder(source: Source) -> bool:
     return isinstance(source, (str, Path)) and Path(source).is_dir()
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _list_images(folder: Path) -> list[Path]:
     """The pictures of a folder; numbers in their names count as numbers, so 10 comes after 9. Raises BadPicture."""
 
     def key(path: Path) -> list[tuple[int, int, str]]:
@@ -458,44 +459,46 @@ def _pictures(folder: Path) -> list[Path]:
         return [(1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
 
     try:
-        found = [p for p in folder.iterdir() if p.suffix.lower() in images.EXTENSIONS and not p.name.startswith(".")]
+        images_found = [
+            p for p in folder.iterdir() if p.suffix.lower() in images.EXTENSIONS and not p.name.startswith(".")
+        ]
     except PermissionError as cause:
-        raise BadPicture("unreadable", str(cause)) from cause
-    if not found:
-        raise BadPicture("not a video", f"the folder {folder.name} holds no pictures")
-    return sorted(found, key=key)
+        raise BadImage("unreadable", str(cause)) from cause
+    if not images_found:
+        raise BadImage("not a video", f"the folder {folder.name} holds no pictures")
+    return sorted(images_found, key=key)
 
 
 def _probe_folder(folder: Path) -> Clip:
-    found = _pictures(folder)
-    size = images.read_size(found[0])
-    for path in found[1:]:
-        _same(images.read_size(path), size, path)
-    return Clip(*size, len(found), 0.0, 0.0)
+    files = _list_images(folder)
+    size = images.read_size(files[0])
+    for path in files[1:]:
+        _validate_same_size(images.read_size(path), size, path)
+    return Clip(*size, len(files), 0.0, 0.0)
 
 
-def _same(size: Size, first: Size, path: Path) -> None:
+def _validate_same_size(size: Size, first: Size, path: Path) -> None:
     if size != first:
-        raise BadPicture(
+        raise BadImage(
             "size differs", f"{path.name} is {size[0]}x{size[1]}, the folder's first picture {first[0]}x{first[1]}"
         )
 
 
-def _folder_frames(source: Source, wanted: list[int]) -> _Frames:
-    found = _pictures(Path(source))  # type: ignore[arg-type]
-    if wanted[-1] >= len(found):
-        raise BadPicture("truncated", f"frame {wanted[-1]} is wanted and the folder holds {len(found)} pictures")
+def _folder_frames(source: Source, numbers: list[int]) -> _Frames:
+    files = _list_images(Path(source))  # type: ignore[arg-type]
+    if numbers[-1] >= len(files):
+        raise BadImage("truncated", f"frame {numbers[-1]} is wanted and the folder holds {len(files)} pictures")
     first: Size | None = None
-    for number in wanted:
+    for number in numbers:
         try:
-            data = found[number].read_bytes()
+            data = files[number].read_bytes()
         except FileNotFoundError as cause:
-            raise BadPicture("vanished", found[number].name) from cause
+            raise BadImage("vanished", files[number].name) from cause
         except OSError as cause:
-            raise BadPicture("unreadable", say(cause)) from cause
+            raise BadImage("unreadable", describe_error(cause)) from cause
         image = images.load_rgb(data)
         first = first or image.size
-        _same(image.size, first, found[number])
+        _validate_same_size(image.size, first, files[number])
         yield number, np.asarray(image), image.size
 
 
@@ -531,7 +534,7 @@ def write_mp4(
         bt709 = av.video.reformatter.Colorspace.ITU709
         for name in ("colorspace", "color_primaries", "color_trc"):
             setattr(stream.codec_context, name, int(bt709))
-        sound = None if audio is None else _add_sound(av, container, *audio)
+        sound = None if audio is None else _add_audio(av, container, *audio)
         for pixels in frames:
             frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             container.mux(stream.encode(frame.reformat(format="yuv420p", dst_colorspace=bt709)))
@@ -540,17 +543,17 @@ def write_mp4(
             container.mux(itertools.chain.from_iterable(sound))
 
 
-def _add_sound(av: Any, container: Any, samples: np.ndarray, rate: int) -> Iterator[list[Packet]]:
+def _add_audio(av: Any, container: Any, samples: np.ndarray, rate: int) -> Iterator[list[Packet]]:
     """A sound track; the packets follow when they are asked for."""
     if samples.ndim != 2 or samples.shape[0] not in (1, 2):
         raise ValueError(f"a sound track is written from float32 (1 or 2, samples), not {samples.shape}")
     layout = "mono" if samples.shape[0] == 1 else "stereo"
     stream = container.add_stream("aac", rate=rate, layout=layout)
 
-    def encoded() -> Iterator[list[Packet]]:
+    def encode() -> Iterator[list[Packet]]:
         frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples, np.float32), format="fltp", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, 0, Fraction(1, rate)
         yield stream.encode(frame)
         yield stream.encode(None)
 
-    return encoded()
+    return encode()

@@ -75,7 +75,7 @@ class Denoise:
         model = self.family.with_control(model, batch, self.options)
         target = self.process.target(x0, noise, t)
         targets = {name: self.process.target(z, noises_beside[name], t) for name, z in beside.items()}
-        if batch.is_regularisation:
+        if batch.is_regularization:
             target, targets = self._parent(model, seen, t, lambda: self.text(batch, step) | given)
         with self.family.overheard(model, self.options) as terms:
             pred, preds = self.family.predict_all(model, seen, t, cond)
@@ -86,7 +86,7 @@ class Denoise:
         if noisy is not None:
             error = error * _counted(noisy)
         errors = mean_per_sample(error, batch.mask)  # (B,)
-        name = "regularisation" if batch.is_regularisation else "denoise"
+        name = "regularisation" if batch.is_regularization else "denoise"
         return Outcome({name: errors.mean(), **terms}, errors.detach(), self.process.level(t).detach())
 
     def _times(self, x0: Tensor, offset: float) -> Tensor:

@@ -58,7 +58,7 @@ class FileListing:
     problems: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     folders: int = 0
-    others: Counter[str] = field(default_factory=Counter)  # files with other endings, by ending
+    other_files: Counter[str] = field(default_factory=Counter)  # files with other endings, by ending
     leaving: list[str] = field(default_factory=list)  # links that lead out of the store, and where to
 
     @classmethod

@@ -107,7 +107,7 @@ class HubStore(ReadOnly):
         if left:
             listing.problems["filter_func"] = left
         if not has_ending(self._path(0), endings):
-            listing.others[ending_of(self._path(0))] = len(row_numbers)
+            listing.other_files[ending_of(self._path(0))] = len(row_numbers)
             return listing
         sizes, stamps = self.source.marks()
         rows = [(self._path(row), sizes[row], stamps[row]) for row in row_numbers]
@@ -516,7 +516,8 @@ class _StreamedRows:
         files = splits.get(location.split, [])
         if not files or not all(file.endswith(".parquet") for file in files):
             raise DataError(
-                f"The dataset '{location.dataset_name}' cannot be streamed: its files are not Parquet, and only Parquet "
+                f"The dataset '{location.dataset_name}' cannot be streamed: its files are not Parquet, and only "
+                "Parquet "
                 f"files can be read at any row.\n  Turn streaming off; or try revision '{CONVERTED}', where the hub "
                 "keeps a Parquet copy of most datasets."
             )

@@ -65,7 +65,8 @@ class JsonlStore(ReadOnly):
             raise DataError(f"{location.file} is not UTF-8: {cause.reason}.\n  Save it as UTF-8.") from None
         except OSError as cause:
             raise DataError(
-                f"{location.file} cannot be read: {cause.strerror or cause}.\n  Correct the path of the JSON-lines file."
+                f"{location.file} cannot be read: {cause.strerror or cause}.\n  Correct the path of the JSON-lines "
+                "file."
             ) from None
         return lines
 
@@ -105,7 +106,7 @@ class JsonlStore(ReadOnly):
         listing, rows, incomplete = FileListing([], [], [], folders=1), [], set[str]()
         for name, (path, _, composite) in self.lines.items():
             if not has_ending(str(path), endings):
-                listing.others[ending_of(str(path))] += 1
+                listing.other_files[ending_of(str(path))] += 1
                 continue
             try:
                 stat = os.stat(path)  # noqa: PTH116 - per sample
@@ -123,7 +124,7 @@ class JsonlStore(ReadOnly):
             on_progress(len(self.lines), len(self.lines))
         rows = [row for row in rows if self.lines[row[0]].composite not in incomplete]
         return FileListing.from_rows(
-            rows, problems=listing.problems, notes=listing.notes, folders=1, others=listing.others
+            rows, problems=listing.problems, notes=listing.notes, folders=1, other_files=listing.other_files
         )
 
     def rows(self) -> pa.Table:

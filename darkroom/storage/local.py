@@ -29,7 +29,7 @@ class _Walk:
     problems: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     folders: int = 0
-    others: Counter[str] = field(default_factory=Counter)
+    other_files: Counter[str] = field(default_factory=Counter)
     leaving: list[str] = field(default_factory=list)
 
 
@@ -56,7 +56,7 @@ class LocalStore:
         try:
             for path, entry in _walk(self.root, walk, self.recursive):
                 if not has_ending(path, endings):
-                    walk.others[ending_of(path)] += 1
+                    walk.other_files[ending_of(path)] += 1
                     continue
                 try:
                     path.encode()
@@ -84,7 +84,7 @@ class LocalStore:
             problems=walk.problems,
             notes=walk.notes,
             folders=walk.folders,
-            others=walk.others,
+            other_files=walk.other_files,
             leaving=sorted(walk.leaving),
         )
 

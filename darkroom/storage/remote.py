@@ -80,7 +80,7 @@ class RemoteStore(ABC):
                     continue
                 folders.add(path.rpartition("/")[0])
                 if not has_ending(path, endings):
-                    listing.others[ending_of(path)] += 1
+                    listing.other_files[ending_of(path)] += 1
                 elif not is_plain_path(path):
                     listing.problems["unusable name"] += 1
                     listing.notes.append(f"{path!r}: a part of the name is empty, '.' or '..'")
@@ -89,7 +89,7 @@ class RemoteStore(ABC):
         except (Missing, Refused) as cause:
             raise DataError(f"{self.name} cannot be listed: {cause}\n  {self.remedy}") from None
         return FileListing.from_rows(
-            rows, problems=listing.problems, notes=listing.notes, folders=len(folders), others=listing.others
+            rows, problems=listing.problems, notes=listing.notes, folders=len(folders), other_files=listing.other_files
         )
 
     def read(self, path: str) -> bytes:

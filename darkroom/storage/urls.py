@@ -231,7 +231,7 @@ class LinkStore(ReadOnly):
                 reason = "unknown kind of link" if link.text else "empty link"
                 _count_problem(listing, reason, link, "only http, https and paths of this machine can be read")
             elif (ending := _ending(link.text)) and not has_ending(f"x{ending}", endings):
-                listing.others[ending] += 1
+                listing.other_files[ending] += 1
             else:
                 todo.append(link)
         if todo:
@@ -242,7 +242,7 @@ class LinkStore(ReadOnly):
             if path is None:
                 continue
             if not has_ending(str(link.file or path), endings):
-                listing.others[ending_of(str(link.file or path))] += 1
+                listing.other_files[ending_of(str(link.file or path))] += 1
                 continue
             try:
                 stat = (link.file or self.folder / path).stat()
@@ -256,7 +256,7 @@ class LinkStore(ReadOnly):
                 continue
             rows.append((path, stat.st_size, stat.st_mtime_ns))
         return FileListing.from_rows(
-            rows, problems=listing.problems, notes=listing.notes, folders=1, others=listing.others
+            rows, problems=listing.problems, notes=listing.notes, folders=1, other_files=listing.other_files
         )
 
     def rows(self) -> pa.Table:

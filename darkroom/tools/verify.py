@@ -22,7 +22,7 @@ from darkroom.core.device import run_device
 from darkroom.core.errors import ModelError
 from darkroom.families.base import Family
 from darkroom.families.shared.classes import named
-from darkroom.media.look import Look
+from darkroom.media.reference_image import ReferenceImage
 from darkroom.memory.policy import Placement, is_quantised
 from darkroom.options.config import Config, construct
 from darkroom.pretrained.components import Parts, taken_by
@@ -143,7 +143,7 @@ def as_in_the_run(pipe: DiffusionPipeline, parts: Parts) -> Callable[[Recipe], M
     reader.register_modules(**{name: part for name, part in reading.items() if name in reader.components})
     pipe.register_modules(**dict.fromkeys(reading))
 
-    def text(caption: str, looks: list[Look]) -> dict[str, torch.Tensor]:
+    def text(caption: str, looks: list[ReferenceImage]) -> dict[str, torch.Tensor]:
         if looks:
             return family.seen_entry(reader, caption, [Image.fromarray(look.pixels()) for look in looks], parts.options)
         return family.text_entries(reader, [caption], parts.options)[0]

@@ -21,7 +21,7 @@ from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
 from darkroom.families.shared import latents as latent_space
 from darkroom.media import images
-from darkroom.media.look import Look
+from darkroom.media.reference_image import ReferenceImage
 from darkroom.pretrained.components import Parts
 from darkroom.pretrained.repository import Repository
 from darkroom.validate import caches, clip, previews, schedulers
@@ -239,7 +239,7 @@ class Renderer:
         text, negative = (self._condition(t, looks, model) for t in (recipe.prompt, recipe.negative))
         return self.family.embedded_call(text, negative)
 
-    def _condition(self, caption: str, looks: list[Look], model: Any) -> dict[str, Tensor]:
+    def _condition(self, caption: str, looks: list[ReferenceImage], model: Any) -> dict[str, Tensor]:
         entry = self.family.stack_text([self.text(caption, looks)])
         return {
             name: value.to(self.parts.device, model.dtype if value.is_floating_point() else value.dtype)
@@ -273,13 +273,13 @@ def pictures_read(family: Family, recipe: Recipe, options: Config) -> list[Any]:
     return given if isinstance(given, list) else [given]
 
 
-def looks_of(family: Family, recipe: Recipe, options: Config) -> list[Look]:
+def looks_of(family: Family, recipe: Recipe, options: Config) -> list[ReferenceImage]:
     """The same as pictures with names."""
     found = []
     for picture in pictures_read(family, recipe, options):
         pixels = np.asarray(picture.convert("RGB"))
         name = hashlib.sha256(pixels.tobytes() + repr(pixels.shape).encode()).hexdigest()
-        found.append(Look(name, pixels.view))
+        found.append(ReferenceImage(name, pixels.view))
     return found
 
 
@@ -396,7 +396,7 @@ def _as_trained(path: str, layered: bool = False, convert: bool = True) -> Image
     load = images.load_rgba if layered else images.load_rgb
     try:
         return load(Path(path).read_bytes(), convert)
-    except (OSError, images.BadPicture) as cause:
+    except (OSError, images.BadImage) as cause:
         raise DataError(f"The image {path} of a prompt cannot be read: {cause}.\n  Replace it.") from cause
 
 
@@ -418,7 +418,7 @@ def why_no_mask(family: Family, pictures: Sequence[str], mask: str, options: Con
         return f"A mask goes with one picture, and there are {len(pictures)}."
     try:
         sizes = images.read_size(pictures[0]), images.read_size(mask)
-    except (OSError, images.BadPicture) as cause:
+    except (OSError, images.BadImage) as cause:
         return f"The picture or its mask cannot be read: {cause}."
     if sizes[0] != sizes[1]:
         return "The mask is {}x{} and its picture {}x{}.".format(*sizes[1], *sizes[0])

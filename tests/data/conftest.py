@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 
 from darkroom.core.events import Bus, Event
-from darkroom.data.plan import Plan, prepare
-from darkroom.data.requirements import Needs
+from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.requirements import DataRequirements
 from darkroom.options.datasets import DatasetFile, read_datasets
 
 
@@ -45,7 +45,7 @@ class Workshop:
             "compress_disk_cache": False,
         }
         self.events: list[Event] = []
-        self.needs = Needs("toy")
+        self.requirements = DataRequirements("toy")
 
     @property
     def config(self) -> Any:
@@ -65,10 +65,10 @@ class Workshop:
         file.write_text(json.dumps(list(entries)))
         return read_datasets(file, self.config, environ or {})
 
-    def plan(self, *entries: Any) -> Plan:
+    def plan(self, *entries: Any) -> DatasetPlan:
         bus = Bus()
         bus.on(Event, self.events.append)
-        return prepare(self.config, self.read(*(entries or (self.entry(),))), bus, self.needs)
+        return prepare_plan(self.config, self.read(*(entries or (self.entry(),))), bus, self.requirements)
 
     def add(self, count: int, size: tuple[int, int] = (64, 64), prefix: str = "p", folder: str = "") -> list[Path]:
         return [
@@ -90,7 +90,7 @@ class Workshop:
 
         return [{"text": torch.tensor([float(len(c)), float(sum(map(ord, c)))])} for c in captions]
 
-    def filled(self, *entries: Any) -> Plan:
+    def filled(self, *entries: Any) -> DatasetPlan:
         plan = self.plan(*entries).scan()
         plan.fill_text(self.encode_text, "text-1")
         plan.fill_latents(self.encode_pixels, "vae-1")

@@ -92,7 +92,7 @@ def test_a_key_depends_on_everything_that_made_it() -> None:
 CHILD = """
 import sys, torch
 from pathlib import Path
-from darkroom.data.cache.shards import ShardCache, crc32, cache_key, fill, in_groups, open_for_filling
+from darkroom.data.cache.shards import ShardCache, crc32, cache_key, fill, group_items, open_for_filling
 cache = ShardCache(Path(sys.argv[1]), write_batch=3)
 open_for_filling(cache)
 def encode(numbers):
@@ -103,7 +103,7 @@ def encode(numbers):
     print(len(numbers), flush=True)
     return made
 todo = [(cache_key(number=n), n) for n in range(400)]
-fill(cache, in_groups(((k, n) for k, n in todo if not cache.has(k)), 2), encode)
+fill(cache, group_items(((k, n) for k, n in todo if not cache.has(k)), 2), encode)
 """
 
 
@@ -159,7 +159,7 @@ def test_a_flipped_byte_anywhere_is_found_and_made_again(tmp_path: Path, compres
         lost = cache.missing([key(n) for n in range(4)])
         fill(
             cache,
-            in_groups(((key(n), n) for n in range(4) if key(n) in lost), 2),
+            group_items(((key(n), n) for n in range(4) if key(n) in lost), 2),
             lambda numbers: [entry(n) for n in numbers],
         )
         assert all(same(ShardCache(folder).get(key(n)), entry(n)) for n in range(4))
@@ -186,7 +186,7 @@ def test_a_full_disk_keeps_what_was_there_and_says_so(tmp_path: Path, monkeypatc
 
     monkeypatch.setattr("safetensors.torch.save_file", full)
     with pytest.raises(DiskFullError, match="disk is full"):
-        fill(cache, in_groups(((key(n), n) for n in range(4, 12)), 2), lambda numbers: [entry(n) for n in numbers])
+        fill(cache, group_items(((key(n), n) for n in range(4, 12)), 2), lambda numbers: [entry(n) for n in numbers])
     monkeypatch.undo()
     assert ShardCache(tmp_path).keys() == sorted(key(n) for n in range(4))
     assert list(tmp_path.glob(".*.tmp")) == []
@@ -226,7 +226,7 @@ def test_an_encoder_that_fails_loses_nothing_that_was_finished(tmp_path: Path) -
         return [entry(n) for n in numbers]
 
     with pytest.raises(RuntimeError):
-        fill(cache, in_groups(((key(n), n) for n in range(8)), 2), encode)
+        fill(cache, group_items(((key(n), n) for n in range(8)), 2), encode)
     assert len(ShardCache(tmp_path).keys()) == 4
 
 

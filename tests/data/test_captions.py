@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from darkroom.core.errors import DataError
-from darkroom.data.index.captions import compile_filters, shuffled
+from darkroom.data.index.captions import compile_filters, shuffle_caption
 from darkroom.options.datasets import CaptionShuffle
 
 
@@ -35,7 +35,7 @@ def test_a_caption_in_another_encoding_is_left_out_with_or_without_a_mark(shop, 
     shop.add(2)
     (shop.pictures / "p000.txt").write_bytes("a red cat\nand a dog".encode(encoding))
     plan = shop.plan(shop.entry(train_batch_size=1, **keys)).scan()
-    assert plan.datasets[0].dropped == {"caption is not UTF-8": 1}
+    assert plan.datasets[0].drop_counts == {"caption is not UTF-8": 1}
     assert plan.captions() == ["caption p 1"]
 
 
@@ -80,13 +80,13 @@ def test_instance_prompts_replace_or_precede(shop) -> None:
 
 def test_tags_shuffle_reproducibly_behind_the_fixed_ones() -> None:
     options = CaptionShuffle(enable=True, count=4, position_start=1)
-    made = shuffled("a, b, c, d", options, 5)
-    assert made == shuffled("a, b, c, d", options, 5)
+    made = shuffle_caption("a, b, c, d", options, 5)
+    assert made == shuffle_caption("a, b, c, d", options, 5)
     assert made[0] == "a, b, c, d"
     assert len(set(made)) == len(made) > 1
     assert all(text.startswith("a, ") and sorted(text.split(", ")) == ["a", "b", "c", "d"] for text in made)
-    assert shuffled("only", options, 5) == ("only",)
-    assert shuffled("b. a", CaptionShuffle(split_on="period", include_original=False), 1)[0] in ("b. a", "a. b")
+    assert shuffle_caption("only", options, 5) == ("only",)
+    assert shuffle_caption("b. a", CaptionShuffle(split_on="period", include_original=False), 1)[0] in ("b. a", "a. b")
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_a_table_gives_captions_and_sizes_without_opening_a_picture(shop, name: 
     monkeypatch.setattr("darkroom.data.index.probe.read_header", lambda path: pytest.fail(f"{path} was opened"))
     plan = shop.plan(shop.entry(**table(shop, rows, name))).scan()
     assert plan.captions() == ["a", "b", "c"]
-    assert plan.datasets[0].dropped == {"not in the table": 1}
+    assert plan.datasets[0].drop_counts == {"not in the table": 1}
     assert plan.datasets[0].index.sizes(0).original == (96, 64)
 
 
@@ -197,7 +197,7 @@ def test_a_size_in_a_column_of_any_kind_is_one_or_none(shop, size) -> None:
     rows = {"id": ["p000", "p001"], "description": ["a", "b"], "width": [64, 64], "height": [64, 64]}
     rows["width"] = [size, [64]] if isinstance(size, list) and (not size or size == [64]) else [*size[:1], size[0]]
     plan = shop.plan(shop.entry(train_batch_size=1, **table(shop, rows))).scan(lenient=True)
-    assert plan.datasets[0].buckets.count + plan.datasets[0].dropped.get("not in the table", 0) == 2
+    assert plan.datasets[0].buckets.count + plan.datasets[0].drop_counts.get("not in the table", 0) == 2
 
 
 @pytest.mark.parametrize(

@@ -12,14 +12,14 @@ import torch
 from darkroom.core.errors import DataError
 from darkroom.core.events import Warn
 from darkroom.data.index.clips import Clipping
-from darkroom.data.requirements import Needs
+from darkroom.data.requirements import DataRequirements
 from darkroom.media.frames import Cut, FrameRule
 from darkroom.media.video import write_mp4
 from darkroom.options.datasets import VideoBlock
 from tests.media.media_files import pattern, write
 from tests.rows import each_row
 
-NEEDS = Needs("toy", media=frozenset({"image", "video"}), frames=FrameRule(step=4), fps=16.0, temporal=4)
+NEEDS = DataRequirements("toy", media=frozenset({"image", "video"}), frames=FrameRule(step=4), fps=16.0, temporal=4)
 
 
 def write_clip(
@@ -42,7 +42,7 @@ def encode(pixels: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def clips(shop):
     """A project whose family trains on clips."""
-    shop.needs = NEEDS
+    shop.requirements = NEEDS
     shop.encode_pixels = encode
     return shop
 
@@ -66,7 +66,7 @@ def test_the_first_frames_of_each_clip_make_a_batch(clips) -> None:
 
 @pytest.mark.parametrize("is_i2v", [None, True, False])
 def test_whether_clips_start_from_their_first_frame_is_told_to_the_step(clips, is_i2v) -> None:
-    clips.needs = dataclasses.replace(NEEDS, may_start=True)
+    clips.requirements = dataclasses.replace(NEEDS, may_start=True)
     write_clip(clips.pictures / "c.mp4", 9)
     plan = clips.filled(entry(clips, num_frames=9, is_i2v=is_i2v))
     with plan.loader() as loader:
@@ -90,7 +90,7 @@ def test_a_clip_gives_several_samples_that_are_encoded_apart(clips) -> None:
     again = clips.plan(entry(clips, frame_extraction="chunk", target_frames=[5])).scan()
     assert again.datasets[0].index.opened == 0
     assert len(again.datasets[0].index) == 4
-    assert again.fill_latents(encode, "vae-1").made == 0
+    assert again.fill_latents(encode, "vae-1").encoded == 0
 
 
 def test_changing_the_extraction_cuts_the_same_files_anew(clips) -> None:
@@ -149,7 +149,7 @@ def test_bad_films_are_left_out_and_named(clips) -> None:
     for name in ("empty", "words", "torn"):
         (clips.pictures / f"{name}.txt").write_text("x")
     plan = clips.filled(entry(clips, num_frames=9))
-    dropped = plan.datasets[0].dropped
+    dropped = plan.datasets[0].drop_counts
     assert plan.datasets[0].buckets.count == 2
     assert dropped.pop("too_short") == 1
     assert dropped.pop("empty file") == 1
@@ -170,7 +170,7 @@ def test_too_few_frames_asked_for_is_an_error(clips) -> None:
 def test_control_clips_are_made_of_clips_frame_by_frame(clips) -> None:
     from dataclasses import replace
 
-    clips.needs = replace(NEEDS, references=True)
+    clips.requirements = replace(NEEDS, references=True)
     for i in range(2):
         write_clip(clips.pictures / f"c{i}.mp4", 9)
     made = clips.filled(entry(clips, num_frames=9) | {"conditioning": {"type": "superresolution", "add_noise": False}})
@@ -186,7 +186,7 @@ RATE = 8000
 
 def test_a_family_that_hears_is_given_the_sound_of_each_cut(clips) -> None:
     # 24 frames of film, which the family plays at 24 a second, and less sound than film: the second half is louder
-    clips.needs = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2))
+    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2))
     loud = np.repeat(np.float32([0.25, 0.5]), RATE * 3 // 8)[None]
     grey = np.full((24, 64, 96, 3), 99, np.uint8)
     for name, sound in (("heard", (loud, RATE)), ("silent", None)):
@@ -218,7 +218,7 @@ def test_a_family_that_hears_is_given_the_sound_of_each_cut(clips) -> None:
      ({"auto_split": False}, [False, False], 0)],
 )  # fmt: skip
 def test_the_block_audio_says_what_becomes_of_the_sound(clips, block, heard, left_out) -> None:
-    clips.needs = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 1))
+    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 1))
     for name, sound in (("heard", (np.zeros((1, RATE), np.float32), RATE)), ("silent", None)):
         write_mp4(clips.pictures / f"{name}.mp4", np.zeros((9, 64, 96, 3), np.uint8), 24.0, audio=sound)
         (clips.pictures / f"{name}.txt").write_text("a film")
@@ -241,7 +241,7 @@ def test_sound_without_a_family_that_hears_is_said_to_have_no_effect(clips) -> N
 
 
 def test_what_lies_beside_a_clip_is_not_listened_to(clips) -> None:
-    clips.needs = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2), references=True)
+    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2), references=True)
     write_clip(clips.pictures / "a.mp4", 9)
     write_clip(clips.folder / "before" / "a.mp4", 9)
     heard: list[int] = []
@@ -265,5 +265,5 @@ def test_a_clip_too_thin_for_a_size_is_left_out_and_named(clips) -> None:
     write(path, "ffv1", pattern(12, 8, 400), pixels="yuv444p")
     path.with_suffix(".txt").write_text("a strip")
     plan = clips.plan(entry(clips, num_frames=9, min_frames=9)).scan()
-    assert plan.datasets[0].dropped == {"too thin": 1}
-    assert [name for name, _ in plan.datasets[0].index.left_out_rows()] == ["strip.mkv"]
+    assert plan.datasets[0].drop_counts == {"too thin": 1}
+    assert [name for name, _ in plan.datasets[0].index.iterate_dropped()] == ["strip.mkv"]

@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from darkroom.core.errors import ConfigError, ConfigErrors, DataError
-from darkroom.data.requirements import Needs
+from darkroom.data.requirements import DataRequirements
 
-EDITS = Needs("toy", references=True, control="pixels")
+EDITS = DataRequirements("toy", references=True, control="pixels")
 
 
 @pytest.fixture
 def edits(shop):
     """A project with pictures, references of other shapes beside them, and masks: white on the left half."""
-    shop.needs = EDITS
+    shop.requirements = EDITS
     shop.add(4, (96, 64))
     for kind in ("before", "masks", "other"):
         (shop.folder / kind).mkdir()
@@ -111,7 +111,9 @@ def test_combined_attaches_all_and_random_one_of_them_stable_within_an_epoch(edi
     plan = edits.filled(*entries)
     with plan.loader() as loader:
         source = plan.sources(1)[0]
-        chosen = {n: [source.chosen(row, n)[0].companion.entry.id for row in range(4)] for n in range(1, 9)}
+        chosen = {
+            n: [source.choose_conditioning(row, n)[0].companion.entry.id for row in range(4)] for n in range(1, 9)
+        }
         assert all(len(batch.references) == 1 for batch in loader.epoch(1))
     assert {name for names in chosen.values() for name in names} == {"before", "other"}
     assert len({tuple(names) for names in chosen.values()}) > 1
@@ -153,7 +155,7 @@ def test_what_is_beside_samples_is_left_out_by_an_option_of_its_own_and_by_its_o
 def test_a_sample_without_its_companion_is_left_out_and_counted(edits) -> None:
     (edits.folder / "before" / "p001.png").unlink()
     plan = edits.filled(main(edits, "before"), beside(edits, "before", "reference_strict"))
-    assert plan.datasets[0].dropped == {"missing companion": 1}
+    assert plan.datasets[0].drop_counts == {"missing companion": 1}
     assert plan.datasets[0].buckets.count == 3
 
 
@@ -184,14 +186,14 @@ def test_a_second_start_encodes_nothing(edits) -> None:
         beside(edits, "masks", "mask"),
     )
     first = edits.filled(*entries)
-    again = edits.plan(*entries).scan().use(text_identity="text-1", latent_identity="vae-1")
+    again = edits.plan(*entries).scan().use_encoders(text_identity="text-1", latent_identity="vae-1")
     assert again.missing().latents == 0
-    assert again.fill_latents(edits.encode_pixels, "vae-1").made == 0
+    assert again.fill_latents(edits.encode_pixels, "vae-1").encoded == 0
     assert first.manifest_hash() == again.manifest_hash()
 
 
 def test_a_family_without_references_refuses_them(edits) -> None:
-    edits.needs = replace(EDITS, references=False)
+    edits.requirements = replace(EDITS, references=False)
     with pytest.raises(DataError, match="takes none"):
         edits.plan(main(edits, "before"), beside(edits, "before", "reference_strict")).scan()
 
@@ -208,7 +210,7 @@ def test_control_pictures_are_made_from_the_samples_once(edits, block, size) -> 
     entry = edits.entry(conditioning={**block, "conditioning_type": "reference_strict"})
     plan = edits.plan(entry).scan()
     name = f"pics_conditioning_{block['type']}"
-    assert plan.generated_to_make() == {name: 4}
+    assert plan.count_missing_generated() == {name: 4}
     plan.fill_text(edits.encode_text, "text-1")
     plan.fill_latents(edits.encode_pixels, "vae-1")
     made = sorted((edits.folder / "out/cache/conditioning_data" / name).glob("*.png"))
@@ -216,17 +218,17 @@ def test_control_pictures_are_made_from_the_samples_once(edits, block, size) -> 
     assert batches(plan)[0].references[0].shape == batches(plan)[0].latents.shape
     ages = [path.stat().st_mtime_ns for path in made]
     again = edits.plan(entry).scan()
-    assert again.generated_to_make() == {}
+    assert again.count_missing_generated() == {}
     assert again.generate() == 0
     assert ages == [path.stat().st_mtime_ns for path in made]
     edits.picture(edits.pictures / "p001.png", (96, 64), 77, caption="new")
-    assert edits.plan(entry).scan().generated_to_make() == {name: 1}
+    assert edits.plan(entry).scan().count_missing_generated() == {name: 1}
 
 
 def test_other_settings_of_a_generator_make_its_pictures_anew(edits) -> None:
     edits.filled(edits.entry(conditioning={"type": "superresolution", "blur_radius": 2}))
     plan = edits.plan(edits.entry(conditioning={"type": "superresolution", "blur_radius": 4})).scan()
-    assert list(plan.generated_to_make().values()) == [4]
+    assert list(plan.count_missing_generated().values()) == [4]
 
 
 @pytest.mark.parametrize(

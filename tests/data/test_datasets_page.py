@@ -11,7 +11,7 @@ import pytest
 
 from darkroom.data.index.table import REASONS
 from darkroom.media.controls import CONTROLS
-from darkroom.media.frames import Cut, FrameRule, cuts
+from darkroom.media.frames import Cut, FrameRule, plan_cuts
 from darkroom.options.datasets import read_datasets
 from tests.rows import each_row
 
@@ -59,7 +59,7 @@ def test_the_musubi_example_is_read(shop, monkeypatch) -> None:
     ],
 )
 def test_the_parts_of_a_clip_are_those_of_the_table(mode, keys, wanted) -> None:
-    made = cuts(24, [9], mode, rule=FrameRule(step=4), **keys)
+    made = plan_cuts(24, [9], mode, rule=FrameRule(step=4), **keys)
     assert made == [Cut(first, last - first + 1) for first, last in wanted]
     shown = next(line for line in PAGE.splitlines() if line.startswith(f"| `{mode}`"))
     assert all(f"{first} to {last}" in shown for first, last in wanted)

@@ -15,9 +15,9 @@ import torch
 from PIL import Image
 
 from darkroom.core.events import Bus, Event
-from darkroom.data.plan import Plan, prepare
-from darkroom.data.requirements import Needs
-from darkroom.media.area import by_area
+from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.requirements import DataRequirements
+from darkroom.media.area import resize_by_area
 from darkroom.media.frames import FrameRule
 from darkroom.options.datasets import read_datasets
 from tests.data.conftest import write_picture
@@ -26,8 +26,8 @@ from tests.data.test_clips import write_clip
 from tests.storage.conftest import KEY, SECRET, Bucket
 
 EXAMPLES = Path(__file__).parent / "examples"
-IMAGES = Needs("toy", references=True)
-CLIPS = Needs(
+IMAGES = DataRequirements("toy", references=True)
+CLIPS = DataRequirements(
     "toy", media=frozenset({"image", "video"}), frames=FrameRule(step=4), fps=16.0, temporal=4, references=True
 )
 
@@ -40,17 +40,19 @@ def project(shop, monkeypatch):
     return shop
 
 
-def run(project, file: Path | str, needs: Needs = IMAGES, environ: dict[str, str] | None = None) -> Plan:
+def run(
+    project, file: Path | str, needs: DataRequirements = IMAGES, environ: dict[str, str] | None = None
+) -> DatasetPlan:
     """The plan of a dataset file with full caches."""
     bus = Bus()
     bus.on(Event, project.events.append)
-    plan = prepare(project.config, read_datasets(file, project.config, environ or {}), bus, needs).scan()
+    plan = prepare_plan(project.config, read_datasets(file, project.config, environ or {}), bus, needs).scan()
     plan.fill_text(project.encode_text, "text-1")
     plan.fill_latents(encode_clips if needs.temporal else project.encode_pixels, "vae-1")
     return plan
 
 
-def batches(plan: Plan) -> dict[str, list]:
+def batches(plan: DatasetPlan) -> dict[str, list]:
     """Batches of the first epoch by dataset."""
     found: dict[str, list] = {}
     with plan.loader() as loader:
@@ -79,7 +81,7 @@ def test_a_subject_with_regularisation_data(project) -> None:
     assert len(found["teapot-subject"]) == 9
     assert {b.captions[0] for b in found["teapot-subject"]} == {f"tpt01 teapot a grey color pot {i}" for i in range(3)}
     assert found["teapot-subject"][0].latents.shape[-2:] == (8, 8)
-    assert all(b.is_regularisation for b in found["kitchenware-reg"])
+    assert all(b.is_regularization for b in found["kitchenware-reg"])
     assert {b.captions[0] for b in found["kitchenware-reg"]} == {f"blue cup {i}" for i in range(3)}
 
 
@@ -105,7 +107,7 @@ def test_pictures_in_an_object_store_with_a_table(project) -> None:
         bucket.stop()
     found = batches(plan)["archive-scans"]
     assert {b.captions[0] for b in found} == {"scan 0", "tag 1", "scan 2", "scan 4"}
-    assert plan.datasets[0].dropped == {"resolution_filter": 1}
+    assert plan.datasets[0].drop_counts == {"resolution_filter": 1}
     assert len(list(Path("cache/vae/archive-scans").glob("*.safetensors"))) == 1
 
 
@@ -262,7 +264,7 @@ def test_musubi_pixels_are_scaled_to_cover_and_cropped_in_the_middle(project) ->
     assert index.sizes(0).intermediary == (128, 64)
     assert index.crop(0) == (0, 32)
     with Image.open("pictures/p.png") as image:
-        pixels = by_area(np.asarray(image), (128, 64))[:, 32:96]
+        pixels = resize_by_area(np.asarray(image), (128, 64))[:, 32:96]
     wanted = project.encode_pixels(torch.tensor(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1)
     assert torch.allclose(plan.latent_cache(plan.datasets[0]).get(0)["latents"], wanted[0], atol=1e-5)
 

@@ -44,8 +44,8 @@ def test_an_image_too_thin_for_a_size_is_left_out_and_named_under_every_way_of_s
         assert d.buckets.count == 2
         reason = {"minimum_aspect_ratio": "max_aspect_ratio" if size[0] > size[1] else "min_aspect_ratio",
                   "minimum_image_size": "resolution_filter"}.get(next(iter(keys), ""), "too thin")  # fmt: skip
-        assert [(name, reason in why) for name, why in d.index.left_out_rows()] == [("strip.png", True)] or (
-            size == (64, 20000) and d.dropped == {"too thin": 1}
+        assert [(name, reason in why) for name, why in d.index.iterate_dropped()] == [("strip.png", True)] or (
+            size == (64, 20000) and d.drop_counts == {"too thin": 1}
         )
         assert "strip.png (" in warnings(shop)
     assert all(max(b.target) <= 8 * 1024 for b in d.buckets.buckets)
@@ -68,16 +68,16 @@ def test_musubi_buckets_leave_out_what_is_too_thin(shop, mode) -> None:
     file = shop.folder / "m.toml"
     file.write_text(f"[[datasets]]\nimage_directory = '{shop.pictures}'\nresolution = [64, 64]\n{mode}\n")
     from darkroom.core.events import Bus
-    from darkroom.data.plan import prepare
+    from darkroom.data.plan import prepare_plan
     from darkroom.options.datasets import read_datasets
 
-    plan = prepare(shop.config, read_datasets(file, shop.config), Bus(), shop.needs).scan()
-    assert plan.datasets[0].dropped == {"too thin": 1}
+    plan = prepare_plan(shop.config, read_datasets(file, shop.config), Bus(), shop.requirements).scan()
+    assert plan.datasets[0].drop_counts == {"too thin": 1}
 
 
 def test_a_thin_companion_takes_its_sample_out_or_is_stretched_with_it(shop) -> None:
     shop.add(3)
-    shop.needs = Needs("toy", references=True)
+    shop.requirements = DataRequirements("toy", references=True)
     for name, folder in (("loose", "loose"), ("mask", "masks")):
         for i in range(3):
             shop.picture(shop.folder / folder / f"p{i:03d}.png", (1, 300) if i == 0 else (64, 64), i, None)
@@ -131,7 +131,7 @@ def test_an_entry_of_the_cache_is_named_by_how_its_bytes_become_pixels(shop, mon
     before = cache.key(0)
     monkeypatch.setattr("darkroom.data.cache.latents.DECODING", 99)
     assert cache.key(0) != before
-    assert plan.latent_cache(plan.datasets[0]).known(np.arange(1)).tolist() == [False]
+    assert plan.latent_cache(plan.datasets[0]).is_cached(np.arange(1)).tolist() == [False]
 
 
 def test_only_the_first_frame_of_an_animation_is_used_and_a_warning_says_so(shop) -> None:
@@ -151,7 +151,7 @@ def test_files_of_other_kinds_are_counted_and_texts_beside_samples_are_not(shop)
     for name in ("a.pcx", "b.ico", "c.mts", "d.ts", "e.y4m", "f.PCX", "g.json", "h.pdf", "i.mp4"):
         (shop.pictures / name).write_bytes(b"x")
     plan = shop.plan().scan()
-    assert plan.datasets[0].dropped == {
+    assert plan.datasets[0].drop_counts == {
         "not an image or video ending (.pcx, .ico, .mts, .ts, .y4m)": 6,
         "video in a dataset of type image (.mp4)": 1,
     }
@@ -168,12 +168,12 @@ def test_a_heic_file_without_its_reader_is_left_out_with_the_package_and_read_on
         patch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
         patch.setitem(__import__("sys").modules, "pillow_heif", None)
         plan = shop.plan(shop.entry(train_batch_size=1)).scan()
-    assert plan.datasets[0].dropped == {"pillow-heif is not installed": 1}
+    assert plan.datasets[0].drop_counts == {"pillow-heif is not installed": 1}
     assert "pip install 'darkroom-trainer[images]'" in warnings(shop)
     assert shop.plan(shop.entry(train_batch_size=1)).scan().datasets[0].buckets.count == 3
     with monkeypatch.context() as patch:  # a start whose scan opens no file has not asked for the reader yet
         patch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
-        assert not quality.shows_through((shop.pictures / "phone.heic").read_bytes())
+        assert not quality.is_see_through((shop.pictures / "phone.heic").read_bytes())
 
 
 def mask(kind: str) -> Image.Image:
@@ -270,5 +270,5 @@ def test_a_mask_keeps_its_values_whatever_profile_it_carries(shop) -> None:
     (shop.folder / "masks" / "p000.png").write_bytes(buffer.getvalue())
     beside = {"id": "masks", "conditioning_type": "mask", "instance_data_dir": str(shop.folder / "masks")}
     plan = shop.plan(shop.entry(conditioning_data=["masks"], train_batch_size=1), beside).scan()
-    index = plan.datasets[0].companions[0].index
+    index = plan.datasets[0].conditioning[0].index
     assert not index.convert

@@ -52,7 +52,7 @@ def test_a_suffix_gives_a_folder_a_second_index(shop) -> None:
 
 
 def test_a_companion_may_name_its_source_instead(shop) -> None:
-    shop.needs = replace(shop.needs, references=True)
+    shop.requirements = replace(shop.requirements, references=True)
     shop.add(2)
     before = {"id": "before", "conditioning_type": "reference_strict", "instance_data_dir": str(shop.pictures)}
     assert shop.read(shop.entry(), {**before, "source_dataset_id": "pics"}).samples[0].conditioning_data == ("before",)
@@ -108,12 +108,12 @@ def test_aspects_that_would_enlarge_too_much_are_not_chosen(shop, where) -> None
 
 @pytest.mark.parametrize("medium", ["picture", "clip"])
 def test_a_face_is_put_into_the_middle_of_the_crop(shop, medium, monkeypatch) -> None:
-    monkeypatch.setattr("darkroom.media.faces.face_centre", lambda picture: (0.75, 0.5))
+    monkeypatch.setattr("darkroom.media.faces.locate_face", lambda picture: (0.75, 0.5))
     keys = {"crop": True, "crop_style": "face", "train_batch_size": 1}
     if medium == "picture":
         shop.add(1, (192, 64))
     else:
-        shop.needs = NEEDS
+        shop.requirements = NEEDS
         write_clip(shop.pictures / "c.mp4", 9, (192, 64))
         keys |= {"dataset_type": "video", "video": {"num_frames": 9}}
     assert shop.plan(shop.entry(**keys)).scan().datasets[0].index.crop(0) == (0, 112)
@@ -193,7 +193,7 @@ def test_columns_of_a_table_are_chosen_by_name(shop) -> None:
 
 
 def test_a_table_knows_the_lengths_of_clips(shop) -> None:
-    shop.needs = NEEDS
+    shop.requirements = NEEDS
     for i in range(2):
         write_clip(shop.pictures / f"c{i}.mp4", 9)
     rows = {"id": ["c0", "c1"], "width": [96] * 2, "height": [64] * 2, "frames": [9, 5], "rate": [24.0, 24.0]}
@@ -202,7 +202,7 @@ def test_a_table_knows_the_lengths_of_clips(shop) -> None:
     keys = {"metadata_backend": "parquet", "parquet": block, "dataset_type": "video", "train_batch_size": 1}
     plan = shop.plan(shop.entry(**keys, video={"num_frames": 9, "max_frames": 90})).scan()
     index = plan.datasets[0].index
-    assert (index.opened, plan.datasets[0].dropped) == (0, {"too_short": 1})
+    assert (index.opened, plan.datasets[0].drop_counts) == (0, {"too_short": 1})
     assert index.numbers["fps"].tolist() == [24.0, 24.0]
     assert index.numbers["duration"].tolist() == [9 / 24, 5 / 24]
 
@@ -286,25 +286,25 @@ def test_latents_of_a_skipped_stage_are_not_made(shop) -> None:
     shop.add(2)
     plan = shop.plan(shop.entry(skip_file_discovery="vae")).scan()
     plan.fill_text(shop.encode_text, "text-1")
-    assert plan.fill_latents(shop.encode_pixels, "vae-1").made == 0
+    assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == 0
     shop.filled()
     plan = shop.plan(shop.entry(skip_file_discovery="vae")).scan()
     plan.fill_text(shop.encode_text, "text-1")
-    assert plan.fill_latents(shop.encode_pixels, "vae-1").made == 0
+    assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == 0
     assert len(list(plan.loader().epoch(1))) == 1
 
 
 def test_texts_of_a_skipped_stage_are_not_made(shop) -> None:
     shop.add(2)
     plan = shop.plan(shop.entry(), {**TEXT, "skip_file_discovery": "text"}).scan()
-    assert plan.fill_text(shop.encode_text, "text-1").made == 0
-    assert shop.plan(shop.entry(), TEXT).scan().fill_text(shop.encode_text, "text-1").made == 2
+    assert plan.fill_text(shop.encode_text, "text-1").encoded == 0
+    assert shop.plan(shop.entry(), TEXT).scan().fill_text(shop.encode_text, "text-1").encoded == 2
 
 
 def test_texts_of_a_dataset_that_skips_them_are_not_made(shop) -> None:
     shop.add(2)
     plan = shop.plan(shop.entry(skip_file_discovery="text")).scan()
-    assert plan.fill_text(shop.encode_text, "text-1").made == 0
+    assert plan.fill_text(shop.encode_text, "text-1").encoded == 0
 
 
 @pytest.mark.parametrize("kept", [True, "image,vae"])
@@ -326,7 +326,7 @@ def test_a_scan_for_errors_reads_caches_that_are_too_large_for_the_usual_check(s
     data[-8] ^= 1
     shard.write_bytes(data)
     plan = shop.plan(shop.entry(scan_for_errors=wanted)).scan()
-    assert plan.fill_latents(shop.encode_pixels, "vae-1").made == made
+    assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == made
 
 
 def test_only_so_many_pictures_are_prepared_ahead(shop, monkeypatch) -> None:
@@ -428,7 +428,7 @@ def test_clips_last_five_seconds_at_the_frame_rate_when_nothing_is_said(shop) ->
 
 
 def test_a_clip_is_one_mask_for_all_frames_and_motion_for_each(shop) -> None:
-    shop.needs = replace(NEEDS, references=True)
+    shop.requirements = replace(NEEDS, references=True)
     shop.encode_pixels = encode
     write_clip(shop.pictures / "c.mp4", 9)
     video = {"num_frames": 9, "max_frames": 90}
@@ -440,7 +440,7 @@ def test_a_clip_is_one_mask_for_all_frames_and_motion_for_each(shop) -> None:
 
 
 def test_motion_of_pictures_is_refused(shop) -> None:
-    shop.needs = replace(shop.needs, references=True)
+    shop.requirements = replace(shop.requirements, references=True)
     shop.add(2)
     plan = shop.plan(shop.entry(conditioning={"type": "optical_flow"})).scan()
     with pytest.raises(DataError, match="made from clips"):
@@ -451,7 +451,7 @@ def test_motion_of_pictures_is_refused(shop) -> None:
 
 
 def test_generated_pictures_lie_where_the_block_says_and_are_named_by_it(shop) -> None:
-    shop.needs = replace(shop.needs, references=True)
+    shop.requirements = replace(shop.requirements, references=True)
     shop.add(2)
     folder = shop.folder / "edges"
     block = {"type": "canny", "instance_data_dir": str(folder), "params": {"low_threshold": 9}}
@@ -459,12 +459,12 @@ def test_generated_pictures_lie_where_the_block_says_and_are_named_by_it(shop) -
     assert len(list(folder.glob("*.png"))) == 2
     assert plan.file.samples[1].generator.params == {"low_threshold": 9}
     other = {"type": "canny", "instance_data_dir": str(folder), "low_threshold": 1}
-    assert shop.plan(shop.entry(conditioning=other)).scan().generated_to_make() == {"pics_conditioning_canny": 2}
+    assert shop.plan(shop.entry(conditioning=other)).scan().count_missing_generated() == {"pics_conditioning_canny": 2}
 
 
 @pytest.mark.parametrize(("key", "value"), [("captions", ["an outline"]), ("caption_strategy", "filename")])
 def test_generated_pictures_may_have_captions_of_their_own(shop, key, value) -> None:
-    shop.needs = replace(shop.needs, references=True)
+    shop.requirements = replace(shop.requirements, references=True)
     shop.add(2)
     entry = shop.entry(conditioning=[{"type": "canny", key: value}])
     shop.filled(entry)
@@ -473,7 +473,7 @@ def test_generated_pictures_may_have_captions_of_their_own(shop, key, value) -> 
 
 
 def test_captions_of_generated_pictures_are_encoded_at_the_first_start(shop) -> None:
-    shop.needs = replace(shop.needs, references=True)
+    shop.requirements = replace(shop.requirements, references=True)
     shop.add(2)
     plan = shop.filled(shop.entry(conditioning=[{"type": "canny", "captions": ["an outline"]}]))
     assert next(iter(plan.loader().epoch(1))).captions == ["an outline"] * 2
@@ -481,7 +481,7 @@ def test_captions_of_generated_pictures_are_encoded_at_the_first_start(shop) -> 
 
 @pytest.mark.parametrize("wanted", [None, "controlnet"])
 def test_generated_pictures_are_references_unless_said_otherwise(shop, wanted) -> None:
-    shop.needs = replace(shop.needs, references=True, control="pixels")
+    shop.requirements = replace(shop.requirements, references=True, control="pixels")
     shop.add(2)
     block = {"type": "canny"} | ({"conditioning_type": wanted} if wanted else {})
     batch = next(iter(shop.filled(shop.entry(conditioning=block)).loader().epoch(1)))

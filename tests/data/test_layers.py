@@ -12,11 +12,11 @@ from PIL import Image
 
 from darkroom.core.errors import DataError
 from darkroom.core.events import Bus
-from darkroom.data.plan import Plan, prepare
-from darkroom.data.requirements import Needs
+from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.requirements import DataRequirements
 from darkroom.options.datasets import read_datasets
 
-LAYERED = Needs("toy", layers=True)
+LAYERED = DataRequirements("toy", layers=True)
 
 
 def picture(path: Path, mode: str = "RGB", size: tuple[int, int] = (64, 64), value: int = 100, alpha: int = 51) -> None:
@@ -42,19 +42,19 @@ def encode(pixels: torch.Tensor) -> torch.Tensor:
 @pytest.fixture
 def layered(shop):
     """A project whose model trains on layers."""
-    shop.needs = LAYERED
+    shop.requirements = LAYERED
     shop.options["train_batch_size"] = 1
     return shop
 
 
-def filled(shop, *entries) -> Plan:
+def filled(shop, *entries) -> DatasetPlan:
     plan = shop.plan(*(entries or (shop.entry(layers=True),))).scan()
     plan.fill_text(shop.encode_text, "text-1")
     plan.fill_latents(encode, "vae-1")
     return plan
 
 
-def batches(plan: Plan) -> dict[str, torch.Tensor]:
+def batches(plan: DatasetPlan) -> dict[str, torch.Tensor]:
     with plan.loader() as loader:
         return {path: batch.latents[i] for batch in loader.epoch(1) for i, path in enumerate(batch.paths)}
 
@@ -104,7 +104,7 @@ def test_a_sample_whose_layers_do_not_fit_is_left_out_with_its_reason(layered, r
     sample(layered.pictures, "bad", layers=3)
     spoil(layered.pictures)
     plan = filled(layered)
-    assert plan.datasets[0].index.reasons() == {reason: 1}
+    assert plan.datasets[0].index.count_reasons() == {reason: 1}
     assert list(batches(plan)) == ["good.png"]
 
 
@@ -116,7 +116,7 @@ def test_a_layer_that_is_cut_off_is_found_when_it_is_decoded_and_no_file_is_dele
     Image.fromarray(noise).save(broken)
     broken.write_bytes(broken.read_bytes()[:5000])
     plan = filled(layered, layered.entry(layers=True, delete_problematic_images=True))
-    assert plan.datasets[0].index.reasons() == {"damaged layer": 1}
+    assert plan.datasets[0].index.count_reasons() == {"damaged layer": 1}
     assert (layered.pictures / "bad.png").exists()
 
 
@@ -151,7 +151,7 @@ def test_a_second_start_opens_nothing_and_a_changed_layer_is_read_again(layered)
     filled(layered)
     again = layered.plan(layered.entry(layers=True)).scan()
     assert again.datasets[0].index.opened == 0
-    assert again.use(latent_identity="vae-1", text_identity="text-1").missing().latents == 0
+    assert again.use_encoders(latent_identity="vae-1", text_identity="text-1").missing().latents == 0
 
     picture(layered.pictures / "cat_1.png", "RGBA", value=200)
     plan = filled(layered)
@@ -198,10 +198,10 @@ def test_another_model_trains_on_the_picture_alone_and_says_so(shop) -> None:
 # -- musubi-tuner's spelling ------------------------------------------------------------------------------------------
 
 
-def musubi(shop, text: str) -> Plan:
+def musubi(shop, text: str) -> DatasetPlan:
     (shop.folder / "musubi.toml").write_text(f"[[datasets]]\nresolution = [64, 64]\nmultiple_target = true\n{text}\n")
     file = read_datasets(shop.folder / "musubi.toml", shop.config, {})
-    plan = prepare(shop.config, file, Bus(), shop.needs).scan()
+    plan = prepare_plan(shop.config, file, Bus(), shop.requirements).scan()
     plan.fill_text(shop.encode_text, "text-1")
     plan.fill_latents(encode, "vae-1")
     return plan
@@ -239,5 +239,5 @@ def test_a_sample_of_a_list_that_lacks_its_last_layer_is_left_out(layered) -> No
     picture(layered.folder / "good-second.png", "RGBA")
     (layered.folder / "list.jsonl").write_text("\n".join(map(json.dumps, rows)))
     plan = musubi(layered, f"image_jsonl_file = '{layered.folder / 'list.jsonl'}'\ncache_directory = 'cache'")
-    assert plan.datasets[0].dropped == {"no layers": 1, "missing": 1}
+    assert plan.datasets[0].drop_counts == {"no layers": 1, "missing": 1}
     assert list(batches(plan)) == ["good.png"]

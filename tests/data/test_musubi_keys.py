@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from darkroom.core.errors import ConfigError
-from darkroom.data.plan import Plan, prepare
-from darkroom.data.requirements import Needs
+from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.requirements import DataRequirements
 from darkroom.media.frames import FrameRule
 from darkroom.options.datasets import DatasetFile, read_datasets
 from darkroom.options.datasets.musubi import FRAMEPACK
 from tests.data.test_clips import write_clip
 
-CLIPS = Needs(
+CLIPS = DataRequirements(
     "toy", media=frozenset({"image", "video"}), frames=FrameRule(step=4), fps=16.0, temporal=4, references=True
 )
 
@@ -33,10 +33,10 @@ def read(project, dataset: dict[str, Any], general: dict[str, Any] | None = None
     return read_datasets("musubi.json", project.config, {})
 
 
-def scanned(project, dataset: dict[str, Any], needs: Needs = CLIPS) -> Plan:
+def scanned(project, dataset: dict[str, Any], needs: DataRequirements = CLIPS) -> DatasetPlan:
     from darkroom.core.events import Bus
 
-    return prepare(project.config, read(project, dataset), Bus(), needs).scan()
+    return prepare_plan(project.config, read(project, dataset), Bus(), needs).scan()
 
 
 def pictures(project, size=(200, 100), **keys: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def films(project, frames: int = 24, **keys: Any) -> dict[str, Any]:
     return {"video_directory": "films", "resolution": [64, 64], "caption_extension": ".txt", **keys}
 
 
-def cuts(plan: Plan) -> list[tuple[int, int]]:
+def cuts(plan: DatasetPlan) -> list[tuple[int, int]]:
     at = plan.datasets[0].index.numbers
     return list(zip(at["start"].tolist(), at["count"].tolist(), strict=True))
 
@@ -110,14 +110,14 @@ def test_films_and_their_controls_may_stand_in_a_list(project) -> None:
     keys = {"video_jsonl_file": "list.jsonl", "cache_directory": "kept", "resolution": [64, 64], "target_frames": [9]}
     plan = scanned(project, keys)
     assert plan.captions() == ["told"]
-    assert [c.index.path(0) for c in plan.datasets[0].companions] == ["films/a.mp4"]
-    assert plan.datasets[0].companions[0].index.store.local("films/a.mp4") == Path("controls/b.mp4")
+    assert [c.index.path(0) for c in plan.datasets[0].conditioning] == ["films/a.mp4"]
+    assert plan.datasets[0].conditioning[0].index.store.local("films/a.mp4") == Path("controls/b.mp4")
 
 
 def test_controls_of_films_lie_in_a_folder(project) -> None:
     write_clip(Path("controls/a.mp4"), 24)
     plan = scanned(project, films(project, control_directory="controls", target_frames=[9]))
-    assert plan.datasets[0].companions[0].there.all()
+    assert plan.datasets[0].conditioning[0].present.all()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_on_demand_gives_the_batches_of_a_filled_cache_and_keeps_them(shop) -> N
     entry = shop.entry(vae_cache_ondemand=True, cache_dir_vae=str(shop.folder / "elsewhere"))
     plan = shop.plan(entry).scan()
     plan.fill_text(shop.encode_text, "text-1")
-    assert plan.fill_latents(encode, "vae-1").made == 0
+    assert plan.fill_latents(encode, "vae-1").encoded == 0
     assert calls == []
     assert plan.encodes_while_training
     made = whole(plan)
@@ -71,7 +71,7 @@ def test_texts_are_encoded_when_they_are_needed(shop, key) -> None:
 
     text = {"id": "text", "dataset_type": "text_embeds", "default": True, key: True}
     plan = shop.plan(shop.entry(), text).scan()
-    assert plan.fill_text(encode, "text-1").made == 0
+    assert plan.fill_text(encode, "text-1").encoded == 0
     plan.fill_latents(shop.encode_pixels, "vae-1")
     assert plan.reads_while_training
     assert calls == []

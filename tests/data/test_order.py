@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkroom.core.errors import DataError
-from darkroom.data.batches.order import DatasetShape, Order, caption_draws, steps_and_epochs
+from darkroom.data.batches.order import DatasetShape, Order, draw_caption_values, steps_and_epochs
 
 shapes = st.builds(
     lambda sizes, batch, repeats, probability, strength: (sizes, batch, repeats, probability, strength),
@@ -138,9 +138,9 @@ def test_epochs_and_steps_start_and_end_datasets() -> None:
 
 
 def test_captions_depend_on_the_place_only() -> None:
-    assert np.array_equal(caption_draws(1, 2, 3, 4), caption_draws(1, 2, 3, 4))
-    assert not np.array_equal(caption_draws(1, 2, 3, 4), caption_draws(1, 2, 4, 4))
-    drops = np.concatenate([caption_draws(1, 1, p, 8)[:, 1] < 0.1 for p in range(2000)])
+    assert np.array_equal(draw_caption_values(1, 2, 3, 4), draw_caption_values(1, 2, 3, 4))
+    assert not np.array_equal(draw_caption_values(1, 2, 3, 4), draw_caption_values(1, 2, 4, 4))
+    drops = np.concatenate([draw_caption_values(1, 1, p, 8)[:, 1] < 0.1 for p in range(2000)])
     assert drops.mean() == pytest.approx(0.1, abs=0.01)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from darkroom.core.errors import MissingPackage
-from darkroom.data.requirements import Needs
+from darkroom.data.requirements import DataRequirements
 from darkroom.media.frames import FrameRule
 from darkroom.media.video import write_mp4
 from darkroom.storage import hub, open_store
@@ -117,9 +117,9 @@ def test_caches_in_a_bucket_are_found_by_another_machine(shop, bucket) -> None:
     assert any(name.startswith("vae/") for name in names)
     shop.options["output_dir"] = str(shop.folder / "second")
     plan = shop.plan(shop.entry(image_embeds="latents"), texts, latents).scan()
-    assert plan.fill_text(shop.encode_text, "text-1").made == 0
+    assert plan.fill_text(shop.encode_text, "text-1").encoded == 0
     report = plan.fill_latents(shop.encode_pixels, "vae-1")
-    assert (report.made, report.reused) == (0, 3)
+    assert (report.encoded, report.reused) == (0, 3)
     assert len(list(plan.loader().epoch(1))) == 2
 
 
@@ -264,7 +264,9 @@ def test_another_split_and_revision_are_asked_for(shop, monkeypatch) -> None:
 
 
 def test_clips_of_a_hub_dataset(shop) -> None:
-    shop.needs = Needs("toy", media=frozenset({"video"}), frames=FrameRule(step=4), fps=16.0, temporal=4)
+    shop.requirements = DataRequirements(
+        "toy", media=frozenset({"video"}), frames=FrameRule(step=4), fps=16.0, temporal=4
+    )
     shop.encode_pixels = encode_clips
     film = shop.folder / "film.mp4"
     write_mp4(film, torch.zeros(9, 64, 96, 3, dtype=torch.uint8).numpy(), 24.0)
@@ -276,6 +278,6 @@ def test_clips_of_a_hub_dataset(shop) -> None:
     keys = {"dataset_name": str(folder), "video_column": "film", "dataset_type": "video", "huggingface": block}
     plan = shop.filled(entry("huggingface", **keys, video={"num_frames": 9, "max_frames": 90}))
     assert captions(plan) == ["one"]
-    assert plan.datasets[0].dropped == {"too_short": 1}
+    assert plan.datasets[0].drop_counts == {"too_short": 1}
     assert plan.datasets[0].index.opened == 0
     assert plan.datasets[0].index.numbers["fps"].tolist() == [24.0, 24.0]

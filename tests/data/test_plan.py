@@ -41,13 +41,13 @@ def test_batches_hold_the_latents_of_their_pictures(shop) -> None:
 
 
 def test_latents_are_the_encoding_of_the_prepared_pixels(shop) -> None:
-    from darkroom.data.cache.encoders import pixels_of
-    from darkroom.media.images import prepare
+    from darkroom.data.cache.encoders import stack_pixels
+    from darkroom.media.images import prepare_image
 
     paths = shop.add(2, (64, 64))
     plan = shop.filled()
     index = plan.datasets[0].index
-    pixels = pixels_of([prepare(paths[0].read_bytes(), index.sizes(0), index.crop(0))])[0]
+    pixels = stack_pixels([prepare_image(paths[0].read_bytes(), index.sizes(0), index.crop(0))])[0]
     made = plan.latent_cache(plan.datasets[0]).get(0)["latents"]
     assert torch.allclose(made, shop.encode_pixels(pixels[None])[0], atol=1e-6)
 
@@ -110,7 +110,7 @@ def test_caches_are_reused_per_encoder(shop) -> None:
     assert plan.missing().texts == plan.missing().latents == 0
     other = shop.plan().scan()
     assert other.missing().latents == 4
-    other.use(text_identity="text-2", latent_identity="vae-1")
+    other.use_encoders(text_identity="text-2", latent_identity="vae-1")
     assert (other.missing().texts, other.missing().latents) == (4, 0)
     estimate = other.estimate(lambda w, h: w * h, lambda caption: 10)
     assert (estimate.latents_to_reuse, estimate.texts_to_make, estimate.bytes_to_write) == (4, 4, 40)
@@ -120,7 +120,7 @@ def test_equal_pictures_are_encoded_once(shop) -> None:
     for name in ("a", "b"):
         shop.picture(shop.pictures / f"{name}.png", seed=1)
     plan = shop.plan().scan()
-    assert plan.fill_latents(shop.encode_pixels, "vae-1").made == 1
+    assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == 1
 
 
 def test_vae_batches_are_bounded_and_of_one_size(shop) -> None:
@@ -143,9 +143,9 @@ def test_buckets_that_cannot_fill_a_batch_are_all_named(shop) -> None:
     shop.add(3)
     shop.add(2, (128, 64), prefix="w")
     plan = shop.plan().scan()
-    plan.check()
+    plan.validate()
     with pytest.raises(DataError) as caught:
-        plan.check(ranks=2)
+        plan.validate(ranks=2)
     for word in (
         "'pics'",
         "effective batch of 4",
@@ -156,15 +156,15 @@ def test_buckets_that_cannot_fill_a_batch_are_all_named(shop) -> None:
         assert word in str(caught.value)
     shop.options["allow_dataset_oversubscription"] = True
     plan = shop.plan().scan()
-    plan.check(ranks=2)
+    plan.validate(ranks=2)
     assert plan.lengths_for(2).batches_per_epoch == 2
 
 
 def test_twenty_five_pictures_on_eight_processes_need_one_repeat(shop) -> None:
     shop.add(25)
     with pytest.raises(DataError, match="needs repeats 1 or more"):
-        shop.plan(shop.entry(train_batch_size=4)).scan().check(ranks=8)
-    shop.plan(shop.entry(train_batch_size=4, repeats=1)).scan().check(ranks=8)
+        shop.plan(shop.entry(train_batch_size=4)).scan().validate(ranks=8)
+    shop.plan(shop.entry(train_batch_size=4, repeats=1)).scan().validate(ranks=8)
 
 
 def test_the_report_names_buckets_losses_and_lengths(shop) -> None:
@@ -202,7 +202,7 @@ def test_texts_of_unequal_shape_need_a_stack(shop) -> None:
 
 def test_a_missing_entry_names_the_sample(shop) -> None:
     shop.add(2)
-    plan = shop.plan().scan().use(text_identity="t", latent_identity="v")
+    plan = shop.plan().scan().use_encoders(text_identity="t", latent_identity="v")
     with pytest.raises(DataError, match="not in the text cache"):
         list(plan.loader().epoch(1))
 
@@ -211,7 +211,7 @@ def test_slider_and_regularisation_are_told_to_the_step(shop) -> None:
     shop.add(4)
     plan = shop.filled(shop.entry(is_regularisation_data=True, slider_strength=-0.5, timestep_sampling_offset=0.25))
     batch = next(iter(plan.loader().epoch(1)))
-    assert (batch.is_regularisation, batch.slider_strength, batch.timestep_offset, batch.dataset) == (
+    assert (batch.is_regularization, batch.slider_strength, batch.timestep_offset, batch.dataset) == (
         True,
         -0.5,
         0.25,

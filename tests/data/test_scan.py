@@ -43,14 +43,14 @@ def test_bad_files_are_counted_and_named_and_the_rest_is_used(shop) -> None:
     (shop.pictures / "dangling.png").symlink_to("nowhere.png")
     plan = shop.filled()
     assert plan.datasets[0].buckets.count == 4
-    assert plan.datasets[0].dropped == {
+    assert plan.datasets[0].drop_counts == {
         "empty file": 1, "not a picture": 1, "missing caption": 1, "empty caption": 1, "caption is not UTF-8": 1,
         "truncated": 1, "broken link": 1}  # fmt: skip
     told = " ".join(e.message for e in shop.events if isinstance(e, Warn))
     assert "torn.png (truncated)" in told
     assert any(isinstance(e, Progress) and e.phase == "scan pics" for e in shop.events)
     again = shop.plan().scan()
-    assert again.datasets[0].dropped == plan.datasets[0].dropped
+    assert again.datasets[0].drop_counts == plan.datasets[0].drop_counts
 
 
 def test_links_in_circles_end_and_are_counted(shop) -> None:
@@ -77,7 +77,7 @@ def test_unreadable_folders_and_files_are_reported(shop, monkeypatch) -> None:
 
     monkeypatch.setattr(os, "scandir", scandir)
     plan = shop.plan().scan()
-    assert plan.datasets[0].dropped == {"unreadable folder": 1}
+    assert plan.datasets[0].drop_counts == {"unreadable folder": 1}
     assert plan.datasets[0].buckets.count == 2
 
 
@@ -107,13 +107,13 @@ def test_a_second_start_opens_no_picture_and_one_edit_opens_one(shop, opened) ->
     assert shop.filled().datasets[0].index.opened == 6
     opened.clear()
     plan = shop.plan().scan()
-    assert plan.fill_latents(shop.encode_pixels, "vae-1").made == 0
+    assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == 0
     assert opened == []
     shop.picture(shop.pictures / "p002.png", seed=99, caption=None)
     os.utime(shop.pictures / "p002.png", ns=(1, 10**18))
     plan = shop.plan().scan()
     report = plan.fill_latents(shop.encode_pixels, "vae-1")
-    assert (opened, report.made, report.reused) == (["p002.png"], 1, 5)
+    assert (opened, report.encoded, report.reused) == (["p002.png"], 1, 5)
 
 
 def test_a_touched_or_moved_file_is_read_but_not_encoded_again(shop, opened) -> None:
@@ -125,7 +125,7 @@ def test_a_touched_or_moved_file_is_read_but_not_encoded_again(shop, opened) -> 
     opened.clear()
     report = shop.plan().scan().fill_latents(shop.encode_pixels, "vae-1")
     assert sorted(opened) == ["new.png", "p000.png"]
-    assert (report.made, report.reused) == (0, 3)
+    assert (report.encoded, report.reused) == (0, 3)
 
 
 def test_another_resolution_opens_no_picture_but_sizes_change(shop, opened) -> None:
@@ -144,7 +144,7 @@ def test_captions_are_read_again_only_where_they_changed(shop, monkeypatch) -> N
     (shop.pictures / "p002.txt").unlink()
     plan = shop.plan().scan()
     assert plan.captions() == ["a new and longer caption", "caption p 0", "caption p 3"]
-    assert plan.datasets[0].dropped == {"missing caption": 1}
+    assert plan.datasets[0].drop_counts == {"missing caption": 1}
     (shop.pictures / "p002.txt").write_text("back")
     assert "back" in shop.plan().scan().captions()
 
@@ -180,7 +180,7 @@ def test_a_limited_number_of_samples_is_always_the_same(shop) -> None:
     assert choose_samples(first, "pics", 5) == choose_samples(second, "pics", 5) == 15
     assert first.paths.equals(second.paths)
     plan = shop.plan(shop.entry(max_num_samples=5)).scan()
-    assert plan.datasets[0].dropped == {"max_num_samples": 15}
+    assert plan.datasets[0].drop_counts == {"max_num_samples": 15}
 
 
 @pytest.mark.parametrize(
@@ -194,14 +194,14 @@ def test_a_limited_number_of_samples_is_always_the_same(shop) -> None:
 def test_limits_leave_pictures_out_with_their_reason(shop, keys, reason) -> None:
     shop.add(2, (128, 96) if "max" not in next(iter(keys)) else (60, 96), prefix="good")
     shop.add(2, (64, 64), prefix="bad")
-    assert shop.plan(shop.entry(**keys)).scan().datasets[0].dropped == {reason: 2}
+    assert shop.plan(shop.entry(**keys)).scan().datasets[0].drop_counts == {reason: 2}
 
 
 def test_small_buckets_are_pruned_unless_told_otherwise(shop) -> None:
     shop.add(4)
     shop.add(1, (128, 64), prefix="wide")
-    assert shop.plan().scan().datasets[0].dropped == {"insufficient_for_batch": 1}
-    assert shop.plan(shop.entry(repeats=1)).scan().datasets[0].dropped == {}
+    assert shop.plan().scan().datasets[0].drop_counts == {"insufficient_for_batch": 1}
+    assert shop.plan(shop.entry(repeats=1)).scan().datasets[0].drop_counts == {}
     shop.options["disable_bucket_pruning"] = True
     assert len(shop.plan().scan().datasets[0].buckets.buckets) == 2
 
@@ -251,11 +251,11 @@ def test_slow_storage_is_read_by_several_threads(monkeypatch) -> None:
 
 
 def test_crops_of_an_index_equal_the_single_rule(shop) -> None:
-    from darkroom.media.resize import crop_offset, stable_draws
+    from darkroom.media.resize import crop_offset, draw_stable_values
 
     shop.add(5, (150, 100))
     for style in ("random", "center", "corner"):
         index = shop.plan(shop.entry(crop=True, crop_style=style)).scan().datasets[0].index
         for row in range(5):
-            sizes, draws = index.sizes(row), stable_draws(7, "pics", index.path(row))
+            sizes, draws = index.sizes(row), draw_stable_values(7, "pics", index.path(row))
             assert index.crop(row) == crop_offset(style, sizes.intermediary, sizes.target, draws[:2])

@@ -10,24 +10,24 @@ import pytest
 import torch
 
 from darkroom.core.events import Bus
-from darkroom.data.plan import Plan, prepare
-from darkroom.data.process_group import Team
+from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.process_group import ProcessGroup
 
 WRITE = 4
 
 
-def plans(shop, folder: str, size: int) -> list[Plan]:
+def plans(shop, folder: str, size: int) -> list[DatasetPlan]:
     """The plans of `size` processes over the same pictures, each in a thread, with full caches in `folder`."""
     shop.options |= {"output_dir": str(shop.folder / folder), "write_batch_size": WRITE, "vae_batch_size": 2}
     file = shop.read(shop.entry(conditioning_data="before"), before(shop))
     barrier = threading.Barrier(size)
-    made: list[Plan | None] = [None] * size
+    made: list[DatasetPlan | None] = [None] * size
     broken: list[BaseException] = []
 
     def work(rank: int) -> None:
         try:
-            team = Team(rank, size, lambda: barrier.wait(30))
-            plan = prepare(shop.config, file, Bus(), shop.needs, team=team).scan()
+            team = ProcessGroup(rank, size, lambda: barrier.wait(30))
+            plan = prepare_plan(shop.config, file, Bus(), shop.requirements, process_group=team).scan()
             plan.fill_text(shop.encode_text, "text-1")
             plan.fill_latents(shop.encode_pixels, "vae-1")
             made[rank] = plan
@@ -54,7 +54,7 @@ def pictures(shop):
     """A hundred pictures of two shapes with references, some of them damaged or without caption."""
     from dataclasses import replace
 
-    shop.needs = replace(shop.needs, references=True)
+    shop.requirements = replace(shop.requirements, references=True)
     shop.add(70, (32, 32))
     shop.add(30, (48, 32), prefix="wide")
     for path in sorted(shop.pictures.glob("*.png")):
@@ -68,7 +68,7 @@ def pictures(shop):
     return shop
 
 
-def index_of(plan: Plan) -> list[tuple[str, object]]:
+def index_of(plan: DatasetPlan) -> list[tuple[str, object]]:
     """Name and content of every index file."""
     return [(path.name, pq.read_table(path)) for path in sorted(plan.terms.folder.glob("*.parquet"))]
 
@@ -96,7 +96,7 @@ def test_several_processes_make_what_one_makes(pictures, size) -> None:
     assert not list((pictures.folder / "many").rglob("*.part-*"))
     for plan in together:
         assert plan.manifest_hash() == alone.manifest_hash()
-        assert plan.datasets[0].dropped == alone.datasets[0].dropped
+        assert plan.datasets[0].drop_counts == alone.datasets[0].drop_counts
         assert plan.lengths == alone.lengths
 
 

@@ -94,9 +94,9 @@ def forecaster(arguments, settings, tmp_path):
         family, prompts = preflight.check(resolved)
         config = resolved.config
         datasets = read_datasets(config.data_backend_config, config, os.environ)
-        data = data_plan.prepare(config, datasets, Bus(), needs(family, config)).scan()
+        data = data_plan.prepare_plan(config, datasets, Bus(), needs(family, config)).scan()
         repository = Repository(family, config, torch.device("cpu"), torch.float32)
-        data.use(
+        data.use_encoders(
             text_identity=repository.text_identity(),
             latent_identity=repository.sample_identity(),
             plain_identity=repository.vae_identity(),

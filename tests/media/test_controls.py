@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from media_files import pattern
 
 from darkroom.core.errors import MissingPackage, ModelError
-from darkroom.media.controls import CONTROLS, check_params
-from darkroom.media.controls.networks import pipeline
-from darkroom.media.controls.optical_flow import flow_colours
+from darkroom.media.controls import CONTROLS, validate_params
+from darkroom.media.controls.networks import load_pipeline
+from darkroom.media.controls.optical_flow import flow_to_color
 from darkroom.media.controls.random_masks import SHAPES, draw_shapes
 from darkroom.media.controls.sdr import logc3, rec709, srgb
 from tests.rows import each_row
@@ -95,7 +95,7 @@ PLAIN = [name for name, control in CONTROLS.items() if not control.needs_model a
 
 
 def run(name: str, params: Mapping[str, Any] = {}, seed: int = 0, picture: np.ndarray = PICTURE) -> np.ndarray:
-    return CONTROLS[name](picture, check_params(name, params), np.random.default_rng(seed))
+    return CONTROLS[name](picture, validate_params(name, params), np.random.default_rng(seed))
 
 
 # --- every generator --------------------------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_the_registry_holds_what_the_reference_lists() -> None:
         "i2v_first_frame sdr sdr_downsample hdr_to_sdr logc3_sdr"
     )
     for name in expected.split():
-        assert check_params(name, {}) == CONTROLS[name].defaults
+        assert validate_params(name, {}) == CONTROLS[name].defaults
 
 
 @each_row("name", PLAIN)
@@ -127,7 +127,7 @@ def test_equal_seeds_give_equal_pictures_and_only_the_seeded_draw(name: str) -> 
     assert np.array_equal(run(name, seed=3), run(name, seed=3))
     generator = np.random.default_rng(3)
     before = generator.bit_generator.state
-    params = check_params(name, {"quality_mode": "range"} if name == "jpeg_artifacts" else {})
+    params = validate_params(name, {"quality_mode": "range"} if name == "jpeg_artifacts" else {})
     CONTROLS[name](PICTURE, params, generator)
     assert (generator.bit_generator.state != before) == CONTROLS[name].seeded
 
@@ -176,29 +176,29 @@ def test_wrong_parameters_are_refused_by_name_with_a_remedy(name: str, param: st
     values += [] if row.default is None else [None]
     for value in [*values, *([[]] if row.many else [])]:
         with pytest.raises(ValueError, match=rf"^{param} = .*give ") as caught:
-            check_params(name, {param: value})
-        assert row.expected in str(caught.value)
+            validate_params(name, {param: value})
+        assert row.expectation in str(caught.value)
     assert row.help.endswith(".")
 
 
 @each_row("name", CONTROLS)
 def test_unknown_parameters_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} has no parameter 'no_such'"):
-        check_params(name, {"no_such": 1})
+        validate_params(name, {"no_such": 1})
     for param in list(CONTROLS[name].params)[:1]:
         with pytest.raises(ValueError, match=f"did you mean {param}"):
-            check_params(name, {param + "x": 1})
+            validate_params(name, {param + "x": 1})
 
 
 def test_an_unknown_type_lists_the_registry() -> None:
     with pytest.raises(ValueError, match=r"did you mean canny.*superresolution.*logc3_sdr"):
-        check_params("cany", {})
+        validate_params("cany", {})
 
 
 @each_row("name", [name for name in CONTROLS if not CONTROLS[name].needs_model])
 def test_clips_keep_their_shape(name: str) -> None:
     frames = pattern(4)
-    made = CONTROLS[name].clip(frames, check_params(name, {}), np.random.default_rng(0))
+    made = CONTROLS[name].clip(frames, validate_params(name, {}), np.random.default_rng(0))
     assert made.shape == (1 if name == "i2v_first_frame" else 4, 48, 64, 3)
     assert made.dtype == np.uint8
 
@@ -216,7 +216,7 @@ def test_clips_keep_their_shape(name: str) -> None:
 )
 def test_parameters_that_do_not_fit_together_are_refused(name: str, params, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        check_params(name, params)
+        validate_params(name, params)
 
 
 # --- each generator ---------------------------------------------------------------------------------------------------
@@ -269,7 +269,7 @@ def test_canny_draws_the_outline_of_a_square() -> None:
 def test_masks_cover_a_share_between_the_bounds(low: float, more: float, types, seed: int, many: bool) -> None:
     high = min(1.0, low + more)
     given = {"min_coverage": low, "max_coverage": high, "mask_types": types, **({"max_masks": 30} if many else {})}
-    mask = draw_shapes(96, 64, check_params("random_masks", given), np.random.default_rng(seed))
+    mask = draw_shapes(96, 64, validate_params("random_masks", given), np.random.default_rng(seed))
     assert mask.shape == (64, 96)
     assert low - 0.01 <= mask.mean() <= high + 0.01
 
@@ -284,7 +284,7 @@ def test_a_masked_image_is_white_inside_and_untouched_outside() -> None:
 
 
 def test_a_clip_has_one_mask_for_all_frames() -> None:
-    made = CONTROLS["random_masks"].clip(pattern(3), check_params("random_masks", {}), np.random.default_rng(0))
+    made = CONTROLS["random_masks"].clip(pattern(3), validate_params("random_masks", {}), np.random.default_rng(0))
     assert np.array_equal(made[0], made[1])
     assert np.array_equal(made[0], made[2])
 
@@ -293,11 +293,13 @@ def test_the_flow_of_a_moving_picture_has_one_hue_and_rest_is_white() -> None:
     rng = np.random.default_rng(0)
     view = rng.integers(0, 256, (24, 40, 3), np.uint8).repeat(4, 0).repeat(4, 1)
     frames = np.stack([view[:, 8 - 2 * i :][:, :128] for i in range(4)])  # the content moves 2 pixels to the right
-    made = CONTROLS["optical_flow"].clip(frames, check_params("flow", {}), np.random.default_rng(0))
+    made = CONTROLS["optical_flow"].clip(frames, validate_params("flow", {}), np.random.default_rng(0))
     middle = np.median(made[1, 20:-20, 20:-20].reshape(-1, 3), axis=0)
     assert middle[0] == 255
     assert (middle[1:] < 120).all()  # right is red
-    still = CONTROLS["optical_flow"].clip(frames[:1].repeat(3, 0), check_params("flow", {}), np.random.default_rng(0))
+    still = CONTROLS["optical_flow"].clip(
+        frames[:1].repeat(3, 0), validate_params("flow", {}), np.random.default_rng(0)
+    )
     assert still.mean() > 250
     with pytest.raises(ValueError, match="needs a clip"):
         CONTROLS["flow"](PICTURE, {}, np.random.default_rng(0))
@@ -305,7 +307,7 @@ def test_the_flow_of_a_moving_picture_has_one_hue_and_rest_is_white() -> None:
 
 def test_directions_of_flow_are_a_quarter_of_the_wheel_apart() -> None:
     flow = np.array([[[[9, 0], [0, 9], [-9, 0], [0, -9], [0, 0]]]], np.float32)
-    right, down, left, up, rest = flow_colours(flow)[0, 0].tolist()
+    right, down, left, up, rest = flow_to_color(flow)[0, 0].tolist()
     assert right == [255, 0, 0]
     assert rest == [255, 255, 255]
     assert (down[1] > 250, left[1] > 250, up[2] > 250) == (True, True, True)  # lime, cyan, violet
@@ -333,7 +335,7 @@ def test_a_stop_of_exposure_doubles_the_light() -> None:
 def test_without_opencv_it_is_said_what_to_install(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     with pytest.raises(MissingPackage, match=r"darkroom-trainer\[vision\]"):
-        CONTROLS[name].clip(pattern(2), check_params(name, {}), np.random.default_rng(0))
+        CONTROLS[name].clip(pattern(2), validate_params(name, {}), np.random.default_rng(0))
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -399,7 +401,7 @@ def test_weights_that_are_not_at_hand_are_refused(
     name: str, param: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    pipeline.cache_clear()
+    load_pipeline.cache_clear()
     with pytest.raises(ModelError, match=rf"generator {name} needs the network(.|\n)*config\.json, prepro"):
         run(name, {param: str(tmp_path)})
     with pytest.raises(ModelError, match=rf"no/such-network(.|\n)*give its folder as {param}"):

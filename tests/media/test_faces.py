@@ -13,34 +13,34 @@ from hypothesis import strategies as st
 
 from darkroom.core.errors import MissingPackage, UserError
 from darkroom.media import faces
-from darkroom.media.faces import crop_around, detector, face_centre
+from darkroom.media.faces import crop_around, load_detector, locate_face
 
 skimage_data = pytest.importorskip("skimage.data")
 
 
 @pytest.fixture(autouse=True)
 def fresh():
-    detector.cache_clear()
+    load_detector.cache_clear()
     yield
-    detector.cache_clear()
+    load_detector.cache_clear()
 
 
 def test_the_astronaut_is_found_and_a_cup_of_coffee_is_not() -> None:
     picture = skimage_data.astronaut()
-    found = face_centre(picture)
+    found = locate_face(picture)
     assert found is not None
     assert found == pytest.approx((225 / 512, 110 / 512), abs=0.04)  # between nose and eyes
-    assert face_centre(skimage_data.coffee()) is None
+    assert locate_face(skimage_data.coffee()) is None
 
 
 def test_size_and_place_do_not_matter_to_the_fraction() -> None:
     picture = np.kron(skimage_data.astronaut(), np.ones((2, 2, 1), np.uint8))[:, 100:]
-    assert face_centre(picture) == pytest.approx(((450 - 100) / 924, 110 / 512), abs=0.04)
+    assert locate_face(picture) == pytest.approx(((450 - 100) / 924, 110 / 512), abs=0.04)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 3), (3, 900, 3), (30, 30, 3)])
 def test_small_pictures_have_no_face(shape: tuple[int, ...]) -> None:
-    assert face_centre(np.full(shape, 127, np.uint8)) is None
+    assert locate_face(np.full(shape, 127, np.uint8)) is None
 
 
 def test_the_crop_is_centred_and_stays_inside() -> None:
@@ -74,28 +74,28 @@ def test_a_haar_cascade_is_used_where_opencv_has_one_and_the_largest_box_wins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "cv2", haar([(0, 0, 5, 5), (40, 20, 20, 20)], tmp_path))
-    assert face_centre(np.zeros((50, 100, 3), np.uint8)) == (0.5, 0.6)
+    assert locate_face(np.zeros((50, 100, 3), np.uint8)) == (0.5, 0.6)
 
 
 def test_without_a_detector_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(__version__="5.0.0"))
     monkeypatch.setitem(sys.modules, "skimage.feature", None)
     with pytest.raises(UserError, match=r"OpenCV 5\.0\.0 comes without(.|\n)*scikit-image"):
-        face_centre(np.zeros((50, 100, 3), np.uint8))
+        locate_face(np.zeros((50, 100, 3), np.uint8))
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(UserError, match="none is installed"):
-        face_centre(np.zeros((50, 100, 3), np.uint8))
+        locate_face(np.zeros((50, 100, 3), np.uint8))
     with pytest.raises(MissingPackage, match=r"vision"):
-        face_centre(np.zeros((50, 100, 3), np.uint8), "yunet.onnx")
+        locate_face(np.zeros((50, 100, 3), np.uint8), "yunet.onnx")
 
 
 def test_a_model_file_that_is_none_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     with pytest.raises(UserError, match="is not there"):
-        face_centre(np.zeros((50, 100, 3), np.uint8), tmp_path / "gone.onnx")
+        locate_face(np.zeros((50, 100, 3), np.uint8), tmp_path / "gone.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"no network")
     with pytest.raises(UserError, match="cannot be read"):
-        face_centre(np.zeros((50, 100, 3), np.uint8), tmp_path / "bad.onnx")
+        locate_face(np.zeros((50, 100, 3), np.uint8), tmp_path / "bad.onnx")
 
 
 def test_a_network_is_given_pictures_in_its_order_and_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,5 +108,5 @@ def test_a_network_is_given_pictures_in_its_order_and_size(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "cv2", SimpleNamespace(FaceDetectorYN=create, error=ValueError))
     (tmp_path / "yunet.onnx").write_bytes(b"")
     picture = np.full((40, 80, 3), (1, 2, 3), np.uint8)
-    assert faces.face_centre(picture, tmp_path / "yunet.onnx") == (0.25, 0.5)
+    assert faces.locate_face(picture, tmp_path / "yunet.onnx") == (0.25, 0.5)
     assert seen == [(80, 40), [3, 2, 1]]

@@ -12,19 +12,19 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
 
-from darkroom.data.cache.encoders import pixels_of
+from darkroom.data.cache.encoders import stack_pixels
 from darkroom.media import quality
 from darkroom.media.images import (
     READERS,
-    BadPicture,
+    BadImage,
     Traits,
     load_rgb,
     load_rgba,
-    prepare,
+    prepare_image,
     prepare_layers,
     read_header,
     read_size,
-    resized,
+    resize,
 )
 from darkroom.media.resize import Sizes
 from tests.media.profiles import cmyk_profile, gray_profile, rgb_profile
@@ -71,7 +71,7 @@ def test_wide_gray_has_a_scale_that_does_not_depend_on_the_image(data: np.ndarra
 
 @pytest.mark.parametrize("data", [np.int32([[0, 70000]]), np.int32([[-1, 5]]), np.float32([[0, 128, 255]])])
 def test_pixel_values_on_another_scale_are_not_guessed_at(data: np.ndarray) -> None:
-    with pytest.raises(BadPicture, match="pixel values out of range"):
+    with pytest.raises(BadImage, match="pixel values out of range"):
         load_rgb(encoded(Image.fromarray(data), "tiff"))
 
 
@@ -163,7 +163,7 @@ def test_heic_and_jxl_are_read_by_packages_that_are_named_when_they_lack(kind: s
     data = encoded(flat, kind)
     assert read_size(io.BytesIO(data)) == load_rgb(data).size == (64, 32)
     assert np.abs(np.asarray(load_rgb(data)).astype(int) - (200, 100, 50)).max() < 12
-    with pytest.raises(BadPicture) as caught:
+    with pytest.raises(BadImage) as caught:
         load_rgb(data[:16] + bytes(100))
     assert caught.value.reason in (reader.failing, "damaged")
 
@@ -171,7 +171,7 @@ def test_heic_and_jxl_are_read_by_packages_that_are_named_when_they_lack(kind: s
     monkeypatch.setattr(Image, "OPEN", {k: v for k, v in Image.OPEN.items() if k not in ("HEIF", "JXL")})
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name not in ("HEIF", "JXL")])
     monkeypatch.setitem(__import__("sys").modules, reader.module, None)
-    with pytest.raises(BadPicture, match=r"is not installed: pip install 'darkroom-trainer\[images\]'") as caught:
+    with pytest.raises(BadImage, match=r"is not installed: pip install 'darkroom-trainer\[images\]'") as caught:
         load_rgb(data)
     assert caught.value.reason == reader.missing
 
@@ -185,7 +185,7 @@ def test_shrinking_by_areas_is_that_of_opencv_within_one_level_on_forty_sizes() 
         size = max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
         pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
         pixels = (pixels > 127).astype(np.uint8) * 255 if i % 2 else pixels
-        seen = np.asarray(resized(Image.fromarray(pixels), size, area_down=True)).astype(int)
+        seen = np.asarray(resize(Image.fromarray(pixels), size, area_down=True)).astype(int)
         assert np.abs(seen - cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)).max() <= 1
 
 
@@ -206,7 +206,7 @@ def test_every_mode_is_a_picture_with_layers_and_only_some_are_layers(mode: str)
     if alpha:
         assert prepare_layers(data, [data], sizes, (0, 0)).shape == (2, 5, 9, 4)
     else:
-        with pytest.raises(BadPicture, match="layer without alpha"):
+        with pytest.raises(BadImage, match="layer without alpha"):
             prepare_layers(data, [data], sizes, (0, 0))
 
 
@@ -238,7 +238,7 @@ def test_an_image_that_no_reader_knows_is_not_called_damaged_alone() -> None:
     floats = encoded(Image.fromarray(np.float32(np.eye(4))), "tiff").replace(
         struct.pack("<HHII", 258, 3, 1, 32)[:10], struct.pack("<HHII", 258, 3, 1, 64)[:10]
     )
-    with pytest.raises(BadPicture) as caught:
+    with pytest.raises(BadImage) as caught:
         load_rgb(floats)
     assert caught.value.reason == "damaged or of an unknown kind"
 
@@ -247,7 +247,7 @@ def test_unusable_bytes_say_why() -> None:
     whole = encoded(Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)), "jpeg")
     reasons = {"empty file": b"", "not a picture": b"GIF? no", "truncated": whole[: len(whole) // 2]}
     for reason, data in reasons.items():
-        with pytest.raises(BadPicture) as caught:
+        with pytest.raises(BadImage) as caught:
             load_rgb(data)
         assert caught.value.reason == reason
 
@@ -259,7 +259,7 @@ def test_a_decompression_bomb_is_refused_by_its_header() -> None:
     header = struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"0")) + chunk(b"IEND", b"")
     for read in (lambda: read_size(io.BytesIO(bomb)), lambda: load_rgb(bomb)):
-        with pytest.raises(BadPicture, match="too many pixels"):
+        with pytest.raises(BadImage, match="too many pixels"):
             read()
 
 
@@ -269,7 +269,7 @@ def test_every_cut_of_a_file_is_a_picture_or_a_bad_one() -> None:
         data = encoded(Image.fromarray(np.random.default_rng(1).integers(0, 255, (16, 16, 3), np.uint8)), kind)
         for end in range(0, len(data), max(1, len(data) // 40)):
             for read in (load_rgb, lambda d: read_size(io.BytesIO(d))):
-                with contextlib.suppress(BadPicture):
+                with contextlib.suppress(BadImage):
                     read(data[:end])
 
 
@@ -281,29 +281,29 @@ def test_flipped_bytes_never_raise_anything_else() -> None:
         for _ in range(60):
             damaged = bytearray(data)
             damaged[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
-            with contextlib.suppress(BadPicture):
+            with contextlib.suppress(BadImage):
                 load_rgb(bytes(damaged))
 
 
 def test_a_vanished_file_is_named_so(tmp_path: Path) -> None:
-    with pytest.raises(BadPicture, match="vanished"):
+    with pytest.raises(BadImage, match="vanished"):
         read_size(tmp_path / "gone.png")
 
 
 def test_prepare_resizes_then_crops_at_top_and_left() -> None:
     ramp = np.zeros((4, 8, 3), np.uint8)
     ramp[:, :, 0], ramp[:, :, 1] = np.arange(8) * 10, np.arange(4)[:, None] * 10
-    made = prepare(encoded(Image.fromarray(ramp)), Sizes((8, 4), (4, 2), (8, 4), 2.0), (1, 3))
+    made = prepare_image(encoded(Image.fromarray(ramp)), Sizes((8, 4), (4, 2), (8, 4), 2.0), (1, 3))
     assert made.shape == (2, 4, 3)
     assert made[0, 0].tolist() == [30, 10, 0]
 
 
 def test_prepare_refuses_a_picture_of_another_size() -> None:
-    with pytest.raises(BadPicture, match="size differs"):
-        prepare(encoded(Image.new("RGB", (8, 8))), Sizes((8, 4), (4, 2), (8, 4), 2.0), (0, 0))
+    with pytest.raises(BadImage, match="size differs"):
+        prepare_image(encoded(Image.new("RGB", (8, 8))), Sizes((8, 4), (4, 2), (8, 4), 2.0), (0, 0))
 
 
 def test_tensors_run_from_minus_one_to_one() -> None:
-    made = pixels_of([np.array([[[0, 127, 255]]], np.uint8)])[0]
+    made = stack_pixels([np.array([[[0, 127, 255]]], np.uint8)])[0]
     assert made.shape == (3, 1, 1)
     assert made.flatten().tolist() == pytest.approx([-1.0, -0.0039, 1.0], abs=1e-4)

@@ -8,14 +8,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from darkroom.data.cache.encoders import pixels_of
+from darkroom.data.cache.encoders import stack_pixels
 from darkroom.media.masks import area, loss_mask
 from tests.rows import each_row
 
 
 def by_torch(pixels: np.ndarray, kind: str, height: int, width: int) -> np.ndarray:
     """The reference's words in torch: values in -1..1, a channel, area interpolation, v / 2 + 0.5, and binarised."""
-    values = pixels_of([pixels])[0]
+    values = stack_pixels([pixels])[0]
     plane = values[:1] if kind == "mask" else values.mean(0, keepdim=True)
     small = torch.nn.functional.interpolate(plane[None].double(), (height, width), mode="area")[0, 0] / 2 + 0.5
     return (small if kind == "mask" else (small > 1e-6).double()).numpy()

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 from darkroom.media import quality
-from darkroom.media.images import BadPicture
+from darkroom.media.images import BadImage
 from darkroom.media.resize import Sizes
 
 
@@ -28,7 +28,7 @@ def encoded(image: Image.Image, kind: str, **options) -> bytes:
 
 
 def scores(images) -> np.ndarray:
-    return np.array([quality.sharpness(quality.grey(image, 768)) for image in images])
+    return np.array([quality.sharpness(quality.to_gray(image, 768)) for image in images])
 
 
 # ---------------------------------------------------------------------- sharpness
@@ -68,7 +68,7 @@ def test_a_picture_of_a_few_pixels_has_no_sharpness():
 
 def groups(images) -> list[list[int]]:
     outlines = np.array([quality.outline(image) for image in images], np.uint64)
-    return quality.alike(outlines, np.stack([quality.miniature(image) for image in images]))
+    return quality.group_similar(outlines, np.stack([quality.miniature(image) for image in images]))
 
 
 def test_different_photographs_are_not_alike(photographs):
@@ -91,7 +91,7 @@ def test_one_composition_in_other_colours_is_another_picture(photographs):
 def test_a_group_is_around_its_first_picture_and_takes_each_once():
     outlines = np.array([0, 0, 2**64 - 1, 0, 2**64 - 1], np.uint64)
 
-    assert quality.alike(outlines, np.zeros((5, 16, 16, 3), np.uint8)) == [[0, 1, 3], [2, 4]]
+    assert quality.group_similar(outlines, np.zeros((5, 16, 16, 3), np.uint8)) == [[0, 1, 3], [2, 4]]
 
 
 # ---------------------------------------------------------------------- reading
@@ -112,7 +112,7 @@ def test_a_large_jpeg_is_read_smaller_and_upright(photographs):
 
 @pytest.mark.parametrize(("data", "reason"), [(b"", "empty file"), (b"words", "not a picture")])
 def test_what_cannot_be_read_is_named(data, reason):
-    with pytest.raises(BadPicture) as caught:
+    with pytest.raises(BadImage) as caught:
         quality.load_small(data, 300)
 
     assert caught.value.reason == reason
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_named(data, reason):
 def test_a_large_truncated_jpeg_is_named(photographs):
     data = encoded(photographs[3].resize((2560, 1708)), "JPEG")
 
-    with pytest.raises(BadPicture) as caught:
+    with pytest.raises(BadImage) as caught:
         quality.load_small(data[:20000], 300)
 
     assert caught.value.reason == "truncated"
@@ -132,9 +132,9 @@ def test_transparency_counts_only_where_it_is_used(photographs):
     clear = whole.copy()
     clear.putpixel((5, 5), (0, 0, 0, 0))
 
-    assert not quality.shows_through(encoded(whole, "PNG"))
-    assert quality.shows_through(encoded(clear, "PNG"))
-    assert not quality.shows_through(encoded(photographs[2], "JPEG"))
+    assert not quality.is_see_through(encoded(whole, "PNG"))
+    assert quality.is_see_through(encoded(clear, "PNG"))
+    assert not quality.is_see_through(encoded(photographs[2], "JPEG"))
 
 
 # ---------------------------------------------------------------------- sizing
@@ -144,4 +144,4 @@ def test_what_a_crop_keeps():
     """400x200 to 200x100, of which 100x100 from column 60 on: the middle half of the width, half of the area."""
     sizes = Sizes((400, 200), (100, 100), (200, 100), 1.0)
 
-    assert quality.kept(sizes, (0, 60)) == (0.3, 0.0, 0.5, 1.0)
+    assert quality.crop_region(sizes, (0, 60)) == (0.3, 0.0, 0.5, 1.0)

@@ -9,11 +9,11 @@ from darkroom.media.resize import (
     Sizing,
     choose_aspect,
     crop_offset,
+    draw_stable_values,
+    pick_weighted,
     plan_sizes,
     snap,
     square_edge,
-    stable_draws,
-    weighted_choice,
     within_canvas,
 )
 from tests.rows import each_row
@@ -123,7 +123,7 @@ def test_a_hand_written_map_overrides_the_arithmetic() -> None:
 
 
 def test_weights_decide_and_the_canvas_limits() -> None:
-    assert [weighted_choice([1.0, 2.0], [0.25, 0.75], d) for d in (0.2, 0.3)] == [1.0, 2.0]
+    assert [pick_weighted([1.0, 2.0], [0.25, 0.75], d) for d in (0.2, 0.3)] == [1.0, 2.0]
     assert within_canvas((1024, 1024), Sizing(canvas=512 * 512)) == (512, 512)
 
 
@@ -134,5 +134,9 @@ def test_crop_offsets_are_top_then_left_and_inside() -> None:
 
 
 def test_draws_belong_to_a_picture_and_not_to_its_place() -> None:
-    assert stable_draws(1, "a", "x.png") == stable_draws(1, "a", "x.png") != stable_draws(2, "a", "x.png")
-    assert all(0 <= v < 1 for v in stable_draws(1, "a", "x.png", 8))
+    assert (
+        draw_stable_values(1, "a", "x.png")
+        == draw_stable_values(1, "a", "x.png")
+        != draw_stable_values(2, "a", "x.png")
+    )
+    assert all(0 <= v < 1 for v in draw_stable_values(1, "a", "x.png", 8))

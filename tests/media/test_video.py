@@ -18,7 +18,7 @@ from media_files import av, decoded, encoded, pattern, write, write_sound
 from PIL import Image, ImageOps
 
 from darkroom.media import images, video
-from darkroom.media.images import BadPicture
+from darkroom.media.images import BadImage
 from darkroom.media.resize import Sizes
 from darkroom.media.video import prepare_clip, probe, read_frames, times, write_mp4
 from tests.rows import each_row
@@ -53,7 +53,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def reason(call) -> str:
-    with pytest.raises(BadPicture) as caught:
+    with pytest.raises(BadImage) as caught:
         call()
     return caught.value.reason
 
@@ -111,8 +111,8 @@ def test_one_frame_is_a_clip(tmp_path: Path) -> None:
 def test_counting_does_not_decode(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.mkv", options=GROUPS)
     looks = []
-    true = video._look
-    monkeypatch.setattr(video, "_look", lambda *given: looks.append(1) or true(*given))
+    true = video._detect_format
+    monkeypatch.setattr(video, "_detect_format", lambda *given: looks.append(1) or true(*given))
     probe(path)
     times(path)
     assert len(looks) == 1
@@ -134,8 +134,8 @@ def test_any_frames_are_exactly_those_of_a_full_decode(clip: Path, numbers: list
 
 def test_a_late_cut_is_decoded_from_a_key_frame_near_it(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    true = video._decoded
-    monkeypatch.setattr(video, "_decoded", lambda *g, **k: (seen.append(1) or p for p in true(*g, **k)))
+    true = video._decode
+    monkeypatch.setattr(video, "_decode", lambda *g, **k: (seen.append(1) or p for p in true(*g, **k)))
     read_frames(plain, [40])
     assert len(seen) <= 12
 
@@ -337,7 +337,7 @@ def test_every_cut_of_a_file_is_a_clip_or_a_bad_one(clip: Path) -> None:
     data = clip.read_bytes()
     for end in range(0, len(data), max(1, len(data) // 25)):
         for call in (probe, times, lambda d: read_frames(d, [0, 30])):
-            with contextlib.suppress(BadPicture):
+            with contextlib.suppress(BadImage):
                 call(data[:end])
 
 
@@ -348,7 +348,7 @@ def test_flipped_bytes_never_raise_anything_else(clip: Path) -> None:
         hurt = bytearray(data)
         hurt[rng.integers(len(data))] ^= 1 << int(rng.integers(8))
         for call in (probe, times, lambda d: read_frames(d, [0, 30])):
-            with contextlib.suppress(BadPicture):
+            with contextlib.suppress(BadImage):
                 call(bytes(hurt))
 
 

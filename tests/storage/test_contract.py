@@ -29,7 +29,7 @@ def test_other_endings_are_counted_and_not_listed(place) -> None:
     found = place.open().find(frozenset({".nothing"}))
 
     assert found.paths == []
-    assert found.others.total() >= len(place.files)
+    assert found.other_files.total() >= len(place.files)
 
 
 def test_all_files_can_be_asked_for(place) -> None:

@@ -33,7 +33,7 @@ def test_a_folder_is_searched_deeply_or_not(folder) -> None:
     deep, flat = store(folder).find(ENDINGS), store(folder, recursive=False).find(ENDINGS)
 
     assert deep.paths == ["a.png", "a.txt", "b/c.png"]
-    assert (deep.folders, deep.others.total()) == (2, 1)
+    assert (deep.folders, deep.other_files.total()) == (2, 1)
     assert flat.paths == ["a.png", "a.txt"]
     assert store(folder).identity() != store(folder, recursive=False).identity()
 
@@ -125,7 +125,7 @@ def test_named_files_that_are_not_there_are_counted(folder, tmp_path) -> None:
     (folder / "b.png").mkdir()
     found = lines(tmp_path, text).find(ENDINGS)
     assert found.problems == {"missing": 1, "not a file": 1}
-    assert found.others == {".pdf": 1}
+    assert found.other_files == {".pdf": 1}
 
 
 @each_row(

@@ -49,7 +49,9 @@ def test_a_pause_is_between_half_and_all_of_its_bound(attempt, first, most, draw
 def test_patience_ends(total, first, most, attempt, drawn) -> None:
     clock = Clock(attempt)
     with pytest.raises(Unreachable) as caught:
-        clock.retry(total=total, first=first, max_pause=most, draw=lambda: drawn).call(clock.fail, "reading", "the store")
+        clock.retry(total=total, first=first, max_pause=most, draw=lambda: drawn).call(
+            clock.fail, "reading", "the store"
+        )
 
     assert caught.value.attempts == len(clock.slept) + 1 >= MIN_ATTEMPTS
     if len(clock.slept) >= MIN_ATTEMPTS:

@@ -155,7 +155,7 @@ def test_names_are_safe_and_carry_the_ending(listed, web, path, kind, ending) ->
 
 def test_links_of_other_kinds_are_not_downloaded(listed, web) -> None:
     found = listed.store(web.add("/film.mp4", body(b"x")), good(web)).find(ENDINGS)
-    assert (len(found), found.others, web.asked["/film.mp4"]) == (1, {".mp4": 1}, 0)
+    assert (len(found), found.other_files, web.asked["/film.mp4"]) == (1, {".mp4": 1}, 0)
 
 
 # ---------------------------------------------------------------------- downloads

@@ -31,7 +31,7 @@ class Batch:
     crops: Tensor  # (B, 2) long
     dropped: Tensor  # (B,) bool
     dataset: str
-    is_regularisation: bool = False
+    is_regularization: bool = False
     slider_strength: float | None = None
     timestep_offset: float = 0.0
     is_i2v: bool | None = None  # its clips start from their own first frame; None: as the family does it
@@ -55,7 +55,7 @@ class Batch:
 
         return replace(self._with(move), cond_on_host=self.cond_on_host or self.cond)
 
-    def pinned(self) -> Batch:
+    def pin_memory(self) -> Batch:
         """The batch in pinned memory, from where copies to a device need not be waited for."""
         return self._with(pin)
 

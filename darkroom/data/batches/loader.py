@@ -16,29 +16,29 @@ from torch import Tensor
 
 from darkroom.core.errors import DataError
 from darkroom.data.batches.batch import Batch
-from darkroom.data.batches.order import Order, caption_draws, conditioning_draws, mask_draws
+from darkroom.data.batches.order import Order, draw_caption_values, draw_conditioning_values, draw_mask_values
 from darkroom.data.cache.latents import SampleCache
 from darkroom.data.cache.text import TextCache
-from darkroom.data.debug_log import QUIET, Watch
+from darkroom.data.debug_log import NO_DEBUG_LOG, DebugLog
 from darkroom.data.index.buckets import Buckets
-from darkroom.data.index.conditioning import Companion
+from darkroom.data.index.conditioning import ConditioningDataset
 from darkroom.data.index.table import Index
-from darkroom.media.images import BadPicture
-from darkroom.media.look import Look
+from darkroom.media.images import BadImage
+from darkroom.media.reference_image import ReferenceImage
 
 Stack = Callable[[list[dict[str, Tensor]]], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Beside:
+class CachedConditioning:
     """A companion of a source with its cache."""
 
-    companion: Companion
+    dataset: ConditioningDataset
     cache: SampleCache
 
 
 @dataclass(frozen=True)
-class Source:
+class SampleSource:
     """Where the samples of one dataset come from."""
 
     id: str
@@ -47,59 +47,63 @@ class Source:
     latents: SampleCache
     texts: TextCache
     empty: TextCache  # holds the condition of a dropped caption
-    beside: tuple[Beside, ...] = ()
+    conditioning: tuple[CachedConditioning, ...] = ()
     combined: bool = False  # several pictures beside a sample are attached at once, not one of them
-    is_regularisation: bool = False
+    is_regularization: bool = False
     slider_strength: float | None = None
     timestep_offset: float = 0.0
     is_i2v: bool | None = None
-    reads: str = ""  # what is looked at while captions are read: Needs.reads
+    text_images: str = ""  # what is looked at while captions are read: Needs.reads
 
-    def with_role(self, role: str) -> list[Beside]:
+    def with_role(self, role: str) -> list[CachedConditioning]:
         """The companions of one role, in the listed order."""
-        return [b for b in self.beside if b.companion.role == role]
+        return [b for b in self.conditioning if b.dataset.role == role]
 
     @property
     def is_segmented(self) -> bool:
         """Is there a mask that may be left out of a batch?"""
-        return any(b.companion.entry.conditioning_type == "segmentation" for b in self.with_role("mask"))
+        return any(b.dataset.entry.conditioning_type == "segmentation" for b in self.with_role("mask"))
 
-    def choices(self, row: int) -> list[list[Beside]]:
+    def conditioning_choices(self, row: int) -> list[list[CachedConditioning]]:
         """What may be beside one sample: all pictures that it has, or each of them in turn."""
-        there = [b for b in self.beside if b.companion.role != "mask" and b.companion.there[row]]
-        return [there] if self.combined or len(there) < 2 else [[b] for b in there]
+        present = [b for b in self.conditioning if b.dataset.role != "mask" and b.dataset.present[row]]
+        return [present] if self.combined or len(present) < 2 else [[b] for b in present]
 
-    def chosen(self, row: int, epoch: int) -> list[Beside]:
+    def choose_conditioning(self, row: int, epoch: int) -> list[CachedConditioning]:
         """The pictures beside one sample in this epoch."""
-        choices = self.choices(row)
+        choices = self.conditioning_choices(row)
         return choices[zlib.crc32(f"{self.index.path(row)}\0{epoch}".encode()) % len(choices)]
 
-    def captions_of(self, row: int, chosen: Sequence[Beside]) -> tuple[str, ...]:
+    def captions_of(self, row: int, conditioning: Sequence[CachedConditioning]) -> tuple[str, ...]:
         """The captions of a sample: those of the picture beside it when that brings its own."""
-        own = [b for b in chosen if b.companion.has_captions]
-        return own[0].companion.index.captions_of(row) if own else self.index.captions_of(row)
+        captioned = [b for b in conditioning if b.dataset.has_captions]
+        return captioned[0].dataset.index.captions_of(row) if captioned else self.index.captions_of(row)
 
-    def looks(self, row: int, chosen: Sequence[Beside]) -> tuple[Look, ...]:
+    def reference_images(self, row: int, conditioning: Sequence[CachedConditioning]) -> tuple[ReferenceImage, ...]:
         """What is looked at while a caption of this sample is read."""
-        if self.reads == "start":
-            return (self.latents.look(row),)
-        return tuple(b.cache.look(row) for b in chosen if self.reads and b.companion.role == "reference")
+        if self.text_images == "start":
+            return (self.latents.reference_image(row),)
+        return tuple(
+            b.cache.reference_image(row) for b in conditioning if self.text_images and b.dataset.role == "reference"
+        )
 
-    def seen_captions(self, rows: Iterable[int], dropped: bool) -> Iterator[tuple[str, tuple[Look, ...]]]:
+    def iterate_image_captions(
+        self, rows: Iterable[int], dropped: bool
+    ) -> Iterator[tuple[str, tuple[ReferenceImage, ...]]]:
         """Every caption of these samples, and with `dropped` the empty one, with all that it may be read with.
 
         A sample whose pictures cannot be read is passed over; the latent cache reports it.
         """
         for row in rows:
-            for chosen in self.choices(row):
-                with suppress(BadPicture):
-                    looks = self.looks(row, chosen)
-                    for caption in dict.fromkeys([*self.captions_of(row, chosen), *([""] if dropped else [])]):
-                        yield caption, looks
+            for conditioning in self.conditioning_choices(row):
+                with suppress(BadImage):
+                    images = self.reference_images(row, conditioning)
+                    for caption in dict.fromkeys([*self.captions_of(row, conditioning), *([""] if dropped else [])]):
+                        yield caption, images
 
 
 @dataclass(frozen=True)
-class Draws:
+class RandomChoices:
     """What chance decides for one batch."""
 
     captions: list[str]
@@ -110,7 +114,7 @@ class Draws:
 
 def stack_equal(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Conditions of equal shapes to (B, ...) tensors. Raises DataError when they differ."""
-    made = {}
+    stacked = {}
     for name in conditions[0]:
         parts = [condition[name] for condition in conditions]
         if any(part.shape != parts[0].shape for part in parts):
@@ -119,85 +123,98 @@ def stack_equal(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
                 f"{sorted({tuple(p.shape) for p in parts})}.\n"
                 "  This family needs to say how they are padded; set train_batch_size to 1 meanwhile."
             )
-        made[name] = torch.stack(parts)
-    return made
+        stacked[name] = torch.stack(parts)
+    return stacked
 
 
-def gather(source: Source, rows: Sequence[int], draws: Draws, stack: Stack | None, epoch: int, position: int) -> Batch:
+def gather(
+    source: SampleSource,
+    rows: Sequence[int],
+    random_choices: RandomChoices,
+    stack: Stack | None,
+    epoch: int,
+    position: int,
+) -> Batch:
     """The batch of these index rows."""
-    at, chosen = source.index.numbers, np.asarray(rows, np.int64)
+    at, rows_array = source.index.numbers, np.asarray(rows, np.int64)
     conditions = [
-        (source.empty if drop and not source.reads else source.texts).get(
-            caption, source.looks(int(row), source.chosen(int(row), epoch))
+        (source.empty if drop and not source.text_images else source.texts).get(
+            caption, source.reference_images(int(row), source.choose_conditioning(int(row), epoch))
         )
-        for row, caption, drop in zip(rows, draws.captions, draws.dropped, strict=True)
+        for row, caption, drop in zip(rows, random_choices.captions, random_choices.dropped, strict=True)
     ]
-    entries = [source.latents.get(int(row)) for row in chosen]
+    entries = [source.latents.get(int(row)) for row in rows_array]
     # what captions are read with stays beside the sample
-    unconditioned = torch.tensor(draws.unconditioned, dtype=torch.bool)
+    unconditioned = torch.tensor(random_choices.unconditioned, dtype=torch.bool)
 
     def pairs(first: str, second: str) -> Tensor:
-        return torch.from_numpy(np.stack([at[first][chosen], at[second][chosen]], 1).astype(np.int64))
+        return torch.from_numpy(np.stack([at[first][rows_array], at[second][rows_array]], 1).astype(np.int64))
 
     return Batch(
         latents=torch.stack([entry["latents"] for entry in entries]),
         cond=(stack or stack_equal)(conditions),
-        captions=draws.captions,
-        paths=[source.index.path(int(row)) for row in chosen],
+        captions=random_choices.captions,
+        paths=[source.index.path(int(row)) for row in rows_array],
         original_sizes=pairs("height", "width"),
         target_sizes=pairs("target_height", "target_width"),
         crops=pairs("top", "left"),
-        dropped=torch.tensor(draws.dropped, dtype=torch.bool),
+        dropped=torch.tensor(random_choices.dropped, dtype=torch.bool),
         unconditioned=unconditioned,
         dataset=source.id,
-        is_regularisation=source.is_regularisation,
+        is_regularization=source.is_regularization,
         slider_strength=source.slider_strength,
         timestep_offset=source.timestep_offset,
         is_i2v=source.is_i2v,
         extras={name: torch.stack([entry[name] for entry in entries]) for name in entries[0] if name != "latents"},
-        references=pictures(source, rows, "reference", epoch, unconditioned & (not source.reads)),
-        controls=pictures(source, rows, "control", epoch, unconditioned),
-        mask=mask_of(source, rows, draws.segmented),
+        references=gather_images(source, rows, "reference", epoch, unconditioned & (not source.text_images)),
+        controls=gather_images(source, rows, "control", epoch, unconditioned),
+        mask=combine_masks(source, rows, random_choices.segmented),
         epoch=epoch,
         position=position,
     )
 
 
-def pictures(source: Source, rows: Sequence[int], role: str, epoch: int, dropped: Tensor) -> tuple[Tensor, ...]:
+def gather_images(
+    source: SampleSource, rows: Sequence[int], role: str, epoch: int, dropped: Tensor
+) -> tuple[Tensor, ...]:
     """The pictures of one role beside these samples, (B, ...) each, nothing but zeros where conditioning is dropped."""
     if not source.with_role(role):
         return ()
-    found = [
-        [_picture(b.cache.get(int(row))) for b in source.chosen(int(row), epoch) if b.companion.role == role]
+    images = [
+        [
+            _to_model_range(b.cache.get(int(row)))
+            for b in source.choose_conditioning(int(row), epoch)
+            if b.dataset.role == role
+        ]
         for row in rows
     ]
-    shapes = {tuple(tuple(picture.shape) for picture in sample) for sample in found}
+    shapes = {tuple(tuple(picture.shape) for picture in sample) for sample in images}
     if len(shapes) > 1:
         raise DataError(
             f"Dataset '{source.id}': the {role} pictures of one batch differ in size: {sorted(shapes)}.\n"
             "  Set train_batch_size of this dataset to 1, or conditioning_multidataset_sampling to combined."
         )
-    stacked = [torch.stack(parts) for parts in zip(*found, strict=True)]
+    stacked = [torch.stack(parts) for parts in zip(*images, strict=True)]
     return tuple(torch.where(dropped.view(-1, *[1] * (t.dim() - 1)), torch.zeros_like(t), t) for t in stacked)
 
 
-def _picture(entry: dict[str, Tensor]) -> Tensor:
+def _to_model_range(entry: dict[str, Tensor]) -> Tensor:
     return entry["pixels"].float().div(127.5).sub(1.0) if "pixels" in entry else entry["latents"]
 
 
-def mask_of(source: Source, rows: Sequence[int], segmented: Sequence[bool]) -> Tensor | None:
+def combine_masks(source: SampleSource, rows: Sequence[int], segmented: Sequence[bool]) -> Tensor | None:
     """Where the loss counts, (B, 1, ...), or None: all masks of a sample multiplied."""
-    made: Tensor | None = None
+    combined: Tensor | None = None
     for b in source.with_role("mask"):
         mask = torch.stack([b.cache.get(int(row))["mask"] for row in rows])
-        if b.companion.entry.conditioning_type == "segmentation":
-            drawn = torch.tensor(list(segmented)).view(-1, *[1] * (mask.dim() - 1))
-            mask = torch.where(drawn, mask, torch.ones_like(mask))
-        made = mask if made is None else made * mask
-    return made
+        if b.dataset.entry.conditioning_type == "segmentation":
+            is_used = torch.tensor(list(segmented)).view(-1, *[1] * (mask.dim() - 1))
+            mask = torch.where(is_used, mask, torch.ones_like(mask))
+        combined = mask if combined is None else combined * mask
+    return combined
 
 
-class Loader:
+class BatchLoader:
     """Batches of one rank. `epoch(n, start)` may be called for any epoch and position, in any order.
 
     With `pins` they are in pinned memory, put there by the thread that makes them ready.
@@ -206,7 +223,7 @@ class Loader:
     def __init__(
         self,
         order: Order,
-        sources: Callable[[int], Sequence[Source]],
+        sources: Callable[[int], Sequence[SampleSource]],
         *,
         rank: int = 0,
         caption_dropout: float = 0.0,
@@ -217,9 +234,9 @@ class Loader:
         qlen: int = 10,
         pins: bool = False,
         on_warn: Callable[[str, str], None] | None = None,
-        watch: Watch = QUIET,
+        debug_log: DebugLog = NO_DEBUG_LOG,
     ):
-        self.watch = watch
+        self.debug_log = debug_log
         self.order, self.sources, self.rank, self.caption_dropout = order, sources, rank, caption_dropout
         self.conditioning_dropout, self.masked_loss_probability = conditioning_dropout, masked_loss_probability
         self.stack, self.prefetch, self.qlen, self.pins = stack, prefetch, max(1, qlen), pins
@@ -227,7 +244,7 @@ class Loader:
         self._running: list[_Prefetch] = []
         self._used: dict[int, SampleCache] = {}
 
-    def __enter__(self) -> Loader:
+    def __enter__(self) -> BatchLoader:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -241,37 +258,39 @@ class Loader:
         """The batch at one place, made here and now."""
         plan = self.order.epoch(epoch).batch(position, self.rank)
         source = self.sources(epoch)[plan.dataset]
-        rows = self._sound(source, source.buckets.buckets[plan.bucket].rows, plan.members)
+        rows = self._replace_damaged(source, source.buckets.buckets[plan.bucket].rows, plan.members)
         size = len(rows)
         share = slice(self.rank * size, (self.rank + 1) * size)
-        draws = caption_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
-        dropped = [bool(draw < self.caption_dropout) for draw in draws[:, 1]]
+        values = draw_caption_values(self.order.seed, epoch, position, size * self.order.ranks)[share]
+        dropped = [bool(draw < self.caption_dropout) for draw in values[:, 1]]
         captions = [
-            "" if drop else _choose(source.captions_of(int(row), source.chosen(int(row), epoch)), draw)
-            for row, draw, drop in zip(rows, draws[:, 0], dropped, strict=True)
+            ""
+            if drop
+            else _choose_caption(source.captions_of(int(row), source.choose_conditioning(int(row), epoch)), draw)
+            for row, draw, drop in zip(rows, values[:, 0], dropped, strict=True)
         ]
         unconditioned = [False] * size
         if self.conditioning_dropout:
-            left_out = conditioning_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
+            left_out = draw_conditioning_values(self.order.seed, epoch, position, size * self.order.ranks)[share]
             unconditioned = [bool(draw < self.conditioning_dropout) for draw in left_out]
         segmented = [True] * size
         if source.is_segmented:
-            masked = mask_draws(self.order.seed, epoch, position, size * self.order.ranks)[share]
+            masked = draw_mask_values(self.order.seed, epoch, position, size * self.order.ranks)[share]
             segmented = [bool(draw < self.masked_loss_probability) for draw in masked]
-        drawn = Draws(captions, dropped, unconditioned, segmented)
-        made = gather(source, rows.tolist(), drawn, self.stack, epoch, position)
-        self.watch.batch(made, last=position == self.length(epoch) - 1)
-        return made.pinned() if self.pins else made
+        random_choices = RandomChoices(captions, dropped, unconditioned, segmented)
+        batch = gather(source, rows.tolist(), random_choices, self.stack, epoch, position)
+        self.debug_log.batch(batch, last=position == self.length(epoch) - 1)
+        return batch.pin_memory() if self.pins else batch
 
-    def _sound(self, source: Source, bucket: np.ndarray, members: np.ndarray) -> np.ndarray:
+    def _replace_damaged(self, source: SampleSource, bucket: np.ndarray, members: np.ndarray) -> np.ndarray:
         """The rows of a batch. One that turns out damaged while it is encoded on demand gives way to the next of its
         bucket, and is reported."""
         rows = bucket[members]
-        caches = [source.latents, *(b.cache for b in source.beside)]
+        caches = [source.latents, *(b.cache for b in source.conditioning)]
         if all(cache.encode is None for cache in caches):
             return rows
         self._used.update((id(cache), cache) for cache in caches)
-        made = []
+        intact = []
         for member in members.tolist():
             for step in range(len(bucket)):
                 row = int(bucket[(member + step) % len(bucket)])
@@ -282,14 +301,14 @@ class Loader:
                     f"Dataset '{source.id}': no sample of the bucket of '{source.index.path(int(bucket[0]))}' can be "
                     "read any more.\n  Replace the damaged files, or take the dataset out."
                 )
-            made.append(row)
-        return np.array(made, np.int64)
+            intact.append(row)
+        return np.array(intact, np.int64)
 
-    def _is_ready(self, source: Source, caches: Sequence[SampleCache], row: int) -> bool:
-        there = [True, *(bool(b.companion.index.numbers["bad"][row] == 0) for b in source.beside)]
-        if all(cache.ready(row) for cache, has in zip(caches, there, strict=True) if has):
+    def _is_ready(self, source: SampleSource, caches: Sequence[SampleCache], row: int) -> bool:
+        present = [True, *(bool(b.dataset.index.numbers["bad"][row] == 0) for b in source.conditioning)]
+        if all(cache.ready(row) for cache, has in zip(caches, present, strict=True) if has):
             return True
-        self.on_warn(source.id, f"'{source.index.place(row)}' cannot be used; another sample takes its place.")
+        self.on_warn(source.id, f"'{source.index.describe_row(row)}' cannot be used; another sample takes its place.")
         return False
 
     def epoch(self, n: int, start: int = 0, stopped: Callable[[], bool] = lambda: False) -> Iterator[Batch]:
@@ -297,9 +316,9 @@ class Loader:
         positions = range(start, len(self.order.epoch(n)))
         if not self.prefetch:
             return (self.batch(n, position) for position in positions)
-        return self._prefetched(n, positions, stopped)
+        return self._prefetch_epoch(n, positions, stopped)
 
-    def _prefetched(self, n: int, positions: range, stopped: Callable[[], bool]) -> Iterator[Batch]:
+    def _prefetch_epoch(self, n: int, positions: range, stopped: Callable[[], bool]) -> Iterator[Batch]:
         work = (lambda p=p: self.batch(n, p) for p in positions)
         ahead = _Prefetch(work, self.qlen, stopped)
         self._running.append(ahead)
@@ -376,6 +395,6 @@ class _Prefetch:
             self._thread.join(timeout=10)
 
 
-def _choose(captions: tuple[str, ...], draw: float) -> str:
+def _choose_caption(captions: tuple[str, ...], draw: float) -> str:
     """The variant that `draw` (0..1) names."""
     return captions[min(int(draw * len(captions)), len(captions) - 1)]

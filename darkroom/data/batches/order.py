@@ -123,9 +123,9 @@ class Base:
 START = Base()
 
 
-def generator(seed: int, *what: object) -> Generator:
+def make_generator(seed: int, *path: object) -> Generator:
     """A generator of its own for one purpose: Philox keyed by the seed and what it is for."""
-    key = hashlib.blake2b("\0".join(map(str, (seed, *what))).encode(), digest_size=16).digest()
+    key = hashlib.blake2b("\0".join(map(str, (seed, *path))).encode(), digest_size=16).digest()
     return Generator(Philox(key=int.from_bytes(key, "little")))
 
 
@@ -198,11 +198,11 @@ class Order:
         """Micro-batches per rank in epoch `n`."""
         if n in self._lengths:
             return self._lengths[n]
-        drawn = [d for d in self._by_epoch(n) if d.probability > 0]
-        if any(d.start_step > 1 or d.end_step is not None or d.disable_after_epoch_step is not None for d in drawn):
+        sampled = [d for d in self._by_epoch(n) if d.probability > 0]
+        if any(d.start_step > 1 or d.end_step is not None or d.disable_after_epoch_step is not None for d in sampled):
             self._lengths[n] = len(self._plan(n))  # only playing it through tells what a schedule of steps leaves
         else:
-            self._lengths[n] = sum(int(d.batches(self.ranks).sum()) for d in drawn if _in_epoch(d, n))
+            self._lengths[n] = sum(int(d.batches(self.ranks).sum()) for d in sampled if _in_epoch(d, n))
         return self._lengths[n]
 
     def steps_before(self, n: int) -> int:
@@ -228,7 +228,7 @@ class Order:
             dealt = self._passes(d.id, bucket, size, deals, epoch)
             missing = -deals % width
             fill = (
-                generator(self.seed, epoch, "fill", d.id, bucket).permutation(size)
+                make_generator(self.seed, epoch, "fill", d.id, bucket).permutation(size)
                 if missing
                 else np.zeros(0, np.int64)
             )
@@ -252,10 +252,11 @@ class Order:
     def _passes(self, dataset: str, bucket: int, size: int, deals: int, epoch: int) -> np.ndarray:
         """(deals,) members: whole shuffled passes, and the start of one more when oversubscribed."""
         passes = -(-deals // size)
-        made = [
-            generator(self.seed, epoch, "pass", dataset, bucket, number).permutation(size) for number in range(passes)
+        parts = [
+            make_generator(self.seed, epoch, "pass", dataset, bucket, number).permutation(size)
+            for number in range(passes)
         ]
-        return np.concatenate(made)[:deals]
+        return np.concatenate(parts)[:deals]
 
     # ------------------------------------------------------------------ between datasets
 
@@ -268,15 +269,15 @@ class Order:
             for d in datasets
         ]
         counts = np.array([len(turns) for _, _, turns in rows], np.int64)
-        drawn = self._mix(epoch, counts, datasets)
-        buckets, starts = np.zeros(len(drawn), np.int32), np.zeros(len(drawn), np.int64)
+        mixture = self._mix(epoch, counts, datasets)
+        buckets, starts = np.zeros(len(mixture), np.int32), np.zeros(len(mixture), np.int64)
         for i, (_, _, turns) in enumerate(rows):
-            at = np.flatnonzero(drawn == i)
+            at = np.flatnonzero(mixture == i)
             buckets[at] = turns[: len(at)]
             starts[at] = np.arange(len(at)) * datasets[i].batch_size * self.ranks
         return EpochPlan(
             epoch,
-            drawn,
+            mixture,
             buckets,
             self.ranks,
             starts,
@@ -297,26 +298,26 @@ class Order:
             )
         names = np.argsort([d.id for d in self.datasets], kind="stable")
         left, position, turn = counts.copy(), 0, 0
-        drawn: list[np.ndarray] = []
+        sequence: list[np.ndarray] = []
         before = self.steps_before(epoch) if self._has_steps() else 0
-        draws = generator(self.seed, epoch, "mixture").random(int(counts.sum()))
+        values = make_generator(self.seed, epoch, "mixture").random(int(counts.sum()))
         while left.any():
-            most = min(_CHUNK, len(draws) - position)
-            steps = before + (position + np.arange(most)) // self.accumulation + 1
+            limit = min(_CHUNK, len(values) - position)
+            steps = before + (position + np.arange(limit)) // self.accumulation + 1
             weights = self._weights(datasets, steps, left)
             stop = np.flatnonzero(weights.sum(1) == 0)
-            most = int(stop[0]) if len(stop) else most
-            if most == 0:
+            limit = int(stop[0]) if len(stop) else limit
+            if limit == 0:
                 break  # what is left is not active any more, or not yet
-            part, turn = self._draw(weights[:most], draws[position : position + most], names, left, turn)
-            drawn.append(part)
+            part, turn = self._draw(weights[:limit], values[position : position + limit], names, left, turn)
+            sequence.append(part)
             position += len(part)
-        if not drawn:
+        if not sequence:
             raise DataError(
                 f"No dataset can be drawn at the start of epoch {epoch}.\n  Adjust the start and end settings "
                 f"of the datasets."
             )
-        return np.concatenate(drawn).astype(np.int16)
+        return np.concatenate(sequence).astype(np.int16)
 
     def _has_steps(self) -> bool:
         return any(
@@ -326,7 +327,7 @@ class Order:
     def _weights(self, datasets: Sequence[DatasetShape], steps: np.ndarray, left: np.ndarray) -> np.ndarray:
         """(n, datasets) float64: the weight of each dataset at each step; 0 when it is exhausted or not active."""
         lengths = np.array([d.weight for d in datasets], np.float64)
-        made = np.zeros((len(steps), len(datasets)))
+        weights = np.zeros((len(steps), len(datasets)))
         for i, d in enumerate(datasets):
             if left[i] == 0:
                 continue
@@ -338,11 +339,11 @@ class Order:
             weight[steps < d.start_step] = 0.0
             if d.end_step is not None:
                 weight[steps > d.end_step] = 0.0
-            made[:, i] = weight
-        return made
+            weights[:, i] = weight
+        return weights
 
     def _draw(
-        self, weights: np.ndarray, draws: np.ndarray, names: np.ndarray, left: np.ndarray, turn: int
+        self, weights: np.ndarray, values: np.ndarray, names: np.ndarray, left: np.ndarray, turn: int
     ) -> tuple[np.ndarray, int]:
         """Draw a stretch, cut after the batch that exhausts a dataset; `left` is counted down."""
         groups = np.array([d.group for d in self.datasets])
@@ -352,25 +353,25 @@ class Order:
             turns = np.zeros(len(weights), np.int64)
         sums = np.cumsum(weights[:, names], axis=1)
         below = np.minimum(
-            draws[:, None] * sums[:, -1:], np.nextafter(sums[:, -1:], 0)
+            values[:, None] * sums[:, -1:], np.nextafter(sums[:, -1:], 0)
         )  # rounding up must not pass all
-        chosen = names[np.minimum((below >= sums).sum(1), len(names) - 1)]
-        cut = len(chosen)
+        selected = names[np.minimum((below >= sums).sum(1), len(names) - 1)]
+        cut = len(selected)
         for i in np.flatnonzero(left):
-            at = np.flatnonzero(chosen == i)
+            at = np.flatnonzero(selected == i)
             if len(at) >= left[i]:
                 cut = min(cut, int(at[left[i] - 1]) + 1)
-        chosen = chosen[:cut]
-        left -= np.bincount(chosen, minlength=len(left))
-        return chosen, int(turns[cut - 1] + 1) % _GROUPS
+        selected = selected[:cut]
+        left -= np.bincount(selected, minlength=len(left))
+        return selected, int(turns[cut - 1] + 1) % _GROUPS
 
 
 def _avoid(fill: np.ndarray, dealt: np.ndarray, partial: int) -> np.ndarray:
     """`fill` with the members of the unfinished batch last, so that a batch repeats a picture only when it must."""
     if len(fill) == 0:
         return fill
-    taken = np.isin(fill, dealt[len(dealt) - partial :])
-    return np.concatenate([fill[~taken], fill[taken]])
+    repeated = np.isin(fill, dealt[len(dealt) - partial :])
+    return np.concatenate([fill[~repeated], fill[repeated]])
 
 
 def _in_epoch(d: DatasetShape, epoch: int) -> bool:
@@ -382,22 +383,22 @@ def _rotate(weights: np.ndarray, groups: np.ndarray, turn: int) -> tuple[np.ndar
     of each row."""
     alive = np.stack([weights[:, groups == g].sum(1) > 0 for g in range(_GROUPS)], 1)
     turns = np.zeros(len(weights), np.int64)
-    for row, there in enumerate(alive):
-        turns[row] = next(g % _GROUPS for g in range(turn, turn + _GROUPS) if there[g % _GROUPS])
+    for row, is_alive in enumerate(alive):
+        turns[row] = next(g % _GROUPS for g in range(turn, turn + _GROUPS) if is_alive[g % _GROUPS])
         turn = turns[row] + 1
     return np.where(groups[None, :] == turns[:, None], weights, 0.0), turns
 
 
-def caption_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
+def draw_caption_values(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
     """(count, 2) numbers in 0..1, a row per slot of a micro-batch over all ranks: variant, dropout."""
-    return generator(seed, epoch, "captions", position).random((count, 2))
+    return make_generator(seed, epoch, "captions", position).random((count, 2))
 
 
-def conditioning_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
+def draw_conditioning_values(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
     """(count,) numbers in 0..1, one per slot of a micro-batch over all ranks: whether what is beside it is left out."""
-    return generator(seed, epoch, "conditioning", position).random(count)
+    return make_generator(seed, epoch, "conditioning", position).random(count)
 
 
-def mask_draws(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
+def draw_mask_values(seed: int, epoch: int, position: int, count: int) -> np.ndarray:
     """(count,) numbers in 0..1, one per slot of a micro-batch over all ranks: whether a segmentation masks the loss."""
-    return generator(seed, epoch, "masks", position).random(count)
+    return make_generator(seed, epoch, "masks", position).random(count)

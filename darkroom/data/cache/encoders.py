@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from darkroom.data.requirements import Needs
+from darkroom.data.requirements import DataRequirements
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ EncodePixels = Callable[..., "Tensor | Mapping[str, Tensor]"]
 "latents". Where sound is trained on, that of each sample follows, (channels, N) or None."""
 
 
-def pixels_of(samples: Sequence[np.ndarray]) -> Tensor:
+def stack_pixels(samples: Sequence[np.ndarray]) -> Tensor:
     """uint8 (H, W, C) each to (B, C, H, W), or (F, H, W, C) each to (B, C, F, H, W), float32 in -1..1."""
     import torch
 
@@ -27,12 +27,12 @@ def pixels_of(samples: Sequence[np.ndarray]) -> Tensor:
     return stacked.to(torch.float32).div_(127.5).sub_(1.0)
 
 
-def latents_by(encode: EncodePixels, hears: bool = False) -> Encode:
+def make_latent_encoder(encode: EncodePixels, hears: bool = False) -> Encode:
     """The encoder of latents and whatever the family keeps beside them; one that `hears` is given the sounds too."""
 
-    def run(samples: list[np.ndarray], sounds: list[np.ndarray | None]) -> list[Mapping[str, Any]]:
-        made = encode(pixels_of(samples), sounds) if hears else encode(pixels_of(samples))
-        named = made if isinstance(made, Mapping) else {"latents": made}
+    def run(samples: list[np.ndarray], audio: list[np.ndarray | None]) -> list[Mapping[str, Any]]:
+        encoded = encode(stack_pixels(samples), audio) if hears else encode(stack_pixels(samples))
+        named = encoded if isinstance(encoded, Mapping) else {"latents": encoded}
         counts = {name: len(tensor) for name, tensor in named.items()}
         if set(counts.values()) != {len(samples)}:
             raise ValueError(f"the encoder returned {counts} latents for {len(samples)} samples")
@@ -41,34 +41,34 @@ def latents_by(encode: EncodePixels, hears: bool = False) -> Encode:
     return run
 
 
-def masks_by(kind: Literal["mask", "segmentation"], needs: Needs) -> Encode:
+def make_mask_encoder(kind: Literal["mask", "segmentation"], requirements: DataRequirements) -> Encode:
     """Where the loss counts, at the size of the latents: "mask" (1, h, w), or (1, f, h, w) for families with a frame
     axis, one mask for all layers; 0..1."""
     import torch
 
     from darkroom.media.masks import loss_mask
 
-    def one(pixels: np.ndarray) -> Tensor:
-        height, width = pixels.shape[-3] // needs.downscale, pixels.shape[-2] // needs.downscale
+    def encode_mask(pixels: np.ndarray) -> Tensor:
+        height, width = pixels.shape[-3] // requirements.downscale, pixels.shape[-2] // requirements.downscale
         if pixels.ndim == 3:
             mask = torch.from_numpy(loss_mask(pixels, kind, height, width))
-            return mask[None, None] if needs.has_frames else mask[None]
+            return mask[None, None] if requirements.has_frames else mask[None]
         frames = torch.from_numpy(np.stack([loss_mask(frame, kind, height, width) for frame in pixels]))
-        return latent_frames(frames, max(1, needs.temporal))[None]
+        return pool_latent_frames(frames, max(1, requirements.temporal))[None]
 
-    return lambda samples, _: [{"mask": one(pixels)} for pixels in samples]
+    return lambda samples, _: [{"mask": encode_mask(pixels)} for pixels in samples]
 
 
-def latent_frames(frames: Tensor, temporal: int) -> Tensor:
+def pool_latent_frames(frames: Tensor, temporal: int) -> Tensor:
     """(F, h, w) to (f, h, w): the first frame alone, then the mean of every `temporal` frames."""
     import torch
 
-    first, rest = frames[:1], frames[1:]
-    whole = rest[: len(rest) // temporal * temporal]
-    return torch.cat([first, whole.reshape(-1, temporal, *frames.shape[1:]).mean(1)])
+    first, following = frames[:1], frames[1:]
+    full_groups = following[: len(following) // temporal * temporal]
+    return torch.cat([first, full_groups.reshape(-1, temporal, *frames.shape[1:]).mean(1)])
 
 
-def pixels_as_they_are(samples: list[np.ndarray], _: Any) -> list[Mapping[str, Any]]:
+def keep_pixels(samples: list[np.ndarray], _: Any) -> list[Mapping[str, Any]]:
     """Control pictures that the model sees as pixels: "pixels" uint8 (3, H, W) or (3, F, H, W)."""
     import torch
 

@@ -21,21 +21,21 @@ import pyarrow as pa
 
 from darkroom.core.errors import DataError
 from darkroom.data.cache.shards import KEY, VERSION, FillReport, ShardCache, fill, open_for_filling
-from darkroom.data.debug_log import QUIET, Watch
+from darkroom.data.debug_log import NO_DEBUG_LOG, DebugLog
 from darkroom.data.index.clips import Clipping, frame_numbers
 from darkroom.data.index.listing import is_clip
 from darkroom.data.index.table import REASONS, Index
-from darkroom.data.process_group import ALONE, Team
+from darkroom.data.process_group import SINGLE_PROCESS, ProcessGroup
 from darkroom.media import audio, video
-from darkroom.media.images import DECODING, BadPicture, prepare, prepare_layers
-from darkroom.media.look import Look
+from darkroom.media.images import DECODING, BadImage, prepare_image, prepare_layers
+from darkroom.media.reference_image import ReferenceImage
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Missing, Refused
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from darkroom.data.index.table import Say
+    from darkroom.data.index.table import OnProgress
 
 Encode = Callable[[list[np.ndarray], "list[np.ndarray | None]"], "Sequence[Mapping[str, Tensor]]"]
 """Prepared samples of one shape, uint8 (H, W, 3), (F, H, W, 3) or with layers (F, H, W, 4), and the sound of each,
@@ -47,7 +47,7 @@ DAMAGED = ("damaged", "truncated", "empty file", "not a picture", "not a video",
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedSample:
     """One sample on its way to the encoder. `pixels` is None when the cache has the entry; `sound` of a clip that has
     some and whose sound is trained on."""
 
@@ -55,7 +55,7 @@ class Prepared:
     content: str
     key: str
     pixels: np.ndarray | None
-    sound: np.ndarray | None = None
+    audio: np.ndarray | None = None
 
 
 class SampleCache:
@@ -73,11 +73,11 @@ class SampleCache:
         clipping: Clipping | None = None,
         encode: Encode | None = None,
         keep: bool = True,
-        watch: Watch = QUIET,
-        sound: tuple[int, int] | None = None,
+        debug_log: DebugLog = NO_DEBUG_LOG,
+        audio_format: tuple[int, int] | None = None,
         may_be_silent: bool = True,
     ):
-        self.watch, self.sound, self.may_be_silent = watch, sound, may_be_silent
+        self.debug_log, self.audio_format, self.may_be_silent = debug_log, audio_format, may_be_silent
         self.cache, self.index, self.identity, self.clipping = cache, index, identity, clipping
         self.encode, self.keep = encode, keep
         self._base = hashlib.sha256(f"latents\0{VERSION}\0{identity}\0".encode())
@@ -86,11 +86,11 @@ class SampleCache:
 
     def key(self, row: int, content: str | None = None) -> str:
         """The entry of a row, from the hash of its bytes (the recorded one if none is given)."""
-        made = self._base.copy()
-        made.update(self._described(row, content).encode())
-        return made.hexdigest()[:KEY]
+        digest = self._base.copy()
+        digest.update(self._describe_pixels(row, content).encode())
+        return digest.hexdigest()[:KEY]
 
-    def _described(self, row: int, content: str | None = None) -> str:
+    def _describe_pixels(self, row: int, content: str | None = None) -> str:
         """Everything that decides the pixels of a row."""
         at = self.index.numbers
         content = self.index.hashes[row].decode() if content is None else content
@@ -102,30 +102,30 @@ class SampleCache:
             words += " by exact areas"
         if not is_clip(self.index.path(row)):
             words += f" decoded {DECODING}{'' if self.index.convert else ' as stored'}"
-        if self.sound:
-            words += f" sound {self.sound}{' or none' if self.may_be_silent else ''}"
+        if self.audio_format:
+            words += f" sound {self.audio_format}{' or none' if self.may_be_silent else ''}"
         if at["frames"][row] > 1 or at["count"][row] > 1:
-            block, rate = (self.clipping.block, self.clipping.needs.fps) if self.clipping else (None, None)
+            block, rate = (self.clipping.block, self.clipping.requirements.fps) if self.clipping else (None, None)
             rates = (block.fps, block.source_fps, rate if block.source_fps else None) if block else ()
             words += f" frames {at['start'][row]}+{at['count'][row]} {rates}"
         return words
 
-    def look(self, row: int) -> Look:
+    def reference_image(self, row: int) -> ReferenceImage:
         """The pixels of a row for whoever reads them beside a caption. Raises BadPicture if it has to be read."""
         if self.index.hashes[row] == b"":
             self.pixels(row)
-        return Look(self._described(row), lambda: self.pixels(row))
+        return ReferenceImage(self._describe_pixels(row), lambda: self.pixels(row))
 
     def pixels(self, row: int) -> np.ndarray:
         """uint8 (H, W, 3), (F, H, W, 3) or (F, H, W, 4) as the encoder sees it. Raises BadPicture."""
-        made = self._prepare(row, self.index.path(row), also_cached=True)
-        if isinstance(made, BadPicture):
-            raise made
-        self.index.record_hash(row, made.content)
-        assert made.pixels is not None
-        return made.pixels
+        prepared = self._prepare(row, self.index.path(row), also_cached=True)
+        if isinstance(prepared, BadImage):
+            raise prepared
+        self.index.record_hash(row, prepared.content)
+        assert prepared.pixels is not None
+        return prepared.pixels
 
-    def known(self, rows: np.ndarray) -> np.ndarray:
+    def is_cached(self, rows: np.ndarray) -> np.ndarray:
         """(n,) bool: which rows have their entry in the cache."""
         has_hash = self.index.hashes[rows] != b""
         keys = np.zeros(len(rows), f"S{KEY}")
@@ -140,7 +140,8 @@ class SampleCache:
             return self.cache.get(key)
         if self.encode is None:
             raise DataError(
-                f"Dataset '{self.index.dataset}': '{self.index.place(row)}' is not in the cache {self.cache.folder}.\n"
+                f"Dataset '{self.index.dataset}': '{self.index.describe_row(row)}' is not in the cache "
+                f"{self.cache.folder}.\n"
                 "  Start again without skipping the latent cache; only what is missing is made."
             )
         return self._make(row)
@@ -153,68 +154,74 @@ class SampleCache:
             return True
         try:
             self._make(row)
-        except BadPicture as bad:
+        except BadImage as bad:
             self.index.drop(row, bad.reason)
             return False
         return True
 
     def _make(self, row: int) -> dict[str, Tensor]:
         """Encode one sample here and now. Raises BadPicture."""
-        made = self._prepare(row, self.index.path(row))
-        if isinstance(made, BadPicture):
-            raise made
-        self.index.record_hash(row, made.content)
-        if made.pixels is None:
-            return self.cache.get(made.key)
+        prepared = self._prepare(row, self.index.path(row))
+        if isinstance(prepared, BadImage):
+            raise prepared
+        self.index.record_hash(row, prepared.content)
+        if prepared.pixels is None:
+            return self.cache.get(prepared.key)
         assert self.encode is not None
-        tensors = dict(self.encode([made.pixels], [made.sound])[0])
+        tensors = dict(self.encode([prepared.pixels], [prepared.audio])[0])
         self._check_finite(row, tensors)
         if self.keep:
-            self.cache.put(made.key, tensors)
+            self.cache.put(prepared.key, tensors)
         return tensors
 
     # ------------------------------------------------------------------ filling
 
-    def fill(self, encode: Encode, dataset: SampleDataset, say: Say | None = None, team: Team = ALONE) -> FillReport:
+    def fill(
+        self,
+        encode: Encode,
+        dataset: SampleDataset,
+        on_progress: OnProgress | None = None,
+        process_group: ProcessGroup = SINGLE_PROCESS,
+    ) -> FillReport:
         """Encode every usable sample that the cache lacks. A sample that cannot be read is left out and reported."""
         started, rows = time.monotonic(), self.index.usable
         open_for_filling(self.cache)
-        if dataset.scan_for_errors and team.is_first:
+        if dataset.scan_for_errors and process_group.is_first:
             self.cache.verify()
-        missing = rows[~self.known(rows)]
-        todo = team.share(self._by_target(missing), self.cache.write_batch)
+        missing = rows[~self.is_cached(rows)]
+        todo = process_group.share(self._by_target(missing), self.cache.write_batch)
         report = FillReport()
-        done = _Counter(say, len(todo))
+        counter = _ProgressCounter(on_progress, len(todo))
         try:
-            report.made = fill(
+            report.encoded = fill(
                 self.cache,
-                self._groups(todo, dataset, report, done),
+                self._groups(todo, dataset, report, counter),
                 lambda group: self._encode(encode, group),
             )
         finally:
-            if team.size == 1:
+            if process_group.size == 1:
                 self.index.save()
         # the same sample twice is one entry; one that was only renamed was read, but not encoded
-        report.reused = len(rows) - (len(missing) - len(todo)) - report.made - len(report.dropped)
+        report.reused = len(rows) - (len(missing) - len(todo)) - report.encoded - len(report.dropped)
         report.seconds = time.monotonic() - started
         return report
 
-    def agree(self, team: Team) -> None:
+    def agree(self, process_group: ProcessGroup) -> None:
         """Tell the other processes what this one learned while filling, and take over what they did."""
-        if team.size == 1:
+        if process_group.size == 1:
             return
         index = self.index
         table = pa.table({"hash": [h.decode() for h in index.hashes.tolist()], "bad": index.numbers["bad"]})
-        for part in team.exchanged(index.file.with_name(f"{index.file.name}.hashes"), table):
+        for part in process_group.exchange_tables(index.file.with_name(f"{index.file.name}.hashes"), table):
             for row, (content, bad) in enumerate(zip(part["hash"].to_pylist(), part["bad"].to_pylist(), strict=True)):
                 if content and not index.hashes[row]:
                     index.record_hash(row, content)
                 if bad and not index.numbers["bad"][row]:
                     index.drop(row, REASONS[bad])
-        if team.is_first:
+        if process_group.is_first:
             index.save()
         self.cache.refresh()
-        team.wait()
+        process_group.wait()
 
     def _by_target(self, rows: np.ndarray) -> np.ndarray:
         """Rows with equal target sizes next to each other, otherwise by path."""
@@ -222,23 +229,23 @@ class SampleCache:
         return rows[np.lexsort((rows, at["count"][rows], at["target_height"][rows], at["target_width"][rows]))]
 
     def _groups(
-        self, rows: np.ndarray, dataset: SampleDataset, report: FillReport, done: _Counter
-    ) -> Iterator[list[tuple[str, Prepared]]]:
+        self, rows: np.ndarray, dataset: SampleDataset, report: FillReport, counter: _ProgressCounter
+    ) -> Iterator[list[tuple[str, PreparedSample]]]:
         """Groups of prepared samples of one shape. Later ones are decoded while the encoder works."""
-        group: list[tuple[str, Prepared]] = []
+        group: list[tuple[str, PreparedSample]] = []
         saved = time.monotonic()
-        for row, made in self._prepared(rows, dataset):
-            done.step()
-            if isinstance(made, BadPicture):
-                self._leave_out(row, made, dataset, report)
+        for row, prepared in self._prepare_ahead(rows, dataset):
+            counter.step()
+            if isinstance(prepared, BadImage):
+                self._leave_out(row, prepared, dataset, report)
                 continue
-            self.index.record_hash(row, made.content)
-            if made.pixels is None:
+            self.index.record_hash(row, prepared.content)
+            if prepared.pixels is None:
                 continue
-            if group and _shape(group[0][1]) != _shape(made):
+            if group and _shape(group[0][1]) != _shape(prepared):
                 yield group
                 group = []
-            group.append((made.key, made))
+            group.append((prepared.key, prepared))
             if len(group) >= dataset.vae_batch_size:
                 yield group
                 group = []
@@ -248,7 +255,9 @@ class SampleCache:
         if group:
             yield group
 
-    def _prepared(self, rows: np.ndarray, dataset: SampleDataset) -> Iterator[tuple[int, Prepared | BadPicture]]:
+    def _prepare_ahead(
+        self, rows: np.ndarray, dataset: SampleDataset
+    ) -> Iterator[tuple[int, PreparedSample | BadImage]]:
         """Samples in order, a bounded number of them ahead of the consumer."""
         store = self.index.store
         ahead = max(dataset.image_processing_batch_size, 2 * dataset.vae_batch_size)
@@ -256,7 +265,7 @@ class SampleCache:
         if store.remote:  # these threads wait more than they compute
             workers = max(1, min(dataset.max_workers, store.connections, ahead))
         names = self.index.paths.take(pa.array(rows)).to_pylist() if len(rows) else []
-        waiting: deque[tuple[int, Future[Prepared | BadPicture]]] = deque()
+        waiting: deque[tuple[int, Future[PreparedSample | BadImage]]] = deque()
         pool = ThreadPoolExecutor(workers, thread_name_prefix="samples")
         try:
             for row, name in zip(rows.tolist(), names, strict=True):
@@ -270,38 +279,38 @@ class SampleCache:
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
-    def _prepare(self, row: int, path: str, also_cached: bool = False) -> Prepared | BadPicture:
+    def _prepare(self, row: int, path: str, also_cached: bool = False) -> PreparedSample | BadImage:
         """Read, hash, and decode unless the cache has it. Runs in a thread. Raises Unreachable."""
-        self.watch.file(self.index.dataset, path)
+        self.debug_log.file(self.index.dataset, path)
         try:
             if is_clip(path):
                 return self._prepare_clip(row, path, also_cached)
             files = [self.index.store.read(name) for name in (path, *self.index.layers_of(row))]
-            content = _content(files)
+            content = _hash_content(files)
             key = self.key(row, content)
-            pixels = None if self.cache.has(key) and not also_cached else self._picture(row, files)
-            return Prepared(row, content, key, pixels)
-        except BadPicture as bad:
+            pixels = None if self.cache.has(key) and not also_cached else self._prepare_image(row, files)
+            return PreparedSample(row, content, key, pixels)
+        except BadImage as bad:
             return bad
         except (Missing, FileNotFoundError):
-            return BadPicture("vanished")
+            return BadImage("vanished")
         except (Refused, OSError) as cause:
-            return BadPicture("unreadable", str(cause))
+            return BadImage("unreadable", str(cause))
 
-    def _picture(self, row: int, files: list[bytes]) -> np.ndarray:
+    def _prepare_image(self, row: int, files: list[bytes]) -> np.ndarray:
         """uint8 (H, W, 3) of the target size, or (F, H, W, 4) of a picture with its layers."""
         sizes, crop, convert = self.index.sizes(row), self.index.crop(row), self.index.convert
         if self.index.layers is not None:
             return prepare_layers(files[0], files[1:], sizes, crop, convert)
-        return prepare(files[0], sizes, crop, convert)
+        return prepare_image(files[0], sizes, crop, convert)
 
-    def _prepare_clip(self, row: int, path: str, also_cached: bool) -> Prepared:
+    def _prepare_clip(self, row: int, path: str, also_cached: bool) -> PreparedSample:
         local = self.index.store.local(path)
         data = None if local is not None else self.index.store.read(path)
         content = self._content_of_clip(path, local, data)
         key = self.key(row, content)
         if self.cache.has(key) and not also_cached:
-            return Prepared(row, content, key, None)
+            return PreparedSample(row, content, key, None)
         source: Any = local if local is not None else io.BytesIO(data or b"")
         at = self.index.numbers
         times, count = video.times(source), int(at["count"][row])
@@ -309,15 +318,17 @@ class SampleCache:
         source = local if local is not None else io.BytesIO(data or b"")
         pixels = video.prepare_clip(source, numbers, self.index.sizes(row), self.index.crop(row))
         source = local if local is not None else io.BytesIO(data or b"")
-        return Prepared(row, content, key, pixels, self._sound(source, float(times[numbers[0]]), count))
+        return PreparedSample(row, content, key, pixels, self._read_audio(source, float(times[numbers[0]]), count))
 
-    def _sound(self, source: Any, start: float, frames: int) -> np.ndarray | None:
+    def _read_audio(self, source: Any, start: float, frames: int) -> np.ndarray | None:
         """The sound to `frames` of a film, as the model will play them, from second `start` on: (channels, N)."""
-        if self.sound is None or self.clipping is None or not self.clipping.needs.fps:
+        if self.audio_format is None or self.clipping is None or not self.clipping.requirements.fps:
             return None
         try:
-            return audio.read_sound(source, *self.sound, start, frames / self.clipping.needs.fps, shorter=True)
-        except BadPicture as bad:
+            return audio.read_audio(
+                source, *self.audio_format, start, frames / self.clipping.requirements.fps, shorter=True
+            )
+        except BadImage as bad:
             if bad.reason == "no audio stream" and self.may_be_silent:
                 return None
             raise
@@ -328,15 +339,15 @@ class SampleCache:
             if path in self._contents:
                 return self._contents[path]
         if local is None:
-            made = hashlib.sha256(data or b"").hexdigest()[:KEY]
+            content = hashlib.sha256(data or b"").hexdigest()[:KEY]
         else:
             with open(local, "rb") as file:
-                made = hashlib.file_digest(file, "sha256").hexdigest()[:KEY]
+                content = hashlib.file_digest(file, "sha256").hexdigest()[:KEY]
         with self._lock:
-            self._contents[path] = made
-        return made
+            self._contents[path] = content
+        return content
 
-    def _leave_out(self, row: int, bad: BadPicture, dataset: SampleDataset, report: FillReport) -> None:
+    def _leave_out(self, row: int, bad: BadImage, dataset: SampleDataset, report: FillReport) -> None:
         path = self.index.path(row)
         report.dropped[path] = str(bad)
         self.index.drop(row, bad.reason)
@@ -344,14 +355,14 @@ class SampleCache:
             with suppress(OSError, Missing, Refused):
                 self.index.store.delete(path)
 
-    def _encode(self, encode: Encode, group: list[Prepared]) -> list[dict[str, Tensor]]:
+    def _encode(self, encode: Encode, group: list[PreparedSample]) -> list[dict[str, Tensor]]:
         """One call of the encoder. Raises DataError when it answers with numbers that are not finite."""
-        made = encode([p.pixels for p in group if p.pixels is not None], [p.sound for p in group])
-        if len(made) != len(group):
-            raise ValueError(f"the encoder returned {len(made)} results for {len(group)} samples")
-        for prepared, tensors in zip(group, made, strict=True):
+        encoded = encode([p.pixels for p in group if p.pixels is not None], [p.audio for p in group])
+        if len(encoded) != len(group):
+            raise ValueError(f"the encoder returned {len(encoded)} results for {len(group)} samples")
+        for prepared, tensors in zip(group, encoded, strict=True):
             self._check_finite(prepared.row, tensors)
-        return [dict(tensors) for tensors in made]
+        return [dict(tensors) for tensors in encoded]
 
     def _check_finite(self, row: int, tensors: Mapping[str, Tensor]) -> None:
         import torch
@@ -363,23 +374,23 @@ class SampleCache:
             )
 
 
-def _content(files: Sequence[bytes]) -> str:
+def _hash_content(files: Sequence[bytes]) -> str:
     """The hash of a file, or of several in their order."""
     if len(files) == 1:
         return hashlib.sha256(files[0]).hexdigest()[:KEY]
     return hashlib.sha256(b"".join(hashlib.sha256(data).digest() for data in files)).hexdigest()[:KEY]
 
 
-class _Counter:
-    def __init__(self, say: Say | None, total: int):
-        self.say, self.total, self.done = say, total, 0
+class _ProgressCounter:
+    def __init__(self, on_progress: OnProgress | None, total: int):
+        self.on_progress, self.total, self.finished = on_progress, total, 0
 
     def step(self) -> None:
-        self.done += 1
-        if self.say is not None:
-            self.say(self.done, self.total)
+        self.finished += 1
+        if self.on_progress is not None:
+            self.on_progress(self.finished, self.total)
 
 
-def _shape(prepared: Prepared) -> tuple[int, ...]:
+def _shape(prepared: PreparedSample) -> tuple[int, ...]:
     assert prepared.pixels is not None
     return prepared.pixels.shape

@@ -51,9 +51,9 @@ SECONDS = 60.0  # what a kill can cost: a shard is written after this time even 
 CHECKED_AT_START = 1 << 30  # caches up to this many bytes are read through and checked when they are opened for filling
 
 
-def cache_key(**what: Any) -> str:
+def cache_key(**parts: Any) -> str:
     """The name of an entry: a hash of everything that made it."""
-    return files.digest({"cache_version": VERSION, **what})[:KEY]
+    return files.digest({"cache_version": VERSION, **parts})[:KEY]
 
 
 class DamagedEntry(DataError):
@@ -83,7 +83,7 @@ class ShardCache:
         self._shards: list[str] = []
         self._handles: OrderedDict[int, Any] = OrderedDict()
         self._lock = threading.RLock()
-        self._keys, self._where = np.zeros(0, f"S{KEY}"), np.zeros(0, np.int32)
+        self._keys, self._shard_numbers = np.zeros(0, f"S{KEY}"), np.zeros(0, np.int32)
         self._sizes = np.zeros(0, np.int64)
         self._recent: dict[bytes, tuple[int, int]] = {}  # written since the last sort: key to (shard, bytes)
         self.refresh()
@@ -109,7 +109,7 @@ class ShardCache:
     def _sort(self, rows: list[tuple[bytes, int, int]]) -> None:
         keys = np.array([row[0] for row in rows], f"S{KEY}")
         self._keys, first = np.unique(keys, return_index=True)
-        self._where = np.array([row[1] for row in rows], np.int32)[first]
+        self._shard_numbers = np.array([row[1] for row in rows], np.int32)[first]
         self._sizes = np.array([row[2] for row in rows], np.int64)[first]
 
     def _find(self, key: str) -> int:
@@ -118,7 +118,7 @@ class ShardCache:
         if raw in self._recent:
             return self._recent[raw][0]
         at = int(np.searchsorted(self._keys, np.bytes_(raw)))
-        return int(self._where[at]) if at < len(self._keys) and self._keys[at] == raw else -1
+        return int(self._shard_numbers[at]) if at < len(self._keys) and self._keys[at] == raw else -1
 
     def has(self, key: str) -> bool:
         """Whether an entry is there, written or waiting to be."""
@@ -126,9 +126,9 @@ class ShardCache:
 
     def has_all(self, keys: np.ndarray) -> np.ndarray:
         """(n,) bool for (n,) S32 keys; the same question for many at once."""
-        known = np.isin(keys, self._keys)
+        is_present = np.isin(keys, self._keys)
         extra = [*self._recent, *(k.encode() for k in self._pending)]
-        return known | np.isin(keys, np.array(extra, f"S{KEY}")) if extra else known
+        return is_present | np.isin(keys, np.array(extra, f"S{KEY}")) if extra else is_present
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """The keys that are not there, in the given order, each once."""
@@ -161,12 +161,12 @@ class ShardCache:
             if shard < 0:
                 raise KeyError(key)
             header, handle = self._open(shard)
-            found = {name: handle.get_tensor(name) for name in header.names[key]}
-            if not matches(found, header.sums.get(key)):
-                raise self._damaged(shard, key)
-        return unpack(key, found)
+            tensors = {name: handle.get_tensor(name) for name in header.names[key]}
+            if not matches(tensors, header.sums.get(key)):
+                raise self._handle_damaged(shard, key)
+        return unpack(key, tensors)
 
-    def _open(self, shard: int) -> tuple[Header, Any]:
+    def _open(self, shard: int) -> tuple[ShardHeader, Any]:
         """Header and memory-mapped tensors of a shard, kept for the next call."""
         from safetensors import safe_open
 
@@ -189,7 +189,7 @@ class ShardCache:
             self._handles.popitem(last=False)
         return pair
 
-    def _damaged(self, shard: int, key: str) -> DamagedEntry:
+    def _handle_damaged(self, shard: int, key: str) -> DamagedEntry:
         path = self.folder / self._shards[shard]
         self._handles.pop(shard, None)
         self._set_aside(path, f"entry {key} does not match its checksum")
@@ -208,7 +208,7 @@ class ShardCache:
         with self._lock:
             before = set(self.keys())
             for number, name in enumerate(self._shards):
-                problem = check_shard(self.folder / name)
+                problem = validate_shard(self.folder / name)
                 if problem:
                     self._handles.pop(number, None)
                     self._set_aside(self.folder / name, problem)
@@ -251,7 +251,7 @@ class ShardCache:
 
     def _merge_recent(self) -> None:
         rows = [(key, shard, size) for key, (shard, size) in self._recent.items()]
-        rows += list(zip(self._keys.tolist(), self._where.tolist(), self._sizes.tolist(), strict=True))
+        rows += list(zip(self._keys.tolist(), self._shard_numbers.tolist(), self._sizes.tolist(), strict=True))
         self._recent.clear()
         self._sort(rows)
 
@@ -284,7 +284,7 @@ class ShardCache:
 
 
 @dataclass(frozen=True)
-class Header:
+class ShardHeader:
     """What a shard's header says: tensors and bytes per key, and checksums."""
 
     names: dict[str, list[str]]
@@ -292,7 +292,7 @@ class Header:
     sums: dict[str, str]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path) -> ShardHeader:
     """The header of a shard. Raises ValueError when the file is torn or not one of ours."""
     try:
         with open(path, "rb") as file:
@@ -314,12 +314,12 @@ def read_header(path: Path) -> Header:
             entries[key] = entries.get(key, 0) + end - begin
         if 8 + length + sum(entries.values()) != size:
             raise ValueError("the file is not as long as its header says")
-        return Header(names, entries, facts["sums"])
+        return ShardHeader(names, entries, facts["sums"])
     except (OSError, KeyError, TypeError, AttributeError, UnicodeDecodeError) as cause:
         raise ValueError(f"{type(cause).__name__}: {cause}") from cause
 
 
-def check_shard(path: Path) -> str:
+def validate_shard(path: Path) -> str:
     """What is wrong with a shard, in words; empty when every entry matches its checksum."""
     from safetensors import safe_open
 
@@ -375,13 +375,13 @@ def pack(key: str, tensors: Tensors, compress: bool) -> Tensors:
     return {key: torch.frombuffer(bytearray(zlib.compress(save(tensors), 1)), dtype=torch.uint8)}
 
 
-def unpack(key: str, found: Tensors) -> Tensors:
+def unpack(key: str, tensors: Tensors) -> Tensors:
     """The inverse of `pack`, for either form."""
-    if key in found:
+    if key in tensors:
         from safetensors.torch import load
 
-        return load(zlib.decompress(found[key].numpy().tobytes()))
-    return {name.split("/", 1)[1]: tensor for name, tensor in found.items()}
+        return load(zlib.decompress(tensors[key].numpy().tobytes()))
+    return {name.split("/", 1)[1]: tensor for name, tensor in tensors.items()}
 
 
 def _is_alive(process: int) -> bool:
@@ -399,14 +399,14 @@ def _is_alive(process: int) -> bool:
 class FillReport:
     """What filling a cache did: entries made and reused, samples left out with reasons, seconds."""
 
-    made: int = 0
+    encoded: int = 0
     reused: int = 0
     dropped: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
     def __add__(self, other: FillReport) -> FillReport:
         return FillReport(
-            self.made + other.made,
+            self.encoded + other.encoded,
             self.reused + other.reused,
             {**self.dropped, **other.dropped},
             self.seconds + other.seconds,
@@ -417,7 +417,7 @@ def fill(
     cache: ShardCache,
     groups: Iterable[Sequence[tuple[str, Item]]],
     encode: Callable[[list[Item]], Sequence[Tensors]],
-    on_done: Callable[[int], None] | None = None,
+    on_progress: Callable[[int], None] | None = None,
 ) -> int:
     """Encode groups of (key, item) that the cache lacks and store them. Returns how many entries were made.
 
@@ -425,7 +425,7 @@ def fill(
     finished when
     something fails are written before the error goes on, unless the disk is full.
     """
-    made = 0
+    written = 0
     try:
         for group in groups:
             unique = {key: item for key, item in group if not cache.has(key)}
@@ -435,9 +435,9 @@ def fill(
                     raise ValueError(f"the encoder returned {len(results)} results for {len(unique)} items")
                 for key, tensors in zip(unique, results, strict=True):
                     cache.put(key, tensors)
-                made += len(unique)
-            if on_done is not None:
-                on_done(len(group))
+                written += len(unique)
+            if on_progress is not None:
+                on_progress(len(group))
     except DiskFullError:
         raise
     except BaseException:
@@ -445,7 +445,7 @@ def fill(
             cache.flush()
         raise
     cache.flush()
-    return made
+    return written
 
 
 def open_for_filling(cache: ShardCache) -> None:
@@ -455,7 +455,7 @@ def open_for_filling(cache: ShardCache) -> None:
         cache.verify()
 
 
-def in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def group_items(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Consecutive lists of at most `size` items."""
     group: list[Item] = []
     for item in items:
@@ -467,7 +467,7 @@ def in_groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield group
 
 
-def describe(report: FillReport, what: str, written: int) -> str:
+def describe(report: FillReport, noun: str, written: int) -> str:
     """One line about a fill."""
     left = f", {len(report.dropped)} left out" if report.dropped else ""
-    return f"{what}: {report.made} made, {report.reused} reused{left}, {show_size(written)}"
+    return f"{noun}: {report.encoded} made, {report.reused} reused{left}, {show_size(written)}"

@@ -13,34 +13,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from darkroom.core.errors import DataError
-from darkroom.data.cache.shards import FillReport, ShardCache, cache_key, fill, in_groups, open_for_filling
-from darkroom.media.look import Look
+from darkroom.data.cache.shards import FillReport, ShardCache, cache_key, fill, group_items, open_for_filling
+from darkroom.media.reference_image import ReferenceImage
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from darkroom.data.index.table import Say
+    from darkroom.data.index.table import OnProgress
 
 EncodeText = Callable[[list[str]], "list[dict[str, Tensor]]"]
 """Captions to one dict of tensors each."""
 
-EncodeSeen = Callable[[str, "list[np.ndarray]"], "dict[str, Tensor]"]
+EncodeTextWithImages = Callable[[str, "list[np.ndarray]"], "dict[str, Tensor]"]
 """A caption and the pictures, uint8 (H, W, 3) or (F, H, W, 3), that are looked at with it."""
 
 
 @dataclass(frozen=True)
-class Readers:
+class TextEncoders:
     """The encoders of captions, alone and with pictures, for entries that are made when they are asked for."""
 
     text: EncodeText
-    seen: EncodeSeen | None = None
+    with_images: EncodeTextWithImages | None = None
 
-    def read(self, caption: str, looks: Sequence[Look]) -> dict[str, Tensor]:
+    def read(self, caption: str, images: Sequence[ReferenceImage]) -> dict[str, Tensor]:
         """The condition of one caption."""
-        if not looks:
+        if not images:
             return self.text([caption])[0]
-        assert self.seen is not None
-        return self.seen(caption, [look.pixels() for look in looks])
+        assert self.with_images is not None
+        return self.with_images(caption, [image.pixels() for image in images])
 
 
 class TextCache:
@@ -49,75 +49,81 @@ class TextCache:
     With `live` a caption that is not there is encoded when it is asked for, and with `keep` it is also stored.
     """
 
-    def __init__(self, cache: ShardCache, identity: str, live: Readers | None = None, keep: bool = True):
+    def __init__(self, cache: ShardCache, identity: str, live: TextEncoders | None = None, keep: bool = True):
         self.cache, self.identity, self.live, self.keep = cache, identity, live, keep
 
-    def key(self, caption: str, looks: Sequence[Look] = ()) -> str:
+    def key(self, caption: str, images: Sequence[ReferenceImage] = ()) -> str:
         """The entry of a caption."""
-        seen = {"seen": [look.name for look in looks]} if looks else {}
-        return cache_key(kind="text", caption=caption, encoder=self.identity, **seen)
+        image_names = {"seen": [image.name for image in images]} if images else {}
+        return cache_key(kind="text", caption=caption, encoder=self.identity, **image_names)
 
     def missing(self, captions: Iterable[str]) -> list[str]:
         """The captions that are not in the cache, each once."""
         return [caption for caption in dict.fromkeys(captions) if not self.cache.has(self.key(caption))]
 
-    def fill(self, captions: Sequence[str], encode: EncodeText, batch: int = 1, say: Say | None = None) -> FillReport:
+    def fill(
+        self, captions: Sequence[str], encode: EncodeText, batch: int = 1, on_progress: OnProgress | None = None
+    ) -> FillReport:
         """Encode the captions that the cache lacks, `batch` at a time."""
         started = time.monotonic()
         open_for_filling(self.cache)
         todo, total = self.missing(captions), len(dict.fromkeys(captions))
-        groups = in_groups(((self.key(caption), caption) for caption in todo), max(1, batch))
-        made = fill(self.cache, groups, encode, _counter(say, len(todo)))
-        return FillReport(made, total - made, {}, time.monotonic() - started)
+        groups = group_items(((self.key(caption), caption) for caption in todo), max(1, batch))
+        encoded = fill(self.cache, groups, encode, _count_progress(on_progress, len(todo)))
+        return FillReport(encoded, total - encoded, {}, time.monotonic() - started)
 
-    def fill_seen(
-        self, pairs: Iterable[tuple[str, Sequence[Look]]], total: int, encode: EncodeSeen, say: Say | None = None
+    def fill_with_images(
+        self,
+        pairs: Iterable[tuple[str, Sequence[ReferenceImage]]],
+        total: int,
+        encode: EncodeTextWithImages,
+        on_progress: OnProgress | None = None,
     ) -> FillReport:
         """Encode the captions, each with its pictures, that the cache lacks. Pictures are read as they come."""
         started = time.monotonic()
         open_for_filling(self.cache)
-        known, counted = set(), _counter(say, total)
+        keys, count = set(), _count_progress(on_progress, total)
 
-        def todo() -> Iterable[list[tuple[str, tuple[str, Sequence[Look]]]]]:
-            for caption, looks in pairs:
-                key = self.key(caption, looks)
-                if key in known or self.cache.has(key):
-                    counted(1)
+        def todo() -> Iterable[list[tuple[str, tuple[str, Sequence[ReferenceImage]]]]]:
+            for caption, images in pairs:
+                key = self.key(caption, images)
+                if key in keys or self.cache.has(key):
+                    count(1)
                 else:
-                    yield [(key, (caption, looks))]
-                known.add(key)
+                    yield [(key, (caption, images))]
+                keys.add(key)
 
-        def one(group: list[tuple[str, Sequence[Look]]]) -> list[dict[str, Tensor]]:
-            return [encode(caption, [look.pixels() for look in looks]) for caption, looks in group]
+        def encode_group(group: list[tuple[str, Sequence[ReferenceImage]]]) -> list[dict[str, Tensor]]:
+            return [encode(caption, [image.pixels() for image in images]) for caption, images in group]
 
-        made = fill(self.cache, todo(), one, counted)
-        return FillReport(made, len(known) - made, {}, time.monotonic() - started)
+        encoded = fill(self.cache, todo(), encode_group, count)
+        return FillReport(encoded, len(keys) - encoded, {}, time.monotonic() - started)
 
-    def get(self, caption: str, looks: Sequence[Look] = ()) -> dict[str, Tensor]:
+    def get(self, caption: str, images: Sequence[ReferenceImage] = ()) -> dict[str, Tensor]:
         """The condition of a caption, read with these pictures."""
-        key = self.key(caption, looks)
+        key = self.key(caption, images)
         try:
             return self.cache.get(key)
         except KeyError as cause:
             if self.live is not None:
-                made = self.live.read(caption, looks)
+                entry = self.live.read(caption, images)
                 if self.keep:
-                    self.cache.put(key, made)
-                return made
-            shown = caption if len(caption) <= 60 else caption[:57] + "..."
+                    self.cache.put(key, entry)
+                return entry
+            shortened = caption if len(caption) <= 60 else caption[:57] + "..."
             raise DataError(
-                f"The caption '{shown}' is not in the text cache {self.cache.folder}.\n"
+                f"The caption '{shortened}' is not in the text cache {self.cache.folder}.\n"
                 "  Start again without skipping the text cache; only what is missing is made."
             ) from cause
 
 
-def _counter(say: Say | None, total: int) -> Callable[[int], None]:
-    done = 0
+def _count_progress(on_progress: OnProgress | None, total: int) -> Callable[[int], None]:
+    finished = 0
 
     def count(size: int) -> None:
-        nonlocal done
-        done += size
-        if say is not None:
-            say(done, total)
+        nonlocal finished
+        finished += size
+        if on_progress is not None:
+            on_progress(finished, total)
 
     return count

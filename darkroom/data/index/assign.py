@@ -8,11 +8,11 @@ import pyarrow as pa
 from darkroom.data.index.metadata import SampleTable
 from darkroom.data.index.table import CODE, Index, unique_pairs
 from darkroom.media.faces import crop_around
-from darkroom.media.resize import Size, Sizes, Sizing, is_too_thin, measure, plan_sizes, stable_draws
+from darkroom.media.resize import Size, Sizes, Sizing, draw_stable_values, is_too_thin, measure, plan_sizes
 from darkroom.options.datasets import SampleDataset
 
 
-def decide(
+def assign_sizes(
     index: Index, rows: np.ndarray, dataset: SampleDataset, sizing: Sizing, draw: tuple[int, int], table: SampleTable
 ) -> None:
     """Target, crop and fitness of `rows`. `draw` is the seed and the epoch of random crops, 0 for one that stays."""
@@ -22,17 +22,17 @@ def decide(
         return
     index.changed = True
     by_path = sizing.crop and sizing.crop_aspect == "random"
-    wanted = np.stack([at["width"][rows], at["height"][rows]], 1)
-    unique, inverse = unique_pairs(wanted[:, 0], wanted[:, 1])
+    original_sizes = np.stack([at["width"][rows], at["height"][rows]], 1)
+    unique, inverse = unique_pairs(original_sizes[:, 0], original_sizes[:, 1])
     if by_path:
         names = index.paths.take(pa.array(rows)).to_pylist()
         decided = [
-            _decided(_pair(size), dataset, sizing, draws_of(draw, dataset.id, name)[2])
-            for size, name in zip(wanted, names, strict=True)
+            _plan_sample(_pair(size), dataset, sizing, draw_values(draw, dataset.id, name)[2])
+            for size, name in zip(original_sizes, names, strict=True)
         ]
         inverse = np.arange(len(rows))
     else:
-        decided = [_decided(_pair(size), dataset, sizing) for size in unique]
+        decided = [_plan_sample(_pair(size), dataset, sizing) for size in unique]
     plans = [plan for plan, _ in decided]
     unfit = np.array([CODE[reason] for _, reason in decided], np.int8)
     for name, values in _columns(plans).items():
@@ -40,14 +40,14 @@ def decide(
     lasting = np.isin(at["unfit"][rows], [CODE["too_short"], CODE["too_long"]])
     at["unfit"][rows] = np.where(lasting, at["unfit"][rows], unfit[inverse])
     if "aspect" in table.numbers:
-        _own_aspects(index, rows, table)
-    _place_crops(index, rows, dataset, draw)
+        _apply_table_aspects(index, rows, table)
+    _assign_crops(index, rows, dataset, draw)
 
 
-def draws_of(draw: tuple[int, int], dataset: str, path: str) -> tuple[float, ...]:
+def draw_values(draw: tuple[int, int], dataset: str, path: str) -> tuple[float, ...]:
     """Numbers in 0..1 for one sample: top, left, aspect. Those of epoch 0 do not depend on epochs."""
     seed, epoch = draw
-    return stable_draws(seed, f"{dataset}\0{epoch}" if epoch else dataset, path)
+    return draw_stable_values(seed, f"{dataset}\0{epoch}" if epoch else dataset, path)
 
 
 def _pair(size: np.ndarray) -> Size:
@@ -66,14 +66,14 @@ def _columns(plans: list[Sizes]) -> dict[str, np.ndarray]:
     }
 
 
-def _own_aspects(index: Index, rows: np.ndarray, table: SampleTable) -> None:
+def _apply_table_aspects(index: Index, rows: np.ndarray, table: SampleTable) -> None:
     """Buckets named by the table instead of by arithmetic."""
     at = table.rows_of(index.paths.take(pa.array(rows)))
-    given = np.where(at >= 0, table.numbers["aspect"][np.maximum(at, 0)], np.nan)
-    index.numbers["aspect"][rows] = np.where(given > 0, given, index.numbers["aspect"][rows])
+    aspects = np.where(at >= 0, table.numbers["aspect"][np.maximum(at, 0)], np.nan)
+    index.numbers["aspect"][rows] = np.where(aspects > 0, aspects, index.numbers["aspect"][rows])
 
 
-def _decided(size: Size, dataset: SampleDataset, sizing: Sizing, draw: float = 0.0) -> tuple[Sizes, str]:
+def _plan_sample(size: Size, dataset: SampleDataset, sizing: Sizing, draw: float = 0.0) -> tuple[Sizes, str]:
     """Sizes of an image, and the reason to leave it out by the dataset's own limits, if there is one.
 
     What can be told without sizes is asked first: an image that is too thin has none, and keeps its own.
@@ -96,14 +96,14 @@ def _beyond(aspect: float, dataset: SampleDataset) -> str:
 
 
 def _too_small(original: Size, dataset: SampleDataset, sizing: Sizing) -> bool:
-    least = dataset.in_unit(dataset.minimum_image_size)
-    if least is None:
+    minimum = dataset.in_unit(dataset.minimum_image_size)
+    if minimum is None:
         return False
     square = dataset.crop and dataset.crop_aspect == "square" and sizing.kind == "area"
-    return measure(original, sizing.kind) < least or (square and min(original) < int((least * 1e6) ** 0.5))
+    return measure(original, sizing.kind) < minimum or (square and min(original) < int((minimum * 1e6) ** 0.5))
 
 
-def _place_crops(index: Index, rows: np.ndarray, dataset: SampleDataset, draw: tuple[int, int]) -> None:
+def _assign_crops(index: Index, rows: np.ndarray, dataset: SampleDataset, draw: tuple[int, int]) -> None:
     """Crop offsets, as `resize.crop_offset` gives them, for many rows at once. A face is put into the middle."""
     at = index.numbers
     spare_x = np.maximum(0, at["inter_width"][rows] - at["target_width"][rows])
@@ -116,9 +116,9 @@ def _place_crops(index: Index, rows: np.ndarray, dataset: SampleDataset, draw: t
         return
     some = np.flatnonzero((spare_x > 0) | (spare_y > 0))  # the others have nothing to draw
     names = index.paths.take(pa.array(rows[some])).to_pylist()
-    draws = np.array([draws_of(draw, dataset.id, name) for name in names]).reshape(-1, 3)
-    at["top"][rows[some]] = np.minimum(spare_y[some], (draws[:, 0] * (spare_y[some] + 1)).astype(np.int32))
-    at["left"][rows[some]] = np.minimum(spare_x[some], (draws[:, 1] * (spare_x[some] + 1)).astype(np.int32))
+    values = np.array([draw_values(draw, dataset.id, name) for name in names]).reshape(-1, 3)
+    at["top"][rows[some]] = np.minimum(spare_y[some], (values[:, 0] * (spare_y[some] + 1)).astype(np.int32))
+    at["left"][rows[some]] = np.minimum(spare_x[some], (values[:, 1] * (spare_x[some] + 1)).astype(np.int32))
     if dataset.crop_style == "face":
         for row in rows[at["focus_x"][rows] >= 0]:
             centre = float(at["focus_x"][row]), float(at["focus_y"][row])

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from darkroom.core.errors import DataError
-from darkroom.data.index.conditioning import Companion, shape_columns
+from darkroom.data.index.conditioning import ConditioningDataset, shape_columns
 from darkroom.data.index.table import CODE, Index, unique_pairs
-from darkroom.data.requirements import Needs
+from darkroom.data.requirements import DataRequirements
 from darkroom.media.resize import Size
 from darkroom.options.datasets import SampleDataset
 
@@ -61,7 +61,7 @@ class Buckets:
 def make_buckets(
     index: Index,
     dataset: SampleDataset,
-    companions: Sequence[Companion] = (),
+    companions: Sequence[ConditioningDataset] = (),
     *,
     prune: bool,
     oversubscribe: bool = False,
@@ -76,9 +76,9 @@ def make_buckets(
     groups = _groups([column[rows] for column in shape_columns(index, companions)])
     order = np.argsort(groups, kind="stable")
     parts = np.split(rows[order], np.cumsum(np.bincount(groups))[:-1]) if len(rows) else []
-    asked = dataset.video is not None and dataset.video.bucket_strategy == "resolution_frames"
-    by_length = asked or len(np.unique(at["count"][rows])) > 1
-    made = [
+    by_frames = dataset.video is not None and dataset.video.bucket_strategy == "resolution_frames"
+    by_length = by_frames or len(np.unique(at["count"][rows])) > 1
+    buckets = [
         Bucket(
             float(at["aspect"][part[0]]),
             (int(at["target_width"][part[0]]), int(at["target_height"][part[0]])),
@@ -88,12 +88,12 @@ def make_buckets(
         )
         for part in parts
     ]
-    made.sort(key=lambda b: (b.aspect, b.target, b.frames, int(b.rows[0])))
+    buckets.sort(key=lambda b: (b.aspect, b.target, b.frames, int(b.rows[0])))
     keeps = not prune or not dataset.is_training or (oversubscribe and not dataset.repeats_given)
-    small = [] if keeps else [b for b in made if len(b) * (dataset.repeats + 1) < dataset.train_batch_size]
+    small = [] if keeps else [b for b in buckets if len(b) * (dataset.repeats + 1) < dataset.train_batch_size]
     for bucket in small:
         at["unfit"][bucket.rows] = CODE["insufficient_for_batch"]
-    return Buckets(tuple(b for b in made if b not in small), tuple(small))
+    return Buckets(tuple(b for b in buckets if b not in small), tuple(small))
 
 
 def _groups(columns: list[np.ndarray]) -> np.ndarray:
@@ -104,7 +104,7 @@ def _groups(columns: list[np.ndarray]) -> np.ndarray:
     return groups
 
 
-def scheduled(buckets: Buckets, dataset: SampleDataset, effective: int, oversubscribe: bool) -> np.ndarray:
+def schedule_buckets(buckets: Buckets, dataset: SampleDataset, effective: int, oversubscribe: bool) -> np.ndarray:
     """(buckets,) int64: how many samples of each bucket an epoch deals out, before the last batch is filled."""
     counts = buckets.sizes * (dataset.repeats + 1)
     if oversubscribe and not dataset.repeats_given:
@@ -113,7 +113,7 @@ def scheduled(buckets: Buckets, dataset: SampleDataset, effective: int, oversubs
     return counts
 
 
-def check_feasible(
+def validate_feasible(
     dataset: SampleDataset, buckets: Buckets, *, ranks: int, accumulation: int, oversubscribe: bool
 ) -> None:
     """Every bucket must fill one effective batch. Raises DataError naming each that does not, and the ways out."""
@@ -128,7 +128,7 @@ def check_feasible(
         f"{math.ceil(effective / len(b)) - 1} or more"
         for b in short
     ]
-    most = max(math.ceil(effective / len(b)) - 1 for b in short)
+    repeats = max(math.ceil(effective / len(b)) - 1 for b in short)
     raise DataError(
         f"Dataset '{dataset.id}' cannot fill an effective batch of {effective} in {len(short)} of "
         f"{len(buckets.buckets)} buckets.\n"
@@ -137,25 +137,27 @@ def check_feasible(
         f"{accumulation} accumulation steps = {effective}.\n" + "\n".join(lines) + "\n"
         f"  Change one of: train_batch_size to a smaller value; gradient_accumulation_steps to a smaller "
         f"value; fewer processes; "
-        f"repeats of '{dataset.id}' to {most}; more pictures of these shapes; allow_dataset_oversubscription to true; "
+        f"repeats of '{dataset.id}' to {repeats}; more pictures of these shapes; allow_dataset_oversubscription to "
+        "true; "
         "crop with crop_aspect square, which makes one bucket of all."
     )
 
 
-def check_sizes(dataset: SampleDataset, buckets: Buckets, needs: Needs) -> None:
+def validate_sizes(dataset: SampleDataset, buckets: Buckets, requirements: DataRequirements) -> None:
     """Raises DataError for the first bucket whose size the model's network cannot be given."""
     for bucket in buckets.buckets:
         width, height = bucket.target
         change = "Lower the dataset's resolution, or crop its samples to a shape nearer to a square."
-        if needs.pixels and width * height > needs.pixels:
-            takes = f"at most {needs.pixels} pixels"
-        elif needs.edge and max(width, height) > needs.edge:
-            takes = f"edges of at most {needs.edge} pixels"
-        elif width % needs.step or height % needs.step:
-            takes = f"edges that are multiples of {needs.step} pixels"
-            change = f"Give the dataset a resolution that is a multiple of {needs.step}, or let buckets be made."
+        if requirements.pixels and width * height > requirements.pixels:
+            takes = f"at most {requirements.pixels} pixels"
+        elif requirements.edge and max(width, height) > requirements.edge:
+            takes = f"edges of at most {requirements.edge} pixels"
+        elif width % requirements.step or height % requirements.step:
+            takes = f"edges that are multiples of {requirements.step} pixels"
+            change = f"Give the dataset a resolution that is a multiple of {requirements.step}, or let buckets be made."
         else:
             continue
         raise DataError(
-            f"Dataset '{dataset.id}' has a bucket of {width}x{height}, and {needs.called} takes {takes}.\n  {change}"
+            f"Dataset '{dataset.id}' has a bucket of {width}x{height}, and {requirements.display_name} takes "
+            f"{takes}.\n  {change}"
         )

@@ -20,7 +20,7 @@ from darkroom.core.errors import DataError
 from darkroom.core.units import THINNEST
 from darkroom.data.index import captions as cap
 from darkroom.data.index import metadata
-from darkroom.data.index.assign import decide
+from darkroom.data.index.assign import assign_sizes
 from darkroom.data.index.clips import Clipping, cut_clips
 from darkroom.data.index.listing import (
     Listing,
@@ -28,17 +28,28 @@ from darkroom.data.index.listing import (
     choose_samples,
     endings_of,
     list_samples,
-    listed_in,
+    list_table,
     other_endings,
-    tell_layers_apart,
+    separate_layers,
     text_of,
     text_paths,
 )
 from darkroom.data.index.metadata import SampleTable
-from darkroom.data.index.probe import Saver, read_facts
-from darkroom.data.index.table import CODE, DECISIONS, FACTS, NUMBERS, TRANSIENT, VERSION, Index, Say, index_file, load
-from darkroom.data.process_group import ALONE, Team
-from darkroom.data.requirements import Needs
+from darkroom.data.index.probe import Saver, probe_samples
+from darkroom.data.index.table import (
+    CODE,
+    DECISIONS,
+    FACTS,
+    NUMBERS,
+    TRANSIENT,
+    VERSION,
+    Index,
+    OnProgress,
+    index_file,
+    load,
+)
+from darkroom.data.process_group import SINGLE_PROCESS, ProcessGroup
+from darkroom.data.requirements import DataRequirements
 from darkroom.data.threads import CHUNK
 from darkroom.media.images import INSTALL, READERS
 from darkroom.media.kohya import KohyaSizing
@@ -48,33 +59,33 @@ from darkroom.storage.base import Store
 
 log = logs.logger(__name__)
 
-MOST_EDGE = 65_536
+MAX_EDGE = 65_536
 """Pixels of an edge beyond which a size that a person wrote is a slip."""
 
 
 @dataclass(frozen=True)
-class Terms:
+class IndexTerms:
     """What a survey depends on beside the dataset itself."""
 
-    needs: Needs
+    requirements: DataRequirements
     folder: Path  # of the indexes
     seed: int
     alignment: int
     rounding: int = 2
     filters: Sequence[str] = ()
     sizes_table: dict[float, Size] = field(default_factory=dict)
-    team: Team = ALONE
+    process_group: ProcessGroup = SINGLE_PROCESS
     keep_vanished: bool = False  # go on with samples whose files disappeared, from the cache
     save_seconds: float = 3600.0  # between two saves of what a long scan has read
     telling: bool = False  # log the name of every file, and how it finds its bucket
 
 
-def survey(
+def build_index(
     dataset: SampleDataset,
     store: Store,
-    terms: Terms,
+    terms: IndexTerms,
     *,
-    on_progress: Say | None = None,
+    on_progress: OnProgress | None = None,
     on_warn: Callable[[str], None] | None = None,
 ) -> Index:
     """The index of a dataset as it is now. Raises DataError, DiskFullError."""
@@ -83,15 +94,19 @@ def survey(
         dataset,
         alignment=terms.alignment,
         rounding=terms.rounding,
-        needs=terms.needs,
+        requirements=terms.requirements,
         table=terms.sizes_table,
     )
-    clipping = Clipping(dataset.video, terms.needs) if dataset.video is not None else None
+    clipping = Clipping(dataset.video, terms.requirements) if dataset.video is not None else None
     settings = _settings(dataset, sizing, terms, clipping)
     file = index_file(terms.folder, dataset, store)
     old = load(file, store, settings["version"])
-    team = terms.team
-    listing = _agreed(_listing(dataset, store, old, table, terms, on_progress) if team.is_first else None, file, team)
+    process_group = terms.process_group
+    listing = _agree_on_listing(
+        _listing(dataset, store, old, table, terms, on_progress) if process_group.is_first else None,
+        file,
+        process_group,
+    )
     if not _has_table(dataset):  # a list of links knows its files once they are here
         table = table_of(dataset, store)
         if table.captions is not None:
@@ -99,34 +114,34 @@ def survey(
     if not dataset.layers:
         listing.layers = None
     elif listing.layers is None:
-        tell_layers_apart(listing)
+        separate_layers(listing)
     left_out = choose_samples(listing, dataset.id, dataset.max_num_samples)
     index = _start(dataset, store, listing, file, settings)
     index.problems, index.left_out = listing.problems, left_out
-    index.others, index.leaving = other_endings(listing.others, dataset.dataset_type), listing.leaving
+    index.other_files, index.leaving = other_endings(listing.other_files, dataset.dataset_type), listing.leaving
     stale, stale_text = _reuse(index, old, listing)
     index.numbers["bad"][stale] = CODE["unreadable"]  # until it is read: what is saved meanwhile must say so
-    saver = Saver(index, terms.save_seconds) if team.size == 1 else None
-    read_facts(index, team.share(stale, CHUNK), dataset, table, on_progress, saver)
-    _share_columns(index, stale, FACTS, team)
-    _read_captions(index, team.share(stale_text, CHUNK), dataset, table, text_paths(listing))
-    _share_captions(index, stale_text, team)
+    saver = Saver(index, terms.save_seconds) if process_group.size == 1 else None
+    probe_samples(index, process_group.share(stale, CHUNK), dataset, table, on_progress, saver)
+    _share_columns(index, stale, FACTS, process_group)
+    _read_captions(index, process_group.share(stale_text, CHUNK), dataset, table, text_paths(listing))
+    _share_captions(index, stale_text, process_group)
     clips = are_clips(index.paths)
     same = old is not None and old.settings.get("decisions") == settings["decisions"] and not clips.any()
     index.numbers["unfit"][clips] = 0
     cut_clips(index, clipping, clips)
     if index.layers is not None:
         index.numbers["count"] += pc.list_value_length(index.layers).to_numpy().astype(np.int32)
-    decide(index, stale if same else np.arange(len(index)), dataset, sizing, (terms.seed, 0), table)
+    assign_sizes(index, stale if same else np.arange(len(index)), dataset, sizing, (terms.seed, 0), table)
     if terms.telling:
         _tell_buckets(index)
     finish_captions(index, dataset, terms.filters, terms.seed, on_warn)
     fresh = old is None or old.settings != settings or len(stale) > 0 or len(stale_text) > 0
     index.changed = index.changed or fresh
-    if team.is_first:
+    if process_group.is_first:
         index.save()
     index.changed = False
-    team.wait()
+    process_group.wait()
     return index
 
 
@@ -156,66 +171,73 @@ def _tell_buckets(index: Index) -> None:
         s = index.sizes(row)
         log.info(
             "%s: %s is %dx%d, resized to %dx%d, cropped at %s to %dx%d, bucket %s",
-            index.dataset, index.place(row), *s.original, *s.intermediary, index.crop(row), *s.target, s.aspect,
+            index.dataset, index.describe_row(row), *s.original, *s.intermediary, index.crop(row), *s.target, s.aspect,
         )  # fmt: skip
 
 
 def _listing(
-    dataset: SampleDataset, store: Store, old: Index | None, table: SampleTable, terms: Terms, say: Say | None
+    dataset: SampleDataset,
+    store: Store,
+    old: Index | None,
+    table: SampleTable,
+    terms: IndexTerms,
+    on_progress: OnProgress | None,
 ) -> Listing:
     """What there is, or what the user asks to believe."""
     if _is_trusted(dataset):
         if old is not None:
             return _as_listing(old)
         if dataset.metadata_backend == "parquet" and table.with_ending:
-            return listed_in(table)
-    made = list_samples(store, endings_of(dataset.dataset_type), dataset.caption_extension, say)
-    return made.with_those_of(old.paths, old.numbers, old.hashes) if terms.keep_vanished and old else made
+            return list_table(table)
+    listing = list_samples(store, endings_of(dataset.dataset_type), dataset.caption_extension, on_progress)
+    return listing.with_those_of(old.paths, old.numbers, old.hashes) if terms.keep_vanished and old else listing
 
 
-def _agreed(listing: Listing | None, file: Path, team: Team) -> Listing:
+def _agree_on_listing(listing: Listing | None, file: Path, process_group: ProcessGroup) -> Listing:
     """The listing of the first process, in all of them: what is there may change while they look."""
-    if team.size == 1:
+    if process_group.size == 1:
         assert listing is not None
         return listing
     none = pa.table({"paths": pa.array([], pa.string())})
     tables = [none, none] if listing is None else listing.as_tables()
     return Listing.from_tables(
-        *(team.exchanged(file.with_name(f"{file.name}.{i}"), t)[0] for i, t in enumerate(tables))
+        *(process_group.exchange_tables(file.with_name(f"{file.name}.{i}"), t)[0] for i, t in enumerate(tables))
     )
 
 
-def _share_columns(index: Index, rows: np.ndarray, names: Iterable[str], team: Team) -> None:
+def _share_columns(index: Index, rows: np.ndarray, names: Iterable[str], process_group: ProcessGroup) -> None:
     """What every process read of `rows`, in all of them."""
-    if team.size == 1:
+    if process_group.size == 1:
         return
-    mine = team.share(rows, CHUNK)
-    table = pa.table({"row": mine, **{name: index.numbers[name][mine] for name in names}})
-    for part in team.exchanged(index.file.with_name(f"{index.file.name}.facts"), table):
+    share = process_group.share(rows, CHUNK)
+    table = pa.table({"row": share, **{name: index.numbers[name][share] for name in names}})
+    for part in process_group.exchange_tables(index.file.with_name(f"{index.file.name}.facts"), table):
         at = part["row"].to_numpy()
         for name in names:
             index.numbers[name][at] = part[name].to_numpy()
 
 
-def _share_captions(index: Index, rows: np.ndarray, team: Team) -> None:
-    if team.size == 1:
+def _share_captions(index: Index, rows: np.ndarray, process_group: ProcessGroup) -> None:
+    if process_group.size == 1:
         return
-    mine = team.share(rows, CHUNK)
-    table = pa.table({"row": mine, "bad": index.numbers["caption_bad"][mine], "raw": index.raw.take(pa.array(mine))})
-    found = pa.concat_tables(team.exchanged(index.file.with_name(f"{index.file.name}.captions"), table))
-    at = found["row"].to_numpy()
-    index.numbers["caption_bad"][at] = found["bad"].to_numpy()
-    index.raw = replaced(index.raw, at, found["raw"].combine_chunks())
+    share = process_group.share(rows, CHUNK)
+    table = pa.table({"row": share, "bad": index.numbers["caption_bad"][share], "raw": index.raw.take(pa.array(share))})
+    captions = pa.concat_tables(
+        process_group.exchange_tables(index.file.with_name(f"{index.file.name}.captions"), table)
+    )
+    at = captions["row"].to_numpy()
+    index.numbers["caption_bad"][at] = captions["bad"].to_numpy()
+    index.raw = replace_rows(index.raw, at, captions["raw"].combine_chunks())
 
 
-def replaced(column: pa.Array, rows: np.ndarray, values: pa.Array) -> pa.Array:
+def replace_rows(column: pa.Array, rows: np.ndarray, values: pa.Array) -> pa.Array:
     """The column with `values` in `rows`."""
-    place = np.arange(len(column))
-    place[rows] = len(column) + np.arange(len(rows))
-    return pa.concat_arrays([column, values]).take(pa.array(place))
+    positions = np.arange(len(column))
+    positions[rows] = len(column) + np.arange(len(rows))
+    return pa.concat_arrays([column, values]).take(pa.array(positions))
 
 
-def _settings(dataset: SampleDataset, sizing: Sizing, terms: Terms, clipping: Clipping | None) -> dict[str, str]:
+def _settings(dataset: SampleDataset, sizing: Sizing, terms: IndexTerms, clipping: Clipping | None) -> dict[str, str]:
     """What the stored columns depend on, as digests that tell whether they still hold."""
     table = _stamp(files.expand_home(dataset.parquet.path)) if dataset.parquet else None
     block = dataset.parquet.model_dump(mode="json") if dataset.parquet else None
@@ -238,7 +260,10 @@ def _settings(dataset: SampleDataset, sizing: Sizing, terms: Terms, clipping: Cl
             dataset.maximum_aspect_ratio,
             dataset.resolution_type,
         ],
-        "clips": [dataset.video.model_dump(mode="json") if dataset.video else None, repr(terms.needs)]
+        "clips": [
+            dataset.video.model_dump(mode="json") if dataset.video else None,
+            _describe_requirements(terms.requirements),
+        ]
         if clipping
         else None,
     }
@@ -248,6 +273,13 @@ def _settings(dataset: SampleDataset, sizing: Sizing, terms: Terms, clipping: Cl
         "decisions": files.digest(decides),
         "sizes": files.digest([dataset.metadata_backend, table, block, dataset.crop_style == "face"]),
     }
+
+
+def _describe_requirements(requirements: DataRequirements) -> str:
+    """As text, under the names that indexes were first written with, so that these still hold."""
+    names = {"text_images": "reads", "audio_format": "sound", "requires_control": "wants_control"}
+    values = (f"{names.get(name, name)}={value!r}" for name, value in vars(requirements).items())
+    return f"Needs({', '.join(values)})"
 
 
 def _stamp(path: Path) -> list[int]:
@@ -260,8 +292,8 @@ def _stamp(path: Path) -> list[int]:
 
 def _is_trusted(dataset: SampleDataset) -> bool:
     """Whether the user asked to skip listing the storage."""
-    kept = dataset.preserve_data_backend_cache
-    wants = kept is True or (isinstance(kept, str) and "image" in kept)
+    is_preserved = dataset.preserve_data_backend_cache
+    wants = is_preserved is True or (isinstance(is_preserved, str) and "image" in is_preserved)
     return wants or dataset.skips("aspect", "metadata")
 
 
@@ -279,11 +311,11 @@ def _start(dataset: SampleDataset, store: Store, listing: Listing, file: Path, s
     numbers = {name: np.zeros(count, kind) for name, kind in NUMBERS.items()}
     numbers["size"], numbers["mtime"] = np.array(listing.size), np.array(listing.mtime)
     empty = pa.array([], pa.list_(pa.string()))
-    made = Index(
+    index = Index(
         dataset.id, store, listing.paths, numbers, np.zeros(count, "S32"), empty, file, settings, listing.layers
     )
-    made.area_down, made.convert = dataset.kohya is not None, dataset.converts_colors
-    return made
+    index.area_down, index.convert = dataset.kohya is not None, dataset.converts_colors
+    return index
 
 
 def _reuse(index: Index, old: Index | None, listing: Listing) -> tuple[np.ndarray, np.ndarray]:
@@ -298,15 +330,17 @@ def _reuse(index: Index, old: Index | None, listing: Listing) -> tuple[np.ndarra
         match = everything
     else:
         match = pc.fill_null(pc.index_in(index.paths, old.paths), -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    known = match >= 0
-    source = np.where(known, match, 0)
+    is_matched = match >= 0
+    source = np.where(is_matched, match, 0)
     same = (
-        known & _equal(index, old, source, ("size", "mtime")) & (old.settings.get("sizes") == index.settings["sizes"])
+        is_matched
+        & _equal(index, old, source, ("size", "mtime"))
+        & (old.settings.get("sizes") == index.settings["sizes"])
     )
     if listing.stored:
         for name in ("caption_size", "caption_mtime"):
             index.numbers[name] = old.numbers[name][source]
-    same_text = known & _equal(index, old, source, ("caption_size", "caption_mtime"))
+    same_text = is_matched & _equal(index, old, source, ("caption_size", "caption_mtime"))
     same_text &= old.settings.get("captions") == index.settings["captions"]
     same &= _lasting(old, source, "bad")
     same_text &= _lasting(old, source, "caption_bad")
@@ -336,10 +370,10 @@ def _lasting(old: Index, source: np.ndarray, name: str) -> np.ndarray:
 def _stamp_texts(index: Index, listing: Listing) -> None:
     """Size and age of each sample's text file; -1 when there is none."""
     rows = text_of(listing)
-    there = rows >= 0
+    has_text = rows >= 0
     for name, values in (("caption_size", listing.text_size), ("caption_mtime", listing.text_mtime)):
         column = np.full(len(index), -1, np.int64)
-        column[there] = values[rows[there]]
+        column[has_text] = values[rows[has_text]]
         index.numbers[name] = column
 
 
@@ -348,14 +382,14 @@ def _read_captions(index: Index, rows: np.ndarray, dataset: SampleDataset, table
     if len(rows) == 0 or cap.source_name(dataset) in ("instanceprompt", "none"):
         return
     paths = index.paths if len(rows) == len(index) else index.paths.take(pa.array(rows))
-    asked = cap.Asked(dataset, index.store, table, paths, texts.take(pa.array(rows)))
-    found = cap.without_nuls(cap.SOURCES[cap.source_name(dataset)](asked))
-    words, inverse = np.unique(found.reasons, return_inverse=True)
+    request = cap.CaptionRequest(dataset, index.store, table, paths, texts.take(pa.array(rows)))
+    column = cap.drop_nuls(cap.SOURCES[cap.source_name(dataset)](request))
+    words, inverse = np.unique(column.reasons, return_inverse=True)
     index.numbers["caption_bad"][rows] = np.array([CODE[word] for word in words], np.int8)[inverse]
     if len(rows) == len(index):
-        index.raw = found.captions
+        index.raw = column.captions
         return
-    index.raw = replaced(index.raw, rows, found.captions)
+    index.raw = replace_rows(index.raw, rows, column.captions)
 
 
 def finish_captions(
@@ -366,13 +400,15 @@ def finish_captions(
     for sentence in skipped if on_warn is not None else ():
         on_warn(sentence)  # type: ignore[misc]
     if cap.source_name(dataset) in ("instanceprompt", "none"):
-        given = dataset.prompts if dataset.caption_strategy is not None else ("",)
-        index.captions, index.constant = None, cap.variants(given, dataset, rules, seed)
+        prompts = dataset.prompts if dataset.caption_strategy is not None else ("",)
+        index.captions, index.constant = None, cap.variants(prompts, dataset, rules, seed)
     elif not cap.changes_captions(dataset, rules):
         index.captions = index.raw
     else:
-        made = [None if texts is None else cap.variants(texts, dataset, rules, seed) for texts in index.raw.to_pylist()]
-        index.captions = pa.array(made, pa.list_(pa.string()))
+        variants = [
+            None if texts is None else cap.variants(texts, dataset, rules, seed) for texts in index.raw.to_pylist()
+        ]
+        index.captions = pa.array(variants, pa.list_(pa.string()))
 
 
 def sizing_of(
@@ -380,7 +416,7 @@ def sizing_of(
     *,
     alignment: int,
     rounding: int,
-    needs: Needs | None = None,
+    requirements: DataRequirements | None = None,
     table: dict[float, Size] | None = None,
 ) -> Sizing:
     """The size arithmetic that a dataset entry asks for."""
@@ -399,18 +435,18 @@ def sizing_of(
         maximum=dataset.in_unit(dataset.maximum_image_size),
         downsample=dataset.in_unit(dataset.target_downsample_size),
         max_upscale=dataset.max_upscale_threshold,
-        canvas=needs.pixels if needs else None,
-        longest=needs.edge if needs else None,
+        canvas=requirements.pixels if requirements else None,
+        longest=requirements.edge if requirements else None,
         table=table or {},
-        kohya=_kohya_sizing(dataset, needs.step if needs else 1) if dataset.kohya else None,
+        kohya=_kohya_sizing(dataset, requirements.step if requirements else 1) if dataset.kohya else None,
     )
 
 
 def _kohya_sizing(dataset: SampleDataset, step: int) -> KohyaSizing:
     """The sizes of a musubi-tuner file, whose steps grow to those of the model."""
     assert dataset.kohya is not None
-    asked = KohyaSizing(**dataset.kohya.model_dump())
-    return replace(asked, step=math.lcm(asked.step, step))
+    sizing = KohyaSizing(**dataset.kohya.model_dump())
+    return replace(sizing, step=math.lcm(sizing.step, step))
 
 
 def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:
@@ -419,11 +455,11 @@ def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:
         return {}
     path = output / f"aspect_resolution_map-{dataset.in_unit(dataset.resolution)}.json"
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        made = {float(key): (int(size[0]), int(size[1])) for key, size in found.items()}
-        if wrong := [size for size in made.values() if not all(0 < edge <= MOST_EDGE for edge in size)]:
+        rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        table = {float(key): (int(size[0]), int(size[1])) for key, size in rows.items()}
+        if wrong := [size for size in table.values() if not all(0 < edge <= MAX_EDGE for edge in size)]:
             raise ValueError(f"{wrong[0]} is no size in pixels")
-        return made
+        return table
     except FileNotFoundError:
         return {}
     except (
@@ -444,17 +480,17 @@ def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:
 
 def empty_report(dataset: SampleDataset, index: Index, removed: dict[str, int], effective: int) -> DataError:
     """The error for a dataset without a usable sample: what was found, what was left out, under which limits."""
-    found = [f"{count} {reason}" for reason, count in {**removed, **(index.problems or {})}.items()]
+    problems = [f"{count} {reason}" for reason, count in {**removed, **(index.problems or {})}.items()]
     edge = square_edge(sizing_of(dataset, alignment=8, rounding=2))
-    least = dataset.minimum_image_size
-    what = "clip" if dataset.dataset_type == "video" else "picture"
+    minimum = dataset.minimum_image_size
+    noun = "clip" if dataset.dataset_type == "video" else "picture"
     return DataError(
-        f"Dataset '{dataset.id}' ({dataset.dataset_type}) has no usable {what}.\n"
+        f"Dataset '{dataset.id}' ({dataset.dataset_type}) has no usable {noun}.\n"
         f"  Folder: {index.store.name}\n"
-        f"  {what.capitalize()}s found: {len(index)}; left out: {', '.join(found) or 'none'}.\n"
+        f"  {noun.capitalize()}s found: {len(index)}; left out: {', '.join(problems) or 'none'}.\n"
         f"  Asked for: batch {dataset.train_batch_size}, repeats {dataset.repeats}, effective batch {effective}, "
         f"about {edge}x{edge} pixels ({dataset.resolution_type}), minimum size "
-        f"{least if least is not None else 'none'}, "
+        f"{minimum if minimum is not None else 'none'}, "
         f"captions by {cap.source_name(dataset)}.\n"
         "  " + _remedy(len(index), removed)
     )

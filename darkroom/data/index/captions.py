@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Asked:
+class CaptionRequest:
     """What a source is asked for: the captions of these samples of a dataset."""
 
     dataset: SampleDataset
@@ -40,22 +40,22 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Found:
+class CaptionColumn:
     """The answer: (n,) list<string>, null where there is none, and the reason for it (n,), "" where there is one."""
 
     captions: pa.Array
     reasons: np.ndarray  # (n,) of str
 
 
-Source = Callable[[Asked], Found]
+Source = Callable[[CaptionRequest], CaptionColumn]
 SOURCES: Table[Source] = Table("caption source")
 
 
-def from_text_file(asked: Asked) -> Found:
+def from_text_file(request: CaptionRequest) -> CaptionColumn:
     """The text file beside the sample: a caption per line, or one when lines are not to be split."""
-    dataset, store = asked.dataset, asked.store
+    dataset, store = request.dataset, request.store
 
-    def one(pair: tuple[str, str | None]) -> tuple[list[str] | None, str]:
+    def read_file(pair: tuple[str, str | None]) -> tuple[list[str] | None, str]:
         path, name = pair
         try:
             text = store.read(name or stem_of(path) + dataset.caption_extension).decode("utf-8-sig")
@@ -66,59 +66,61 @@ def from_text_file(asked: Asked) -> Found:
         except (Refused, OSError):
             return None, "unreadable caption"
         lines = [text.strip()] if dataset.disable_multiline_split else [line.strip() for line in split_lines(text)]
-        kept = list(dict.fromkeys(line for line in lines if line))
-        return (kept, "") if kept else (None, "empty caption")
+        captions = list(dict.fromkeys(line for line in lines if line))
+        return (captions, "") if captions else (None, "empty caption")
 
     workers = min(dataset.max_workers, store.connections)
-    files = list(zip(asked.paths.to_pylist(), asked.texts.to_pylist(), strict=True))
-    pairs = [pair for chunk in in_chunks(one, files, workers, store.remote) for pair in chunk]
-    return Found(pa.array([texts for texts, _ in pairs], CAPTIONS), np.array([why for _, why in pairs], object))
+    files = list(zip(request.paths.to_pylist(), request.texts.to_pylist(), strict=True))
+    pairs = [pair for chunk in in_chunks(read_file, files, workers, store.remote) for pair in chunk]
+    return CaptionColumn(pa.array([texts for texts, _ in pairs], CAPTIONS), np.array([why for _, why in pairs], object))
 
 
-def from_file_name(asked: Asked) -> Found:
+def from_file_name(request: CaptionRequest) -> CaptionColumn:
     """The file's name, underscores as spaces."""
-    stems = pc.replace_substring_regex(without_ending(asked.paths), "^.*/", "")
+    stems = pc.replace_substring_regex(without_ending(request.paths), "^.*/", "")
     text = pc.utf8_trim_whitespace(pc.replace_substring(stems, "_", " "))
     empty = pc.equal(text, "").to_numpy(zero_copy_only=False)
     lists = pa.ListArray.from_arrays(pa.array(np.arange(len(text) + 1, dtype=np.int32)), text)
-    return Found(_nulled(lists, empty), np.where(empty, "empty caption", "").astype(object))
+    return CaptionColumn(_set_null(lists, empty), np.where(empty, "empty caption", "").astype(object))
 
 
-def from_instance_prompt(asked: Asked) -> Found:
+def from_instance_prompt(request: CaptionRequest) -> CaptionColumn:
     """The same prompt, or prompts, for every sample."""
-    prompts = list(asked.dataset.prompts)
-    return Found(pa.array([prompts] * len(asked.paths), CAPTIONS), np.full(len(asked.paths), "", object))
+    prompts = list(request.dataset.prompts)
+    return CaptionColumn(pa.array([prompts] * len(request.paths), CAPTIONS), np.full(len(request.paths), "", object))
 
 
-def from_table(asked: Asked) -> Found:
+def from_table(request: CaptionRequest) -> CaptionColumn:
     """The row of the table; the instance prompt stands in for a missing row."""
-    if len(asked.paths) == 0 or asked.table.captions is None:
-        rows = np.full(len(asked.paths), -1, np.int64)
-        found = pa.nulls(len(asked.paths), CAPTIONS)
+    if len(request.paths) == 0 or request.table.captions is None:
+        rows = np.full(len(request.paths), -1, np.int64)
+        captions = pa.nulls(len(request.paths), CAPTIONS)
     else:
-        rows = asked.table.rows_of(asked.paths)
-        found = asked.table.captions.take(pa.array(np.maximum(rows, 0)))
-    lengths = pc.fill_null(pc.list_value_length(found), 0).to_numpy(zero_copy_only=False)
+        rows = request.table.rows_of(request.paths)
+        captions = request.table.captions.take(pa.array(np.maximum(rows, 0)))
+    lengths = pc.fill_null(pc.list_value_length(captions), 0).to_numpy(zero_copy_only=False)
     bad = (rows < 0) | (lengths == 0)
-    if asked.dataset.prompts and bad.any():
-        instead = pa.array([list(asked.dataset.prompts)] * len(asked.paths), CAPTIONS)
-        return Found(pc.if_else(pa.array(bad), instead, found), np.full(len(rows), "", object))
-    why = np.where(rows < 0, "not in the table", np.where(bad, "empty caption", "")).astype(object)
-    return Found(_nulled(found, bad), why)
+    if request.dataset.prompts and bad.any():
+        instead = pa.array([list(request.dataset.prompts)] * len(request.paths), CAPTIONS)
+        return CaptionColumn(pc.if_else(pa.array(bad), instead, captions), np.full(len(rows), "", object))
+    reasons = np.where(rows < 0, "not in the table", np.where(bad, "empty caption", "")).astype(object)
+    return CaptionColumn(_set_null(captions, bad), reasons)
 
 
-def without_nuls(found: Found) -> Found:
+def drop_nuls(column: CaptionColumn) -> CaptionColumn:
     """The same without captions that hold a NUL: no text has one, but UTF-16 and UTF-32 read as UTF-8 do."""
-    flat, rows = found.captions.flatten(), pc.list_parent_indices(found.captions)
-    bad = np.zeros(len(found.captions), bool)
+    flat, rows = column.captions.flatten(), pc.list_parent_indices(column.captions)
+    bad = np.zeros(len(column.captions), bool)
     bad[rows.filter(pc.match_substring(flat, "\0")).to_numpy(zero_copy_only=False)] = True
     if not bad.any():
-        return found
-    return Found(_nulled(found.captions, bad), np.where(bad, "caption is not UTF-8", found.reasons).astype(object))
+        return column
+    return CaptionColumn(
+        _set_null(column.captions, bad), np.where(bad, "caption is not UTF-8", column.reasons).astype(object)
+    )
 
 
-def _nulled(captions: pa.Array, where: np.ndarray) -> pa.Array:
-    return pc.if_else(pa.array(where), pa.nulls(len(captions), CAPTIONS), captions) if where.any() else captions
+def _set_null(captions: pa.Array, is_null: np.ndarray) -> pa.Array:
+    return pc.if_else(pa.array(is_null), pa.nulls(len(captions), CAPTIONS), captions) if is_null.any() else captions
 
 
 SOURCES.add("textfile", from_text_file)
@@ -139,18 +141,18 @@ def variants(
     captions: Sequence[str], dataset: SampleDataset, filters: Sequence[Callable[[str], str]], seed: int
 ) -> tuple[str, ...]:
     """Every text that one picture may be trained with, in a stable order, each once."""
-    made: Iterable[str] = captions
+    captions_out: Iterable[str] = captions
     if dataset.caption_shuffle.enable:
-        made = [v for caption in made for v in shuffled(caption, dataset.caption_shuffle, seed)]
+        captions_out = [v for caption in captions_out for v in shuffle_caption(caption, dataset.caption_shuffle, seed)]
     if (
         dataset.prepend_instance_prompt
         and not dataset.only_instance_prompt
         and dataset.caption_strategy != "instanceprompt"
     ):
-        made = [f"{prompt} {caption}" for caption in made for prompt in dataset.prompts]
+        captions_out = [f"{prompt} {caption}" for caption in captions_out for prompt in dataset.prompts]
     for change in filters:
-        made = [change(caption) for caption in made]
-    return tuple(dict.fromkeys(made))
+        captions_out = [change(caption) for caption in captions_out]
+    return tuple(dict.fromkeys(captions_out))
 
 
 def changes_captions(dataset: SampleDataset, filters: Sequence[Callable[[str], str]]) -> bool:
@@ -158,25 +160,25 @@ def changes_captions(dataset: SampleDataset, filters: Sequence[Callable[[str], s
     return bool(filters) or dataset.caption_shuffle.enable or dataset.prepend_instance_prompt
 
 
-def shuffled(caption: str, options: CaptionShuffle, seed: int) -> tuple[str, ...]:
+def shuffle_caption(caption: str, options: CaptionShuffle, seed: int) -> tuple[str, ...]:
     """The caption with its tags in other orders; the first `position_start` tags stay."""
     mark, joint = {"comma": (",", ", "), "space": (" ", " "), "period": (".", ". ")}[options.split_on]
     tags = [tag.strip() for tag in caption.split(mark) if tag.strip()]
     fixed, loose = tags[: options.position_start], tags[options.position_start :]
     if len(loose) <= 1:
         return (caption,)
-    made = [caption] if options.include_original else []
+    shuffles = [caption] if options.include_original else []
     base = (seed if options.seed is None else options.seed) + int(hashlib.md5(caption.encode()).hexdigest(), 16) % 2**32
     for i in range(options.count):
         order = list(loose)
         random.Random(base + i).shuffle(order)
-        made.append(joint.join(fixed + order))
-    return tuple(dict.fromkeys(made))
+        shuffles.append(joint.join(fixed + order))
+    return tuple(dict.fromkeys(shuffles))
 
 
 def compile_filters(entries: Sequence[str]) -> tuple[list[Callable[[str], str]], list[str]]:
     """The caption filter as functions of one text, and a sentence for each entry that is skipped."""
-    made: list[Callable[[str], str]] = []
+    filters: list[Callable[[str], str]] = []
     skipped: list[str] = []
     for entry in entries:
         if not entry:
@@ -189,13 +191,13 @@ def compile_filters(entries: Sequence[str]) -> tuple[list[Callable[[str], str]],
             skipped.append(
                 f"'{entry}' is not a valid regular expression ({cause}); it is removed where it stands literally."
             )
-            made.append(lambda text, literal=entry: text.replace(literal, ""))  # type: ignore[misc]
+            filters.append(lambda text, literal=entry: text.replace(literal, ""))  # type: ignore[misc]
             continue
         if search is None:
-            made.append(lambda text, literal=entry, rule=compiled: rule.sub("", text.replace(literal, "")))  # type: ignore[misc]
+            filters.append(lambda text, literal=entry, rule=compiled: rule.sub("", text.replace(literal, "")))  # type: ignore[misc]
         else:
-            made.append(lambda text, rule=compiled, to=replace: rule.sub(to, text))  # type: ignore[misc]
-    return made, skipped
+            filters.append(lambda text, rule=compiled, to=replace: rule.sub(to, text))  # type: ignore[misc]
+    return filters, skipped
 
 
 def _substitution(entry: str) -> tuple[str | None, str]:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from darkroom.data.index.table import CODE, Index
-from darkroom.data.requirements import Needs
-from darkroom.media.frames import Cut, cuts, thinned
+from darkroom.data.requirements import DataRequirements
+from darkroom.media.frames import Cut, plan_cuts, thin_frames
 from darkroom.options.datasets import VideoBlock
 
 
@@ -17,40 +17,40 @@ class Clipping:
     """How one dataset takes frames, with the counts that its family allows."""
 
     block: VideoBlock
-    needs: Needs
+    requirements: DataRequirements
 
     def length(self, frames: int, duration: float) -> int:
         """Frames of a clip as it is trained on, after its rate was changed."""
         if self.block.fps:
             return max(1, int(duration * self.block.fps + 1e-6)) if duration > 0 else frames
-        if self.block.source_fps and self.needs.fps:
-            return len(thinned(frames, self.block.source_fps, self.needs.fps))
+        if self.block.source_fps and self.requirements.fps:
+            return len(thin_frames(frames, self.block.source_fps, self.requirements.fps))
         return frames
 
     def of(self, frames: int, duration: float) -> list[Cut] | str:
         """The parts of a clip that are trained on, or the reason why there are none."""
-        b, rule, total = self.block, self.needs.frames, self.length(frames, duration)
+        b, rule, total = self.block, self.requirements.frames, self.length(frames, duration)
         if b.target_frames or b.frame_extraction != "head":
             targets = [rule.down(n) for n in b.target_frames or ((b.num_frames or total),)]
-            found = cuts(
+            clip_cuts = plan_cuts(
                 total,
                 sorted({n for n in targets if n}),
                 b.frame_extraction,
                 stride=b.frame_stride,
                 sample=b.frame_sample,
-                most=b.max_frames,
+                limit=b.max_frames,
                 rule=rule,
             )
-            return found or "too_short"
+            return clip_cuts or "too_short"
         if b.max_frames and total > b.max_frames:
             return "too_long"
-        wanted = rule.down(b.num_frames or total)
+        target = rule.down(b.num_frames or total)
         if b.bucket_strategy == "resolution_frames" and b.frame_interval:
-            wanted = rule.down(total // b.frame_interval * b.frame_interval or total)
-        least = rule.down(b.min_frames or (0 if b.frame_interval else wanted))
-        if total < max(least, wanted) or wanted < 1:
+            target = rule.down(total // b.frame_interval * b.frame_interval or total)
+        minimum = rule.down(b.min_frames or (0 if b.frame_interval else target))
+        if total < max(minimum, target) or target < 1:
             return "too_short"
-        return [Cut(0, wanted)]
+        return [Cut(0, target)]
 
 
 def cut_clips(index: Index, clipping: Clipping | None, is_clip: np.ndarray) -> None:
@@ -61,12 +61,12 @@ def cut_clips(index: Index, clipping: Clipping | None, is_clip: np.ndarray) -> N
     if clipping is None or len(rows) == 0:
         return
     lengths, inverse = np.unique(np.stack([at["frames"][rows], at["duration"][rows]], 1), axis=0, return_inverse=True)
-    found = [clipping.of(int(frames), float(duration)) for frames, duration in lengths]
-    plans = [found[i] for i in inverse.reshape(-1)]
+    clip_cuts = [clipping.of(int(frames), float(duration)) for frames, duration in lengths]
+    plans = [clip_cuts[i] for i in inverse.reshape(-1)]
     times = np.ones(len(index), np.int64)
     times[rows] = [1 if isinstance(plan, str) else len(plan) for plan in plans]
     firsts = np.cumsum(times) - times
-    index.repeated(times)
+    index.repeat_rows(times)
     at = index.numbers
     for row, plan in zip(firsts[rows], plans, strict=True):
         if isinstance(plan, str):
@@ -82,12 +82,12 @@ def frame_numbers(clipping: Clipping | None, source: np.ndarray, start: int, cou
 
     A clip that is shorter than asked for, as a control may be, repeats its last frame.
     """
-    from darkroom.media.frames import resampled
+    from darkroom.media.frames import resample_frames
 
     frames = np.arange(len(source))
     if clipping is not None and clipping.block.fps:
         length = float(source[-1] + (1 / fps if fps else 0)) if len(source) else 0.0
-        frames = resampled(source, length, clipping.block.fps)
-    elif clipping is not None and clipping.block.source_fps and clipping.needs.fps:
-        frames = thinned(len(source), clipping.block.source_fps, clipping.needs.fps)
+        frames = resample_frames(source, length, clipping.block.fps)
+    elif clipping is not None and clipping.block.source_fps and clipping.requirements.fps:
+        frames = thin_frames(len(source), clipping.block.source_fps, clipping.requirements.fps)
     return frames[np.minimum(np.arange(start, start + count), len(frames) - 1)]

@@ -20,7 +20,7 @@ COPIED = ("target_width", "target_height", "inter_width", "inter_height", "top",
 
 
 @dataclass(eq=False)
-class Companion:
+class ConditioningDataset:
     """A conditioning dataset beside one source: `index` has a row for every row of the source."""
 
     entry: SampleDataset
@@ -38,15 +38,15 @@ class Companion:
         return self.entry.caption_strategy is not None
 
     @property
-    def there(self) -> np.ndarray:
+    def present(self) -> np.ndarray:
         """(n,) bool: which rows of the source have it."""
-        return self.index.dropped == 0
+        return self.index.is_dropped == 0
 
 
-def paired(source: Index, own: Index, entry: SampleDataset) -> Companion:
+def pair_conditioning(source: Index, files_index: Index, entry: SampleDataset) -> ConditioningDataset:
     """The companion of every sample of `source` among the files in `own`."""
-    rows = _by_prefix(source, own, entry.number) if entry.pairing == "prefix" else _by_path(source, own)
-    index = own.selected(rows, absent="missing companion")
+    rows = _by_prefix(source, files_index, entry.number) if entry.pairing == "prefix" else _by_path(source, files_index)
+    index = files_index.select_rows(rows, absent="missing companion")
     if entry.is_aligned:
         for name in COPIED:
             index.numbers[name] = source.numbers[name].copy()
@@ -54,39 +54,39 @@ def paired(source: Index, own: Index, entry: SampleDataset) -> Companion:
         index.numbers["count"] = np.where(clips, source.numbers["count"], 1).astype(np.int32)
         index.numbers["unfit"][:] = 0
         index.area_down = source.area_down
-    return Companion(entry, index)
+    return ConditioningDataset(entry, index)
 
 
-def _by_path(source: Index, own: Index) -> np.ndarray:
+def _by_path(source: Index, files_index: Index) -> np.ndarray:
     """(n,) int64: rows with the same path, with one more ending (as generated pictures have), or with another ending;
     -1 where there is none."""
-    stems = without_ending(own.paths)
-    exact = pc.index_in(source.paths, own.paths)
+    stems = without_ending(files_index.paths)
+    exact = pc.index_in(source.paths, files_index.paths)
     longer = pc.index_in(source.paths, stems)
     other = pc.index_in(without_ending(source.paths), stems)
     return pc.fill_null(pc.coalesce(exact, longer, other), -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def _by_prefix(source: Index, own: Index, number: int) -> np.ndarray:
+def _by_prefix(source: Index, files_index: Index, number: int) -> np.ndarray:
     """musubi-tuner's way: `cat.png` has the controls `cat.*` and `cat_0.*`, `cat_1.*`...; the `number`-th of them."""
     targets = without_ending(source.paths).to_pylist()
     stems = set(targets)
-    found: dict[str, list[tuple[int, int]]] = {}
-    for row, path in enumerate(own.paths.to_pylist()):
+    by_prefix: dict[str, list[tuple[int, int]]] = {}
+    for row, path in enumerate(files_index.paths.to_pylist()):
         stem = str(PurePosixPath(path).with_suffix(""))
         numbered = re.fullmatch(r"(.*)_(\d+)", stem)
         if stem in stems:
-            found.setdefault(stem, []).append((-1, row))
+            by_prefix.setdefault(stem, []).append((-1, row))
         elif numbered and numbered[1] in stems:
-            found.setdefault(numbered[1], []).append((int(numbered[2]), row))
+            by_prefix.setdefault(numbered[1], []).append((int(numbered[2]), row))
     rows = np.full(len(source), -1, np.int64)
     for i, stem in enumerate(targets):
-        controls = sorted(found.get(stem, []))
+        controls = sorted(by_prefix.get(stem, []))
         rows[i] = controls[number][1] if number < len(controls) else -1
     return rows
 
 
-def leave_out_incomplete(source: Index, companions: Sequence[Companion], combined: bool) -> None:
+def drop_incomplete_samples(source: Index, companions: Sequence[ConditioningDataset], combined: bool) -> None:
     """Mark the samples that lack what they need: every mask, and all pictures (`combined`) or at least one of them."""
     unfit = source.numbers["unfit"]
     unfit[unfit == CODE["missing companion"]] = 0
@@ -95,20 +95,20 @@ def leave_out_incomplete(source: Index, companions: Sequence[Companion], combine
     lacking = np.zeros(len(source), bool)
     for c in companions:
         if c.role == "mask" or (combined and not c.entry.optional):
-            lacking |= ~c.there
-    pictures = [c.there for c in companions if c.role != "mask" and not c.entry.optional]
+            lacking |= ~c.present
+    pictures = [c.present for c in companions if c.role != "mask" and not c.entry.optional]
     if pictures and not combined:
         lacking |= ~np.logical_or.reduce(pictures)
     unfit[lacking & (unfit == 0)] = CODE["missing companion"]
 
 
-def shape_columns(index: Index, companions: Sequence[Companion]) -> list[np.ndarray]:
+def shape_columns(index: Index, companions: Sequence[ConditioningDataset]) -> list[np.ndarray]:
     """What samples of one batch have in common: their own size and frames, and those of everything beside them."""
     at = index.numbers
     columns = [at["target_width"], at["target_height"], at["count"]]
     for c in companions:
-        there = c.there
-        if c.entry.is_aligned and there.all() and not c.entry.optional:
+        present = c.present
+        if c.entry.is_aligned and present.all() and not c.entry.optional:
             continue
-        columns += [np.where(there, c.index.numbers[name], 0) for name in ("target_width", "target_height", "count")]
+        columns += [np.where(present, c.index.numbers[name], 0) for name in ("target_width", "target_height", "count")]
     return columns

@@ -19,9 +19,9 @@ from PIL import Image
 from darkroom.core import files
 from darkroom.core.errors import DataError
 from darkroom.data.index.listing import is_clip
-from darkroom.data.index.table import Index, Say
+from darkroom.data.index.table import Index, OnProgress
 from darkroom.media import video
-from darkroom.media.images import DECODING, BadPicture, load_rgb
+from darkroom.media.images import DECODING, BadImage, load_rgb
 from darkroom.options.datasets import SampleDataset
 from darkroom.options.datasets.where import LocalFiles
 from darkroom.storage.base import Missing, Refused
@@ -32,12 +32,12 @@ FIRST_FRAME = "i2v_first_frame"
 
 def recipe(entry: SampleDataset) -> tuple[str, dict[str, Any]]:
     """The generator's own name and all its parameters. Raises DataError."""
-    from darkroom.media.controls import CONTROLS, check_params
+    from darkroom.media.controls import CONTROLS, validate_params
 
     assert entry.generator is not None
     try:
         control = CONTROLS[entry.generator.type]
-        return control.name, check_params(entry.generator.type, entry.generator.params)
+        return control.name, validate_params(entry.generator.type, entry.generator.params)
     except (KeyError, ValueError) as cause:
         text = cause.args[0] if cause.args else str(cause)
         raise DataError(
@@ -58,32 +58,32 @@ def output_of(path: str, name: str) -> str:
 
 def missing(source: Index, entry: SampleDataset) -> list[int]:
     """Rows of the source whose picture is not there, or was made from another file or with other settings."""
-    made = _record(_folder(entry), _settings(source, entry))
+    record = _record(_folder(entry), _settings(source, entry))
     at = source.numbers
     rows = [int(row) for row in source.usable if at["part"][row] == 0]
-    return [row for row in rows if made.get(source.path(row)) != (int(at["size"][row]), int(at["mtime"][row]))]
+    return [row for row in rows if record.get(source.path(row)) != (int(at["size"][row]), int(at["mtime"][row]))]
 
 
-def make(source: Index, entry: SampleDataset, seed: int, say: Say | None = None) -> int:
+def make(source: Index, entry: SampleDataset, seed: int, on_progress: OnProgress | None = None) -> int:
     """Make what is missing. A sample that cannot be read is passed over: it is reported where it is trained on."""
     name, params = recipe(entry)
     folder, settings = _folder(entry), _settings(source, entry)
     record, rows = _record(folder, settings), missing(source, entry)
-    made = 0
-    for done, row in enumerate(rows, 1):
+    count = 0
+    for finished, row in enumerate(rows, 1):
         path = source.path(row)
         try:
-            _make_one(source, path, folder / output_of(path, name), name, params, seed)
-        except (BadPicture, Missing, Refused):
+            _make_image(source, path, folder / output_of(path, name), name, params, seed)
+        except (BadImage, Missing, Refused):
             continue
         record[path] = (int(source.numbers["size"][row]), int(source.numbers["mtime"][row]))
-        made += 1
-        if say is not None:
-            say(done, len(rows))
-        if made % 500 == 0:
+        count += 1
+        if on_progress is not None:
+            on_progress(finished, len(rows))
+        if count % 500 == 0:
             _write(folder, settings, record)
     _write(folder, settings, record)
-    return made
+    return count
 
 
 def _folder(entry: SampleDataset) -> Path:
@@ -91,7 +91,7 @@ def _folder(entry: SampleDataset) -> Path:
     return entry.where.root
 
 
-def _make_one(source: Index, path: str, target: Path, name: str, params: dict[str, Any], seed: int) -> None:
+def _make_image(source: Index, path: str, target: Path, name: str, params: dict[str, Any], seed: int) -> None:
     from darkroom.media.controls import CONTROLS
 
     control = CONTROLS[name]
@@ -109,12 +109,12 @@ def _make_one(source: Index, path: str, target: Path, name: str, params: dict[st
     clip = source.store.local(path) or io.BytesIO(source.store.read(path))
     facts = video.probe(clip)
     count = 1 if name == FIRST_FRAME else facts.frames
-    made = control.clip(video.read_frames(clip, np.arange(count)), params, generator)
+    frames = control.clip(video.read_frames(clip, np.arange(count)), params, generator)
     if name == FIRST_FRAME:
-        _save(target, made[0])
+        _save(target, frames[0])
     else:
         with files.write_atomically(target) as temporary:
-            video.write_mp4(temporary, made, facts.fps or 24.0)
+            video.write_mp4(temporary, frames, facts.fps or 24.0)
 
 
 def _save(target: Path, picture: np.ndarray) -> None:

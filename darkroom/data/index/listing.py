@@ -20,7 +20,7 @@ from darkroom.media.images import EXTENSIONS
 from darkroom.media.video import VIDEO_ENDINGS
 from darkroom.storage.base import Store, ending_of
 
-BESIDE_SAMPLES = frozenset([
+METADATA_ENDINGS = frozenset([
     ".txt", ".caption", ".captions", ".tags", ".json", ".jsonl", ".csv", ".tsv", ".parquet", ".toml", ".yaml", ".yml",
     ".xml", ".md", ".html", ".pdf", ".log", ".ini", ".cfg", ".db", ".sqlite", ".npz", ".npy", ".safetensors", ".pt",
     ".pth", ".bin", ".pkl", ".py", ".sh", ".bat", ".lock", ".aae", ".xmp", ".srt", ".vtt", ".url", ".part",
@@ -41,7 +41,7 @@ class Listing:
     problems: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
     folders: int = 0
-    others: Counter[str] = field(default_factory=Counter)  # files of other kinds, by their ending
+    other_files: Counter[str] = field(default_factory=Counter)  # files of other kinds, by their ending
     leaving: list[str] = field(default_factory=list)  # links that lead out of the folder, and where to
     text_names: pa.Array | None = None  # (m,) string: paths of the text files as they are; None when they are not known
     stored: bool = False  # taken from an index or a table instead of the storage; text files are as they were
@@ -74,7 +74,7 @@ class Listing:
         texts = pa.table({"paths": self.texts, "size": self.text_size, "mtime": self.text_mtime})
         if self.text_names is not None:
             texts = texts.append_column("names", self.text_names)
-        names = ("problems", "notes", "folders", "others", "leaving")
+        names = ("problems", "notes", "folders", "other_files", "leaving")
         facts = {name: getattr(self, name) for name in names}
         return media.replace_schema_metadata({"facts": json.dumps(facts | {"stored": self.stored})}), texts
 
@@ -82,7 +82,7 @@ class Listing:
     def from_tables(cls, media: pa.Table, texts: pa.Table) -> Listing:
         """The inverse of `as_tables`."""
         facts = json.loads((media.schema.metadata or {})[b"facts"])
-        facts |= {name: Counter(facts[name]) for name in ("problems", "others")}
+        facts |= {name: Counter(facts[name]) for name in ("problems", "other_files")}
         if "names" in texts.column_names:
             facts["text_names"] = texts["names"].combine_chunks()
         columns: list[Any] = []
@@ -108,24 +108,27 @@ def are_clips(paths: pa.Array) -> np.ndarray:
 
 
 def list_samples(
-    store: Store, endings: frozenset[str], text_ending: str = ".txt", say: Callable[[int, int], None] | None = None
+    store: Store,
+    endings: frozenset[str],
+    text_ending: str = ".txt",
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Listing:
     """Everything in the store with one of these endings, and the text files beside. Raises DataError.
 
     `text_ending` is what a text file's name has behind that of its sample, in capitals or not. Where several differ
     only in that, the one that is written as asked for counts.
     """
-    found = store.find(endings | {ending_of(f"x{text_ending}") or text_ending}, say)
-    paths = pa.array(found.paths, pa.string())
+    listing = store.find(endings | {ending_of(f"x{text_ending}") or text_ending}, on_progress)
+    paths = pa.array(listing.paths, pa.string())
     is_text = pc.ends_with(pc.utf8_lower(paths), text_ending.lower()).to_numpy(zero_copy_only=False)
     media = np.flatnonzero(~is_text & ends_in(paths, endings))
     texts = np.flatnonzero(is_text)
-    texts = texts[np.argsort([not found.paths[row].endswith(text_ending) for row in texts], kind="stable")]
+    texts = texts[np.argsort([not listing.paths[row].endswith(text_ending) for row in texts], kind="stable")]
     names = paths.take(pa.array(texts))
     stems = pc.utf8_slice_codeunits(names, 0, -len(text_ending))
     _, first = np.unique(stems.dictionary_encode().indices, return_index=True)
     texts, names, stems = texts[first], names.take(pa.array(first)), stems.take(pa.array(first))
-    size, mtime = np.array(found.sizes, np.int64), np.array(found.stamps, np.int64)
+    size, mtime = np.array(listing.sizes, np.int64), np.array(listing.stamps, np.int64)
     return Listing(
         paths.take(pa.array(media)),
         size[media],
@@ -133,11 +136,11 @@ def list_samples(
         stems,
         size[texts],
         mtime[texts],
-        found.problems,
-        found.notes,
-        found.folders,
-        found.others,
-        found.leaving,
+        listing.problems,
+        listing.notes,
+        listing.folders,
+        listing.other_files,
+        listing.leaving,
         names,
     )
 
@@ -148,36 +151,36 @@ def ends_in(paths: pa.Array, endings: frozenset[str]) -> np.ndarray:
     return pc.match_substring_regex(paths, rf"\.(?i:{rule})$").to_numpy(zero_copy_only=False)
 
 
-def other_endings(found: Counter[str], kind: str) -> Counter[str]:
+def other_endings(counts: Counter[str], kind: str) -> Counter[str]:
     """What is in the folder of a dataset of type `kind` and no sample of it: the reasons, with the endings, counted.
 
     Texts and tables that usually lie beside samples are passed over.
     """
     groups: dict[str, Counter[str]] = {}
-    for ending, count in found.items():
-        if ending in BESIDE_SAMPLES:
+    for ending, count in counts.items():
+        if ending in METADATA_ENDINGS:
             continue
         if ending in EXTENSIONS | VIDEO_ENDINGS:
             reason = f"{'image' if ending in EXTENSIONS else 'video'} in a dataset of type {kind}"
         else:
             reason = "not an image or video ending"
         groups.setdefault(reason, Counter())[ending or "none"] += count
-    return Counter({f"{why} ({_most_common(endings)})": endings.total() for why, endings in groups.items()})
+    return Counter({f"{label} ({_describe_common(endings)})": endings.total() for label, endings in groups.items()})
 
 
-def _most_common(endings: Counter[str], most: int = 5) -> str:
+def _describe_common(endings: Counter[str], limit: int = 5) -> str:
     ordered = sorted(endings, key=lambda ending: (-endings[ending], ending))
-    return ", ".join(ordered[:most]) + (", ..." if len(ordered) > most else "")
+    return ", ".join(ordered[:limit]) + (", ..." if len(ordered) > limit else "")
 
 
-def listed_in(table: SampleTable) -> Listing:
+def list_table(table: SampleTable) -> Listing:
     """The samples that a table names, sorted, without asking the storage whether they are there."""
     paths = table.keys.take(pc.sort_indices(table.keys))
     none, zeros = np.zeros(0, np.int64), np.zeros(len(paths), np.int64)
     return Listing(paths, zeros, zeros, pa.array([], pa.string()), none, none, stored=True)
 
 
-def tell_layers_apart(listing: Listing) -> None:
+def separate_layers(listing: Listing) -> None:
     """Make `cat_0.*`, `cat_1.*`... the layers of `cat.*`, in the order of their numbers, unless they have a text file.
 
     A sample's age becomes one that changes with any of its layers.
@@ -185,18 +188,18 @@ def tell_layers_apart(listing: Listing) -> None:
     stems = without_ending(listing.paths)
     captioned = text_of(listing) >= 0
     row_of = {stem: row for row, stem in enumerate(stems.to_pylist())}
-    found: dict[int, list[tuple[int, int]]] = {}
+    layers: dict[int, list[tuple[int, int]]] = {}
     for row, stem in enumerate(stems.to_pylist()):
-        whole, number = layer_of(stem)
-        if whole in row_of and not captioned[row]:
-            found.setdefault(row_of[whole], []).append((number, row))
-    layered = {row for owned in found.values() for _, row in owned}
-    if lost := sum(len(owned) for row, owned in found.items() if row in layered):
+        composite, number = layer_of(stem)
+        if composite in row_of and not captioned[row]:
+            layers.setdefault(row_of[composite], []).append((number, row))
+    layered = {row for owned in layers.values() for _, row in owned}
+    if lost := sum(len(owned) for row, owned in layers.items() if row in layered):
         listing.problems["layer of a layer"] += lost
     names = listing.paths.to_pylist()
     paths: list[list[str]] = [[] for _ in names]
     mtime = listing.mtime.copy()
-    for row, owned in found.items():
+    for row, owned in layers.items():
         members = [member for _, member in sorted(owned)]
         paths[row] = [names[member] for member in members]
         stamps = np.stack([listing.size[members], listing.mtime[members]])
@@ -211,15 +214,15 @@ def layer_of(stem: str) -> tuple[str, int]:
     return (parts[1], int(parts[2])) if parts else ("", -1)
 
 
-def choose_samples(listing: Listing, dataset: str, most: int | None) -> int:
+def choose_samples(listing: Listing, dataset: str, limit: int | None) -> int:
     """Keep at most `most` samples, always the same ones for the same files and dataset id. Returns how many were
     left out."""
-    if most is None or len(listing) <= most:
+    if limit is None or len(listing) <= limit:
         return 0
     rows = list(range(len(listing)))  # the listing is sorted by path
     random.Random(dataset).shuffle(rows)
-    left = len(listing) - most
-    listing.take(np.sort(np.array(rows[:most], np.int64)))
+    left = len(listing) - limit
+    listing.take(np.sort(np.array(rows[:limit], np.int64)))
     return left
 
 

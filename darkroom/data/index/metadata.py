@@ -31,7 +31,7 @@ CAPTIONS = pa.list_(pa.string())
 NUMBERS = {"width": np.int64, "height": np.int64, "frames": np.int64, "fps": np.float64, "aspect": np.float64}
 """Columns that a table may have beside captions; 0 or NaN where a row has none."""
 
-MOST = 2**31 - 1
+MAX_INT32 = 2**31 - 1
 """A larger size or number of frames is no such thing."""
 
 
@@ -51,9 +51,9 @@ class SampleTable:
         """(m,) int64: the row of each path, or -1."""
         if len(self) == 0:
             return np.full(len(paths), -1, np.int64)
-        wanted = paths if self.with_ending else without_ending(paths)
-        found = pc.index_in(wanted, self.keys)
-        return pc.fill_null(found, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+        names = paths if self.with_ending else without_ending(paths)
+        positions = pc.index_in(names, self.keys)
+        return pc.fill_null(positions, -1).to_numpy(zero_copy_only=False).astype(np.int64)
 
 
 def without_ending(paths: pa.Array) -> pa.Array:
@@ -70,26 +70,26 @@ def stem_of(path: str) -> str:
 def from_rows(rows: pa.Table) -> SampleTable:
     """The table of a store that knows its own rows."""
     names = {name: name for name in NUMBERS if name in rows.column_names}
-    numbers = {name: _numbers(_one(rows[column]), name) for name, column in names.items()}
-    captions = _one(rows["captions"]).cast(CAPTIONS) if "captions" in rows.column_names else None
-    return SampleTable(_one(rows["path"]), captions, numbers)
+    numbers = {name: _numbers(_combine_chunks(rows[column]), name) for name, column in names.items()}
+    captions = _combine_chunks(rows["captions"]).cast(CAPTIONS) if "captions" in rows.column_names else None
+    return SampleTable(_combine_chunks(rows["path"]), captions, numbers)
 
 
 def read(dataset: SampleDataset, store: Store) -> SampleTable:
     """The table of a dataset's parquet block. Raises DataError naming the dataset, the table and what is wrong."""
     block = dataset.parquet
     assert block is not None
-    wanted = _wanted_columns(dataset, block)
-    table = _load(dataset, block, store, wanted)
-    _need(table.column_names, block.filename_column, dataset, block)
-    keys = _identifiers(_one(table[block.filename_column]), dataset, block, store)
+    column_names = _list_columns(dataset, block)
+    table = _load(dataset, block, store, column_names)
+    _require_column(table.column_names, block.filename_column, dataset, block)
+    keys = _identifiers(_combine_chunks(table[block.filename_column]), dataset, block, store)
     captions = None
     if dataset.caption_strategy == "parquet" and not dataset.only_instance_prompt:
         for column in (*block.caption_columns, *filter(None, [block.fallback_caption_column])):
-            _need(table.column_names, column, dataset, block)
+            _require_column(table.column_names, column, dataset, block)
         captions = _captions(table, keys, dataset, block)
-    for column in wanted:
-        _need(table.column_names, column, dataset, block)
+    for column in column_names:
+        _require_column(table.column_names, column, dataset, block)
     columns = {
         "width": block.width_column,
         "height": block.height_column,
@@ -98,35 +98,35 @@ def read(dataset: SampleDataset, store: Store) -> SampleTable:
         "aspect": block.aspect_ratio_column,
     }
     numbers = {
-        name: _numbers(_one(table[column]), name)
+        name: _numbers(_combine_chunks(table[column]), name)
         for name, column in columns.items()
-        if column is not None and column in wanted
+        if column is not None and column in column_names
     }
     return SampleTable(keys, captions, numbers, block.identifier_includes_extension)
 
 
-def _wanted_columns(dataset: SampleDataset, block: MetadataTable) -> list[str]:
+def _list_columns(dataset: SampleDataset, block: MetadataTable) -> list[str]:
     """The columns that are read, each once."""
-    wanted = [block.filename_column]
+    columns = [block.filename_column]
     if dataset.caption_strategy == "parquet" and not dataset.only_instance_prompt:
-        wanted += [*block.caption_columns, *filter(None, [block.fallback_caption_column])]
+        columns += [*block.caption_columns, *filter(None, [block.fallback_caption_column])]
     if dataset.metadata_backend == "parquet":
-        wanted += [block.width_column, block.height_column]
-        wanted += filter(None, [block.num_frames_column, block.fps_column] if dataset.video else [])
+        columns += [block.width_column, block.height_column]
+        columns += filter(None, [block.num_frames_column, block.fps_column] if dataset.video else [])
     if block.aspect_ratio_column:
-        wanted.append(block.aspect_ratio_column)
-    return list(dict.fromkeys(wanted))
+        columns.append(block.aspect_ratio_column)
+    return list(dict.fromkeys(columns))
 
 
-def _load(dataset: SampleDataset, block: MetadataTable, store: Store, wanted: Sequence[str]) -> pa.Table:
+def _load(dataset: SampleDataset, block: MetadataTable, store: Store, columns: Sequence[str]) -> pa.Table:
     """The wanted columns, from a local path or from the dataset's own storage."""
     try:
         data = _bytes(store, block.path)
         if block.path.lower().endswith(".jsonl"):
             return _from_lines(data.decode("utf-8") if isinstance(data, bytes) else data.read_text(encoding="utf-8"))
         file = pq.ParquetFile(io.BytesIO(data) if isinstance(data, bytes) else data)
-        there = file.schema_arrow.names
-        table = file.read(columns=list(wanted)) if set(wanted) <= set(there) else file.read()
+        available = file.schema_arrow.names
+        table = file.read(columns=list(columns)) if set(columns) <= set(available) else file.read()
         table.validate(full=True)
         return table
     except FileNotFoundError as cause:
@@ -166,7 +166,7 @@ def _from_lines(text: str) -> pa.Table:
     return pa.table({name: pa.array([line.get(name) for line in lines]) for name in names})
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def _combine_chunks(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
@@ -185,12 +185,12 @@ def _plain(column: pa.Array) -> pa.Array:
     return column
 
 
-def _need(there: Sequence[str], column: str, dataset: SampleDataset, block: MetadataTable) -> None:
-    if column not in there:
-        hint = find_nearest(column, there)
+def _require_column(available: Sequence[str], column: str, dataset: SampleDataset, block: MetadataTable) -> None:
+    if column not in available:
+        hint = find_nearest(column, available)
         raise DataError(
             f"Dataset '{dataset.id}': the table {block.path} has no column '{column}'; it has "
-            f"{', '.join(there) or 'none'}.\n"
+            f"{', '.join(available) or 'none'}.\n"
             "  Correct the parquet block" + (f"; did you mean {' or '.join(hint)}?" if hint else ".")
         )
 
@@ -220,20 +220,22 @@ def _identifiers(column: pa.Array, dataset: SampleDataset, block: MetadataTable,
 def _captions(table: pa.Table, keys: pa.Array, dataset: SampleDataset, block: MetadataTable) -> pa.Array:
     """Captions of all caption columns, the fallback column where those are empty; each row a list."""
     lenient = block.fallback_caption_column is not None
-    parts = [_cells(_one(table[column]), column, lenient, dataset, block) for column in block.caption_columns]
-    found = parts[0] if len(parts) == 1 else _joined(parts)
+    parts = [
+        _cells(_combine_chunks(table[column]), column, lenient, dataset, block) for column in block.caption_columns
+    ]
+    captions = parts[0] if len(parts) == 1 else _join_columns(parts)
     if block.fallback_caption_column:
         column = block.fallback_caption_column
-        instead = _cells(_one(table[column]), column, lenient, dataset, block)
-        found = pc.if_else(pc.equal(pc.list_value_length(found), 0), instead, found)
-    empty = np.flatnonzero(pc.equal(pc.list_value_length(found), 0).to_numpy(zero_copy_only=False))
+        instead = _cells(_combine_chunks(table[column]), column, lenient, dataset, block)
+        captions = pc.if_else(pc.equal(pc.list_value_length(captions), 0), instead, captions)
+    empty = np.flatnonzero(pc.equal(pc.list_value_length(captions), 0).to_numpy(zero_copy_only=False))
     if len(empty) and not lenient:
         raise DataError(
-            f"Dataset '{dataset.id}': {len(empty)} of {len(found)} rows of {block.path} have no caption in "
+            f"Dataset '{dataset.id}': {len(empty)} of {len(captions)} rows of {block.path} have no caption in "
             f"'{', '.join(block.caption_columns)}', for example '{keys[int(empty[0])].as_py()}'.\n"
             "  Fill them, or name a fallback_caption_column in the parquet block."
         )
-    return found
+    return captions
 
 
 def _cells(column: pa.Array, name: str, lenient: bool, dataset: SampleDataset, block: MetadataTable) -> pa.Array:
@@ -249,26 +251,26 @@ def _cells(column: pa.Array, name: str, lenient: bool, dataset: SampleDataset, b
         )
     if not lists:
         text = pc.fill_null(pc.utf8_trim_whitespace(column.cast(pa.string())), "")
-        return _listed(text)
+        return _as_lists(text)
     flat = column.flatten()
     if flat.null_count and not lenient:
         raise DataError(
             f"Dataset '{dataset.id}': column '{name}' of {block.path} has lists with missing captions.\n"
             "  Fill them, or name a fallback_caption_column in the parquet block."
         )
-    made = [list(dict.fromkeys(s for t in cell or [] if t and (s := t.strip()))) for cell in column.to_pylist()]
-    return pa.array(made, CAPTIONS)
+    cells = [list(dict.fromkeys(s for t in cell or [] if t and (s := t.strip()))) for cell in column.to_pylist()]
+    return pa.array(cells, CAPTIONS)
 
 
-def _listed(text: pa.Array) -> pa.Array:
+def _as_lists(text: pa.Array) -> pa.Array:
     """Each text as a list of one, an empty one as an empty list."""
-    there = pc.not_equal(text, "")
-    lengths = there.cast(pa.int32()).to_numpy(zero_copy_only=False)
+    has_text = pc.not_equal(text, "")
+    lengths = has_text.cast(pa.int32()).to_numpy(zero_copy_only=False)
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), text.filter(there))
+    return pa.ListArray.from_arrays(pa.array(offsets), text.filter(has_text))
 
 
-def _joined(parts: Sequence[pa.Array]) -> pa.Array:
+def _join_columns(parts: Sequence[pa.Array]) -> pa.Array:
     rows = zip(*(part.to_pylist() for part in parts), strict=True)
     return pa.array([list(dict.fromkeys(text for cell in row for text in cell)) for row in rows], CAPTIONS)
 
@@ -283,7 +285,7 @@ def _numbers(column: pa.Array, name: str) -> np.ndarray:
         values = np.array([_number(value) for value in column.to_pylist()], np.float64)
     if kind is np.float64:
         return values
-    return np.where((values >= 0) & (values <= MOST), values, 0).astype(kind)
+    return np.where((values >= 0) & (values <= MAX_INT32), values, 0).astype(kind)
 
 
 def _number(value: Any) -> float:

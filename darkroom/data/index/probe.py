@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from darkroom.data.index.listing import is_clip, layer_of
 from darkroom.data.index.metadata import SampleTable
-from darkroom.data.index.table import CODE, FACTS, Index, Say
+from darkroom.data.index.table import CODE, FACTS, Index, OnProgress
 from darkroom.data.threads import in_chunks
-from darkroom.media.images import BadPicture, layer_problem, load_rgb, read_header
+from darkroom.media.images import BadImage, layer_problem, load_rgb, read_header
 from darkroom.media.video import probe, read_frames
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Missing, Refused, Store
@@ -41,12 +41,12 @@ class Saver:
         self.index.settings, self.last = settings, time.monotonic()
 
 
-def read_facts(
+def probe_samples(
     index: Index,
     rows: np.ndarray,
     dataset: SampleDataset,
     table: SampleTable,
-    say: Say | None,
+    on_progress: OnProgress | None,
     saver: Callable[[], None] | None = None,
 ) -> None:
     """Facts of `rows`: from the table when it has them, or from file headers, read by several threads."""
@@ -62,9 +62,9 @@ def read_facts(
     faces = dataset.crop_style == "face"
     workers = min(dataset.aspect_bucket_worker_count, store.connections) if not store.remote else store.connections
     layers = [index.layers_of(row) for row in rows]
-    asked = list(zip(paths.to_pylist(), sizes, layers, strict=True))
-    found = in_chunks(lambda item: _facts(store, *item, faces), asked, workers, store.remote)
-    _keep(index, rows, found, say, saver or (lambda: None))
+    items = list(zip(paths.to_pylist(), sizes, layers, strict=True))
+    probed = in_chunks(lambda item: _probe_sample(store, *item, faces), items, workers, store.remote)
+    _keep(index, rows, probed, on_progress, saver or (lambda: None))
     _check_layers(index, rows)
 
 
@@ -85,50 +85,54 @@ def _from_table(index: Index, rows: np.ndarray, paths: pa.Array, dataset: Sample
     for name in ("width", "height", "frames", "fps"):
         if name in table.numbers and len(table):
             index.numbers[name][rows] = np.nan_to_num(table.numbers[name][safe])
-    known = (at >= 0) & (index.numbers["width"][rows] > 0) & (index.numbers["height"][rows] > 0)
+    has_sizes = (at >= 0) & (index.numbers["width"][rows] > 0) & (index.numbers["height"][rows] > 0)
     if dataset.video is None:
         index.numbers["frames"][rows] = 1
     else:
-        known &= index.numbers["frames"][rows] > 0
+        has_sizes &= index.numbers["frames"][rows] > 0
         rate = index.numbers["fps"][rows]
         index.numbers["duration"][rows] = np.divide(
             index.numbers["frames"][rows], rate, out=np.zeros(len(rows)), where=rate > 0
         )
     for name in ("focus_x", "focus_y"):
         index.numbers[name][rows] = -1
-    index.numbers["bad"][rows] = np.where(known, 0, CODE["not in the table"])
+    index.numbers["bad"][rows] = np.where(has_sizes, 0, CODE["not in the table"])
 
 
 def _keep(
-    index: Index, rows: np.ndarray, found: Iterator[list[Row]], say: Say | None, saver: Callable[[], None]
+    index: Index,
+    rows: np.ndarray,
+    chunks: Iterator[list[Row]],
+    on_progress: OnProgress | None,
+    saver: Callable[[], None],
 ) -> None:
-    done = 0
-    for chunk in found:
-        at = rows[done : done + len(chunk)]
+    finished = 0
+    for chunk in chunks:
+        at = rows[finished : finished + len(chunk)]
         for name, column in zip(FACTS, zip(*chunk, strict=True), strict=True):
             index.numbers[name][at] = np.array(column, FACTS[name])
-        done += len(chunk)
+        finished += len(chunk)
         saver()
-        if say is not None:
-            say(done, len(rows))
+        if on_progress is not None:
+            on_progress(finished, len(rows))
 
 
-def _facts(store: Store, path: str, size: int, layers: list[str], faces: bool) -> Row:
+def _probe_sample(store: Store, path: str, size: int, layers: list[str], faces: bool) -> Row:
     """Facts of one sample, whose layers have to fit it."""
     row = _header(store, path, size, faces)
     problem = _layer_problem(store, layers, row[:2]) if row[-1] == 0 and layers else ""
     return (*row[:-1], CODE[problem]) if problem else row
 
 
-def _layer_problem(store: Store, layers: list[str], whole: tuple[int, int]) -> str:
+def _layer_problem(store: Store, layers: list[str], composite_size: tuple[int, int]) -> str:
     """The reason why some of the layers are none of a picture of size `whole`."""
     try:
         for path in layers:
             local = store.local(path)
             header = read_header(str(local) if local else store.open(path))
-            if problem := layer_problem(whole, header.size, header.has_alpha):
+            if problem := layer_problem(composite_size, header.size, header.has_alpha):
                 return problem
-    except (BadPicture, Missing, FileNotFoundError, Refused, OSError):
+    except (BadImage, Missing, FileNotFoundError, Refused, OSError):
         return "damaged layer"
     return ""
 
@@ -138,13 +142,15 @@ def _header(store: Store, path: str, size: int, faces: bool) -> Row:
     try:
         if is_clip(path):
             clip = probe(store.local(path) or store.open(path, size))
-            face = _face_in(read_frames(store.local(path) or store.open(path, size), FIRST)[0]) if faces else NO_FACE
+            face = (
+                _locate_face(read_frames(store.local(path) or store.open(path, size), FIRST)[0]) if faces else NO_FACE
+            )
             return clip.width, clip.height, clip.frames, clip.fps, clip.duration, *face, 0, 0
         local = store.local(path)
         header = read_header(str(local) if local else store.open(path, size))
-        face = _face_in(np.asarray(load_rgb(store.read(path)))) if faces else NO_FACE
+        face = _locate_face(np.asarray(load_rgb(store.read(path)))) if faces else NO_FACE
         return *header.size, 1, 0.0, 0.0, *face, int(header.traits), 0
-    except BadPicture as bad:
+    except BadImage as bad:
         return *NOTHING, CODE[bad.reason]
     except (Missing, FileNotFoundError):
         return *NOTHING, CODE["vanished"]
@@ -152,7 +158,7 @@ def _header(store: Store, path: str, size: int, faces: bool) -> Row:
         return *NOTHING, CODE["unreadable"]
 
 
-def _face_in(picture: np.ndarray) -> tuple[float, float]:
-    from darkroom.media.faces import face_centre
+def _locate_face(picture: np.ndarray) -> tuple[float, float]:
+    from darkroom.media.faces import locate_face
 
-    return face_centre(picture) or NO_FACE
+    return locate_face(picture) or NO_FACE

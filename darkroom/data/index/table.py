@@ -99,7 +99,7 @@ STAMPS = {"size": np.int64, "mtime": np.int64, "caption_size": np.int64, "captio
 NUMBERS = {**STAMPS, **FACTS, "caption_bad": np.int8, **DECISIONS}
 """Numeric columns and their types."""
 
-Say = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Called with (done, total)."""
 
 
@@ -121,7 +121,9 @@ class Index:
     opened: int = 0  # files opened by the scan that made this
     problems: Counter[str] | None = None  # what could not be listed
     left_out: int = 0  # by max_num_samples
-    others: Counter[str] = field(default_factory=Counter)  # files of other kinds, by the reason why they are no samples
+    other_files: Counter[str] = field(
+        default_factory=Counter
+    )  # files of other kinds, by the reason why they are no samples
     leaving: list[str] = field(default_factory=list)  # links that lead out of the folder, and where to
     changed: bool = False
     area_down: bool = False  # shrunk by averaging areas instead of Lanczos
@@ -132,7 +134,7 @@ class Index:
         return len(self.paths)
 
     @property
-    def dropped(self) -> np.ndarray:
+    def is_dropped(self) -> np.ndarray:
         """(n,) int8 codes of REASONS; 0 where the sample is used."""
         bad, text, unfit = (self.numbers[name] for name in ("bad", "caption_bad", "unfit"))
         return np.where(bad != 0, bad, np.where(text != 0, text, unfit))
@@ -140,13 +142,13 @@ class Index:
     @property
     def usable(self) -> np.ndarray:
         """Row numbers of the samples that are used."""
-        return np.flatnonzero(self.dropped == 0)
+        return np.flatnonzero(self.is_dropped == 0)
 
     def path(self, row: int) -> str:
         """Path of a row, relative to the storage's root."""
         return self.paths[int(row)].as_py()
 
-    def place(self, row: int) -> str:
+    def describe_row(self, row: int) -> str:
         """Path of a row for people, with the frames when it is a part of a clip."""
         start, count = int(self.numbers["start"][row]), int(self.numbers["count"][row])
         if self.layers is not None:
@@ -205,14 +207,14 @@ class Index:
         if self.origin is not None:
             self.origin[0].record_hash(int(self.origin[1][row]), content)
 
-    def reasons(self) -> dict[str, int]:
+    def count_reasons(self) -> dict[str, int]:
         """How many samples are left out, by reason."""
-        codes, counts = np.unique(self.dropped, return_counts=True)
+        codes, counts = np.unique(self.is_dropped, return_counts=True)
         return {REASONS[code]: int(count) for code, count in zip(codes, counts, strict=True) if code}
 
-    def left_out_rows(self) -> Iterator[tuple[str, str]]:
+    def iterate_dropped(self) -> Iterator[tuple[str, str]]:
         """(path, reason) of each sample that is left out."""
-        codes = self.dropped
+        codes = self.is_dropped
         for row in np.flatnonzero(codes):
             yield self.path(int(row)), REASONS[codes[row]]
 
@@ -227,7 +229,7 @@ class Index:
         sums.update(self.hashes[rows].tobytes())
         return sums.hexdigest()
 
-    def repeated(self, times: np.ndarray) -> None:
+    def repeat_rows(self, times: np.ndarray) -> None:
         """Each row `times` over, in place; `part` counts the copies."""
         rows = np.repeat(np.arange(len(self)), times)
         self.paths, self.raw = self.paths.take(pa.array(rows)), self.raw.take(pa.array(rows))
@@ -237,17 +239,17 @@ class Index:
         starts = np.cumsum(times) - times
         self.numbers["part"] = (np.arange(len(rows)) - starts[rows]).astype(np.int32)
 
-    def selected(self, rows: np.ndarray, absent: str) -> Index:
+    def select_rows(self, rows: np.ndarray, absent: str) -> Index:
         """These rows as an index of their own; -1 makes a row without a file, left out as `absent`. Facts that are
         learned about a row are kept here too."""
-        there, safe = rows >= 0, np.maximum(rows, 0)
+        is_present, safe = rows >= 0, np.maximum(rows, 0)
         if len(self) == 0:
             numbers = {name: np.zeros(len(rows), kind) for name, kind in NUMBERS.items()}
             paths, hashes = pa.array([""] * len(rows), pa.string()), np.zeros(len(rows), "S32")
         else:
             numbers = {name: column[safe].copy() for name, column in self.numbers.items()}
             paths, hashes = self.paths.take(pa.array(safe)), self.hashes[safe].copy()
-        numbers["bad"][~there] = CODE[absent]
+        numbers["bad"][~is_present] = CODE[absent]
         numbers["part"][:] = 0
         raw = self.raw.take(pa.array(safe)) if len(self) else pa.nulls(len(rows), pa.list_(pa.string()))
         captions, layers = (
@@ -273,15 +275,15 @@ class Index:
         if not self.changed:
             return
         rows = np.flatnonzero(self.numbers["part"] == 0)
-        whole = len(rows) == len(self)
+        is_complete = len(rows) == len(self)
         columns: dict[str, Any] = {
-            "path": self.paths if whole else self.paths.take(pa.array(rows)),
-            "hash": _from_bytes(self.hashes if whole else self.hashes[rows]),
-            "captions": self.raw if whole else self.raw.take(pa.array(rows)),
-            **{name: column if whole else column[rows] for name, column in self.numbers.items()},
+            "path": self.paths if is_complete else self.paths.take(pa.array(rows)),
+            "hash": _from_bytes(self.hashes if is_complete else self.hashes[rows]),
+            "captions": self.raw if is_complete else self.raw.take(pa.array(rows)),
+            **{name: column if is_complete else column[rows] for name, column in self.numbers.items()},
         }
         if self.layers is not None:
-            columns["layers"] = self.layers if whole else self.layers.take(pa.array(rows))
+            columns["layers"] = self.layers if is_complete else self.layers.take(pa.array(rows))
         table = pa.table(columns).replace_schema_metadata({k.encode(): v.encode() for k, v in self.settings.items()})
         with files.write_atomically(self.file) as temporary:
             pq.write_table(table, temporary, compression="zstd", compression_level=1)
@@ -293,7 +295,7 @@ def _from_bytes(hashes: np.ndarray) -> pa.Array:
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(32), len(hashes), [None, pa.py_buffer(hashes.tobytes())])
 
 
-def _combined(column: pa.ChunkedArray) -> pa.Array:
+def _combine_chunks(column: pa.ChunkedArray) -> pa.Array:
     return (
         column.chunk(0)
         if column.num_chunks == 1
@@ -308,17 +310,17 @@ def load(file: Path, store: Store, version: str) -> Index | None:
     try:
         table = pq.read_table(file, memory_map=False)
         table.validate(full=True)
-        found = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
-        if found.get("version") != version:
+        metadata = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+        if metadata.get("version") != version:
             return None
         numbers = {name: table[name].to_numpy().astype(kind) for name, kind in NUMBERS.items()}
-        raw_hash = _combined(table["hash"])
+        raw_hash = _combine_chunks(table["hash"])
         hashes = np.frombuffer(raw_hash.buffers()[1] or b"", "S32", len(table), raw_hash.offset * 32).copy()
-        layers = _combined(table["layers"]) if "layers" in table.column_names else None
-        paths, raw = _combined(table["path"]), _combined(table["captions"])
+        layers = _combine_chunks(table["layers"]) if "layers" in table.column_names else None
+        paths, raw = _combine_chunks(table["path"]), _combine_chunks(table["captions"])
         if not (paths.type == pa.string() and raw.type == pa.list_(pa.string()) and raw_hash.type == pa.binary(32)):
             return None
-        return Index("", store, paths, numbers, hashes, raw, file, found, layers)
+        return Index("", store, paths, numbers, hashes, raw, file, metadata, layers)
     except FileNotFoundError:
         return None
     except (OSError, pa.ArrowException, KeyError, ValueError, TypeError, AttributeError, IndexError, OverflowError):
@@ -327,13 +329,13 @@ def load(file: Path, store: Store, version: str) -> Index | None:
 
 def index_file(folder: Path, dataset: SampleDataset, store: Store) -> Path:
     """Where a dataset's index lives: one file per dataset, place and way of reading it."""
-    what = {
+    settings = {
         "store": store.identity(),
         "suffix": dataset.cache_file_suffix,
         "metadata": dataset.metadata_backend,
         "most": dataset.max_num_samples,
     }
-    return folder / f"{files.safe_name(dataset.id, 60)}-{files.digest(what)[:12]}.parquet"
+    return folder / f"{files.safe_name(dataset.id, 60)}-{files.digest(settings)[:12]}.parquet"
 
 
 def unique_pairs(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,11 +13,11 @@ import numpy as np
 from PIL import Image
 
 from darkroom.data.index.listing import is_clip
-from darkroom.data.index.table import REASONS, Index, Say
+from darkroom.data.index.table import REASONS, Index, OnProgress
 from darkroom.data.threads import in_chunks
 from darkroom.media import quality, video
 from darkroom.media.containers import Source
-from darkroom.media.images import BadPicture, load_rgb
+from darkroom.media.images import BadImage, load_rgb
 from darkroom.media.resize import Sizes
 from darkroom.report.dataset_facts import Tile
 from darkroom.storage.base import Missing, Refused
@@ -76,7 +76,7 @@ def choose(index: Index, limit: int) -> np.ndarray:
     return evenly(rows, limit)
 
 
-def examine(index: Index, rows: np.ndarray, say: Say | None = None) -> list[Look]:
+def examine(index: Index, rows: np.ndarray, say: OnProgress | None = None) -> list[Look]:
     """Look at these rows, by threads. What cannot be read is told by its `bad`. Raises Unreachable."""
     store = index.store
     workers = store.connections if store.remote else os.cpu_count() or 1
@@ -95,9 +95,9 @@ def look(index: Index, row: int) -> Look:
         if is_clip(path):
             return _seen(row, first_frame(index, row))
         data = index.store.read(path)
-        through = quality.shows_through(data)
+        through = quality.is_see_through(data)
         return _seen(row, quality.load_small(data, EDGE, index.convert), hashlib.sha256(data).hexdigest(), through)
-    except BadPicture as bad:
+    except BadImage as bad:
         return Look(row, bad.reason)
     except Missing:
         return Look(row, "vanished")
@@ -106,7 +106,7 @@ def look(index: Index, row: int) -> Look:
 
 
 def _seen(row: int, image: Image.Image, content: str = "", is_transparent: bool = False) -> Look:
-    brightness = quality.grey(image, EDGE)
+    brightness = quality.to_gray(image, EDGE)
     small, size = thumbnail(image)
     return Look(
         row,
@@ -163,7 +163,7 @@ def picture_of(index: Index, row: int) -> Image.Image:
 
 def as_trained(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> Image.Image:
     """The part of a picture that the crop keeps, at thumbnail size and the target's aspect."""
-    left, top, width, height = quality.kept(sizes, crop)
+    left, top, width, height = quality.crop_region(sizes, crop)
     w, h = image.size
     box = (left * w, top * h, (left + width) * w, (top + height) * h)
     scale = min(SMALL[0] / sizes.target[0], SMALL[1] / sizes.target[1])
@@ -193,7 +193,7 @@ class Album:
         shown = self._look(row)
         if shown.bad:
             return Tile(name or self.index.path(row), note, instead=shown.bad)
-        frame = quality.kept(self.index.sizes(row), self.index.crop(row)) if framed else None
+        frame = quality.crop_region(self.index.sizes(row), self.index.crop(row)) if framed else None
         return Tile(name or self.index.path(row), note, self.spend(shown.picture), shown.size, frame)
 
     def _look(self, row: int) -> Look:

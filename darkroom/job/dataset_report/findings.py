@@ -12,11 +12,11 @@ from darkroom.core.errors import DataError
 from darkroom.core.log import redact
 from darkroom.core.units import THINNEST
 from darkroom.data.cache.latents import DAMAGED
-from darkroom.data.index.buckets import check_feasible
+from darkroom.data.index.buckets import validate_feasible
 from darkroom.data.index.captions import source_name
 from darkroom.data.index.listing import is_clip
 from darkroom.data.index.table import REASONS
-from darkroom.data.plan import Plan
+from darkroom.data.plan import DatasetPlan
 from darkroom.data.planned import PlannedDataset
 from darkroom.job.dataset_report.captions import MARKUP, Captions, word_shares
 from darkroom.job.dataset_report.examine import Album, Look, content_of
@@ -86,7 +86,7 @@ LIMIT_REASONS = {
 class Case:
     """One dataset with everything that is known of it."""
 
-    plan: Plan
+    plan: DatasetPlan
     d: PlannedDataset
     looks: Sequence[Look]
     album: Album
@@ -149,7 +149,7 @@ def size_of(case: Case, row: int) -> str:
 
 def rows_left_out(case: Case, reason: str) -> np.ndarray:
     """Rows that are not used for one reason."""
-    return np.flatnonzero(case.d.index.dropped == REASONS.index(reason))
+    return np.flatnonzero(case.d.index.is_dropped == REASONS.index(reason))
 
 
 # ---------------------------------------------------------------------- files
@@ -159,13 +159,13 @@ def would_not_start(case: Case) -> Iterator[Finding]:
     """Too few samples for a batch, or none at all."""
     d = case.d
     if d.buckets.count == 0:
-        left = "; ".join(f"{number(count)} {reason}" for reason, count in sorted(d.dropped.items()))
+        left = "; ".join(f"{number(count)} {reason}" for reason, count in sorted(d.drop_counts.items()))
         said = f"Left out: {left}." if left else f"Nothing of that kind was found in {redact(d.index.store.name)}."
         yield Finding("nothing_usable", "fix", f"Nothing here can be used: a run would not start. {said}",
                       "Put right what is listed below, or point the entry to another folder.", 1)  # fmt: skip
         return
     try:
-        check_feasible(
+        validate_feasible(
             d.entry, d.buckets, ranks=1, accumulation=case.plan.accumulation, oversubscribe=case.plan.oversubscribe
         )
     except DataError as cause:
@@ -220,11 +220,12 @@ def broken(case: Case) -> Iterator[Finding]:
         what = ", ".join(f"{number(count)} {problem}" for problem, count in sorted(index.problems.items()))
         yield Finding("not_listed", "fix", f"Some of the folder could not be listed: {what}",
                       "Check permissions and links.", sum(index.problems.values()))  # fmt: skip
-    if index.others:
-        what = ", ".join(f"{number(count)} {reason}" for reason, count in sorted(index.others.items()))
-        yield Finding("other_files", "look", f"{many(index.others.total(), 'file')} {_is(index.others.total())} no "
+    if index.other_files:
+        total = index.other_files.total()
+        what = ", ".join(f"{number(count)} {reason}" for reason, count in sorted(index.other_files.items()))
+        yield Finding("other_files", "look", f"{many(total, 'file')} {_is(total)} no "
                       f"sample: {what}", "Convert what you want to train on; the rest does no harm.",
-                      index.others.total())  # fmt: skip
+                      total)  # fmt: skip
     if index.leaving:
         yield Finding("links_out", "look", f"{many(len(index.leaving), 'symbolic link')} "
                       f"{'leads' if len(index.leaving) == 1 else 'lead'} out of the folder",
@@ -322,7 +323,7 @@ def duplicates(case: Case) -> Iterator[Finding]:
     copies = {row for group in exact for row in group[1:]}
     sharp = [one for one in case.looks if not one.bad and one.row not in copies and one.contrast >= quality.FLAT]
     outlines = np.array([one.outline for one in sharp], np.uint64)
-    near = quality.alike(outlines, np.array([one.miniature for one in sharp], np.uint8).reshape(-1, 16, 16, 3))
+    near = quality.group_similar(outlines, np.array([one.miniature for one in sharp], np.uint8).reshape(-1, 16, 16, 3))
     if near:
         extra = sum(len(group) - 1 for group in near)
         yield case.group(
@@ -573,7 +574,7 @@ def _is_made_up(word: str) -> bool:
 
 def frame_rates(case: Case) -> Iterator[Finding]:
     """Clips that are shown faster or slower than they are, and frames that are shown twice."""
-    index, block, needs = case.d.index, case.d.entry.video, case.plan.needs
+    index, block, needs = case.d.index, case.d.entry.video, case.plan.requirements
     at = index.numbers
     rows = case.once[at["fps"][case.once] > 0] if block is not None else []
     rows = np.array([row for row in rows if is_clip(index.path(int(row)))], np.int64)
@@ -602,7 +603,7 @@ def frame_rates(case: Case) -> Iterator[Finding]:
         said = (
             f"source_fps says {believed:.4g}"
             if block.source_fps
-            else f"{needs.called} takes them for {believed:.4g} frames a second"
+            else f"{needs.display_name} takes them for {believed:.4g} frames a second"
         )
         yield case.find(
             "rate", "look", off, f"{many(len(off), 'clip')} would be taught at the wrong speed: {said}",
@@ -616,8 +617,8 @@ def frame_rates(case: Case) -> Iterator[Finding]:
 
 def later(case: Case) -> Iterator[Finding]:
     """What is still to be made, and batches that are filled up."""
-    for c in case.d.companions:
-        count = case.plan.generated_to_make().get(c.entry.id, 0)
+    for c in case.d.conditioning:
+        count = case.plan.count_missing_generated().get(c.entry.id, 0)
         if count and c.entry.generator:
             yield Finding(
                 "to_generate", "know",
@@ -663,7 +664,7 @@ def between(cases: Sequence[Case]) -> list[Finding]:
         return []
     both = [*held, *trained]
     pictures = np.array([look.miniature for _, look in both], np.uint8)
-    groups = quality.alike(np.array([look.outline for _, look in both], np.uint64), pictures)
+    groups = quality.group_similar(np.array([look.outline for _, look in both], np.uint64), pictures)
     pairs = [
         [i for i in group if i < len(held)][:1] + [i for i in group if i >= len(held)][:5]
         for group in groups

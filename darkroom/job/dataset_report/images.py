@@ -10,15 +10,15 @@ import numpy as np
 from PIL import Image
 
 from darkroom.data.index import generated
-from darkroom.data.index.buckets import Bucket, scheduled
+from darkroom.data.index.buckets import Bucket, schedule_buckets
 from darkroom.data.index.clips import Clipping, frame_numbers
-from darkroom.data.index.conditioning import Companion
+from darkroom.data.index.conditioning import ConditioningDataset
 from darkroom.data.index.listing import is_clip
-from darkroom.data.mask_check import check_masks, kind_of
+from darkroom.data.mask_check import inspect_masks, kind_of
 from darkroom.job.dataset_report.examine import Album, as_trained, evenly, picture_of, source_of, thumbnail
 from darkroom.job.dataset_report.findings import Case, size_of
 from darkroom.media import video
-from darkroom.media.images import BadPicture
+from darkroom.media.images import BadImage
 from darkroom.media.masks import loss_mask
 from darkroom.report.dataset_facts import Beside, Finding, Moment, Shape, Strip, Tile, many, number
 from darkroom.storage.base import Missing, Refused
@@ -54,7 +54,9 @@ def shapes(case: Case) -> tuple[list[Shape], str]:
     d = case.d
     effective = d.entry.train_batch_size * case.plan.accumulation
     dealt = (
-        scheduled(d.buckets, d.entry, effective, case.plan.oversubscribe) if d.entry.is_training else d.buckets.sizes
+        schedule_buckets(d.buckets, d.entry, effective, case.plan.oversubscribe)
+        if d.entry.is_training
+        else d.buckets.sizes
     )
     size = d.entry.train_batch_size if d.entry.is_training else 1
     rows = [
@@ -88,7 +90,7 @@ def _shape(case: Case, bucket: Bucket, batches: int, filled: int, is_left_out: b
 def strips(case: Case) -> list[Strip]:
     """For some samples of every bucket of clips: which frames of the file they are."""
     d = case.d
-    clipping = Clipping(d.entry.video, case.plan.needs) if d.entry.video is not None else None
+    clipping = Clipping(d.entry.video, case.plan.requirements) if d.entry.video is not None else None
     made: list[Strip] = []
     for bucket in d.buckets.buckets:
         rows = [int(row) for row in bucket.rows if is_clip(d.index.path(int(row)))]
@@ -108,7 +110,7 @@ def _strip(case: Case, bucket: Bucket, row: int, clipping: Clipping | None) -> S
         some = frames[np.unique(np.linspace(0, len(frames) - 1, MOMENTS).round().astype(int))]
         with source_of(index, row) as source:
             pictures = video.read_frames(source, some)
-    except (BadPicture, Missing, Refused):
+    except (BadImage, Missing, Refused):
         return None
     sizes, crop = index.sizes(row), index.crop(row)
     moments = []
@@ -139,19 +141,19 @@ def runs(frames: Sequence[int]) -> str:
 def beside(case: Case) -> tuple[list[Beside], list[Finding]]:
     """Conditioning datasets, some pairs of each, and what is wrong with them."""
     shown, found = [], []
-    for c in case.d.companions:
+    for c in case.d.conditioning:
         made, problems = _one_beside(case, c)
         shown.append(made)
         found += problems
     return shown, found
 
 
-def _one_beside(case: Case, c: Companion) -> tuple[Beside, list[Finding]]:
+def _one_beside(case: Case, c: ConditioningDataset) -> tuple[Beside, list[Finding]]:
     d = case.d
-    rows = case.once[c.there[case.once]]
+    rows = case.once[c.present[case.once]]
     waiting = set(generated.missing(d.index, c.entry)) if c.entry.generator else set()
     rows = rows[[int(row) not in waiting for row in rows]] if waiting else rows
-    missing = np.flatnonzero(~c.there & (d.index.numbers["bad"] == 0) & (d.index.numbers["part"] == 0))
+    missing = np.flatnonzero(~c.present & (d.index.numbers["bad"] == 0) & (d.index.numbers["part"] == 0))
     what = {"mask": "masks for the loss", "control": "control pictures", "reference": "reference pictures"}[c.role]
     note = f"{number(len(waiting))} are still to be generated" if waiting else ""
     pairs = [pair for row in evenly(rows, PAIRS) if (pair := _pair(case, c, int(row)))]
@@ -170,13 +172,13 @@ def _one_beside(case: Case, c: Companion) -> tuple[Beside, list[Finding]]:
     return made, found
 
 
-def _pair(case: Case, c: Companion, row: int) -> list[Tile]:
+def _pair(case: Case, c: ConditioningDataset, row: int) -> list[Tile]:
     """A sample as it is trained on, its companion, and for a mask the sample with the ignored parts tinted."""
     d = case.d
     try:
         sample = as_trained(picture_of(d.index, row), d.index.sizes(row), d.index.crop(row))
         other = as_trained(picture_of(c.index, row), c.index.sizes(row), c.index.crop(row))
-    except (BadPicture, Missing, Refused):
+    except (BadImage, Missing, Refused):
         return []
     tiles = [
         _tile(case.album, sample, d.index.path(row), "as trained on"),
@@ -196,7 +198,7 @@ def _tile(album: Album, image: Image.Image, name: str, note: str) -> Tile:
     return Tile(name, note, album.spend(small), size)
 
 
-def _other_shapes(case: Case, c: Companion, rows: np.ndarray) -> list[Finding]:
+def _other_shapes(case: Case, c: ConditioningDataset, rows: np.ndarray) -> list[Finding]:
     """Aligned companions that have to be stretched."""
     if not c.entry.is_aligned or not len(rows):
         return []
@@ -216,9 +218,9 @@ def _other_shapes(case: Case, c: Companion, rows: np.ndarray) -> list[Finding]:
     ]  # fmt: skip
 
 
-def _useless_masks(case: Case, c: Companion) -> list[Finding]:
+def _useless_masks(case: Case, c: ConditioningDataset) -> list[Finding]:
     """Masks that leave nothing to learn, or nothing out."""
-    check = check_masks(case.d.index, c)
+    check = inspect_masks(case.d.index, c)
     found = []
     for flaw, rows in check.rows.items():
         problem, remedy = check.words(c, flaw)

@@ -18,7 +18,7 @@ from darkroom.core.errors import DataError
 from darkroom.core.events import Bus, Progress
 from darkroom.core.log import redact
 from darkroom.data.index.listing import is_clip
-from darkroom.data.plan import Plan, prepare
+from darkroom.data.plan import DatasetPlan, prepare_plan
 from darkroom.data.planned import PlannedDataset
 from darkroom.families.base import Family
 from darkroom.job.dataset_report import images as shown
@@ -54,7 +54,7 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> Report:
     family = families.get(config.model_family)
     check_flavour(family, config.model_flavour)
     file = read_datasets(config.data_backend_config, config, os.environ)
-    plan = prepare(config, file, bus, needs(family, config)).scan(lenient=True)
+    plan = prepare_plan(config, file, bus, needs(family, config)).scan(lenient=True)
     tokenizers, why_not = readers(family, config)
     cases = [_examined(plan, d, tokenizers, bus, limit) for d in plan.datasets]
     across = between(cases)  # what is between datasets matters most, so it may take room for its pictures first
@@ -65,7 +65,7 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> Report:
     return Report(_title(sheets), lead, facts, sheets, across, notes)
 
 
-def _examined(plan: Plan, d: PlannedDataset, tokenizers: list[Reader], bus: Bus, limit: int) -> Case:
+def _examined(plan: DatasetPlan, d: PlannedDataset, tokenizers: list[Reader], bus: Bus, limit: int) -> Case:
     """One dataset, looked at closely."""
 
     def say(done: int, total: int) -> None:
@@ -111,7 +111,7 @@ def _sheet(case: Case, why_not: str) -> Sheet:
 
 def _unreadable(case: Case) -> list[str]:
     """Why samples that the scan took for good, since their headers are, cannot be used."""
-    dropped = case.d.index.dropped
+    dropped = case.d.index.is_dropped
     return [one.bad for one in case.looks if one.bad and dropped[one.row] == 0]
 
 
@@ -120,7 +120,7 @@ def _samples(case: Case) -> int:
 
 
 def _left_out(case: Case) -> dict[str, int]:
-    counts = Counter(case.d.dropped)
+    counts = Counter(case.d.drop_counts)
     counts.update(_unreadable(case))
     return dict(sorted(counts.items()))
 
@@ -199,7 +199,9 @@ def _title(sheets: list[Sheet]) -> str:
     return f"{many(samples, nouns.pop() if len(nouns) == 1 else 'sample')} in {many(len(sheets), 'dataset')}"
 
 
-def _summary(plan: Plan, family: Family, config: Config, sheets: list[Sheet]) -> tuple[str, list[tuple[str, str]]]:
+def _summary(
+    plan: DatasetPlan, family: Family, config: Config, sheets: list[Sheet]
+) -> tuple[str, list[tuple[str, str]]]:
     """A sentence about the run, and a few numbers."""
     flavour = f" {config.model_flavour}" if config.model_flavour else ""
     batches = steps = 0

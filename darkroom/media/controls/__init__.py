@@ -22,7 +22,7 @@ from darkroom.media.controls.sdr import LogC3, Sdr
 from darkroom.media.controls.segmentation import Segmentation
 from darkroom.media.controls.superresolution import Superresolution
 
-__all__ = ["CONTROLS", "Control", "Param", "check_params"]
+__all__ = ["CONTROLS", "Control", "Param", "validate_params"]
 
 CONTROLS: Table[Control] = Table("control generator", entry_points="darkroom.controls")
 """Every generator by name and alias."""
@@ -42,7 +42,7 @@ for _control in (
     CONTROLS.add(_control.name, _control, _control.aliases)
 
 
-def check_params(type: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def validate_params(type: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """Every parameter of the generator `type` (a name or alias), given or default. Raises ValueError.
 
     The message names the type or parameter, what is wrong, and what to write instead.
@@ -57,4 +57,4 @@ def check_params(type: str, params: Mapping[str, Any]) -> dict[str, Any]:
             + (f"did you mean {' or '.join(hint)}? " if hint else "")
             + f"There are: {', '.join(names)}"
         ) from None
-    return control.check(params)
+    return control.validate_params(params)

@@ -30,7 +30,7 @@ class Param:
     length: int | None = None
 
     @property
-    def expected(self) -> str:
+    def expectation(self) -> str:
         """What may be written, in words."""
         words = "one of " + ", ".join(self.choices) if self.kind == "choice" else _WORDS[self.kind]
         if self.above is not None:
@@ -57,14 +57,14 @@ class Param:
 
     def _coerce_item(self, value: Any) -> Any:
         if self.kind == "flag":
-            fits = isinstance(value, bool)
+            is_valid = isinstance(value, bool)
         elif self.kind in ("text", "choice"):
-            fits = isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
+            is_valid = isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
         else:
-            fits = isinstance(value, (int, float)) and not isinstance(value, bool) and self._within(value)
-            if fits and self.kind == "whole":
-                fits, value = value == int(value), int(value)
-        if not fits:
+            is_valid = isinstance(value, (int, float)) and not isinstance(value, bool) and self._within(value)
+            if is_valid and self.kind == "whole":
+                is_valid, value = value == int(value), int(value)
+        if not is_valid:
             raise ValueError
         return value
 
@@ -99,29 +99,29 @@ class Control:
         """Every parameter with its default."""
         return {name: param.default for name, param in self.params.items()}
 
-    def check(self, given: Mapping[str, Any]) -> dict[str, Any]:
+    def validate_params(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Every parameter, given or default. Raises ValueError: names the parameter, what is wrong and the remedy."""
-        made = self.defaults
-        for name, value in given.items():
+        params = self.defaults
+        for name, value in values.items():
             if name not in self.params:
                 hint = find_nearest(name, self.params)
-                known = ", ".join(self.params) if self.params else "it takes none"
+                names = ", ".join(self.params) if self.params else "it takes none"
                 raise ValueError(
                     f"{self.name} has no parameter '{name}'; "
-                    + (f"did you mean {' or '.join(hint)}?" if hint else f"take it out (parameters: {known})")
+                    + (f"did you mean {' or '.join(hint)}?" if hint else f"take it out (parameters: {names})")
                 )
             param = self.params[name]
             try:
-                made[name] = param.read(value)
+                params[name] = param.read(value)
             except (ValueError, OverflowError):
-                raise ValueError(f"{name} = {value!r} does not suit {self.name}; give {param.expected}") from None
-        self.check_together(made)
-        return made
+                raise ValueError(f"{name} = {value!r} does not suit {self.name}; give {param.expectation}") from None
+        self.validate_together(params)
+        return params
 
-    def check_together(self, params: Mapping[str, Any]) -> None:
+    def validate_together(self, params: Mapping[str, Any]) -> None:
         """What no parameter shows on its own. Raises ValueError."""
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         """The control picture uint8 (H, W, 3) of `picture` uint8 (H, W, 3)."""
         raise TypeError(f"{type(self).__name__} must define __call__")
 
@@ -130,7 +130,7 @@ class Control:
         return np.stack([self(frame, params, generator) for frame in frames])
 
 
-def in_order(params: Mapping[str, Any], low: str, high: str) -> None:
+def validate_order(params: Mapping[str, Any], low: str, high: str) -> None:
     """Two parameters that bound a range. Raises ValueError when the lower is above the higher."""
     if params[low] > params[high]:
         raise ValueError(

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from darkroom.core.optional import import_optional
-from darkroom.media.controls.base import Control, Param, in_order
-from darkroom.media.controls.pixels import grey_to_rgb
+from darkroom.media.controls.base import Control, Param, validate_order
+from darkroom.media.controls.pixels import gray_to_rgb
 
 
 class Canny(Control):
@@ -24,10 +24,10 @@ class Canny(Control):
         ),
     }
 
-    def check_together(self, params: Mapping[str, Any]) -> None:
-        in_order(params, "low_threshold", "high_threshold")
+    def validate_together(self, params: Mapping[str, Any]) -> None:
+        validate_order(params, "low_threshold", "high_threshold")
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         cv2 = import_optional("cv2", "vision", "The control generator canny")
-        grey = cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY)
-        return grey_to_rgb(cv2.Canny(grey, params["low_threshold"], params["high_threshold"]))
+        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        return gray_to_rgb(cv2.Canny(grey, params["low_threshold"], params["high_threshold"]))

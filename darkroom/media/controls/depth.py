@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from darkroom.media.controls.base import Control, Param
-from darkroom.media.controls.networks import pipeline
+from darkroom.media.controls.networks import load_pipeline
 
 MODELS = {"DPT": "Intel/dpt-large"}
 """Hub ids by `model_type`."""
@@ -26,9 +26,9 @@ class Depth(Control):
         "model": Param(None, "text", "Local folder or hub id; by default the usual one of its kind."),
     }
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         model = params["model"] or MODELS[params["model_type"]]
-        estimate = pipeline("depth-estimation", model, self.name, "model")(Image.fromarray(picture))["depth"]
-        if estimate.size != picture.shape[1::-1]:
-            estimate = estimate.resize(picture.shape[1::-1], Image.Resampling.BICUBIC)
+        estimate = load_pipeline("depth-estimation", model, self.name, "model")(Image.fromarray(image))["depth"]
+        if estimate.size != image.shape[1::-1]:
+            estimate = estimate.resize(image.shape[1::-1], Image.Resampling.BICUBIC)
         return np.asarray(estimate.convert("RGB"))

@@ -15,8 +15,8 @@ class FirstFrame(Control):
 
     name = "i2v_first_frame"
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
-        return picture.copy()
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        return image.copy()
 
     def clip(self, frames: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         return frames[:1].copy()

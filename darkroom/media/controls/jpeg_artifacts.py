@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFilter
 
-from darkroom.media.controls.base import Control, Param, in_order
-from darkroom.media.controls.pixels import through_jpeg, to_bytes, with_noise
+from darkroom.media.controls.base import Control, Param, validate_order
+from darkroom.media.controls.pixels import add_noise, compress_jpeg, to_bytes
 
 BLOCK = 8
 """JPEG codes squares of this many pixels."""
@@ -44,26 +44,26 @@ class JpegArtifacts(Control):
         "block_noise_level": Param(0.02, "number", "Standard deviation of that noise; white is 1.", low=0, high=1),
     }
 
-    def check_together(self, params: Mapping[str, Any]) -> None:
+    def validate_together(self, params: Mapping[str, Any]) -> None:
         low, high = params["quality_range"]
-        in_order({"quality_range[0]": low, "quality_range[1]": high}, "quality_range[0]", "quality_range[1]")
+        validate_order({"quality_range[0]": low, "quality_range[1]": high}, "quality_range[0]", "quality_range[1]")
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         quality = first_quality(params, generator)
         if params["pre_blur"]:
-            image = Image.fromarray(picture).filter(ImageFilter.GaussianBlur(params["pre_blur_radius"]))
-            picture = np.asarray(image)
+            blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(params["pre_blur_radius"]))
+            image = np.asarray(blurred)
         if params["add_noise"]:
-            picture = with_noise(picture, params["noise_level"], generator)
+            image = add_noise(image, params["noise_level"], generator)
         options = {"optimize": params["optimize"], "progressive": params["progressive"]}
         if params["subsampling"] is not None:
             options["subsampling"] = params["subsampling"]
         for number in range(params["compression_rounds"]):
             lowered = int(quality * params["round_quality_decay"] ** number)
-            picture = through_jpeg(picture, min(95, max(1, lowered)), **options)
+            image = compress_jpeg(image, min(95, max(1, lowered)), **options)
         if params["enhance_blocks"]:
-            picture = on_block_edges(picture, params["block_noise_level"], generator)
-        return picture
+            image = on_block_edges(image, params["block_noise_level"], generator)
+        return image
 
 
 def first_quality(params: Mapping[str, Any], generator: np.random.Generator) -> int:
@@ -78,9 +78,9 @@ def first_quality(params: Mapping[str, Any], generator: np.random.Generator) -> 
             return params["quality"]
 
 
-def on_block_edges(picture: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
+def on_block_edges(image: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
     """Noise on the first row and column of every block."""
-    edges = np.zeros(picture.shape[:2], bool)
+    edges = np.zeros(image.shape[:2], bool)
     edges[::BLOCK], edges[:, ::BLOCK] = True, True
-    noise = generator.standard_normal(picture.shape, np.float32) * np.float32(255 * level)
-    return to_bytes(picture + noise * edges[..., None])
+    noise = generator.standard_normal(image.shape, np.float32) * np.float32(255 * level)
+    return to_bytes(image + noise * edges[..., None])

@@ -10,7 +10,7 @@ from darkroom.core.errors import ModelError
 
 
 @functools.lru_cache(maxsize=2)
-def pipeline(task: str, model: str, control: str, option: str) -> Any:
+def load_pipeline(task: str, model: str, control: str, option: str) -> Any:
     """The transformers pipeline of a local folder or hub id, on the GPU if there is one. Raises ModelError.
 
     `control` and `option` are the generator and its parameter, for the message.

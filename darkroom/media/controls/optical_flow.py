@@ -27,14 +27,14 @@ class OpticalFlow(Control):
     needs_clip = True
     params = {"model_type": Param("dis", "choice", "Method; raft is not available.", choices=("dis", "raft"))}
 
-    def check_together(self, params: Mapping[str, Any]) -> None:
+    def validate_together(self, params: Mapping[str, Any]) -> None:
         if params["model_type"] == "raft":
             raise ValueError(
                 "model_type = 'raft' cannot be used: the RAFT network is part of torchvision, which Darkroom does not "
                 "use; write model_type: dis for OpenCV's dense flow, which needs no weights"
             )
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         raise ValueError(
             "optical_flow needs a clip: a single picture shows no motion; use it in a dataset of type video"
         )
@@ -46,10 +46,10 @@ class OpticalFlow(Control):
         method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
         flows = [method.calc(a, b, None) for a, b in itertools.pairwise(grey)]
-        return flow_colours(np.stack([*flows, flows[-1]]))
+        return flow_to_color(np.stack([*flows, flows[-1]]))
 
 
-def flow_colours(flow: np.ndarray) -> np.ndarray:
+def flow_to_color(flow: np.ndarray) -> np.ndarray:
     """Displacements float32 (F, H, W, 2) in pixels (right, down) to colours uint8 (F, H, W, 3)."""
     length = np.linalg.norm(flow, axis=-1)
     longest = max(float(length.max(initial=0)), 1.0)  # less than a pixel is mostly noise

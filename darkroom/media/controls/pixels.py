@@ -9,10 +9,10 @@ import numpy as np
 from PIL import Image
 
 
-def with_noise(picture: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
+def add_noise(image: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:
     """Gaussian noise added to every value; `level` is its standard deviation, with white at 1."""
-    noise = generator.standard_normal(picture.shape, np.float32) * np.float32(255 * level)
-    return to_bytes(picture + noise)
+    noise = generator.standard_normal(image.shape, np.float32) * np.float32(255 * level)
+    return to_bytes(image + noise)
 
 
 def to_bytes(values: np.ndarray) -> np.ndarray:
@@ -20,14 +20,14 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def through_jpeg(picture: np.ndarray, quality: int, **options: Any) -> np.ndarray:
+def compress_jpeg(image: np.ndarray, quality: int, **options: Any) -> np.ndarray:
     """The picture after it was stored as JPEG once; `options` are Pillow's."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "jpeg", quality=quality, **options)
-    with Image.open(buffer) as image:
-        return np.asarray(image.convert("RGB"))
+    Image.fromarray(image).save(buffer, "jpeg", quality=quality, **options)
+    with Image.open(buffer) as decoded:
+        return np.asarray(decoded.convert("RGB"))
 
 
-def grey_to_rgb(grey: np.ndarray) -> np.ndarray:
+def gray_to_rgb(grey: np.ndarray) -> np.ndarray:
     """uint8 (H, W) to (H, W, 3)."""
     return np.repeat(grey[..., None], 3, axis=2)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from darkroom.media.controls.base import Control, Param, in_order
-from darkroom.media.controls.pixels import grey_to_rgb, to_bytes
+from darkroom.media.controls.base import Control, Param, validate_order
+from darkroom.media.controls.pixels import gray_to_rgb, to_bytes
 
 SHAPES = ("rectangle", "circle", "brush", "irregular")
 _TRIES = 40
@@ -54,7 +54,7 @@ class RandomMasks(Control):
         "invert_mask": Param(False, "flag", "Mask what lies around the shapes."),
     }
 
-    def check_together(self, params: _Values) -> None:
+    def validate_together(self, params: _Values) -> None:
         for low, high in (
             ("min_coverage", "max_coverage"),
             ("min_masks", "max_masks"),
@@ -64,7 +64,7 @@ class RandomMasks(Control):
             ("brush_min_length", "brush_max_length"),
             ("irregular_min_points", "irregular_max_points"),
         ):
-            in_order(params, low, high)
+            validate_order(params, low, high)
         weights, types = params["mask_type_weights"], params["mask_types"]
         if weights is not None and (len(weights) != len(types) or sum(weights) == 0):
             raise ValueError(
@@ -72,9 +72,9 @@ class RandomMasks(Control):
                 "at least one of them above 0"
             )
 
-    def __call__(self, picture: np.ndarray, params: _Values, generator: np.random.Generator) -> np.ndarray:
-        height, width = picture.shape[:2]
-        return _render(picture, _outline(width, height, params, generator), params)
+    def __call__(self, image: np.ndarray, params: _Values, generator: np.random.Generator) -> np.ndarray:
+        height, width = image.shape[:2]
+        return _render(image, _outline(width, height, params, generator), params)
 
     def clip(self, frames: np.ndarray, params: _Values, generator: np.random.Generator) -> np.ndarray:
         """One mask for all frames: a mask that jumps about hides nothing for long."""
@@ -94,32 +94,32 @@ def _outline(width: int, height: int, params: _Values, generator: np.random.Gene
     return 1 - mask if params["invert_mask"] else mask
 
 
-def _render(picture: np.ndarray, mask: np.ndarray, params: _Values) -> np.ndarray:
+def _render(image: np.ndarray, mask: np.ndarray, params: _Values) -> np.ndarray:
     if params["output_mode"] == "mask":
-        return grey_to_rgb(to_bytes(params["mask_value"] * mask))
+        return gray_to_rgb(to_bytes(params["mask_value"] * mask))
     share = mask[..., None]
-    return to_bytes(picture * (1 - share) + 255 * share)
+    return to_bytes(image * (1 - share) + 255 * share)
 
 
 def draw_shapes(width: int, height: int, params: _Values, generator: np.random.Generator) -> np.ndarray:
     """bool (H, W) whose share of True lies between `min_coverage` and `max_coverage`, as near as whole pixels allow."""
     weights = params["mask_type_weights"]
     chances = None if weights is None else np.asarray(weights, float) / sum(weights)
-    wanted = int(generator.integers(params["min_masks"], params["max_masks"] + 1))
-    mask, drawn = np.zeros((height, width), bool), 0
-    for _ in range(max(_TRIES, 3 * wanted)):
-        if drawn >= wanted and mask.mean() >= params["min_coverage"]:
+    target_count = int(generator.integers(params["min_masks"], params["max_masks"] + 1))
+    mask, count = np.zeros((height, width), bool), 0
+    for _ in range(max(_TRIES, 3 * target_count)):
+        if count >= target_count and mask.mean() >= params["min_coverage"]:
             return mask
         kind = params["mask_types"][generator.choice(len(params["mask_types"]), p=chances)]
         image = Image.new("1", (width, height))
         _DRAW[kind](ImageDraw.Draw(image), width, height, params, generator)
-        more = mask | np.asarray(image)
-        if more.mean() <= params["max_coverage"]:
-            mask, drawn = more, drawn + 1
-    return mask if mask.mean() >= params["min_coverage"] else _one_rectangle(width, height, params, generator)
+        combined = mask | np.asarray(image)
+        if combined.mean() <= params["max_coverage"]:
+            mask, count = combined, count + 1
+    return mask if mask.mean() >= params["min_coverage"] else _draw_rectangle(width, height, params, generator)
 
 
-def _one_rectangle(width: int, height: int, params: _Values, generator: np.random.Generator) -> np.ndarray:
+def _draw_rectangle(width: int, height: int, params: _Values, generator: np.random.Generator) -> np.ndarray:
     """A rectangle of an area between the bounds, or of the nearest area that whole pixels allow."""
     share = generator.uniform(params["min_coverage"], params["max_coverage"])
     rows = min(height, max(1, round(height * share**0.5)))

@@ -48,9 +48,9 @@ class Sdr(Control):
         "exposure": Param(0.0, "number", "Stops: the light is multiplied by 2 to this power.", low=-30, high=30),
     }
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         levels = np.arange(256) / 255 * params["input_scale"] * 2.0 ** params["exposure"]
-        return to_bytes(255 * CURVES[params["transform"]](levels))[picture]
+        return to_bytes(255 * CURVES[params["transform"]](levels))[image]
 
 
 class LogC3(Sdr):

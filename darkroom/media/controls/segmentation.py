@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image
 
 from darkroom.media.controls.base import Control, Param
-from darkroom.media.controls.networks import pipeline
-from darkroom.media.controls.pixels import grey_to_rgb
+from darkroom.media.controls.networks import load_pipeline
+from darkroom.media.controls.pixels import gray_to_rgb
 
 
 class Segmentation(Control):
@@ -25,14 +25,14 @@ class Segmentation(Control):
         ),
     }
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         import torch
 
-        network = pipeline("image-segmentation", params["model_name"], self.name, "model_name")
-        inputs = network.image_processor(images=[Image.fromarray(picture)], return_tensors="pt").to(network.device)
+        network = load_pipeline("image-segmentation", params["model_name"], self.name, "model_name")
+        inputs = network.image_processor(images=[Image.fromarray(image)], return_tensors="pt").to(network.device)
         with torch.inference_mode():
             outputs = network.model(**inputs)
         classes = network.image_processor.post_process_semantic_segmentation(outputs)[0].cpu().numpy()  # (h, w)
         levels = (classes / network.model.config.num_labels * 255).clip(0, 255).astype(np.uint8)
-        image = Image.fromarray(levels).resize(picture.shape[1::-1], Image.Resampling.NEAREST)
-        return grey_to_rgb(np.asarray(image))
+        resized = Image.fromarray(levels).resize(image.shape[1::-1], Image.Resampling.NEAREST)
+        return gray_to_rgb(np.asarray(resized))

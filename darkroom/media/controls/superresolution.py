@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from darkroom.media.controls.base import Control, Param
-from darkroom.media.controls.pixels import through_jpeg, with_noise
+from darkroom.media.controls.pixels import add_noise, compress_jpeg
 
 
 class Superresolution(Control):
@@ -32,23 +32,23 @@ class Superresolution(Control):
         "jpeg_quality": Param(None, "whole", "Store as JPEG of this quality.", low=1, high=100),
     }
 
-    def __call__(self, picture: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
-        image = Image.fromarray(picture)
+    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+        degraded = Image.fromarray(image)
         if params["downscale_factor"]:
-            size = tuple(max(1, round(edge / params["downscale_factor"])) for edge in image.size)
-            small = image.resize((size[0], size[1]), Image.Resampling.BILINEAR)
-            image = small.resize(image.size, Image.Resampling.BILINEAR)
-        for blur in blurs(params["blur_type"], params["blur_radius"]):
-            image = image.filter(blur)
-        made = np.asarray(image)
+            size = tuple(max(1, round(edge / params["downscale_factor"])) for edge in degraded.size)
+            small = degraded.resize((size[0], size[1]), Image.Resampling.BILINEAR)
+            degraded = small.resize(degraded.size, Image.Resampling.BILINEAR)
+        for blur in make_blurs(params["blur_type"], params["blur_radius"]):
+            degraded = degraded.filter(blur)
+        pixels = np.asarray(degraded)
         if params["add_noise"]:
-            made = with_noise(made, params["noise_level"], generator)
+            pixels = add_noise(pixels, params["noise_level"], generator)
         if params["jpeg_quality"] is not None:
-            made = through_jpeg(made, params["jpeg_quality"])
-        return made
+            pixels = compress_jpeg(pixels, params["jpeg_quality"])
+        return pixels
 
 
-def blurs(kind: str, radius: float) -> list[ImageFilter.MultibandFilter]:
+def make_blurs(kind: str, radius: float) -> list[ImageFilter.MultibandFilter]:
     """Pillow's filters for a kind of blur."""
     if radius == 0:
         return []

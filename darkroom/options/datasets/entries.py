@@ -349,7 +349,7 @@ class DatasetFile(BaseModel):
         """The text cache of a dataset."""
         return next((t for t in self.text_embeds if t.id == dataset.text_embeds), self.default_text)
 
-    def companions(self, dataset: SampleDataset) -> tuple[SampleDataset, ...]:
+    def conditioning_of(self, dataset: SampleDataset) -> tuple[SampleDataset, ...]:
         """The conditioning datasets that go with a dataset, in the order in which it names them."""
         by_id = {d.id: d for d in self.samples}
         return tuple(by_id[name] for name in dataset.conditioning_data)

@@ -9,7 +9,7 @@ import numpy as np
 
 
 @dataclass(frozen=True)
-class Look:
+class ReferenceImage:
     """What names a picture, and how to get its pixels: uint8 (H, W, 3) or (F, H, W, 3)."""
 
     name: str
