@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Generator, Tensor
 
-from darkroom.diffusion.noise import derive_seed, seeded
+from darkroom.diffusion.noise import derive_seed, make_generator
 
 if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
@@ -46,7 +46,7 @@ class Draws:
         torch.manual_seed(derive_seed(self.seed, 4, step))
 
     def _seed_own(self, step: int) -> None:
-        self.structure, self.noise = (seeded(self.seed, self.rank, purpose, step) for purpose in (1, 2))
+        self.structure, self.noise = (make_generator(self.seed, self.rank, purpose, step) for purpose in (1, 2))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -186,7 +186,7 @@ RATE = 8000
 
 def test_a_family_that_hears_is_given_the_sound_of_each_cut(clips) -> None:
     # 24 frames of film, which the family plays at 24 a second, and less sound than film: the second half is louder
-    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2))
+    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, audio_format=(RATE, 2))
     loud = np.repeat(np.float32([0.25, 0.5]), RATE * 3 // 8)[None]
     grey = np.full((24, 64, 96, 3), 99, np.uint8)
     for name, sound in (("heard", (loud, RATE)), ("silent", None)):
@@ -218,7 +218,7 @@ def test_a_family_that_hears_is_given_the_sound_of_each_cut(clips) -> None:
      ({"auto_split": False}, [False, False], 0)],
 )  # fmt: skip
 def test_the_block_audio_says_what_becomes_of_the_sound(clips, block, heard, left_out) -> None:
-    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 1))
+    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, audio_format=(RATE, 1))
     for name, sound in (("heard", (np.zeros((1, RATE), np.float32), RATE)), ("silent", None)):
         write_mp4(clips.pictures / f"{name}.mp4", np.zeros((9, 64, 96, 3), np.uint8), 24.0, audio=sound)
         (clips.pictures / f"{name}.txt").write_text("a film")
@@ -241,7 +241,7 @@ def test_sound_without_a_family_that_hears_is_said_to_have_no_effect(clips) -> N
 
 
 def test_what_lies_beside_a_clip_is_not_listened_to(clips) -> None:
-    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, sound=(RATE, 2), references=True)
+    clips.requirements = dataclasses.replace(NEEDS, fps=24.0, audio_format=(RATE, 2), references=True)
     write_clip(clips.pictures / "a.mp4", 9)
     write_clip(clips.folder / "before" / "a.mp4", 9)
     heard: list[int] = []

@@ -111,9 +111,7 @@ def test_combined_attaches_all_and_random_one_of_them_stable_within_an_epoch(edi
     plan = edits.filled(*entries)
     with plan.loader() as loader:
         source = plan.sources(1)[0]
-        chosen = {
-            n: [source.choose_conditioning(row, n)[0].companion.entry.id for row in range(4)] for n in range(1, 9)
-        }
+        chosen = {n: [source.choose_conditioning(row, n)[0].dataset.entry.id for row in range(4)] for n in range(1, 9)}
         assert all(len(batch.references) == 1 for batch in loader.epoch(1))
     assert {name for names in chosen.values() for name in names} == {"before", "other"}
     assert len({tuple(names) for names in chosen.values()}) > 1
