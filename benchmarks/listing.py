@@ -23,7 +23,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from darkroom.options.datasets.where import S3Files
+from darkroom.options.datasets.locations import S3Files
 from darkroom.storage import open_store
 
 BUCKET, PREFIX = "bench", "pictures"

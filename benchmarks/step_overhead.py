@@ -81,7 +81,7 @@ def arguments(folder: Path, size: dict[str, int]) -> list[str]:
 
 def darkroom(folder: Path, size: dict[str, int], pace: Pace) -> None:
     """The real run; its last listener is the clock."""
-    from darkroom.cli.common import resolved
+    from darkroom.cli.common import resolve_arguments
     from darkroom.core.events import Event, Step
     from darkroom.job.train import train
 
@@ -89,7 +89,7 @@ def darkroom(folder: Path, size: dict[str, int], pace: Pace) -> None:
         if isinstance(event, Step):
             pace.tick()
 
-    train(resolved(arguments(folder, size)), listener=on_event)
+    train(resolve_arguments(arguments(folder, size)), listener=on_event)
 
 
 def bare(folder: Path, size: dict[str, int], pace: Pace) -> None:
@@ -98,10 +98,10 @@ def bare(folder: Path, size: dict[str, int], pace: Pace) -> None:
     import torch
 
     from darkroom import adapters, families
-    from darkroom.cli.common import resolved
+    from darkroom.cli.common import resolve_arguments
     from darkroom.families.flux import image_ids, pack
 
-    family, config = families.get("flux"), resolved(arguments(folder, size)).config
+    family, config = families.get("flux"), resolve_arguments(arguments(folder, size)).config
     model = diffusers.FluxTransformer2DModel.from_pretrained(folder / "base", subfolder="transformer")
     adapter = adapters.attach(model, config, family.targets, "transformer", torch.float32, 0)
     model, parameters = adapter.model.train(), list(adapter.named.values())

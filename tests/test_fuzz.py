@@ -44,7 +44,7 @@ from darkroom.options.config import every_option
 from darkroom.options.datasets import SampleDataset, musubi, read_datasets
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets.entries import ImageEmbeds, TextEmbeds
-from darkroom.options.datasets.where import JsonLines, LinkList, LocalFiles
+from darkroom.options.datasets.locations import JsonLines, LinkList, LocalFiles
 from darkroom.options.sources import resolve
 from darkroom.storage.base import Missing, Refused
 from darkroom.storage.jsonl import JsonlStore
@@ -365,8 +365,8 @@ def jsonl_lists(bench: Bench, data: st.DataObject) -> None:
     path = bench.put("list.jsonl", data.draw(written(json_lines(LINE_KEYS))))
     file = bench.put("m.toml", f"[[datasets]]\nimage_jsonl_file = '{path}'\nmultiple_target = true\n".encode())
     for dataset in read_datasets(file, CONFIG, {}).samples:
-        assert isinstance(dataset.where, JsonLines)
-        store = JsonlStore(dataset.where)
+        assert isinstance(dataset.location, JsonLines)
+        store = JsonlStore(dataset.location)
         store.find(endings_of("image"))
         tables.from_rows(store.rows())
 

@@ -34,7 +34,7 @@ def checkout(tmp_path, monkeypatch):
 def test_recipe_resolves_without_a_contradiction(path, checkout):
     resolved = resolve([f"recipes/{path.name}"], {}, checkout, families.defaults)
     family = families.get(resolved.config.model_family)
-    assert conflicts.check(resolved.config, resolved.sources, preflight.facts(family, resolved.config)) == []
+    assert conflicts.validate_options(resolved.config, resolved.sources, preflight.facts(family, resolved.config)) == []
     assert resolved.config.model_flavour in family.flavours
     assert resolved.notes == [], "a setting of the recipe has no effect"
     assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).samples

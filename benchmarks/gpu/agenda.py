@@ -241,7 +241,7 @@ def family_step(family: Family, tiny: bool) -> Row:
 
 def settings_of(family: Family, tiny: bool, folder: str) -> Any:
     """The options of a plain LoRA run of a family, each with where it comes from."""
-    from darkroom.cli.common import resolved
+    from darkroom.cli.common import resolve_arguments
 
     flavour = "tiny" if tiny else family.default_flavour
     chosen: dict[str, Any] = {
@@ -249,7 +249,7 @@ def settings_of(family: Family, tiny: bool, folder: str) -> Any:
         "train_batch_size": 1, "mixed_precision": "bf16", "optimizer": "adamw_bf16", "validation_disable": True,
         "gradient_checkpointing": "gradient_checkpointing" in family.supports_for(flavour),
     }  # fmt: skip
-    return resolved([f"--{name}={value}" for name, value in chosen.items()])
+    return resolve_arguments([f"--{name}={value}" for name, value in chosen.items()])
 
 
 def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[str] = ()) -> Batch:

@@ -16,7 +16,7 @@ Any option may follow as --option VALUE, --option=VALUE or, for switches, --opti
 `darkroom options` lists them all; `darkroom options --explain CONFIG` shows where each value comes from."""
 
 
-def resolved(argv: list[str]) -> Resolved:
+def resolve_arguments(argv: list[str]) -> Resolved:
     """The settings of a run from the command's arguments. Raises ConfigErrors."""
     from darkroom import families
     from darkroom.options.sources import resolve
@@ -45,13 +45,13 @@ def take_value(argv: list[str], name: str) -> str | None:
 
     Raises ConfigError for a name without a value.
     """
-    found = None
-    while places := [i for i, given in enumerate(argv) if given == name or given.startswith(f"{name}=")]:
-        given = argv.pop(places[0])
-        if "=" in given:
-            found = given.partition("=")[2]
+    value = None
+    while places := [i for i, argument in enumerate(argv) if argument == name or argument.startswith(f"{name}=")]:
+        argument = argv.pop(places[0])
+        if "=" in argument:
+            value = argument.partition("=")[2]
         elif places[0] < len(argv) and not argv[places[0]].startswith("--"):
-            found = argv.pop(places[0])
+            value = argv.pop(places[0])
         else:
             raise missing_option(name, "It stands there without a value.", f"Write {name} VALUE, or leave it out.")
-    return found
+    return value

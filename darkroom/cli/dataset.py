@@ -32,10 +32,10 @@ def run(argv: list[str]) -> int:
     if wants_help(argv, HELP):
         return 0
     if not argv or argv[0] != "report":
-        given = f"There is no 'darkroom dataset {argv[0]}'." if argv else "Say what to do with the datasets."
-        print(f"{given} Try: darkroom dataset report CONFIG", file=sys.stderr)
+        problem = f"There is no 'darkroom dataset {argv[0]}'." if argv else "Say what to do with the datasets."
+        print(f"{problem} Try: darkroom dataset report CONFIG", file=sys.stderr)
         return 2
-    as_json, output, limit, rest = _own_arguments(argv[1:])
+    as_json, output, limit, arguments = _split_arguments(argv[1:])
     from darkroom import families
     from darkroom.job.dataset_report import report as dataset_report
     from darkroom.options.sources import resolve
@@ -43,7 +43,7 @@ def run(argv: list[str]) -> int:
     from darkroom.report.dataset_facts import as_dict
     from darkroom.report.progress import ProgressBars
 
-    settings = resolve(rest, os.environ, Path.cwd(), families.defaults, partial=True)
+    settings = resolve(arguments, os.environ, Path.cwd(), families.defaults, partial=True)
     bars, bus = ProgressBars(), Bus()
     bus.on(Progress, bars.on_progress)
     try:
@@ -59,21 +59,21 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def _own_arguments(argv: list[str]) -> tuple[bool, str | None, int | None, list[str]]:
+def _split_arguments(argv: list[str]) -> tuple[bool, str | None, int | None, list[str]]:
     """(--json, --output, --limit, everything else). Raises ConfigError."""
-    given: dict[str, str] = {}
-    rest: list[str] = []
+    values: dict[str, str] = {}
+    arguments: list[str] = []
     words = iter(argv)
     for word in words:
         name, equals, value = word.partition("=")
         if name in ("--output", "--limit"):
-            given[name] = value if equals else next(words, "")
-            if not given[name]:
+            values[name] = value if equals else next(words, "")
+            if not values[name]:
                 raise ConfigError(name, "", "command line", "It needs a value.", f"Write {name} VALUE.")
         elif word != "--json":
-            rest.append(word)
-    limit = given.get("--limit")
+            arguments.append(word)
+    limit = values.get("--limit")
     if limit is not None and not (limit.isdecimal() and int(limit) > 0):
         problem = "This is not a whole number above 0."
         raise ConfigError("--limit", limit, "command line", problem, "Write for example --limit 500.")
-    return "--json" in argv, given.get("--output"), int(limit) if limit else None, rest
+    return "--json" in argv, values.get("--output"), int(limit) if limit else None, arguments

@@ -14,10 +14,10 @@ def run(argv: list[str]) -> int:
     """Run the demo; options of a run may follow."""
     parser = argparse.ArgumentParser("darkroom demo", description=HELP)
     parser.add_argument("--output_dir", default="demo-output", help="where everything is written")
-    chosen, overrides = parser.parse_known_args(argv)
+    arguments, overrides = parser.parse_known_args(argv)
     from darkroom.job.demo import demo, story
 
-    output = Path(chosen.output_dir)
-    made = demo(output, overrides)
-    print(story(made, output))
+    output = Path(arguments.output_dir)
+    result = demo(output, overrides)
+    print(story(result, output))
     return 0

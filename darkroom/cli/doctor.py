@@ -74,6 +74,6 @@ def extras() -> list[str]:
     """Optional packages."""
     lines = []
     for module, purpose in OPTIONAL.items():
-        there = importlib.util.find_spec(module) is not None
-        lines.append(f"{'yes' if there else 'no '}  {module}: {purpose}")
+        is_installed = importlib.util.find_spec(module) is not None
+        lines.append(f"{'yes' if is_installed else 'no '}  {module}: {purpose}")
     return lines

@@ -17,15 +17,15 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--markdown", action="store_true", help="print the page docs/families.md")
     parser.add_argument("--make_tiny", metavar="DIR", help="write the family's tiny random model as a diffusers folder")
-    chosen = parser.parse_args(argv)
-    names = [chosen.name] if chosen.name else families.names()
+    arguments = parser.parse_args(argv)
+    names = [arguments.name] if arguments.name else families.names()
     rows = {name: describe(families.get(name)) for name in names}
-    if chosen.make_tiny:
-        return make_tiny(names, chosen.make_tiny)
-    if chosen.markdown:
+    if arguments.make_tiny:
+        return make_tiny(names, arguments.make_tiny)
+    if arguments.markdown:
         print(page(rows, {name: sizes(families.get(name)) for name in names}))
         return 0
-    print(json.dumps(rows, indent=2) if chosen.json else "\n\n".join(show(name, row) for name, row in rows.items()))
+    print(json.dumps(rows, indent=2) if arguments.json else "\n\n".join(show(name, row) for name, row in rows.items()))
     return 0
 
 
@@ -54,8 +54,8 @@ def describe(family: Family) -> dict[str, Any]:
 
 def differences(family: Family, flavour: str) -> list[str]:
     """What a flavour can do that the default one cannot, and the other way round."""
-    own, usual = family.supports_for(flavour), family.supports_for(None)
-    words = {"also": own - usual, "without": usual - own}
+    supports, usual = family.supports_for(flavour), family.supports_for(None)
+    words = {"also": supports - usual, "without": usual - supports}
     return [f"{word} {', '.join(sorted(names))}" for word, names in words.items() if names]
 
 
@@ -68,20 +68,22 @@ def sizes(family: Family) -> dict[str, str]:
     from darkroom.pretrained.components import quiet
 
     quiet()
-    known: dict[str, str] = {}
+    sizes_of: dict[str, str] = {}
 
     def size(settings: Any) -> str:
         model = single_file.shapes(family.denoiser, settings)
         billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
-        each = [weight_bytes(model, family.blocks, bits) for bits in (WIDE, bits_of("fp8-block"), bits_of("nf4-bnb"))]
-        return f"{billions:.3g} B: {', '.join(map(show_size, each))}"
+        byte_counts = [
+            weight_bytes(model, family.blocks, bits) for bits in (WIDE, bits_of("fp8-block"), bits_of("nf4-bnb"))
+        ]
+        return f"{billions:.3g} B: {', '.join(map(show_size, byte_counts))}"
 
-    found = {}
+    by_precision = {}
     for flavour in family.flavour_names():
         if (settings := family.size_of(flavour)) is not None:
             key = json.dumps(settings)
-            known[key] = found[flavour] = known.get(key) or size(settings)
-    return found
+            sizes_of[key] = by_precision[flavour] = sizes_of.get(key) or size(settings)
+    return by_precision
 
 
 def page(rows: dict[str, dict[str, Any]], sizes: dict[str, dict[str, str]]) -> str:

@@ -56,59 +56,61 @@ def parser() -> argparse.ArgumentParser:
 
 def run(argv: list[str]) -> int:
     """Render and say where the pictures are."""
-    chosen = parser().parse_args(argv)
+    arguments = parser().parse_args(argv)
     from darkroom.tools import generate
 
-    adapters = [generate.AdapterFile.parse(text) for text in chosen.adapter]
-    known = settings(chosen, adapters)
-    family = family_of(known)
-    options = options_of(chosen, family, known)
-    check(chosen, family, options)
-    wanted = list(recipes(chosen, family, options))
-    pipe = pipeline(chosen, family, options, known, adapters)
-    for path in drawn(pipe, family, options, wanted):
+    adapters = [generate.AdapterFile.parse(text) for text in arguments.adapter]
+    run_settings = settings(arguments, adapters)
+    family = family_of(run_settings)
+    options = options_of(arguments, family, run_settings)
+    validate_arguments(arguments, family, options)
+    tasks = list(recipes(arguments, family, options))
+    pipe = pipeline(arguments, family, options, run_settings, adapters)
+    for path in render_images(pipe, family, options, tasks):
         print(path)
     return 0
 
 
-def family_of(known: dict[str, Any]) -> Family:
+def family_of(run_settings: dict[str, Any]) -> Family:
     """The family. Raises ModelError if it has not the flavour."""
     from darkroom import families
     from darkroom.core.errors import ModelError
 
-    family, flavour = families.get(known["model_family"]), known["model_flavour"]
+    family, flavour = families.get(run_settings["model_family"]), run_settings["model_flavour"]
     if flavour and flavour not in family.flavour_names():
         names = ", ".join(family.flavour_names())
         raise ModelError(f"{family.title} has no flavour '{flavour}'.\n  Choose one of: {names}.")
     return family
 
 
-def options_of(chosen: argparse.Namespace, family: Family, known: dict[str, Any]) -> Config:
+def options_of(arguments: argparse.Namespace, family: Family, run_settings: dict[str, Any]) -> Config:
     """What is known, over the defaults of the family and flavour."""
     from darkroom.options.config import construct
     from darkroom.pretrained.repository import WHOLE
 
-    whole = WHOLE if chosen.model and is_of_a_run(chosen.model) else {}
-    return construct({**defaults(family, known), **{k: v for k, v in known.items() if v is not None}, **whole})
+    whole = WHOLE if arguments.model and is_of_a_run(arguments.model) else {}
+    return construct(
+        {**defaults(family, run_settings), **{k: v for k, v in run_settings.items() if v is not None}, **whole}
+    )
 
 
-def check(chosen: argparse.Namespace, family: Family, options: Config) -> None:
+def validate_arguments(arguments: argparse.Namespace, family: Family, options: Config) -> None:
     """Raises ModelError for pictures or a cache that the model has no use for."""
     from darkroom.core.errors import ModelError
     from darkroom.validate.render import how_many, why_no_cache, why_no_mask
 
     allowed = family.pictures_for(options)
-    if chosen.mask:
-        if problem := why_no_mask(family, chosen.image, chosen.mask, options):
-            raise ModelError(f"--mask {chosen.mask}: {problem}\n  Leave --mask out, or give another.")
-    elif len(chosen.image) not in allowed:
+    if arguments.mask:
+        if problem := why_no_mask(family, arguments.image, arguments.mask, options):
+            raise ModelError(f"--mask {arguments.mask}: {problem}\n  Leave --mask out, or give another.")
+    elif len(arguments.image) not in allowed:
         change = "Give --image, once for each." if allowed[-1] else "Leave --image out."
         raise ModelError(f"This flavour of {family.title} starts from {how_many(allowed)}.\n  {change}")
     if problem := why_no_cache(family, options):
-        raise ModelError(f"--cache {chosen.cache}: {problem}\n  Leave it out.")
+        raise ModelError(f"--cache {arguments.cache}: {problem}\n  Leave it out.")
 
 
-def recipes(chosen: argparse.Namespace, family: Family, options: Config) -> Iterator[tuple[Path, Recipe]]:
+def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> Iterator[tuple[Path, Recipe]]:
     """Every picture to make, and where it goes: prompts x count. Raises ModelError for a size that is none."""
     from darkroom.core.errors import ModelError
     from darkroom.core.files import safe_name
@@ -117,25 +119,25 @@ def recipes(chosen: argparse.Namespace, family: Family, options: Config) -> Iter
     from darkroom.validate.render import call_of
 
     facts, fps = family.latents_for(options.model_flavour), family.fps_for(options.model_flavour)
-    size = str(chosen.resolution or options.validation_resolution or options.resolution)
+    size = str(arguments.resolution or options.validation_resolution or options.resolution)
     try:
-        asked, *_ = parse_resolutions(size, facts.downscale * facts.patch)
+        requested_size, *_ = parse_resolutions(size, facts.downscale * facts.patch)
     except ValueError as cause:
         raise ModelError(f"--resolution: {cause}.") from cause
-    width, height = family.drawn_size(*asked, options)
-    for prompt in chosen.prompt:
-        for seed in range(chosen.seed, chosen.seed + chosen.count):
+    width, height = family.drawn_size(*requested_size, options)
+    for prompt in arguments.prompt:
+        for seed in range(arguments.seed, arguments.seed + arguments.count):
             recipe = Recipe(
-                prompt, chosen.negative_prompt, width, height, options.validation_num_inference_steps,
+                prompt, arguments.negative_prompt, width, height, options.validation_num_inference_steps,
                 seed, "cpu", call_of(family, width, height, options), {},
-                pictures=tuple(chosen.image), fps=(options.framerate or fps) if fps else 0.0,
-                told=family.told(options), mask=chosen.mask,
+                pictures=tuple(arguments.image), fps=(options.framerate or fps) if fps else 0.0,
+                told=family.told(options), mask=arguments.mask,
             )  # fmt: skip
-            yield Path(chosen.output) / f"{safe_name(prompt, 60)}_{seed}.png", recipe
+            yield Path(arguments.output) / f"{safe_name(prompt, 60)}_{seed}.png", recipe
 
 
 def pipeline(
-    chosen: argparse.Namespace, family: Family, options: Config, known: dict[str, Any], adapters: list[Any]
+    arguments: argparse.Namespace, family: Family, options: Config, run_settings: dict[str, Any], adapters: list[Any]
 ) -> Any:
     """The stock pipeline with the adapters in it; says how much of each found its place."""
     import torch
@@ -143,7 +145,11 @@ def pipeline(
     from darkroom.pretrained.repository import locate
     from darkroom.tools import generate
 
-    base = chosen.model or known.get("$base") or locate(family.flavour(known["model_flavour"]).repository, family)
+    base = (
+        arguments.model
+        or run_settings.get("$base")
+        or locate(family.flavour(run_settings["model_flavour"]).repository, family)
+    )
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     pipe = generate.stock_pipeline(family, base, dtype, options)
     counted = generate.load_adapters(pipe, family, adapters, options)
@@ -161,15 +167,15 @@ def drawn(
 
     ratios = options.magcache_mag_ratios
     if options.validation_cache == caches.MAGCACHE and ratios is None:
-        first = wanted[0][1]
+        first = tasks[0][1]
         network = getattr(pipe, family.denoiser_part)
         ratios = caches.measured(network, first.steps, lambda: generate.render(pipe, family, first, options))
         print(f"MagCache's ratios, measured on the first picture: {ratios}")
-    for path, recipe in wanted:
+    for path, recipe in tasks:
         recipe = dataclasses.replace(recipe, cache=caches.settings(options, ratios))
-        made = generate.render(pipe, family, recipe, options)
-        recipe.save(made.image, path)
-        yield from (path, *made.write_beside(path, recipe.fps))
+        image = generate.render(pipe, family, recipe, options)
+        recipe.save(image.image, path)
+        yield from (path, *image.write_beside(path, recipe.fps))
 
 
 def is_of_a_run(model: str) -> bool:
@@ -183,42 +189,44 @@ def is_of_a_run(model: str) -> bool:
         return False
 
 
-def settings(chosen: argparse.Namespace, adapters: list[Any]) -> dict[str, Any]:
+def settings(arguments: argparse.Namespace, adapters: list[Any]) -> dict[str, Any]:
     """What is known of the model: from the arguments, else from the run an adapter belongs to."""
     from darkroom.core.errors import ModelError
     from darkroom.tools.generate import run_of
 
-    known: dict[str, Any] = {"model_family": None, "model_flavour": None}
-    where = [a.path for a in adapters] + ([Path(chosen.model)] if chosen.model and Path(chosen.model).exists() else [])
-    for path in where:
+    run_settings: dict[str, Any] = {"model_family": None, "model_flavour": None}
+    paths = [a.path for a in adapters] + (
+        [Path(arguments.model)] if arguments.model and Path(arguments.model).exists() else []
+    )
+    for path in paths:
         try:
-            known = run_of(path)
+            run_settings = run_of(path)
             break
         except ModelError:
             continue
     for name in ("model_family", "model_flavour"):
-        if getattr(chosen, name):
+        if getattr(arguments, name):
             # the user names the base, so it is not the run's
-            known = {**known, name: getattr(chosen, name), "$base": None}
-    if known["model_family"] is None:
+            run_settings = {**run_settings, name: getattr(arguments, name), "$base": None}
+    if run_settings["model_family"] is None:
         raise ModelError("Which model?\n  Give --model_family and --model_flavour, or --model with --model_family.")
-    given = {
-        "validation_num_inference_steps": chosen.steps,
-        "validation_guidance": chosen.guidance,
-        "validation_guidance_real": chosen.guidance_real,
-        "validation_num_video_frames": chosen.frames,
-        "validation_num_layers": chosen.layers,
-        "validation_cache": chosen.cache,
-        "magcache_threshold": chosen.magcache_threshold,
-        "magcache_k": chosen.magcache_k,
-        "magcache_retention_ratio": chosen.magcache_retention_ratio,
+    values = {
+        "validation_num_inference_steps": arguments.steps,
+        "validation_guidance": arguments.guidance,
+        "validation_guidance_real": arguments.guidance_real,
+        "validation_num_video_frames": arguments.frames,
+        "validation_num_layers": arguments.layers,
+        "validation_cache": arguments.cache,
+        "magcache_threshold": arguments.magcache_threshold,
+        "magcache_k": arguments.magcache_k,
+        "magcache_retention_ratio": arguments.magcache_retention_ratio,
     }
-    return {**known, **{k: v for k, v in given.items() if v is not None}}
+    return {**run_settings, **{k: v for k, v in values.items() if v is not None}}
 
 
-def defaults(family: Any, known: dict[str, Any]) -> dict[str, Any]:
+def defaults(family: Any, run_settings: dict[str, Any]) -> dict[str, Any]:
     """Option values of the family and flavour over the general ones."""
     from darkroom.options.config import every_option
 
     general = {info.name: info.default for info in every_option()}
-    return {**general, **family.option_defaults(known.get("model_flavour"))}
+    return {**general, **family.option_defaults(run_settings.get("model_flavour"))}

@@ -73,17 +73,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-v", "--version"):
         print(f"darkroom {__version__}")
         return 0
-    name, *rest = arguments
+    name, *remaining = arguments
     if name not in COMMANDS:
         hint = find_nearest(name, COMMANDS)
-        meant = f" Did you mean {' or '.join(hint)}?" if hint else ""
-        print(f"There is no command '{name}'.{meant} `darkroom --help` lists them.", file=sys.stderr)
+        suggestion = f" Did you mean {' or '.join(hint)}?" if hint else ""
+        print(f"There is no command '{name}'.{suggestion} `darkroom --help` lists them.", file=sys.stderr)
         return 2
     log.setup()
-    return guarded(name, rest)
+    return run_guarded(name, remaining)
 
 
-def guarded(name: str, argv: list[str]) -> int:
+def run_guarded(name: str, argv: list[str]) -> int:
     """Run one command; errors become messages and exit codes."""
     try:
         return import_path(f"{COMMANDS[name].path}.run")(argv)
@@ -98,24 +98,22 @@ def guarded(name: str, argv: list[str]) -> int:
         sys.stderr.close()
         return 0
     except Exception as error:
-        told = said_by_the_system(error)
-        if told is None:
+        explained = explain_system_error(error)
+        if explained is None:
             return defect(name, error)
-        print(log.redact(told), file=sys.stderr)
+        print(log.redact(explained), file=sys.stderr)
         return 2
 
 
-def said_by_the_system(error: Exception) -> str | None:
+def explain_system_error(error: Exception) -> str | None:
     """What to tell about an error of the user's machine that no closer place could explain, or None."""
     if is_memory_full(error):
         return memory_full_message(error)
-    where = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else Path.cwd()
+    path = Path(os.fsdecode(error.filename)) if isinstance(error, OSError) and error.filename else Path.cwd()
     if (number := disk_full_errno(error)) is not None:
-        return disk_full_message(where.parent, where.name, number)
+        return disk_full_message(path.parent, path.name, number)
     if isinstance(error, OSError) and error.errno in REFUSED and error.filename:
-        return (
-            f"{where}\n  The system refuses this file or folder: {error.strerror}.\n  Check its path and permissions."
-        )
+        return f"{path}\n  The system refuses this file or folder: {error.strerror}.\n  Check its path and permissions."
     return None
 
 
@@ -124,12 +122,12 @@ def defect(name: str, error: Exception) -> int:
     path = Path(os.environ.get("DARKROOM_CRASH_LOG", "darkroom-crash.log"))
     try:
         path.write_text(log.redact(traceback.format_exc()), encoding="utf-8")
-        where = f"The traceback is in {path.resolve()}."
+        traceback_note = f"The traceback is in {path.resolve()}."
     except OSError:
-        where = log.redact(traceback.format_exc())
+        traceback_note = log.redact(traceback.format_exc())
     print(
         f"Something went wrong inside Darkroom during '{name}' ({type(error).__name__}: {error}).\n"
-        f"  This is a defect of ours; please report it. {where}",
+        f"  This is a defect of ours; please report it. {traceback_note}",
         file=sys.stderr,
     )
     return 1

@@ -30,18 +30,18 @@ from darkroom.options.sources import DEFAULT, Resolved, resolve
 
 def run(argv: Sequence[str]) -> int:
     """The command. Returns the exit status; raises UserError for an unknown option or a wrong config."""
-    wanted = _parser().parse_args(list(argv))
-    if wanted.explain is not None:
-        return _explain(wanted.explain, wanted.name, wanted.json)
-    chosen = _chosen(wanted.name, wanted.search, wanted.pending)
-    if wanted.json:
-        print(json.dumps({"options": [as_json(info) for info in chosen]}, indent=1, ensure_ascii=False))
-    elif wanted.pending:
-        _print_pending(chosen)
-    elif wanted.name:
-        _print_details(chosen)
+    arguments = _parser().parse_args(list(argv))
+    if arguments.explain is not None:
+        return _explain(arguments.explain, arguments.name, arguments.json)
+    selected = _select_options(arguments.name, arguments.search, arguments.pending)
+    if arguments.json:
+        print(json.dumps({"options": [as_json(info) for info in selected]}, indent=1, ensure_ascii=False))
+    elif arguments.pending:
+        _print_pending(selected)
+    elif arguments.name:
+        _print_details(selected)
     else:
-        _print_list(chosen)
+        _print_list(selected)
     return 0
 
 
@@ -66,21 +66,21 @@ def _parser() -> argparse.ArgumentParser:
 # ---- which options ---------------------------------------------------------------------------------------------------
 
 
-def _chosen(names: Sequence[str], word: str | None, pending: bool) -> list[OptionInfo]:
-    chosen = [_named(name) for name in names] if names else every_option()
+def _select_options(names: Sequence[str], word: str | None, pending: bool) -> list[OptionInfo]:
+    selected = [_find_option(name) for name in names] if names else every_option()
     if word is not None:
-        chosen = [info for info in chosen if _mentions(info, word.lower())]
-        if not chosen:
+        selected = [info for info in selected if _mentions(info, word.lower())]
+        if not selected:
             raise UserError(f"No option mentions '{word}'.\n  Try another word, or list all with: darkroom options")
-    return [info for info in chosen if info.pending or info.pending_choices] if pending else chosen
+    return [info for info in selected if info.pending or info.pending_choices] if pending else selected
 
 
-def _named(name: str) -> OptionInfo:
+def _find_option(name: str) -> OptionInfo:
     plain = name.lstrip("-").replace("-", "_")
     if plain not in option_names():
         hint = find_nearest(plain, option_names())
-        meant = f"did you mean {' or '.join(hint)}?" if hint else "list all with: darkroom options"
-        raise UserError(f"There is no option '{name}'.\n  {meant[:1].upper()}{meant[1:]}")
+        suggestion = f"did you mean {' or '.join(hint)}?" if hint else "list all with: darkroom options"
+        raise UserError(f"There is no option '{name}'.\n  {suggestion[:1].upper()}{suggestion[1:]}")
     return option_names()[plain]
 
 
@@ -111,39 +111,39 @@ def _width() -> int:
     return max(60, min(120, shutil.get_terminal_size((100, 24)).columns))
 
 
-def _print_list(chosen: Sequence[OptionInfo]) -> None:
-    for title, infos in _by_section(chosen):
+def _print_list(selected: Sequence[OptionInfo]) -> None:
+    for title, infos in _by_section(selected):
         _heading(title)
         for info in infos:
             waiting = " (not offered yet)" if info.pending else ""
             _row(info.name, f"{info.help}{waiting}")
 
 
-def _print_details(chosen: Sequence[OptionInfo]) -> None:
-    for number, info in enumerate(chosen):
+def _print_details(selected: Sequence[OptionInfo]) -> None:
+    for number, info in enumerate(selected):
         if number:
             print()
         _heading(info.name, gap=False)
-        print(_wrapped(info.help, 2))
+        print(_wrap(info.help, 2))
         for name, words in [("Section", info.section), *facts_of(info)]:
             _row(name, words, column=20)
 
 
-def _print_pending(chosen: Sequence[OptionInfo]) -> None:
-    for title, infos in _by_section(chosen):
+def _print_pending(selected: Sequence[OptionInfo]) -> None:
+    for title, infos in _by_section(selected):
         _heading(title)
         for info in infos:
             if info.pending:
                 _row(info.name, info.pending)
                 continue
             for reason in dict.fromkeys(info.pending_choices.values()):
-                names = [str(choice) for choice, why in info.pending_choices.items() if why == reason]
+                names = [str(choice) for choice, cause in info.pending_choices.items() if cause == reason]
                 _row(info.name, f"{', '.join(names)}: {reason}")
 
 
-def _by_section(chosen: Sequence[OptionInfo]) -> Iterable[tuple[str, list[OptionInfo]]]:
+def _by_section(selected: Sequence[OptionInfo]) -> Iterable[tuple[str, list[OptionInfo]]]:
     for section in SECTIONS:
-        infos = [info for info in chosen if info.page == section.page]
+        infos = [info for info in selected if info.page == section.page]
         if infos:
             yield section.title, infos
 
@@ -157,10 +157,10 @@ def _row(name: str, words: str, column: int = 44) -> None:
     """A name and its words, which start at `column`, or below when the name is too long."""
     head = f"  {name}"
     start = head.ljust(column) if len(head) < column else f"{head}\n{' ' * column}"
-    print(redact(start + _wrapped(words, column).lstrip()))
+    print(redact(start + _wrap(words, column).lstrip()))
 
 
-def _wrapped(text: str, indent: int) -> str:
+def _wrap(text: str, indent: int) -> str:
     blank = " " * indent
     return textwrap.fill(text, _width(), initial_indent=blank, subsequent_indent=blank, break_on_hyphens=False)
 
@@ -172,17 +172,17 @@ def _explain(argv: Sequence[str], names: Sequence[str], as_machine: bool) -> int
     """Resolve as a run would, and print what is not a default (or the named options) with its source."""
     words = [word for word in argv if word != "--json"]
     resolved = resolve(words, os.environ, Path.cwd(), _family_defaults, partial=True)
-    asked = {_named(name).name for name in names}
-    shown = [
+    requested = {_find_option(name).name for name in names}
+    selected = [
         info
         for info in every_option()
-        if (info.name in asked if asked else as_machine or resolved.sources[info.name] != DEFAULT)
+        if (info.name in requested if requested else as_machine or resolved.sources[info.name] != DEFAULT)
     ]
     if as_machine or len(words) != len(argv):
-        _explain_as_json(resolved, shown)
+        _explain_as_json(resolved, selected)
         return 0
     print(f"Config file: {resolved.path or 'none'}")
-    for title, infos in _by_section(shown):
+    for title, infos in _by_section(selected):
         _heading(title)
         for info in infos:
             value = info.show(info.safe(getattr(resolved.config, info.name)))
@@ -190,18 +190,18 @@ def _explain(argv: Sequence[str], names: Sequence[str], as_machine: bool) -> int
     if resolved.notes:
         _heading("Notes")
         for note in resolved.notes:
-            print(redact(_wrapped(str(note), 2)))
+            print(redact(_wrap(str(note), 2)))
     return 0
 
 
-def _explain_as_json(resolved: Resolved, shown: Sequence[OptionInfo]) -> None:
+def _explain_as_json(resolved: Resolved, selected: Sequence[OptionInfo]) -> None:
     options = [
         {
             "option": info.name,
             "value": info.safe(getattr(resolved.config, info.name)),
             "source": resolved.sources[info.name],
         }
-        for info in shown
+        for info in selected
     ]
     notes = [{"option": n.option, "value": n.value, "source": n.source, "reason": n.reason} for n in resolved.notes]
     document = {"config": str(resolved.path) if resolved.path else None, "options": options, "notes": notes}

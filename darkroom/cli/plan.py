@@ -6,7 +6,7 @@ import contextlib
 import json
 from typing import TYPE_CHECKING
 
-from darkroom.cli.common import CONFIG_HELP, resolved, take_flag, take_value, wants_help
+from darkroom.cli.common import CONFIG_HELP, resolve_arguments, take_flag, take_value, wants_help
 from darkroom.core.cards import OPTION, find_card
 from darkroom.core.log import redact
 
@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
         return 0
     as_json = take_flag(argv, "--json")
     card = find_card(text) if (text := take_value(argv, OPTION)) else None
-    settings = resolved(argv)
+    settings = resolve_arguments(argv)
     from darkroom.core.device import assume_card
 
     with assume_card(card) if card else contextlib.nullcontext():
@@ -49,5 +49,5 @@ def print_plan(settings: Resolved, as_json: bool) -> None:
         print(redact(plan.show(begun.made)), flush=True)
     with status("memory") as tell:
         memory = plan.memory(begun, tell)
-    whole = {**begun.made, "memory": memory}
-    print(redact(json.dumps(whole, indent=2, default=str) if as_json else plan.show_memory(memory)))
+    complete = {**begun.made, "memory": memory}
+    print(redact(json.dumps(complete, indent=2, default=str) if as_json else plan.show_memory(memory)))

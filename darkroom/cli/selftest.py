@@ -22,17 +22,17 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the instants at which runs are killed")
     parser.add_argument("--as_is", action="store_true", help="use the config's own weights instead of the tiny flavour")
     parser.add_argument("--folder", help="where to work; left out, a temporary folder")
-    chosen, options = parser.parse_known_args(argv)
+    parsed, options = parser.parse_known_args(argv)
     from darkroom.tools.selftest import resume
 
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(chosen.folder or temporary)
+        folder = Path(parsed.folder or temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        arguments = [chosen.config] if chosen.config else [str(example(folder))]
-        if chosen.config and not chosen.as_is:
+        arguments = [parsed.config] if parsed.config else [str(example(folder))]
+        if parsed.config and not parsed.as_is:
             arguments.append("--model_flavour=tiny")
-        arguments.append(f"--checkpoint_step_interval={max(1, chosen.steps // 4)}")
-        proof = resume([*arguments, *options], folder, chosen.steps, chosen.kills, chosen.seed)
+        arguments.append(f"--checkpoint_step_interval={max(1, parsed.steps // 4)}")
+        proof = resume([*arguments, *options], folder, parsed.steps, parsed.kills, parsed.seed)
     print("It holds: every killed run ended with the same bytes." if proof.holds else "It does not hold.")
     return 0 if proof.holds else 1
 

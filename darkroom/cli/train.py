@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from darkroom.cli.common import CONFIG_HELP, resolved, wants_help
+from darkroom.cli.common import CONFIG_HELP, resolve_arguments, wants_help
 
 HELP = f"""usage: darkroom train [CONFIG] [--env NAME] [--OPTION VALUE ...]
 
@@ -17,7 +17,7 @@ def run(argv: list[str]) -> int:
     """Train and return the exit code."""
     if wants_help(argv, HELP):
         return 0
-    settings = resolved(argv)
+    settings = resolve_arguments(argv)
     from darkroom.job.train import train
 
     train(settings)

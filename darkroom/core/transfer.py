@@ -79,10 +79,10 @@ def when_gradient_is_complete(weight: Tensor, method: Callable[[Tensor], None]) 
     torch holds such hooks where Python's garbage collector does not look: one that led back to its weight would keep
     that forever.
     """
-    known = weakref.WeakMethod(method)
+    earlier = weakref.WeakMethod(method)
 
     def hook(weight: Tensor) -> None:
-        if call := known():
+        if call := earlier():
             call(weight)
 
     weight.register_post_accumulate_grad_hook(hook)
@@ -125,5 +125,5 @@ class HostGradients:
         return self.rooms[weight]
 
     def _add(self, weight: Tensor, gradient: Tensor) -> None:
-        known = self.sums.get(weight)
-        self.sums[weight] = gradient if known is None else known.add_(gradient)
+        earlier = self.sums.get(weight)
+        self.sums[weight] = gradient if earlier is None else earlier.add_(gradient)

@@ -216,7 +216,7 @@ class DatasetPlan:
     def store_of(self, entry: SampleDataset) -> Store:
         """Where the samples of a dataset are, opened once."""
         if entry.id not in self._stores:
-            self._stores[entry.id] = open_store(entry.where)
+            self._stores[entry.id] = open_store(entry.location)
         return self._stores[entry.id]
 
     def _terms_of(self, entry: SampleDataset) -> IndexTerms:

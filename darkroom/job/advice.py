@@ -122,7 +122,7 @@ class Adviser:
         """Would a run start with it on this device?"""
         made = self.changed(change)
         facts = preflight.facts(self.family, made.config)
-        if conflicts.check(made.config, made.sources, facts):
+        if conflicts.validate_options(made.config, made.sources, facts):
             return False
         try:
             policy.check(made.config, run_device())

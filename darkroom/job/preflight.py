@@ -22,7 +22,7 @@ from darkroom.memory import policy
 from darkroom.optim import table
 from darkroom.options import conflicts
 from darkroom.options.config import option_info
-from darkroom.options.sources import FAMILY_DEFAULT, Note, Resolved, located
+from darkroom.options.sources import FAMILY_DEFAULT, Note, Resolved, add_source
 from darkroom.pretrained.components import Parts, scheduler_config
 from darkroom.pretrained.repository import Repository
 from darkroom.report import trackers
@@ -54,12 +54,12 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
     config = resolved.config
     family = families.get(config.model_family)
     device = run_device()
-    errors = list(conflicts.check(config, resolved.sources, facts(family, config)))
+    errors = list(conflicts.validate_options(config, resolved.sources, facts(family, config)))
     prompts: list[Prompt] = []
     for probe in (
         lambda: check_flavour(family, config.model_flavour),
         lambda: table.check(config, device),
-        lambda: trackers.check(config.report_to),
+        lambda: trackers.validate_trackers(config.report_to),
         lambda: policy.check(config, device),
         lambda: schedulers.changes(config, family.prediction == "flow_matching"),
         lambda: prompts.extend(collect(config)),
@@ -78,7 +78,7 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
         for fits in (start_fits, assistant_fits, shift_is_known) if not errors else ():
             errors += _found(functools.partial(fits, base))
     if errors:
-        raise ConfigErrors([located(error, resolved.sources) for error in errors])
+        raise ConfigErrors([add_source(error, resolved.sources) for error in errors])
     return family, prompts
 
 
@@ -185,7 +185,7 @@ def _found(probe: Callable[[], object]) -> list[ConfigError]:
 def remarks(resolved: Resolved, family: Family) -> list[Note]:
     """What a person should know of these settings although nothing is wrong with them."""
     config, sources = resolved.config, resolved.sources
-    notes = [*resolved.notes, *conflicts.remarks(config, sources, facts(family, config))]
+    notes = [*resolved.notes, *conflicts.collect_remarks(config, sources, facts(family, config))]
     if config.flow_schedule_auto_shift and sources["flow_schedule_auto_shift"] == FAMILY_DEFAULT:
         reason = (
             "noise levels are shifted by the size of samples, as in its pipeline; flow_schedule_shift replaces that"

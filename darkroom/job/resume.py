@@ -153,7 +153,7 @@ def announce(run: Run, start: Resumption, changes: DataChanges, state: TrainStat
     """Say where the run goes on and what is other than it was."""
     for sentence in sentences(start, changes, state):
         run.bus.emit(Warn(step=state.step, message=sentence, about="resume"))
-    run.bars.say(f"Going on from {start.folder.name}: step {state.step}, epoch {state.epoch}.")
+    run.bars.print_line(f"Going on from {start.folder.name}: step {state.step}, epoch {state.epoch}.")
 
 
 # -- the folder -------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from darkroom.core.events import Bus, Event, Progress, RunEnd, Step, Validation,
 from darkroom.core.memory import explain_memory_full, release_freed_memory
 from darkroom.families.base import Family
 from darkroom.options.config import every_option
-from darkroom.options.sources import Resolved, located
+from darkroom.options.sources import Resolved, add_source
 from darkroom.report import page
 from darkroom.report.eventlog import EventLog
 from darkroom.report.progress import ProgressBars
@@ -75,7 +75,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
     bus.on(Event, events)
     bus.on(Progress, bars.on_progress)
     bus.on(Step, bars.on_step)
-    bus.on(Warn, lambda event: bars.say(f"! {event.message}"))
+    bus.on(Warn, lambda event: bars.print_line(f"! {event.message}"))
     bus.on(Step, trackers.on_step)
     bus.on(Validation, trackers.on_validation)
     if listener:
@@ -85,7 +85,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
         with terminable(), explain_memory_full():
             yield run
     except ConfigError as wrong:
-        told = located(wrong, resolved.sources)
+        told = add_source(wrong, resolved.sources)
         status, message = "failed", str(told)
         raise told from wrong
     except (Interrupted, KeyboardInterrupt) as stop:

@@ -79,7 +79,7 @@ def denoiser(run: Run, parts: Parts, placement: Placement) -> Any:
     placement.base(denoisers, whole, distributed.trained_dtype(run.config))
     assisted(run.config, parts, denoisers)
     for line in placement.describe():
-        run.bars.say(f"  {line}")
+        run.bars.print_line(f"  {line}")
     for line in placement.remarks():
         run.bus.emit(Warn(message=line, about="settings"))
     return model

@@ -116,7 +116,7 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
 def report_finished(run: Run, steps: int, result: Path) -> Release:
     """Say that this run has ended before, and how to train on."""
     run.step = steps
-    run.bars.say(
+    run.bars.print_line(
         f"This run is finished: {steps} steps, {result}. Nothing was done.\n"
         "  To train on, raise max_train_steps or num_train_epochs; to begin anew, set resume_from_checkpoint to none."
     )
@@ -196,7 +196,7 @@ def advised(run: Run, plan: Plan, prompts: list[Prompt]) -> Iterator[None]:
     except Exception as cause:
         if not is_memory_full(cause):
             raise
-        run.bars.say("Out of memory. Working out what would fit...")
+        run.bars.print_line("Out of memory. Working out what would fit...")
         raise MemoryFullError(memory_full_message(cause, remedy(run, plan, prompts))) from cause
 
 
@@ -222,7 +222,7 @@ def prepared(run: Run, engine: Accelerator, only_caches: bool) -> Plan:
         plan.scan()
         if not only_caches:
             plan.validate(engine.num_processes)
-    run.bars.say(plan.report())
+    run.bars.print_line(plan.report())
     return plan
 
 
@@ -332,7 +332,7 @@ def forgotten(run: Run, engine: Accelerator, parts: Parts) -> None:
     if not engine.is_local_main_process:
         return
     freed = deletion.forget([*deletion.denoisers(parts), *deletion.readers(parts)], run.config.revision)
-    run.bars.say(f"Deleted {show_size(freed)} of downloaded weights; the next run downloads them again.")
+    run.bars.print_line(f"Deleted {show_size(freed)} of downloaded weights; the next run downloads them again.")
 
 
 def start_apart(run: Run, adapter: Adapter) -> None:
@@ -449,7 +449,7 @@ def announce(run: Run, plan: Plan, adapter: Adapter, state: TrainState, epochs: 
         "gradient clipping": clip,
     }
     run.bus.emit(RunStart(step=state.step, summary={**summary, "resumed": resumed}))
-    run.bars.say("\n".join(f"  {name}: {value}" for name, value in {**summary, "steps": state.total}.items()))
+    run.bars.print_line("\n".join(f"  {name}: {value}" for name, value in {**summary, "steps": state.total}.items()))
 
 
 def rehearsed(run: Run, loader: Any, snapshot: Snapshot, validator: Validator | None) -> None:
@@ -459,7 +459,7 @@ def rehearsed(run: Run, loader: Any, snapshot: Snapshot, validator: Validator | 
         batch = rehearse.largest(loader, snapshot.state.epoch)
     held = rehearse.rehearse(run, snapshot, batch, validator.rehearse if validator else None)
     said = ", ".join(f"{name.removeprefix(rehearse.REHEARSAL)} {show_size(size)}" for name, size in held.items())
-    run.bars.say(f"  most memory in a rehearsal: {said}")
+    run.bars.print_line(f"  most memory in a rehearsal: {said}")
 
 
 def give_back_when_due(run: Run, event: Step) -> None:
@@ -498,13 +498,13 @@ def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -
         except Interrupted:
             step = snapshot.state.step
             if not step:
-                run.bars.say("Stopped before the first step was finished; there is nothing to save.")
+                run.bars.print_line("Stopped before the first step was finished; there is nothing to save.")
                 raise
             if keeper.newest != step:
                 save(run, keeper, snapshot, "interrupted")
             again = run.config.resume_from_checkpoint == "latest"
             how = "The same command goes on" if again else "With resume_from_checkpoint latest the run goes on"
-            run.bars.say(f"Stopped after step {step}; saved. {how} from there.")
+            run.bars.print_line(f"Stopped after step {step}; saved. {how} from there.")
             raise
 
 
@@ -529,5 +529,5 @@ def released(run: Run, parts: Parts, keeper: Keeper, snapshot: Snapshot, validat
         with phase(run.bus, "final validation", step), forgiving(run, step):
             validator.final(step)
     resume.write_finished(run.output, keeper, snapshot.state, result)
-    run.bars.say(f"Done: {result}")
+    run.bars.print_line(f"Done: {result}")
     return Release(run.output, result, run.output / "report.html", step, time.monotonic() - run.started)

@@ -144,16 +144,16 @@ def _seconds(container: InputContainer, stream: AudioStream) -> float:
     if not spans:
         raise BadImage("truncated", "no sound follows the header")
     unit, ticks = float(stream.time_base or 0), sum(duration for _, duration in spans)
-    spans_known = [(pts, pts + duration) for pts, duration in spans if pts is not None]
-    if spans_known:
-        first = min(begin for begin, _ in spans_known)
-        length = max(end for _, end in spans_known) - first
+    timed_spans = [(pts, pts + duration) for pts, duration in spans if pts is not None]
+    if timed_spans:
+        first = min(begin for begin, _ in timed_spans)
+        length = max(end for _, end in timed_spans) - first
         if abs(length - ticks) <= 0.05 * ticks:  # else time stamps leap; the sound is read as unbroken all the same
             ticks = length
         # what comes before the start is the encoder's run-up and is not played
         ticks -= max(0, (stream.start_time or 0) - first)
-    length_said = float(stream.duration or 0) * unit
-    return length_said if ticks <= 0 or abs(length_said - ticks * unit) < SHORT else ticks * unit
+    stated_length = float(stream.duration or 0) * unit
+    return stated_length if ticks <= 0 or abs(stated_length - ticks * unit) < SHORT else ticks * unit
 
 
 def _origin(container: InputContainer, stream: AudioStream) -> float:
@@ -197,8 +197,8 @@ def _decode_blocks(
             if frame is not None and tuple(c.name for c in frame.layout.channels) != names:
                 yield at, "the number of channels changes midway"
                 return
-            for made in resampler.resample(frame):
-                block = matrix @ made.to_ndarray()
+            for resampled in resampler.resample(frame):
+                block = matrix @ resampled.to_ndarray()
                 yield at, block
                 at += block.shape[1]
 

@@ -243,13 +243,13 @@ def _display_times(rows: Sequence[_Row], time_base: float, rate: float) -> np.nd
 
 def _pace(rows: Sequence[_Row], time_base: float, nominal: float) -> tuple[float, float]:
     """Frames a second and seconds, from time stamps; the container's rate where it agrees within half a percent."""
-    times_shown = _display_times(rows, time_base, nominal or 25.0)
-    if len(times_shown) < 2 or times_shown[-1] <= 0:
+    display_times = _display_times(rows, time_base, nominal or 25.0)
+    if len(display_times) < 2 or display_times[-1] <= 0:
         fps = nominal or 25.0
-        return fps, len(times_shown) / fps
-    measured = (len(times_shown) - 1) / float(times_shown[-1])
+        return fps, len(display_times) / fps
+    measured = (len(display_times) - 1) / float(display_times[-1])
     fps = nominal if nominal and abs(measured / nominal - 1) < 0.005 else measured
-    return fps, float(times_shown[-1]) + 1 / fps
+    return fps, float(display_times[-1]) + 1 / fps
 
 
 def _detect_format(frame: VideoFrame, stream: VideoStream) -> _FrameFormat:
@@ -459,14 +459,12 @@ def _list_images(folder: Path) -> list[Path]:
         return [(1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts)]
 
     try:
-        images_found = [
-            p for p in folder.iterdir() if p.suffix.lower() in images.EXTENSIONS and not p.name.startswith(".")
-        ]
+        paths = [p for p in folder.iterdir() if p.suffix.lower() in images.EXTENSIONS and not p.name.startswith(".")]
     except PermissionError as cause:
         raise BadImage("unreadable", str(cause)) from cause
-    if not images_found:
+    if not paths:
         raise BadImage("not a video", f"the folder {folder.name} holds no pictures")
-    return sorted(images_found, key=key)
+    return sorted(paths, key=key)
 
 
 def _probe_folder(folder: Path) -> Clip:

@@ -131,7 +131,7 @@ def not_offered(config: Config, sources: Mapping[str, str] | None = None) -> lis
         if value == info.default:
             continue
         reason = info.pending or next(
-            (info.pending_choices[c] for c in _chosen(info, value) if c in info.pending_choices), ""
+            (info.pending_choices[c] for c in _as_values(info, value) if c in info.pending_choices), ""
         )
         if reason:
             change = f"Leave {info.name} out" + (
@@ -142,5 +142,5 @@ def not_offered(config: Config, sources: Mapping[str, str] | None = None) -> lis
     return errors
 
 
-def _chosen(info: OptionInfo, value: Any) -> list[Any]:
+def _as_values(info: OptionInfo, value: Any) -> list[Any]:
     return value.split(",") if info.many and isinstance(value, str) else [value] if info.kind == "choice" else []

@@ -32,7 +32,7 @@ class FamilyFacts:
 
 
 @dataclass(frozen=True)
-class Case:
+class RuleContext:
     """One configuration as the rules see it."""
 
     config: Config
@@ -43,7 +43,7 @@ class Case:
         """Whether the user set this option."""
         return self.sources.get(name, DEFAULT) not in (DEFAULT, FAMILY_DEFAULT)
 
-    def changed(self, name: str) -> bool:
+    def is_changed(self, name: str) -> bool:
         """Whether the user set this option to something other than its default."""
         return self.explicit(name) and getattr(self.config, name) != option_info(name).default
 
@@ -72,39 +72,39 @@ class Rule:
 
     name: str
     options: tuple[str, ...]  # the first one that the user set is the one the message starts with
-    broken: Callable[[Case], bool]
-    why: str
+    broken: Callable[[RuleContext], bool]
+    reason: str
     change: str
     lifted: bool = False  # i_know_what_i_am_doing allows it
 
-    def words(self, text: str, case: Case) -> str:
+    def words(self, text: str, case: RuleContext) -> str:
         """`text` with the settings and the family's name filled in."""
         family = case.facts.title if case.facts else case.config.model_family
         return text.format(c=case.config, family=family, having=case.facts.having if case.facts else {})
 
-    def blamed(self, case: Case) -> str:
+    def find_blamed(self, case: RuleContext) -> str:
         """The option that the message starts with."""
         return next((name for name in self.options if case.explicit(name)), self.options[0])
 
 
-def _diffusion_only(option: str, on: Callable[[Config], bool], what: str) -> Rule:
+def _diffusion_only(option: str, on: Callable[[Config], bool], subject: str) -> Rule:
     """An option of noise-predicting models that a flow family cannot use."""
     return Rule(
         f"{option} on a flow family",
         (option,),
         lambda case: case.flow and on(case.config),
-        f"{{family}} matches flows, and {what} is defined for epsilon and v models only.",
+        f"{{family}} matches flows, and {subject} is defined for epsilon and v models only.",
         f"Take {option} out.",
     )
 
 
-def _flow_only(option: str, on: Callable[[Case], bool], what: str) -> Rule:
+def _flow_only(option: str, on: Callable[[RuleContext], bool], subject: str) -> Rule:
     """An option of flow models that a noise-predicting family cannot use."""
     return Rule(
         f"{option} on a diffusion family",
         (option,),
         lambda case: case.discrete and on(case),
-        f"{{family}} does not match flows, and {what} is defined for flow models only.",
+        f"{{family}} does not match flows, and {subject} is defined for flow models only.",
         f"Take {option} out.",
     )
 
@@ -145,7 +145,7 @@ def _is_gguf(config: Config) -> bool:
     return any(str(getattr(config, name)).endswith(".gguf") for name in _DENOISER_FILES)
 
 
-def _has_rounded_base(config: Config) -> bool:
+def _has_quantized_base(config: Config) -> bool:
     return config.base_model_precision != "no_change" or bool(config.quantization_config) or _is_gguf(config)
 
 
@@ -155,9 +155,9 @@ def _elsewhere(config: Config) -> list[str]:
     return on + (_offloads(config) if _trains_the_base(config) else [])
 
 
-def _comes_rounded(config: Config) -> bool:
+def _is_prequantized(config: Config) -> bool:
     """The denoiser is in fewer bits from the moment that it is loaded."""
-    return _is_gguf(config) or (config.quantize_via == "pipeline" and _has_rounded_base(config))
+    return _is_gguf(config) or (config.quantize_via == "pipeline" and _has_quantized_base(config))
 
 
 def _trains_the_base(config: Config) -> bool:
@@ -172,7 +172,7 @@ def refuses_masks(config: Config, use: str) -> bool:
     return config.attention_mechanism in WITHOUT_MASKS and use in uses
 
 
-def _by_layer(case: Case) -> bool:
+def _by_layer(case: RuleContext) -> bool:
     """Weights are fetched layer by layer."""
     c = case.config
     return c.ramtorch or (c.enable_group_offload and c.group_offload_type == "leaf_level")
@@ -193,9 +193,9 @@ def _leaves_the_embedder(config: Config) -> bool:
     """A control LoRA whose targets miss the layer that reads the control picture."""
     if not config.control or config.model_type != "lora":
         return False
-    chosen = config.peft_lora_target_modules
-    if chosen:
-        return not any("embedder" in name or name == "all-linear" for name in chosen)
+    targets = config.peft_lora_target_modules
+    if targets:
+        return not any("embedder" in name or name == "all-linear" for name in targets)
     return "controlnet" not in config.flux_lora_target
 
 
@@ -275,10 +275,10 @@ RULES: tuple[Rule, ...] = (
     _diffusion_only("offset_noise", lambda c: c.offset_noise, "offset noise"),
     _diffusion_only("rescale_betas_zero_snr", lambda c: c.rescale_betas_zero_snr, "a table of betas"),
     _diffusion_only("timestep_bias_strategy", lambda c: c.timestep_bias_strategy != "none", "a bias on timesteps"),
-    _flow_only("flow_sigmoid_scale", lambda case: case.changed("flow_sigmoid_scale"), "this draw of noise levels"),
+    _flow_only("flow_sigmoid_scale", lambda case: case.is_changed("flow_sigmoid_scale"), "this draw of noise levels"),
     _flow_only("flow_use_uniform_schedule", lambda case: case.config.flow_use_uniform_schedule, "this draw"),
     _flow_only("flow_use_beta_schedule", lambda case: case.config.flow_use_beta_schedule, "this draw"),
-    _flow_only("flow_schedule_shift", lambda case: case.changed("flow_schedule_shift"), "a shift of noise levels"),
+    _flow_only("flow_schedule_shift", lambda case: case.is_changed("flow_schedule_shift"), "a shift of noise levels"),
     _flow_only("flow_schedule_auto_shift", lambda case: case.config.flow_schedule_auto_shift, "a shift"),
     _flow_only("flux_fast_schedule", lambda case: case.config.flux_fast_schedule, "this draw"),
     Rule(
@@ -287,7 +287,7 @@ RULES: tuple[Rule, ...] = (
         lambda case: (
             case.facts is not None
             and not case.facts.guidance_input
-            and any(case.changed(f"flux_guidance_{part}") for part in ("mode", "value", "min", "max"))
+            and any(case.is_changed(f"flux_guidance_{part}") for part in ("mode", "value", "min", "max"))
         ),
         "{family} has no input for a guidance value.",
         "Take the flux_guidance options out.",
@@ -401,7 +401,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "a quantised base that is trained",
         (*_ROUNDING, "model_type"),
-        lambda case: _has_rounded_base(case.config) and _trains_the_base(case.config),
+        lambda case: _has_quantized_base(case.config) and _trains_the_base(case.config),
         "Weights in fewer bits cannot be trained, and model_type full trains the base's own.",
         "Set model_type to lora, or take the base as it is: base_model_precision no_change, and no GGUF file.",
     ),
@@ -415,7 +415,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "eight-bit products of weights in fewer bits",
         ("mixed_precision", *_ROUNDING),
-        lambda case: case.config.mixed_precision == "fp8" and _has_rounded_base(case.config),
+        lambda case: case.config.mixed_precision == "fp8" and _has_quantized_base(case.config),
         "fp8 rounds weights anew for every product, and these are rounded already.",
         "Set mixed_precision to bf16, or take the base as it is: base_model_precision no_change, and no GGUF file.",
     ),
@@ -424,7 +424,7 @@ RULES: tuple[Rule, ...] = (
         ("quantize_via",),
         lambda case: (
             case.config.quantize_via == "pipeline"
-            and not _has_rounded_base(case.config)
+            and not _has_quantized_base(case.config)
             and all(getattr(case.config, name) == "no_change" for name in _TEXT_PRECISIONS)
         ),
         "Nothing says what diffusers is to quantise while it loads.",
@@ -458,7 +458,7 @@ RULES: tuple[Rule, ...] = (
         "new layers from weights that come in fewer bits",
         ("control", "controlnet", "quantize_via", *_DENOISER_FILES),
         lambda case: (
-            _comes_rounded(case.config)
+            _is_prequantized(case.config)
             and (case.config.control or (case.config.controlnet and not case.config.controlnet_model_name_or_path))
         ),
         "What reads the control picture is made from the base's weights, which are never whole in this run.",
@@ -491,7 +491,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "fused layers from weights that come in fewer bits",
         ("fuse_qkv_projections", "quantize_via", *_DENOISER_FILES),
-        lambda case: case.config.fuse_qkv_projections and _comes_rounded(case.config),
+        lambda case: case.config.fuse_qkv_projections and _is_prequantized(case.config),
         "Layers are fused before they are quantised, and these weights are never whole in this run.",
         "Take fuse_qkv_projections out, or set quantize_via to cpu and give a base in bf16.",
     ),
@@ -524,7 +524,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "a start from weights that are quantised",
         ("lora_init_type", *_ROUNDING),
-        lambda case: _has_rounded_base(case.config) and case.config.lora_init_type in _FROM_WEIGHTS,
+        lambda case: _has_quantized_base(case.config) and case.config.lora_init_type in _FROM_WEIGHTS,
         "lora_init_type {c.lora_init_type} takes the adapter's start from the base's weights, which are rounded.",
         "Set lora_init_type to default, or base_model_precision to no_change.",
     ),
@@ -538,7 +538,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "DoRA on rounded or streamed layers",
         ("use_dora", *_ROUNDING, "ramtorch"),
-        lambda case: case.config.use_dora and (_has_rounded_base(case.config) or _by_layer(case)),
+        lambda case: case.config.use_dora and (_has_quantized_base(case.config) or _by_layer(case)),
         "DoRA measures a layer's weights beside the layer's own computation, where they are whole and on the device.",
         "Set use_dora to false, or leave the weights as they are; blocks may wait (musubi_blocks_to_swap).",
     ),
@@ -736,7 +736,7 @@ RULES: tuple[Rule, ...] = (
 )
 
 
-def _schedule_free(case: Case) -> bool:
+def _schedule_free(case: RuleContext) -> bool:
     return case.config.optimizer.startswith("adamw_schedulefree")
 
 
@@ -744,7 +744,7 @@ def _flow_ignores(option: str) -> Rule:
     return Rule(
         f"{option} has no effect on a flow family",
         (option,),
-        lambda case: case.flow and case.changed(option),
+        lambda case: case.flow and case.is_changed(option),
         "no effect: {family} matches flows and has no discrete timesteps",
         "",
     )
@@ -757,7 +757,7 @@ REMARKS: tuple[Rule, ...] = (
     Rule(
         "schedule of a schedule-free optimizer",
         ("lr_scheduler",),
-        lambda case: _schedule_free(case) and case.changed("lr_scheduler"),
+        lambda case: _schedule_free(case) and case.is_changed("lr_scheduler"),
         "no effect: {c.optimizer} needs no schedule and takes none",
         "",
     ),
@@ -797,18 +797,18 @@ REMARKS: tuple[Rule, ...] = (
 """What is reported and not refused. Those that begin with 'no effect' count as ineffective settings."""
 
 
-def check(config: Config, sources: Mapping[str, str], facts: FamilyFacts | None = None) -> list[ConfigError]:
+def validate_options(config: Config, sources: Mapping[str, str], facts: FamilyFacts | None = None) -> list[ConfigError]:
     """An error for each contradiction, and under `strict` for each setting that the family makes ineffective."""
-    case = Case(config, sources, facts)
+    case = RuleContext(config, sources, facts)
     errors = []
     for rule in RULES:
         if rule.broken(case) and not (rule.lifted and config.i_know_what_i_am_doing):
             change = rule.words(rule.change, case)
             if rule.lifted:
                 change += " Or set i_know_what_i_am_doing to true."
-            errors.append(_error(rule, case, rule.words(rule.why, case), change))
+            errors.append(_error(rule, case, rule.words(rule.reason, case), change))
     if config.strict:
-        for note in remarks(config, sources, facts):
+        for note in collect_remarks(config, sources, facts):
             if note.ineffective:
                 change = "Take it out, or run without strict to have it reported only."
                 problem = f"{note.reason[:1].upper()}{note.reason[1:]}."
@@ -816,19 +816,19 @@ def check(config: Config, sources: Mapping[str, str], facts: FamilyFacts | None 
     return errors
 
 
-def remarks(config: Config, sources: Mapping[str, str], facts: FamilyFacts | None = None) -> list[Note]:
+def collect_remarks(config: Config, sources: Mapping[str, str], facts: FamilyFacts | None = None) -> list[Note]:
     """What is worth saying about settings that are allowed."""
-    case = Case(config, sources, facts)
+    case = RuleContext(config, sources, facts)
     notes = []
     for rule in REMARKS:
         if rule.broken(case):
-            name, reason = rule.blamed(case), rule.words(rule.why, case)
+            name, reason = rule.find_blamed(case), rule.words(rule.reason, case)
             source = sources.get(name, DEFAULT)
             notes.append(Note(name, getattr(config, name), source, reason, ineffective=reason.startswith("no effect")))
     return notes
 
 
-def _error(rule: Rule, case: Case, problem: str, change: str) -> ConfigError:
-    name = rule.blamed(case)
+def _error(rule: Rule, case: RuleContext, problem: str, change: str) -> ConfigError:
+    name = rule.find_blamed(case)
     value = option_info(name).safe(getattr(case.config, name))
     return ConfigError(name, value, case.sources.get(name, DEFAULT), problem, change)

@@ -133,7 +133,7 @@ class Section(BaseModel):
     @classmethod
     def _read(cls, value: Any, info: ValidationInfo) -> Any:
         assert info.field_name is not None
-        return coerce(_described(cls, info.field_name), value)
+        return coerce(_describe_cached(cls, info.field_name), value)
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,7 @@ class OptionInfo:
 
     def conditions(self) -> list[tuple[str, str]]:
         """`when` as words: [("use_ema", "true")]."""
-        return [(name, _words(wanted)) for name, wanted in self.when.items()]
+        return [(name, _words(expected)) for name, expected in self.when.items()]
 
     def safe(self, value: Any) -> Any:
         """`value` as it may stand in a message: secrets are not shown."""
@@ -240,26 +240,26 @@ class OptionInfo:
         """Why this option has no effect beside the other `settings` (a Config), or an empty text."""
         if self.families and settings.model_family not in self.families:
             return f"it acts only in {_either(self.families)}, and this run trains {settings.model_family}"
-        for name, wanted in self.when.items():
-            if not _meets(getattr(settings, name), wanted):
-                return f"it acts only when {name} is {_words(wanted)}"
+        for name, expected in self.when.items():
+            if not _meets(getattr(settings, name), expected):
+                return f"it acts only when {name} is {_words(expected)}"
         return ""
 
 
-def _meets(value: Any, wanted: Any) -> bool:
-    if wanted == SET:
+def _meets(value: Any, expected: Any) -> bool:
+    if expected == SET:
         return value not in (None, 0, 0.0, False, "", "none")
-    return value in wanted if isinstance(wanted, list | tuple) else value == wanted
+    return value in expected if isinstance(expected, list | tuple) else value == expected
 
 
-def _words(wanted: Any) -> str:
-    if wanted == SET:
+def _words(expected: Any) -> str:
+    if expected == SET:
         return "set"
-    if wanted is None:
+    if expected is None:
         return "left out"
-    if isinstance(wanted, bool):
-        return "true" if wanted else "false"
-    return _either([str(w) for w in wanted]) if isinstance(wanted, list | tuple) else str(wanted)
+    if isinstance(expected, bool):
+        return "true" if expected else "false"
+    return _either([str(w) for w in expected]) if isinstance(expected, list | tuple) else str(expected)
 
 
 def _either(names: Iterable[str]) -> str:
@@ -272,7 +272,7 @@ def _either(names: Iterable[str]) -> str:
 _descriptions: dict[tuple[type, str], OptionInfo] = {}
 
 
-def _described(section: type[Section], name: str) -> OptionInfo:
+def _describe_cached(section: type[Section], name: str) -> OptionInfo:
     key = (section, name)
     if key not in _descriptions:
         _descriptions[key] = describe(section, name)
@@ -324,13 +324,13 @@ def _kind(inner: Any, has_choices: bool, structured: bool) -> Kind:
 
 def _bounds(declared: FieldInfo) -> dict[str, Any]:
     """The ge, gt, le and lt that pydantic keeps in the field's metadata."""
-    found = {}
+    bounds = {}
     for constraint in declared.metadata:
         for name in ("ge", "gt", "le", "lt"):
             limit = getattr(constraint, name, None)
             if limit is not None:
-                found[name] = limit
-    return found
+                bounds[name] = limit
+    return bounds
 
 
 # ---- reading a value -------------------------------------------------------------------------------------------------
@@ -375,11 +375,11 @@ def _coerce_number(info: OptionInfo, value: Any) -> Any:
 def _coerce_choice(info: OptionInfo, value: Any) -> Any:
     if info.many:
         words = value if isinstance(value, list | tuple) else str(value).split(",")
-        return ",".join(str(_one_choice(info, str(word).strip())) for word in words)
-    return _one_choice(info, value)
+        return ",".join(str(_coerce_single_choice(info, str(word).strip())) for word in words)
+    return _coerce_single_choice(info, value)
 
 
-def _one_choice(info: OptionInfo, value: Any) -> Any:
+def _coerce_single_choice(info: OptionInfo, value: Any) -> Any:
     """The declared choice that `value` means: whatever its letter case, and for numbers also as text."""
     if value in info.choices and not isinstance(value, bool):
         return value

@@ -83,22 +83,22 @@ def option_text(info: OptionInfo) -> str:
 def facts_of(info: OptionInfo, code: bool = False) -> list[tuple[str, str]]:
     """What is to be said of an option beside its sentence, as (heading, words)."""
 
-    def quoted(words: Iterable[object]) -> str:
+    def quote(words: Iterable[object]) -> str:
         return ", ".join(f"`{word}`" if code else str(word) for word in words)
 
     facts = [("Type", _kind_words(info))]
     if info.computed:
-        facts.append(("Choices", f"those that {quoted(['darkroom families'])} lists"))
+        facts.append(("Choices", f"those that {quote(['darkroom families'])} lists"))
     elif info.choices:
         also = f"; or {info.also_words}" if info.also_words else ""
-        facts.append(("Choices", quoted(info.choices) + also))
+        facts.append(("Choices", quote(info.choices) + also))
     facts.append(("Default", "none; it must be given" if info.required else _default_words(info, code)))
     if info.aliases:
-        facts.append(("Also called", quoted(info.aliases)))
+        facts.append(("Also called", quote(info.aliases)))
     if info.families:
-        facts.append(("Families", quoted(info.families)))
+        facts.append(("Families", quote(info.families)))
     if info.when:
-        facts.append(("Acts when", " and ".join(f"{quoted([n])} is {w}" for n, w in info.conditions())))
+        facts.append(("Acts when", " and ".join(f"{quote([n])} is {w}" for n, w in info.conditions())))
     if info.level != "basic":
         facts.append(("Level", info.level))
     if info.resume != "free":
@@ -109,8 +109,8 @@ def facts_of(info: OptionInfo, code: bool = False) -> list[tuple[str, str]]:
         facts.append(("Not offered yet", info.pending))
     elif info.pending_choices and not info.computed:
         for reason in dict.fromkeys(info.pending_choices.values()):
-            names = [choice for choice, why in info.pending_choices.items() if why == reason]
-            facts.append(("Not offered yet", f"{quoted(names)}. {reason}"))
+            names = [choice for choice, reason_of_choice in info.pending_choices.items() if reason_of_choice == reason]
+            facts.append(("Not offered yet", f"{quote(names)}. {reason}"))
     return facts
 
 
@@ -124,8 +124,8 @@ def _kind_words(info: OptionInfo) -> str:
 
 
 def _default_words(info: OptionInfo, code: bool) -> str:
-    shown = info.show(info.default)
-    return shown if info.default is None or not code else f"`{shown}`"
+    default = info.show(info.default)
+    return default if info.default is None or not code else f"`{default}`"
 
 
 def options_of(section: type[Section]) -> list[OptionInfo]:
@@ -135,10 +135,12 @@ def options_of(section: type[Section]) -> list[OptionInfo]:
 
 def help_text(width: int = 100, levels: Iterable[str] = ("basic",)) -> str:
     """The options as plain text for `--help`, section by section; by default only those most runs need."""
-    shown = frozenset(levels)
+    level_set = frozenset(levels)
     blocks = []
     for section in SECTIONS:
-        lines = [_help_line(info, width) for info in options_of(section) if info.level in shown and not info.pending]
+        lines = [
+            _help_line(info, width) for info in options_of(section) if info.level in level_set and not info.pending
+        ]
         if lines:
             blocks.append("\n".join([f"{section.title}:", *lines]))
     return "\n\n".join(blocks)

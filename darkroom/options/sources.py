@@ -45,7 +45,7 @@ FamilyDefaults = Callable[[str, str | None], dict[str, Any]]
 
 
 # options that a family may prefer, and what a person sets instead of them
-GIVES_WAY = {"flow_schedule_auto_shift": "flow_schedule_shift"}
+YIELDS_TO = {"flow_schedule_auto_shift": "flow_schedule_shift"}
 
 
 @dataclass(frozen=True)
@@ -91,28 +91,28 @@ def resolve(
     family_defaults  (family, flavour) to option values that suit it better than the general defaults
     partial          do not insist on the options that a run needs
     """
-    return _Reader(environ, Path(cwd)).resolve(list(argv), family_defaults, partial)
+    return _OptionReader(environ, Path(cwd)).resolve(list(argv), family_defaults, partial)
 
 
 @dataclass(frozen=True)
-class _Given:
+class _GivenValue:
     value: Any
     source: str
 
 
-class _Reader:
+class _OptionReader:
     """One call of `resolve`: gathers values, notes and errors layer by layer, later layers winning."""
 
     def __init__(self, environ: Mapping[str, str], cwd: Path):
         self.environ, self.cwd = dict(environ), cwd
         self.errors: list[ConfigError] = []
         self.notes: list[Note] = []
-        self.given: dict[str, _Given] = {}
+        self.values: dict[str, _GivenValue] = {}
         self.exports: dict[str, str] = {}
-        self.compiling: dict[str, _Given] = {}  # of musubi-tuner, whose two options for it are one here
-        self.switches: dict[str, _Given] = {}  # musubi-tuner's, which say what options here are
+        self.compiling: dict[str, _GivenValue] = {}  # of musubi-tuner, whose two options for it are one here
+        self.switches: dict[str, _GivenValue] = {}  # musubi-tuner's, which say what options here are
         self.unsupported: list[ConfigError] = []
-        self.variables: dict[str, _Given] = {}  # of a config.env, those that are no settings
+        self.variables: dict[str, _GivenValue] = {}  # of a config.env, those that are no settings
         self.mentioned: set[str] = set()  # variables that a {env:NAME} stood for
         self.unreadable = False  # the config could not be read, so nothing is known about what is missing
 
@@ -120,15 +120,15 @@ class _Reader:
         line = parse_arguments(argv)
         self.errors += line.errors
         path = self._find(line)
-        self._read_companions(path)
+        self._read_neighbours(path)
         self._read_environment()
         if path is not None:
             self._read_file(path)
-        self._place_all(line.pairs, COMMAND_LINE)
-        self._settle_variables()
+        self._set_all(line.pairs, COMMAND_LINE)
+        self._resolve_variables()
         self._translate_values()
         self._translate_switches()
-        self._settle_unsupported()
+        self._resolve_unsupported()
         self._add_family_defaults(family_defaults)
         config = self._build(partial, path, line)
         return self._finish(config, path)
@@ -143,14 +143,14 @@ class _Reader:
             self.unreadable = True
             return None
 
-    def _read_companions(self, path: Path | None) -> None:
+    def _read_neighbours(self, path: Path | None) -> None:
         """`config.env` files that apply beside the config file, the more special ones later."""
         folders = [self.cwd, self.cwd / "config", *([path.parent] if path else [])]
-        seen: set[Path] = set()
+        visited: set[Path] = set()
         for folder in folders:
             candidate = folder / "config.env"
-            if is_file(candidate) and candidate != path and candidate.resolve() not in seen:
-                seen.add(candidate.resolve())
+            if is_file(candidate) and candidate != path and candidate.resolve() not in visited:
+                visited.add(candidate.resolve())
                 self._read_env_file(candidate)
 
     def _read_environment(self) -> None:
@@ -158,15 +158,15 @@ class _Reader:
         for variable, value in sorted(self.environ.items()):
             source = f"environment {variable}"
             if variable in compat.PROCESS_NAMES:
-                self._place(compat.PROCESS_NAMES[variable], value, source)
+                self._set(compat.PROCESS_NAMES[variable], value, source)
             elif variable.startswith("DARKROOM_"):
                 key = variable.removeprefix("DARKROOM_")
                 if key.lower() in names:
-                    self._place(key.lower(), value, source)
+                    self._set(key.lower(), value, source)
                 elif key not in compat.SETTINGS_FREE_VARIABLES:
                     hint = find_nearest(key.lower(), names)
-                    meant = f"; did you mean {', '.join(f'DARKROOM_{n.upper()}' for n in hint)}?" if hint else ""
-                    self.notes.append(Note(variable, value, "environment", f"there is no such option{meant}"))
+                    suggestion = f"; did you mean {', '.join(f'DARKROOM_{n.upper()}' for n in hint)}?" if hint else ""
+                    self.notes.append(Note(variable, value, "environment", f"there is no such option{suggestion}"))
 
     def _read_file(self, path: Path) -> None:
         if path.suffix == ".env":
@@ -180,7 +180,7 @@ class _Reader:
         for key in twice:
             reason = "it stands twice in this file and the later value counts"
             self.notes.append(Note(_plain(key), None, self._show(path), reason, ineffective=False))
-        self._place_all(pairs, self._show(path))
+        self._set_all(pairs, self._show(path))
 
     def _read_env_file(self, path: Path) -> None:
         source = self._show(path)
@@ -190,65 +190,65 @@ class _Reader:
             self._cannot_read(path, wrong)
             return
         for name, value in variables.items():
-            self._place_variable(name, value, source)
+            self._set_variable(name, value, source)
 
     def _cannot_read(self, path: Path, wrong: _MalformedError) -> None:
         self.errors.append(ConfigError("CONFIG", self._show(path), "the config file", wrong.problem, wrong.change))
         self.unreadable = True
 
-    def _place_variable(self, name: str, value: str, source: str) -> None:
+    def _set_variable(self, name: str, value: str, source: str) -> None:
         """One line of a `config.env`."""
         plain = name.removeprefix("DARKROOM_").lower()
         if name in compat.ENV_FILE_NAMES:
-            self._place(compat.ENV_FILE_NAMES[name], value, source)
+            self._set(compat.ENV_FILE_NAMES[name], value, source)
         elif name in compat.ENV_FILE_SWITCHES:
             key, on, off = compat.ENV_FILE_SWITCHES[name]
-            chosen = on if value.strip().lower() in _TRUE else off
-            if chosen is not None:
-                self._place(key, chosen, source)
+            name_to_set = on if value.strip().lower() in _TRUE else off
+            if name_to_set is not None:
+                self._set(key, name_to_set, source)
         elif name == "TRAINER_EXTRA_ARGS":
-            self._place_extra_arguments(value, source)
+            self._set_extra_arguments(value, source)
         elif plain in option_names():
-            self._place(plain, value, source)
+            self._set(plain, value, source)
         elif name in compat.LAUNCHER_VARIABLES:
             self.notes.append(Note(name, value, source, "only SimpleTuner's start script reads it", ineffective=False))
         else:
-            self.variables[name] = _Given(value, source)
+            self.variables[name] = _GivenValue(value, source)
             self.environ.setdefault(name, value)
 
-    def _settle_variables(self) -> None:
+    def _resolve_variables(self) -> None:
         """Lines of a `config.env` that are no settings: exported to this process, without effect, or refused."""
-        for name, given in self.variables.items():
+        for name, variable in self.variables.items():
             if log.is_secret_variable(name):
-                log.hide(given.value)
-            shown = "***" if log.is_secret_variable(name) else given.value
+                log.hide(variable.value)
+            value = "***" if log.is_secret_variable(name) else variable.value
             if compat.PROTECTED_VARIABLES.fullmatch(name):
                 reason = "no effect: a config.env never changes this variable; set it in your shell"
-                self.notes.append(Note(name, shown, given.source, reason))
-            elif compat.FOREIGN_VARIABLES.fullmatch(name) or _is_ours(name):
-                self.exports[name] = given.value
+                self.notes.append(Note(name, value, variable.source, reason))
+            elif compat.FOREIGN_VARIABLES.fullmatch(name) or _is_darkroom_variable(name):
+                self.exports[name] = variable.value
                 reason = "it is exported to the libraries of this run"
-                self.notes.append(Note(name, shown, given.source, reason, ineffective=False))
+                self.notes.append(Note(name, value, variable.source, reason, ineffective=False))
             elif name in self.mentioned or self._is_mentioned_by_datasets(name):
-                self.exports[name] = given.value
+                self.exports[name] = variable.value
             else:
-                meant = _did_you_mean(name.removeprefix("DARKROOM_").lower())
-                problem = f"This is no option, and no variable that a run reads{meant}"
+                suggestion = _did_you_mean(name.removeprefix("DARKROOM_").lower())
+                problem = f"This is no option, and no variable that a run reads{suggestion}"
                 change = "Correct the name or take the line out; what only your shell needs, set there."
-                self.errors.append(ConfigError(name, shown, given.source, problem, change))
+                self.errors.append(ConfigError(name, value, variable.source, problem, change))
 
     def _is_mentioned_by_datasets(self, name: str) -> bool:
         """Does the dataset file say {env:NAME}?"""
-        given = self.given.get("data_backend_config")
-        if given is None or not isinstance(given.value, str):
+        file_value = self.values.get("data_backend_config")
+        if file_value is None or not isinstance(file_value.value, str):
             return False
         try:
-            text = (self.cwd / Path(given.value).expanduser()).read_text(encoding="utf-8", errors="replace")
+            text = (self.cwd / Path(file_value.value).expanduser()).read_text(encoding="utf-8", errors="replace")
         except (OSError, ValueError):
             return False
         return f"{{env:{name}}}" in text
 
-    def _place_extra_arguments(self, value: str, source: str) -> None:
+    def _set_extra_arguments(self, value: str, source: str) -> None:
         """Options written as on a command line."""
         try:
             words = shlex.split(value)
@@ -258,20 +258,20 @@ class _Reader:
             return
         extra = parse_arguments(words, source)
         self.errors += extra.errors
-        self._place_all(extra.pairs, source)
+        self._set_all(extra.pairs, source)
 
     # ---- keys --------------------------------------------------------------------------------------------------------
 
-    def _place_all(self, pairs: Iterable[tuple[str, Any]], source: str) -> None:
+    def _set_all(self, pairs: Iterable[tuple[str, Any]], source: str) -> None:
         for key, value in pairs:
-            self._place(key, value, source)
+            self._set(key, value, source)
 
-    def _place(self, key: str, value: Any, source: str) -> None:
+    def _set(self, key: str, value: Any, source: str) -> None:
         """Put one value under its option's name, or say why it has none."""
         name = _plain(key)
         info = option_names().get(name)
         if info is None:
-            self._place_stranger(name, value, source)
+            self._set_unknown(name, value, source)
             return
         value = self._substitute(name, value, source)
         if (slip := _slip(info, value)) is not None:
@@ -279,22 +279,22 @@ class _Reader:
             return
         if value is None or (isinstance(value, str) and value.strip() == "" and not info.empty):
             return
-        self.given[info.name] = _Given(self._structured(info, value, source), source)
+        self.values[info.name] = _GivenValue(self._parse_structured(info, value, source), source)
 
-    def _place_stranger(self, name: str, value: Any, source: str) -> None:
+    def _set_unknown(self, name: str, value: Any, source: str) -> None:
         if name == "vae_cache_preprocess":
             if str(value).strip().lower() in _FALSE:
-                self._place("vae_cache_ondemand", True, source)
+                self._set("vae_cache_ondemand", True, source)
             return
         if name in (compat.COMPILE, compat.COMPILE_BACKEND):
-            self.compiling[name] = _Given(self._substitute(name, value, source), source)
+            self.compiling[name] = _GivenValue(self._substitute(name, value, source), source)
         elif name in compat.DATASET_KEYS:
             reason = "it belongs into the dataset file and is not read here"
             self.notes.append(Note(name, value, source, reason))
         elif name in compat.FORM_KEYS or name.startswith("__"):
             self.notes.append(Note(name, value, source, "only a web form reads it", ineffective=False))
         elif name in compat.MUSUBI_SWITCHES:
-            self.switches[name] = _Given(value, source)
+            self.switches[name] = _GivenValue(value, source)
         elif name in compat.MUSUBI_WITHOUT_EFFECT:
             if str(value).strip().lower() in _TRUE:
                 self.notes.append(Note(name, value, source, f"no effect: {compat.MUSUBI_WITHOUT_EFFECT[name]}"))
@@ -317,19 +317,19 @@ class _Reader:
         if not isinstance(value, str):
             return value
 
-        def filled(match: re.Match[str]) -> str:
+        def substitute(match: re.Match[str]) -> str:
             if match[1] not in self.environ:
                 reason = f"the environment variable {match[1]} is not set, so its place stays empty"
                 self.notes.append(Note(name, value, source, reason))
-            found = self.environ.get(match[1], "")
+            replacement = self.environ.get(match[1], "")
             if log.is_secret_variable(match[1]):
-                log.hide(found)
+                log.hide(replacement)
             self.mentioned.add(match[1])
-            return found
+            return replacement
 
-        return _PLACEHOLDER.sub(filled, value)
+        return _PLACEHOLDER.sub(substitute, value)
 
-    def _structured(self, info: OptionInfo, value: Any, source: str) -> Any:
+    def _parse_structured(self, info: OptionInfo, value: Any, source: str) -> Any:
         """The object behind a structured option that was given as the path of a JSON file."""
         if not info.json or not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
             return value
@@ -352,17 +352,17 @@ class _Reader:
     def _translate_values(self) -> None:
         """Values that a predecessor reads as another."""
         self._translate_compiling()
-        schedule = self.given.get("lr_scheduler")
+        schedule = self.values.get("lr_scheduler")
         if schedule is None:
             return
-        warmup = self.given.get("lr_warmup_steps")
+        warmup = self.values.get("lr_warmup_steps")
         read_as = None
         if schedule.value == "cosine_with_warmup":
             read_as = "cosine"
         elif schedule.value == "constant" and warmup is not None and str(warmup.value).strip() not in ("0", "0.0"):
             read_as = "constant_with_warmup"
         if read_as:
-            self.given["lr_scheduler"] = _Given(read_as, schedule.source)
+            self.values["lr_scheduler"] = _GivenValue(read_as, schedule.source)
             reason = f"{schedule.value} is read as {read_as}"
             self.notes.append(Note("lr_scheduler", schedule.value, schedule.source, reason, ineffective=False))
 
@@ -370,13 +370,13 @@ class _Reader:
         """musubi-tuner's `compile` and `compile_backend` as `dynamo_backend`, unless that is given as well."""
         switch, backend = (self.compiling.get(name) for name in (compat.COMPILE, compat.COMPILE_BACKEND))
         if switch and str(switch.value).strip().lower() in _TRUE:
-            self.given.setdefault("dynamo_backend", backend or _Given("inductor", switch.source))
+            self.values.setdefault("dynamo_backend", backend or _GivenValue("inductor", switch.source))
         elif backend:
             reason = f"it acts only when {compat.COMPILE} is true"
             self.notes.append(Note(compat.COMPILE_BACKEND, backend.value, backend.source, reason))
-        dynamic = self.given.get("dynamo_dynamic")
+        dynamic = self.values.get("dynamo_dynamic")
         if dynamic and str(dynamic.value).strip().lower() == "auto":
-            del self.given["dynamo_dynamic"]  # as it is here unless said otherwise
+            del self.values["dynamo_dynamic"]  # as it is here unless said otherwise
 
     def _translate_switches(self) -> None:
         """Switches of musubi-tuner that are values of options here. The option itself counts before them."""
@@ -385,20 +385,20 @@ class _Reader:
             value = None if switch is None else on if str(switch.value).strip().lower() in _TRUE else off
             if switch is None or value is None:
                 continue
-            counts = self.given.setdefault(option, _Given(value, switch.source)).value
+            counts = self.values.setdefault(option, _GivenValue(value, switch.source)).value
             reason = f"{option} is {counts}"
             self.notes.append(Note(name, switch.value, switch.source, reason, ineffective=False))
 
-    def _settle_unsupported(self) -> None:
-        asked = self.given.get("ignore_unsupported")
-        if asked is None or str(asked.value).strip().lower() not in _TRUE:
+    def _resolve_unsupported(self) -> None:
+        ignored = self.values.get("ignore_unsupported")
+        if ignored is None or str(ignored.value).strip().lower() not in _TRUE:
             self.errors += self.unsupported
             return
         for error in self.unsupported:
             self.notes.append(Note(error.option, error.got, error.source, "Darkroom does not offer it yet"))
 
     def _add_family_defaults(self, family_defaults: FamilyDefaults | None) -> None:
-        family, flavour = self.given.get("model_family"), self.given.get("model_flavour")
+        family, flavour = self.values.get("model_family"), self.values.get("model_flavour")
         if family_defaults is None or family is None:
             return
         name = str(family.value).replace("-", "_")
@@ -413,19 +413,19 @@ class _Reader:
         except ConfigError as error:
             self.errors.append(error)
             return
-        own = set(self.given)
+        already_set = set(self.values)
         for key, value in preferred.items():
-            if GIVES_WAY.get(key) not in own:
-                self.given.setdefault(option_names()[key].name, _Given(value, FAMILY_DEFAULT))
+            if YIELDS_TO.get(key) not in already_set:
+                self.values.setdefault(option_names()[key].name, _GivenValue(value, FAMILY_DEFAULT))
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
     def _build(self, partial: bool, path: Path | None, line: Arguments) -> Config | None:
         """The Config, or None without a usable model_family; wrong values are reported and left out."""
-        values = {name: given.value for name, given in self.given.items() if given.value is not None}
+        values = {name: item.value for name, item in self.values.items() if item.value is not None}
         for name, wrong in invalid_values(values).items():
-            given = self.given[name]
-            self.errors.append(wrong_value(option_names()[name], given.value, given.source, wrong))
+            item = self.values[name]
+            self.errors.append(wrong_value(option_names()[name], item.value, item.source, wrong))
             del values[name]
         if not self.unreadable:
             self._miss_required(partial, path, line)
@@ -434,22 +434,22 @@ class _Reader:
     def _miss_required(self, partial: bool, path: Path | None, line: Arguments) -> None:
         """Name the options that a run cannot start without and nobody set."""
         for info in every_option():
-            needed = info.name == "model_family" or (info.required and not partial)
-            given = self.given.get(info.name)
-            if needed and (given is None or given.value is None):
-                where = "" if path or line.config or self.errors else " No config file was given or found either."
-                change = f"Write {info.name} into the config, or --{info.name} VALUE on the command line.{where}"
+            is_needed = info.name == "model_family" or (info.required and not partial)
+            item = self.values.get(info.name)
+            if is_needed and (item is None or item.value is None):
+                hint = "" if path or line.config or self.errors else " No config file was given or found either."
+                change = f"Write {info.name} into the config, or --{info.name} VALUE on the command line.{hint}"
                 self.errors.append(missing_option(info.name, f"A run needs it: {_lower(info.help)}", change))
 
     def _finish(self, config: Config | None, path: Path | None) -> Resolved:
         if config is None:
             raise ConfigErrors(self.errors)
         sources = {i.name: DEFAULT for i in every_option()}
-        sources.update({name: given.source for name, given in self.given.items() if given.value is not None})
+        sources.update({name: item.source for name, item in self.values.items() if item.value is not None})
         for info in every_option():
             if info.secret and isinstance(value := getattr(config, info.name), str):
                 log.hide(value)
-        self.notes += ineffective(config, sources)
+        self.notes += find_ineffective(config, sources)
         self.errors += not_offered(config, sources)
         if config.strict:
             self.errors += [_as_error(note) for note in self.notes if note.ineffective]
@@ -461,20 +461,20 @@ class _Reader:
         return str(path.relative_to(self.cwd)) if path.is_relative_to(self.cwd) else str(path)
 
 
-def _is_ours(variable: str) -> bool:
+def _is_darkroom_variable(variable: str) -> bool:
     """Is this a variable of Darkroom or SimpleTuner that is no option?"""
     prefix, _, name = variable.partition("_")
     return prefix in ("DARKROOM", "SIMPLETUNER") and name in compat.SETTINGS_FREE_VARIABLES
 
 
-def located(error: ConfigError, sources: Mapping[str, str]) -> ConfigError:
+def add_source(error: ConfigError, sources: Mapping[str, str]) -> ConfigError:
     """The error with where its option's value came from, if whoever raised it could not know."""
     if error.source or error.option not in sources:
         return error
     return ConfigError(error.option, error.got, sources[error.option], error.problem, error.change)
 
 
-def ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
+def find_ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
     """The options that were set to something other than their default and change nothing in this run."""
     notes = []
     for info in every_option():
@@ -491,13 +491,13 @@ def ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
 def invalid_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """What pydantic finds wrong with the values that are there: option name to its first finding."""
     stand_in = {"model_family": option_names()["model_family"].choices[0]}
-    found: dict[str, Any] = {}
+    wrong_values: dict[str, Any] = {}
     try:
         Config.model_validate({**stand_in, **values})
     except ValidationError as invalid:
         for wrong in invalid.errors(include_url=False):
-            found.setdefault(str(wrong["loc"][0]), wrong)
-    return found
+            wrong_values.setdefault(str(wrong["loc"][0]), wrong)
+    return wrong_values
 
 
 def wrong_value(info: OptionInfo, value: Any, source: str, wrong: Mapping[str, Any]) -> ConfigError:
@@ -513,8 +513,8 @@ def wrong_value(info: OptionInfo, value: Any, source: str, wrong: Mapping[str, A
         problem = f"This is not {info.accepts}."
     fallback = "" if info.required else f", or leave it out for the default ({info.show(info.default)})"
     # a check of our own says what to write in its own words
-    wanted = "Correct it" if wrong.get("type") == "value_error" and info.kind != "choice" else f"Write {info.accepts}"
-    return ConfigError(info.name, info.safe(value), source, problem, f"{wanted}{fallback}.")
+    advice = "Correct it" if wrong.get("type") == "value_error" and info.kind != "choice" else f"Write {info.accepts}"
+    return ConfigError(info.name, info.safe(value), source, problem, f"{advice}{fallback}.")
 
 
 def _as_error(note: Note) -> ConfigError:
@@ -529,11 +529,11 @@ def _plain(key: str) -> str:
 
 def _slip(info: OptionInfo, value: Any) -> tuple[str, str] | None:
     """What in a value cannot be meant, and what to change; None if nothing is."""
-    one_line = info.kind == "string" and info.name not in _PROSE
+    single_line = info.kind == "string" and info.name not in _PROSE
     for _, text in iterate_texts(value):
-        if problem := find_slip(text, one_line):
+        if problem := find_slip(text, single_line):
             return problem, "Take it out." if "NUL" in problem or "half" in problem else ESCAPES
-    if one_line and isinstance(value, str) and value.startswith("~") and str(expand_home(value)).startswith("~"):
+    if single_line and isinstance(value, str) and value.startswith("~") and str(expand_home(value)).startswith("~"):
         return "There is no home folder of this name.", "Correct the name behind ~."
     return None
 
@@ -628,13 +628,13 @@ def find_config(line: Arguments, environ: Mapping[str, str], cwd: Path) -> Path 
 
     Raises ConfigError naming every path that was tried when one was asked for and is not there.
     """
-    wanted_format = _first(environ, "CONFIG_BACKEND", "CONFIG_TYPE")
-    formats = (wanted_format,) if wanted_format in _FORMATS else _FORMATS
+    format_name = _first(environ, "CONFIG_BACKEND", "CONFIG_TYPE")
+    formats = (format_name,) if format_name in _FORMATS else _FORMATS
     if line.config is not None:
         return _find_named(line.config, "command line", formats, cwd)
     if line.environment is not None:
         return _find_environment(line.environment, "command line", formats, cwd)
-    if wanted_format == "cmd":
+    if format_name == "cmd":
         return None
     if environ.get("CONFIG_PATH"):
         return _find_named(environ["CONFIG_PATH"], "environment CONFIG_PATH", formats, cwd)
@@ -643,7 +643,7 @@ def find_config(line: Arguments, environ: Mapping[str, str], cwd: Path) -> Path 
             return _find_environment(environ[variable], f"environment {variable}", formats, cwd)
     # ENV is a common name for other things, so it counts only when it names an environment that exists
     folders = [cwd / "config" / environ["ENV"]] if environ.get("ENV") else []
-    return _existing([folder / f"config.{f}" for folder in [*folders, cwd, cwd / "config"] for f in formats])
+    return _find_existing([folder / f"config.{f}" for folder in [*folders, cwd, cwd / "config"] for f in formats])
 
 
 def _find_named(name: str, source: str, formats: Sequence[str], cwd: Path) -> Path:
@@ -672,15 +672,15 @@ def _environment_paths(name: str, formats: Sequence[str], cwd: Path) -> list[Pat
 
 
 def _require(name: str, source: str, tried: Sequence[Path]) -> Path:
-    found = _existing(tried)
-    if found is None:
+    existing = _find_existing(tried)
+    if existing is None:
         listed = "".join(f"\n    {path}" for path in dict.fromkeys(tried))
         problem = f"There is no such config. These were tried:{listed}"
         raise ConfigError("CONFIG", name, source, problem, "Give a .json, .toml or .env file, or a folder in config/.")
-    return found
+    return existing
 
 
-def _existing(paths: Iterable[Path]) -> Path | None:
+def _find_existing(paths: Iterable[Path]) -> Path | None:
     return next((path for path in paths if is_file(path)), None)
 
 
@@ -742,11 +742,11 @@ def read_toml(path: Path) -> tuple[Pairs, list[str]]:
         raise _MalformedError("The file is nested too deeply.", "Write lines as option = value.") from None
     except tomllib.TOMLDecodeError as wrong:
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(wrong))
-        where = f"Line {match[1]}, column {match[2]}: " if match else ""
-        what = re.sub(r"\s*\(at .*\)$", "", str(wrong))
+        position = f"Line {match[1]}, column {match[2]}: " if match else ""
+        problem = re.sub(r"\s*\(at .*\)$", "", str(wrong))
         change = "Correct it; in TOML texts are quoted and true is lower case."
         raise _MalformedError(
-            f"{where}{_lower(what) if where else what}.", TOML_ESCAPES if "\\" in what else change
+            f"{position}{_lower(problem) if position else problem}.", TOML_ESCAPES if "\\" in problem else change
         ) from None
     except ValueError as wrong:  # a number of thousands of digits, a date that is none
         raise _MalformedError(f"{wrong}.", "Correct the value.") from None
@@ -785,12 +785,12 @@ def parse_env_file(text: str) -> dict[str, str]:
         match = re.match(r"^(?:export\s+)?([A-Za-z_]\w*)\s*(\+?=)\s*(.*)$", line)
         if match is None:
             raise _MalformedError(f"Line {number}: this is not NAME=value.", "Write lines as NAME=value.")
-        name, sign, value = match[1], match[2], _unquoted(match[3])
+        name, sign, value = match[1], match[2], _unquote(match[3])
         variables[name] = f"{variables[name]} {value}" if sign == "+=" and variables.get(name) else value
     return variables
 
 
-def _unquoted(text: str) -> str:
+def _unquote(text: str) -> str:
     """The value without its quotes, or up to a comment when it has none."""
     if text[:1] in ("'", '"'):
         end = text.find(text[0], 1)

@@ -57,7 +57,7 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class BucketFacts:
     """A bucket: its target, samples, batches an epoch, and how many samples are dealt again to fill batches."""
 
     name: str
@@ -117,7 +117,7 @@ class Strip:
 
 
 @dataclasses.dataclass(frozen=True)
-class Beside:
+class ConditioningFacts:
     """A conditioning dataset: what it is to the model, for how many samples it is there, some pairs."""
 
     id: str
@@ -142,16 +142,16 @@ class Sheet:
     batches: int
     gallery: list[Tile]
     findings: list[Finding]
-    shapes: list[Shape]
+    shapes: list[BucketFacts]
     more_shapes: str
     words: Words | None
     strips: list[Strip]
-    beside: list[Beside]
+    beside: list[ConditioningFacts]
     examined: str
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class DatasetReport:
     """All datasets of a run, and what is between them."""
 
     title: str
@@ -166,10 +166,10 @@ def as_dict(value: Any) -> Any:
     """The facts as JSON-able data, without pictures."""
     if dataclasses.is_dataclass(value):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
-        return {name: as_dict(held) for name, held in pairs if not isinstance(held, bytes)}
+        return {name: as_dict(item) for name, item in pairs if not isinstance(item, bytes)}
     if isinstance(value, dict):
-        return {name: as_dict(held) for name, held in value.items()}
-    return [as_dict(held) for held in value] if isinstance(value, (list, tuple)) else value
+        return {name: as_dict(item) for name, item in value.items()}
+    return [as_dict(item) for item in value] if isinstance(value, (list, tuple)) else value
 
 
 def number(count: int) -> str:

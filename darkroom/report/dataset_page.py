@@ -16,11 +16,11 @@ from typing import Any
 from darkroom.core.files import write_text
 from darkroom.report.dataset_facts import (
     LEVELS,
-    Beside,
+    BucketFacts,
+    ConditioningFacts,
+    DatasetReport,
     Finding,
     Passage,
-    Report,
-    Shape,
     Sheet,
     Strip,
     Tile,
@@ -37,20 +37,20 @@ SHORT = {"fix": "fix", "look": "look", "know": "info"}
 NARROW = 3
 """Tiles that fit into a card of half the page's width."""
 
-DRAWN = 0.985
+MAX_CURVE_SHARE = 0.985
 """A crop that keeps more than this share of both edges is not drawn: nobody would see it."""
 
 CHART, BASE = (760, 150), 24
 """Width and height of a chart in pixels, and the room below its bars."""
 
 
-def write(path: Path, report: Report) -> Path:
+def write(path: Path, report: DatasetReport) -> Path:
     """Write the page. Returns its path. Raises DiskFullError."""
     write_text(path, render(report))
     return path
 
 
-def render(report: Report) -> str:
+def render(report: DatasetReport) -> str:
     """The whole page."""
     template = Template(Path(__file__).with_name("dataset_page.html").read_text(encoding="utf-8"))
     parts = [
@@ -77,17 +77,17 @@ def _facts(facts: Iterable[tuple[str, str]], kind: str = "") -> str:
 # ---------------------------------------------------------------------- what to do
 
 
-def _todo(report: Report) -> str:
+def _todo(report: DatasetReport) -> str:
     """Every finding in a line, what must be put right first, with links to the pictures."""
-    rows = [("", f"across-{k}", one) for k, one in enumerate(report.across)]
-    rows += [(s.id, f"d{i}-{k}", one) for i, s in enumerate(report.sheets) for k, one in enumerate(s.findings)]
+    rows = [("", f"across-{k}", finding) for k, finding in enumerate(report.across)]
+    rows += [(s.id, f"d{i}-{k}", finding) for i, s in enumerate(report.sheets) for k, finding in enumerate(s.findings)]
     if not rows:
         return "<div class='todo'><h4>Nothing to do</h4><p>No problem was found. Enjoy the pictures.</p></div>"
     several = len(report.sheets) > 1
 
-    def line(where: str, anchor: str, one: Finding) -> str:
-        place = f" <span class='dim small'>in {_text(where)}</span>" if several and where else ""
-        return f"<li><a href='#{anchor}'>{_text(one.title)}</a>{place}</li>"
+    def line(dataset: str, anchor: str, finding: Finding) -> str:
+        suffix = f" <span class='dim small'>in {_text(dataset)}</span>" if several and dataset else ""
+        return f"<li><a href='#{anchor}'>{_text(finding.title)}</a>{suffix}</li>"
 
     blocks = ""
     for level, name in LEVELS.items():
@@ -99,37 +99,37 @@ def _todo(report: Report) -> str:
 def _across(findings: Sequence[Finding]) -> str:
     if not findings:
         return ""
-    cards = "".join(_finding(f"across-{k}", one) for k, one in enumerate(findings))
+    cards = "".join(_finding(f"across-{k}", finding) for k, finding in enumerate(findings))
     return f"<section class='sheet'><h2>Between datasets</h2><div class='findings'>{cards}</div></section>"
 
 
-def _finding(anchor: str, one: Finding) -> str:
-    head = f"<header><h4>{_text(one.title)}</h4><span class='chip level'>{SHORT[one.level]}</span></header>"
-    body = f"<p>{_text(one.remedy)}</p>" + "".join(_passage(p) for p in one.passages) + _groups(one)
-    shown = {tile.name for group in one.groups for tile in group}
-    rest = [name for name in one.files if name not in shown]
-    is_wide = sum(map(len, one.groups)) > NARROW or one.passages
-    kind = f"{one.level}{' wide' if is_wide else ''}"
-    return f"<article class='finding {kind}' id='{anchor}'>{head}{body}{_names(one, rest)}</article>"
+def _finding(anchor: str, finding: Finding) -> str:
+    head = f"<header><h4>{_text(finding.title)}</h4><span class='chip level'>{SHORT[finding.level]}</span></header>"
+    body = f"<p>{_text(finding.remedy)}</p>" + "".join(_passage(p) for p in finding.passages) + _groups(finding)
+    tile_names = {tile.name for group in finding.groups for tile in group}
+    hidden_names = [name for name in finding.files if name not in tile_names]
+    is_wide = sum(map(len, finding.groups)) > NARROW or finding.passages
+    kind = f"{finding.level}{' wide' if is_wide else ''}"
+    return f"<article class='finding {kind}' id='{anchor}'>{head}{body}{_names(finding, hidden_names)}</article>"
 
 
-def _groups(one: Finding) -> str:
-    if len(one.groups) == 1:
-        return f"<div class='tiles'>{''.join(map(_tile, one.groups[0]))}</div>"
-    groups = "".join(f"<div class='tiles group'>{''.join(map(_tile, group))}</div>" for group in one.groups)
+def _groups(finding: Finding) -> str:
+    if len(finding.groups) == 1:
+        return f"<div class='tiles'>{''.join(map(_tile, finding.groups[0]))}</div>"
+    groups = "".join(f"<div class='tiles group'>{''.join(map(_tile, group))}</div>" for group in finding.groups)
     return f"<div class='groups'>{groups}</div>" if groups else ""
 
 
-def _names(one: Finding, rest: Sequence[str]) -> str:
+def _names(finding: Finding, names: Sequence[str]) -> str:
     """The files that are not shown, folded away."""
-    if not rest or {p.name for p in one.passages} >= set(rest):
+    if not names or {p.name for p in finding.passages} >= set(names):
         return ""
-    shown = rest[:200]
-    listed = "".join(f"<li>{_text(name)}</li>" for name in shown)
-    more = "" if len(rest) == len(shown) else "<p class='dim'>The list goes on; --json names more of them.</p>"
-    first = "" if not one.groups else "more "
-    label = f"{first}{many(len(rest), 'file')}" if len(rest) < 1000 else f"the first {number(1000)} files"
-    return f"<details><summary>{label}</summary><ul>{listed}</ul>{more}</details>"
+    first_names = names[:200]
+    listed = "".join(f"<li>{_text(name)}</li>" for name in first_names)
+    note = "" if len(names) == len(first_names) else "<p class='dim'>The list goes on; --json names more of them.</p>"
+    first = "" if not finding.groups else "more "
+    label = f"{first}{many(len(names), 'file')}" if len(names) < 1000 else f"the first {number(1000)} files"
+    return f"<details><summary>{label}</summary><ul>{listed}</ul>{note}</details>"
 
 
 def _passage(p: Passage) -> str:
@@ -141,25 +141,25 @@ def _passage(p: Passage) -> str:
 
 
 def _tile(tile: Tile, tall: int = TALL, wide: int = WIDE) -> str:
-    width, height = _fitted(tile.size, tall, wide)
-    is_told = not tile.picture and tile.note == tile.instead
-    note = f"<b>{_text(tile.name)}</b>{'' if is_told else _text(tile.note)}"
+    width, height = _fit_size(tile.size, tall, wide)
+    is_noted = not tile.picture and tile.note == tile.instead
+    note = f"<b>{_text(tile.name)}</b>{'' if is_noted else _text(tile.note)}"
     column = max(width, 118)
     return f"<figure style='width:{column}px'>{_photo(tile, width, height)}<figcaption>{note}</figcaption></figure>"
 
 
 def _photo(tile: Tile, width: int, height: int) -> str:
-    place = f"style='width:{width}px;height:{height}px'"
+    style = f"style='width:{width}px;height:{height}px'"
     if not tile.picture:
-        return f"<span class='photo none' {place}>{_text(tile.instead)}</span>"
+        return f"<span class='photo none' {style}>{_text(tile.instead)}</span>"
     frame = ""
-    if tile.frame and min(tile.frame[2:]) < DRAWN:
+    if tile.frame and min(tile.frame[2:]) < MAX_CURVE_SHARE:
         left, top, wide, high = (f"{100 * share:.2f}%" for share in tile.frame)
         frame = f"<i style='left:{left};top:{top};width:{wide};height:{high}'></i>"
-    return f"<span class='photo' {place}><img alt='{_text(tile.name)}' src='{_data(tile.picture)}'>{frame}</span>"
+    return f"<span class='photo' {style}><img alt='{_text(tile.name)}' src='{_data(tile.picture)}'>{frame}</span>"
 
 
-def _fitted(size: tuple[int, int], tall: int, wide: int) -> tuple[int, int]:
+def _fit_size(size: tuple[int, int], tall: int, wide: int) -> tuple[int, int]:
     """A size brought to `tall`, or to `wide` where it would be wider."""
     scale = min(tall / size[1], wide / size[0])
     return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
@@ -173,7 +173,7 @@ def _data(picture: bytes) -> str:
 
 
 def _sheet(i: int, sheet: Sheet) -> str:
-    cards = "".join(_finding(f"d{i}-{k}", one) for k, one in enumerate(sheet.findings))
+    cards = "".join(_finding(f"d{i}-{k}", finding) for k, finding in enumerate(sheet.findings))
     parts = [
         f"<h2>{_text(sheet.id)} <span class='chip'>{_text(sheet.role)}</span></h2>",
         f"<p class='headline'>{_text(sheet.headline)}</p><p class='dim small'>{_text(sheet.place)}</p>",
@@ -183,7 +183,7 @@ def _sheet(i: int, sheet: Sheet) -> str:
         _section("Shapes", _shapes(sheet)),
         _section("Captions", _words(sheet.words)),
         _section("What each sample of a clip sees", "".join(map(_strip, sheet.strips))),
-        *(_section(f"Beside each: {b.id}", _beside(b)) for b in sheet.beside),
+        *(_section(f"Beside each: {b.id}", _render_conditioning(b)) for b in sheet.beside),
         f"<p class='dim small'>{_text(sheet.examined)}</p>",
     ]
     return f"<section class='sheet' id='d{i}'>{''.join(parts)}</section>"
@@ -196,9 +196,9 @@ def _section(title: str, body: str) -> str:
 def _shapes(sheet: Sheet) -> str:
     if not sheet.shapes:
         return ""
-    most = max(shape.samples for shape in sheet.shapes)
+    max_samples = max(shape.samples for shape in sheet.shapes)
     longest = max(max(shape.size) for shape in sheet.shapes)
-    cards = "".join(_shape(shape, most, longest) for shape in sheet.shapes)
+    cards = "".join(_shape(shape, max_samples, longest) for shape in sheet.shapes)
     more = f"<p class='dim'>{_text(sheet.more_shapes)}</p>" if sheet.more_shapes else ""
     note = (
         "<p class='dim small'>One batch holds samples of one shape. The frame on a picture is what the crop keeps.</p>"
@@ -206,12 +206,12 @@ def _shapes(sheet: Sheet) -> str:
     return f"{note}<div class='shapes'>{cards}</div>{more}"
 
 
-def _shape(shape: Shape, most: int, longest: int) -> str:
+def _shape(shape: BucketFacts, max_samples: int, longest: int) -> str:
     width, height = (max(4, round(56 * edge / longest)) for edge in shape.size)
     count = many(shape.samples, "sample")
-    told = "left out: too few for a batch" if shape.is_left_out else many(shape.batches, "batch")
+    text = "left out: too few for a batch" if shape.is_left_out else many(shape.batches, "batch")
     if shape.filled:
-        told += f", {number(shape.filled)} repeated to fill the last"
+        text += f", {number(shape.filled)} repeated to fill the last"
     frames = f" · {many(shape.frames, 'frame')}" if shape.frames > 1 else ""
     tiles = "".join(_tile(Tile("", "", t.picture, t.size, t.frame, t.instead), 64, 110) for t in shape.tiles)
     small = tiles.replace("<figcaption><b></b></figcaption>", "").replace("width:118px", "")
@@ -219,8 +219,8 @@ def _shape(shape: Shape, most: int, longest: int) -> str:
         f"<article class='shape{' out' if shape.is_left_out else ''}'><div class='who'>"
         f"<span class='box' style='width:{width}px;height:{height}px'></span>"
         f"<div><h4>{shape.size[0]} × {shape.size[1]}{frames}</h4>"
-        f"<p class='dim small'>aspect {_text(shape.name)} · {count}<br>{told}</p></div></div>"
-        f"<div class='bar'><i style='width:{max(1, round(100 * shape.samples / most))}%'></i></div>"
+        f"<p class='dim small'>aspect {_text(shape.name)} · {count}<br>{text}</p></div></div>"
+        f"<div class='bar'><i style='width:{max(1, round(100 * shape.samples / max_samples))}%'></i></div>"
         f"<div class='tiles' style='gap:.35rem'>{small}</div></article>"
     )
 
@@ -231,7 +231,9 @@ def _shape(shape: Shape, most: int, longest: int) -> str:
 def _words(words: Words | None) -> str:
     if words is None:
         return ""
-    told = f"<p>From {_text(words.source)}: {many(words.captions, 'caption')}, {number(words.distinct)} different.</p>"
+    summary = (
+        f"<p>From {_text(words.source)}: {many(words.captions, 'caption')}, {number(words.distinct)} different.</p>"
+    )
     encoders = "".join(
         f"<p>{_text(e.name)} reads {'any length' if e.limit is None else f'up to {number(e.limit)} tokens'}. "
         f"Half of the captions have {number(e.middle)} or fewer, the longest has {number(e.longest)}"
@@ -243,7 +245,7 @@ def _words(words: Words | None) -> str:
     )
     cloud = f"<p class='dim small'>Words that captions share</p><div class='words'>{common}</div>" if common else ""
     note = f"<p class='dim small'>{_text(words.note)}</p>" if words.note else ""
-    return told + encoders + note + (_bars(words) if words.distinct > 1 else "") + cloud
+    return summary + encoders + note + (_bars(words) if words.distinct > 1 else "") + cloud
 
 
 def _is(count: int) -> str:
@@ -258,9 +260,9 @@ def _bars(words: Words) -> str:
     for i, (end, count) in enumerate(words.bars):
         tall = (height - BASE - 16) * count / highest
         is_over = words.limit is not None and end > words.limit
-        place = f"x='{i * step + 1:.1f}' y='{height - BASE - tall:.1f}' width='{step - 2:.1f}' height='{tall:.1f}'"
+        position = f"x='{i * step + 1:.1f}' y='{height - BASE - tall:.1f}' width='{step - 2:.1f}' height='{tall:.1f}'"
         colour = "var(--fix)" if is_over else "var(--green)"
-        columns.append(f"<rect {place} rx='2' fill='{colour}'><title>{many(count, 'caption')}</title></rect>")
+        columns.append(f"<rect {position} rx='2' fill='{colour}'><title>{many(count, 'caption')}</title></rect>")
         if len(words.bars) <= 12 or i % 2 == 1:
             labels.append(f"<text x='{(i + 1) * step:.1f}' y='{height - 8}' text-anchor='end'>{number(end)}</text>")
     top = f"<text x='0' y='12'>most: {many(highest, 'caption')}</text>"
@@ -287,21 +289,21 @@ def _strip(strip: Strip) -> str:
         for m in strip.moments
         if m.picture
     )
-    told = f"{_text(strip.note)} · frames {_text(strip.frames)}"
+    caption = f"{_text(strip.note)} · frames {_text(strip.frames)}"
     return (
         f"<h4>{_text(strip.name)} <span class='chip'>{_text(strip.shape)}</span></h4>"
-        f"<p class='dim small'>{told}</p><div class='film'>{frames}</div>"
+        f"<p class='dim small'>{caption}</p><div class='film'>{frames}</div>"
     )
 
 
-def _beside(b: Beside) -> str:
+def _render_conditioning(b: ConditioningFacts) -> str:
     note = f" {_text(b.note)}." if b.note else ""
-    told = f"<p>{_text(b.what)}, there for {number(b.there)} of {many(b.needed, 'sample')}.{note}</p>"
+    summary = f"<p>{_text(b.what)}, there for {number(b.there)} of {many(b.needed, 'sample')}.{note}</p>"
     pairs = "".join(f"<div class='tiles group'>{''.join(map(_tile, pair))}</div>" for pair in b.pairs)
-    return told + (f"<div class='pairs'>{pairs}</div>" if pairs else "")
+    return summary + (f"<div class='pairs'>{pairs}</div>" if pairs else "")
 
 
-def _footer(report: Report) -> str:
+def _footer(report: DatasetReport) -> str:
     notes = "".join(f"<p>{_text(note)}</p>" for note in report.notes)
     return (
         f"<footer>{notes}<p>Blur is the variance of a Laplacian, seen beside the other pictures; pictures that look "

@@ -52,14 +52,14 @@ def _drop_torn_line(path: Path) -> None:
 def read(path: Path) -> list[dict[str, Any]]:
     """Every whole event of a log, without the steps that a later start went back behind."""
     text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # a line without an end is still being written, or never will be
-    rows = [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
+    complete = text[: text.rfind("\n") + 1]  # a line without an end is still being written, or never will be
+    rows = [json.loads(line) for line in complete.splitlines() if line.startswith("{")]
     return list(_without_abandoned_steps(rows))
 
 
 def _without_abandoned_steps(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     begun: float = math.inf  # the step behind which a start that comes later in the log has gone on
-    kept = []
+    remaining = []
     for row in reversed(rows):
         if row["event"] == "step":
             if row["step"] > begun:
@@ -67,5 +67,5 @@ def _without_abandoned_steps(rows: list[dict[str, Any]]) -> Iterator[dict[str, A
             begun = min(begun, row["step"] - 1)
         elif row["event"] == "run_start" and (row["step"] or not row.get("summary", {}).get("resumed")):
             begun = min(begun, row["step"])
-        kept.append(row)
-    yield from reversed(kept)
+        remaining.append(row)
+    yield from reversed(remaining)

@@ -17,13 +17,13 @@ PACKAGES = ("torch", "diffusers", "transformers", "peft", "accelerate", "safeten
 
 def versions() -> dict[str, str]:
     """Versions of Python, Darkroom and the packages that decide results."""
-    found = {"python": platform.python_version(), "darkroom": __version__}
+    versions_of = {"python": platform.python_version(), "darkroom": __version__}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions_of[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions_of[name] = "not installed"
+    return versions_of
 
 
 def write(

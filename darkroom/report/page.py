@@ -19,7 +19,7 @@ from darkroom.report.eventlog import read
 BANDS = ((0.0, 0.25, "nearly clean"), (0.25, 0.5, "lightly noisy"), (0.5, 0.75, "noisy"), (0.75, 1.01, "nearly noise"))
 COLOURS = ("#2f6f4f", "#3d7ea6", "#c07c2c", "#a33f52", "#222222")
 WIDTH, HEIGHT, LEFT, BOTTOM = 860, 300, 56, 28
-MOST_POINTS = 400
+MAX_POINTS = 400
 
 STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:960px;margin:2rem auto;padding:0 1rem}
@@ -97,7 +97,7 @@ def _losses(steps: list[dict]) -> str:
     window = max(10, len(steps) // 40)
     curves = [("each step", "#c9c9c2", list(zip(numbers, loss, strict=True)))]
     curves.append((f"mean of {window}", COLOURS[4], list(zip(numbers, smooth(loss, window), strict=True))))
-    whole = _chart(curves)
+    chart = _chart(curves)
     bands: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for row in steps:
         for level, error in row["bands"]:
@@ -107,11 +107,11 @@ def _losses(steps: list[dict]) -> str:
         means = smooth([e for _, e in points], max(10, len(points) // 20))
         by_band.append((BANDS[i][2], COLOURS[i], [(s, m) for (s, _), m in zip(points, means, strict=True)]))
     note = "<p class='dim'>The same by noise level. A band that rises while the others fall is worth a look.</p>"
-    return whole + note + _chart(by_band)
+    return chart + note + _chart(by_band)
 
 
 def _thin(points: list[tuple[int, float]]) -> list[tuple[int, float]]:
-    stride = -(-len(points) // MOST_POINTS)
+    stride = -(-len(points) // MAX_POINTS)
     return points[::stride] if stride > 1 else points
 
 
@@ -123,7 +123,7 @@ def _chart(curves: list[tuple[str, str, list[tuple[int, float]]]]) -> str:
     ordered = sorted(values)
     low, high = 0.0, ordered[min(len(ordered) - 1, int(len(ordered) * 0.995))] * 1.05 or 1.0
 
-    def place(step: int, value: float) -> str:
+    def locate(step: int, value: float) -> str:
         x = LEFT + (WIDTH - LEFT - 10) * step / max(1, last)
         y = HEIGHT - BOTTOM - (HEIGHT - BOTTOM - 10) * (min(value, high) - low) / (high - low)
         return f"{x:.1f},{y:.1f}"
@@ -131,10 +131,10 @@ def _chart(curves: list[tuple[str, str, list[tuple[int, float]]]]) -> str:
     lines = "".join(
         f"<polyline fill='none' stroke='{colour}' stroke-width='1.6' points='{path}'/>"
         for _, colour, points in curves
-        if (path := " ".join(place(*point) for point in _thin(points)))
+        if (path := " ".join(locate(*point) for point in _thin(points)))
     )
     ticks = "".join(
-        f"<text x='{LEFT - 8}' y='{place(0, v).split(',')[1]}' text-anchor='end' font-size='12'>{v:.3g}</text>"
+        f"<text x='{LEFT - 8}' y='{locate(0, v).split(',')[1]}' text-anchor='end' font-size='12'>{v:.3g}</text>"
         for v in (low, (low + high) / 2, high)
     )
     ends = f"<text x='{WIDTH - 10}' y='{HEIGHT - 8}' text-anchor='end' font-size='12'>step {last}</text>"
@@ -159,10 +159,10 @@ def _samples(rows: list[dict], output: Path) -> str:
         for step, picture in pictures.items():
             grouped[f"{picture['prompt'] or '(no prompt)'} · {picture['resolution']}"].append((step, picture))
     parts = []
-    for title, shown in grouped.items():
+    for title, images in grouped.items():
         figures = "".join(
             f"<figure>{_image(output / p['path'])}<figcaption>step {step}</figcaption></figure>"
-            for step, p in sorted(shown, key=lambda pair: pair[0])
+            for step, p in sorted(images, key=lambda pair: pair[0])
         )
         parts.append(f"<h3>{_text(title)}</h3>{figures}")
     return "".join(parts)
@@ -176,12 +176,12 @@ def _image(path: Path) -> str:
 
 
 def _warnings(rows: list[dict], notes: Iterable[str]) -> str:
-    said = [
+    messages = [
         f"{row['about']}: {row['message']}" if row["about"] else row["message"]
         for row in rows
         if row["event"] == "warning"
     ]
-    unique = dict.fromkeys([*said, *notes])
+    unique = dict.fromkeys([*messages, *notes])
     return "".join(f"<div class='warn'>{_text(text)}</div>" for text in unique)
 
 
@@ -196,10 +196,10 @@ def _settings(options: dict[str, Any], sources: dict[str, str]) -> str:
 
 
 def _phases(rows: list[dict], steps: list[dict]) -> str:
-    held = [row for row in rows if row["event"] == "phase"]
-    on_gpu = any(row["device_memory"] for row in held)
+    phases = [row for row in rows if row["event"] == "phase"]
+    on_gpu = any(row["device_memory"] for row in phases)
     lines = ""
-    for row in held:
+    for row in phases:
         device = f"<td>{show_size(row['device_memory'])}</td>" if on_gpu else ""
         numbers = f"<td>{show_duration(row['seconds'])}</td><td>{show_size(row['host_memory'])}</td>{device}"
         lines += f"<tr><td>{_text(row['phase'])}</td>{numbers}</tr>"

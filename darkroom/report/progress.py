@@ -39,7 +39,7 @@ class ProgressBars:
         self._bars: Bar | None = None
         self._tasks: dict[str, Any] = {}
         # when a plain line was last printed
-        self._said = time.monotonic()
+        self._last_line = time.monotonic()
         self._pace: float | None = None
 
     @property
@@ -53,8 +53,8 @@ class ProgressBars:
             self._move(event.phase, event.done, event.total or None, "")
         elif event.done == event.total:
             self.console.print(f"{event.phase}: {event.done} {event.unit}", soft_wrap=True)
-        elif time.monotonic() - self._said > PLAIN_EVERY:
-            self._said = time.monotonic()
+        elif time.monotonic() - self._last_line > PLAIN_EVERY:
+            self._last_line = time.monotonic()
             of = f" of {event.total}" if event.total else ""
             self.console.print(f"{event.phase}: {event.done}{of} {event.unit}", soft_wrap=True)
 
@@ -71,19 +71,19 @@ class ProgressBars:
             if event.step == event.total:
                 self.close()
         else:
-            self._said = time.monotonic()
+            self._last_line = time.monotonic()
             left = show_duration((event.total - event.step) * self._pace)
             self.console.print(f"step {event.step}/{event.total}  {note}  {left} left", soft_wrap=True)
 
     def _is_due(self, event: events.Step) -> bool:
         """Is it time for another plain line?"""
-        return time.monotonic() - self._said > PLAIN_EVERY or event.step in (1, event.total)
+        return time.monotonic() - self._last_line > PLAIN_EVERY or event.step in (1, event.total)
 
     def _rate(self) -> str:
         pace = self._pace or 0.0
         return f"{pace:.2f} s/step" if pace >= 1 else f"{1 / max(pace, 1e-9):.1f} steps/s"
 
-    def _move(self, phase: str, done: int, total: int | None, note: str) -> None:
+    def _move(self, phase: str, finished: int, total: int | None, note: str) -> None:
         if self._bars is None:
             columns = (
                 TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
@@ -92,12 +92,12 @@ class ProgressBars:
             self._bars = Bar(*columns, console=self.console)
             self._bars.start()
         if phase not in self._tasks:
-            self._tasks[phase] = self._bars.add_task(phase, total=total, note=note, completed=done)
-        self._bars.update(self._tasks[phase], completed=done, total=total, note=note)
-        if total is not None and done >= total and phase != "training":
+            self._tasks[phase] = self._bars.add_task(phase, total=total, note=note, completed=finished)
+        self._bars.update(self._tasks[phase], completed=finished, total=total, note=note)
+        if total is not None and finished >= total and phase != "training":
             self._bars.remove_task(self._tasks.pop(phase))
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """A plain line above the bars."""
         self.console.print(redact(text), markup=False, highlight=False, soft_wrap=True)
 

@@ -13,7 +13,7 @@ from darkroom.core.registry import import_path
 if TYPE_CHECKING:
     from darkroom.options.config import Config
 
-KNOWN = ("tensorboard", "wandb", "comet_ml")
+TRACKERS_BY_NAME = ("tensorboard", "wandb", "comet_ml")
 
 
 def names(report_to: str | None) -> list[str]:
@@ -21,25 +21,29 @@ def names(report_to: str | None) -> list[str]:
     if not report_to or report_to == "none":
         return []
     if report_to == "all":
-        return [name for name in KNOWN if importlib.util.find_spec(name)]
+        return [name for name in TRACKERS_BY_NAME if importlib.util.find_spec(name)]
     return [name.strip() for name in report_to.split(",") if name.strip()]
 
 
-def check(report_to: str | None) -> None:
+def validate_trackers(report_to: str | None) -> None:
     """Raise MissingPackage for a tracker that is not installed, ConfigError for a class that cannot be imported."""
     for name in names(report_to):
-        if name in KNOWN and importlib.util.find_spec(name) is None:
+        if name in TRACKERS_BY_NAME and importlib.util.find_spec(name) is None:
             raise MissingPackage(name, "trackers", f"report_to = {name}")
-        if name not in KNOWN:
-            _own_class(name)
+        if name not in TRACKERS_BY_NAME:
+            _import_class(name)
 
 
-def _own_class(path: str) -> Any:
+def _import_class(path: str) -> Any:
     try:
         return import_path(path)
     except ImportError as cause:
         raise ConfigError(
-            "report_to", path, "", str(cause), f"Choose one of {', '.join(KNOWN)}, or give the path of a tracker class."
+            "report_to",
+            path,
+            "",
+            str(cause),
+            f"Choose one of {', '.join(TRACKERS_BY_NAME)}, or give the path of a tracker class.",
         ) from cause
 
 
@@ -47,7 +51,7 @@ class Trackers:
     """Sends step metrics and validation pictures to every tracker in `report_to`."""
 
     def __init__(self, options: Config, output: Path, settings: dict[str, Any]):
-        check(options.report_to)
+        validate_trackers(options.report_to)
         self.output = output
         self.trackers = [self._open(name, options, settings) for name in names(options.report_to)]
 
@@ -58,7 +62,7 @@ class Trackers:
         logs = Path(options.logging_dir)
         folder = logs if logs.is_absolute() else self.output / logs
         extras: dict[str, dict[str, Any]] = {"tensorboard": {"logging_dir": folder}, "wandb": {"name": run}}
-        cls = LOGGER_TYPE_TO_CLASS[name] if name in KNOWN else _own_class(name)
+        cls = LOGGER_TYPE_TO_CLASS[name] if name in TRACKERS_BY_NAME else _import_class(name)
         tracker = cls(run if name == "tensorboard" else project, **extras.get(name, {}))
         if hasattr(tracker, "start"):
             tracker.start()

@@ -13,7 +13,7 @@ from darkroom.core.registry import Table, import_path
 from darkroom.storage.base import ANY, FileListing, Missing, OnProgress, Refused, Store, Unreachable
 
 if TYPE_CHECKING:
-    from darkroom.options.datasets.where import Where
+    from darkroom.options.datasets.locations import Location
 
 __all__ = ["ANY", "STORES", "FileListing", "Missing", "OnProgress", "Refused", "Store", "Unreachable", "open_store"]
 
@@ -26,7 +26,7 @@ STORES.add("jsonl", "darkroom.storage.jsonl.JsonlStore")
 STORES.add("huggingface", "darkroom.storage.hub.HubStore")
 
 
-def open_store(location: Where) -> Store:
+def open_store(location: Location) -> Store:
     """The store of a place. Cheap, but it may ask the network who is there. Raises DataError, MissingPackage."""
     store_class = STORES[location.type]
     store: Store = (import_path(store_class) if isinstance(store_class, str) else store_class)(location)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 from darkroom.core import files
 from darkroom.core.errors import DarkroomError, DataError, DiskFullError
 from darkroom.core.optional import import_optional
-from darkroom.options.datasets.where import HubRows, Panels, RowFilter, UrlFiles
+from darkroom.options.datasets.locations import HubRows, Panels, RowFilter, UrlFiles
 from darkroom.storage.base import (
     FileListing,
     Missing,
@@ -73,7 +73,7 @@ class HubStore(ReadOnly):
         self.remote, self.connections = location.streaming, THREADS
         self._lock = threading.Lock()
         self._source: RowSource | None = None
-        self._kept: list[int] | None = None
+        self._row_numbers: list[int] | None = None
 
     def identity(self) -> dict[str, Any]:
         """Everything that decides which rows there are and what is known of them."""
@@ -117,10 +117,10 @@ class HubStore(ReadOnly):
 
     def passing_rows(self) -> list[int]:
         """Rows that pass the filter, ascending."""
-        if self._kept is None:
+        if self._row_numbers is None:
             rule = self.location.filter_func
-            self._kept = list(range(self.source.count)) if rule is None else self._find_passing_rows(rule)
-        return self._kept
+            self._row_numbers = list(range(self.source.count)) if rule is None else self._find_passing_rows(rule)
+        return self._row_numbers
 
     def rows(self) -> pa.Table:
         """Captions and what columns say about sizes. Raises DataError for a column that is not there."""
@@ -499,7 +499,7 @@ class _StreamedRows:
                     self._groups.append((number, group))
                     self._starts.append(self.count)
                     self.count += footer.row_group(group).num_rows
-        self._kept: OrderedDict[int, Any] = OrderedDict()
+        self._groups_cache: OrderedDict[int, Any] = OrderedDict()
         self._busy: dict[int, threading.Lock] = {}
 
     def _parquet_files(self) -> list[str]:
@@ -570,18 +570,18 @@ class _StreamedRows:
             busy = self._busy.setdefault(group_number, threading.Lock())
         with busy:
             with self._lock:
-                if group_number in self._kept:
-                    self._kept.move_to_end(group_number)
-                    return self._kept[group_number]
+                if group_number in self._groups_cache:
+                    self._groups_cache.move_to_end(group_number)
+                    return self._groups_cache[group_number]
             number, group = self._groups[group_number]
             column = self._read(number, [group], [self.location.media_column]).column(0)
             with self._lock:
-                self._kept[group_number] = column
+                self._groups_cache[group_number] = column
                 while (
-                    len(self._kept) > 2
-                    and sum(column_data.nbytes for column_data in self._kept.values()) > CACHED_BYTES
+                    len(self._groups_cache) > 2
+                    and sum(column_data.nbytes for column_data in self._groups_cache.values()) > CACHED_BYTES
                 ):
-                    self._kept.popitem(last=False)
+                    self._groups_cache.popitem(last=False)
             return column
 
     def marks(self) -> tuple[list[int], list[int]]:

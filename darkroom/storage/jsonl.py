@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
 from darkroom.core.errors import DataError
 from darkroom.core.files import path_exists
 from darkroom.core.text import ESCAPES, find_slip, iterate_texts
-from darkroom.options.datasets.where import JsonLines
+from darkroom.options.datasets.locations import JsonLines
 from darkroom.storage.base import FileListing, Missing, OnProgress, ReadOnly, Refused, ending_of, has_ending
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from darkroom.core import files
 from darkroom.core.errors import DataError
-from darkroom.options.datasets.where import LocalFiles
+from darkroom.options.datasets.locations import LocalFiles
 from darkroom.storage.base import FileListing, Missing, OnProgress, Refused, ending_of, has_ending, validate_plain_path
 
 if TYPE_CHECKING:

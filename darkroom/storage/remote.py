@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 from darkroom.core.errors import DataError
-from darkroom.options.datasets.where import UrlFiles
+from darkroom.options.datasets.locations import UrlFiles
 from darkroom.storage.base import (
     REMEDY,
     FileListing,

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
 from darkroom.core.errors import DataError
-from darkroom.options.datasets.where import S3Files
+from darkroom.options.datasets.locations import S3Files
 from darkroom.storage.base import Missing, OnProgress, Refused, describe_error, is_plain_path
 from darkroom.storage.parallel import for_all
 from darkroom.storage.remote import MAX_STEP, RemoteStore, classify_error

@@ -26,7 +26,7 @@ from darkroom.core import files
 from darkroom.core.errors import DataError
 from darkroom.core.log import logger
 from darkroom.core.units import show_size
-from darkroom.options.datasets.where import LinkList
+from darkroom.options.datasets.locations import LinkList
 from darkroom.storage.base import (
     FileListing,
     Missing,
@@ -69,7 +69,7 @@ ENDINGS = {
 }  # fmt: skip
 """What a file is called when its URL does not say, by Content-Type."""
 
-KNOWN_ENDINGS = frozenset(ENDINGS.values()) | {
+MEDIA_ENDINGS = frozenset(ENDINGS.values()) | {
     ".jpeg", ".jpe", ".jfif", ".dib", ".tif", ".j2k", ".jpx", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".wmv", ".m4v",
     ".mpg", ".wave", ".mp4a", ".oga", ".wma",
 }  # fmt: skip
@@ -475,10 +475,10 @@ def private_address(host: str) -> str:
     Empty if there is none, or if the name has no address at all: then the request says so.
     """
     try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+        resolved = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return ""
-    addresses = [str(row[4][0]).partition("%")[0] for row in found]
+    addresses = [str(row[4][0]).partition("%")[0] for row in resolved]
     return next((address for address in addresses if not _is_public(address)), "")
 
 
@@ -538,7 +538,7 @@ def _hash(url: str) -> str:
 def _ending(url: str) -> str | None:
     """The ending that the URL's path gives a file, if it is one of pictures, films or sounds."""
     ending = PurePosixPath(unquote(_split(url).path)).suffix.lower()
-    return ending if ending in KNOWN_ENDINGS else None
+    return ending if ending in MEDIA_ENDINGS else None
 
 
 def _stem(url: str) -> str:

@@ -32,7 +32,7 @@ def table() -> str:
         "Frozen weights in fewer bits": _names(quantize.quantisers()),
         "Datasets from": _names(storage.STORES),
         "Captions from": _names(SOURCES),
-        "Trackers": _names(trackers.KNOWN),
+        "Trackers": _names(trackers.TRACKERS_BY_NAME),
     }
     lines = ["| Part | Works now |", "|---|---|", *(f"| {part} | {what} |" for part, what in works.items())]
     lines += ["", "| Refused for now, with this reason | Options and choices |", "|---|---|"]

@@ -241,7 +241,7 @@ def _finish(context: ForkServerContext, argv: list[str], output: Path, steps: in
 
 def _train(argv: list[str], console: str) -> None:
     """The child: one run, its output into a file."""
-    from darkroom.cli.common import resolved
+    from darkroom.cli.common import resolve_arguments
     from darkroom.job.train import train
 
     with (
@@ -252,7 +252,7 @@ def _train(argv: list[str], console: str) -> None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            train(resolved(argv))
+            train(resolve_arguments(argv))
         except UserError as error:
             print(error, flush=True)
             sys.exit(2)

@@ -55,7 +55,7 @@ def test_disabled_entries_are_not_looked_at(shop) -> None:
 
 def test_the_home_folder_is_expanded(shop, monkeypatch) -> None:
     monkeypatch.setenv("HOME", str(shop.folder))
-    assert shop.read(shop.entry(instance_data_dir="~/pictures")).samples[0].where.root == shop.pictures
+    assert shop.read(shop.entry(instance_data_dir="~/pictures")).samples[0].location.root == shop.pictures
 
 
 @each_row(
@@ -195,7 +195,7 @@ def test_other_spellings_and_forms_are_understood(shop) -> None:
         )
     )
     entry = made.samples[0]
-    assert (entry.probability, entry.repeats, entry.repeats_given, entry.is_regularisation_data) == (1.0, 2, True, True)
+    assert (entry.probability, entry.repeats, entry.has_repeats, entry.is_regularisation_data) == (1.0, 2, True, True)
     assert (entry.crop_aspect_buckets, entry.crop_aspect_weights) == ((1.0, 2.0), (0.25, 0.75))
     assert any("hash_filenames" in w for w in made.warnings)
 
@@ -236,7 +236,7 @@ def test_a_schedule_without_end_never_ends(shop) -> None:
 
 def test_a_key_with_an_underscore_is_a_comment_and_nothing_else(shop) -> None:
     made = shop.read(shop.entry(_note="taken in May", _made=True, _recursive=False)).samples[0]
-    assert made.where.recursive
+    assert made.location.recursive
     text = complaint(shop, shop.entry(_made=True, kohya={"resolution": [64, 64]}))
     assert "kohya" in text
 

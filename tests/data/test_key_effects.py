@@ -39,7 +39,7 @@ def test_other_names_of_keys_mean_the_same(shop) -> None:
     entry = shop.entry(instance_data_root=str(shop.pictures), text_embed_cache="words")
     del entry["instance_data_dir"]
     made = shop.read(entry, TEXT, shop.entry(id="off", disable=True))
-    assert (made.samples[0].where.root, made.samples[0].text_embeds) == (shop.pictures, "words")
+    assert (made.samples[0].location.root, made.samples[0].text_embeds) == (shop.pictures, "words")
     assert made.disabled == ("off",)
 
 

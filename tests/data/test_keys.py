@@ -26,7 +26,7 @@ from darkroom.options.datasets import (
 )
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets.entries import Generator
-from darkroom.options.datasets.where import HubRows, LinkList, Panels, RowFilter, S3Files
+from darkroom.options.datasets.locations import HubRows, LinkList, Panels, RowFilter, S3Files
 from tests.data import keys
 from tests.data.keys import IDLE, KINDS, MUSUBI, OPTIONS, REFUSED, SECTIONS, WORKS, Key, MusubiKey
 from tests.rows import each_row
@@ -37,7 +37,7 @@ TESTS = Path(__file__).parents[1]
 ROWS = [key for rows in SECTIONS.values() for key in rows]
 
 MADE_BY_THE_READER = {
-    "where", "generator", "kohya", "pairing", "number", "optional", "repeats_given", "crop_aspect_weights",
+    "location", "generator", "kohya", "pairing", "number", "optional", "has_repeats", "crop_aspect_weights",
     "type", "media_column", "panels", "connections",
 }  # fmt: skip
 """Fields that no key of theirs sets: they hold what other keys say."""

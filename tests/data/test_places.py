@@ -87,7 +87,7 @@ def test_keys_of_a_bucket_reach_the_client(shop, monkeypatch) -> None:
     keys = {"aws_bucket_name": "b", "aws_endpoint_url": "https://objects.example.net", "aws_region_name": "eu-west-2",
             "aws_access_key_id": "{env:K}", "aws_secret_access_key": SECRET, "aws_session_token": TOKEN}  # fmt: skip
     made = shop.read(entry("aws", caption_strategy="filename", **keys), environ={"K": KEY}).samples[0]
-    assert open_store(made.where).connections == 9
+    assert open_store(made.location).connections == 9
     assert (asked["access_key"], asked["secret_key"], asked["session_token"]) == (KEY, SECRET, TOKEN)
     assert (asked["endpoint_override"], asked["scheme"], asked["region"]) == (
         "objects.example.net",
@@ -97,7 +97,7 @@ def test_keys_of_a_bucket_reach_the_client(shop, monkeypatch) -> None:
     assert SECRET not in repr(made)
     few = entry("aws", caption_strategy="filename", aws_max_pool_connections=5, **keys)
     own = shop.read(few, environ={"K": KEY}).samples[0]
-    assert open_store(own.where).connections == 5
+    assert open_store(own.location).connections == 5
 
 
 def test_caches_in_a_bucket_are_found_by_another_machine(shop, bucket) -> None:
@@ -247,7 +247,7 @@ def test_panels_of_strips_are_cut_out(shop, keys) -> None:
 def test_another_split_and_revision_are_asked_for(shop, monkeypatch) -> None:
     rows(shop, "test")
     given = rows(shop)
-    assert shop.read(entry("huggingface", **given, split="test")).samples[0].where.split == "test"
+    assert shop.read(entry("huggingface", **given, split="test")).samples[0].location.split == "test"
     assert len(shop.plan(entry("huggingface", **given, split="test[:2]")).scan().datasets[0].index) == 2
     asked: list[Any] = []
 

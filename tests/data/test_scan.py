@@ -12,7 +12,7 @@ from darkroom.core.events import Progress, Warn
 from darkroom.data.index import probe
 from darkroom.data.index.listing import Listing, choose_samples, endings_of, list_samples
 from darkroom.data.threads import in_chunks
-from darkroom.options.datasets.where import LocalFiles
+from darkroom.options.datasets.locations import LocalFiles
 from darkroom.storage import open_store
 
 

@@ -12,7 +12,7 @@ import threading
 import pytest
 from safetensors.torch import load_file
 
-from darkroom.cli.common import resolved
+from darkroom.cli.common import resolve_arguments
 from darkroom.cli.main import main
 from darkroom.core.errors import ConfigError, Interrupted
 from darkroom.core.events import Event, Step
@@ -57,7 +57,7 @@ def test_every_option_that_is_not_free_is_kept_in_a_checkpoint_and_compared(argu
     compared = {info.name for info in every_option() if info.resume != "free"}
     assert compared <= settings.keys()
     assert len(compared) > 100
-    config = resolved(arguments(**QUIET)).config
+    config = resolve_arguments(arguments(**QUIET)).config
     wrong = [info.name for info in every_option() if info.resume != resume.meaning(info.name)]
     silent = [name for name in ("lora_alpha", "base_model_precision", "lora_dropout", "snr_gamma", "model_flavour")
               if not resume.has_effect(name, config)]  # fmt: skip
@@ -166,7 +166,7 @@ def test_changed_data_are_named_and_the_run_goes_on_with_the_right_counts(kind, 
     keys: dict = {}
     change(folder, keys)
     again = arguments(**options, data_backend_config=write(**keys))
-    planned = begin(resolved(again)).made
+    planned = begin(resolve_arguments(again)).made
     assert main(["train", *again]) == 0
 
     assert planned["resume"] == "checkpoint-8"
@@ -219,7 +219,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_is_not_harmed(argum
             thread.start()
             thread.join()
 
-    train(resolved(arguments(**QUIET)), listener=second)
+    train(resolve_arguments(arguments(**QUIET)), listener=second)
 
     assert (codes, seen) == ([2], [os.getpid()])
     text = capsys.readouterr().err
@@ -284,7 +284,7 @@ def test_stopped_and_saved_is_true_although_an_older_run_has_a_checkpoint_of_tha
             os.kill(os.getpid(), signal.SIGTERM)
 
     options = {"validation_disable": True, "checkpoint_step_interval": 0, "max_train_steps": 9}
-    settings = resolved(arguments(**options, resume_from_checkpoint=asked, learning_rate=1e-2))
+    settings = resolve_arguments(arguments(**options, resume_from_checkpoint=asked, learning_rate=1e-2))
     with pytest.raises(Interrupted):
         train(settings, listener=interrupt)
 

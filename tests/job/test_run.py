@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from darkroom.cli.common import resolved
+from darkroom.cli.common import resolve_arguments
 from darkroom.cli.main import main
 from darkroom.core.errors import Interrupted
 from darkroom.core.events import Event, Step
@@ -102,7 +102,7 @@ def test_a_signal_finishes_the_step_saves_and_a_resume_ends_with_the_same_bytes(
         if isinstance(event, Step) and event.step == 3:
             os.kill(os.getpid(), signal.SIGINT)
 
-    settings = resolved(arguments(**options, output_dir=stopped))
+    settings = resolve_arguments(arguments(**options, output_dir=stopped))
     with pytest.raises(Interrupted):
         train(settings, listener=interrupt)
     assert check(stopped / "checkpoint-3") is None

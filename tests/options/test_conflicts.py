@@ -243,7 +243,7 @@ def test_a_rule_refuses_its_case_and_nothing_else(name):
     facts, settings, _ = CASES[name]
     rule = next(r for r in RULES if r.name == name)
     config, sources = made(settings)
-    errors = check(config, sources, facts)
+    errors = validate_options(config, sources, facts)
     assert len(errors) == 1, [str(error) for error in errors]
     assert errors[0].option in rule.options
     assert errors[0].option in settings or errors[0].option == rule.options[0]
@@ -256,7 +256,7 @@ def test_a_rule_refuses_its_case_and_nothing_else(name):
 def test_the_remedy_is_accepted(name):
     facts, settings, remedy = CASES[name]
     config, sources = made({**settings, **remedy})
-    assert check(config, sources, facts) == []
+    assert validate_options(config, sources, facts) == []
 
 
 @pytest.mark.parametrize(
@@ -271,32 +271,32 @@ def test_the_remedy_is_accepted(name):
 def test_a_base_that_comes_in_fewer_bits_is_one_in_fewer_bits(rounded):
     for change in ({"use_dora": True}, {"lora_init_type": "pissa"}, {"mixed_precision": "fp8"}):
         config, sources = made({**rounded, **change})
-        (error,) = check(config, sources, FLOW)
+        (error,) = validate_options(config, sources, FLOW)
         assert error.option in change
     config, sources = made({**rounded, "model_type": "full"})
-    assert "cannot be trained" in str(check(config, sources, FLOW)[0])
+    assert "cannot be trained" in str(validate_options(config, sources, FLOW)[0])
     config, sources = made(rounded)
-    assert check(config, sources, FLOW) == []
+    assert validate_options(config, sources, FLOW) == []
 
 
 @each_row("facts", [None, FLOW, EPSILON, SAMPLE])
 def test_defaults_contradict_nothing(facts):
     config, sources = made({})
-    assert check(config, sources, facts) == []
-    assert remarks(config, sources, facts) == []
+    assert validate_options(config, sources, facts) == []
+    assert collect_remarks(config, sources, facts) == []
 
 
 def test_what_a_family_prefers_is_no_contradiction():
     config, sources = made({"flow_schedule_shift": 5.0, "flow_schedule_auto_shift": True})
-    assert check(config, {**sources, "flow_schedule_shift": "family default"}, FLOW) == []
-    assert check(config, {**sources, "flow_schedule_auto_shift": "family default"}, FLOW) == []
+    assert validate_options(config, {**sources, "flow_schedule_shift": "family default"}, FLOW) == []
+    assert validate_options(config, {**sources, "flow_schedule_auto_shift": "family default"}, FLOW) == []
 
 
 def test_an_expert_may_lift_a_rule_that_allows_it():
     config, sources = made({"rescale_betas_zero_snr": True})
-    assert "i_know_what_i_am_doing" in str(check(config, sources, EPSILON)[0])
+    assert "i_know_what_i_am_doing" in str(validate_options(config, sources, EPSILON)[0])
     config, sources = made({"rescale_betas_zero_snr": True, "i_know_what_i_am_doing": True})
-    assert check(config, sources, EPSILON) == []
+    assert validate_options(config, sources, EPSILON) == []
 
 
 REMARKED = {
@@ -321,9 +321,9 @@ REMARKED = {
 def test_a_remark_is_made(name):
     facts, settings = REMARKED[name]
     config, sources = made(settings)
-    notes = remarks(config, sources, facts)
+    notes = collect_remarks(config, sources, facts)
     assert [note.option for note in notes] == [next(r for r in REMARKS if r.name == name).options[0]]
-    assert check(config, sources, facts) == []
+    assert validate_options(config, sources, facts) == []
 
 
 def test_every_remark_has_a_case():
@@ -332,6 +332,8 @@ def test_every_remark_has_a_case():
 
 def test_strict_refuses_what_has_no_effect():
     config, sources = made({"disable_segmented_timestep_sampling": True, "strict": True})
-    assert [error.option for error in check(config, sources, FLOW)] == ["disable_segmented_timestep_sampling"]
+    assert [error.option for error in validate_options(config, sources, FLOW)] == [
+        "disable_segmented_timestep_sampling"
+    ]
     config, sources = made({"caption_dropout_probability": 0, "strict": True})
-    assert check(config, sources, FLOW) == []
+    assert validate_options(config, sources, FLOW) == []

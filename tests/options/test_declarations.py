@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from darkroom import families
 from darkroom.options import compat, config, model, pages
 from darkroom.options.config import Config, every_option, not_offered, option_names
-from darkroom.options.conflicts import FamilyFacts, check, remarks
+from darkroom.options.conflicts import FamilyFacts, collect_remarks, validate_options
 from darkroom.options.field import option
 from darkroom.options.sources import resolve
 from tests.rows import each_row
@@ -130,8 +130,8 @@ def test_what_a_family_prefers_is_valid_and_contradicts_nothing(family, flavour,
     known = families.get(family)
     facts = FamilyFacts(family, known.title, known.prediction, known.guidance_input, known.supports)
     assert made.notes == []
-    assert check(made.config, made.sources, facts) == []
-    assert remarks(made.config, made.sources, facts) == []
+    assert validate_options(made.config, made.sources, facts) == []
+    assert collect_remarks(made.config, made.sources, facts) == []
 
 
 def test_the_config_is_frozen_and_flat():

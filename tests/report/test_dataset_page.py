@@ -10,13 +10,13 @@ import pytest
 
 from darkroom.report import dataset_page
 from darkroom.report.dataset_facts import (
-    Beside,
+    BucketFacts,
+    ConditioningFacts,
+    DatasetReport,
     Encoder,
     Finding,
     Moment,
     Passage,
-    Report,
-    Shape,
     Sheet,
     Strip,
     Tile,
@@ -29,18 +29,18 @@ from darkroom.report.dataset_facts import (
 EVIL = "<script>alert('x')</script>$body\"&"
 
 
-def report_with(text: str, picture: bytes = b"\xff\xd8") -> Report:
+def report_with(text: str, picture: bytes = b"\xff\xd8") -> DatasetReport:
     """A report in which every text is `text`."""
     tile = Tile(text, text, picture, (4, 3), (0.1, 0.0, 0.5, 1.0), text)
     finding = Finding("duplicate", "fix", text, text, 2, [text, text + "2"], [[tile]], [Passage(text, text, 3)])
     words = Words(text, 3, 2, "tokens", [(5, 2), (10, 1)], 5, [Encoder(text, 5, 9, 4, 1)], [(text, 2, 0.66)], text)
     sheet = Sheet(
         text, text, text, text, [(text, text)], 3, {text: 1}, 2, [tile, replace(tile, picture=b"")], [finding],
-        [Shape(text, (640, 480), 9, 3, 2, 1, False, [tile]), Shape(text, (64, 640), 1, 1, 0, 0, True, [])],
+        [BucketFacts(text, (640, 480), 9, 3, 2, 1, False, [tile]), BucketFacts(text, (64, 640), 1, 1, 0, 0, True, [])],
         text, words, [Strip(text, text, text, text, [Moment(3, 0.125, picture), Moment(4, None, picture)])],
-        [Beside(text, text, 2, 3, text, [[tile, tile]])], text,
+        [ConditioningFacts(text, text, 2, 3, text, [[tile, tile]])], text,
     )  # fmt: skip
-    return Report(text, text, [(text, text)], [sheet], [finding], [text])
+    return DatasetReport(text, text, [(text, text)], [sheet], [finding], [text])
 
 
 def test_nothing_from_outside_is_alive():
@@ -76,13 +76,13 @@ def test_words_beyond_the_limit_are_marked():
 
 def test_a_page_without_findings_says_so():
     sheet = replace(report_with("plain").sheets[0], findings=[])
-    html = dataset_page.render(Report("1 picture", "", [], [sheet], [], []))
+    html = dataset_page.render(DatasetReport("1 picture", "", [], [sheet], [], []))
 
     assert "Nothing to do" in html
 
 
 def test_an_empty_report_has_a_page(tmp_path):
-    path = dataset_page.write(tmp_path / "page.html", Report("nothing", "", [], [], [], []))
+    path = dataset_page.write(tmp_path / "page.html", DatasetReport("nothing", "", [], [], [], []))
 
     assert path.read_text(encoding="utf-8").startswith("<!doctype html>")
 

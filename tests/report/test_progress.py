@@ -46,7 +46,7 @@ def test_a_phase_is_told_when_it_is_done(bars):
 
 
 def test_what_is_said_is_printed_as_it_is(bars):
-    bars.say("[bold] is no markup here, and long lines are not broken into pieces")
+    bars.print_line("[bold] is no markup here, and long lines are not broken into pieces")
 
     assert lines(bars) == ["[bold] is no markup here, and long lines are not broken into pieces"]
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.options.datasets.where import HubRows, JsonLines, LinkList, LocalFiles, S3Files, UrlFiles
+from darkroom.options.datasets.locations import HubRows, JsonLines, LinkList, LocalFiles, S3Files, UrlFiles
 from darkroom.storage.retry import Retry
 
 KEY, SECRET, TOKEN = "key-that-is-secret", "secret-that-is-secret", "token-that-is-secret"

@@ -177,14 +177,14 @@ def test_every_kind_of_place_can_be_opened(place) -> None:
 def test_every_row_of_the_table_is_tested() -> None:
     import typing
 
-    from darkroom.options.datasets.where import Where
+    from darkroom.options.datasets.locations import Location
 
-    models = typing.get_args(typing.get_args(Where)[0])
+    models = typing.get_args(typing.get_args(Location)[0])
     assert {model.model_fields["type"].default for model in models} == set(STORES)
 
 
 def test_a_folder_that_is_not_there_is_an_error_that_names_it(tmp_path, bucket) -> None:
-    from darkroom.options.datasets.where import LocalFiles, UrlFiles
+    from darkroom.options.datasets.locations import LocalFiles, UrlFiles
 
     for where in (
         LocalFiles(root=tmp_path / "nowhere"),

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from darkroom.core.errors import DataError, MissingPackage
-from darkroom.options.datasets.where import HubRows
+from darkroom.options.datasets.locations import HubRows
 from darkroom.storage import Refused, Unreachable, hub
 from darkroom.storage.hub import HubStore
 from tests.rows import each_row
@@ -369,7 +369,7 @@ def test_errors_of_the_library_are_told_in_plain_words(monkeypatch, cause, kind,
 
 def test_offline_and_not_in_the_cache_is_said() -> None:
     code = (
-        "from darkroom.options.datasets.where import HubRows; from darkroom.storage import open_store\n"
+        "from darkroom.options.datasets.locations import HubRows; from darkroom.storage import open_store\n"
         "try: open_store(HubRows(dataset_name='some/thing')).find(frozenset())\n"
         "except Exception as e: print(type(e).__name__, e)"
     )

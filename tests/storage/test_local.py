@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.core.errors import DataError
-from darkroom.options.datasets.where import JsonLines, LocalFiles
+from darkroom.options.datasets.locations import JsonLines, LocalFiles
 from darkroom.storage import Missing, Refused
 from darkroom.storage.jsonl import JsonlStore
 from darkroom.storage.local import LocalStore

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from darkroom.core.errors import DataError
-from darkroom.options.datasets.where import UrlFiles
+from darkroom.options.datasets.locations import UrlFiles
 from darkroom.storage import Refused, Unreachable
 from darkroom.storage.mirror import Mirror
 from darkroom.storage.remote import UrlStore

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from darkroom.core.errors import DataError
-from darkroom.options.datasets.where import UrlFiles
+from darkroom.options.datasets.locations import UrlFiles
 from darkroom.storage import Missing, Refused, Unreachable
 from darkroom.storage.remote import HEAD, UrlStore, open_ranges
 from darkroom.storage.s3 import S3Store, _endpoint, _region

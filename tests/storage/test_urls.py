@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from darkroom.core.errors import DataError
-from darkroom.options.datasets.where import LinkList
+from darkroom.options.datasets.locations import LinkList
 from darkroom.storage import Missing, Refused, Unreachable, urls
 from darkroom.storage.urls import LinkStore
 from tests.rows import each_row

@@ -19,7 +19,7 @@ from darkroom.data.index.conditioning import ConditioningDataset
 from darkroom.data.planned import PlannedDataset
 from darkroom.data.requirements import DataRequirements
 from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds
-from darkroom.options.datasets.where import LocalFiles, S3Files
+from darkroom.options.datasets.locations import LocalFiles, S3Files
 from darkroom.storage import open_store
 from darkroom.storage.mirror import Mirror
 
@@ -99,7 +99,7 @@ class CacheFiller:
 
     def shards_of(self, entry: TextEmbeds) -> ShardCache:
         """The shards behind a text cache."""
-        return self._open(entry.cache_dir, entry, entry.where)
+        return self._open(entry.cache_dir, entry, entry.location)
 
     def samples(self, d: PlannedDataset, epoch: int = 1) -> SampleCache:
         """The latents of a dataset. Crops that change with the epoch have a folder for each."""
@@ -155,7 +155,7 @@ class CacheFiller:
     def _find_mirror_location(self, folder: Path, entry: SampleDataset) -> Any:
         """The storage that a dataset's latents are copied to, or None."""
         named = self.file.store_of(entry)
-        location = named.where if named else None
+        location = named.location if named else None
         if isinstance(location, S3Files):  # several datasets may name it, and each has a folder of its own there
             parts = (location.aws_data_prefix.strip("/"), entry.id, *folder.relative_to(entry.cache_dir_vae).parts)
             location = location.model_copy(update={"aws_data_prefix": "/".join(filter(None, parts))})

@@ -89,7 +89,7 @@ def make_buckets(
         for part in parts
     ]
     buckets.sort(key=lambda b: (b.aspect, b.target, b.frames, int(b.rows[0])))
-    keeps = not prune or not dataset.is_training or (oversubscribe and not dataset.repeats_given)
+    keeps = not prune or not dataset.is_training or (oversubscribe and not dataset.has_repeats)
     small = [] if keeps else [b for b in buckets if len(b) * (dataset.repeats + 1) < dataset.train_batch_size]
     for bucket in small:
         at["unfit"][bucket.rows] = CODE["insufficient_for_batch"]
@@ -107,7 +107,7 @@ def _groups(columns: list[np.ndarray]) -> np.ndarray:
 def schedule_buckets(buckets: Buckets, dataset: SampleDataset, effective: int, oversubscribe: bool) -> np.ndarray:
     """(buckets,) int64: how many samples of each bucket an epoch deals out, before the last batch is filled."""
     counts = buckets.sizes * (dataset.repeats + 1)
-    if oversubscribe and not dataset.repeats_given:
+    if oversubscribe and not dataset.has_repeats:
         short = counts < effective
         counts = np.where(short, -(-counts // effective) * effective, counts)
     return counts
@@ -117,7 +117,7 @@ def validate_feasible(
     dataset: SampleDataset, buckets: Buckets, *, ranks: int, accumulation: int, oversubscribe: bool
 ) -> None:
     """Every bucket must fill one effective batch. Raises DataError naming each that does not, and the ways out."""
-    if not dataset.is_training or (oversubscribe and not dataset.repeats_given):
+    if not dataset.is_training or (oversubscribe and not dataset.has_repeats):
         return
     effective = dataset.train_batch_size * ranks * accumulation
     short = [b for b in buckets.buckets if len(b) * (dataset.repeats + 1) < effective]

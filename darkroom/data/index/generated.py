@@ -23,7 +23,7 @@ from darkroom.data.index.table import Index, OnProgress
 from darkroom.media import video
 from darkroom.media.images import DECODING, BadImage, load_rgb
 from darkroom.options.datasets import SampleDataset
-from darkroom.options.datasets.where import LocalFiles
+from darkroom.options.datasets.locations import LocalFiles
 from darkroom.storage.base import Missing, Refused
 
 RECORD = ".generated.parquet"
@@ -87,8 +87,8 @@ def make(source: Index, entry: SampleDataset, seed: int, on_progress: OnProgress
 
 
 def _folder(entry: SampleDataset) -> Path:
-    assert isinstance(entry.where, LocalFiles)
-    return entry.where.root
+    assert isinstance(entry.location, LocalFiles)
+    return entry.location.root
 
 
 def _make_image(source: Index, path: str, target: Path, name: str, params: dict[str, Any], seed: int) -> None:

@@ -20,7 +20,7 @@ from darkroom.job.dataset_report.findings import Case, size_of
 from darkroom.media import video
 from darkroom.media.images import BadImage
 from darkroom.media.masks import loss_mask
-from darkroom.report.dataset_facts import Beside, Finding, Moment, Shape, Strip, Tile, many, number
+from darkroom.report.dataset_facts import BucketFacts, ConditioningFacts, Finding, Moment, Strip, Tile, many, number
 from darkroom.storage.base import Missing, Refused
 
 GALLERY, PER_SHAPE, MOST_SHAPES = 10, 4, 24
@@ -49,7 +49,7 @@ def shortened(captions: Sequence[str], letters: int = 90) -> str:
 # ---------------------------------------------------------------------- shapes
 
 
-def shapes(case: Case) -> tuple[list[Shape], str]:
+def shapes(case: Case) -> tuple[list[BucketFacts], str]:
     """The largest buckets and those that were left out, by aspect; and a sentence about the rest."""
     d = case.d
     effective = d.entry.train_batch_size * case.plan.accumulation
@@ -77,11 +77,11 @@ def _order(bucket: Bucket) -> tuple[Any, ...]:
     return bucket.aspect, bucket.target, bucket.frames, int(bucket.rows[0])
 
 
-def _shape(case: Case, bucket: Bucket, batches: int, filled: int, is_left_out: bool) -> Shape:
+def _shape(case: Case, bucket: Bucket, batches: int, filled: int, is_left_out: bool) -> BucketFacts:
     bad = [one.row for one in case.looks if one.bad]
     rows = evenly(np.setdiff1d(bucket.rows, bad), PER_SHAPE)
     tiles = [case.album.tile(row, size_of(case, int(row)), framed=True) for row in rows]
-    return Shape(bucket.key, bucket.target, bucket.frames, len(bucket), batches, filled, is_left_out, tiles)
+    return BucketFacts(bucket.key, bucket.target, bucket.frames, len(bucket), batches, filled, is_left_out, tiles)
 
 
 # ---------------------------------------------------------------------- clips
@@ -138,7 +138,7 @@ def runs(frames: Sequence[int]) -> str:
 # ---------------------------------------------------------------------- beside the samples
 
 
-def beside(case: Case) -> tuple[list[Beside], list[Finding]]:
+def beside(case: Case) -> tuple[list[ConditioningFacts], list[Finding]]:
     """Conditioning datasets, some pairs of each, and what is wrong with them."""
     shown, found = [], []
     for c in case.d.conditioning:
@@ -148,7 +148,7 @@ def beside(case: Case) -> tuple[list[Beside], list[Finding]]:
     return shown, found
 
 
-def _one_beside(case: Case, c: ConditioningDataset) -> tuple[Beside, list[Finding]]:
+def _one_beside(case: Case, c: ConditioningDataset) -> tuple[ConditioningFacts, list[Finding]]:
     d = case.d
     rows = case.once[c.present[case.once]]
     waiting = set(generated.missing(d.index, c.entry)) if c.entry.generator else set()
@@ -157,7 +157,9 @@ def _one_beside(case: Case, c: ConditioningDataset) -> tuple[Beside, list[Findin
     what = {"mask": "masks for the loss", "control": "control pictures", "reference": "reference pictures"}[c.role]
     note = f"{number(len(waiting))} are still to be generated" if waiting else ""
     pairs = [pair for row in evenly(rows, PAIRS) if (pair := _pair(case, c, int(row)))]
-    made = Beside(c.entry.id, f"{what} ({c.entry.conditioning_type})", len(rows), len(case.once), note, pairs)
+    made = ConditioningFacts(
+        c.entry.id, f"{what} ({c.entry.conditioning_type})", len(rows), len(case.once), note, pairs
+    )
     found = []
     if len(missing) and c.entry.optional:
         found.append(

@@ -29,7 +29,7 @@ from darkroom.job.needs import needs
 from darkroom.job.preflight import check_flavour
 from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import Resolved
-from darkroom.report.dataset_facts import Report, Sheet, many, number
+from darkroom.report.dataset_facts import DatasetReport, Sheet, many, number
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -48,7 +48,7 @@ ROLES = {
 """What a dataset is for, where that is not simply to be learned, by the first word of its role."""
 
 
-def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> Report:
+def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> DatasetReport:
     """Everything the page shows. Raises UserError for settings, a dataset file or a storage that cannot be read."""
     config = resolved.config
     family = families.get(config.model_family)
@@ -62,7 +62,7 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> Report:
     lead, facts = _summary(plan, family, config, sheets)
     notes = [redact(text) for text in file.warnings]
     notes += [f"{name} is switched off in the dataset file and not looked at." for name in file.disabled]
-    return Report(_title(sheets), lead, facts, sheets, across, notes)
+    return DatasetReport(_title(sheets), lead, facts, sheets, across, notes)
 
 
 def _examined(plan: DatasetPlan, d: PlannedDataset, tokenizers: list[Reader], bus: Bus, limit: int) -> Case:

@@ -20,17 +20,17 @@ def document(path: Path) -> Any:
 
     def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         keys = [key for key, _ in pairs]
-        made = dict(pairs)
-        if len(made) < len(keys):  # keys that start with an underscore are comments
-            found = dict.fromkeys(key for key in keys if keys.count(key) > 1 and not key.startswith("_"))
-            where = f" of dataset '{made['id']}'" if isinstance(made.get("id"), str) else ""
-            twice.extend(f"'{key}'{where}" for key in found)
-        return made
+        values = dict(pairs)
+        if len(values) < len(keys):  # keys that start with an underscore are comments
+            duplicates = dict.fromkeys(key for key in keys if keys.count(key) > 1 and not key.startswith("_"))
+            entry_name = f" of dataset '{values['id']}'" if isinstance(values.get("id"), str) else ""
+            twice.extend(f"'{key}'{entry_name}" for key in duplicates)
+        return values
 
     try:
         if path.suffix.lower() == ".toml":
             return tomllib.loads(text)
-        made = json.loads(text, object_pairs_hook=collect)
+        parsed = json.loads(text, object_pairs_hook=collect)
     except RecursionError as cause:
         raise DataError(f"The dataset file {path} is nested too deeply.\n  {REMEDY}") from cause
     except json.JSONDecodeError as cause:
@@ -49,7 +49,7 @@ def document(path: Path) -> Any:
             f"The dataset file {path} has a key twice in one object: {', '.join(twice)}.\n"
             "  Leave each key once; which of the two counts is not for us to guess."
         )
-    return made
+    return parsed
 
 
 def _text(path: Path) -> str:
@@ -62,5 +62,5 @@ def _text(path: Path) -> str:
             f"The dataset file {path} is not UTF-8 text (byte {cause.start}).\n  Save it as UTF-8."
         ) from cause
     except (OSError, ValueError) as cause:  # ValueError: a NUL in the path
-        why = getattr(cause, "strerror", None) or cause
-        raise DataError(f"The dataset file {path} cannot be read: {why}.\n  {REMEDY}") from cause
+        reason = getattr(cause, "strerror", None) or cause
+        raise DataError(f"The dataset file {path} cannot be read: {reason}.\n  {REMEDY}") from cause

@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from darkroom.options.datasets.where import Count as AtLeastOne
-from darkroom.options.datasets.where import LocalFiles, Part, S3Files, UrlFiles, Where, lower
+from darkroom.options.datasets.locations import Count as AtLeastOne
+from darkroom.options.datasets.locations import EntryModel, LocalFiles, Location, S3Files, UrlFiles, lower
 
 
-def _whole(value: Any) -> Any:
+def _to_integer(value: Any) -> Any:
     """Accept 5, 5.0 and "5" as 5, and nothing looser: no booleans, no fractions, no "05"."""
     if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9]\d*)", value)):
         raise ValueError("a whole number is needed")
@@ -22,14 +22,14 @@ def _whole(value: Any) -> Any:
     return int(value) if isinstance(value, (int, float, str)) else value
 
 
-def _start(least: int) -> Callable[[Any], int]:
+def _start(minimum: int) -> Callable[[Any], int]:
     """Starts that are missing, invalid or too early mean from the beginning."""
 
     def clean(value: Any) -> int:
         try:
-            return max(least, int(value))
+            return max(minimum, int(value))
         except (TypeError, ValueError, OverflowError):
-            return least
+            return minimum
 
     return clean
 
@@ -57,12 +57,12 @@ def _truth(value: Any) -> Any:
     return {"true": True, "false": False, "": False}.get(lower(value), value) if isinstance(value, str) else value
 
 
-Whole = Annotated[int, BeforeValidator(_whole)]
-Count = Annotated[int, BeforeValidator(_whole), Field(ge=1)]
+WholeNumber = Annotated[int, BeforeValidator(_to_integer)]
+Count = Annotated[int, BeforeValidator(_to_integer), Field(ge=1)]
 # the bound stands inside: outside, pydantic would compare it with the None that `_off` answers
 Limit = Annotated[Annotated[float, Field(gt=0)] | None, BeforeValidator(_off)]
 Name = Annotated[str, Field(min_length=1)]
-Place = Annotated[LocalFiles | UrlFiles | S3Files, Field(discriminator="type")]
+CacheLocation = Annotated[LocalFiles | UrlFiles | S3Files, Field(discriminator="type")]
 
 PIXEL_ALIGNED = ("mask", "reference_strict", "controlnet")
 """Conditioning types whose pictures are sized and cropped exactly like the sample they belong to."""
@@ -71,7 +71,7 @@ LOSS_MASKS = ("mask", "segmentation")
 """Conditioning types that say where the loss counts; all others are pictures for the model."""
 
 
-class MetadataTable(Part):
+class MetadataTable(EntryModel):
     """A Parquet or JSON-lines table with captions and, with `metadata_backend: parquet`, sizes."""
 
     path: str
@@ -91,18 +91,18 @@ class MetadataTable(Part):
         return (self.caption_column,) if isinstance(self.caption_column, str) else self.caption_column
 
 
-class CaptionShuffle(Part):
+class CaptionShuffle(EntryModel):
     """Variants of a caption with its tags in another order."""
 
     enable: bool = False
     count: Count = 1
-    seed: Whole | None = None
+    seed: WholeNumber | None = None
     split_on: Literal["comma", "space", "period"] = "comma"
-    position_start: Annotated[int, BeforeValidator(_whole), Field(ge=0)] = 0
+    position_start: Annotated[int, BeforeValidator(_to_integer), Field(ge=0)] = 0
     include_original: bool = True
 
 
-class VideoBlock(Part):
+class VideoBlock(EntryModel):
     """Which frames of a clip are trained on. The extraction modes are those of musubi-tuner.
 
     `fps` thins or repeats frames by their time stamps; `source_fps` with a family's own rate thins by counting, as
@@ -123,7 +123,7 @@ class VideoBlock(Part):
     source_fps: Annotated[float | None, Field(gt=0)] = None
 
 
-class SoundBlock(Part):
+class AudioBlock(EntryModel):
     """What becomes of the sound of clips, where the family trains on it.
 
     auto_split        it is read from the clips
@@ -134,7 +134,7 @@ class SoundBlock(Part):
     allow_zero_audio: bool = False
 
 
-class KohyaBuckets(Part):
+class KohyaBuckets(EntryModel):
     """musubi-tuner's own sizes, in place of the arithmetic of `resolution_type`.
 
     bucket  the nearest of a list of buckets, or only `resolution`
@@ -150,14 +150,14 @@ class KohyaBuckets(Part):
     step: AtLeastOne = 16
 
 
-class Generator(Part):
+class Generator(EntryModel):
     """How the pictures of a conditioning dataset are made from its source."""
 
     type: Name
     params: dict[str, Any] = {}
 
 
-class Entry(Part):
+class Entry(EntryModel):
     """What every entry has."""
 
     id: Name
@@ -175,7 +175,7 @@ class SampleDataset(Entry):
     """Pictures or clips: to train on, held out (`eval`), or beside other samples (`conditioning`)."""
 
     dataset_type: Annotated[Literal["image", "video", "conditioning", "eval"], BeforeValidator(lower)] = "image"
-    where: Where
+    location: Location
     cache_file_suffix: str | None = None
     text_embeds: str | None = None
     image_embeds: str | None = None
@@ -194,7 +194,7 @@ class SampleDataset(Entry):
     optional: bool = False
     layers: bool = False
     video: VideoBlock | None = None
-    audio: SoundBlock | None = None
+    audio: AudioBlock | None = None
     kohya: KohyaBuckets | None = None
 
     resolution: Annotated[float, Field(gt=0)] = 1024
@@ -235,8 +235,8 @@ class SampleDataset(Entry):
     probability: Annotated[
         float, BeforeValidator(lambda v: 1.0 if v in (None, "") else v), Field(ge=0, allow_inf_nan=False)
     ] = 1.0
-    repeats: Annotated[int, BeforeValidator(_whole), Field(ge=0)] = 0
-    repeats_given: bool = False
+    repeats: Annotated[int, BeforeValidator(_to_integer), Field(ge=0)] = 0
+    has_repeats: bool = False
     train_batch_size: Count = 4
     start_epoch: Annotated[int, BeforeValidator(_start(1))] = 1
     start_step: Annotated[int, BeforeValidator(_start(0))] = 0
@@ -260,8 +260,8 @@ class SampleDataset(Entry):
     @property
     def prompts(self) -> tuple[str, ...]:
         """The instance prompts: none, one or several."""
-        given = self.instance_prompt
-        return () if not given else (given,) if isinstance(given, str) else given
+        prompt = self.instance_prompt
+        return () if not prompt else (prompt,) if isinstance(prompt, str) else prompt
 
     @property
     def is_training(self) -> bool:
@@ -297,7 +297,7 @@ class TextEmbeds(Entry):
     """Where the outputs of the text encoders are cached."""
 
     dataset_type: Annotated[Literal["text_embeds"], BeforeValidator(lower)] = "text_embeds"
-    where: Place
+    location: CacheLocation
     default: bool = False
     cache_dir: Path
     caption_filter_list: tuple[str, ...] = ()
@@ -312,7 +312,7 @@ class ImageEmbeds(Entry):
     dataset_type: Annotated[Literal["image_embeds", "conditioning_image_embeds"], BeforeValidator(lower)] = (
         "image_embeds"
     )
-    where: Place
+    location: CacheLocation
     cache_dir: Path | None = None
 
 

@@ -62,7 +62,7 @@ ALIASES = {
     "is_regularization_data": "is_regularisation_data",
 }
 RENAMED = {"disable_vae_cache": "vae_cache_disable"}
-BESIDE_LATENTS = "these features are kept beside the latents"
+CACHED_WITH_LATENTS = "these features are kept beside the latents"
 WITHOUT_EFFECT = {
     "hash_filenames": "cache entries are always named by their content",
     "shorten_filenames": "cache entries are always named by their content",
@@ -72,7 +72,7 @@ WITHOUT_EFFECT = {
     "vae_cache_scan_behaviour": "a cache entry is named by what made it, so it cannot disagree with its bucket",
     "config_version": "Darkroom compares the settings themselves",
     "conditioning_image_embed_batch_size": "these features are made together with the latents, vae_batch_size at once",
-    "cache_dir_conditioning_image_embeds": BESIDE_LATENTS,
+    "cache_dir_conditioning_image_embeds": CACHED_WITH_LATENTS,
     "auto_load": "rows are read when they are needed",
     "num_proc": "rows are filtered by their columns, without further processes",
     "description_column": "it is not used for captions; name it as caption_column",

@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from darkroom.core.errors import DataError
 from darkroom.core.files import expand_home, is_file, is_folder
 from darkroom.options.config import option_info
-from darkroom.options.datasets.entries import Whole
+from darkroom.options.datasets.entries import WholeNumber
 from darkroom.options.datasets.notes import Notes
 
 Values = dict[str, Any]
@@ -78,10 +78,10 @@ def entries(path: Path, document: Values, family: str, config: Any, notes: Notes
         notes.unknown_key("general", key, document[key], ("datasets", "general"))
     for key in sorted(set(general) - set(COMMON)):
         notes.unknown_key("general", key, general[key], COMMON)
-    made: list[Values] = []
+    converted: list[Values] = []
     for number, raw in enumerate(datasets, 1):
-        made += _Conversion(raw, general, f"dataset-{number}", family, config, notes).entries()
-    return made
+        converted += _Conversion(raw, general, f"dataset-{number}", family, config, notes).entries()
+    return converted
 
 
 class _Conversion:
@@ -89,34 +89,34 @@ class _Conversion:
 
     def __init__(self, raw: Values, general: Values, name: str, family: str, config: Any, notes: Notes):
         self.name, self.family, self.notes = name, family, notes
-        own = self._renamed(raw)
-        self.is_video = any(key in own for key in ("video_directory", "video_jsonl_file"))
-        self.known = (*COMMON, *(VIDEO if self.is_video else IMAGE))
-        self.values = {**{key: value for key, value in general.items() if key in COMMON}, **own}
+        renamed = self._rename_keys(raw)
+        self.is_video = any(key in renamed for key in ("video_directory", "video_jsonl_file"))
+        self.accepted_keys = (*COMMON, *(VIDEO if self.is_video else IMAGE))
+        self.values = {**{key: value for key, value in general.items() if key in COMMON}, **renamed}
         self.config = config
 
-    def _renamed(self, raw: Values) -> Values:
-        made = dict(raw)
+    def _rename_keys(self, raw: Values) -> Values:
+        values = dict(raw)
         for old, new in RENAMED.items():
-            if old in made:
+            if old in values:
                 self.notes.warn(self.name, f"{old} is an old name of {new}.")
-                value = made.pop(old)
-                made.setdefault(new, value)
-        return made
+                value = values.pop(old)
+                values.setdefault(new, value)
+        return values
 
     def entries(self) -> list[Values]:
         """The dataset, and one conditioning dataset per control."""
-        for key in [key for key in self.values if key not in self.known]:
-            self.notes.unknown_key(self.name, key, self.values[key], self.known)
-        place = self._place()
-        if place is None:
+        for key in [key for key in self.values if key not in self.accepted_keys]:
+            self.notes.unknown_key(self.name, key, self.values[key], self.accepted_keys)
+        location = self._read_location()
+        if location is None:
             return []
         self._refusals()
         main: Values = {
             "id": self.name,
             "dataset_type": "video" if self.is_video else "image",
             "_made": True,
-            **place,
+            **location,
             **self._captions(),
             "kohya": self._buckets(),
             "crop_style": "center",
@@ -132,12 +132,12 @@ class _Conversion:
         controls = self._controls()
         if controls:
             if len(controls) > 1 and getattr(self.config, "conditioning_multidataset_sampling", None) != "combined":
-                wanted = "set conditioning_multidataset_sampling to combined, or each sample is given one of them"
-                self.notes.warn(self.name, f"its samples have up to {len(controls)} controls; {wanted}.")
+                advice = "set conditioning_multidataset_sampling to combined, or each sample is given one of them"
+                self.notes.warn(self.name, f"its samples have up to {len(controls)} controls; {advice}.")
             main["conditioning_data"] = [control["id"] for control in controls]
         return [main, *controls]
 
-    def _place(self) -> Values | None:
+    def _read_location(self) -> Values | None:
         """Where the samples are: a folder (never those below it) or a list."""
         medium = "video" if self.is_video else "image"
         folder, lines = self.values.get(f"{medium}_directory"), self.values.get(f"{medium}_jsonl_file")
@@ -148,7 +148,7 @@ class _Conversion:
             if not is_file(file):
                 self._problem(f"{medium}_jsonl_file", lines, "There is no such file.", "Correct the path.")
                 return None
-            key = _numbered(file, f"{medium}_path")
+            key = _number_keys(file, f"{medium}_path")
             layers = _keys_in(file, f"{medium}_path")[1:] if self.values.get("multiple_target") else []
             lines_of = {"file": file, "key": key, "name_key": key, "layer_keys": layers}
             return {"_jsonl": lines_of, "caption_strategy": "jsonl"}
@@ -174,21 +174,21 @@ class _Conversion:
 
     def _repeats(self) -> int:
         """How often the dataset is gone through; 1 where that is noted as no number."""
-        given = self.values.get("num_repeats", 1)
+        repeats = self.values.get("num_repeats", 1)
         try:
-            return TypeAdapter(Whole).validate_python(given)
+            return TypeAdapter(WholeNumber).validate_python(repeats)
         except ValidationError:
-            self._problem("num_repeats", given, "This is not a whole number.", "Write for example 1.")
+            self._problem("num_repeats", repeats, "This is not a whole number.", "Write for example 1.")
             return 1
 
     def _pair(self, key: str, otherwise: Any) -> Any:
-        given = self.values.get(key, otherwise)
-        return [given, given] if isinstance(given, int) else given
+        value = self.values.get(key, otherwise)
+        return [value, value] if isinstance(value, int) else value
 
     def _buckets(self) -> Values:
         if self.values.get("bucket_no_upscale") and (self.is_video or not self.values.get("enable_bucket")):
-            why = "clips always have buckets" if self.is_video else "enable_bucket is false"
-            self.notes.warn(self.name, f"bucket_no_upscale has no effect: {why}.")
+            reason = "clips always have buckets" if self.is_video else "enable_bucket is false"
+            self.notes.warn(self.name, f"bucket_no_upscale has no effect: {reason}.")
         return {
             "resolution": self._pair("resolution", [960, 544]),
             "enable_bucket": self.is_video or bool(self.values.get("enable_bucket", False)),
@@ -213,7 +213,7 @@ class _Conversion:
         frames = v.get("target_frames", [1])
         if isinstance(frames, list) and all(isinstance(number, int) for number in frames):
             frames = sorted(set(frames))  # anything else is the checker's to refuse
-        made = {
+        block = {
             "target_frames": frames,
             "frame_extraction": mode,
             "frame_stride": v.get("frame_stride", 1),
@@ -222,7 +222,7 @@ class _Conversion:
             "bucket_strategy": "resolution_frames",
             "frame_interval": 1,
         }
-        return made | ({"max_frames": v.get("max_frames", 129)} if mode == "full" else {})
+        return block | ({"max_frames": v.get("max_frames", 129)} if mode == "full" else {})
 
     def _refusals(self) -> None:
         for key, option in FRAMEPACK.items():
@@ -241,22 +241,22 @@ class _Conversion:
                 self.notes.warn(self.name, "control_directory has no effect: controls are named in the list.")
             medium = "video" if self.is_video else "image"
             file = expand_home(str(self.values[f"{medium}_jsonl_file"]))
-            keys, name_key = _keys_in(file, "control_path"), _numbered(file, f"{medium}_path")
+            keys, name_key = _keys_in(file, "control_path"), _number_keys(file, f"{medium}_path")
             places = [{"_jsonl": {"file": file, "key": key, "name_key": name_key}} for key in keys]
-            return [self._control(number, place) for number, place in enumerate(places)]
+            return [self._control(number, location) for number, location in enumerate(places)]
         folder = self.values.get("control_directory")
         if not folder:
             return []
         root = expand_home(str(folder))
-        count = 1 if self.is_video else _most_controls(root, expand_home(str(self.values["image_directory"])))
-        place = {
+        count = 1 if self.is_video else _count_controls(root, expand_home(str(self.values["image_directory"])))
+        location = {
             "instance_data_dir": str(folder),
             "_recursive": False,
             "pairing": "path" if self.is_video else "prefix",
         }
-        return [self._control(number, place | {"number": number}) for number in range(count)]
+        return [self._control(number, location | {"number": number}) for number in range(count)]
 
-    def _control(self, number: int, place: Values) -> Values:
+    def _control(self, number: int, location: Values) -> Values:
         sizes = self._control_sizes()
         return {
             "id": f"{self.name}-control-{number}",
@@ -267,31 +267,31 @@ class _Conversion:
             "optional": number > 0,
             "_made": True,
             **({"kohya": sizes, "crop_style": "center"} if sizes else {}),
-            **place,
+            **location,
         }
 
     def _control_sizes(self) -> Values | None:
         """musubi.md section 5: None means that controls take the target's bucket."""
-        free, given = bool(self.values.get("no_resize_control")), self._pair("control_resolution", None)
+        free, resolution = bool(self.values.get("no_resize_control")), self._pair("control_resolution", None)
         step = STEPS.get(self.family, 16)
         if not free:
-            return {"mode": "fit", "resolution": given, "step": step} if given else None
-        return {"mode": "own", "step": step} | ({"resolution": given, "capped": True} if given else {})
+            return {"mode": "fit", "resolution": resolution, "step": step} if resolution else None
+        return {"mode": "own", "step": step} | ({"resolution": resolution, "capped": True} if resolution else {})
 
-    def _problem(self, key: str, got: Any, problem: str, change: str) -> None:
-        self.notes.problem(self.name, key, got, problem, change)
+    def _problem(self, key: str, value: Any, problem: str, change: str) -> None:
+        self.notes.problem(self.name, key, value, problem, change)
 
 
 def _first_line(file: Path) -> Mapping[str, Any]:
     try:
         with open(file, encoding="utf-8") as lines:
-            made = json.loads(next(lines, "{}"))
-        return made if isinstance(made, dict) else {}
+            line = json.loads(next(lines, "{}"))
+        return line if isinstance(line, dict) else {}
     except (OSError, ValueError, RecursionError):
         return {}  # the reader of the list says what is wrong with it
 
 
-def _numbered(file: Path, key: str) -> str:
+def _number_keys(file: Path, key: str) -> str:
     """The key, or its first numbered form when the lines use that."""
     keys = _keys_in(file, key)
     return keys[0] if keys else key
@@ -299,11 +299,11 @@ def _numbered(file: Path, key: str) -> str:
 
 def _keys_in(file: Path, key: str) -> list[str]:
     """`key`, `key_0`, `key_1`... as the first line has them, in the order of their numbers."""
-    found = [name for name in _first_line(file) if re.fullmatch(rf"{key}(_\d+)?", name)]
-    return sorted(found, key=lambda name: int(name.removeprefix(key).lstrip("_") or -1))
+    keys = [name for name in _first_line(file) if re.fullmatch(rf"{key}(_\d+)?", name)]
+    return sorted(keys, key=lambda name: int(name.removeprefix(key).lstrip("_") or -1))
 
 
-def _most_controls(controls: Path, targets: Path) -> int:
+def _count_controls(controls: Path, targets: Path) -> int:
     """How many controls the target with the most has: files whose name starts with the target's."""
     if not is_folder(controls) or not is_folder(targets):
         return 1

@@ -20,41 +20,41 @@ class Notes:
     problems: list[ConfigError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def problem(self, entry: str, key: str, got: Any, problem: str, change: str) -> None:
+    def problem(self, entry: str, key: str, value: Any, problem: str, change: str) -> None:
         """Something that the user must change."""
-        self.problems.append(ConfigError(key, got, f"{self.path}, dataset '{entry}'", problem, change))
+        self.problems.append(ConfigError(key, value, f"{self.path}, dataset '{entry}'", problem, change))
 
     def warn(self, entry: str, message: str) -> None:
         """Something that the user should know."""
         self.warnings.append(f"Dataset '{entry}': {message}")
 
-    def refuse_entry(self, entry: str, key: str, got: Any, reason: str) -> None:
+    def refuse_entry(self, entry: str, key: str, value: Any, reason: str) -> None:
         """An entry that is known and cannot be used: an error, or left out with a warning."""
         if self.lenient:
             self.warnings.append(f"Dataset '{entry}' is left out: {reason}.")
         else:
             change = "Remove the entry, set its 'disabled' to true, or set ignore_unsupported."
-            self.problem(entry, key, got, sentence(reason), change)
+            self.problem(entry, key, value, sentence(reason), change)
 
-    def refuse_key(self, entry: str, key: str, got: Any, reason: str) -> None:
+    def refuse_key(self, entry: str, key: str, value: Any, reason: str) -> None:
         """A key that is known and cannot be used, unless it asks for nothing."""
-        if got in (None, False, "", [], {}):
+        if value in (None, False, "", [], {}):
             return
         if self.lenient:
             self.warn(entry, f"{key} is ignored; {reason}.")
         else:
-            self.problem(entry, key, got, sentence(reason), "Remove the key, or set ignore_unsupported.")
+            self.problem(entry, key, value, sentence(reason), "Remove the key, or set ignore_unsupported.")
 
-    def unknown_key(self, entry: str, key: str, got: Any, known: Iterable[str]) -> None:
+    def unknown_key(self, entry: str, key: str, value: Any, names: Iterable[str]) -> None:
         """A key that nobody knows."""
-        hint = find_nearest(key, known)
+        hint = find_nearest(key, names)
         advice = f"Did you mean {' or '.join(hint)}?" if hint else "See docs/datasets.md for all keys."
         if self.lenient:
             self.warn(entry, f"the unknown key {key} is ignored. {advice}")
         else:
-            self.problem(entry, key, got, "There is no such key.", advice)
+            self.problem(entry, key, value, "There is no such key.", advice)
 
-    def told_of(self, entry: str) -> set[str]:
+    def list_problem_keys(self, entry: str) -> set[str]:
         """The keys of an entry that problems were found with."""
         return {e.option for e in self.problems if e.source.endswith(f"dataset '{entry}'")}
 
@@ -69,8 +69,8 @@ def sentence(reason: str) -> str:
     return reason[0].upper() + reason[1:] + "."
 
 
-def choose(choices: Iterable[str], got: str) -> str:
+def choose(choices: Iterable[str], value: str) -> str:
     """The choices, and the one that was probably meant."""
     names = list(choices)
-    hint = find_nearest(got, names, 1)
+    hint = find_nearest(value, names, 1)
     return f"Choose one of {', '.join(names)}." + (f" Did you mean {hint[0]}?" if hint else "")

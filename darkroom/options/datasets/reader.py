@@ -33,8 +33,8 @@ from darkroom.options.datasets.entries import (
     VideoBlock,
     WrittenEntry,
 )
+from darkroom.options.datasets.locations import lower
 from darkroom.options.datasets.notes import Notes, choose
-from darkroom.options.datasets.where import lower
 
 MODELS: dict[str, type[Entry]] = {
     "image": SampleDataset,
@@ -45,8 +45,14 @@ MODELS: dict[str, type[Entry]] = {
     "image_embeds": ImageEmbeds,
     "conditioning_image_embeds": ImageEmbeds,
 }
-_DERIVED = {"repeats_given", "crop_aspect_weights", "where"}
-_MADE = {"generator", "kohya", "pairing", "number", "optional"}  # set by other readers, never written by people
+_DERIVED = {"has_repeats", "crop_aspect_weights", "location"}
+_SET_BY_READERS = {
+    "generator",
+    "kohya",
+    "pairing",
+    "number",
+    "optional",
+}  # set by other readers, never written by people
 _READ_HERE = {"conditioning", *(key for group in k.STORAGE_KEYS.values() for key in group), "aws", "huggingface"}
 
 
@@ -70,7 +76,7 @@ def read_datasets(path: str | Path | None, config: Any, environ: Mapping[str, st
             "Point it to a JSON file that lists your folders of pictures; see docs/datasets.md.",
         )
     file = local_path(path)
-    return _Reader(file, config, environ or {}).read()
+    return _DatasetReader(file, config, environ or {}).read()
 
 
 def _array(path: Path, raw: Any) -> list[dict[str, Any]]:
@@ -87,7 +93,7 @@ def _kind(value: Any) -> str:
     return names.get(type(value), "a single value")
 
 
-class _Reader:
+class _DatasetReader:
     """One reading of one file."""
 
     def __init__(self, path: Path, config: Any, environ: Mapping[str, str]):
@@ -107,16 +113,16 @@ class _Reader:
         disabled = tuple(str(entry.get("id", "")) for entry in raw if _is_disabled(entry))
         if not enabled:
             raise DataError(f"Every entry of the dataset file {self.path} is disabled.\n  Enable at least one.")
-        rules.check_ids(enabled, self.notes)
-        prepared = [self.prepared(entry) for entry in enabled if rules.has_name(entry)]
-        prepared += [made for entry in prepared for made in self.generated(entry)]
-        made = [one for entry in prepared if (one := self.entry(entry)) is not None]
-        samples = rules.linked([one for one in made if isinstance(one.entry, SampleDataset)], self.notes)
-        texts = [one.entry for one in made if isinstance(one.entry, TextEmbeds)]
-        latents = [one.entry for one in made if isinstance(one.entry, ImageEmbeds)]
+        rules.validate_ids(enabled, self.notes)
+        prepared = [self.prepare(entry) for entry in enabled if rules.has_name(entry)]
+        prepared += [written for entry in prepared for written in self.expand_generated(entry)]
+        written = [item for entry in prepared if (item := self.entry(entry)) is not None]
+        samples = rules.link_datasets([item for item in written if isinstance(item.entry, SampleDataset)], self.notes)
+        texts = [item.entry for item in written if isinstance(item.entry, TextEmbeds)]
+        latents = [item.entry for item in written if isinstance(item.entry, ImageEmbeds)]
         if samples or not self.notes.problems:
-            texts = self.text_stores(texts, {one.entry.id for one in made})
-            rules.check_together(samples, texts, latents, self.notes, self.config, complete=not self.notes.problems)
+            texts = self.text_stores(texts, {item.entry.id for item in written})
+            rules.validate_together(samples, texts, latents, self.notes, self.config, complete=not self.notes.problems)
         self.notes.raise_if_any()
         return DatasetFile(
             path=self.path,
@@ -130,13 +136,13 @@ class _Reader:
     def entries(self) -> list[dict[str, Any]]:
         """The entries as SimpleTuner writes them, whoever wrote the file."""
         raw = document(self.path)
-        self.check_texts(raw)
+        self.validate_texts(raw)
         if isinstance(raw, dict) and (self.path.suffix.lower() == ".toml" or "datasets" in raw):
             return musubi.entries(self.path, raw, self.family, self.config, self.notes)
         # what starts with an underscore is a comment here, and a word between our own readers elsewhere
         return [{key: v for key, v in e.items() if not key.startswith("_")} for e in _array(self.path, raw)]
 
-    def check_texts(self, raw: Any) -> None:
+    def validate_texts(self, raw: Any) -> None:
         """Note the texts that cannot be meant: with NULs, halves of characters, or control characters in one line."""
         rows = raw.get("datasets", [raw]) if isinstance(raw, dict) else raw
         for number, row in enumerate(rows if isinstance(rows, list) else [], 1):
@@ -148,7 +154,7 @@ class _Reader:
                     change = "Take it out." if "NUL" in slip or "half" in slip else ESCAPES
                     self.notes.problem(name, ".".join(path) or "entry", text, slip, change)
 
-    def text_stores(self, texts: list[TextEmbeds], taken: set[str]) -> list[TextEmbeds]:
+    def text_stores(self, texts: list[TextEmbeds], ids: set[str]) -> list[TextEmbeds]:
         """The text caches with exactly one default; one is made up when the file has none."""
         defaults = [t.id for t in texts if t.default]
         if len(defaults) > 1:
@@ -162,23 +168,24 @@ class _Reader:
         if texts and not defaults:
             texts = [texts[0].model_copy(update={"default": True}), *texts[1:]]
         if not texts:
-            name = next(
-                n for i in range(len(taken) + 1) if (n := f"text-embeds-{i}" if i else "text-embeds") not in taken
-            )
+            name = next(n for i in range(len(ids) + 1) if (n := f"text-embeds-{i}" if i else "text-embeds") not in ids)
             folder = self.cache / "text" / self.family
-            values = self.inherited(TextEmbeds, {}) | {"where": {"type": "local", "root": folder}, "cache_dir": folder}
+            values = self.inherit_defaults(TextEmbeds, {}) | {
+                "location": {"type": "local", "root": folder},
+                "cache_dir": folder,
+            }
             texts = [TextEmbeds(id=name, default=True, **values)]
         return texts
 
     # ------------------------------------------------------------------ one entry
 
-    def prepared(self, raw: dict[str, Any]) -> dict[str, Any]:
+    def prepare(self, raw: dict[str, Any]) -> dict[str, Any]:
         """The entry with its placeholders filled and its keys under their first names."""
         filled = self.fill(raw, raw["id"])
         flat = [key for key in filled if key.removeprefix("audio_") in k.AUDIO_KEYS and key.startswith("audio_")]
         if flat and isinstance(filled.get("audio") or {}, dict):
-            own = {key.removeprefix("audio_"): filled.pop(key) for key in flat}
-            filled["audio"] = {**own, **(filled.get("audio") or {})}
+            block = {key.removeprefix("audio_"): filled.pop(key) for key in flat}
+            filled["audio"] = {**block, **(filled.get("audio") or {})}
         words = {key: str(filled[key]) for key in ("type", "dataset_type") if filled.get(key)}
         named = {**filled, **words}
         return {k.ALIASES.get(key, key): value for key, value in named.items() if key not in ("disabled", "disable")}
@@ -206,12 +213,12 @@ class _Reader:
             hide(value)
         return value
 
-    def generated(self, raw: dict[str, Any]) -> list[dict[str, Any]]:
+    def expand_generated(self, raw: dict[str, Any]) -> list[dict[str, Any]]:
         """The conditioning datasets that an entry asks to be made from its own pictures; it is given their names."""
         blocks = raw.get("conditioning")
         if blocks in (None, False, [], {}):
             return []
-        made = []
+        entries = []
         for block in blocks if isinstance(blocks, list) else [blocks]:
             if not isinstance(block, dict) or not isinstance(block.get("type"), str):
                 self.notes.problem(
@@ -228,16 +235,19 @@ class _Reader:
                     raw["id"], "conditioning.params", block["params"], problem, "Write {} or leave it out."
                 )
                 continue
-            made.append(self.generated_entry(raw, block))
-        taken = raw.get("conditioning_data") or []
-        raw["conditioning_data"] = [*([taken] if isinstance(taken, str) else taken), *(row["id"] for row in made)]
-        return made
+            entries.append(self.make_generated_entry(raw, block))
+        conditioning = raw.get("conditioning_data") or []
+        raw["conditioning_data"] = [
+            *([conditioning] if isinstance(conditioning, str) else conditioning),
+            *(row["id"] for row in entries),
+        ]
+        return entries
 
-    def generated_entry(self, source: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+    def make_generated_entry(self, source: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
         """One generated conditioning dataset as an entry of its own."""
         name = f"{source['id']}_conditioning_{block['type']}"
-        own = ("type", "conditioning_type", "captions", "caption_strategy", "instance_data_dir", "params")
-        params = {key: value for key, value in block.items() if key not in own} | (block.get("params") or {})
+        block_keys = ("type", "conditioning_type", "captions", "caption_strategy", "instance_data_dir", "params")
+        params = {key: value for key, value in block.items() if key not in block_keys} | (block.get("params") or {})
         kind = block.get("conditioning_type")
         kind = kind or ("controlnet" if setting(self.config, "controlnet", False) else "reference_strict")
         latents = source.get("cache_dir_vae")
@@ -266,25 +276,25 @@ class _Reader:
             return None
         written = frozenset(raw)
         model = MODELS[kind]
-        values = self.known_keys(raw, kind)
-        where = storage.where(raw, kind, name, self.config, self.notes)
+        values = self.filter_keys(raw, kind)
+        location = storage.read_location(raw, kind, name, self.config, self.notes)
         for key in k.ONE_FOR_VIDEO if kind == "video" else ():
             values.setdefault(key, 1)
-        values = {**self.inherited(model, values), **values, "dataset_type": kind}
-        if where is not None:
-            values["where"] = where
+        values = {**self.inherit_defaults(model, values), **values, "dataset_type": kind}
+        if location is not None:
+            values["location"] = location
         (self.sample_values if model is SampleDataset else self.store_values)(values, raw)
-        if "where" not in values:
+        if "location" not in values:
             return None
         try:
-            made = model.model_validate(values)
+            validated = model.model_validate(values)
         except ValidationError as cause:
             self.translate(cause, name)
             return None
-        if isinstance(made, SampleDataset):
-            rules.check_sample(made, self.family, self.environ, self.notes)
-        rules.check_discovery(made, self.notes)
-        return WrittenEntry(made, written)
+        if isinstance(validated, SampleDataset):
+            rules.validate_sample(validated, self.family, self.environ, self.notes)
+        rules.validate_discovery(validated, self.notes)
+        return WrittenEntry(validated, written)
 
     def kind_of(self, raw: dict[str, Any]) -> str | None:
         """The dataset type, or None when it cannot be used."""
@@ -301,24 +311,24 @@ class _Reader:
             return None
         return kind
 
-    def known_keys(self, raw: dict[str, Any], kind: str) -> dict[str, Any]:
+    def filter_keys(self, raw: dict[str, Any], kind: str) -> dict[str, Any]:
         """The keys that the model of `kind` reads; all others are explained."""
-        model, kept, name, notes = MODELS[kind], {}, raw["id"], self.notes
-        known = set(model.model_fields) - _DERIVED - (set() if raw.get("_made") else _MADE)
-        where = lower(raw.get("type") or "local")
+        model, values, name, notes = MODELS[kind], {}, raw["id"], self.notes
+        key_names = set(model.model_fields) - _DERIVED - (set() if raw.get("_made") else _SET_BY_READERS)
+        storage_type = lower(raw.get("type") or "local")
         for key, value in raw.items():
             if key == "type" or key.startswith("_"):
                 continue
             if key in k.IDLE.get(kind, ()):
                 if value not in (None, False, ""):
                     notes.warn(name, f"{key} has no effect on entries of type {kind}.")
-            elif key in known:
-                kept[key] = value
+            elif key in key_names:
+                values[key] = value
             elif key == "conditioning" and model is SampleDataset:
                 continue  # `generated` takes it
-            elif key in _READ_HERE and model is SampleDataset:  # `storage.where` takes those of its type
-                if value not in (None, "") and key not in k.READ_BY.get(where, _READ_HERE):
-                    notes.warn(name, f"{key} has no effect on an entry of type {where}.")
+            elif key in _READ_HERE and model is SampleDataset:  # `storage.read_location` takes those of its type
+                if value not in (None, "") and key not in k.READ_BY.get(storage_type, _READ_HERE):
+                    notes.warn(name, f"{key} has no effect on an entry of type {storage_type}.")
             elif key == "caption_filter_list":
                 notes.problem(name, key, value, "A caption filter belongs to a text_embeds entry.", "Move it there.")
             elif key in k.RENAMED:
@@ -327,56 +337,58 @@ class _Reader:
                 notes.warn(name, f"{key} has no effect; {k.WITHOUT_EFFECT[key]}.")
             elif key in k.REFUSED_KEYS:
                 notes.refuse_key(name, key, value, k.REFUSED_KEYS[key])
-            elif key in k.READ_BY["aws"] and where == "aws":
+            elif key in k.READ_BY["aws"] and storage_type == "aws":
                 continue
-            elif key in _READ_HERE or (key not in _MADE and any(key in m.model_fields for m in MODELS.values())):
+            elif key in _READ_HERE or (
+                key not in _SET_BY_READERS and any(key in m.model_fields for m in MODELS.values())
+            ):
                 if value not in (None, ""):
                     notes.warn(name, f"{key} has no effect on entries of type {kind}.")
             else:
-                notes.unknown_key(name, key, value, [*sorted(known), *sorted(_READ_HERE), *k.ALIASES])
-        return kept
+                notes.unknown_key(name, key, value, [*sorted(key_names), *sorted(_READ_HERE), *k.ALIASES])
+        return values
 
-    def inherited(self, model: type[Entry], values: dict[str, Any]) -> dict[str, Any]:
+    def inherit_defaults(self, model: type[Entry], values: dict[str, Any]) -> dict[str, Any]:
         """Values of the global options for the keys that the entry leaves out or sets to null."""
-        found = {}
+        defaults = {}
         for key, (option, otherwise) in k.GLOBALS.items():
             if key not in model.model_fields or values.get(key) is not None:
                 continue
             if key == "caption_strategy" and values.get("dataset_type") == "conditioning":
                 continue
             values.pop(key, None)
-            found[key] = setting(self.config, option, otherwise)
-        return found
+            defaults[key] = setting(self.config, option, otherwise)
+        return defaults
 
     def store_values(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
         """Folder and filter of a cache entry. The folder of a remote cache is where its local copy is kept."""
-        name, given = values["id"], raw.get("cache_dir")
-        where = values.get("where")
-        if where is not None and where["type"] != "local":
+        name, folder = values["id"], raw.get("cache_dir")
+        location = values.get("location")
+        if location is not None and location["type"] != "local":
             values["cache_dir"] = self.cache / "mirror" / name
-        elif given:
-            values["cache_dir"] = local_path(given)
+        elif folder:
+            values["cache_dir"] = local_path(folder)
         elif values["dataset_type"] == "text_embeds":
             values["cache_dir"] = self.text_folder()
-        if where is not None and where["type"] == "local":
-            where["root"] = values.get("cache_dir") or self.cache
-            if given and values["dataset_type"] == "image_embeds":
+        if location is not None and location["type"] == "local":
+            location["root"] = values.get("cache_dir") or self.cache
+            if folder and values["dataset_type"] == "image_embeds":
                 self.notes.warn(name, "cache_dir has no effect here; each dataset names its own cache_dir_vae.")
         if values["dataset_type"] == "conditioning_image_embeds":
-            self.notes.warn(name, f"the entry has no effect; {k.BESIDE_LATENTS}.")
+            self.notes.warn(name, f"the entry has no effect; {k.CACHED_WITH_LATENTS}.")
         if values.get("caption_filter_list"):
             values["caption_filter_list"] = self.filters(values["caption_filter_list"], name)
 
     def text_folder(self) -> Path:
         """Where captions are cached when the entry does not say."""
-        given = setting(self.config, "cache_dir_text")
-        return self.cache / "text" / self.family if given in (None, "cache") else local_path(given)
+        folder = setting(self.config, "cache_dir_text")
+        return self.cache / "text" / self.family if folder in (None, "cache") else local_path(folder)
 
-    def filters(self, given: Any, name: str) -> list[str]:
+    def filters(self, names: Any, name: str) -> list[str]:
         """The caption filter: an array, or a file of lines or with an array."""
-        if isinstance(given, list):
-            return [str(item) for item in given]
-        file = local_path(given)
+        if isinstance(names, list):
+            return [str(item) for item in names]
+        file = local_path(names)
         try:
             text = file.read_text(encoding="utf-8")
             return [str(item) for item in json.loads(text)] if file.suffix == ".json" else split_lines(text)
@@ -384,7 +396,7 @@ class _Reader:
             self.notes.problem(
                 name,
                 "caption_filter_list",
-                given,
+                names,
                 f"The filter file cannot be read: {cause}",
                 "Give an array, a .json file with an array, or a .txt file with one entry per line.",
             )
@@ -393,7 +405,7 @@ class _Reader:
     def sample_values(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
         """Forms of values that people write, brought to the model's form."""
         name, kind = values["id"], values["dataset_type"]
-        values["repeats_given"] = values.get("repeats") not in (None, 0)
+        values["has_repeats"] = values.get("repeats") not in (None, 0)
         if kind == "conditioning":
             values.setdefault("caption_strategy", None)
         keeps = {"caption_strategy"} if kind == "conditioning" else set()
@@ -410,7 +422,7 @@ class _Reader:
         if isinstance(block, dict):  # of another kind, the model says so
             values["video"] = self.video(block, name)
         if isinstance(values.get("audio"), dict):
-            values["audio"] = self.sound(values["audio"], name)
+            values["audio"] = self.audio(values["audio"], name)
         table = values.get("parquet")
         if isinstance(table, dict):
             values["parquet"] = self.table(table, name)
@@ -419,14 +431,18 @@ class _Reader:
 
     def video(self, block: dict[str, Any], name: str) -> dict[str, Any]:
         """The video block with its counts filled in."""
-        made = {key: value for key, value in block.items() if value is not None}
-        if not made.get("num_frames") and not made.get("target_frames") and made.get("frame_extraction") != "full":
+        values = {key: value for key, value in block.items() if value is not None}
+        if (
+            not values.get("num_frames")
+            and not values.get("target_frames")
+            and values.get("frame_extraction") != "full"
+        ):
             rate = float(setting(self.config, "framerate", 30))
-            made["num_frames"] = max(1, int(5 * rate))
+            values["num_frames"] = max(1, int(5 * rate))
             self.notes.warn(name, f"video.num_frames is not set; five seconds at {rate:g} frames per second are used.")
-        return made
+        return values
 
-    def sound(self, block: dict[str, Any], name: str) -> dict[str, Any]:
+    def audio(self, block: dict[str, Any], name: str) -> dict[str, Any]:
         """The audio block without what does not act here."""
         for key in (key for key in k.SOUND_REFUSED if key in block):
             self.notes.refuse_key(name, f"audio.{key}", block[key], k.SOUND)
@@ -439,15 +455,15 @@ class _Reader:
         """Where sizes and captions come from, which for links and hub rows is the list itself."""
         name, notes = values["id"], self.notes
         kind = lower(raw.get("type") or "local")
-        given = lower(values.get("metadata_backend", "huggingface" if kind == "huggingface" else "discovery"))
-        if given == "filesystem":
+        backend = lower(values.get("metadata_backend", "huggingface" if kind == "huggingface" else "discovery"))
+        if backend == "filesystem":
             notes.warn(name, "metadata_backend filesystem is an old name of discovery.")
-        if given == "webshart":
-            notes.refuse_entry(name, "metadata_backend", given, k.REFUSED_STORAGE["webshart"])
-        values["metadata_backend"] = "discovery" if given in ("json", "filesystem") else given
-        own = {"csv": "csv", "huggingface": "huggingface"}.get(kind)
-        if own and "caption_strategy" not in raw and values["dataset_type"] != "conditioning":
-            values["caption_strategy"] = own
+        if backend == "webshart":
+            notes.refuse_entry(name, "metadata_backend", backend, k.REFUSED_STORAGE["webshart"])
+        values["metadata_backend"] = "discovery" if backend in ("json", "filesystem") else backend
+        type_backend = {"csv": "csv", "huggingface": "huggingface"}.get(kind)
+        if type_backend and "caption_strategy" not in raw and values["dataset_type"] != "conditioning":
+            values["caption_strategy"] = type_backend
         strategy = lower(values.get("caption_strategy"))
         strategy = values["caption_strategy"] = "instanceprompt" if strategy == "instance_prompt" else strategy
         if strategy == "webshart":
@@ -490,17 +506,17 @@ class _Reader:
         """The parquet block with the global column names, without columns that only other media use."""
         for key in (key for key in k.TABLE_COLUMNS_OF_OTHERS if table.get(key) is not None):
             self.notes.warn(name, f"parquet.{key} has no effect; only sound, boxes and lists of captions use it.")
-        made = {key: v for key, v in table.items() if key not in k.TABLE_COLUMNS_OF_OTHERS and v is not None}
-        made.setdefault("filename_column", setting(self.config, "parquet_filename_column", "id"))
-        made.setdefault("caption_column", setting(self.config, "parquet_caption_column", "description"))
-        return made
+        columns = {key: v for key, v in table.items() if key not in k.TABLE_COLUMNS_OF_OTHERS and v is not None}
+        columns.setdefault("filename_column", setting(self.config, "parquet_filename_column", "id"))
+        columns.setdefault("caption_column", setting(self.config, "parquet_caption_column", "description"))
+        return columns
 
     def aspect_buckets(self, values: dict[str, Any], name: str) -> None:
         """`crop_aspect_buckets` as numbers, or as objects with weights, to two tuples."""
-        given = values.get("crop_aspect_buckets")
-        if not given:
+        written_aspects = values.get("crop_aspect_buckets")
+        if not written_aspects:
             return
-        rows = given if isinstance(given, list) else [given]
+        rows = written_aspects if isinstance(written_aspects, list) else [written_aspects]
         objects = [row for row in rows if isinstance(row, dict)]
         if not objects:
             return
@@ -514,7 +530,7 @@ class _Reader:
             self.notes.problem(
                 name,
                 "crop_aspect_buckets",
-                given,
+                written_aspects,
                 "Each weighted aspect is an object with numbers for aspect and weight.",
                 'Write for example [{"aspect": 1.0, "weight": 0.7}, {"aspect": 1.5, "weight": 0.3}].',
             )
@@ -522,22 +538,22 @@ class _Reader:
         total = sum(weights)  # type: ignore[arg-type]
         if abs(total - 1.0) > 1e-6:
             problem = f"The weights add up to {total:g}, not to 1."
-            self.notes.problem(name, "crop_aspect_buckets", given, problem, "Change them so that they do.")
+            self.notes.problem(name, "crop_aspect_buckets", written_aspects, problem, "Change them so that they do.")
         values["crop_aspect_buckets"], values["crop_aspect_weights"] = aspects, weights
 
     def translate(self, cause: ValidationError, name: str) -> None:
         """pydantic's findings in our words."""
-        told = self.notes.told_of(name)
-        for found in cause.errors():
-            parts = [str(part) for part in found["loc"] if not re.match(r"function-|local$|url$|aws$", str(part))]
-            key = ".".join(parts).removeprefix("where.") or "entry"
-            if key.split(".")[0] in told:
+        reported = self.notes.list_problem_keys(name)
+        for error in cause.errors():
+            parts = [str(part) for part in error["loc"] if not re.match(r"function-|local$|url$|aws$", str(part))]
+            key = ".".join(parts).removeprefix("location.") or "entry"
+            if key.split(".")[0] in reported:
                 continue
-            choices = re.findall(r"'([^']*)'", str(found.get("ctx", {}).get("expected", "")))
-            if found["type"] == "literal_error":
-                offered = choose(choices, str(found["input"]))
-                self.notes.problem(name, key, found["input"], "This is not one of the choices.", offered)
-            elif found["type"] == "missing":
+            choices = re.findall(r"'([^']*)'", str(error.get("ctx", {}).get("expected", "")))
+            if error["type"] == "literal_error":
+                offered = choose(choices, str(error["input"]))
+                self.notes.problem(name, key, error["input"], "This is not one of the choices.", offered)
+            elif error["type"] == "missing":
                 self.notes.problems.append(
                     missing_option(
                         f"{key} of dataset '{name}' in {self.path}",
@@ -545,13 +561,13 @@ class _Reader:
                         "See docs/datasets.md.",
                     )
                 )
-            elif found["type"] == "extra_forbidden":
-                known = {*MetadataTable.model_fields, *CaptionShuffle.model_fields, *VideoBlock.model_fields}
-                self.notes.unknown_key(name, key, found["input"], sorted(known))
+            elif error["type"] == "extra_forbidden":
+                block_keys = {*MetadataTable.model_fields, *CaptionShuffle.model_fields, *VideoBlock.model_fields}
+                self.notes.unknown_key(name, key, error["input"], sorted(block_keys))
             else:
-                text = found["msg"].removeprefix("Value error, ")
+                text = error["msg"].removeprefix("Value error, ")
                 problem = text[0].upper() + text[1:] + "."
-                self.notes.problem(name, key, found["input"], problem, "Correct the value; see docs/datasets.md.")
+                self.notes.problem(name, key, error["input"], problem, "Correct the value; see docs/datasets.md.")
 
 
 def _is_disabled(entry: Mapping[str, Any]) -> bool:

@@ -21,8 +21,8 @@ from darkroom.options.datasets.entries import (
     VideoBlock,
     WrittenEntry,
 )
+from darkroom.options.datasets.locations import LocalFiles
 from darkroom.options.datasets.notes import Notes, choose
-from darkroom.options.datasets.where import LocalFiles
 
 
 def has_name(entry: Mapping[str, Any]) -> bool:
@@ -31,9 +31,9 @@ def has_name(entry: Mapping[str, Any]) -> bool:
     return isinstance(name, str) and bool(name.strip())
 
 
-def check_ids(entries: list[dict[str, Any]], notes: Notes) -> None:
+def validate_ids(entries: list[dict[str, Any]], notes: Notes) -> None:
     """Every entry has an id of its own that is safe as the name of a folder."""
-    seen: set[str] = set()
+    ids: set[str] = set()
     for number, entry in enumerate(entries, 1):
         name = entry.get("id")
         if not isinstance(name, str) or not name.strip():
@@ -43,21 +43,21 @@ def check_ids(entries: list[dict[str, Any]], notes: Notes) -> None:
         elif name.startswith("/") or ".." in name.split("/"):
             problem = "The id names a folder of the cache and would lead out of it."
             notes.problem(name, "id", name, problem, "Take '/' and '..' out.")
-        elif name in seen:
+        elif name in ids:
             notes.problem(name, "id", name, "Two datasets have this id.", "Rename one of them.")
         else:
-            seen.add(name)
+            ids.add(name)
 
 
 # -- inside one entry -------------------------------------------------------------------------------------------------
 
 
-def check_sample(d: SampleDataset, family: str, environ: Mapping[str, str], notes: Notes) -> None:
+def validate_sample(d: SampleDataset, family: str, environ: Mapping[str, str], notes: Notes) -> None:
     """The rules of one dataset of samples."""
-    _check_sizes(d, family, environ, notes)
-    _check_captions(d, notes)
-    _check_video(d, notes)
-    _check_idle(d, notes)
+    _validate_sizes(d, family, environ, notes)
+    _validate_captions(d, notes)
+    _validate_video(d, notes)
+    _warn_of_idle_keys(d, notes)
     if d.crop and d.crop_aspect in ("closest", "random") and not d.crop_aspect_buckets:
         notes.problem(
             d.id,
@@ -82,13 +82,13 @@ def check_sample(d: SampleDataset, family: str, environ: Mapping[str, str], note
     low, high = d.minimum_aspect_ratio, d.maximum_aspect_ratio
     if low is not None and high is not None and high < low:
         notes.problem(d.id, "maximum_aspect_ratio", high, f"It is below minimum_aspect_ratio = {low}.", change)
-    if d.where.type in ("csv", "huggingface"):
+    if d.location.type in ("csv", "huggingface"):
         for key in ("delete_unwanted_images", "delete_problematic_images"):
             if getattr(d, key):
                 notes.warn(d.id, f"{key} has no effect: a list of samples that others keep is only read.")
 
 
-def _check_sizes(d: SampleDataset, family: str, environ: Mapping[str, str], notes: Notes) -> None:
+def _validate_sizes(d: SampleDataset, family: str, environ: Mapping[str, str], notes: Notes) -> None:
     if d.resolution_type in ("pixel", "pixel_area") and not float(d.resolution).is_integer():
         notes.problem(
             d.id,
@@ -105,13 +105,18 @@ def _check_sizes(d: SampleDataset, family: str, environ: Mapping[str, str], note
             "It needs the size to shrink to.",
             "Set target_downsample_size as well.",
         )
-    most = {"minimum_image_size": 5.0, "maximum_image_size": 20.0, "target_downsample_size": 20.0, "resolution": 100.0}
-    for key, limit in most.items():
+    limits = {
+        "minimum_image_size": 5.0,
+        "maximum_image_size": 20.0,
+        "target_downsample_size": 20.0,
+        "resolution": 100.0,
+    }
+    for key, limit in limits.items():
         value = getattr(d, key)
         if value is None:
             continue
         above = value >= limit if limit >= 20 else value > limit
-        if d.resolution_type == "area" and above and not _large_sizes_wanted(key, environ):
+        if d.resolution_type == "area" and above and not _allows_large_sizes(key, environ):
             notes.problem(
                 d.id,
                 key,
@@ -135,12 +140,12 @@ def _check_sizes(d: SampleDataset, family: str, environ: Mapping[str, str], note
             )
 
 
-def _large_sizes_wanted(key: str, environ: Mapping[str, str]) -> bool:
+def _allows_large_sizes(key: str, environ: Mapping[str, str]) -> bool:
     names = ("SIMPLETUNER_MAXIMUM_IMAGE_SIZE_OVERRIDE", "DARKROOM_MAXIMUM_IMAGE_SIZE_OVERRIDE")
     return key != "minimum_image_size" and any(environ.get(name) for name in names)
 
 
-def _check_captions(d: SampleDataset, notes: Notes) -> None:
+def _validate_captions(d: SampleDataset, notes: Notes) -> None:
     asking = [key for key in ("prepend_instance_prompt", "only_instance_prompt") if getattr(d, key)]
     asking += ["caption_strategy"] if d.caption_strategy == "instanceprompt" else []
     if asking and not any(p.strip() for p in d.prompts):
@@ -166,7 +171,7 @@ def _check_captions(d: SampleDataset, notes: Notes) -> None:
         )
 
 
-def _check_video(d: SampleDataset, notes: Notes) -> None:
+def _validate_video(d: SampleDataset, notes: Notes) -> None:
     v = d.video
     if v is None:
         return
@@ -192,10 +197,10 @@ def _check_video(d: SampleDataset, notes: Notes) -> None:
         notes.warn(d.id, "bucket_strategy resolution_frames with one num_frames makes a single bucket of lengths.")
 
 
-def _check_idle(d: SampleDataset, notes: Notes) -> None:
+def _warn_of_idle_keys(d: SampleDataset, notes: Notes) -> None:
     """Settings that do nothing beside the others."""
     by_list, v = d.crop and d.crop_aspect in ("closest", "random"), d.video or VideoBlock()
-    sizes_known = d.metadata_backend == "parquet" or getattr(d.where, "width_column", None) is not None
+    has_sizes = d.metadata_backend == "parquet" or getattr(d.location, "width_column", None) is not None
     takes_parts = bool(v.target_frames) or v.frame_extraction != "head"
     idle = {
         "crop_aspect": not d.crop and d.crop_aspect in ("closest", "random") and "crop is false",
@@ -205,7 +210,7 @@ def _check_idle(d: SampleDataset, notes: Notes) -> None:
         "target_downsample_size": d.target_downsample_size is not None
         and d.maximum_image_size is None
         and "maximum_image_size is not set",
-        "crop_style": d.crop_style == "face" and sizes_known and "sizes come from columns, so no face is looked for",
+        "crop_style": d.crop_style == "face" and has_sizes and "sizes come from columns, so no face is looked for",
         "parquet": d.parquet is not None
         and "parquet" not in (d.metadata_backend, d.caption_strategy)
         and "neither metadata_backend nor caption_strategy is parquet",
@@ -225,12 +230,12 @@ def _check_idle(d: SampleDataset, notes: Notes) -> None:
         and v.frame_extraction != "uniform"
         and "frame_extraction is not uniform",
     }
-    for key, why in idle.items():
-        if why:
-            notes.warn(d.id, f"{key} has no effect: {why}.")
+    for key, reason in idle.items():
+        if reason:
+            notes.warn(d.id, f"{key} has no effect: {reason}.")
 
 
-def check_discovery(e: Entry, notes: Notes) -> None:
+def validate_discovery(e: Entry, notes: Notes) -> None:
     """Names of stages and kinds of lists."""
     for word in re.split(r"[,\s]+", e.skip_file_discovery):
         if word and not any(stage in word for stage in k.STAGES):
@@ -241,16 +246,16 @@ def check_discovery(e: Entry, notes: Notes) -> None:
 # -- sources and what goes with them ----------------------------------------------------------------------------------
 
 
-def linked(made: Sequence[WrittenEntry], notes: Notes) -> list[SampleDataset]:
+def link_datasets(written: Sequence[WrittenEntry], notes: Notes) -> list[SampleDataset]:
     """The datasets with sources before their companions, each companion sized as its source asks."""
-    by_id = {one.entry.id: one for one in made}
-    names = {name: list(_dataset(one).conditioning_data) for name, one in by_id.items()}
-    for name, one in by_id.items():
-        source = _dataset(one).source_dataset_id
+    by_id = {item.entry.id: item for item in written}
+    names = {name: list(_dataset(item).conditioning_data) for name, item in by_id.items()}
+    for name, item in by_id.items():
+        source = _dataset(item).source_dataset_id
         if source is None:
             continue
         if source not in by_id:
-            notes.problem(name, "source_dataset_id", source, "No enabled entry has this id.", _there_are(by_id))
+            notes.problem(name, "source_dataset_id", source, "No enabled entry has this id.", _list_names(by_id))
         elif name not in names[source]:
             names[source].append(name)
     sources = {name: source for source, companions in names.items() for name in companions}
@@ -262,27 +267,29 @@ def linked(made: Sequence[WrittenEntry], notes: Notes) -> list[SampleDataset]:
         notes.problem(
             first, "conditioning_data", cause.args[1], "These datasets depend on each other in a circle.", "Break it."
         )
-        return [_dataset(one) for one in made]
-    found: dict[str, SampleDataset] = {}
+        return [_dataset(item) for item in written]
+    linked: dict[str, SampleDataset] = {}
     for name in sorted(order, key=lambda n: (n in sources, list(by_id).index(n))):
         d = _dataset(by_id[name]).model_copy(update={"conditioning_data": tuple(names[name])})
         if d.dataset_type == "conditioning":
-            d = _fitted(d, by_id[name].written, found.get(sources.get(name, "")), notes)
-        _check_companions(d, by_id, notes)
-        found[name] = d
-    return list(found.values())
+            d = _fit_to_source(d, by_id[name].written, linked.get(sources.get(name, "")), notes)
+        _validate_conditioning(d, by_id, notes)
+        linked[name] = d
+    return list(linked.values())
 
 
-def _dataset(one: WrittenEntry) -> SampleDataset:
-    assert isinstance(one.entry, SampleDataset)
-    return one.entry
+def _dataset(item: WrittenEntry) -> SampleDataset:
+    assert isinstance(item.entry, SampleDataset)
+    return item.entry
 
 
-def _there_are(known: Mapping[str, object] | Sequence[str]) -> str:
-    return f"There are: {', '.join(known) or 'none'}."
+def _list_names(names: Mapping[str, object] | Sequence[str]) -> str:
+    return f"There are: {', '.join(names) or 'none'}."
 
 
-def _fitted(d: SampleDataset, written: frozenset[str], source: SampleDataset | None, notes: Notes) -> SampleDataset:
+def _fit_to_source(
+    d: SampleDataset, written: frozenset[str], source: SampleDataset | None, notes: Notes
+) -> SampleDataset:
     """A conditioning dataset with the sizes of its source, and with its crops when it is pixel-aligned."""
     if source is None:
         if d.is_aligned:
@@ -296,23 +303,23 @@ def _fitted(d: SampleDataset, written: frozenset[str], source: SampleDataset | N
         else:
             notes.warn(d.id, "no dataset names it in conditioning_data, so it is not used.")
         return d
-    taken = k.FOLLOWS_SOURCE + (k.FOLLOWS_WHEN_ALIGNED if d.is_aligned else ())
+    followed = k.FOLLOWS_SOURCE + (k.FOLLOWS_WHEN_ALIGNED if d.is_aligned else ())
     if d.kohya is not None and not d.is_aligned:  # control pictures with a size of their own
         return d.model_copy(update={"source_dataset_id": source.id, "minimum_image_size": None})
-    for key in (key for key in taken if key in written):
+    for key in (key for key in followed if key in written):
         if getattr(d, key) != getattr(source, key):
-            shown = getattr(source, key)
-            notes.warn(d.id, f"{key} follows its source dataset '{source.id}' ({shown}), not what is written here.")
-    values = {key: getattr(source, key) for key in taken}
+            value = getattr(source, key)
+            notes.warn(d.id, f"{key} follows its source dataset '{source.id}' ({value}), not what is written here.")
+    values = {key: getattr(source, key) for key in followed}
     return d.model_copy(update=values | {"source_dataset_id": source.id, "minimum_image_size": None})
 
 
-def _check_companions(d: SampleDataset, by_id: Mapping[str, WrittenEntry], notes: Notes) -> None:
-    known = [name for name, one in by_id.items() if _dataset(one).dataset_type == "conditioning"]
+def _validate_conditioning(d: SampleDataset, by_id: Mapping[str, WrittenEntry], notes: Notes) -> None:
+    names = [name for name, item in by_id.items() if _dataset(item).dataset_type == "conditioning"]
     for name in d.conditioning_data:
-        if name not in known:
+        if name not in names:
             problem = f"No enabled conditioning dataset is called '{name}'."
-            notes.problem(d.id, "conditioning_data", list(d.conditioning_data), problem, _there_are(known))
+            notes.problem(d.id, "conditioning_data", list(d.conditioning_data), problem, _list_names(names))
     if d.dataset_type == "conditioning":
         if d.conditioning_type is None:
             notes.problem(
@@ -335,7 +342,7 @@ def _check_companions(d: SampleDataset, by_id: Mapping[str, WrittenEntry], notes
 # -- between entries --------------------------------------------------------------------------------------------------
 
 
-def check_together(
+def validate_together(
     samples: Sequence[SampleDataset],
     texts: Sequence[TextEmbeds],
     latents: Sequence[ImageEmbeds],
@@ -353,26 +360,26 @@ def check_together(
     stores = [m.id for m in latents if m.dataset_type == "image_embeds"]
     features = [m.id for m in latents if m.dataset_type == "conditioning_image_embeds"]
     for d in samples if complete else []:
-        _check_reference(d.id, "text_embeds", d.text_embeds, [t.id for t in texts], notes)
-        _check_reference(d.id, "image_embeds", d.image_embeds, stores, notes)
-        _check_reference(d.id, "conditioning_image_embeds", d.conditioning_image_embeds, features, notes)
+        _validate_reference(d.id, "text_embeds", d.text_embeds, [t.id for t in texts], notes)
+        _validate_reference(d.id, "image_embeds", d.image_embeds, stores, notes)
+        _validate_reference(d.id, "conditioning_image_embeds", d.conditioning_image_embeds, features, notes)
         if d.conditioning_image_embeds is not None:
-            notes.warn(d.id, f"conditioning_image_embeds has no effect; {k.BESIDE_LATENTS}.")
+            notes.warn(d.id, f"conditioning_image_embeds has no effect; {k.CACHED_WITH_LATENTS}.")
         if d.disable_after_epoch_step and getattr(config, "data_backend_sampling", None) == "uniform":
             notes.warn(d.id, "disable_after_epoch_step has no effect: data_backend_sampling is uniform.")
-    _check_sampling(samples, config, notes)
-    _check_folders(samples, texts, notes)
-    _check_directories(samples, notes)
+    _validate_sampling(samples, config, notes)
+    _validate_cache_folders(samples, texts, notes)
+    _validate_directories(samples, notes)
     if complete:
-        _check_schedule(training, config, notes)
+        _validate_schedule(training, config, notes)
 
 
-def _check_reference(entry: str, key: str, given: str | None, known: Sequence[str], notes: Notes) -> None:
-    if given is not None and given not in known:
-        notes.problem(entry, key, given, "No enabled entry has this id.", _there_are(known))
+def _validate_reference(entry: str, key: str, name: str | None, names: Sequence[str], notes: Notes) -> None:
+    if name is not None and name not in names:
+        notes.problem(entry, key, name, "No enabled entry has this id.", _list_names(names))
 
 
-def _check_sampling(samples: Sequence[SampleDataset], config: Any, notes: Notes) -> None:
+def _validate_sampling(samples: Sequence[SampleDataset], config: Any, notes: Notes) -> None:
     """References that are all attached at once must leave the caption to the sample."""
     if getattr(config, "conditioning_multidataset_sampling", "random") != "combined":
         return
@@ -391,7 +398,7 @@ def _check_sampling(samples: Sequence[SampleDataset], config: Any, notes: Notes)
                 )
 
 
-def _check_folders(samples: Sequence[SampleDataset], texts: Sequence[TextEmbeds], notes: Notes) -> None:
+def _validate_cache_folders(samples: Sequence[SampleDataset], texts: Sequence[TextEmbeds], notes: Notes) -> None:
     owners: dict[Path, str] = {}
     for d in samples:
         folder = d.cache_dir_vae.absolute()
@@ -415,22 +422,22 @@ def _check_folders(samples: Sequence[SampleDataset], texts: Sequence[TextEmbeds]
             )
 
 
-def _check_directories(samples: Sequence[SampleDataset], notes: Notes) -> None:
+def _validate_directories(samples: Sequence[SampleDataset], notes: Notes) -> None:
     """All missing folders at once, before anything is loaded. A generated folder is made when it is filled."""
     for d in samples:
-        if d.generator is not None or not isinstance(d.where, LocalFiles) or is_folder(d.where.root):
+        if d.generator is not None or not isinstance(d.location, LocalFiles) or is_folder(d.location.root):
             continue
-        what = "This is a file, not a folder" if is_file(d.where.root) else "The folder does not exist"
+        problem = "This is a file, not a folder" if is_file(d.location.root) else "The folder does not exist"
         notes.problem(
             d.id,
             "instance_data_dir",
-            str(d.where.root),
-            f"{what} (seen from {Path.cwd()}).",
+            str(d.location.root),
+            f"{problem} (seen from {Path.cwd()}).",
             "Correct the path, or set 'disabled' to true for this dataset.",
         )
 
 
-def _check_schedule(training: Sequence[SampleDataset], config: Any, notes: Notes) -> None:
+def _validate_schedule(training: Sequence[SampleDataset], config: Any, notes: Notes) -> None:
     if not any(d.start_epoch <= 1 and d.start_step <= 1 and d.probability > 0 for d in training):
         d = training[0]
         idle = all(x.probability == 0 for x in training)

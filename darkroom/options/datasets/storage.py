@@ -1,5 +1,5 @@
 """From the keys of an entry to where its samples are: one function per type of storage, each returning the values of
-a model in `where`, or None after noting what is missing."""
+a model in `locations`, or None after noting what is missing."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from darkroom.core.files import expand_home
 from darkroom.core.registry import Table
 from darkroom.options.datasets import keys as k
+from darkroom.options.datasets.locations import Panels, RowFilter, lower
 from darkroom.options.datasets.notes import Notes, choose
-from darkroom.options.datasets.where import Panels, RowFilter, lower
 
 Values = dict[str, Any]
 TYPES: Table[Callable[[Values, str, str, Any, Notes], Values | None]] = Table("storage type")
@@ -19,20 +19,24 @@ TYPES: Table[Callable[[Values, str, str, Any, Notes], Values | None]] = Table("s
 CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds")
 
 
-def where(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
-    """Where the samples or the cache of an entry are, as values for a model of `where`."""
-    given = lower(raw.get("type") or "local")
-    if given in k.REFUSED_STORAGE:
-        notes.refuse_entry(name, "type", given, k.REFUSED_STORAGE[given])
+def read_location(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+    """Where the samples or the cache of an entry are, as values for a model of `locations`."""
+    storage_type = lower(raw.get("type") or "local")
+    if storage_type in k.REFUSED_STORAGE:
+        notes.refuse_entry(name, "type", storage_type, k.REFUSED_STORAGE[storage_type])
         return None
-    if given not in TYPES:
-        notes.problem(name, "type", given, "There is no such storage.", choose([*TYPES, *k.REFUSED_STORAGE], given))
+    if storage_type not in TYPES:
+        notes.problem(
+            name, "type", storage_type, "There is no such storage.", choose([*TYPES, *k.REFUSED_STORAGE], storage_type)
+        )
         return None
-    if kind in CACHES and given in ("csv", "huggingface"):
-        problem = "A list of links cannot hold a cache." if given == "csv" else "A hub dataset cannot hold a cache."
-        notes.problem(name, "type", given, problem, "Use type local or aws.")
+    if kind in CACHES and storage_type in ("csv", "huggingface"):
+        problem = (
+            "A list of links cannot hold a cache." if storage_type == "csv" else "A hub dataset cannot hold a cache."
+        )
+        notes.problem(name, "type", storage_type, problem, "Use type local or aws.")
         return None
-    return TYPES[given](raw, kind, name, config, notes)
+    return TYPES[storage_type](raw, kind, name, config, notes)
 
 
 def _local(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
@@ -41,17 +45,17 @@ def _local(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Valu
         return {"type": "local", "root": Path()}  # the reader fills in the cache folder
     if isinstance(raw.get("_jsonl"), dict):
         return {"type": "jsonl", **raw["_jsonl"]}
-    given = raw.get("instance_data_dir")
-    if not given:
+    folder = raw.get("instance_data_dir")
+    if not folder:
         notes.problem(
             name,
             "instance_data_dir",
-            given,
+            folder,
             "A local dataset needs the folder that holds its pictures.",
             "Set instance_data_dir.",
         )
         return None
-    text = str(given).strip()
+    text = str(folder).strip()
     if "://" in text and not text.startswith("file://"):
         return {"type": "url", "url": text}
     return {
@@ -72,31 +76,31 @@ def _aws(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values
     if kind in CACHES and raw.get("cache_dir"):
         parts = [values.get("aws_data_prefix") or "", str(raw["cache_dir"])]
         values["aws_data_prefix"] = "/".join(part.strip("/") for part in parts if part)
-    needed = ("aws_bucket_name", "aws_endpoint_url", "aws_access_key_id", "aws_secret_access_key")
-    if not _complete(values, needed, "aws", name, notes):
+    required = ("aws_bucket_name", "aws_endpoint_url", "aws_access_key_id", "aws_secret_access_key")
+    if not _has_required(values, required, "aws", name, notes):
         return None
     values.setdefault("aws_max_pool_connections", getattr(config, "aws_max_pool_connections", None))
-    return {"type": "aws", **_given(values)}
+    return {"type": "aws", **_drop_empty(values)}
 
 
 def _csv(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
     """A table of links."""
     values = {key: raw.get(key) for key in k.CSV_KEYS}
-    if not _complete(values, ("csv_file", "csv_cache_dir", "csv_caption_column"), "csv", name, notes):
+    if not _has_required(values, ("csv_file", "csv_cache_dir", "csv_caption_column"), "csv", name, notes):
         return None
     for key in ("csv_file", "csv_cache_dir"):
         values[key] = expand_home(str(values[key]))
     connections = raw.get("max_workers") or getattr(config, "max_workers", None)
-    return {"type": "csv", **_given(values | {"connections": connections})}
+    return {"type": "csv", **_drop_empty(values | {"connections": connections})}
 
 
 def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
     """Rows of a hub dataset. Keys may stand at top level or in a block `huggingface`."""
-    given = raw.get("huggingface")
-    block = given if isinstance(given, dict) else {}
-    if given not in (None, {}) and not block:
+    hub_block = raw.get("huggingface")
+    block = hub_block if isinstance(hub_block, dict) else {}
+    if hub_block not in (None, {}) and not block:
         notes.problem(
-            name, "huggingface", given, "It is an object with keys.", 'Write for example {"streaming": true}.'
+            name, "huggingface", hub_block, "It is an object with keys.", 'Write for example {"streaming": true}.'
         )
     for key in (key for key in block if key not in k.HUB_KEYS):
         if key in k.WITHOUT_EFFECT:
@@ -107,7 +111,7 @@ def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -
             notes.unknown_key(name, key, block[key], k.HUB_KEYS)
     first = ("dataset_name", "split", "revision", "image_column", "video_column")
     values = {key: raw.get(key, block.get(key)) if key in first else block.get(key, raw.get(key)) for key in k.HUB_KEYS}
-    if not _complete(values, ("dataset_name",), "huggingface", name, notes):
+    if not _has_required(values, ("dataset_name",), "huggingface", name, notes):
         return None
     medium = "video" if kind == "video" or raw.get("video") else "image"
     values["media_column"] = values.pop(f"{medium}_column") or values.pop("composite_image_column", None) or medium
@@ -116,7 +120,7 @@ def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -
     values["filter_func"] = _filter(values, name, notes)
     if values.get("cache_dir"):
         values["cache_dir"] = expand_home(str(values["cache_dir"]))
-    ours = (
+    location_keys = (
         "image_column",
         "video_column",
         "composite_image_config",
@@ -124,46 +128,46 @@ def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -
         "split_composite_images",
         "quality_column",
     )
-    return {"type": "huggingface", **_given(values, *ours)}
+    return {"type": "huggingface", **_drop_empty(values, *location_keys)}
 
 
 def _panels(values: Values, name: str, notes: Notes) -> Values | None:
-    given = values.get("composite_image_config")
-    if values.get("split_composite_images") and not given:
-        given = {"enabled": True, "image_count": 2, "select_index": 0}
-    if not isinstance(given, dict) or not given.get("enabled", False):
+    block = values.get("composite_image_config")
+    if values.get("split_composite_images") and not block:
+        block = {"enabled": True, "image_count": 2, "select_index": 0}
+    if not isinstance(block, dict) or not block.get("enabled", False):
         return None
-    known = {key: value for key, value in given.items() if key in Panels.model_fields}
-    for key in set(given) - set(known):
-        notes.unknown_key(name, key, given[key], Panels.model_fields)
-    if known.get("select_index", 0) >= known.get("image_count", 1):
+    panel_values = {key: value for key, value in block.items() if key in Panels.model_fields}
+    for key in set(block) - set(panel_values):
+        notes.unknown_key(name, key, block[key], Panels.model_fields)
+    if panel_values.get("select_index", 0) >= panel_values.get("image_count", 1):
         notes.problem(
             name,
             "composite_image_config",
-            given,
+            block,
             "select_index counts from 0 and must be below image_count.",
             "Correct one of them.",
         )
-    return known
+    return panel_values
 
 
 def _filter(values: Values, name: str, notes: Notes) -> Values | None:
-    given = values.get("filter_func")
-    if not given:
+    block = values.get("filter_func")
+    if not block:
         return None
-    if not isinstance(given, dict) or set(given) - set(RowFilter.model_fields):
-        known = ", ".join(RowFilter.model_fields)
-        notes.problem(name, "filter_func", given, "These are not conditions on rows.", f"It may hold {known}.")
+    if not isinstance(block, dict) or set(block) - set(RowFilter.model_fields):
+        names = ", ".join(RowFilter.model_fields)
+        notes.problem(name, "filter_func", block, "These are not conditions on rows.", f"It may hold {names}.")
         return None
-    made = dict(given)
+    rule = dict(block)
     if values.get("quality_column"):
-        made.setdefault("quality_column", values["quality_column"])
-    return made
+        rule.setdefault("quality_column", values["quality_column"])
+    return rule
 
 
-def _complete(values: Values, needed: tuple[str, ...], kind: str, name: str, notes: Notes) -> bool:
+def _has_required(values: Values, required: tuple[str, ...], kind: str, name: str, notes: Notes) -> bool:
     """Whether every needed key is there; all missing ones are named at once."""
-    missing = [key for key in needed if values.get(key) in (None, "")]
+    missing = [key for key in required if values.get(key) in (None, "")]
     if missing:
         notes.problem(
             name,
@@ -175,7 +179,7 @@ def _complete(values: Values, needed: tuple[str, ...], kind: str, name: str, not
     return not missing
 
 
-def _given(values: Values, *without: str) -> Values:
+def _drop_empty(values: Values, *without: str) -> Values:
     return {key: value for key, value in values.items() if value is not None and key not in without}
 
 

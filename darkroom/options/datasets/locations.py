@@ -22,13 +22,13 @@ Names = Annotated[tuple[str, ...], BeforeValidator(as_tuple)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class Part(BaseModel):
+class EntryModel(BaseModel):
     """A frozen block that refuses keys it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class LocalFiles(Part):
+class LocalFiles(EntryModel):
     """A folder of this machine, searched with everything below it, or only itself."""
 
     type: Literal["local"] = "local"
@@ -36,7 +36,7 @@ class LocalFiles(Part):
     recursive: bool = True
 
 
-class UrlFiles(Part):
+class UrlFiles(EntryModel):
     """A folder behind any URL that fsspec knows, such as `memory://`, `hf://` or `gs://`."""
 
     type: Literal["url"] = "url"
@@ -44,7 +44,7 @@ class UrlFiles(Part):
     options: dict[str, Any] = {}
 
 
-class S3Files(Part):
+class S3Files(EntryModel):
     """A prefix of a bucket in S3 or a store that speaks its protocol."""
 
     type: Literal["aws"] = "aws"
@@ -58,7 +58,7 @@ class S3Files(Part):
     aws_max_pool_connections: Count = 128
 
 
-class LinkList(Part):
+class LinkList(EntryModel):
     """A CSV table of URLs or local paths; what is downloaded stays in `csv_cache_dir`."""
 
     type: Literal["csv"] = "csv"
@@ -69,7 +69,7 @@ class LinkList(Part):
     connections: Count = 32
 
 
-class JsonLines(Part):
+class JsonLines(EntryModel):
     """A JSON-lines file of musubi-tuner: a path and a caption per line; `key` names the path that is read here.
 
     Samples are known by the path under `name_key`, so that controls carry the names of what they belong to. Paths under
@@ -84,7 +84,7 @@ class JsonLines(Part):
     layer_keys: tuple[str, ...] = ()
 
 
-class Panels(Part):
+class Panels(EntryModel):
     """Pictures that are horizontal strips of equal panels, of which one is cut out."""
 
     enabled: bool = True
@@ -92,7 +92,7 @@ class Panels(Part):
     select_index: Annotated[int, Field(ge=0)] = 0
 
 
-class RowFilter(Part):
+class RowFilter(EntryModel):
     """Conditions that a row must all meet."""
 
     collection: Names = ()
@@ -102,7 +102,7 @@ class RowFilter(Part):
     min_height: int | None = None
 
 
-class HubRows(Part):
+class HubRows(EntryModel):
     """A dataset of the Hugging Face hub, or a local folder laid out like one; samples are its rows."""
 
     type: Literal["huggingface"] = "huggingface"
@@ -126,4 +126,4 @@ class HubRows(Part):
     filter_func: RowFilter | None = None
 
 
-Where = Annotated[LocalFiles | UrlFiles | S3Files | LinkList | HubRows | JsonLines, Field(discriminator="type")]
+Location = Annotated[LocalFiles | UrlFiles | S3Files | LinkList | HubRows | JsonLines, Field(discriminator="type")]
