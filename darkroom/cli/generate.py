@@ -158,8 +158,8 @@ def pipeline(
     return pipe
 
 
-def drawn(
-    pipe: DiffusionPipeline, family: Family, options: Config, wanted: list[tuple[Path, Recipe]]
+def render_images(
+    pipe: DiffusionPipeline, family: Family, options: Config, tasks: list[tuple[Path, Recipe]]
 ) -> Iterator[Path]:
     """Draws, and gives each file as it is written. MagCache's ratios are measured first if nobody gave them."""
     from darkroom.tools import generate

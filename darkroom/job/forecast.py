@@ -48,7 +48,7 @@ from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import Renderer
 
 if TYPE_CHECKING:
-    from darkroom.data.plan import Plan
+    from darkroom.data.plan import DatasetPlan
 
 log = logger(__name__)
 MB = 2**20
@@ -146,7 +146,7 @@ class Scene:
 
     run: Run
     engine: Engine
-    plan: Plan
+    plan: DatasetPlan
     prompts: list[Prompt]
     settings: str | None
     fake: Any
@@ -414,7 +414,7 @@ class Forecaster:
         self,
         resolved: Resolved,
         family: Any,
-        plan: Plan,
+        plan: DatasetPlan,
         prompts: list[Prompt],
         settings: str | None = None,
         known: Known | None = None,
@@ -601,7 +601,7 @@ def step_of(batches: Mapping[Trial, Batch], trial: Trial) -> None:
     trial.step(batches[trial])
 
 
-def shapes(plan: Plan) -> list[tuple[Any, Any]]:
+def shapes(plan: DatasetPlan) -> list[tuple[Any, Any]]:
     """The buckets that decide, each with its dataset: the largest of datasets that bring the same beside samples."""
     rows = [(dataset, bucket) for dataset in plan.training for bucket in dataset.buckets.buckets]
     largest: dict[tuple[str, ...], tuple[Any, Any]] = {}

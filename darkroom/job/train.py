@@ -132,7 +132,7 @@ def fill_caches(run: Run, plan: DatasetPlan, parts: Parts, prompts: list[Prompt]
 def trained(
     run: Run,
     engine: Accelerator,
-    plan: Plan,
+    plan: DatasetPlan,
     parts: Parts,
     placement: Placement,
     prompts: list[Prompt],
@@ -189,7 +189,7 @@ def trained(
 
 
 @contextlib.contextmanager
-def advised(run: Run, plan: Plan, prompts: list[Prompt]) -> Iterator[None]:
+def advised(run: Run, plan: DatasetPlan, prompts: list[Prompt]) -> Iterator[None]:
     """Where memory runs out, find out what to change. Raises MemoryFullError."""
     try:
         yield
@@ -200,7 +200,7 @@ def advised(run: Run, plan: Plan, prompts: list[Prompt]) -> Iterator[None]:
         raise MemoryFullError(memory_full_message(cause, remedy(run, plan, prompts))) from cause
 
 
-def remedy(run: Run, plan: Plan, prompts: list[Prompt]) -> str:
+def remedy(run: Run, plan: DatasetPlan, prompts: list[Prompt]) -> str:
     """What to change, or nothing where that cannot be told."""
     try:
         return advice.remedy(run.resolved, run.family, plan, prompts)
@@ -212,7 +212,7 @@ def remedy(run: Run, plan: Plan, prompts: list[Prompt]) -> str:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def prepared(run: Run, engine: Accelerator, only_caches: bool) -> Plan:
+def prepared(run: Run, engine: Accelerator, only_caches: bool) -> DatasetPlan:
     """The datasets, scanned and bucketed. Filling caches does not ask whether they make whole batches."""
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
     team = ProcessGroup(engine.process_index, engine.num_processes, engine.wait_for_everyone)
@@ -226,7 +226,7 @@ def prepared(run: Run, engine: Accelerator, only_caches: bool) -> Plan:
     return plan
 
 
-def refuse_parentless(run: Run, plan: Plan) -> None:
+def refuse_parentless(run: Run, plan: DatasetPlan) -> None:
     """Regularisation data and sliders need an adapter; a full run has none."""
     if run.config.model_type != "full":
         return
@@ -245,7 +245,7 @@ def refuse_parentless(run: Run, plan: Plan) -> None:
             )
 
 
-def drawn(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt]) -> list[Prompt]:
+def drawn(run: Run, plan: DatasetPlan, parts: Parts, prompts: list[Prompt]) -> list[Prompt]:
     """The validation prompts: those of the settings, or of the datasets where a model starts from pictures."""
     config = run.config
     if config.validation_disable or not come_from_datasets(run.family, config, prompts):
@@ -269,7 +269,7 @@ def drawn(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt]) -> list[Pro
     return found
 
 
-def choose_tf32(run: Run, plan: Plan, device: torch.device) -> None:
+def choose_tf32(run: Run, plan: DatasetPlan, device: torch.device) -> None:
     """Let training use TF32 unless `disable_tf32`; not where samples are encoded meanwhile, whose cache is shared."""
     encodes = plan.encodes_while_training or plan.reads_while_training
     distributed.allow_tf32(not run.config.disable_tf32 and not encodes)
@@ -278,7 +278,7 @@ def choose_tf32(run: Run, plan: Plan, device: torch.device) -> None:
         run.bus.emit(Warn(message=message, about="settings"))
 
 
-def texts(run: Run, plan: Plan, parts: Parts, prompts: list[Prompt]) -> None:
+def texts(run: Run, plan: DatasetPlan, parts: Parts, prompts: list[Prompt]) -> None:
     """Fill the text cache and let the encoders go. They are loaded only if something is missing."""
 
     cut: list[str] = []
@@ -312,7 +312,7 @@ def stills(pictures: list[Any]) -> list[Any]:
     return [Image.fromarray(pixels if pixels.ndim == 3 else pixels[0]) for pixels in pictures]
 
 
-def pixels(run: Run, plan: Plan, parts: Parts, processes: int) -> None:
+def pixels(run: Run, plan: DatasetPlan, parts: Parts, processes: int) -> None:
     """Fill the latent cache and let the VAE go. Pictures that turn out damaged must leave enough for a batch."""
     plain, encode = functools.partial(latents_of, parts), functools.partial(sample_of, run, parts)
     with phase(run.bus, "latent cache"):
@@ -393,7 +393,7 @@ def forget_frames(cause: BaseException) -> None:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def describing(run: Run, parts: Parts, plan: Plan) -> Callable[[TrainState], dict[str, str]]:
+def describing(run: Run, parts: Parts, plan: DatasetPlan) -> Callable[[TrainState], dict[str, str]]:
     """Writes the metadata of saved weights."""
     words = [p for d in plan.training for p in _prompts(d.entry.instance_prompt)]
     flavour = run.config.model_flavour or run.family.default_flavour
@@ -421,7 +421,7 @@ def go_on(
         resume.leave_branch(run, keeper, start.folder if start else None)
 
 
-def write_lock(run: Run, plan: Plan, parts: Parts) -> None:
+def write_lock(run: Run, plan: DatasetPlan, parts: Parts) -> None:
     """`run.lock.json`."""
     lock.write(
         run.output / "run.lock.json",
@@ -433,7 +433,7 @@ def write_lock(run: Run, plan: Plan, parts: Parts) -> None:
     )
 
 
-def announce(run: Run, plan: Plan, adapter: Adapter, state: TrainState, epochs: int, resumed: bool) -> None:
+def announce(run: Run, plan: DatasetPlan, adapter: Adapter, state: TrainState, epochs: int, resumed: bool) -> None:
     """Say what is about to happen."""
     config = run.config
     described = adapter.describe()

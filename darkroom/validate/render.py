@@ -249,10 +249,10 @@ class Renderer:
 
 def wanted(
     parts: Repository, options: Config, prompts: Iterable[Prompt]
-) -> tuple[list[str], list[tuple[str, list[Look]]]]:
+) -> tuple[list[str], list[tuple[str, list[ReferenceImage]]]]:
     """What validation needs encoded: captions, and captions with the pictures that are seen with them."""
     alone: list[str] = []
-    seen: list[tuple[str, list[Look]]] = []
+    seen: list[tuple[str, list[ReferenceImage]]] = []
     # recipes ask for sizes and names alone, and those a repository knows before anything is loaded
     renderer = Renderer(parts, options, dict)  # type: ignore[arg-type]
     for _, _, recipe in [] if options.validation_disable else renderer.recipes(prompts, 0, ""):

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from darkroom.core import log
-from darkroom.core.log import redact, redacted
+from darkroom.core.log import redact, redact_values
 from tests.rows import each_row
 
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from darkroom.core.memory import available, held, is_memory_full, memory_full_message
+from darkroom.core.memory import available_bytes, is_memory_full, memory_full_message, resident_bytes
 from tests.rows import each_row
 
 MB = 2**20

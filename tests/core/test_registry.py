@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from darkroom.core.registry import Table, import_path, nearest
+from darkroom.core.registry import Table, find_nearest, import_path
 from tests.rows import each_row
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from darkroom.core.errors import ConfigError, DataError
-from darkroom.core.text import lines_of, printable, slip_in, texts_in
+from darkroom.core.text import escape_unprintable, find_slip, iterate_texts, split_lines
 from tests.rows import each_row
 
 

@@ -17,7 +17,7 @@ import torch
 
 from darkroom.core.errors import DiskFullError
 from darkroom.data.cache import shards as caches
-from darkroom.data.cache.shards import DamagedEntry, ShardCache, cache_key, crc32, fill, in_groups, open_for_filling
+from darkroom.data.cache.shards import DamagedEntry, ShardCache, cache_key, crc32, fill, group_items, open_for_filling
 
 
 def key(number: int) -> str:

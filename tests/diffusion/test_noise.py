@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator
 
-from darkroom.diffusion.noise import gaussian_like, offset, perturbation, seeded
+from darkroom.diffusion.noise import add_offset_noise, gaussian_like, make_generator, perturbation
 from tests.rows import each_row
 
 SHAPES = [(2, 3, 4, 5), (2, 3, 2, 4, 5)]

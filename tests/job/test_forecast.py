@@ -190,7 +190,7 @@ def test_averages_take_as_much_as_the_weights_and_are_where_those_are_updated(fo
     options = {**FULL, "validation_disable": True, "ema_device": "accelerator"}
     for waiting in (0, 4):
         for use_ema in (False, True):
-            with assume(CARD):
+            with assume_card(CARD):
                 make = forecaster("flux", **options, use_ema=use_ema, musubi_blocks_to_swap=waiting)
                 found[waiting, use_ema] = {phase.phase: phase for phase in make().forecast().phases}
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from darkroom.media.frames import MODES, Cut, FrameRule, cuts, resampled, thinned
+from darkroom.media.frames import MODES, Cut, FrameRule, plan_cuts, resample_frames, thin_frames
 from tests.rows import each_row
 
 FOUR = FrameRule(4, 1)

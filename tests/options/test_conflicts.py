@@ -3,7 +3,7 @@
 import pytest
 
 from darkroom.options.config import Config, option_names
-from darkroom.options.conflicts import REMARKS, RULES, FamilyFacts, check, remarks
+from darkroom.options.conflicts import REMARKS, RULES, FamilyFacts, collect_remarks, validate_options
 from tests.rows import each_row
 
 pytestmark = pytest.mark.smoke
