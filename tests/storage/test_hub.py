@@ -317,7 +317,7 @@ def test_only_a_few_groups_stay_in_memory(far, monkeypatch) -> None:
     monkeypatch.setattr(hub, "CACHED_BYTES", 1)
     for n in range(0, 40, 7):
         assert store.read(f"{n}.png") == pictures[n]
-    assert len(store.source._kept) == 2
+    assert len(store.source._groups_cache) == 2
 
 
 def test_streaming_without_parquet_files_is_refused_with_a_way_out(tmp_path) -> None:
