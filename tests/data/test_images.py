@@ -11,7 +11,7 @@ from PIL import Image
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
-from darkroom.data.requirements import Needs
+from darkroom.data.requirements import DataRequirements
 from darkroom.media import quality
 from tests.media.profiles import rgb_profile
 
