@@ -8,7 +8,6 @@ bits), confirmed by colours at 16 x 16 pixels, so that two pictures of one compo
 from __future__ import annotations
 
 import io
-from functools import cache
 
 import numpy as np
 from PIL import Image
@@ -26,7 +25,7 @@ FLAT = 4.0
 NEAR_BITS, NEAR_COLOUR = 10, 16.0
 """Two pictures are the same to the eye when at most so many of 64 bits differ, and colours by so much on average."""
 
-TILES, BITS, MINIATURE = 8, 8, 16
+TILES, MINIATURE = 8, 16
 
 
 def load_small(data: bytes, edge: int, convert: bool = True) -> Image.Image:
@@ -92,20 +91,11 @@ def soft(scores: np.ndarray) -> np.ndarray:
 # ---------------------------------------------------------------------- have we seen it before?
 
 
-@cache
-def _cosines(count: int, size: int) -> np.ndarray:
-    """The lowest `count` rows of a cosine transform of `size` values."""
-    k, x = np.arange(count)[:, None], np.arange(size)[None, :]
-    return np.cos(np.pi * k * (2 * x + 1) / (2 * size)).astype(np.float32)
-
-
 def outline(image: Image.Image) -> int:
-    """64 bits that stand for a picture's coarse shapes: signs, against their median, of 8 x 8 low frequencies."""
-    small = np.asarray(image.convert("L").resize((32, 32), Image.Resampling.BOX), np.float32)
-    turn = _cosines(BITS, 32)
-    waves = (turn @ small @ turn.T).reshape(-1)
-    bits = waves > np.median(waves[1:])
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
+    """64 bits that stand for an image's coarse shapes: `imagehash.phash`."""
+    import imagehash  # scipy comes with it, and only reports need it
+
+    return int(str(imagehash.phash(image)), 16)
 
 
 def miniature(image: Image.Image) -> np.ndarray:

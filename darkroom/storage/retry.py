@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import NoReturn, TypeVar
+
+import tenacity
 
 from darkroom.core.log import logger
 from darkroom.storage.base import REMEDY, Unreachable
@@ -59,30 +61,71 @@ class Retry:
     ) -> Result:
         """The result of `work`, repeated while it raises Passing. Raises Unreachable when patience is over, or after
         `limit` attempts."""
-        failures, retry_afters, began, until = 0, 0, 0.0, 0.0
-        while True:
-            try:
-                return work()
-            except Passing as trouble:
-                current = self.clock()
-                if failures == 0:
-                    began, until = current, current + self.total
-                failures += 1
-                pause = self.pause(failures - 1)
-                if trouble.wait is not None and retry_afters < MAX_RETRY_AFTERS:
-                    # the server says when it will answer: that wait is not charged to our patience
-                    retry_afters += 1
-                    until += min(trouble.wait, MAX_RETRY_AFTER)
-                    pause = max(pause, min(trouble.wait, MAX_RETRY_AFTER))
-                if failures == limit or (current + pause > until and failures >= MIN_ATTEMPTS):
-                    raise Unreachable(store, failures, current - began, str(trouble), remedy) from None
-                self._report(store, action, str(trouble), failures, pause)
-            self.sleep(pause)
+        call = _Call(self, action, store, remedy, limit)
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(Passing),
+            wait=call.wait,
+            stop=call.is_over,
+            before_sleep=call.report,
+            retry_error_callback=call.give_up,
+            sleep=self.sleep,
+        )
+        return retrying(work)
 
-    def _report(self, store: str, action: str, trouble: str, failures: int, pause: float) -> None:
+    def report(self, store: str, action: str, failure: Passing, failures: int, pause: float) -> None:
+        """A line in the log, as a warning unless another thread has just written one."""
         with self._lock:
-            current = self.clock()
-            loud = current - self._last_report >= QUIET
-            self._last_report = current if loud else self._last_report
-        tell = log.warning if loud else log.debug
-        tell("%s: %s failed (%s); attempt %d follows in %.1f s", store, action, trouble, failures + 1, pause)
+            now = self.clock()
+            is_loud = now - self._last_report >= QUIET
+            self._last_report = now if is_loud else self._last_report
+        write = log.warning if is_loud else log.debug
+        write("%s: %s failed (%s); attempt %d follows in %.1f s", store, action, failure, failures + 1, pause)
+
+
+@dataclass
+class _Call:
+    """What tenacity asks during one call, in this order after each failure: how long to wait, and whether to end."""
+
+    retry: Retry
+    action: str
+    store: str
+    remedy: str
+    limit: int | None
+    retry_afters: int = 0
+    began: float = 0.0
+    until: float = 0.0
+
+    def wait(self, state: tenacity.RetryCallState) -> float:
+        """Seconds until the next attempt."""
+        if state.attempt_number == 1:
+            self.began = self.retry.clock()
+            self.until = self.began + self.retry.total
+        pause = self.retry.pause(state.attempt_number - 1)
+        asked = _failure(state).wait
+        if asked is None or self.retry_afters == MAX_RETRY_AFTERS:
+            return pause
+        # the server says when it will answer: that wait is not charged to our patience
+        asked = min(asked, MAX_RETRY_AFTER)
+        self.retry_afters += 1
+        self.until += asked
+        return max(pause, asked)
+
+    def is_over(self, state: tenacity.RetryCallState) -> bool:
+        """Whether the attempts end here."""
+        is_late = self.retry.clock() + state.upcoming_sleep > self.until
+        return state.attempt_number == self.limit or (is_late and state.attempt_number >= MIN_ATTEMPTS)
+
+    def report(self, state: tenacity.RetryCallState) -> None:
+        """Say that another attempt follows."""
+        self.retry.report(self.store, self.action, _failure(state), state.attempt_number, state.upcoming_sleep)
+
+    def give_up(self, state: tenacity.RetryCallState) -> NoReturn:
+        """Raises Unreachable."""
+        waited = self.retry.clock() - self.began
+        raise Unreachable(self.store, state.attempt_number, waited, str(_failure(state)), self.remedy)
+
+
+def _failure(state: tenacity.RetryCallState) -> Passing:
+    failure = state.outcome and state.outcome.exception()
+    assert isinstance(failure, Passing)
+    return failure
