@@ -40,6 +40,7 @@ COMMANDS = {
     "options": Command("darkroom.cli.options", "describe options, and where each value of a config comes from"),
     "families": Command("darkroom.cli.families", "the model families, their flavours and defaults"),
     "doctor": Command("darkroom.cli.doctor", "what this machine has, and what that allows"),
+    "dev": Command("darkroom.cli.dev", "for work on Darkroom itself: the skeleton of a new family"),
 }
 
 # a file or folder that is in the way, write-protected, or on a disk that fails

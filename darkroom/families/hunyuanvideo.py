@@ -10,12 +10,11 @@ A picture's features (B, 729, D) are SigLIP's; where all of them are zero, the n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family
 from darkroom.families.shared.classes import bare
 from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, stills
+from darkroom.families.shared.glyphs import ReadsGlyphs, text_inputs
 from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
 from darkroom.families.sizes import BYT5_SMALL, DEFAULT, QWEN25_VL_7B_TEXT, SIGLIP_384
 from darkroom.families.tiny.parts import qwen2_vl, siglip, t5
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
-GLYPHS = 256
 # tokens of a picture that is not there: all are zero and unseen, so one does for the pipeline's 729
 NO_PICTURE = 1
 
@@ -87,7 +85,7 @@ DISTILLED: dict[str, Any] = {"validation_guidance": 1.0}
 UNGUIDED = "answers that need no guidance"
 
 
-class HunyuanVideo(FromFirstFrame):
+class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
     name, title = "hunyuanvideo", "HunyuanVideo 1.5"
     pipeline, denoiser = "HunyuanVideo15Pipeline", "HunyuanVideo15Transformer3DModel"
     prediction = "flow_matching"
@@ -95,8 +93,8 @@ class HunyuanVideo(FromFirstFrame):
     latents = Latents(channels=32, downscale=16, normaliser="scale", temporal=4, one_by_one=True)
     blocks = ("transformer_blocks",)
     fps = 24.0
-    supports = Family.supports | {"video"}
-    unguided = {}
+    supports = ReadsGlyphs.supports | {"video"}
+    glyph_tokens = 256
     part_sizes = {
         "": {
             "text_encoder": QWEN25_VL_7B_TEXT,
@@ -129,18 +127,6 @@ class HunyuanVideo(FromFirstFrame):
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")}
     tiny = TINY
-
-    # -- text ------------------------------------------------------------------------------------------------------
-
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
-        text = options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
-        return text + min(GLYPHS, options.tokenizer_max_length) * (configs["text_encoder_2"]["d_model"] + 1)
-
-    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
-        """text (B, L, D) and mask (B, L), glyphs (B, 256, D) and glyph_mask (B, 256)."""
-        _bound(pipe, options)
-        text, mask, glyphs, glyph_mask = pipe.encode_prompt(captions, batch_size=len(captions))
-        return {"text": text, "mask": mask, "glyphs": glyphs, "glyph_mask": glyph_mask}
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
@@ -184,11 +170,8 @@ class HunyuanVideo(FromFirstFrame):
             hidden_states=torch.cat([x_t, cond["given"].to(x_t)], dim=1),
             # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
             timestep=t.float() * 1000,
-            encoder_hidden_states=cond["text"],
-            encoder_attention_mask=cond["mask"],
-            encoder_hidden_states_2=cond["glyphs"],
-            encoder_attention_mask_2=cond["glyph_mask"],
             image_embeds=image.to(x_t),
+            **text_inputs(cond),
             return_dict=False,
         )[0]
 
@@ -209,41 +192,16 @@ class HunyuanVideo(FromFirstFrame):
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         pipe.guider.guidance_scale = options.validation_guidance
-        _bound(pipe, options)
+        self.limit_tokens(pipe, options)
         pipe.vision_num_semantic_tokens = NO_PICTURE
         # from a picture the pipeline chooses a size of its own
         pipe.video_processor.calculate_default_height_width = lambda **_: (height, width)
-
-    def told(self, options: Config) -> dict[str, Any]:
-        return {name: getattr(options, name) for name in ("validation_guidance", "tokenizer_max_length")}
 
     def call(self, options: Config) -> dict[str, Any]:
         return {"num_frames": self.clip_frames(options)}
 
     def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
         return {} if self.starts(options) else super().size_call(width, height, options)
-
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
-        return {"prompt": prompt, "negative_prompt": negative}
-
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
-        return {**_embedded(text, ""), **_embedded(negative, "negative_")}
-
-
-def _bound(pipe: DiffusionPipeline, options: Config) -> None:
-    """How many tokens are read is an attribute of the pipelines, and not an argument of their call."""
-    pipe.tokenizer_max_length = options.tokenizer_max_length
-    pipe.tokenizer_2_max_length = min(GLYPHS, options.tokenizer_max_length)
-
-
-def _embedded(text: dict[str, Tensor], which: str) -> dict[str, Tensor]:
-    """One condition (1, ...) as arguments of the call."""
-    return {
-        f"{which}prompt_embeds": text["text"],
-        f"{which}prompt_embeds_mask": text["mask"],
-        f"{which}prompt_embeds_2": text["glyphs"],
-        f"{which}prompt_embeds_mask_2": text["glyph_mask"],
-    }
 
 
 FAMILY = HunyuanVideo()

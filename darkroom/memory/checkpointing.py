@@ -80,18 +80,23 @@ class Checkpoints:
         """A forward pass begins."""
         self.count = 0
 
-    def __call__(self, block: Any, *inputs: Any) -> Any:
+    def __call__(self, block: Any, *inputs: Any, **named: Any) -> Any:
         self.count += 1
         if self.count % self.interval:
-            return block(*inputs)
+            return block(*inputs, **named)
         with self.around:
-            return checkpoint(block, *inputs, use_reentrant=False, determinism_check=self.compared)
+            return checkpoint(block, *inputs, use_reentrant=False, determinism_check=self.compared, **named)
+
+
+def checkpoint_each(block: Any, *inputs: Any, **named: Any) -> Any:
+    """Checkpoint a block. diffusers' own takes no named inputs, with which some of its networks call it."""
+    return checkpoint(block, *inputs, use_reentrant=False, **named)
 
 
 def enable(model: Any, interval: int | None, backend: str = "torch", layers_move: bool = False) -> None:
     """Switch checkpointing on; `interval` above 1 checkpoints only every n-th block."""
     if (interval or 1) <= 1 and backend != OFFLOADED and not layers_move:
-        model.enable_gradient_checkpointing()
+        model.enable_gradient_checkpointing(checkpoint_each)
         return
     each = Checkpoints(interval or 1, backend == OFFLOADED, layers_move)
     model.register_forward_pre_hook(each.reset)

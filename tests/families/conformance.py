@@ -41,6 +41,7 @@ from darkroom.families.shared.audio import heard
 from darkroom.families.shared.experts import Experts
 from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.spec import Latents, SoundTrack
+from darkroom.memory import checkpointing
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.optim.schedules import Scheduler, Shape
@@ -582,9 +583,9 @@ def padding(case: Case) -> str | None:
         pred, preds = family.predict_all(model, x_t, t, text | given)
         return torch.cat([answer.detach().flatten() for answer in (pred, *preds.values())])
 
-    for checkpointing in (False, True):
-        if checkpointing:
-            _each(model, lambda member: member.enable_gradient_checkpointing())
+    for checkpointed in (False, True):
+        if checkpointed:
+            _each(model, lambda member: checkpointing.enable(member, None))
         plain = asked(text)
         for name, visible in rows.items():
             for shown in (False, True):
@@ -592,7 +593,7 @@ def padding(case: Case) -> str | None:
                 gap = (asked({**text, name: _otherwise(text[name], where)}) - plain).abs().max().item()
                 if where.any() and (gap == 0 if shown else gap != 0):
                     how = f"{'visible' if shown else 'hidden'} rows of {name} changed the answer by {gap:.3g}"
-                    return how + " with gradient checkpointing" * checkpointing
+                    return how + " with gradient checkpointing" * checkpointed
     return None
 
 

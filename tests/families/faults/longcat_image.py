@@ -1,6 +1,7 @@
 from tests.families.faults.kit import Fault, latents, mask, model_input, other_packing, predict, text
 
 FAULTS = [
+    Fault("sign of the answer", "longcat_image", "oracle", predict(lambda plain, *a: -plain(*a))),
     Fault("time direction", "longcat_image", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
     Fault("time scale", "longcat_image", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t * 1000, c))),
     Fault("packing order", "longcat_image", "call parity", other_packing),
