@@ -40,7 +40,7 @@ from darkroom.data.index.listing import endings_of, list_samples, text_paths
 from darkroom.data.index.metadata import SampleTable
 from darkroom.media import audio, video
 from darkroom.media.images import BadImage, load_rgb, load_rgba, read_header
-from darkroom.options.config import every_option
+from darkroom.options.config import Config, every_option
 from darkroom.options.datasets import SampleDataset, musubi, read_datasets
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets.entries import ImageEmbeds, TextEmbeds
@@ -264,7 +264,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "table": {"caption_strategy": "parquet", "metadata_backend": "parquet", "parquet": {"path": "x"}},
 }
 """Right entries of every kind, less id and folder."""
-CONFIG = SimpleNamespace(model_family="flux", output_dir="out", seed=1)
+CONFIG = Config(model_family="flux", output_dir="out", seed=1)
 
 
 @reader("dataset file of SimpleTuner")
@@ -589,7 +589,6 @@ def adapter_on(name: str) -> tuple[Any, Any, dict[str, Any], bytes]:
 
     from darkroom import adapters, families
     from darkroom.families import tiny
-    from darkroom.options.config import Config
 
     family = families.get(name)
     pipe = tiny.build(family)
@@ -639,7 +638,6 @@ def adapter_file(bench: Bench, data: st.DataObject, header: dict[str, Any], tens
 def adapters_to_start_from(bench: Bench, data: st.DataObject) -> None:
     from darkroom import families
     from darkroom.job.stages import start_from
-    from darkroom.options.config import Config
 
     _, adapter, header, tensors = adapter_on("flux")
     path = adapter_file(bench, data, header, tensors)
@@ -660,7 +658,6 @@ def draw_with(name: str, path: Path) -> None:
     import copy
 
     from darkroom import families
-    from darkroom.options.config import Config
     from darkroom.tools.generate import AdapterFile, load_adapters
 
     pipe, family = adapter_on(name)[0], families.get(name)

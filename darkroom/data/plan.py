@@ -42,7 +42,7 @@ from darkroom.data.process_group import SINGLE_PROCESS, ProcessGroup
 from darkroom.data.requirements import DataRequirements
 from darkroom.media.images import INSTALL, READERS, Traits
 from darkroom.media.reference_image import ReferenceImage
-from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds, setting
+from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds
 from darkroom.options.datasets.entries import LOSS_MASKS
 from darkroom.storage import open_store
 from darkroom.storage.base import Missing, Refused, Store
@@ -115,32 +115,32 @@ class DatasetPlan:
         )
         self.required_captions: frozenset[str] = frozenset()
         self.required_image_captions: list[tuple[str, Sequence[ReferenceImage]]] = []
-        self.seed = int(setting(config, "seed", SEED))
-        self.accumulation = int(setting(config, "gradient_accumulation_steps", 1))
-        self.oversubscribe = bool(setting(config, "allow_dataset_oversubscription", False))
-        self.prune = not setting(config, "disable_bucket_pruning", False)
-        self.mode = str(setting(config, "data_backend_sampling", "auto-weighting"))
-        self.combined = setting(config, "conditioning_multidataset_sampling", "random") == "combined"
-        self.caption_dropout = float(setting(config, "caption_dropout_probability", 0.1))
-        self.output = expand_home(str(setting(config, "output_dir", "output")))
-        self.cache_dir = expand_home(str(setting(config, "cache_dir", self.output / "cache")))
+        self.seed = SEED if config.seed is None else config.seed
+        self.accumulation = config.gradient_accumulation_steps
+        self.oversubscribe = config.allow_dataset_oversubscription
+        self.prune = not config.disable_bucket_pruning
+        self.mode = config.data_backend_sampling
+        self.combined = config.conditioning_multidataset_sampling == "combined"
+        self.caption_dropout = config.caption_dropout_probability
+        self.output = expand_home(config.output_dir)
+        self.cache_dir = expand_home(config.cache_dir) if config.cache_dir else self.output / "cache"
         self.terms = IndexTerms(
             requirements,
             self.cache_dir / "index",
             self.seed,
-            alignment or int(setting(config, "aspect_bucket_alignment", 64)),
-            int(setting(config, "aspect_bucket_rounding", 2)),
+            alignment or config.aspect_bucket_alignment,
+            config.aspect_bucket_rounding,
             process_group=process_group,
-            keep_vanished=bool(setting(config, "ignore_missing_files", False)),
-            save_seconds=float(setting(config, "metadata_update_interval", 3600)),
-            telling=bool(setting(config, "debug_aspect_buckets", False)),
+            keep_vanished=config.ignore_missing_files,
+            save_seconds=config.metadata_update_interval,
+            telling=config.debug_aspect_buckets,
         )
         self.debug_log = DebugLog(
-            filenames=bool(setting(config, "print_filenames", False)),
-            statistics=bool(setting(config, "print_sampler_statistics", False)),
-            batches=bool(setting(config, "debug_dataset_loader", False)),
+            filenames=config.print_filenames,
+            statistics=config.print_sampler_statistics,
+            batches=config.debug_dataset_loader,
         )
-        keeps_crops = bool(setting(config, "aspect_bucket_disable_rebuild", False))
+        keeps_crops = config.aspect_bucket_disable_rebuild
         self.caches = CacheFiller(file, requirements, keeps_crops, self.debug_log, self._warn)
         self.datasets: list[PlannedDataset] = []
         self.warnings: list[str] = []  # all that were emitted
@@ -473,9 +473,8 @@ class DatasetPlan:
 
         With `ignore_final_epochs` the number of steps alone decides.
         """
-        steps = setting(self.config, "max_train_steps")
-        epochs = setting(self.config, "num_train_epochs")
-        if steps and setting(self.config, "ignore_final_epochs", False):
+        steps, epochs = self.config.max_train_steps, self.config.num_train_epochs
+        if steps and self.config.ignore_final_epochs:
             epochs = None
         return steps_and_epochs(self.lengths_for(ranks).batches_per_epoch, self.accumulation, steps, epochs, base)
 
@@ -738,12 +737,9 @@ class DatasetPlan:
     @property
     def prefetches(self) -> bool:
         """Are batches made ahead? If nobody has said so, not where encoders would be at work beside the step."""
-        setting_value = setting(self.config, "dataloader_prefetch")
-        return (
-            not (self.encodes_while_training or self.reads_while_training)
-            if setting_value is None
-            else bool(setting_value)
-        )
+        if self.config.dataloader_prefetch is not None:
+            return self.config.dataloader_prefetch
+        return not (self.encodes_while_training or self.reads_while_training)
 
     def loader(
         self,
@@ -762,11 +758,11 @@ class DatasetPlan:
             self.sources,
             rank=rank,
             caption_dropout=self.caption_dropout,
-            conditioning_dropout=float(setting(self.config, "conditioning_dropout_probability", 0.0)),
-            masked_loss_probability=float(setting(self.config, "masked_loss_probability", 1.0)),
+            conditioning_dropout=self.config.conditioning_dropout_probability,
+            masked_loss_probability=self.config.masked_loss_probability,
             stack=stack,
             prefetch=self.prefetches,
-            qlen=int(setting(self.config, "dataloader_prefetch_qlen", 10)),
+            qlen=self.config.dataloader_prefetch_qlen,
             pins=pins,
             on_warn=self._warn,
             debug_log=self.debug_log,

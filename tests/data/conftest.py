@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from PIL import Image
 from darkroom.core.events import Bus, Event
 from darkroom.data.plan import DatasetPlan, prepare_plan
 from darkroom.data.requirements import DataRequirements
+from darkroom.options.config import Config, construct
 from darkroom.options.datasets import DatasetFile, read_datasets
 
 
@@ -48,8 +48,8 @@ class Workshop:
         self.requirements = DataRequirements("toy")
 
     @property
-    def config(self) -> Any:
-        return SimpleNamespace(**self.options)
+    def config(self) -> Config:
+        return construct(self.options)
 
     def entry(self, **keys: Any) -> dict[str, Any]:
         return {

@@ -11,7 +11,7 @@ from darkroom.options.datasets.entries import (
     TextEmbeds,
     VideoBlock,
 )
-from darkroom.options.datasets.reader import read_datasets, setting
+from darkroom.options.datasets.reader import read_datasets
 
 __all__ = [
     "CaptionShuffle",
@@ -24,5 +24,4 @@ __all__ = [
     "TextEmbeds",
     "VideoBlock",
     "read_datasets",
-    "setting",
 ]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 LATER = "arrives in a later release"
 SOUND = "sound is taken from the clips of video datasets, and as long as its clip"
 
@@ -78,33 +76,34 @@ WITHOUT_EFFECT = {
     "description_column": "it is not used for captions; name it as caption_column",
 }
 
-GLOBALS: dict[str, tuple[str, Any]] = {
-    "resolution": ("resolution", 1024),
-    "resolution_type": ("resolution_type", "pixel_area"),
-    "minimum_image_size": ("minimum_image_size", None),
-    "maximum_image_size": ("maximum_image_size", None),
-    "target_downsample_size": ("target_downsample_size", None),
-    "max_upscale_threshold": ("max_upscale_threshold", None),
-    "delete_unwanted_images": ("delete_unwanted_images", False),
-    "delete_problematic_images": ("delete_problematic_images", False),
-    "color_profiles": ("color_profiles", "convert"),
-    "caption_strategy": ("caption_strategy", "filename"),
-    "instance_prompt": ("instance_prompt", None),
-    "prepend_instance_prompt": ("prepend_instance_prompt", False),
-    "only_instance_prompt": ("only_instance_prompt", False),
-    "train_batch_size": ("train_batch_size", 4),
-    "compress_cache": ("compress_disk_cache", True),
-    "preserve_data_backend_cache": ("preserve_data_backend_cache", False),
-    "skip_file_discovery": ("skip_file_discovery", ""),
-    "vae_cache_ondemand": ("vae_cache_ondemand", False),
-    "vae_cache_disable": ("vae_cache_disable", False),
-    "write_batch_size": ("write_batch_size", 128),
-    "vae_batch_size": ("vae_batch_size", 4),
-    "image_processing_batch_size": ("image_processing_batch_size", 32),
-    "max_workers": ("max_workers", 32),
-    "text_encoder_batch_size": ("text_encoder_batch_size", 1),
-    "aspect_bucket_worker_count": ("aspect_bucket_worker_count", 12),
-}
+GLOBALS: dict[str, str] = {
+    name: name
+    for name in (
+        "resolution",
+        "resolution_type",
+        "minimum_image_size",
+        "maximum_image_size",
+        "target_downsample_size",
+        "max_upscale_threshold",
+        "delete_unwanted_images",
+        "delete_problematic_images",
+        "color_profiles",
+        "caption_strategy",
+        "instance_prompt",
+        "prepend_instance_prompt",
+        "only_instance_prompt",
+        "train_batch_size",
+        "preserve_data_backend_cache",
+        "skip_file_discovery",
+        "vae_cache_ondemand",
+        "vae_cache_disable",
+        "write_batch_size",
+        "vae_batch_size",
+        "image_processing_batch_size",
+        "max_workers",
+        "aspect_bucket_worker_count",
+    )
+} | {"compress_cache": "compress_disk_cache"}
 """Key of an entry: the global option it falls back to, and the value when that is not set either."""
 
 PROSE = ("instance_prompt", "captions", "caption_filter_list", "caption_column")

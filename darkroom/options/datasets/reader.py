@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -36,6 +36,9 @@ from darkroom.options.datasets.entries import (
 from darkroom.options.datasets.locations import lower
 from darkroom.options.datasets.notes import Notes, choose
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 MODELS: dict[str, type[Entry]] = {
     "image": SampleDataset,
     "video": SampleDataset,
@@ -56,18 +59,12 @@ _SET_BY_READERS = {
 _READ_HERE = {"conditioning", *(key for group in k.STORAGE_KEYS.values() for key in group), "aws", "huggingface"}
 
 
-def setting(config: Any, name: str, otherwise: Any = None) -> Any:
-    """A global option, or `otherwise` when it is absent, none or an empty text."""
-    value = getattr(config, name, None)
-    return otherwise if value is None or value == "" else value
-
-
 def local_path(value: Any) -> Path:
     """A path as people write it: `~` means the home folder, a trailing slash nothing."""
     return expand_home(str(value).strip())
 
 
-def read_datasets(path: str | Path | None, config: Any, environ: Mapping[str, str] | None = None) -> DatasetFile:
+def read_datasets(path: str | Path | None, config: Config, environ: Mapping[str, str] | None = None) -> DatasetFile:
     """Read and check a dataset file. Raises ConfigError, ConfigErrors (all problems at once) or DataError."""
     if path in (None, ""):
         raise missing_option(
@@ -96,12 +93,12 @@ def _kind(value: Any) -> str:
 class _DatasetReader:
     """One reading of one file."""
 
-    def __init__(self, path: Path, config: Any, environ: Mapping[str, str]):
+    def __init__(self, path: Path, config: Config, environ: Mapping[str, str]):
         self.path, self.config, self.environ = path, config, environ
-        self.family = str(setting(config, "model_family", "model"))
-        self.output = str(setting(config, "output_dir", "output"))
-        self.cache = local_path(setting(config, "cache_dir", Path(self.output) / "cache"))
-        self.notes = Notes(path, bool(setting(config, "ignore_unsupported", False)))
+        self.family = config.model_family
+        self.output = config.output_dir
+        self.cache = local_path(config.cache_dir or Path(self.output) / "cache")
+        self.notes = Notes(path, config.ignore_unsupported)
 
     # ------------------------------------------------------------------ the whole file
 
@@ -249,7 +246,7 @@ class _DatasetReader:
         block_keys = ("type", "conditioning_type", "captions", "caption_strategy", "instance_data_dir", "params")
         params = {key: value for key, value in block.items() if key not in block_keys} | (block.get("params") or {})
         kind = block.get("conditioning_type")
-        kind = kind or ("controlnet" if setting(self.config, "controlnet", False) else "reference_strict")
+        kind = kind or ("controlnet" if self.config.controlnet else "reference_strict")
         latents = source.get("cache_dir_vae")
         base = local_path(latents) / name if latents else self.cache / "vae" / name
         captions = block.get("captions")
@@ -351,13 +348,14 @@ class _DatasetReader:
     def inherit_defaults(self, model: type[Entry], values: dict[str, Any]) -> dict[str, Any]:
         """Values of the global options for the keys that the entry leaves out or sets to null."""
         defaults = {}
-        for key, (option, otherwise) in k.GLOBALS.items():
+        for key, option in k.GLOBALS.items():
             if key not in model.model_fields or values.get(key) is not None:
                 continue
             if key == "caption_strategy" and values.get("dataset_type") == "conditioning":
                 continue
             values.pop(key, None)
-            defaults[key] = setting(self.config, option, otherwise)
+            if (value := getattr(self.config, option)) not in (None, ""):
+                defaults[key] = value
         return defaults
 
     def store_values(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
@@ -381,8 +379,8 @@ class _DatasetReader:
 
     def text_folder(self) -> Path:
         """Where captions are cached when the entry does not say."""
-        folder = setting(self.config, "cache_dir_text")
-        return self.cache / "text" / self.family if folder in (None, "cache") else local_path(folder)
+        folder = self.config.cache_dir_text
+        return self.cache / "text" / self.family if folder in (None, "", "cache") else local_path(folder)
 
     def filters(self, names: Any, name: str) -> list[str]:
         """The caption filter: an array, or a file of lines or with an array."""
@@ -411,7 +409,7 @@ class _DatasetReader:
         keeps = {"caption_strategy"} if kind == "conditioning" else set()
         for key in [key for key, value in values.items() if value is None and key not in keeps]:
             del values[key]
-        default = setting(self.config, "cache_dir_vae")
+        default = self.config.cache_dir_vae
         base = local_path(default) / name if default else self.cache / "vae" / self.family / name
         values["cache_dir_vae"] = local_path(values["cache_dir_vae"]) if values.get("cache_dir_vae") else base
         if isinstance(values.get("conditioning_data"), str):
@@ -437,7 +435,7 @@ class _DatasetReader:
             and not values.get("target_frames")
             and values.get("frame_extraction") != "full"
         ):
-            rate = float(setting(self.config, "framerate", 30))
+            rate = self.config.framerate or 30
             values["num_frames"] = max(1, int(5 * rate))
             self.notes.warn(name, f"video.num_frames is not set; five seconds at {rate:g} frames per second are used.")
         return values
@@ -507,8 +505,8 @@ class _DatasetReader:
         for key in (key for key in k.TABLE_COLUMNS_OF_OTHERS if table.get(key) is not None):
             self.notes.warn(name, f"parquet.{key} has no effect; only sound, boxes and lists of captions use it.")
         columns = {key: v for key, v in table.items() if key not in k.TABLE_COLUMNS_OF_OTHERS and v is not None}
-        columns.setdefault("filename_column", setting(self.config, "parquet_filename_column", "id"))
-        columns.setdefault("caption_column", setting(self.config, "parquet_caption_column", "description"))
+        columns.setdefault("filename_column", self.config.parquet_filename_column or "id")
+        columns.setdefault("caption_column", self.config.parquet_caption_column or "description")
         return columns
 
     def aspect_buckets(self, values: dict[str, Any], name: str) -> None:
