@@ -38,9 +38,9 @@ def main() -> None:
     family = families.get("flux")
     values = {info.name: info.default for info in every_option()} | family.option_defaults("embedded")
     options = construct({**values, "model_flavour": "embedded"})
-    from darkroom.pretrained.repository import locate
+    from darkroom.pretrained.repository import locate_repository
 
-    base = locate(family.flavour("embedded").repository, family)
+    base = locate_repository(family.flavour("embedded").repository, family)
     pipe = generate.stock_pipeline(family, base, torch.float32, options)
     calls: list[int] = []
     last = pipe.transformer.single_transformer_blocks[-1].proj_out

@@ -134,9 +134,9 @@ def steps_of(model: str, *names: str) -> Callable[[bool], Iterator[Row]]:
     def part(tiny: bool) -> Iterator[Row]:
         from step import rows
 
-        from darkroom.pretrained.components import quiet
+        from darkroom.pretrained.components import silence_libraries
 
-        quiet()
+        silence_libraries()
         yield from rows(model, names, real=not tiny, steps=1 if tiny else 5)
 
     return part
@@ -205,14 +205,14 @@ def family_step(family: Family, tiny: bool) -> Row:
     from darkroom.job.run import Run
     from darkroom.memory.policy import Placement
     from darkroom.pretrained import published
-    from darkroom.pretrained.components import Parts, scheduler_config
+    from darkroom.pretrained.components import Components, scheduler_config
     from darkroom.train import distributed
 
-    class RandomParts(Parts):
+    class RandomParts(Components):
         """A base whose denoisers are random."""
 
         def _denoiser(self, part: str, dtype: torch.dtype, keeper: Any) -> Any:
-            cls, settings = named(self.kinds.denoiser.cls), self.config(part)
+            cls, settings = named(self.specs.denoiser.cls), self.config(part)
             return random_model(lambda: cls.from_config(settings), DEVICE, dtype)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -221,7 +221,7 @@ def family_step(family: Family, tiny: bool) -> Row:
         run = Run(resolved, family, Path(folder), Bus(), Silent())  # type: ignore[arg-type]
         engine = distributed.start(config)
         distributed.allow_tf32(not config.disable_tf32)
-        home = published.folder(family, config.model_flavour, Path(folder) / "published")
+        home = published.make_folder(family, config.model_flavour, Path(folder) / "published")
         settings = str(home) if home else None
         try:
             batch = random_batch(run, engine, settings)

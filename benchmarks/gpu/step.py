@@ -32,7 +32,7 @@ from darkroom.core.precision import cast_weights
 from darkroom.memory import checkpointing
 from darkroom.memory.policy import Placement
 from darkroom.options.config import every_option
-from darkroom.pretrained.components import quiet
+from darkroom.pretrained.components import silence_libraries
 
 GIB = 2**30
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -310,7 +310,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--json", type=Path)
     chosen = parser.parse_args()
-    quiet()
+    silence_libraries()
     found = []
     names = [each.strip().replace("; ", ", ") for each in chosen.rows.split(",")]
     for made in rows(chosen.model, names, chosen.size == "real", chosen.steps):

@@ -65,13 +65,13 @@ def sizes(family: Family) -> dict[str, str]:
     from darkroom.memory.fake import bits_of
     from darkroom.memory.sizes import WIDE, weight_bytes
     from darkroom.pretrained import single_file
-    from darkroom.pretrained.components import quiet
+    from darkroom.pretrained.components import silence_libraries
 
-    quiet()
+    silence_libraries()
     sizes_of: dict[str, str] = {}
 
     def size(settings: Any) -> str:
-        model = single_file.shapes(family.denoiser, settings)
+        model = single_file.build_shapes(family.denoiser, settings)
         billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
         byte_counts = [
             weight_bytes(model, family.blocks, bits) for bits in (WIDE, bits_of("fp8-block"), bits_of("nf4-bnb"))
@@ -130,9 +130,9 @@ def make_tiny(names: list[str], folder: str) -> int:
     from pathlib import Path
 
     from darkroom.families import tiny
-    from darkroom.pretrained.components import quiet
+    from darkroom.pretrained.components import silence_libraries
 
-    quiet()
+    silence_libraries()
     for name in names:
         target = Path(folder) / name if len(names) > 1 else Path(folder)
         tiny.build(families.get(name)).save_pretrained(target)

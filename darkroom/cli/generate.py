@@ -86,9 +86,9 @@ def family_of(run_settings: dict[str, Any]) -> Family:
 def options_of(arguments: argparse.Namespace, family: Family, run_settings: dict[str, Any]) -> Config:
     """What is known, over the defaults of the family and flavour."""
     from darkroom.options.config import construct
-    from darkroom.pretrained.repository import WHOLE
+    from darkroom.pretrained.repository import COMPLETE_BASE
 
-    whole = WHOLE if arguments.model and is_of_a_run(arguments.model) else {}
+    whole = COMPLETE_BASE if arguments.model and is_of_a_run(arguments.model) else {}
     return construct(
         {**defaults(family, run_settings), **{k: v for k, v in run_settings.items() if v is not None}, **whole}
     )
@@ -142,13 +142,13 @@ def pipeline(
     """The stock pipeline with the adapters in it; says how much of each found its place."""
     import torch
 
-    from darkroom.pretrained.repository import locate
+    from darkroom.pretrained.repository import locate_repository
     from darkroom.tools import generate
 
     base = (
         arguments.model
         or run_settings.get("$base")
-        or locate(family.flavour(run_settings["model_flavour"]).repository, family)
+        or locate_repository(family.flavour(run_settings["model_flavour"]).repository, family)
     )
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     pipe = generate.stock_pipeline(family, base, dtype, options)

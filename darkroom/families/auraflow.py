@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import PILE_T5_XL, SD_VAE
-from darkroom.families.tiny.parts import kl_vae, t5
+from darkroom.families.tiny.components import kl_vae, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -54,8 +54,8 @@ class AuraFlow(Family):
     targets = {
         "default": ("to_k", "to_q", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "AuraFlowTransformer2DModel",
             {
                 "sample_size": 32,
@@ -74,7 +74,7 @@ class AuraFlow(Family):
         vae=kl_vae(4, 0.13025),
         encoders={"text_encoder": t5(cls="UMT5EncoderModel")},
         tokenizers={"tokenizer": "t5"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 1.73}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 1.73}),
         oracle={"attention_head_dim": 32, "caption_projection_dim": 128},
     )
 

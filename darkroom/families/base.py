@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.shared.spec import (
+    ComponentSpecs,
     ControlChannels,
     ControlInput,
     ControlNet,
@@ -22,7 +23,6 @@ from darkroom.families.shared.spec import (
     Latents,
     Limits,
     SoundTrack,
-    Tiny,
 )
 from darkroom.families.shared.text import kept, split, stack
 
@@ -66,7 +66,7 @@ class Family:
     targets: ClassVar[Mapping[str, Sequence[str]]]
     flavours: ClassVar[Mapping[str, Flavour]]
     default_flavour: ClassVar[str]
-    tiny: ClassVar[Tiny]
+    tiny: ClassVar[ComponentSpecs]
     # further tiny flavours, each a small copy of a published one
     tinies: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
@@ -135,7 +135,7 @@ class Family:
         own: dict[str, Any] = {"aspect_bucket_alignment": step}
         if facts.temporal:
             own["validation_num_video_frames"] = facts.temporal + 1
-        defaults = {**published.defaults, **TINY_DEFAULTS, **own, **self.tiny_for(name).defaults}
+        defaults = {**published.defaults, **TINY_DEFAULTS, **own, **self.specs_for(name).defaults}
         return dataclasses.replace(
             published, repository=f"{TINY}{name}", defaults=defaults, note="", apart=None, distilled="", assistant=""
         )
@@ -175,7 +175,7 @@ class Family:
         """The stock pipeline that reads a flavour's text: the family's own needs the fewest other parts for it."""
         return self.pipeline
 
-    def tiny_for(self, flavour: str | None) -> Tiny:
+    def specs_for(self, flavour: str | None) -> ComponentSpecs:
         """The parts of a flavour: its classes, and how large they are in its tiny model."""
         return self.flavours[self.published(flavour)].tiny or self.tiny
 
@@ -183,21 +183,21 @@ class Family:
         """The call's arguments that switch guidance off for a flavour."""
         return self.unguided
 
-    def held_for(self, flavour: str | None) -> tuple[str, ...]:
+    def denoiser_components_for(self, flavour: str | None) -> tuple[str, ...]:
         """The denoisers that a flavour's base holds, as components of its pipeline; the one for most noise first."""
         return self.flavours[self.published(flavour)].experts or (self.denoiser_part,)
 
-    def trained_for(self, flavour: str | None) -> tuple[str, ...]:
+    def trainable_components_for(self, flavour: str | None) -> tuple[str, ...]:
         """Those of them that a run trains."""
-        return self.flavours[self.published(flavour)].trained or self.held_for(flavour)
+        return self.flavours[self.published(flavour)].trained or self.denoiser_components_for(flavour)
 
     def trained_text_for(self, flavour: str | None) -> tuple[str, ...]:
         """The text encoders of a flavour that can be trained."""
-        return tuple(name for name in self.trained_text if name in self.tiny_for(flavour).encoders)
+        return tuple(name for name in self.trained_text if name in self.specs_for(flavour).encoders)
 
     def adapted(self, options: Config) -> tuple[str, ...]:
         """The components of the stock pipeline that a run's weights are for."""
-        return (CONTROLNET,) if options.controlnet else self.trained_for(options.model_flavour)
+        return (CONTROLNET,) if options.controlnet else self.trainable_components_for(options.model_flavour)
 
     def noise_range(self, options: Config) -> tuple[float, float]:
         """The noise levels that a run trains, from and up to, as shares of all of them: (0, 1) is every level.
@@ -205,7 +205,7 @@ class Family:
         A lone expert has its side of the boundary; `refiner_training` divides what there is.
         """
         low, high = 0.0, 1.0
-        held, trained = self.held_for(options.model_flavour), self.adapted(options)
+        held, trained = self.denoiser_components_for(options.model_flavour), self.adapted(options)
         boundary = options.timestep_boundary
         if boundary is not None and len(held) > 1 and trained == held[:1]:
             low = boundary
@@ -325,14 +325,14 @@ class Family:
 
     # -- what else a sample brings ---------------------------------------------------------------------------------
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> Cond:
+    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> Cond:
         """What is cached of a sample beside its latents, {name: (B, ...)}; in training it is `batch.extras`.
 
-        pixels (B, 3, H, W) or (B, 3, F, H, W) in -1..1, latents their normalised latents; `parts` has the models.
+        pixels (B, 3, H, W) or (B, 3, F, H, W) in -1..1, latents their normalised latents; `components` has the models.
         """
         return {}
 
-    def sound_entries(self, parts: Any, sound: Tensor, seconds: float) -> Cond:
+    def sound_entries(self, components: Any, sound: Tensor, seconds: float) -> Cond:
         """What is cached of a clip's sound, (B, channels, N) as `sound` asks for it, over `seconds` of film."""
         raise TypeError(f"{type(self).__name__} has no sound")
 

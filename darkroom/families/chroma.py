@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import FLUX_VAE, T5_XXL
-from darkroom.families.tiny.parts import kl_vae, t5
+from darkroom.families.tiny.components import kl_vae, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -67,8 +67,8 @@ class Chroma(Family):
         "all": ATTENTION + TEXT_ATTENTION,
         "all+ffs": ATTENTION + TEXT_ATTENTION + FEED_FORWARD,
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "ChromaTransformer2DModel",
             {
                 "patch_size": 1,
@@ -87,7 +87,7 @@ class Chroma(Family):
         vae=kl_vae(16, 0.3611, 0.1159),
         encoders={"text_encoder": t5()},
         tokenizers={"tokenizer": "t5"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"use_beta_sigmas": True}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"use_beta_sigmas": True}),
         oracle={
             "attention_head_dim": 32,
             "num_attention_heads": 4,

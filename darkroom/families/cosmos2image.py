@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import DEFAULT, T5_11B
-from darkroom.families.tiny.parts import t5
+from darkroom.families.tiny.components import t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -69,8 +69,8 @@ class Cosmos2Image(Family):
         "validation_num_inference_steps": 35,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "CosmosTransformer3DModel",
             {
                 "in_channels": 16,
@@ -89,7 +89,7 @@ class Cosmos2Image(Family):
                 "extra_pos_embed_type": None,
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "AutoencoderKLWan",
             {
                 "base_dim": 8,
@@ -101,7 +101,7 @@ class Cosmos2Image(Family):
         ),
         encoders={"text_encoder": t5()},
         tokenizers={"tokenizer": "t5"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True}),
         oracle={"num_attention_heads": 4, "attention_head_dim": 32, "adaln_lora_dim": 32},
     )
 

@@ -17,8 +17,8 @@ from darkroom.families.base import Family
 from darkroom.families.sd1x import NO_CHECKER
 from darkroom.families.shared.classes import named
 from darkroom.families.shared.first_frame import stills
-from darkroom.families.shared.spec import Flavour, Inpainting, Latents, Part, Tiny
-from darkroom.families.tiny.parts import t5
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Inpainting, Latents
+from darkroom.families.tiny.components import t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -33,7 +33,7 @@ TOKENS = 77
 # stage II makes pictures this many times as large as what it is given
 ENLARGED = 4
 LEVELS, USUAL_LEVEL = 1000, 250
-NOISING = Part("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2"})
+NOISING = ComponentSpec("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2"})
 
 UNET = {
     "sample_size": 64,
@@ -54,18 +54,18 @@ UNET = {
     "resnet_time_scale_shift": "scale_shift",
     "act_fn": "gelu",
 }
-TINY = Tiny(
-    denoiser=Part("UNet2DConditionModel", UNET),
+TINY = ComponentSpecs(
+    denoiser=ComponentSpec("UNet2DConditionModel", UNET),
     vae=None,
     encoders={"text_encoder": t5()},
     tokenizers={"tokenizer": "t5"},
-    scheduler=Part("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2", "variance_type": "learned_range"}),
+    scheduler=ComponentSpec("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2", "variance_type": "learned_range"}),
     settings={**NO_CHECKER, "watermarker": None},
     defaults={"aspect_bucket_alignment": 32, "tokenizer_max_length": TOKENS},
 )
 TINY_II = dataclasses.replace(
     TINY,
-    denoiser=Part("UNet2DConditionModel", {**UNET, "in_channels": 6, "class_embed_type": "timestep"}),
+    denoiser=ComponentSpec("UNet2DConditionModel", {**UNET, "in_channels": 6, "class_embed_type": "timestep"}),
     extras={"image_noising_scheduler": NOISING},
 )
 
@@ -131,9 +131,9 @@ class DeepFloyd(Family):
 
     def _enlarges(self, options: Config) -> bool:
         """Is this stage II?"""
-        return self.tiny_for(options.model_flavour) is TINY_II
+        return self.specs_for(options.model_flavour) is TINY_II
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """For stage II small (B, 3, H/4, W/4): the samples as it will be given pictures to enlarge."""
         import numpy as np
         import torch

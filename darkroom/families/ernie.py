@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.shared.text import stack_padded
-from darkroom.families.tiny.parts import flux2_vae, mistral3
+from darkroom.families.tiny.components import flux2_vae, mistral3
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -51,8 +51,8 @@ class Ernie(Family):
         "default": ("to_k", "to_q", "to_v", "to_out.0"),
         "all": ("to_k", "to_q", "to_v", "to_out.0", "mlp.gate_proj", "mlp.up_proj", "mlp.linear_fc2"),
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "ErnieImageTransformer2DModel",
             {
                 "hidden_size": 32,
@@ -69,7 +69,7 @@ class Ernie(Family):
         vae=flux2_vae(),
         encoders={"text_encoder": mistral3(3, cls="Mistral3Model")},
         tokenizers={"tokenizer": "chat"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
         oracle={
             "hidden_size": 256,
             "num_attention_heads": 4,

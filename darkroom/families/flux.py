@@ -12,10 +12,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import EMBEDDED, Family, config_of
-from darkroom.families.shared.spec import ControlChannels, ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import (
+    ComponentSpec,
+    ComponentSpecs,
+    ControlChannels,
+    ControlNet,
+    Flavour,
+    Inpainting,
+    Latents,
+)
 from darkroom.families.shared.text import stack, stack_padded, token_counts, zero_padding
 from darkroom.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
-from darkroom.families.tiny.parts import clip, kl_vae, t5
+from darkroom.families.tiny.components import clip, kl_vae, t5
 
 if TYPE_CHECKING:
     import torch
@@ -159,8 +167,8 @@ class Flux(Family):
         "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
         "nano": ("single_transformer_blocks.7.proj_out",),
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "FluxTransformer2DModel",
             {
                 "patch_size": 1,
@@ -178,7 +186,7 @@ class Flux(Family):
         vae=kl_vae(16, 0.3611, 0.1159),
         encoders={"text_encoder": clip(), "text_encoder_2": t5()},
         tokenizers={"tokenizer": "clip", "tokenizer_2": "t5"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True}),
         oracle={"attention_head_dim": 32, "num_attention_heads": 4, "axes_dims_rope": (8, 12, 12)},
     )
 

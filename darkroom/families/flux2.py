@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.shared.spec import Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Inpainting, Latents
 from darkroom.families.sizes import DEFAULT, MISTRAL_SMALL_24B, QWEN3_4B, QWEN3_8B
-from darkroom.families.tiny.parts import flux2_vae, mistral3, qwen3
+from darkroom.families.tiny.components import flux2_vae, mistral3, qwen3
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -49,13 +49,13 @@ DENOISER = {
 }
 
 
-def _tiny(encoder: Part, guided: bool, **more: Any) -> Tiny:
-    return Tiny(
-        denoiser=Part("Flux2Transformer2DModel", {**DENOISER, "guidance_embeds": guided}),
+def _tiny(encoder: ComponentSpec, guided: bool, **more: Any) -> ComponentSpecs:
+    return ComponentSpecs(
+        denoiser=ComponentSpec("Flux2Transformer2DModel", {**DENOISER, "guidance_embeds": guided}),
         vae=flux2_vae(),
         encoders={"text_encoder": encoder},
         tokenizers={"tokenizer": "chat"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True}),
         oracle={"attention_head_dim": 64, "num_attention_heads": 4, "axes_dims_rope": (16, 16, 16, 16)},
         **more,
     )

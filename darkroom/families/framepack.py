@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import DataError
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
-from darkroom.families.shared.spec import Flavour, Part
+from darkroom.families.shared.spec import ComponentSpec, Flavour
 from darkroom.families.sizes import CLIP_L, DEFAULT, LLAVA_LLAMA3_8B, SIGLIP_384
-from darkroom.families.tiny.parts import siglip
+from darkroom.families.tiny.components import siglip
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -68,7 +68,7 @@ class FramePackNetwork(HunyuanVideoOriginal):
     }
     tiny = dataclasses.replace(
         HunyuanVideoOriginal.tiny,
-        denoiser=Part(
+        denoiser=ComponentSpec(
             "HunyuanVideoFramepackTransformer3DModel",
             {
                 **HunyuanVideoOriginal.tiny.denoiser.config,
@@ -78,7 +78,7 @@ class FramePackNetwork(HunyuanVideoOriginal):
             },
         ),
         extras=siglip(),
-        scheduler=Part(
+        scheduler=ComponentSpec(
             "FlowMatchEulerDiscreteScheduler",
             {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "base_image_seq_len": 256},
         ),
@@ -126,7 +126,7 @@ class FramePack(FramePackNetwork):
 
     # -- what a sample brings --------------------------------------------------------------------------------------
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """image (B, N, D): what SigLIP sees of the first frame; start (B, 16, 1, h, w): its latent by itself.
 
         Inside a clip that latent is another one, as the VAE's norms look at all frames.
@@ -135,13 +135,13 @@ class FramePack(FramePackNetwork):
 
         from darkroom.families.shared.latents import encode
 
-        encoder = parts.extra("image_encoder")
-        seen = parts.extra("feature_extractor")(
+        encoder = components.extra("image_encoder")
+        seen = components.extra("feature_extractor")(
             images=(pixels[:, :, 0] + 1) / 2, return_tensors="pt", do_rescale=False
         ).to(device=encoder.device, dtype=encoder.dtype)
         with torch.no_grad():
             image = encoder(**seen).last_hidden_state
-        return {"image": image, "start": encode(parts.vae(), pixels[:, :, :1], parts.latents)}
+        return {"image": image, "start": encode(components.vae(), pixels[:, :, :1], components.latents)}
 
     def sample_identity(self, options: Config) -> dict[str, Any]:
         return {"starts_from": "first frame"}

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, LLAMA31_8B, T5_XXL
-from darkroom.families.tiny.parts import clip, kl_vae, llama, t5
+from darkroom.families.tiny.components import clip, kl_vae, llama, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -86,8 +86,8 @@ class HiDream(Family):
         "validation_num_inference_steps": 50,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "HiDreamImageTransformer2DModel",
             {
                 "patch_size": 2,
@@ -114,7 +114,7 @@ class HiDream(Family):
             "text_encoder_4": llama(3),
         },
         tokenizers={"tokenizer": "clip", "tokenizer_2": "clip", "tokenizer_3": "t5", "tokenizer_4": "chat"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
         oracle={"attention_head_dim": 32, "axes_dims_rope": (16, 8, 8), "num_routed_experts": 2},
     )
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.shared.classes import bare
 from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, stills
 from darkroom.families.shared.glyphs import ReadsGlyphs, text_inputs
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import BYT5_SMALL, DEFAULT, QWEN25_VL_7B_TEXT, SIGLIP_384
-from darkroom.families.tiny.parts import qwen2_vl, siglip, t5
+from darkroom.families.tiny.components import qwen2_vl, siglip, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -30,8 +30,8 @@ REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
 # tokens of a picture that is not there: all are zero and unseen, so one does for the pipeline's 729
 NO_PICTURE = 1
 
-TINY = Tiny(
-    denoiser=Part(
+TINY = ComponentSpecs(
+    denoiser=ComponentSpec(
         "HunyuanVideo15Transformer3DModel",
         {
             "in_channels": 65,
@@ -50,18 +50,18 @@ TINY = Tiny(
             "target_size": 64,
         },
     ),
-    vae=Part(
+    vae=ComponentSpec(
         "AutoencoderKLHunyuanVideo15",
         {"latent_channels": 32, "block_out_channels": (16, 16, 32, 32, 64), "layers_per_block": 1},
     ),
     encoders={
-        "text_encoder": Part(
+        "text_encoder": ComponentSpec(
             "Qwen2_5_VLTextModel", {**qwen2_vl(vocabulary=400).config["text_config"], "num_hidden_layers": 3}
         ),
         "text_encoder_2": t5(vocabulary=384),
     },
     tokenizers={"tokenizer": "hunyuanvideo", "tokenizer_2": "byt5"},
-    scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 5.0}),
+    scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 5.0}),
     oracle={"num_attention_heads": 4, "attention_head_dim": 32, "rope_axes_dim": (8, 12, 12)},
     # the smallest size that the VAE makes several places of
     defaults={"aspect_bucket_alignment": 16},
@@ -130,7 +130,7 @@ class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """Of the first frame: start (B, 32, 1, H, W), its latent by itself, and image (B, N, D), SigLIP's features."""
         import torch
 
@@ -139,11 +139,13 @@ class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
         if not self.starts(options):
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
-        encoder = parts.extra("image_encoder")
-        read = parts.extra("feature_extractor").preprocess(images=stills(first), do_resize=True, return_tensors="pt")
+        encoder = components.extra("image_encoder")
+        read = components.extra("feature_extractor").preprocess(
+            images=stills(first), do_resize=True, return_tensors="pt"
+        )
         with torch.no_grad():
             image = encoder(**read.to(device=encoder.device, dtype=encoder.dtype)).last_hidden_state
-        return {"start": encode(parts.vae(), first, parts.latents), "image": image}
+        return {"start": encode(components.vae(), first, components.latents), "image": image}
 
     # -- the step --------------------------------------------------------------------------------------------------
 

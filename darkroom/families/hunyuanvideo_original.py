@@ -19,10 +19,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from darkroom.core.errors import ConfigError, DataError
 from darkroom.families.base import Family, config_of
 from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.shared.text import stack
 from darkroom.families.sizes import CLIP_L, DEFAULT, LLAVA_LLAMA3_8B
-from darkroom.families.tiny.parts import clip, clip_processor, llama, llava
+from darkroom.families.tiny.components import clip, clip_processor, llama, llava
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -40,8 +40,8 @@ PICTURE_TOKENS = 576
 # frames that the stock pipeline cuts off where the first one is given behind the channels
 CUT = 4
 
-TINY = Tiny(
-    denoiser=Part(
+TINY = ComponentSpecs(
+    denoiser=ComponentSpec(
         "HunyuanVideoTransformer3DModel",
         {
             "in_channels": 16,
@@ -59,7 +59,7 @@ TINY = Tiny(
             "rope_axes_dim": (2, 4, 4),
         },
     ),
-    vae=Part(
+    vae=ComponentSpec(
         "AutoencoderKLHunyuanVideo",
         {"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 16},
     ),
@@ -68,14 +68,14 @@ TINY = Tiny(
         "text_encoder_2": clip(),
     },
     tokenizers={"tokenizer": "llama", "tokenizer_2": "clip"},
-    scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 7.0}),
+    scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 7.0}),
     oracle={"num_attention_heads": 4, "attention_head_dim": 32, "rope_axes_dim": (8, 12, 12)},
 )
 
 
-def _tiny(denoiser: Mapping[str, Any], **more: Any) -> Tiny:
+def _tiny(denoiser: Mapping[str, Any], **more: Any) -> ComponentSpecs:
     config = {**TINY.denoiser.config, **denoiser}
-    return dataclasses.replace(TINY, denoiser=Part(TINY.denoiser.cls, config), **more)
+    return dataclasses.replace(TINY, denoiser=ComponentSpec(TINY.denoiser.cls, config), **more)
 
 
 def _started(repository: str, note: str, defaults: Mapping[str, Any], **denoiser: Any) -> Flavour:
@@ -238,9 +238,9 @@ class HunyuanVideoOriginal(FromFirstFrame):
 
     def _way(self, flavour: str | None) -> str:
         """How the network of a flavour is given the first frame, if its config says so."""
-        return str(self.tiny_for(flavour).denoiser.config.get("image_condition_type"))
+        return str(self.specs_for(flavour).denoiser.config.get("image_condition_type"))
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """start (B, 16, 1, H, W): the latent of the first frame by itself.
 
         Inside a clip that latent is another one, as the VAE's norms look at all frames.
@@ -250,7 +250,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
         if not self.starts(options):
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
-        return {"start": encode(parts.vae(), first, parts.latents)}
+        return {"start": encode(components.vae(), first, components.latents)}
 
     def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
         """The clips; with the first frame as the latent of a picture, where it replaces their own."""

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux2 import pack
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import DEFAULT
-from darkroom.families.tiny.parts import flux2_vae, qwen3_vl
+from darkroom.families.tiny.components import flux2_vae, qwen3_vl
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -67,8 +67,8 @@ class Ideogram4(Family):
         "default": ("to_k", "to_q", "to_v", "to_out.0"),
         "all": ("to_k", "to_q", "to_v", "to_out.0", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3"),
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "Ideogram4Transformer2DModel",
             {
                 "in_channels": 128,
@@ -84,7 +84,7 @@ class Ideogram4(Family):
         vae=flux2_vae(),
         encoders={"text_encoder": qwen3_vl(36)},
         tokenizers={"tokenizer": "chat"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {}),
         oracle={
             "attention_head_dim": 64,
             "num_attention_heads": 4,

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, find_on_host
-from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
 from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import CLIP_L, FLUX_VAE, QWEN25_VL_7B
-from darkroom.families.tiny.parts import clip, kl_vae, qwen2_vl, qwen2_vl_processor
+from darkroom.families.tiny.components import clip, kl_vae, qwen2_vl, qwen2_vl_processor
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 ROWS, TOKENS = 128, 1024
 
 
-def tiny(vae: Part, tokenizer: str, shift: float, **denoiser: Any) -> Tiny:
+def tiny(vae: ComponentSpec, tokenizer: str, shift: float, **denoiser: Any) -> ComponentSpecs:
     """The parts of a small model; `tokenizer` has the words of its pipeline's instruction."""
-    return Tiny(
-        denoiser=Part(
+    return ComponentSpecs(
+        denoiser=ComponentSpec(
             "Kandinsky5Transformer3DModel",
             {
                 "in_visual_dim": 16,
@@ -52,7 +52,7 @@ def tiny(vae: Part, tokenizer: str, shift: float, **denoiser: Any) -> Tiny:
         tokenizers={"tokenizer": tokenizer, "tokenizer_2": "clip"},
         # the pipelines read captions with it
         extras={"tokenizer": qwen2_vl_processor()},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": shift}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": shift}),
         oracle={"model_dim": 128, "ff_dim": 256, "time_dim": 128, "axes_dims": (8, 12, 12)},
     )
 

@@ -129,14 +129,14 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """start (B, 16, 1, H, W): the latent of the first frame by itself."""
         from darkroom.families.shared.latents import encode
 
         if not self.starts(options):
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
-        return {"start": encode(parts.vae(), first, parts.latents)}
+        return {"start": encode(components.vae(), first, components.latents)}
 
     def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
         """The clips with their first frame as the latent of a picture, where they start from it."""

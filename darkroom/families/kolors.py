@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.sdxl import BASE_SIZE, SDXL
-from darkroom.families.shared.spec import Flavour, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import CHATGLM3_6B, SD_VAE
-from darkroom.families.tiny.parts import chatglm
+from darkroom.families.tiny.components import chatglm
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -42,8 +42,8 @@ class Kolors(SDXL):
     flavours = {"1.0": Flavour("terminusresearch/kwai-kolors-1.0")}
     # the stock pipeline reads its own prompts with 256 tokens, whatever it is told
     defaults = {"tokenizer_max_length": 256, "validation_guidance": 5.0, "validation_num_inference_steps": 50}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "UNet2DConditionModel",
             {
                 **SDXL.tiny.denoiser.config,
@@ -55,7 +55,7 @@ class Kolors(SDXL):
         vae=SDXL.tiny.vae,
         encoders={"text_encoder": chatglm()},
         tokenizers={"tokenizer": "chatglm"},
-        scheduler=Part(
+        scheduler=ComponentSpec(
             "EulerDiscreteScheduler",
             {**SDXL.tiny.scheduler.config, "beta_end": 0.014, "num_train_timesteps": 1100},
         ),

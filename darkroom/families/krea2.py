@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux import image_ids, pack, unpack
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import DEFAULT
-from darkroom.families.tiny.parts import qwen3_vl, qwen_image_vae
+from darkroom.families.tiny.components import qwen3_vl, qwen_image_vae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -54,8 +54,8 @@ class Krea2(Family):
         "validation_num_inference_steps": 28,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "Krea2Transformer2DModel",
             {
                 "in_channels": 64,
@@ -78,7 +78,7 @@ class Krea2(Family):
         vae=qwen_image_vae(),
         encoders={"text_encoder": qwen3_vl(LAYERS[-1] + 1)},
         tokenizers={"tokenizer": "chat"},
-        scheduler=Part(
+        scheduler=ComponentSpec(
             "FlowMatchEulerDiscreteScheduler",
             {"use_dynamic_shifting": True, "base_shift": 0.5, "max_shift": 1.15, "max_image_seq_len": 6400},
         ),

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import FLUX_VAE, QWEN25_VL_7B
-from darkroom.families.tiny.parts import kl_vae, qwen2_vl
+from darkroom.families.tiny.components import kl_vae, qwen2_vl
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -55,8 +55,8 @@ class LongCatImage(Family):
         "all": ATTENTION + TEXT_ATTENTION,
         "all+ffs": ATTENTION + TEXT_ATTENTION + FEED_FORWARD,
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "LongCatImageTransformer2DModel",
             {
                 "patch_size": 1,
@@ -73,7 +73,7 @@ class LongCatImage(Family):
         vae=kl_vae(16, 0.3611, 0.1159),
         encoders={"text_encoder": qwen2_vl()},
         tokenizers={"tokenizer": "chat"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"use_dynamic_shifting": True}),
         # it serves to rewrite prompts only
         settings={"text_processor": None},
         oracle={"attention_head_dim": 32, "num_attention_heads": 4, "axes_dims_rope": (8, 12, 12)},

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.shared.first_frame import noise_shares
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.shared.text import can_mend_text, read
 from darkroom.families.sizes import DEFAULT, UMT5_XXL
-from darkroom.families.tiny.parts import t5
+from darkroom.families.tiny.components import t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -62,8 +62,8 @@ class LongCatVideo(Family):
         "validation_num_video_frames": 93,
     }
     targets = {"default": ATTENTION, "all+ffs": ATTENTION + FEED_FORWARD}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "LongCatVideoTransformer3DModel",
             {
                 "hidden_size": 32,
@@ -74,7 +74,7 @@ class LongCatVideo(Family):
                 "text_tokens_zero_pad": True,
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "AutoencoderKLWan",
             {
                 "base_dim": 8,
@@ -86,7 +86,7 @@ class LongCatVideo(Family):
         ),
         encoders={"text_encoder": t5(cls="UMT5EncoderModel")},
         tokenizers={"tokenizer": "t5"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 12.0}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 12.0}),
         oracle={"hidden_size": 128, "num_heads": 4, "adaln_tembed_dim": 128},
     )
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.shared.first_frame import noise_shares, token_times
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import LTX095_VAE, T5_XXL
-from darkroom.families.tiny.parts import t5
+from darkroom.families.tiny.components import t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -62,8 +62,8 @@ class LTXVideo(Family):
         "validation_num_video_frames": 121,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "LTXVideoTransformer3DModel",
             {
                 "in_channels": 128,
@@ -75,7 +75,7 @@ class LTXVideo(Family):
                 "caption_channels": 32,
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "AutoencoderKLLTXVideo",
             {
                 "latent_channels": 128,
@@ -89,7 +89,7 @@ class LTXVideo(Family):
         ),
         encoders={"text_encoder": t5()},
         tokenizers={"tokenizer": "t5"},
-        scheduler=Part(
+        scheduler=ComponentSpec(
             "FlowMatchEulerDiscreteScheduler",
             {
                 "use_dynamic_shifting": True,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.ltxvideo import FEW_CHANNELS, ONE_LAYER, LTXVideo
 from darkroom.families.shared.first_frame import noise_shares, token_times
-from darkroom.families.shared.spec import Flavour, Part, SoundTrack, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, SoundTrack
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import DEFAULT, GEMMA3_12B
-from darkroom.families.tiny.parts import gemma3
+from darkroom.families.tiny.components import gemma3
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -93,8 +93,8 @@ class LTXVideo2(LTXVideo):
         "tokenizer_max_length": 1024,
         "validation_num_inference_steps": 40,
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "LTX2VideoTransformer3DModel",
             {
                 "in_channels": 128,
@@ -113,7 +113,7 @@ class LTXVideo2(LTXVideo):
                 "use_prompt_embeddings": True,
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "AutoencoderKLLTX2Video",
             {
                 "latent_channels": 128,
@@ -127,12 +127,12 @@ class LTXVideo2(LTXVideo):
         ),
         encoders={
             "text_encoder": gemma3(),
-            "connectors": Part("diffusers.pipelines.ltx2.connectors:LTX2TextConnectors", _CONNECTORS),
+            "connectors": ComponentSpec("diffusers.pipelines.ltx2.connectors:LTX2TextConnectors", _CONNECTORS),
         },
         tokenizers={"tokenizer": "gemma"},
         scheduler=LTXVideo.tiny.scheduler,
         extras={
-            "audio_vae": Part(
+            "audio_vae": ComponentSpec(
                 "AutoencoderKLLTX2Audio",
                 {
                     "base_channels": 16,
@@ -143,7 +143,7 @@ class LTXVideo2(LTXVideo):
                     "resolution": 8,
                 },
             ),
-            "vocoder": Part("diffusers.pipelines.ltx2.vocoder:LTX2Vocoder", _VOCODER),
+            "vocoder": ComponentSpec("diffusers.pipelines.ltx2.vocoder:LTX2Vocoder", _VOCODER),
         },
         oracle={
             "num_attention_heads": 4,
@@ -180,11 +180,11 @@ class LTXVideo2(LTXVideo):
     def sample_identity(self, options: Config) -> dict[str, Any]:
         return {"sound": list(self.sound), "frames_per_second": options.framerate or self.fps}
 
-    def sound_entries(self, parts: Any, sound: Tensor, seconds: float) -> dict[str, Tensor]:
+    def sound_entries(self, components: Any, sound: Tensor, seconds: float) -> dict[str, Tensor]:
         """sound (B, T, D): normalised latents of the waveforms (B, channels, N)."""
         import torch
 
-        vae = parts.extra("audio_vae")
+        vae = components.extra("audio_vae")
         facts = vae.config
         per_second = facts.sample_rate / facts.mel_hop_length / vae.temporal_compression_ratio
         count = round(seconds * per_second)

@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import FLUX_VAE, GEMMA2_2B
-from darkroom.families.tiny.parts import gemma2, kl_vae
+from darkroom.families.tiny.components import gemma2, kl_vae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -48,8 +48,8 @@ class Lumina2(Family):
         "validation_num_inference_steps": 30,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "Lumina2Transformer2DModel",
             {
                 "sample_size": 8,
@@ -69,7 +69,7 @@ class Lumina2(Family):
         vae=kl_vae(16, 0.3611, 0.1159),
         encoders={"text_encoder": gemma2()},
         tokenizers={"tokenizer": "gemma"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 6.0}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 6.0}),
         oracle={"hidden_size": 128, "num_attention_heads": 4, "num_kv_heads": 2, "axes_dim_rope": (8, 12, 12)},
         # the instruction before every caption is long in letters
         defaults={"tokenizer_max_length": 192},

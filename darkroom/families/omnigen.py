@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, find_on_host
-from darkroom.families.shared.spec import Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
 from darkroom.families.sizes import SD_VAE
-from darkroom.families.tiny.parts import kl_vae
+from darkroom.families.tiny.components import kl_vae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -89,8 +89,8 @@ class OmniGen(Family):
         "validation_num_inference_steps": 50,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "OmniGenTransformer2DModel",
             {
                 "in_channels": 4,
@@ -116,7 +116,7 @@ class OmniGen(Family):
         vae=kl_vae(4, 0.13025),
         encoders={},
         tokenizers={"tokenizer": "gemma"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True, "num_train_timesteps": 1}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True, "num_train_timesteps": 1}),
         oracle={
             "hidden_size": 64,
             "intermediate_size": 128,

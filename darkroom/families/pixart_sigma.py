@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import SD_VAE, T5_XXL
-from darkroom.families.tiny.parts import kl_vae, t5
+from darkroom.families.tiny.components import kl_vae, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -61,8 +61,8 @@ class PixArtSigma(Family):
         "validation_num_inference_steps": 20,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "PixArtTransformer2DModel",
             {
                 "sample_size": 8,
@@ -80,7 +80,7 @@ class PixArtSigma(Family):
         vae=kl_vae(4, 0.13025),
         encoders={"text_encoder": t5()},
         tokenizers={"tokenizer": "t5"},
-        scheduler=Part("DPMSolverMultistepScheduler", {"beta_schedule": "linear"}),
+        scheduler=ComponentSpec("DPMSolverMultistepScheduler", {"beta_schedule": "linear"}),
         oracle={"attention_head_dim": 32, "cross_attention_dim": 128},
     )
 

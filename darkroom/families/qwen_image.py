@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux import pack, unpack
-from darkroom.families.shared.spec import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Inpainting, Latents
 from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import DEFAULT, QWEN25_VL_7B
-from darkroom.families.tiny.parts import qwen2_vl, qwen2_vl_processor, qwen_image_vae
+from darkroom.families.tiny.components import qwen2_vl, qwen2_vl_processor, qwen_image_vae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -41,9 +41,9 @@ FULL_SIZE = 1024 * 1024
 SMALL_SIZE, EYE = 384 * 384, 28
 
 
-def _tiny(denoiser: Mapping[str, Any], extras: Mapping[str, Part]) -> Tiny:
-    return Tiny(
-        denoiser=Part(
+def _tiny(denoiser: Mapping[str, Any], extras: Mapping[str, ComponentSpec]) -> ComponentSpecs:
+    return ComponentSpecs(
+        denoiser=ComponentSpec(
             "QwenImageTransformer2DModel",
             {
                 "patch_size": 2,
@@ -60,7 +60,7 @@ def _tiny(denoiser: Mapping[str, Any], extras: Mapping[str, Part]) -> Tiny:
         vae=qwen_image_vae(),
         encoders={"text_encoder": qwen2_vl()},
         tokenizers={"tokenizer": "chat"},
-        scheduler=Part(
+        scheduler=ComponentSpec(
             "FlowMatchEulerDiscreteScheduler",
             {
                 "use_dynamic_shifting": True,
@@ -95,7 +95,7 @@ SPACE = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed
 
 def _layered(repository: str) -> Flavour:
     """A model that takes a picture apart."""
-    parts = _tiny({"use_additional_t_cond": True, "use_layer3d_rope": True}, {"processor": qwen2_vl_processor()})
+    components = _tiny({"use_additional_t_cond": True, "use_layer3d_rope": True}, {"processor": qwen2_vl_processor()})
     vae = qwen_image_vae(input_channels=4)
     return Flavour(
         repository,
@@ -103,7 +103,7 @@ def _layered(repository: str) -> Flavour:
         note="takes a picture apart into layers with alpha",
         pipeline=LAYERED,
         latents=dataclasses.replace(SPACE, layered=True),
-        tiny=dataclasses.replace(parts, vae=vae, defaults={"validation_num_layers": 2}),
+        tiny=dataclasses.replace(components, vae=vae, defaults={"validation_num_layers": 2}),
         supports=frozenset({"layers"}),
         picture="needed",
     )

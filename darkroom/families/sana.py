@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.base import Family, config_of
-from darkroom.families.shared.spec import ControlNet, Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Latents
 from darkroom.families.sizes import DC_AE_F32C32, GEMMA2_2B
-from darkroom.families.tiny.parts import gemma2
+from darkroom.families.tiny.components import gemma2
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -74,8 +74,8 @@ class Sana(Family):
         "validation_num_inference_steps": 20,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "SanaTransformer2DModel",
             {
                 "patch_size": 1,
@@ -91,7 +91,7 @@ class Sana(Family):
                 "sample_size": 32,
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "AutoencoderDC",
             {
                 "latent_channels": 32,
@@ -109,7 +109,7 @@ class Sana(Family):
         ),
         encoders={"text_encoder": gemma2()},
         tokenizers={"tokenizer": "gemma"},
-        scheduler=Part(
+        scheduler=ComponentSpec(
             "DPMSolverMultistepScheduler",
             {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0},
         ),

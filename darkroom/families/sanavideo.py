@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.sana import Sana
 from darkroom.families.shared.first_frame import noise_shares, token_times
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import DEFAULT, GEMMA2_2B
-from darkroom.families.tiny.parts import gemma2
+from darkroom.families.tiny.components import gemma2
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -50,8 +50,8 @@ class SanaVideo(Sana):
         "validation_num_inference_steps": 50,
         "validation_num_video_frames": 81,
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "SanaVideoTransformer3DModel",
             {
                 "in_channels": 16,
@@ -68,7 +68,7 @@ class SanaVideo(Sana):
                 "rope_max_seq_len": 32,
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "AutoencoderKLWan",
             {
                 "base_dim": 8,
@@ -80,7 +80,7 @@ class SanaVideo(Sana):
         ),
         encoders={"text_encoder": gemma2()},
         tokenizers={"tokenizer": "gemma"},
-        scheduler=Part(
+        scheduler=ComponentSpec(
             "DPMSolverMultistepScheduler",
             {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 8.0},
         ),

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Inpainting, Latents
 from darkroom.families.sizes import CLIP_L, SD_VAE
-from darkroom.families.tiny.parts import clip, kl_vae
+from darkroom.families.tiny.components import clip, kl_vae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -77,12 +77,12 @@ class SD1x(Family):
         "validation_num_inference_steps": 50,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part("UNet2DConditionModel", UNET),
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec("UNet2DConditionModel", UNET),
         vae=kl_vae(4, 0.18215),
         encoders={"text_encoder": clip()},
         tokenizers={"tokenizer": "clip"},
-        scheduler=Part("EulerDiscreteScheduler", SCHEDULE),
+        scheduler=ComponentSpec("EulerDiscreteScheduler", SCHEDULE),
         settings=NO_CHECKER,
         oracle=ORACLE,
     )

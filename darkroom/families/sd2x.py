@@ -7,9 +7,9 @@ predict noise: what a checkpoint's scheduler says of itself goes before the fami
 from __future__ import annotations
 
 from darkroom.families.sd1x import NO_CHECKER, ORACLE, SCHEDULE, UNET, SD1x
-from darkroom.families.shared.spec import Flavour, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour
 from darkroom.families.sizes import CLIP_H, SD_VAE
-from darkroom.families.tiny.parts import clip, kl_vae
+from darkroom.families.tiny.components import clip, kl_vae
 
 
 class SD2x(SD1x):
@@ -33,12 +33,14 @@ class SD2x(SD1x):
         "inference_scheduler_timestep_spacing": "trailing",
         "validation_guidance_rescale": 0.7,
     }
-    tiny = Tiny(
-        denoiser=Part("UNet2DConditionModel", {**UNET, "attention_head_dim": (2, 4), "use_linear_projection": True}),
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
+            "UNet2DConditionModel", {**UNET, "attention_head_dim": (2, 4), "use_linear_projection": True}
+        ),
         vae=kl_vae(4, 0.18215),
         encoders={"text_encoder": clip(act="gelu")},
         tokenizers={"tokenizer": "clip"},
-        scheduler=Part(
+        scheduler=ComponentSpec(
             "DDIMScheduler",
             {
                 **SCHEDULE,

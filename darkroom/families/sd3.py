@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ControlNet, Flavour, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Latents, Limits
 from darkroom.families.shared.text import zero_padding
 from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, T5_XXL
-from darkroom.families.tiny.parts import clip, kl_vae, t5
+from darkroom.families.tiny.components import clip, kl_vae, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -64,8 +64,8 @@ class SD3(Family):
         "default": ("to_k", "to_q", "to_v", "to_out.0"),
         "all": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out"),
     }
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "SD3Transformer2DModel",
             {
                 "sample_size": 32,
@@ -90,7 +90,7 @@ class SD3(Family):
             "text_encoder_3": t5(64),
         },
         tokenizers={"tokenizer": "clip", "tokenizer_2": "clip", "tokenizer_3": "t5"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
         oracle={"attention_head_dim": 32, "num_attention_heads": 4, "caption_projection_dim": 128},
     )
 

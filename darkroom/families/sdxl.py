@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ControlNet, Flavour, Inpainting, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Inpainting, Latents
 from darkroom.families.sizes import CLIP_G, CLIP_L, SD_VAE
-from darkroom.families.tiny.parts import clip, kl_vae
+from darkroom.families.tiny.components import clip, kl_vae
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -41,7 +41,7 @@ UNET = {
     "transformer_layers_per_block": (1, 2),
 }
 SECOND_ENCODER = {"text_encoder_2": clip(vocabulary=515, act="gelu", cls="CLIPTextModelWithProjection")}
-SCHEDULER = Part(
+SCHEDULER = ComponentSpec(
     "EulerDiscreteScheduler",
     {
         "beta_schedule": "scaled_linear",
@@ -57,8 +57,8 @@ ORACLE = {
     "transformer_layers_per_block": (1, 1),
     "attention_head_dim": (2, 2),
 }
-TINY_REFINER = Tiny(
-    denoiser=Part(
+TINY_REFINER = ComponentSpecs(
+    denoiser=ComponentSpec(
         "UNet2DConditionModel", {**UNET, "projection_class_embeddings_input_dim": 72, "cross_attention_dim": 32}
     ),
     vae=kl_vae(4, 0.13025),
@@ -142,8 +142,8 @@ class SDXL(Family):
     tinies = {"tiny-refiner": "refiner-1.0"}
     defaults = {"tokenizer_max_length": 77, "validation_guidance": 5.0, "validation_num_inference_steps": 30}
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "UNet2DConditionModel", {**UNET, "projection_class_embeddings_input_dim": 80, "cross_attention_dim": 64}
         ),
         vae=kl_vae(4, 0.13025),

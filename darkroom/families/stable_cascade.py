@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import CLIP_G
-from darkroom.families.tiny.parts import clip
+from darkroom.families.tiny.components import clip
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -75,8 +75,8 @@ class StableCascade(Family):
         "validation_num_inference_steps": 20,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "StableCascadeUNet",
             {
                 "in_channels": 16,
@@ -95,7 +95,7 @@ class StableCascade(Family):
                 "patch_size": 1,
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "EfficientNetEncoder",
             {
                 "stages": (
@@ -112,7 +112,7 @@ class StableCascade(Family):
         encoders={"text_encoder": clip(act="gelu", cls="CLIPTextModelWithProjection")},
         tokenizers={"tokenizer": "clip"},
         extras={
-            "decoder": Part(
+            "decoder": ComponentSpec(
                 "StableCascadeUNet",
                 {
                     "in_channels": 4,
@@ -137,12 +137,12 @@ class StableCascade(Family):
                     "timestep_ratio_embedding_dim": 16,
                 },
             ),
-            "vqgan": Part(
+            "vqgan": ComponentSpec(
                 "StableCascadeVQModel",
                 {"bottleneck_blocks": 1, "embed_dim": 16, "num_vq_embeddings": 16},
             ),
         },
-        scheduler=Part("DDPMWuerstchenScheduler", {}),
+        scheduler=ComponentSpec("DDPMWuerstchenScheduler", {}),
         oracle={"conditioning_dim": 128, "block_out_channels": (192, 192), "dropout": (0.0, 0.0)},
         defaults={
             "resolution": 96,

@@ -19,10 +19,10 @@ from darkroom.families.base import Family, config_of, find_on_host
 from darkroom.families.shared import wan_control
 from darkroom.families.shared.classes import bare
 from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares, stills, token_times
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.shared.text import can_mend_text, read
 from darkroom.families.sizes import CLIP_H_VISION, DEFAULT, UMT5_XXL, WAN22_VAE
-from darkroom.families.tiny.parts import clip_vision, t5
+from darkroom.families.tiny.components import clip_vision, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -68,18 +68,18 @@ def _tiny(
     shift: float = 3.0,
     cls: str = "WanTransformer3DModel",
     **more: Any,
-) -> Tiny:
+) -> ComponentSpecs:
     given: dict[str, Any] = {
-        "vae": Part("AutoencoderKLWan", VAE),
+        "vae": ComponentSpec("AutoencoderKLWan", VAE),
         "encoders": {"text_encoder": t5(cls="UMT5EncoderModel")},
         "tokenizers": {"tokenizer": "t5"},
-        "scheduler": Part(
+        "scheduler": ComponentSpec(
             "UniPCMultistepScheduler",
             {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": shift},
         ),
     }
-    return Tiny(
-        denoiser=Part(cls, {**DENOISER, **denoiser}),
+    return ComponentSpecs(
+        denoiser=ComponentSpec(cls, {**DENOISER, **denoiser}),
         oracle={**ORACLE, **oracle},
         **{**given, **more},
     )
@@ -98,7 +98,7 @@ TINY_TI2V = _tiny(
     {"in_channels": 48, "out_channels": 48},
     {"num_attention_heads": 8, "ffn_dim": 512},
     shift=5.0,
-    vae=Part(
+    vae=ComponentSpec(
         "AutoencoderKLWan",
         {
             **VAE,
@@ -295,7 +295,7 @@ class Wan(FromFirstFrame):
     def _ends_with_a_picture(self, options: Config) -> bool:
         return LAST_FRAME in self.supports_for(options.model_flavour)
 
-    def sample_entries(self, parts: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """For image to video, of the frames that are given: first_frame (B, 16, F, H, W) and, for 2.1, image (B, N, D).
 
         The VAE looks back in time, so every latent frame of an otherwise grey clip knows something of the first. With
@@ -308,17 +308,17 @@ class Wan(FromFirstFrame):
 
         clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)  # (B, 3, F, H, W)
         if self._is_vace(options):
-            return {"grey": encode(parts.vae(), torch.zeros_like(clip), parts.latents)}
+            return {"grey": encode(components.vae(), torch.zeros_like(clip), components.latents)}
         if not self.starts(options):
             return {}
         has_end = self._ends_with_a_picture(options) and clip.shape[2] > 1
         given = [0, -1] if has_end else [0]
         shown = torch.zeros_like(clip[:, :, :1] if self.control(options) else clip)
         shown[:, :, given] = clip[:, :, given]
-        entries = {"first_frame": encode(parts.vae(), shown, parts.latents)}
-        if "image_encoder" in self.tiny_for(options.model_flavour).extras:
+        entries = {"first_frame": encode(components.vae(), shown, components.latents)}
+        if "image_encoder" in self.specs_for(options.model_flavour).extras:
             ends = self._ends_with_a_picture(options)
-            seen = [_read_pictures(parts, clip[:, :, frame]) for frame in ([0, -1] if ends else [0])]
+            seen = [_read_pictures(components, clip[:, :, frame]) for frame in ([0, -1] if ends else [0])]
             entries["image"] = torch.stack(seen, dim=1) if ends else seen[0]
         return entries
 
@@ -422,12 +422,12 @@ class Wan(FromFirstFrame):
         return {"image": first, **({"last_image": last[0]} if last else {})}
 
 
-def _read_pictures(parts: Any, pixels: Tensor) -> Tensor:
+def _read_pictures(components: Any, pixels: Tensor) -> Tensor:
     """Pictures (B, 3, H, W) in -1..1 as CLIP's last hidden states but one, (B, N, D)."""
     import torch
 
-    encoder = parts.extra("image_encoder")
-    read = parts.extra("image_processor")(images=stills(pixels), return_tensors="pt")
+    encoder = components.extra("image_encoder")
+    read = components.extra("image_processor")(images=stills(pixels), return_tensors="pt")
     with torch.no_grad():
         states = encoder(pixel_values=read["pixel_values"].to(encoder.device), output_hidden_states=True)
     return states.hidden_states[-2]

@@ -12,10 +12,18 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, find_on_host
-from darkroom.families.shared.spec import ControlNet, Flavour, Inpainting, Latents, Limits, Part, Tiny
+from darkroom.families.shared.spec import (
+    ComponentSpec,
+    ComponentSpecs,
+    ControlNet,
+    Flavour,
+    Inpainting,
+    Latents,
+    Limits,
+)
 from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import FLUX_VAE, QWEN3_4B
-from darkroom.families.tiny.parts import kl_vae, qwen3
+from darkroom.families.tiny.components import kl_vae, qwen3
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -67,8 +75,8 @@ class ZImage(Family):
         "validation_num_inference_steps": 50,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "ZImageTransformer2DModel",
             {
                 "in_channels": 16,
@@ -85,7 +93,7 @@ class ZImage(Family):
         vae=kl_vae(16, 0.3611, 0.1159),
         encoders={"text_encoder": qwen3()},
         tokenizers={"tokenizer": "chat"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
         oracle={"dim": 128, "axes_dims": (16, 24, 24)},
     )
 

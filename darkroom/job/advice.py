@@ -140,7 +140,7 @@ class Adviser:
     # -- text and samples ----------------------------------------------------------------------------------------------
 
     def _text(self, before: Change, _: Forecast) -> Change | None:
-        encoders = self.family.tiny_for(self.resolved.config.model_flavour).encoders
+        encoders = self.family.specs_for(self.resolved.config.model_flavour).encoders
         names = policy.TEXT_PRECISIONS[: len(encoders)]
         return self._first_that_fits(before, (dict.fromkeys(names, preset) for preset in OF_TEXT), TEXT)
 

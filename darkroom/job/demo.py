@@ -23,7 +23,7 @@ from darkroom.demo import checker, pictures
 from darkroom.demo.pictures import Scene
 from darkroom.job.train import train
 from darkroom.options.sources import resolve
-from darkroom.pretrained.repository import locate
+from darkroom.pretrained.repository import locate_repository
 from darkroom.tools.generate import AdapterFile, load_adapters, stock_pipeline
 from darkroom.validate.sheet import grid
 
@@ -78,7 +78,7 @@ def demo(output: Path, overrides: Sequence[str] = (), say: Callable[[str], None]
     say(f"The built-in model draws simple shapes. {CONCEPTS} pictures will teach it a creature: the grumbo.\n")
     resolved = resolve([str(config), *overrides], {}, Path.cwd(), families.defaults)
     family = families.get("flux")
-    base = locate(family.flavour("embedded").repository, family)
+    base = locate_repository(family.flavour("embedded").repository, family)
     pipe = stock_pipeline(family, base, torch.float32, resolved.config)
     concepts, others = scenes()
     say("Before: asking the untrained model for grumbos, and for ordinary shapes.")

@@ -41,7 +41,7 @@ from darkroom.memory.ledger import ON_DEVICE, ON_HOST, Ledger, shapes_only, want
 from darkroom.memory.repeats import Kind, extend, fewest, follow, kinds_of, shorten, shortened
 from darkroom.options.sources import Resolved
 from darkroom.pretrained.components import scheduler_config
-from darkroom.pretrained.fake import HollowParts
+from darkroom.pretrained.fake import FakeComponents
 from darkroom.train import distributed
 from darkroom.train.step import Stepper
 from darkroom.validate.prompts import Prompt
@@ -181,12 +181,12 @@ class Trial:
         patterns: Mapping[str, nn.Module] | None = None,
     ):
         config, family = scene.run.config, scene.run.family
-        self.scene, self.kinds, self.counts, self.patterns = scene, kinds, counts, patterns
+        self.scene, self.specs, self.counts, self.patterns = scene, kinds, counts, patterns
         self.config, self.family, self.device = config, family, scene.device
         self.ledger = Ledger(scene.fake)
         self.placement = HollowPlacement(config, self.device, family.blocks, self.ledger, not counts)
         dtype, place = distributed.base_dtype(config), self.placement
-        self.parts = HollowParts(
+        self.components = FakeComponents(
             self.ledger.hollow, self._prepare, family, config, self.device, dtype, place.text, place.vae, scene.settings
         )
         # by denoiser: the kinds of blocks that repeat in it, and a copy with few of them
@@ -200,7 +200,7 @@ class Trial:
         """A denoiser without weights, as long as this trial's are."""
         if self.patterns is not None:
             model = copy.deepcopy(self.patterns[part])
-            shorten(model, self.kinds, self.counts)
+            shorten(model, self.specs, self.counts)
             return model
         model = make()
         targets = target_modules(self.config, self.family.targets) if self.config.model_type == "lora" else []
@@ -217,7 +217,7 @@ class Trial:
     def text(self) -> dict[str, Any]:
         """A caption's cache entry."""
         captions = (self.scene.plan.captions() or [""])[: self.scene.plan.file.default_text.text_encoder_batch_size]
-        pipe = self.parts.text()
+        pipe = self.components.text()
         dataset, bucket = shapes(self.scene.plan)[0]
         count = max(1, sum(companion.role == "reference" for companion in dataset.conditioning))
         pictures = [Image.new("RGB", bucket.target)] * count
@@ -228,38 +228,38 @@ class Trial:
 
     def latents(self) -> list[tuple[Any, dict[str, Any]]]:
         """The planned dataset and one sample's entries for each shape of its buckets."""
-        self.parts.vae()
+        self.components.vae()
         found = []
         for dataset, bucket in shapes(self.scene.plan):
             width, height = bucket.target
-            facts = self.parts.latents
+            facts = self.components.latents
             clip = (bucket.frames,) if facts.temporal or facts.layered else ()
             # with numbers, since some are looked at by programs that know no tensors
             pictures = self.ledger.count(torch.zeros(self.config.vae_batch_size, 3, *clip, height, width))
             with self.ledger:
-                entry = stages.sample_of(self.scene.run, self.parts, pictures, [None] * len(pictures))
+                entry = stages.sample_of(self.scene.run, self.components, pictures, [None] * len(pictures))
                 found.append((dataset, {name: tensor[:1] for name, tensor in entry.items()}))
         return found
 
     def load(self) -> None:
         """The denoiser, where it is to be."""
         if self.config.keep_vae_loaded:
-            self.parts.vae()
-        self.model = stages.denoiser(self.scene.run, self.parts, self.placement)
+            self.components.vae()
+        self.model = stages.denoiser(self.scene.run, self.components, self.placement)
         gc.collect()  # what was wide before hangs in circles
 
     def attach(self) -> None:
         """What is trained, and what trains it."""
-        run, denoisers = self.scene.run, self.parts.denoisers_of(self.model)
+        run, denoisers = self.scene.run, self.components.denoisers_of(self.model)
         self.ledger.moment("attached")
-        adapter = stages.attached(run, self.model, self.parts)
+        adapter = stages.attached(run, self.model, self.components)
         self.placement.attached(adapter.model, denoisers)
-        scheduler = scheduler_config(self.parts)
+        scheduler = scheduler_config(self.components)
         with self.ledger:
             self.stepper = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, STEPS)
         self._move_averages()
-        for part in self.parts.trained if self.counts else ():
-            follow(denoisers[part], self.kinds, functools.partial(self._moment, part))
+        for part in self.components.trainable_components if self.counts else ():
+            follow(denoisers[part], self.specs, functools.partial(self._moment, part))
         self._tell_of_updates()
         if not is_host(self.device):
             compute_together(self.stepper, self._waits)
@@ -293,7 +293,7 @@ class Trial:
             kept = {name: torch.cat([tensor] * count) for name, tensor in sample.items()}
             latents = kept.pop("latents")
             roles = [companion.role for companion in dataset.conditioning]
-            height, width = (edge * self.parts.latents.downscale for edge in latents.shape[-2:])
+            height, width = (edge * self.components.latents.downscale for edge in latents.shape[-2:])
             pixels = torch.empty(count, 3, height, width) if self.family.sees(self.config) == "pixels" else latents
             return Batch(
                 latents=latents,
@@ -341,8 +341,8 @@ class Trial:
 
     def picture(self, entry: dict[str, Any]) -> None:
         """A validation picture."""
-        renderer = Renderer(self.parts, self.config, lambda caption, looks=(): entry)
-        self.parts.vae()
+        renderer = Renderer(self.components, self.config, lambda caption, looks=(): entry)
+        self.components.vae()
         with self.ledger:
             renderer.shortest(self.model, self.scene.prompts, form="pt")
 
@@ -350,7 +350,7 @@ class Trial:
         """A file is copied as a whole before it is written."""
         state = [t for t in tree_leaves(self.stepper.optimizer.state_dict()) if isinstance(t, torch.Tensor)]
         copies = 1 if is_host(self.device) else 2
-        self.parts.unload_vae()
+        self.components.unload_vae()
         self.ledger.mark()
         trained = self.stepper.parameters
         # while averages are saved, the weights themselves are kept beside them
@@ -458,7 +458,7 @@ class Forecaster:
         reader = Trial(self.scene)
         entry = self._once(TEXT, reader, reader.text)
         yield
-        reader.parts.unload_text()
+        reader.components.unload_text()
         samples = self._once(LATENTS, reader, reader.latents)
         yield
         if self.known.training is None:
@@ -523,9 +523,9 @@ class Forecaster:
         row = self.phases[-1]
         if row.host is None:
             return False
-        spare = sum(first.parts.weight_bytes(part) or 0 for part in first.parts.trained)
+        spare = sum(first.components.weight_bytes(part) or 0 for part in first.components.trainable_components)
         self.phases[-1] = dataclasses.replace(row, host=first.placement.while_loading(spare), spare=spare)
-        denoisers = first.parts.denoisers_of(first.model).values()
+        denoisers = first.components.denoisers_of(first.model).values()
         self.weights = [weights_of(first.placement.blocks_of(each)) for each in denoisers]
         return True
 
@@ -613,9 +613,9 @@ def shapes(plan: DatasetPlan) -> list[tuple[Any, Any]]:
 def size_of_process(scene: Scene) -> int:
     """Bytes that a process takes which has imported what the run imports, and has no model yet."""
     family, config = scene.run.family, scene.run.config
-    spec = family.tiny_for(config.model_flavour)
-    parts = [spec.denoiser, *spec.encoders.values(), *spec.extras.values(), *([spec.vae] if spec.vae else [])]
-    for name in (family.drawn_by(config), *(part.cls for part in parts)):
+    spec = family.specs_for(config.model_flavour)
+    components = [spec.denoiser, *spec.encoders.values(), *spec.extras.values(), *([spec.vae] if spec.vae else [])]
+    for name in (family.drawn_by(config), *(part.cls for part in components)):
         named(name)
     gc.collect()
     return resident_bytes() + LIBRARIES

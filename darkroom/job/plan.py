@@ -28,7 +28,7 @@ from darkroom.job.needs import needs
 from darkroom.job.rehearse import REHEARSAL
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
-from darkroom.pretrained.repository import Published, Repository
+from darkroom.pretrained.repository import PublishedSettings, Repository
 from darkroom.report.eventlog import read
 from darkroom.train import distributed
 from darkroom.train.checkpoint import Keeper
@@ -54,14 +54,14 @@ class Begun:
     family: Family
     data: data_plan.DatasetPlan
     prompts: list[Prompt]
-    published: Published | None
+    published: PublishedSettings | None
     made: dict[str, Any]
 
 
 def begin(resolved: Resolved) -> Begun:
     """All that needs no model. Raises what would stop the run."""
     config = resolved.config
-    published = published_settings(resolved)
+    published = find_published_settings(resolved)
     folder = published and published.folder
     family, prompts = preflight.check(resolved, folder)
     datasets = read_datasets(config.data_backend_config, config, os.environ)
@@ -100,18 +100,18 @@ def begin(resolved: Resolved) -> Begun:
         "to_delete": [{"dataset": name, "path": path, "reason": why} for name, path, why in data.to_delete()],
         "disk_free": free_bytes(Path(config.output_dir)),
         "weights": weights(repository, family),
-        "sizes": None if published is None else {"why": published.why, "unknown": published.unknown},
+        "sizes": None if published is None else {"why": published.reason, "unknown": published.unknown},
         "validation": validation(config, drawn, steps, data.lengths.steps_per_epoch),
         "time": estimated_time(config, steps),
     }
     return Begun(resolved, family, data, prompts, published, made)
 
 
-def published_settings(resolved: Resolved) -> Published | None:
+def find_published_settings(resolved: Resolved) -> PublishedSettings | None:
     """What stands in for settings that neither a folder nor the hub has given; None where they are at hand."""
     family = families.get(resolved.config.model_family)
     try:
-        return Repository(family, resolved.config, torch.device("cpu"), torch.float32).published_settings()
+        return Repository(family, resolved.config, torch.device("cpu"), torch.float32).find_published_settings()
     except ConfigError:  # which preflight tells together with all else
         return None
 
@@ -208,7 +208,7 @@ def weights(repository: Repository, family: Family) -> dict[str, int | None]:
     """Bytes of each part's weights on disk, where they are local: the least memory its phase needs."""
     text = [repository.weight_bytes(name) for name in family.tiny.encoders]
     known = [size for size in text if size is not None]
-    denoisers = [size for size in map(repository.weight_bytes, repository.trained) if size is not None]
+    denoisers = [size for size in map(repository.weight_bytes, repository.trainable_components) if size is not None]
     return {
         "text encoders": sum(known) if known else None,
         "vae": repository.weight_bytes("vae"),

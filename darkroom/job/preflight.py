@@ -23,7 +23,7 @@ from darkroom.optim import table
 from darkroom.options import conflicts
 from darkroom.options.config import option_info
 from darkroom.options.sources import FAMILY_DEFAULT, Note, Resolved, add_source
-from darkroom.pretrained.components import Parts, scheduler_config
+from darkroom.pretrained.components import Components, scheduler_config
 from darkroom.pretrained.repository import Repository
 from darkroom.report import trackers
 from darkroom.validate import schedulers
@@ -86,7 +86,9 @@ def models_fit(base: Repository) -> None:
     """Raises ConfigError for what the options ask of models that cannot do it, from their settings alone."""
     placement = policy.Placement(base.options, base.device, base.family.blocks)
     try:
-        placement.examine(lambda: [base.hollow(part) for part in base.trained], lambda: base.hollow("vae"))
+        placement.examine(
+            lambda: [base.empty_model(part) for part in base.trainable_components], lambda: base.empty_model("vae")
+        )
     except ModelError:
         if base.settings is None:  # else it is not known how large they are, which is told where that matters
             raise
@@ -105,8 +107,8 @@ def start_fits(base: Repository) -> None:
         with stages.usable("init_lora", config.init_lora, stages.REMEDY_OF_STARTS):
             lora_file.read(config.init_lora)
         return
-    for part, file in stock.files_of(config.init_lora, base.trained).items():
-        model = base.hollow(part)
+    for part, file in stock.files_of(config.init_lora, base.trainable_components).items():
+        model = base.empty_model(part)
         if isinstance(base.family.control(config), ControlChannels):
             base.family.widen(model)
         # what it has for text encoders is looked at once those are loaded
@@ -123,14 +125,14 @@ def assistant_fits(base: Repository) -> None:
 
     path, pipeline = base.options.assistant_lora_path, named(base.family.drawn_by(base.options))
     with stages.usable("assistant_lora_path", path, stages.REMEDY_OF_ASSISTANTS):
-        assistant.read(path, {part: base.hollow(part) for part in base.trained}, pipeline)
+        assistant.read(path, {part: base.empty_model(part) for part in base.trainable_components}, pipeline)
 
 
 def shift_is_known(base: Repository) -> None:
     """Raises ConfigError where the shift should follow sizes, and nobody has published how."""
     if base.options.flow_schedule_auto_shift and base.family.prediction == "flow_matching":
         base.family.shifts(
-            scheduler_config(Parts(base.family, base.options, base.device, base.dtype, settings=base.settings))
+            scheduler_config(Components(base.family, base.options, base.device, base.dtype, settings=base.settings))
         )
 
 

@@ -32,8 +32,8 @@ from darkroom.optim.clip import clip
 from darkroom.optim.offload import Offloaded
 from darkroom.optim.release import Released
 from darkroom.optim.schedules import Scheduler, Shape
-from darkroom.pretrained.components import Parts
-from darkroom.pretrained.repository import Repository, cut_short
+from darkroom.pretrained.components import Components
+from darkroom.pretrained.repository import Repository, describe_truncation
 from darkroom.train import distributed
 from darkroom.train.ema import EMA
 from darkroom.train.state import TrainState
@@ -52,32 +52,34 @@ REMEDY_OF_STARTS = "Use a whole file made for this family with the same rank and
 REMEDY_OF_ASSISTANTS = "Use a LoRA that was made for training this model, or leave assistant_lora_path out."
 
 
-def sample_of(run: Run, parts: Parts, pictures: torch.Tensor, sounds: Sequence[Any] = ()) -> dict[str, torch.Tensor]:
+def sample_of(
+    run: Run, components: Components, pictures: torch.Tensor, sounds: Sequence[Any] = ()
+) -> dict[str, torch.Tensor]:
     """All that is cached of samples: latents, and what the family keeps beside them."""
-    z = latents_of(parts, pictures)
-    beside = run.family.sample_entries(parts, pictures, z, run.config)
-    beside |= heard(run.family, parts, sounds, pictures.shape[2] if pictures.ndim == 5 else 1, run.config)
+    z = latents_of(components, pictures)
+    beside = run.family.sample_entries(components, pictures, z, run.config)
+    beside |= heard(run.family, components, sounds, pictures.shape[2] if pictures.ndim == 5 else 1, run.config)
     return {"latents": z, **{name: tensor.cpu() for name, tensor in beside.items()}}
 
 
-def latents_of(parts: Parts, pictures: torch.Tensor) -> torch.Tensor:
+def latents_of(components: Components, pictures: torch.Tensor) -> torch.Tensor:
     """Pictures (B, 3, H, W) or clips (B, 3, F, H, W) in -1..1 as latents, on the host."""
-    return latents.encode(parts.vae(), pictures, parts.latents).cpu()
+    return latents.encode(components.vae(), pictures, components.latents).cpu()
 
 
-def denoiser(run: Run, parts: Parts, placement: Placement) -> Any:
+def denoiser(run: Run, components: Components, placement: Placement) -> Any:
     """The denoiser in the precision that the kind of training wants, where it is to be."""
     full = run.config.model_type == "full" and not run.config.controlnet  # beside a ControlNet it is frozen
     # a new ControlNet is made from the wide weights
     keeper = None if full or run.config.controlnet else placement.kept
-    model = parts.denoiser(distributed.trained_dtype(run.config) if full else None, keeper)
+    model = components.denoiser(distributed.trained_dtype(run.config) if full else None, keeper)
     if run.config.gradient_checkpointing:
         interval, backend = run.config.gradient_checkpointing_interval, run.config.gradient_checkpointing_backend
         checkpointing.enable(model, interval, backend, placement.layers_move)
-    denoisers = parts.denoisers_of(model)
+    denoisers = components.denoisers_of(model)
     whole = denoisers if full else {CONTROLNET} & denoisers.keys()
     placement.base(denoisers, whole, distributed.trained_dtype(run.config))
-    assisted(run.config, parts, denoisers)
+    assisted(run.config, components, denoisers)
     for line in placement.describe():
         run.bars.print_line(f"  {line}")
     for line in placement.remarks():
@@ -85,13 +87,13 @@ def denoiser(run: Run, parts: Parts, placement: Placement) -> Any:
     return model
 
 
-def assisted(config: Config, parts: Parts, denoisers: Mapping[str, Any]) -> None:
+def assisted(config: Config, components: Components, denoisers: Mapping[str, Any]) -> None:
     """Let denoisers train with `assistant_lora_path`, if there is one. Raises ConfigError."""
     if not config.assistant_lora_path:
         return
-    own = {part: denoisers[part] for part in parts.trained}
+    own = {part: denoisers[part] for part in components.trainable_components}
     with usable("assistant_lora_path", config.assistant_lora_path, REMEDY_OF_ASSISTANTS):
-        given = assistant.read(config.assistant_lora_path, own, named(parts.family.drawn_by(parts.options)))
+        given = assistant.read(config.assistant_lora_path, own, named(components.family.drawn_by(components.options)))
     assistant.assist(own, given, config.validation_assistant_lora)
 
 
@@ -107,22 +109,22 @@ def usable(option: str, path: str, change: str, source: str = "") -> Iterator[No
         raise ConfigError(option, path, source, f"Its weights cannot be used: {reason}.", change) from cause
 
 
-def attached(run: Run, model: Any, parts: Parts) -> Adapter:
+def attached(run: Run, model: Any, components: Components) -> Adapter:
     """The adapter on the model, started from `init_lora` if given."""
     config, family = run.config, run.family
     dtype = distributed.trained_dtype(config)
-    adapter = adapters.attach(model, config, family.targets, parts.trained[0], dtype, run.seed)
+    adapter = adapters.attach(model, config, family.targets, components.trainable_components[0], dtype, run.seed)
     if config.init_lora and config.model_type == "lora":
-        start_from(cast("LoRA", adapter), parts, config.init_lora, run.resolved.sources["init_lora"])
+        start_from(cast("LoRA", adapter), components, config.init_lora, run.resolved.sources["init_lora"])
     model.train()
     return adapter
 
 
-def start_from(adapter: LoRA, parts: Repository, path: str, source: str = "") -> None:
+def start_from(adapter: LoRA, components: Repository, path: str, source: str = "") -> None:
     """Read an adapter in any format that is known, and begin with what it does. Raises ConfigError."""
-    pipeline = named(parts.family.drawn_by(parts.options))
+    pipeline = named(components.family.drawn_by(components.options))
     with usable("init_lora", path, REMEDY_OF_STARTS, source):
-        if path.endswith(".safetensors") and Path(path).is_file() and (problem := cut_short(Path(path))):
+        if path.endswith(".safetensors") and Path(path).is_file() and (problem := describe_truncation(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
         given = {}
         for part, file in stock.files_of(path, adapter.members).items():

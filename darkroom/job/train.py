@@ -48,8 +48,8 @@ from darkroom.memory.policy import Placement
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.pretrained import deletion
-from darkroom.pretrained.components import Parts, scheduler_config
-from darkroom.pretrained.repository import cache_home
+from darkroom.pretrained.components import Components, scheduler_config
+from darkroom.pretrained.repository import find_cache_home
 from darkroom.publish import metadata
 from darkroom.report import lock
 from darkroom.train import distributed
@@ -90,27 +90,27 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
         for note in preflight.remarks(resolved, family):
             run.bus.emit(Warn(message=str(note), about="settings"))
         engine = distributed.start(run.config)
-        placement = Placement(run.config, engine.device, family.blocks, shelf=cache_home() / "quantised")
+        placement = Placement(run.config, engine.device, family.blocks, shelf=find_cache_home() / "quantised")
         dtype = distributed.base_dtype(run.config)
-        parts = Parts(family, run.config, engine.device, dtype, placement.text, placement.vae)
+        components = Components(family, run.config, engine.device, dtype, placement.text, placement.vae)
         if only_caches:
             plan = prepared(run, engine, only_caches)
-            prompts = drawn(run, plan, parts, prompts)
+            prompts = drawn(run, plan, components, prompts)
             with advised(run, plan, prompts):
-                fill_caches(run, plan, parts, prompts, 0)
+                fill_caches(run, plan, components, prompts, 0)
             return Release(output, output, output / "events.jsonl", 0, time.monotonic() - run.started)
 
         keeper = Keeper(output, run.config)
         if engine.is_main_process:
             resume.clear_leftovers(output)
-        settings = resume.compared_settings(resolved, family, parts)
+        settings = resume.compared_settings(resolved, family, components)
         start = resume.find(resolved, keeper, settings)
         plan = prepared(run, engine, only_caches)
         if done := resume.find_finished(output, keeper, run.config, plan, engine.num_processes):
             return report_finished(run, *done)
-        prompts = drawn(run, plan, parts, prompts)
+        prompts = drawn(run, plan, components, prompts)
         with advised(run, plan, prompts):
-            return trained(run, engine, plan, parts, placement, prompts, keeper, settings, start)
+            return trained(run, engine, plan, components, placement, prompts, keeper, settings, start)
 
 
 def report_finished(run: Run, steps: int, result: Path) -> Release:
@@ -123,17 +123,17 @@ def report_finished(run: Run, steps: int, result: Path) -> Release:
     return Release(run.output, result, run.output / "report.html", steps, time.monotonic() - run.started)
 
 
-def fill_caches(run: Run, plan: DatasetPlan, parts: Parts, prompts: list[Prompt], processes: int) -> None:
+def fill_caches(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt], processes: int) -> None:
     """Encode what the caches lack. With `processes` what is left must make whole batches for so many."""
-    texts(run, plan, parts, prompts)
-    pixels(run, plan, parts, processes)
+    texts(run, plan, components, prompts)
+    pixels(run, plan, components, processes)
 
 
 def trained(
     run: Run,
     engine: Accelerator,
     plan: DatasetPlan,
-    parts: Parts,
+    components: Components,
     placement: Placement,
     prompts: list[Prompt],
     keeper: Keeper,
@@ -142,7 +142,7 @@ def trained(
 ) -> Release:
     """From the scanned datasets to the result."""
     config, family, processes = run.config, run.family, engine.num_processes
-    fill_caches(run, plan, parts, prompts, processes)
+    fill_caches(run, plan, components, prompts, processes)
     choose_tf32(run, plan, engine.device)
     changes = resume.changes_of_data(start, plan, processes)
     state = resume.initial_state(start, changes, config)
@@ -151,23 +151,23 @@ def trained(
     state.total = steps
 
     with phase(run.bus, "load denoiser"):
-        model = denoiser(run, parts, placement)
+        model = denoiser(run, components, placement)
     if config.delete_model_after_load:
-        forgotten(run, engine, parts)
+        forgotten(run, engine, components)
     text = model.entry if config.train_text_encoder else plan.text
-    validator = validation(run, parts, text, prompts)
+    validator = validation(run, components, text, prompts)
     if validator and not config.disable_benchmark:
         with phase(run.bus, "base pictures"):
             validator.base(model)
-    adapter = attached(run, model, parts)
-    placement.attached(adapter.model, parts.denoisers_of(model))
+    adapter = attached(run, model, components)
+    placement.attached(adapter.model, components.denoisers_of(model))
     start_apart(run, adapter)
-    stepper = trainer(run, engine, adapter, placement, scheduler_config(parts), steps, state)
+    stepper = trainer(run, engine, adapter, placement, scheduler_config(components), steps, state)
     data = {manifest.FILE: plan.manifest(processes).to_bytes()}
-    snapshot = Snapshot(adapter, stepper, state, settings, describing(run, parts, plan), data)
+    snapshot = Snapshot(adapter, stepper, state, settings, describing(run, components, plan), data)
     go_on(run, engine, keeper, snapshot, start, changes)
 
-    write_lock(run, plan, parts)
+    write_lock(run, plan, components)
     announce(run, plan, adapter, state, epochs, resumed=start is not None)
     order = plan.order(processes, base)
     pins = engine.device.type == "cuda"
@@ -185,7 +185,7 @@ def trained(
         validator.run(state.step)
     with loader, phase(run.bus, "training", state.step):
         train_until_done(run, loop, keeper, snapshot)
-    return released(run, parts, keeper, snapshot, validator)
+    return released(run, components, keeper, snapshot, validator)
 
 
 @contextlib.contextmanager
@@ -245,7 +245,7 @@ def refuse_parentless(run: Run, plan: DatasetPlan) -> None:
             )
 
 
-def drawn(run: Run, plan: DatasetPlan, parts: Parts, prompts: list[Prompt]) -> list[Prompt]:
+def drawn(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt]) -> list[Prompt]:
     """The validation prompts: those of the settings, or of the datasets where a model starts from pictures."""
     config = run.config
     if config.validation_disable or not come_from_datasets(run.family, config, prompts):
@@ -257,9 +257,9 @@ def drawn(run: Run, plan: DatasetPlan, parts: Parts, prompts: list[Prompt]) -> l
             run.bus.emit(Warn(message=message, about="validation"))
         return prompts
     plan.use_encoders(
-        text_identity=parts.text_identity(),
-        latent_identity=parts.sample_identity(),
-        plain_identity=parts.vae_identity(),
+        text_identity=components.text_identity(),
+        latent_identity=components.sample_identity(),
+        plain_identity=components.vae_identity(),
     )
     found = dataset_prompts(plan, run.family, config, run.output)
     own = [prompt.name for prompt in prompts if prompt.text]
@@ -278,25 +278,25 @@ def choose_tf32(run: Run, plan: DatasetPlan, device: torch.device) -> None:
         run.bus.emit(Warn(message=message, about="settings"))
 
 
-def texts(run: Run, plan: DatasetPlan, parts: Parts, prompts: list[Prompt]) -> None:
+def texts(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt]) -> None:
     """Fill the text cache and let the encoders go. They are loaded only if something is missing."""
 
     cut: list[str] = []
 
     def encode(captions: list[str]) -> list[dict[str, torch.Tensor]]:
-        cut.extend(too_long(parts.text(), captions, run.config.tokenizer_max_length))
-        return run.family.text_entries(parts.text(), captions, run.config)
+        cut.extend(too_long(components.text(), captions, run.config.tokenizer_max_length))
+        return run.family.text_entries(components.text(), captions, run.config)
 
     def read(caption: str, pictures: list[Any]) -> dict[str, torch.Tensor]:
-        return run.family.seen_entry(parts.text(), caption, stills(pictures), run.config)
+        return run.family.seen_entry(components.text(), caption, stills(pictures), run.config)
 
     with phase(run.bus, "text cache"):
-        plan.use_encoders(latent_identity=parts.sample_identity(), plain_identity=parts.vae_identity())
-        plan.require_captions(*wanted(parts, run.config, prompts))
+        plan.use_encoders(latent_identity=components.sample_identity(), plain_identity=components.vae_identity())
+        plan.require_captions(*wanted(components, run.config, prompts))
         looks = run.family.flavour(run.config.model_flavour).reads
-        plan.fill_text(encode, parts.text_identity(), read if looks else None)
+        plan.fill_text(encode, components.text_identity(), read if looks else None)
         if not plan.reads_while_training:
-            parts.unload_text()
+            components.unload_text()
     if cut:
         message = (
             f"{len(cut)} captions are longer than the text encoders read (tokenizer_max_length = "
@@ -312,26 +312,28 @@ def stills(pictures: list[Any]) -> list[Any]:
     return [Image.fromarray(pixels if pixels.ndim == 3 else pixels[0]) for pixels in pictures]
 
 
-def pixels(run: Run, plan: DatasetPlan, parts: Parts, processes: int) -> None:
+def pixels(run: Run, plan: DatasetPlan, components: Components, processes: int) -> None:
     """Fill the latent cache and let the VAE go. Pictures that turn out damaged must leave enough for a batch."""
-    plain, encode = functools.partial(latents_of, parts), functools.partial(sample_of, run, parts)
+    plain, encode = functools.partial(latents_of, components), functools.partial(sample_of, run, components)
     with phase(run.bus, "latent cache"):
-        filled = plan.fill_latents(encode, parts.sample_identity(), plain=(plain, parts.vae_identity()))
+        filled = plan.fill_latents(encode, components.sample_identity(), plain=(plain, components.vae_identity()))
         if processes and (filled.dropped or processes > 1):
             plan.validate(processes)
         if not plan.encodes_while_training:
-            parts.unload_vae()
+            components.unload_vae()
 
 
 # -- model ------------------------------------------------------------------------------------------------------------
 
 
-def forgotten(run: Run, engine: Accelerator, parts: Parts) -> None:
+def forgotten(run: Run, engine: Accelerator, components: Components) -> None:
     """Delete the downloads that every process of this machine has in memory, or has no more use for."""
     engine.wait_for_everyone()
     if not engine.is_local_main_process:
         return
-    freed = deletion.forget([*deletion.denoisers(parts), *deletion.readers(parts)], run.config.revision)
+    freed = deletion.delete_weights(
+        [*deletion.find_denoiser_sources(components), *deletion.find_encoder_sources(components)], run.config.revision
+    )
     run.bars.print_line(f"Deleted {show_size(freed)} of downloaded weights; the next run downloads them again.")
 
 
@@ -349,11 +351,11 @@ def start_apart(run: Run, adapter: Adapter) -> None:
         run.bus.emit(Warn(message=message, about="settings"))
 
 
-def validation(run: Run, parts: Parts, text: Callable[..., Any], prompts: list[Prompt]) -> Validator | None:
+def validation(run: Run, components: Components, text: Callable[..., Any], prompts: list[Prompt]) -> Validator | None:
     """The validator, unless there is nothing to render; `text` gives the condition of a caption."""
     if run.config.validation_disable or not prompts:
         return None
-    return Validator(Renderer(parts, run.config, text, kept=run.output / MEASURED), prompts, run.output, run.bus)
+    return Validator(Renderer(components, run.config, text, kept=run.output / MEASURED), prompts, run.output, run.bus)
 
 
 def guarded(run: Run, validator: Validator) -> Callable[[Step], None]:
@@ -393,7 +395,7 @@ def forget_frames(cause: BaseException) -> None:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def describing(run: Run, parts: Parts, plan: DatasetPlan) -> Callable[[TrainState], dict[str, str]]:
+def describing(run: Run, components: Components, plan: DatasetPlan) -> Callable[[TrainState], dict[str, str]]:
     """Writes the metadata of saved weights."""
     words = [p for d in plan.training for p in _prompts(d.entry.instance_prompt)]
     flavour = run.config.model_flavour or run.family.default_flavour
@@ -421,14 +423,14 @@ def go_on(
         resume.leave_branch(run, keeper, start.folder if start else None)
 
 
-def write_lock(run: Run, plan: DatasetPlan, parts: Parts) -> None:
+def write_lock(run: Run, plan: DatasetPlan, components: Components) -> None:
     """`run.lock.json`."""
     lock.write(
         run.output / "run.lock.json",
         dumped(run.config),
         run.resolved.sources,
         plan.manifest_hash(),
-        parts.base_identity(),
+        components.base_identity(),
         {"seed": run.seed},
     )
 
@@ -508,13 +510,15 @@ def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -
             raise
 
 
-def released(run: Run, parts: Parts, keeper: Keeper, snapshot: Snapshot, validator: Validator | None) -> Release:
+def released(
+    run: Run, components: Components, keeper: Keeper, snapshot: Snapshot, validator: Validator | None
+) -> Release:
     """Final weights, final pictures."""
     step = snapshot.state.step
     result = run.output / snapshot.adapter.result
     with phase(run.bus, "final save", step), snapshot.stepper.weights_for_use():
         if snapshot.adapter.result == "pipeline":
-            parts.save_pipeline(snapshot.adapter.model, result)
+            components.save_pipeline(snapshot.adapter.model, result)
             snapshot.adapter.save_apart(result)
         else:
             snapshot.adapter.save(run.output, snapshot.metadata(snapshot.state))

@@ -11,49 +11,51 @@ from darkroom.pretrained.repository import Repository
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pth", ".ckpt")
 
 
-def denoisers(base: Repository) -> list[tuple[str, str]]:
-    """Where a run's denoisers come from: repository and folder of each."""
-    return [base.denoiser_source(part) for part in base.trained]
+def find_denoiser_sources(base: Repository) -> list[tuple[str, str]]:
+    """Sources of a run's denoisers: repository and subfolder of each."""
+    return [base.denoiser_source(component) for component in base.trainable_components]
 
 
-def readers(base: Repository) -> list[tuple[str, str]]:
-    """The same of what is needed until captions and pictures are cached.
+def find_encoder_sources(base: Repository) -> list[tuple[str, str]]:
+    """Sources of the text encoders and VAE, which are needed only until captions and images are cached.
 
-    A full run hands over a pipeline, so it keeps them; validation decodes with the VAE.
+    Empty for a full run: its result is a whole pipeline. The VAE is kept if validation decodes with it.
     """
     o = base.options
     if o.model_type == "full" and not o.controlnet:
         return []
-    sources = {part: getattr(o, option) for option, part in base.family.text_parts.items()}
-    found = [(sources.get(part) or base.home(part), part) for part in base.kinds.encoders]
-    if o.validation_disable and base.kinds.vae:
-        found.append((o.pretrained_vae_model_name_or_path or base.base, "vae"))
-    return found
+    options = {component: getattr(o, option) for option, component in base.family.text_parts.items()}
+    encoders = [
+        (options.get(component) or base.config_source(component), component) for component in base.specs.encoders
+    ]
+    if o.validation_disable and base.specs.vae:
+        encoders.append((o.pretrained_vae_model_name_or_path or base.base, "vae"))
+    return encoders
 
 
-def forget(places: Iterable[tuple[str, str]], revision: str | None) -> int:
-    """Delete the weights in these folders of hub repositories from the hub's cache. Returns the bytes that were freed.
+def delete_weights(sources: Iterable[tuple[str, str]], revision: str | None) -> int:
+    """Delete the weights of these subfolders of hub repositories from the hub's cache. Returns the bytes freed.
 
-    What cannot be deleted stays: another process may have been quicker.
+    Files that cannot be deleted are skipped: another process may have deleted them already.
     """
-    return sum(_deleted(path) for source, part in places for path in _downloaded(source, part, revision))
+    return sum(_delete(path) for source, component in sources for path in _find_downloads(source, component, revision))
 
 
-def _downloaded(source: str, part: str, revision: str | None) -> list[Path]:
+def _find_downloads(source: str, component: str, revision: str | None) -> list[Path]:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     if Path(source).exists():
         return []
     with suppress(HFValidationError):
-        config = try_to_load_from_cache(source, f"{part}/config.json", revision=revision)
+        config = try_to_load_from_cache(source, f"{component}/config.json", revision=revision)
         if isinstance(config, str):
             return [path for path in Path(config).parent.iterdir() if path.suffix in WEIGHTS]
     return []
 
 
-def _deleted(path: Path) -> int:
-    """A snapshot's file is a link to the blob that holds the bytes."""
+def _delete(path: Path) -> int:
+    """Delete a file of a snapshot and the blob that it links to. Returns the bytes freed."""
     with suppress(OSError):
         blob = path.resolve()
         size = blob.stat().st_size

@@ -1,6 +1,6 @@
-"""The parts of a base model as shapes alone: built from their settings, without a weight being read.
+"""The components of a base model with fake weights (as in FakeTensor), built from their configs alone.
 
-What makes weights fake is given from outside, so that nothing here needs to know how.
+The function that makes weights fake is an argument, so this module does not depend on `memory`.
 """
 
 from __future__ import annotations
@@ -15,58 +15,68 @@ from torch.utils._python_dispatch import _disable_current_modes
 from darkroom.core.device import HOST
 from darkroom.families.shared.classes import is_network, named
 from darkroom.families.shared.pixels import PixelSpace
-from darkroom.families.shared.spec import Part
-from darkroom.pretrained.components import Keeper, Parts, taken_by
+from darkroom.families.shared.spec import ComponentSpec
+from darkroom.pretrained.components import Components, LoadOrQuantize, find_accepted_components
 
-Hollow = Callable[[nn.Module, torch.device, torch.dtype | None], nn.Module]
-Prepare = Callable[[str, Callable[[], nn.Module]], nn.Module]
+MakeFake = Callable[[nn.Module, torch.device, torch.dtype | None], nn.Module]
+PrepareDenoiser = Callable[[str, Callable[[], nn.Module]], nn.Module]
 
 
-class HollowParts(Parts):
-    """Parts whose models have shapes and no numbers, and are on the host until they are placed, as a run's are.
+class FakeComponents(Components):
+    """Components whose weights are fake tensors, on the CPU until they are moved, as in a real run.
 
-    `hollow` makes those of a module, that is on no device yet, fake; `prepare` is given a maker of each denoiser, and
-    answers the one to take.
+    `make_fake(module, device, dtype)` replaces the weights of a module; `prepare(component, build)` returns the
+    denoiser to use, which may be shorter than the one that `build` makes.
 
-    Raises ModelError where a part's settings cannot be read.
+    Raises ModelError if the config of a component cannot be read.
     """
 
-    def __init__(self, hollow: Hollow, prepare: Prepare, *others: Any):
-        super().__init__(*others)
-        self._hollow, self._prepare = hollow, prepare
+    def __init__(self, make_fake: MakeFake, prepare: PrepareDenoiser, *arguments: Any):
+        super().__init__(*arguments)
+        self._make_fake, self._prepare = make_fake, prepare
 
-    def _made(self, part: str, kind: Part, dtype: torch.dtype) -> nn.Module:
+    def _make_component(self, component: str, spec: ComponentSpec, dtype: torch.dtype) -> nn.Module:
         def make() -> nn.Module:
             from accelerate import init_empty_weights
 
-            cls, settings = named(kind.cls), self.config(part)
-            # whatever computes with shapes around this, buffers have numbers
+            cls, settings = named(spec.cls), self.config(component)
+            # buffers hold real values, whatever dispatch mode is active around this
             with _disable_current_modes(), init_empty_weights(include_buffers=False):
                 return cls.from_config(settings) if hasattr(cls, "from_config") else cls(cls.config_class(**settings))
 
-        model = self._prepare(part, make) if part in self.trained else make()
-        return self._hollow(model, HOST, dtype).eval()
+        model = self._prepare(component, make) if component in self.trainable_components else make()
+        return self._make_fake(model, HOST, dtype).eval()
 
-    def _pipeline(self, name: str, parts: dict[str, Any], dtype: torch.dtype) -> Any:
-        wanted = [part for part in self.kinds.encoders if part not in parts and part in taken_by(name)]
-        made = {part: self._made(part, self.kinds.encoders[part], dtype) for part in wanted}
-        return super()._pipeline(name, parts | made, dtype)
+    def _load_pipeline(self, name: str, components: dict[str, Any], dtype: torch.dtype) -> Any:
+        missing = [
+            component
+            for component in self.specs.encoders
+            if component not in components and component in find_accepted_components(name)
+        ]
+        encoders = {
+            component: self._make_component(component, self.specs.encoders[component], dtype) for component in missing
+        }
+        return super()._load_pipeline(name, components | encoders, dtype)
 
-    def _separate_encoders(self, dtype: torch.dtype) -> dict[str, Any]:
-        return {}  # of the same shapes as the base's own
+    def _load_separate_encoders(self, dtype: torch.dtype) -> dict[str, Any]:
+        return {}  # they have the same shapes as those of the base
 
-    def _reader(self, part: str, dtype: torch.dtype) -> Any:
-        kind = {**self.kinds.encoders, **self.kinds.extras}.get(part)
-        return self._made(part, kind, dtype) if kind and is_network(kind.cls) else super()._reader(part, dtype)
+    def _load_extra_component(self, component: str, dtype: torch.dtype) -> Any:
+        spec = {**self.specs.encoders, **self.specs.extras}.get(component)
+        return (
+            self._make_component(component, spec, dtype)
+            if spec and is_network(spec.cls)
+            else super()._load_extra_component(component, dtype)
+        )
 
     def _load_vae(self, source: str | None, dtype: torch.dtype) -> Any:
-        return self._made("vae", self.kinds.vae, dtype) if self.kinds.vae else PixelSpace()
+        return self._make_component("vae", self.specs.vae, dtype) if self.specs.vae else PixelSpace()
 
-    def _denoiser(self, part: str, dtype: torch.dtype, keeper: Keeper | None) -> Any:
-        return self._made(part, self.kinds.denoiser, dtype)
+    def _denoiser(self, component: str, dtype: torch.dtype, load_or_quantize: LoadOrQuantize | None) -> Any:
+        return self._make_component(component, self.specs.denoiser, dtype)
 
-    def bystander(self, name: str) -> Any:
-        """As `Parts.bystander`."""
+    def load_frozen_denoiser(self, name: str) -> Any:
+        """As `Parts.load_frozen_denoiser`."""
         if name not in self._extras:
-            self._extras[name] = self._made(name, self.kinds.denoiser, self.dtype).to(self.device)
+            self._extras[name] = self._make_component(name, self.specs.denoiser, self.dtype).to(self.device)
         return self._extras[name]

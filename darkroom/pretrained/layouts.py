@@ -1,9 +1,9 @@
-"""In which layouts the weights of one class are published, and how each becomes that class's own.
+"""Key layouts in which published weights come, and how each is converted to the names of diffusers.
 
-    LAYOUTS   class -> layouts other than its own names; a row is data: its keys, or a reader of diffusers by name
-    SEEMS     what a file seems to be, by one of its keys, for messages
+    LAYOUTS   class -> layouts other than its own names: key patterns, or the name of a converter of diffusers
+    GUESSES   what a file seems to be, by one of its keys, for messages
 
-A mapping is here only if a test turns it round. `single_file` uses both tables; nothing here reads a file.
+Every mapping has a round-trip test. `single_file` uses both tables; nothing here reads a file.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from darkroom.pretrained.weight_files import State
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """One way to name and cut the weights of a class. Patterns are tried at the start of a key.
+    """One way to name and split the weights of a class. Patterns match at the start of a key.
 
-    title    what a file in it is, for messages
-    marker   a pattern for keys that every file in it has, and the class itself has not
+    title    description of such a file, for messages
+    marker   a pattern for keys that every such file has, and the class itself has not
     splits   a pattern, and what replaces it in the keys of the equal parts that the tensor's rows are cut into
     swaps    keys whose first half of rows, the shift, goes behind the second, the scale
     renames  patterns anywhere in a key, and what replaces each, one after another
-    reader   diffusers' own conversion, in its `single_file_utils`, given the renamed keys
-    beside   keys that the reader would lose
-    drops    keys that the class has no use for
-    shows    settings of the class that such a file proves
+    reader   diffusers' converter in `single_file_utils`, called with the renamed keys
+    passthrough     keys that the converter would lose
+    drops    keys that the class does not use
+    implied_config  config values of the class that such a file implies
     """
 
     title: str
@@ -39,22 +39,22 @@ class Layout:
     swaps: str = ""
     renames: tuple[tuple[str, str], ...] = ()
     reader: str = ""
-    beside: str = ""
+    passthrough: str = ""
     drops: str = ""
-    shows: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    implied_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def convert(self, state: State, config: Mapping[str, Any]) -> State:
-        """The weights under the class's own names; `state` is used up. Raises what diffusers' reader raises."""
+        """The weights under the names of the class; consumes `state`. Raises what diffusers' converter raises."""
         state = {key: tensor for key, tensor in state.items() if not (self.drops and re.match(self.drops, key))}
-        state = self._renamed(self._swapped(self._split(state)))
+        state = self._rename_keys(self._swap_halves(self._split(state)))
         if not self.reader:
             return state
         from diffusers.loaders import single_file_utils
 
-        kept = {key: tensor for key, tensor in state.items() if self.beside and re.match(self.beside, key)}
+        unread = {key: tensor for key, tensor in state.items() if self.passthrough and re.match(self.passthrough, key)}
         read = getattr(single_file_utils, self.reader)(checkpoint=state, config=dict(config))
-        # AuraFlow's reader answers None for what a file lacks
-        return {key: tensor for key, tensor in {**read, **kept}.items() if tensor is not None}
+        # AuraFlow's converter returns None for missing keys
+        return {key: tensor for key, tensor in {**read, **unread}.items() if tensor is not None}
 
     def _split(self, state: State) -> State:
         for pattern, names in self.splits:
@@ -63,13 +63,13 @@ class Layout:
                 state |= {re.sub(pattern, name, key): part for name, part in zip(names, parts, strict=True)}
         return state
 
-    def _swapped(self, state: State) -> State:
+    def _swap_halves(self, state: State) -> State:
         for key in [key for key in state if self.swaps and re.match(self.swaps, key)]:
             shift, scale = state[key].chunk(2, dim=0)
             state[key] = torch.cat([scale, shift], dim=0)
         return state
 
-    def _renamed(self, state: State) -> State:
+    def _rename_keys(self, state: State) -> State:
         def new(key: str) -> str:
             for pattern, name in self.renames:
                 key = re.sub(pattern, name, key)
@@ -78,9 +78,9 @@ class Layout:
         return {new(key): tensor for key, tensor in state.items()}
 
 
-def by_diffusers(title: str, marker: str, reader: str, **more: Any) -> Layout:
+def diffusers_layout(title: str, marker: str, reader: str, **fields: Any) -> Layout:
     """A layout that diffusers converts."""
-    return Layout(title, marker, reader=f"convert_{reader}", **more)
+    return Layout(title, marker, reader=f"convert_{reader}", **fields)
 
 
 _LDM_VAE = r"encoder\.down\.0\.block\.0\.conv1\.weight"
@@ -163,24 +163,24 @@ _WAN_T5 = Layout(
     ),
 )
 
-# among classes the order is that in which a stranger's file is recognised
+# the order of classes is the order in which `guess_content` tries them
 LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     "Flux2Transformer2DModel": (
-        by_diffusers(
+        diffusers_layout(
             "FLUX.2 (original names)",
             r"single_stream_modulation\.lin\.",
             "flux2_transformer_checkpoint_to_diffusers",
         ),
     ),
     "ChromaTransformer2DModel": (
-        by_diffusers(
+        diffusers_layout(
             "Chroma (original names)",
             r"distilled_guidance_layer\.norms\.0\.scale",
             "chroma_transformer_checkpoint_to_diffusers",
         ),
     ),
     "FluxTransformer2DModel": (
-        by_diffusers(
+        diffusers_layout(
             "FLUX.1 (original names)",
             r"double_blocks\.0\.img_mod\.lin\.",
             "flux_transformer_checkpoint_to_diffusers",
@@ -188,14 +188,14 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
     ),
     "HunyuanVideo15Transformer3DModel": (_HUNYUAN_15,),
     "HunyuanVideoTransformer3DModel": (
-        by_diffusers(
+        diffusers_layout(
             "HunyuanVideo (original names)",
             r"single_blocks\.0\.modulation\.linear\.",
             "hunyuan_video_transformer_to_diffusers",
         ),
     ),
     "WanTransformer3DModel": (
-        by_diffusers(
+        diffusers_layout(
             "Wan (original names)",
             r"head\.modulation$",
             "wan_transformer_to_diffusers",
@@ -209,29 +209,29 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
             "Qwen-Image-Edit 2511 (Comfy)",
             r"__index_timestep_zero__$",
             drops=r"__index_timestep_zero__$",
-            shows={"zero_cond_t": True},
+            implied_config={"zero_cond_t": True},
         ),
     ),
     "SD3Transformer2DModel": (
-        by_diffusers(
+        diffusers_layout(
             "Stable Diffusion 3 (original names)", r"joint_blocks\.0\.", "sd3_transformer_checkpoint_to_diffusers"
         ),
     ),
     "AuraFlowTransformer2DModel": (
-        by_diffusers(
+        diffusers_layout(
             "AuraFlow (original names)",
             r"double_layers\.0\.attn\.w2q\.",
             "auraflow_transformer_checkpoint_to_diffusers",
         ),
     ),
     "LTX2VideoTransformer3DModel": (
-        by_diffusers("LTX-2 (original names)", r"audio_patchify_proj\.", "ltx2_transformer_to_diffusers"),
+        diffusers_layout("LTX-2 (original names)", r"audio_patchify_proj\.", "ltx2_transformer_to_diffusers"),
     ),
     "LTXVideoTransformer3DModel": (
-        by_diffusers("LTX-Video (original names)", r"patchify_proj\.", "ltx_transformer_checkpoint_to_diffusers"),
+        diffusers_layout("LTX-Video (original names)", r"patchify_proj\.", "ltx_transformer_checkpoint_to_diffusers"),
     ),
     "Lumina2Transformer2DModel": (
-        by_diffusers("Lumina 2 (original names)", r"layers\.0\.adaLN_modulation\.1\.", "lumina2_to_diffusers"),
+        diffusers_layout("Lumina 2 (original names)", r"layers\.0\.adaLN_modulation\.1\.", "lumina2_to_diffusers"),
     ),
     "Ideogram4Transformer2DModel": (
         Layout(
@@ -247,30 +247,34 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
         ),
     ),
     "ZImageTransformer2DModel": (
-        by_diffusers("Z-Image (Comfy)", r"layers\.0\.attention\.qkv\.", "z_image_transformer_checkpoint_to_diffusers"),
+        diffusers_layout(
+            "Z-Image (Comfy)", r"layers\.0\.attention\.qkv\.", "z_image_transformer_checkpoint_to_diffusers"
+        ),
     ),
     "SanaTransformer2DModel": (
-        by_diffusers("Sana (original names)", r"attention_y_norm\.", "sana_transformer_to_diffusers"),
+        diffusers_layout("Sana (original names)", r"attention_y_norm\.", "sana_transformer_to_diffusers"),
     ),
     "CosmosTransformer3DModel": (
-        by_diffusers(
+        diffusers_layout(
             "Cosmos-Predict2 (original names)",
             r"blocks\.0\.adaln_modulation_self_attn\.",
             "cosmos_transformer_checkpoint_to_diffusers",
         ),
     ),
     "Krea2Transformer2DModel": (
-        by_diffusers("Krea 2 (original names)", r"txtfusion\.projector\.", "krea2_transformer_checkpoint_to_diffusers"),
+        diffusers_layout(
+            "Krea 2 (original names)", r"txtfusion\.projector\.", "krea2_transformer_checkpoint_to_diffusers"
+        ),
     ),
     "StableCascadeUNet": (
-        by_diffusers(
+        diffusers_layout(
             "Stable Cascade (original names)",
             r"down_blocks\.\d+\.\d+\.attention\.attn\.in_proj_weight",
             "stable_cascade_unet_single_file_to_diffusers",
         ),
     ),
     "UNet2DConditionModel": (
-        by_diffusers(
+        diffusers_layout(
             "a Stable Diffusion UNet (original names)",
             r"input_blocks\.0\.0\.",
             "ldm_unet_checkpoint",
@@ -278,7 +282,7 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
         ),
     ),
     "AutoencoderKL": (
-        by_diffusers("a Stable Diffusion or FLUX.1 VAE (original names)", _LDM_VAE, "ldm_vae_checkpoint"),
+        diffusers_layout("a Stable Diffusion or FLUX.1 VAE (original names)", _LDM_VAE, "ldm_vae_checkpoint"),
         # diffusers' own names until 2023, in which several published VAEs still are
         Layout(
             "a VAE (diffusers' old names)",
@@ -292,29 +296,29 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
         ),
     ),
     "AutoencoderKLFlux2": (
-        by_diffusers(
+        diffusers_layout(
             "the VAE of FLUX.2 (original names)",
             _LDM_VAE,
             "ldm_vae_checkpoint",
             renames=((r"^encoder\.quant_conv\.", "quant_conv."), (r"^decoder\.post_quant_conv\.", "post_quant_conv.")),
-            beside=r"bn\.",
+            passthrough=r"bn\.",
         ),
     ),
     "AutoencoderKLHunyuanVideo15": (_HUNYUAN_15_VAE,),
     "AutoencoderKLWan": (
-        by_diffusers(
+        diffusers_layout(
             "the VAE of Wan 2.1 or Qwen-Image (original names)",
             r"decoder\.middle\.0\.residual\.0\.gamma",
             "wan_vae_to_diffusers",
         ),
     ),
     "AutoencoderKLQwenImage": (
-        by_diffusers(
+        diffusers_layout(
             "the VAE of Qwen-Image (Comfy)", r"decoder\.middle\.0\.residual\.0\.gamma", "wan_vae_to_diffusers"
         ),
     ),
     "AutoencoderKLLTXVideo": (
-        by_diffusers(
+        diffusers_layout(
             "the VAE of LTX-Video (original names)",
             r"per_channel_statistics\.",
             "ltx_vae_checkpoint_to_diffusers",
@@ -322,12 +326,12 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
         ),
     ),
     "AutoencoderKLLTX2Video": (
-        by_diffusers(
+        diffusers_layout(
             "the VAE of LTX-2 (original names)", r"per_channel_statistics\.", "ltx2_vae_to_diffusers", **_LTX_VAE
         ),
     ),
     "AutoencoderDC": (
-        by_diffusers(
+        diffusers_layout(
             "the VAE of Sana (original names)", r"encoder\.stages\.", "autoencoder_dc_checkpoint_to_diffusers"
         ),
     ),
@@ -335,21 +339,21 @@ LAYOUTS: Mapping[str, tuple[Layout, ...]] = {
 }
 
 ADAPTER = r"lora_|.*\.lora|.*\.(hada_w|lokr_w|dora_scale|oft_)"
-QUANTISED = (
+QUANTIZED = (
     r"scaled_fp8$|.*\.(scale_weight|scale_input|weight_scale|weight_scale_inv|comfy_quant|absmax|quant_map"
     r"|weight\.(absmax|quant_map|quant_state.*)|qweight)$"
 )
 
 # of files in no layout above; the first row that fits says it
-_BEFORE = (
+_GUESSES_BEFORE = (
     (ADAPTER, "a LoRA or another adapter"),
-    (QUANTISED, "a quantised file"),
+    (QUANTIZED, "a quantized file"),
     (r"control_model\.|.*\bcontrolnet_(blocks|cond_embedding|x_embedder|down_blocks)", "a ControlNet"),
     (r"(.*\.)?label_emb\.0\.0\.", "Stable Diffusion XL (original names)"),
     (r"(.*\.)?encoder\.quant_conv\.", "the VAE of FLUX.2 (original names)"),
     (r"(.*\.)?encoder\.downsamples\.0\.downsamples\.", "the VAE of Wan 2.2 5B (original names, which nobody converts)"),
 )
-_AFTER = (
+_GUESSES_AFTER = (
     (r"clean_x_embedder\.", "FramePack"),
     (r"byt5_in\.|context_embedder_2\.", "HunyuanVideo 1.5"),
     (r"context_embedder\.token_refiner\.", "HunyuanVideo"),
@@ -372,21 +376,21 @@ _AFTER = (
     (r"((model|language_model)\.)*layers\.0\.self_attn\.q_proj\.", "a language model"),
     (r"(transformer_)?blocks\.0\.", "the transformer of another model"),
 )
-SEEMS: tuple[tuple[str, str], ...] = (
-    *_BEFORE,
+GUESSES: tuple[tuple[str, str], ...] = (
+    *_GUESSES_BEFORE,
     *((rf"(.*\.)?{layout.marker}", layout.title) for rows in LAYOUTS.values() for layout in rows),
-    *_AFTER,
+    *_GUESSES_AFTER,
 )
 
 
-def seems(keys: Iterable[str]) -> str:
-    """What a file with these keys seems to be, in words; empty if nothing here knows."""
+def guess_content(keys: Iterable[str]) -> str:
+    """A description of what a file with these keys seems to hold; empty if unknown."""
     keys = list(keys)
-    return next((title for pattern, title in SEEMS if any(re.match(pattern, key) for key in keys)), "")
+    return next((title for pattern, title in GUESSES if any(re.match(pattern, key) for key in keys)), "")
 
 
-def layout_of(cls: str, keys: Iterable[str]) -> Layout | None:
-    """The layout that keys, without a prefix, are in; None for the class's own."""
+def find_layout(cls: str, keys: Iterable[str]) -> Layout | None:
+    """The layout of keys without a prefix; None if they have the names of the class."""
     keys = list(keys)
     rows = LAYOUTS.get(cls, ())
     return next((row for row in rows if any(re.match(row.marker, key) for key in keys)), None)

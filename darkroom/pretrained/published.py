@@ -1,7 +1,7 @@
-"""A folder of settings without weights: a base as it was published, for plans where no file and no hub is at hand.
+"""Config folders without weights for published bases, so that `darkroom plan` works without files and without a hub.
 
-Its networks have the published sizes; tokenizers, processors and the scheduler are those of the family's tiny model,
-which read captions in more or fewer tokens than the published ones. What is not known here has no settings there.
+Networks have the published sizes. Tokenizers, processors and the scheduler are those of the family's tiny model, so
+token counts differ from the published ones. Networks whose sizes are unknown get no config.
 """
 
 from __future__ import annotations
@@ -18,42 +18,42 @@ from typing import Any
 from darkroom.core.files import digest, write_text
 from darkroom.families.base import EMBEDDED, TINY, Family
 from darkroom.families.shared.classes import is_network, named, short
-from darkroom.families.shared.spec import Part
-from darkroom.families.tiny import component
+from darkroom.families.shared.spec import ComponentSpec
+from darkroom.families.tiny import build_component
 from darkroom.families.tiny.tokenizers import TOKENIZERS
 
 INDEX = "model_index.json"
-# counts ways in which such folders were written
+# version of the format of these folders
 LAYOUT = 3
 STATISTICS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 
-def sizes_of(family: Family, flavour: str | None) -> dict[str, Mapping[str, Any]]:
-    """Settings of a published base's networks beside their classes' defaults, by component; only those known here."""
-    spec = family.tiny_for(flavour)
-    known = family.part_sizes_for(flavour)
-    found = {name: known[name] for name in (*spec.encoders, *spec.extras, "vae") if name in known}
+def find_sizes(family: Family, flavour: str | None) -> dict[str, Mapping[str, Any]]:
+    """Config values of a published base's networks that differ from their classes' defaults, by component."""
+    spec = family.specs_for(flavour)
+    published_sizes = family.part_sizes_for(flavour)
+    sizes = {name: published_sizes[name] for name in (*spec.encoders, *spec.extras, "vae") if name in published_sizes}
     denoiser = family.size_of(flavour)
-    return found if denoiser is None else found | dict.fromkeys(family.held_for(flavour), denoiser)
+    return sizes if denoiser is None else sizes | dict.fromkeys(family.denoiser_components_for(flavour), denoiser)
 
 
-def unknown(family: Family, flavour: str | None) -> list[str]:
-    """The networks of a published base whose sizes are not known here."""
-    known = sizes_of(family, flavour)
-    return [name for name, part in _networks(family, flavour).items() if part and name not in known]
+def find_unknown_networks(family: Family, flavour: str | None) -> list[str]:
+    """Names of the networks of a published base whose sizes are unknown."""
+    sizes = find_sizes(family, flavour)
+    return [name for name, component in _networks(family, flavour).items() if component and name not in sizes]
 
 
-def folder(family: Family, flavour: str | None, root: Path) -> Path | None:
+def make_folder(family: Family, flavour: str | None, root: Path) -> Path | None:
     """The folder below `root`, made on first use; None for a base that ships with Darkroom."""
     if family.flavour(flavour).repository.startswith((EMBEDDED, TINY)):
         return None
-    spec = family.tiny_for(flavour)
-    recipe = [LAYOUT, dataclasses.asdict(spec), sizes_of(family, flavour), family.pipeline_for(flavour)]
+    spec = family.specs_for(flavour)
+    recipe = [LAYOUT, dataclasses.asdict(spec), find_sizes(family, flavour), family.pipeline_for(flavour)]
     target = root / f"{family.name}-{digest(recipe)[:12]}"
     if not target.exists():
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
-        _write(family, flavour, temporary)
+        _write_folder(family, flavour, temporary)
         try:
             os.replace(temporary, target)
         except OSError:  # another process was faster
@@ -61,79 +61,90 @@ def folder(family: Family, flavour: str | None, root: Path) -> Path | None:
     return target
 
 
-def _networks(family: Family, flavour: str | None) -> dict[str, Part | None]:
-    """What a base has with weights, by component."""
-    spec = family.tiny_for(flavour)
-    others = {**spec.encoders, **{name: part for name, part in spec.extras.items() if is_network(part.cls)}}
-    return {**others, "vae": spec.vae, **dict.fromkeys((*family.held_for(flavour), *family.guides), spec.denoiser)}
+def _networks(family: Family, flavour: str | None) -> dict[str, ComponentSpec | None]:
+    """The components of a base that have weights, by name."""
+    spec = family.specs_for(flavour)
+    readers = {
+        **spec.encoders,
+        **{name: component for name, component in spec.extras.items() if is_network(component.cls)},
+    }
+    return {
+        **readers,
+        "vae": spec.vae,
+        **dict.fromkeys((*family.denoiser_components_for(flavour), *family.guides), spec.denoiser),
+    }
 
 
-def _write(family: Family, flavour: str | None, target: Path) -> None:
-    spec, known = family.tiny_for(flavour), sizes_of(family, flavour)
+def _write_folder(family: Family, flavour: str | None, target: Path) -> None:
+    spec, sizes = family.specs_for(flavour), find_sizes(family, flavour)
     pipeline = family.pipeline_for(flavour)
     modules, _ = named(pipeline)._get_signature_keys(named(pipeline))
     # a part that is left out is written as diffusers writes it
     settings = {name: [None, None] if name in modules and not value else value for name, value in spec.settings.items()}
     index: dict[str, Any] = {"_class_name": pipeline, **settings}
-    networks = {name: part for name, part in _networks(family, flavour).items() if part}
-    tokenizers = {name: TOKENIZERS[kind]() for name, kind in spec.tokenizers.items()}
-    others = {name: part for name, part in spec.extras.items() if name not in networks}
-    processors = {name: component(part, tokenizers.get("tokenizer")) for name, part in others.items()}
+    networks = {name: component for name, component in _networks(family, flavour).items() if component}
+    tokenizers = {name: TOKENIZERS[tokenizer]() for name, tokenizer in spec.tokenizers.items()}
+    processor_specs = {name: component for name, component in spec.extras.items() if name not in networks}
+    processors = {
+        name: build_component(component, tokenizers.get("tokenizer")) for name, component in processor_specs.items()
+    }
     scheduler = named(spec.scheduler.cls)(**spec.scheduler.config)
-    for name, made in {**tokenizers, **processors, "scheduler": scheduler}.items():
-        made.save_pretrained(target / name)
-        index[name] = [_library(type(made)), type(made).__name__]
-    for name, part in networks.items():
+    for name, saved in {**tokenizers, **processors, "scheduler": scheduler}.items():
+        saved.save_pretrained(target / name)
+        index[name] = [_library(type(saved)), type(saved).__name__]
+    for name, component in networks.items():
         # a part that published folders lack is elsewhere, and that is what the index of a folder says
-        index[name] = [None, None] if name in family.elsewhere else [_library(named(part.cls)), short(part.cls)]
-        if name in known or (name in family.guides and family.denoiser_part in known):
-            settings = _settings(part, known.get(name, known.get(family.denoiser_part, {})))
+        index[name] = (
+            [None, None] if name in family.elsewhere else [_library(named(component.cls)), short(component.cls)]
+        )
+        if name in sizes or (name in family.guides and family.denoiser_part in sizes):
+            settings = _settings(component, sizes.get(name, sizes.get(family.denoiser_part, {})))
             write_text(target / name / "config.json", json.dumps(settings, indent=2, default=list))
     write_text(target / INDEX, json.dumps(index, indent=2))
 
 
 def _library(cls: type) -> str:
-    """The library of a class as diffusers writes it: what belongs to one pipeline alone is in that one's folder."""
-    first, *rest = cls.__module__.split(".")
-    return rest[1] if first == "diffusers" and rest[0] == "pipelines" else first
+    """The library of a class as diffusers writes it in an index; classes of one pipeline have its folder's name."""
+    first, *parents = cls.__module__.split(".")
+    return parents[1] if first == "diffusers" and parents[0] == "pipelines" else first
 
 
-def _is_of_diffusers(part: Part) -> bool:
-    return hasattr(named(part.cls), "from_config")
+def _is_diffusers_class(component: ComponentSpec) -> bool:
+    return hasattr(named(component.cls), "from_config")
 
 
-def _settings(part: Part, sizes: Mapping[str, Any]) -> dict[str, Any]:
-    """A network's whole config.json; one that reads tokens knows the marks of the tiny model's tokenizer."""
-    cls = named(part.cls)
-    if _is_of_diffusers(part):
-        known = inspect.signature(cls.__init__).parameters.values()
-        defaults = {p.name: p.default for p in known if p.default is not inspect.Parameter.empty}
-        return {"_class_name": short(part.cls), **defaults, **_statistics(part.config), **sizes}
-    config = cls.config_class(**_merged(_marks(part.config), sizes))
-    return {**config.to_dict(), "architectures": [short(part.cls)]}
+def _settings(component: ComponentSpec, sizes: Mapping[str, Any]) -> dict[str, Any]:
+    """A network's complete config.json; a text model gets the special token ids of the tiny tokenizer."""
+    cls = named(component.cls)
+    if _is_diffusers_class(component):
+        parameters = inspect.signature(cls.__init__).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
+        return {"_class_name": short(component.cls), **defaults, **_statistics(component.config), **sizes}
+    config = cls.config_class(**_merge(_token_settings(component.config), sizes))
+    return {**config.to_dict(), "architectures": [short(component.cls)]}
 
 
 def _statistics(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a tiny autoencoder's settings are the published statistics of its latents."""
+    """The config values of a tiny autoencoder that are the published statistics of its latents."""
     return {name: config[name] for name in STATISTICS if name in config}
 
 
-def _marks(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a tiny model's settings names tokens, and what kind of model a part of it is."""
-    found = {}
+def _token_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config values of a tiny model that are token ids or model types, also in nested configs."""
+    settings = {}
     for name, value in config.items():
         if isinstance(value, Mapping):
-            if inner := _marks(value):
-                found[name] = inner
+            if inner := _token_settings(value):
+                settings[name] = inner
         elif name.endswith(("_token_id", "_token_index", "_index", "model_type")):
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings
 
 
-def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
     both = {
-        name: _merged(one[name], other[name])
-        for name in one.keys() & other.keys()
-        if isinstance(one[name], Mapping) and isinstance(other[name], Mapping)
+        name: _merge(base[name], override[name])
+        for name in base.keys() & override.keys()
+        if isinstance(base[name], Mapping) and isinstance(override[name], Mapping)
     }
-    return {**one, **other, **both}
+    return {**base, **override, **both}

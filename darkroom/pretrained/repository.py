@@ -1,4 +1,4 @@
-"""Where a base model's files are and what they are, without loading any of them."""
+"""Locate, validate and identify the files of a base model without loading weights."""
 
 from __future__ import annotations
 
@@ -21,74 +21,74 @@ from darkroom.core.files import digest
 from darkroom.families import tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
 from darkroom.families.shared.classes import is_network, named, short
-from darkroom.families.shared.spec import Latents, Limits, Tiny
+from darkroom.families.shared.spec import ComponentSpecs, Latents, Limits
 from darkroom.pretrained import published, quantized, single_file
-from darkroom.pretrained.single_file import Wanted
+from darkroom.pretrained.single_file import ExpectedComponent
 from darkroom.pretrained.weight_files import (
     SINGLE_FILE,
     Misfit,
-    cut_short,
+    describe_truncation,
+    find_shards,
     is_single_file,
     refuse_pickled_folder,
-    split_set,
 )
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 ASSETS = Path(__file__).parent.parent / "assets"
-WHOLE_FILE = 64 * 2**20
-SEPARATE_PARTS = (
+FULL_HASH_LIMIT = 64 * 2**20
+SEPARATE_COMPONENTS = (
     "pretrained_transformer_model_name_or_path",
     "pretrained_unet_model_name_or_path",
     "pretrained_vae_model_name_or_path",
     "pretrained_t5_model_name_or_path",
     "pretrained_gemma_model_name_or_path",
 )
-# what a base that holds all its parts is read with
-WHOLE: dict[str, None] = dict.fromkeys(
-    (*SEPARATE_PARTS, "pretrained_transformer_subfolder", "pretrained_unet_subfolder")
+# option values with which a base is read that has all its components
+COMPLETE_BASE: dict[str, None] = dict.fromkeys(
+    (*SEPARATE_COMPONENTS, "pretrained_transformer_subfolder", "pretrained_unet_subfolder")
 )
 INDEX = "model_index.json"
 HUB_SECONDS = 10.0
 VAE_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
-def cache_home() -> Path:
-    """Where Darkroom keeps what it can make again: `$DARKROOM_HOME`, else the user's cache folder."""
+def find_cache_home() -> Path:
+    """The folder for files that Darkroom can create again: `$DARKROOM_HOME`, else the user's cache folder."""
     if home := os.environ.get("DARKROOM_HOME"):
         return Path(home)
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "darkroom"
 
 
-def locate(repository: str, family: Family) -> str:
-    """A repository as diffusers takes it: tiny and embedded models become local folders, the rest stays."""
+def locate_repository(repository: str, family: Family) -> str:
+    """A repository as diffusers takes it: tiny and embedded models become local folders."""
     if repository.startswith(TINY):
-        return str(tiny.folder(family, cache_home() / "tiny", repository.removeprefix(TINY)))
+        return str(tiny.folder(family, find_cache_home() / "tiny", repository.removeprefix(TINY)))
     if repository.startswith(EMBEDDED):
         return str(ASSETS / repository.removeprefix(EMBEDDED))
     return str(Path(repository).expanduser()) if repository.startswith("~") else repository
 
 
-def eyes(family: Family, kinds: Tiny, flavour: str | None) -> list[str]:
-    """The models that look at pictures for the reader of captions."""
+def find_text_image_encoders(family: Family, specs: ComponentSpecs, flavour: str | None) -> list[str]:
+    """Names of the image encoders that a text encoder needs for captions read with images."""
     reads = family.flavour(flavour).reads
-    return [name for name, part in kinds.extras.items() if reads and is_network(part.cls)]
+    return [name for name, component in specs.extras.items() if reads and is_network(component.cls)]
 
 
-class Published(NamedTuple):
-    """A folder with the settings under which a base was published, why it is wanted, and whose are not known here."""
+class PublishedSettings(NamedTuple):
+    """A folder with a base's published configs, why it is used, and the components whose sizes are unknown."""
 
     folder: str
-    why: str
+    reason: str
     unknown: list[str]
 
 
 class Repository:
-    """A base model as files: a hub id, a diffusers folder or a single file, with separate parts where options say so.
+    """The files of a base model: a hub id, a diffusers folder or a single file; options may name other sources.
 
-    base          where the model is; default_base: where its flavour is published, for settings a single file lacks
-    settings      a folder with the settings of all parts, if those of the base are not to be read: see `published`
+    base          the model's source; default_base: the published repository, for configs that a single file lacks
+    settings      a folder with the configs of all components to use in place of the base's: see `published`
     """
 
     def __init__(
@@ -103,8 +103,8 @@ class Repository:
             raise missing_option(
                 "model_flavour", f"{family.title} has no flavour '{options.model_flavour}'.", f"Choose one of: {names}."
             ) from None
-        self.base = locate(options.pretrained_model_name_or_path or self.flavour.repository, family)
-        self.default_base = locate(self.flavour.repository, family)
+        self.base = locate_repository(options.pretrained_model_name_or_path or self.flavour.repository, family)
+        self.default_base = locate_repository(self.flavour.repository, family)
 
     @property
     def is_single_file(self) -> bool:
@@ -117,9 +117,9 @@ class Repository:
         return self.family.latents_for(self.options.model_flavour)
 
     @property
-    def kinds(self) -> Tiny:
-        """The classes of this flavour's parts, as its tiny model has them."""
-        return self.family.tiny_for(self.options.model_flavour)
+    def specs(self) -> ComponentSpecs:
+        """The components of this flavour: their classes, and their configs in its tiny model."""
+        return self.family.specs_for(self.options.model_flavour)
 
     @property
     def pipeline(self) -> str:
@@ -128,49 +128,53 @@ class Repository:
 
     @property
     def settings_base(self) -> str:
-        """Where the settings of the parts are: a single file has none, so its flavour's folder or repository."""
-        return self.settings or self._own_settings
+        """The folder or repository with the configs: for a single file, which has none, that of its flavour."""
+        return self.settings or self._model_settings_base
 
     @property
-    def _own_settings(self) -> str:
+    def _model_settings_base(self) -> str:
         return self.default_base if self.is_single_file else self.base
 
     @functools.cached_property
-    def inside(self) -> frozenset[str]:
-        """What else than a denoiser a base that is one file holds: "vae", "text"."""
-        return single_file.inside(Path(self.base)) if self.is_single_file else frozenset()
+    def bundled_components(self) -> frozenset[str]:
+        """What a single-file base holds besides a denoiser: "vae", "text"."""
+        return single_file.find_bundled_components(Path(self.base)) if self.is_single_file else frozenset()
 
-    def place(self, part: str) -> str:
-        """Where the weights of a part are: with the base, unless that is one file and has them not."""
-        if not self.is_single_file or part in self.trained or ("vae" if part == "vae" else "text") in self.inside:
+    def weights_source(self, component: str) -> str:
+        """The source of a component's weights: the base, or `settings_base` if a single file lacks them."""
+        if (
+            not self.is_single_file
+            or component in self.trainable_components
+            or ("vae" if component == "vae" else "text") in self.bundled_components
+        ):
             return self.base
         return self.settings_base
 
     @property
     def hub(self) -> dict[str, Any]:
-        """`revision`, if the base is on a hub and one is asked for."""
-        wanted = self.options.revision
-        return {"revision": wanted} if wanted and not Path(self.base).exists() else {}
+        """The `revision` argument, if the base is on a hub and the option is set."""
+        revision = self.options.revision
+        return {"revision": revision} if revision and not Path(self.base).exists() else {}
 
     @property
-    def held(self) -> tuple[str, ...]:
+    def denoiser_components(self) -> tuple[str, ...]:
         """The denoisers of this flavour's base."""
-        return self.family.held_for(self.options.model_flavour)
+        return self.family.denoiser_components_for(self.options.model_flavour)
 
     @property
-    def trained(self) -> tuple[str, ...]:
-        """Those of them that the run trains."""
-        return self.family.trained_for(self.options.model_flavour)
+    def trainable_components(self) -> tuple[str, ...]:
+        """The denoisers that the run trains."""
+        return self.family.trainable_components_for(self.options.model_flavour)
 
-    def denoiser_source(self, part: str) -> tuple[str, str]:
-        """Where a denoiser is: a repository, folder or file, and the folder inside it."""
+    def denoiser_source(self, component: str) -> tuple[str, str]:
+        """The source of a denoiser: a repository, folder or file, and the subfolder."""
         o = self.options
-        if part == "unet":
+        if component == "unet":
             separate, subfolder = o.pretrained_unet_model_name_or_path, o.pretrained_unet_subfolder
         else:
             separate, subfolder = o.pretrained_transformer_model_name_or_path, o.pretrained_transformer_subfolder
         usual = subfolder in (None, "transformer", "unet") or (separate and is_single_file(separate))
-        inside = part if usual or subfolder is None else subfolder
+        inside = component if usual or subfolder is None else subfolder
         return (str(Path(separate).expanduser()) if separate else self.base), inside
 
     @property
@@ -185,165 +189,181 @@ class Repository:
         """float32 on a CPU, else the base's."""
         return torch.float32 if is_host(self.device) else self.dtype
 
-    def home(self, part: str) -> str:
-        """Where the settings and weights of a text part are: with the base, or elsewhere if that lacks it."""
-        return self.settings or self.weights_home(part)
+    def config_source(self, component: str) -> str:
+        """The source of a component's config: `settings` if it is set, else its repository."""
+        return self.settings or self.component_source(component)
 
-    def weights_home(self, part: str) -> str:
-        """The same of the weights alone."""
-        return self.family.elsewhere[part] if part in lacking(self.family, self.index) else self._own_settings
+    def component_source(self, component: str) -> str:
+        """The source of a text component: the base, or the family's other repository if the base lacks it."""
+        return (
+            self.family.elsewhere[component]
+            if component in find_missing_components(self.family, self.index)
+            else self._model_settings_base
+        )
 
-    def published_settings(self) -> Published | None:
-        """What stands in for the base's own settings where those cannot be had; None where they can, or where the base
-        is no published one: then whoever reads them is told.
+    def find_published_settings(self) -> PublishedSettings | None:
+        """Published configs to use where the base's own cannot be read; None if they can be read or if the base is not
+        a published one: reading them then raises.
         """
-        if Path(self._own_settings).exists() or self._own_settings != self.flavour.repository:
+        if Path(self._model_settings_base).exists() or self._model_settings_base != self.flavour.repository:
             return None
-        networks = [*self.kinds.encoders, *self.held, *(["vae"] if self.kinds.vae else [])]
+        networks = [*self.specs.encoders, *self.denoiser_components, *(["vae"] if self.specs.vae else [])]
         try:
-            for part in networks if self.index else ():
-                self.config(part)
+            for component in networks if self.index else ():
+                self.config(component)
         except (ConfigError, ModelError) as cause:
-            why = cause.problem if isinstance(cause, ConfigError) else str(cause).splitlines()[0]
+            reason = cause.problem if isinstance(cause, ConfigError) else str(cause).splitlines()[0]
             flavour = self.options.model_flavour
-            found = published.folder(self.family, flavour, cache_home() / "published")
-            return Published(str(found), why, published.unknown(self.family, flavour)) if found else None
+            folder = published.make_folder(self.family, flavour, find_cache_home() / "published")
+            return (
+                PublishedSettings(str(folder), reason, published.find_unknown_networks(self.family, flavour))
+                if folder
+                else None
+            )
         return None
 
     # -- is it there? ----------------------------------------------------------------------------------------------
 
     def examine(self) -> None:
-        """Is there a model of this family, whole as far as sizes tell? Reads a few headers, no weights.
+        """Check that the base is a complete model of this family. Reads headers, not weights.
 
-        Raises ConfigError naming the option to change. The hub is asked only for what is not downloaded yet.
+        Raises ConfigError with the option to change. Asks the hub only for files that are not downloaded yet.
         """
-        for option in SEPARATE_PARTS:
+        for option in SEPARATE_COMPONENTS:
             source = getattr(self.options, option)
-            if source and looks_local(source):
-                self._examine_file(option, source)
-        self.examine_apart()
+            if source and is_local_path(source):
+                self._validate_file(option, source)
+        self.validate_separate_denoiser()
         if self.options.quantize_via == "pipeline":
-            self._examine_quantised()
+            self._validate_quantization()
         if self.is_single_file:
-            self._examine_file(self._option, self.base)
-            self._examine_experts()
+            self._validate_file(self._option, self.base)
+            self._validate_experts()
         else:
-            self._examine_kind(self.index)
-            self._examine_weights()
+            self._validate_index(self.index)
+            self._validate_weights()
 
-    def _examine_quantised(self) -> None:
-        """Raises ConfigError for what cannot be quantised while it is loaded."""
-        denoisers = dict.fromkeys(self.held, named(self.kinds.denoiser.cls))
-        encoders = {name: named(kind.cls) for name, kind in self.kinds.encoders.items()}
-        quantized.check(self.options, denoisers, encoders, run_device())
-        files = {part: (self._denoiser_option(part), self.denoiser_source(part)[0]) for part in self.held}
-        files |= {part: (self._option, self.base) for part in encoders if "text" in self.inside}
-        files |= {
-            part: (o, source) for o, part in self.family.text_parts.items() if (source := getattr(self.options, o))
+    def _validate_quantization(self) -> None:
+        """Raises ConfigError for components that cannot be quantized while they are loaded."""
+        denoisers = dict.fromkeys(self.denoiser_components, named(self.specs.denoiser.cls))
+        encoders = {name: named(spec.cls) for name, spec in self.specs.encoders.items()}
+        quantized.validate_quantization_config(self.options, denoisers, encoders, run_device())
+        files = {
+            component: (self._denoiser_option(component), self.denoiser_source(component)[0])
+            for component in self.denoiser_components
         }
-        for part, (option, source) in files.items():
-            if is_single_file(source) and self.quantised_as(part):
-                problem = f"{part} is quantised while diffusers loads it from a folder, and this is one file."
-                raise self._refused(problem, "Set quantize_via to cpu, or give a folder or hub id.", option)
+        files |= {component: (self._option, self.base) for component in encoders if "text" in self.bundled_components}
+        files |= {
+            component: (o, source)
+            for o, component in self.family.text_parts.items()
+            if (source := getattr(self.options, o))
+        }
+        for component, (option, source) in files.items():
+            if is_single_file(source) and self.quantization_of(component):
+                problem = f"{component} is quantized while diffusers loads it from a folder, but this is a single file."
+                raise self._config_error(problem, "Set quantize_via to cpu, or give a folder or hub id.", option)
 
-    def examine_apart(self) -> None:
-        """Raises ConfigError if the flavour's denoiser is a file of its own, and nobody says where that is."""
-        if self.flavour.apart and self.denoiser_source(self.trained[0])[0] == self.default_base:
-            problem = "This flavour's denoiser is published as a file alone, and where its other parts are is another."
+    def validate_separate_denoiser(self) -> None:
+        """Raises ConfigError if the flavour's denoiser is a separate file and no option names it."""
+        if self.flavour.apart and self.denoiser_source(self.trainable_components[0])[0] == self.default_base:
+            problem = "This flavour's denoiser is a single file; its other components are in another repository."
             change = f"Set it to {self.flavour.apart.file}."
-            raise self._refused(problem, change, self._separate_option(self.trained[0]))
+            raise self._config_error(problem, change, self._separate_option(self.trainable_components[0]))
 
     @property
     def _option(self) -> str:
-        """The option that said where the base is."""
+        """The option that names the base."""
         return "pretrained_model_name_or_path" if self.options.pretrained_model_name_or_path else "model_flavour"
 
-    def _refused(self, problem: str, change: str, option: str = "") -> ConfigError:
+    def _config_error(self, problem: str, change: str, option: str = "") -> ConfigError:
         option = option or self._option
         value = getattr(self.options, option) or self.flavour.repository
         return ConfigError(option, value, "", problem, change)
 
-    def _examine_file(self, option: str, source: str) -> None:
+    def _validate_file(self, option: str, source: str) -> None:
         path = Path(source).expanduser()
         if not path.exists():
             problem = f"There is no such file or folder (seen from {Path.cwd()})."
-            raise self._refused(problem, "Correct the path.", option)
+            raise self._config_error(problem, "Correct the path.", option)
         if not is_single_file(source):
-            for folder in (path, *(path / part for part in self._parts_of(option))):
+            for folder in (path, *(path / component for component in self._components_in(option))):
                 self._refuse_pickles(folder, option)
             return
         try:
-            for wanted in self._wanted_of(option):
-                single_file.check(wanted, path)
+            for expected in self._expect_from(option):
+                single_file.validate_file(expected, path)
         except Misfit as cause:
-            raise self._refused(cause.problem, cause.change, option) from cause
+            raise self._config_error(cause.problem, cause.change, option) from cause
 
     def _refuse_pickles(self, folder: Path, option: str = "") -> None:
-        """Raises ConfigError for a component's folder that holds pickles only."""
+        """Raises ConfigError for a component folder that holds only pickles."""
         try:
             refuse_pickled_folder(folder)
         except Misfit as cause:
-            raise self._refused(cause.problem, cause.change, option) from cause
+            raise self._config_error(cause.problem, cause.change, option) from cause
 
-    def _parts_of(self, option: str) -> list[str]:
-        """The components that the folder behind an option may hold in folders of their own."""
+    def _components_in(self, option: str) -> list[str]:
+        """The components that the folder named by an option may hold in subfolders."""
         if option == "pretrained_vae_model_name_or_path":
             return ["vae"]
-        return [part for part in self.trained if self._denoiser_option(part) == option]
+        return [component for component in self.trainable_components if self._denoiser_option(component) == option]
 
-    def _wanted_of(self, option: str) -> list[Wanted]:
-        """What the file behind an option has to give in this run; nothing where the run does not use it."""
-        denoisers = [part for part in self.trained if self._denoiser_option(part) == option]
-        wanted = [self.wanted("denoiser", self.denoiser_source(part)[1]) for part in denoisers]
-        if option == "pretrained_vae_model_name_or_path" and self.kinds.vae:
-            wanted.append(self.wanted("vae", "vae"))
+    def _expect_from(self, option: str) -> list[ExpectedComponent]:
+        """The components that the file named by an option must hold for this run."""
+        denoisers = [component for component in self.trainable_components if self._denoiser_option(component) == option]
+        expected = [self.expect("denoiser", self.denoiser_source(component)[1]) for component in denoisers]
+        if option == "pretrained_vae_model_name_or_path" and self.specs.vae:
+            expected.append(self.expect("vae", "vae"))
         if option in self.family.text_parts:
-            wanted.append(self.wanted("text", self.family.text_parts[option]))
-        return wanted
+            expected.append(self.expect("text", self.family.text_parts[option]))
+        return expected
 
-    def _denoiser_option(self, part: str) -> str:
-        """The option that says where a denoiser is."""
-        option = self._separate_option(part)
+    def _denoiser_option(self, component: str) -> str:
+        """The option that names the source of a denoiser."""
+        option = self._separate_option(component)
         return option if getattr(self.options, option) else self._option
 
-    def _separate_option(self, part: str) -> str:
-        """The option that names a place for a denoiser alone."""
-        return f"pretrained_{'unet' if part == 'unet' else 'transformer'}_model_name_or_path"
+    def _separate_option(self, component: str) -> str:
+        """The option that names a separate source for a denoiser."""
+        return f"pretrained_{'unet' if component == 'unet' else 'transformer'}_model_name_or_path"
 
-    def _examine_experts(self) -> None:
-        """One file has one denoiser, and cannot be all that a run trains."""
-        if len(self.trained) > 1 and all(self.denoiser_source(part)[0] == self.base for part in self.trained):
-            several = [name for name in self.family.flavours if len(self.family.held_for(name)) > 1]
-            alone = [name for name in several if len(self.family.trained_for(name)) == 1]
-            raise self._refused(
-                f"It is one file with one denoiser, and this model_flavour trains {len(self.trained)}.",
-                f"Choose a model_flavour that trains one of them, such as {', '.join(alone[:4])}; or give a folder.",
+    def _validate_experts(self) -> None:
+        """Raises ConfigError if one file, which holds one denoiser, is to supply several."""
+        if len(self.trainable_components) > 1 and all(
+            self.denoiser_source(component)[0] == self.base for component in self.trainable_components
+        ):
+            several = [name for name in self.family.flavours if len(self.family.denoiser_components_for(name)) > 1]
+            single = [name for name in several if len(self.family.trainable_components_for(name)) == 1]
+            raise self._config_error(
+                f"It is a single file with one denoiser, and this model_flavour trains "
+                f"{len(self.trainable_components)}.",
+                f"Choose a model_flavour that trains one of them, such as {', '.join(single[:4])}; or give a folder.",
             )
 
-    def wanted(self, kind: Literal["denoiser", "vae", "text"], part: str) -> Wanted:
-        """What a single file has to give for a part, whose config.json is read when it is asked for."""
-        vae = self.kinds.vae.cls if self.kinds.vae else ""
-        classes = {"denoiser": self.kinds.denoiser.cls, "vae": vae}
-        cls = classes.get(kind) or self.kinds.encoders[part].cls
+    def expect(self, role: Literal["denoiser", "vae", "text"], component: str) -> ExpectedComponent:
+        """What a single file must hold for a component; its config.json is read on first use."""
+        vae = self.specs.vae.cls if self.specs.vae else ""
+        classes = {"denoiser": self.specs.denoiser.cls, "vae": vae}
+        cls = classes.get(role) or self.specs.encoders[component].cls
         titles = {"denoiser": "The denoiser", "vae": "The VAE"}
-        title = f"{titles.get(kind, f'The part {part}')} of {self.family.title}"
-        return Wanted(title, kind, cls, lambda: self.config(part))
+        title = f"{titles.get(role, f'The component {component}')} of {self.family.title}"
+        return ExpectedComponent(title, role, cls, lambda: self.config(component))
 
     @functools.cached_property
     def index(self) -> dict[str, Any]:
         """The model_index.json of the base. Raises ConfigError."""
         folder = Path(self.settings_base)
-        if not folder.exists() and not looks_local(self.settings_base):
+        if not folder.exists() and not is_local_path(self.settings_base):
             return self._hub_index(self.settings_base)
         if not folder.exists():
             problem = f"There is no such folder (seen from {Path.cwd()})."
-            raise self._refused(problem, "Correct the path, or give a hub id such as owner/name.")
+            raise self._config_error(problem, "Correct the path, or give a hub id such as owner/name.")
         try:
             return json.loads((folder / INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError) as cause:
             what = f"Its {INDEX} cannot be read: {cause}" if (folder / INDEX).exists() else f"It has no {INDEX}"
             change = f"Give a folder in the diffusers layout that holds a {self.family.title} model."
-            raise self._refused(f"{what}.", change) from cause
+            raise self._config_error(f"{what}.", change) from cause
 
     def _hub_index(self, base: str) -> dict[str, Any]:
         """model_index.json from the hub's cache, else from the hub, without the library's half minute of retries."""
@@ -351,123 +371,136 @@ class Repository:
 
         try:
             revision = self.options.revision if base == self.base else None
-            found = try_to_load_from_cache(base, INDEX, revision=revision)
-            if not isinstance(found, str):
+            file = try_to_load_from_cache(base, INDEX, revision=revision)
+            if not isinstance(file, str):
                 HfApi().model_info(base, revision=revision, timeout=HUB_SECONDS)
-                found = hf_hub_download(base, INDEX, revision=revision)
-            return json.loads(Path(found).read_text(encoding="utf-8"))
+                file = hf_hub_download(base, INDEX, revision=revision)
+            return json.loads(Path(file).read_text(encoding="utf-8"))
         except Exception as cause:  # the client hands on the errors of whichever HTTP library it uses
             first = next((line for line in str(cause).splitlines() if line.strip()), type(cause).__name__)
             problem = f"'{base}' is no local folder, and the hub has not given it: {first.strip()}"
             change = (
                 "Check the name, the network, HF_TOKEN, and that the model's licence was accepted; or give a folder."
             )
-            raise self._refused(problem, change) from cause
+            raise self._config_error(problem, change) from cause
 
-    def _examine_kind(self, index: Mapping[str, Any]) -> None:
-        """Is it this family's kind of model? Tells families of one denoiser class apart by their text encoders."""
+    def _validate_index(self, index: Mapping[str, Any]) -> None:
+        """Raises ConfigError for a model of another family; text encoders tell families of one denoiser class apart."""
         family = self.family
         if not any(isinstance(row, list) for row in index.values()):
-            index = {**index, **self._rows_by_folder()}
+            index = {**index, **self._read_index_from_folders()}
 
-        def class_of(part: str) -> str:
-            row = index.get(part)
+        def class_of(component: str) -> str:
+            row = index.get(component)
             return str(row[1] or "") if isinstance(row, list) and len(row) == 2 else ""
 
-        held = index.get("_class_name", "an unnamed pipeline")
-        needed = [name for name in (*self.kinds.encoders, *self.kinds.extras) if name not in family.elsewhere]
-        others = [n for n in families.names() if n != family.name and families.get(n).pipeline == held]
-        mine = {family.pipeline_for(name) for name in family.flavours}
-        is_other = any(not class_of(part) for part in needed)
-        if not is_other and all(self.denoiser_source(part)[0] != self.base for part in self.held):
+        pipeline = index.get("_class_name", "an unnamed pipeline")
+        required = [name for name in (*self.specs.encoders, *self.specs.extras) if name not in family.elsewhere]
+        other_families = [n for n in families.names() if n != family.name and families.get(n).pipeline == pipeline]
+        pipelines = {family.pipeline_for(name) for name in family.flavours}
+        is_other = any(not class_of(component) for component in required)
+        if not is_other and all(
+            self.denoiser_source(component)[0] != self.base for component in self.denoiser_components
+        ):
             return  # whatever else it holds, its denoiser is not used
-        is_other |= bool(others and held not in mine)
-        siblings = [name for name in family.flavours if family.pipeline_for(name) == held]
-        if siblings and held != self.pipeline:
+        is_other |= bool(other_families and pipeline not in pipelines)
+        siblings = [name for name in family.flavours if family.pipeline_for(name) == pipeline]
+        if siblings and pipeline != self.pipeline:
             flavour = self.options.model_flavour or family.default_flavour
-            raise self._refused(
-                f"It holds a model for {held}; model_flavour {flavour} needs one for {self.pipeline}.",
+            raise self._config_error(
+                f"It holds a model for {pipeline}; model_flavour {flavour} needs one for {self.pipeline}.",
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
             )
-        others_too, own_kind = {*family.guides, *self.kinds.extras}, short(self.kinds.denoiser.cls)
-        denoisers = [part for part in index if class_of(part) == own_kind and part not in others_too]
-        if denoisers and not is_other and len(denoisers) != len(self.held):
-            fitting = [name for name in family.flavours if len(family.held_for(name)) == len(denoisers)]
-            raise self._refused(
+        frozen, denoiser_class = {*family.guides, *self.specs.extras}, short(self.specs.denoiser.cls)
+        denoisers = [
+            component for component in index if class_of(component) == denoiser_class and component not in frozen
+        ]
+        if denoisers and not is_other and len(denoisers) != len(self.denoiser_components):
+            fitting = [name for name in family.flavours if len(family.denoiser_components_for(name)) == len(denoisers)]
+            raise self._config_error(
                 f"It holds {len(denoisers)} denoisers ({', '.join(denoisers)}), and model_flavour "
-                f"{self.options.model_flavour or family.default_flavour} has {len(self.held)}.",
+                f"{self.options.model_flavour or family.default_flavour} has {len(self.denoiser_components)}.",
                 f"Set model_flavour to {fitting[0]}, or give another model."
                 if fitting
-                else f"Give a {family.title} model with {len(self.held)}.",
+                else f"Give a {family.title} model with {len(self.denoiser_components)}.",
             )
-        if denoisers == list(self.held) and not is_other:
+        if denoisers == list(self.denoiser_components) and not is_other:
             return
-        switch = f"Set model_family to {others[0]}, or give" if others else "Give"
-        raise self._refused(
-            f"It holds a model for {held}; model_family {family.name} needs one for {self.pipeline} "
-            f"({own_kind} with {', '.join(needed)}).",
+        switch = f"Set model_family to {other_families[0]}, or give" if other_families else "Give"
+        raise self._config_error(
+            f"It holds a model for {pipeline}; model_family {family.name} needs one for {self.pipeline} "
+            f"({denoiser_class} with {', '.join(required)}).",
             f"{switch} a {family.title} model.",
         )
 
-    def _rows_by_folder(self) -> dict[str, list[str]]:
-        """The rows of a base whose index names no parts, from the settings in its folders; nothing for those it lacks.
+    def _read_index_from_folders(self) -> dict[str, list[str]]:
+        """Index rows for a base whose index names no components, from the configs in its folders.
 
-        Their library stays empty.
+        The library of each row is empty.
         """
         rows = {}
-        for part in (*self.kinds.encoders, *self.held):
+        for component in (*self.specs.encoders, *self.denoiser_components):
             with contextlib.suppress(ModelError):
-                settings = self.config(part)
-                rows[part] = ["", settings.get("_class_name") or next(iter(settings.get("architectures") or ()), "")]
+                settings = self.config(component)
+                rows[component] = [
+                    "",
+                    settings.get("_class_name") or next(iter(settings.get("architectures") or ()), ""),
+                ]
         return rows
 
-    def _examine_weights(self) -> None:
-        """Every local weights file must be safetensors, and as long as its header says."""
-        for part in (*self.kinds.encoders, *self.kinds.extras, "vae", *self.held):
-            self._refuse_pickles(Path(self.home(part)) / part)
-            for path in sorted((Path(self.base) / part).glob("*.safetensors")):
-                if problem := cut_short(path):
-                    change = f"Copy or download {part}/{path.name} again."
-                    raise self._refused(f"The weights file {path} is damaged: {problem}.", change)
+    def _validate_weights(self) -> None:
+        """Raises ConfigError for local weights that are pickles, or shorter than their header says."""
+        for component in (*self.specs.encoders, *self.specs.extras, "vae", *self.denoiser_components):
+            self._refuse_pickles(Path(self.config_source(component)) / component)
+            for path in sorted((Path(self.base) / component).glob("*.safetensors")):
+                if problem := describe_truncation(path):
+                    change = f"Copy or download {component}/{path.name} again."
+                    raise self._config_error(f"The weights file {path} is damaged: {problem}.", change)
 
     # -- settings --------------------------------------------------------------------------------------------------
 
     @functools.cached_property
     def text_configs(self) -> Mapping[str, Mapping[str, Any]]:
-        """config.json of what reads captions, by component. Raises ModelError when they cannot be read."""
-        looking = eyes(self.family, self.kinds, self.options.model_flavour)
-        return {name: self.config(name) for name in (*self.kinds.encoders, *looking)}
+        """config.json of everything that encodes captions, by component. Raises ModelError if one cannot be read."""
+        looking = find_text_image_encoders(self.family, self.specs, self.options.model_flavour)
+        return {name: self.config(name) for name in (*self.specs.encoders, *looking)}
 
-    def config(self, part: str) -> dict[str, Any]:
+    def config(self, component: str) -> dict[str, Any]:
         """One component's config.json, from a folder or the hub. Raises ModelError."""
-        base = self.home(part)
-        path = Path(base) / part / "config.json"
+        base = self.config_source(component)
+        path = Path(base) / component / "config.json"
         if self.settings and not path.exists():
-            raise ModelError(f"How large the published '{part}' is, is not known here, and the hub has not said it.")
+            raise ModelError(
+                f"How large the published '{component}' is, is not known here, and the hub has not said it."
+            )
         try:
             if not Path(base).exists():
                 from huggingface_hub import hf_hub_download
 
                 hub = self.hub if base == self.settings_base else {}
-                path = Path(hf_hub_download(base, f"{part}/config.json", **hub))
-            own = self.flavour.apart.settings if self.flavour.apart and part in self.held else {}
-            return {**json.loads(path.read_text(encoding="utf-8")), **own}
+                path = Path(hf_hub_download(base, f"{component}/config.json", **hub))
+            override = (
+                self.flavour.apart.settings if self.flavour.apart and component in self.denoiser_components else {}
+            )
+            return {**json.loads(path.read_text(encoding="utf-8")), **override}
         except (OSError, ValueError) as cause:
             raise ModelError(
-                f"The settings of '{part}' could not be read from '{base}'.\n  {str(cause).splitlines()[0]}\n"
+                f"The config of '{component}' could not be read from '{base}'.\n  {str(cause).splitlines()[0]}\n"
                 "  Check pretrained_model_name_or_path, and for a hub id the network and HF_TOKEN."
             ) from cause
 
     @property
-    def denoiser_settings(self) -> Mapping[str, Any]:
-        """config.json of the denoiser where this machine has it, else what is known of the flavour's published one."""
+    def find_denoiser_settings(self) -> Mapping[str, Any]:
+        """config.json of the denoiser if it is on this machine, else the known values of the published one."""
         from huggingface_hub import try_to_load_from_cache
 
-        part = self.trained[0]
-        separate, _ = self.denoiser_source(part)
-        place = separate if Path(separate).is_dir() else self.settings_base
-        cached = None if looks_local(place) else try_to_load_from_cache(place, f"{part}/config.json", **self.hub)
-        path = Path(cached) if isinstance(cached, str) else Path(place) / part / "config.json"
+        component = self.trainable_components[0]
+        separate, _ = self.denoiser_source(component)
+        source = separate if Path(separate).is_dir() else self.settings_base
+        cached = (
+            None if is_local_path(source) else try_to_load_from_cache(source, f"{component}/config.json", **self.hub)
+        )
+        path = Path(cached) if isinstance(cached, str) else Path(source) / component / "config.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -475,17 +508,17 @@ class Repository:
 
     @property
     def limits(self) -> Limits:
-        """What the denoiser can be given."""
-        return self.family.limits(self.denoiser_settings)
+        """The largest inputs that the denoiser takes."""
+        return self.family.limits(self.find_denoiser_settings)
 
-    def hollow(self, part: str) -> Any:
-        """A denoiser or the VAE without data for its weights; None where pixels are denoised. Raises ModelError."""
-        kind = self.kinds.vae if part == "vae" else self.kinds.denoiser
-        return kind and single_file.empty(kind.cls, self.config(part))
+    def empty_model(self, component: str) -> Any:
+        """A denoiser or the VAE on the meta device; None for a family without a VAE. Raises ModelError."""
+        spec = self.specs.vae if component == "vae" else self.specs.denoiser
+        return spec and single_file.build_empty(spec.cls, self.config(component))
 
-    def weight_bytes(self, part: str) -> int | None:
-        """Bytes of a component's weight files on disk; None where they are not local."""
-        folder = Path(self.base) / part
+    def weight_bytes(self, component: str) -> int | None:
+        """Bytes of a component's weight files on disk; None if they are not local."""
+        folder = Path(self.base) / component
         if not folder.is_dir():
             return None
         return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
@@ -493,90 +526,92 @@ class Repository:
     # -- identity --------------------------------------------------------------------------------------------------
 
     def text_precision(self, number: int) -> str:
-        """In which bits a text encoder is kept, the first one being number 1; empty for its own."""
+        """The precision of a text encoder, counted from 1; empty if it is not quantized."""
         if self.options.quantize_via == "pipeline":
-            own = self.quantised_as([*self.kinds.encoders][number - 1])
-            return json.dumps(own, sort_keys=True) if own else ""
-        chosen = getattr(self.options, f"text_encoder_{number}_precision", "no_change")
-        return "" if chosen == "no_change" else chosen
+            settings = self.quantization_of([*self.specs.encoders][number - 1])
+            return json.dumps(settings, sort_keys=True) if settings else ""
+        precision = getattr(self.options, f"text_encoder_{number}_precision", "no_change")
+        return "" if precision == "no_change" else precision
 
-    def quantised_as(self, part: str) -> Mapping[str, Any] | None:
-        """How a denoiser or a text encoder is quantised while it is loaded; None if it is not."""
-        encoders = [*self.kinds.encoders]
-        return quantized.chosen(self.options, part, encoders.index(part) + 1 if part in encoders else 0)
+    def quantization_of(self, component: str) -> Mapping[str, Any] | None:
+        """Settings that quantize a denoiser or text encoder while it is loaded; None if it is not quantized."""
+        encoders = [*self.specs.encoders]
+        return quantized.find_quantization(
+            self.options, component, encoders.index(component) + 1 if component in encoders else 0
+        )
 
     def text_identity(self) -> str:
-        """What made a text embedding: weights, precision and the options that change it."""
-        names = [*self.kinds.encoders, *self.kinds.tokenizers]
-        names += eyes(self.family, self.kinds, self.options.model_flavour)
+        """Identifies what text embeddings depend on: weights, precision and options."""
+        names = [*self.specs.encoders, *self.specs.tokenizers]
+        names += find_text_image_encoders(self.family, self.specs, self.options.model_flavour)
         if self.family.flavour(self.options.model_flavour).reads:
-            names += [name for name in self.kinds.extras if name not in names]
-        places = {name: self.weights_home(name) for name in lacking(self.family, self.index)}
-        weights = [self._identity(name, places.get(name) or self.place(name)) for name in names]
+            names += [name for name in self.specs.extras if name not in names]
+        places = {name: self.component_source(name) for name in find_missing_components(self.family, self.index)}
+        weights = [self._identity(name, places.get(name) or self.weights_source(name)) for name in names]
         sources = (getattr(self.options, option) for option in self.family.text_parts)
         weights += [self._identity("", source) for source in sources if source]
-        # only what is kept in fewer bits: without any, embeddings of before are still good
-        precisions = enumerate((self.text_precision(number) for number in range(1, len(self.kinds.encoders) + 1)), 1)
+        # only quantized encoders: caches from before this was part of the identity stay valid
+        precisions = enumerate((self.text_precision(number) for number in range(1, len(self.specs.encoders) + 1)), 1)
         weights += [f"{number} in {precision}" for number, precision in precisions if precision]
         return digest([self.family.name, weights, str(self.text_dtype), self.family.text_identity(self.options)])
 
     def vae_identity(self) -> str:
-        """What made a latent: weights, precision, normalisation, tiling."""
-        if self.kinds.vae is None:
+        """Identifies what latents depend on: weights, precision, normalization, tiling."""
+        if self.specs.vae is None:
             return digest(["pixels"])
         source = self.options.pretrained_vae_model_name_or_path
-        weights = self._identity("" if source else "vae", source or self.place("vae"))
+        weights = self._identity("" if source else "vae", source or self.weights_source("vae"))
         return digest([weights, self.latents.normaliser, str(self.vae_dtype), self.options.vae_enable_tiling])
 
     def sample_identity(self) -> str:
-        """What made a training sample's latents and whatever the family keeps beside them."""
-        beside = self.family.sample_identity(self.options)
-        if not beside:
+        """Identifies what a cached sample depends on: its latents and the family's further entries."""
+        extra_identity = self.family.sample_identity(self.options)
+        if not extra_identity:
             return self.vae_identity()
-        extras = [self._identity(name, self.weights_home(name)) for name in self.kinds.extras]
-        return digest([self.vae_identity(), beside, str(self.text_dtype), extras])
+        extras = [self._identity(name, self.component_source(name)) for name in self.specs.extras]
+        return digest([self.vae_identity(), extra_identity, str(self.text_dtype), extras])
 
     def base_identity(self) -> dict[str, str]:
-        """What the lock file says of the base weights."""
-        identities = [self.denoiser_identity(part) for part in self.trained]
+        """The lock file's entry for the base weights."""
+        identities = [self.denoiser_identity(component) for component in self.trainable_components]
         return {"source": self.base, "denoiser": identities[0] if len(identities) == 1 else digest(identities)}
 
-    def denoiser_identity(self, part: str) -> str:
-        """What a denoiser's weights are."""
-        source, subfolder = self.denoiser_source(part)
+    def denoiser_identity(self, component: str) -> str:
+        """Identifies a denoiser's weights."""
+        source, subfolder = self.denoiser_source(component)
         return self._identity(subfolder, source)
 
     def _identity(self, subfolder: str, source: str) -> str:
         path = Path(source)
         if path.is_file():
-            files = split_set(path)
-            return fingerprint(path) if len(files) == 1 else digest([fingerprint(part) for part in files])
+            files = find_shards(path)
+            return hash_weights(path) if len(files) == 1 else digest([hash_weights(component) for component in files])
         if path.is_dir():
             folder = path / subfolder if (path / subfolder).is_dir() else path
             files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-            return digest([[p.name, fingerprint(p)] for p in files])
+            return digest([[p.name, hash_weights(p)] for p in files])
         return f"{source}@{self.options.revision or 'main'}/{subfolder}"
 
 
-def lacking(family: Family, index: Mapping[str, Any]) -> list[str]:
-    """The text parts that a base, by its model_index.json, lacks and that are elsewhere."""
-    return [part for part in family.elsewhere if not (index.get(part) or [None])[0]]
+def find_missing_components(family: Family, index: Mapping[str, Any]) -> list[str]:
+    """The components that a base, by its model_index.json, lacks and that are in another repository."""
+    return [component for component in family.elsewhere if not (index.get(component) or [None])[0]]
 
 
-def looks_local(source: str) -> bool:
-    """Is `source` meant as a path? A hub id is `name` or `owner/name`."""
+def is_local_path(source: str) -> bool:
+    """Is `source` a path? A hub id is `name` or `owner/name`."""
     is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", source) and not source.startswith((".", "/"))
     return not is_id or Path(source).suffix in SINGLE_FILE or Path(source).expanduser().exists()
 
 
-def fingerprint(path: Path) -> str:
-    """A hash of a weights file: all of it up to 64 MiB, else its size and 64 samples of 64 KiB spread over it.
+def hash_weights(path: Path) -> str:
+    """A hash of a weights file: of all bytes up to 64 MiB, else of its size and 64 samples of 64 KiB spread over it.
 
-    Sampling keeps start-up quick on files of many GB; two different trainings differ in every sample.
+    Sampling keeps start-up fast on files of many GB; two different trainings differ in every sample.
     """
     size = path.stat().st_size
     with open(path, "rb") as file:
-        if size <= WHOLE_FILE:
+        if size <= FULL_HASH_LIMIT:
             return hashlib.file_digest(file, "sha256").hexdigest()
         parts = hashlib.sha256(str(size).encode())
         for i in range(64):

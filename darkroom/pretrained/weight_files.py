@@ -1,4 +1,4 @@
-"""The files that weights lie in: one, or a set that was split; their headers, and what is wrong with them."""
+"""Weight files: single files or sets of shards; their headers, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torch import Tensor
 from darkroom.core.errors import ModelError
 
 State = dict[str, Tensor]
-SAFE = {"use_safetensors": True}
-"""For every `from_pretrained`: weights that only pickle reads are refused, not opened."""
+SAFETENSORS_ONLY = {"use_safetensors": True}
+"""For every `from_pretrained`: pickled weights are refused, not opened."""
 
-# transformers looks for its weights under another name when they are safetensors
-_SAFE_NAMES = {"pytorch_model": "model"}
+# transformers uses another file name for safetensors
+_SAFETENSORS_NAMES = {"pytorch_model": "model"}
 PICKLES = (".pt", ".pth", ".ckpt", ".bin")
 SINGLE_FILE = (".safetensors", ".gguf", *PICKLES)
-FEW = 3
+MAX_NAMES = 3
 
 
 class Misfit(ModelError):
-    """A file that does not give the part it was given for: `problem` says what it is, `change` what to do."""
+    """A file that cannot supply a component: `problem` says why, `change` what to do."""
 
     def __init__(self, path: Path, problem: str, change: str):
         self.problem, self.change = problem, change
@@ -38,26 +38,26 @@ def is_single_file(source: str) -> bool:
     return Path(source).suffix in SINGLE_FILE and not Path(source).expanduser().is_dir()
 
 
-def split_set(path: Path) -> list[Path]:
-    """All parts of a set `name-00001-of-00003.safetensors` of which `path` is one; else `path` alone. Raises Misfit."""
-    found = re.fullmatch(r"(.+)-(\d+)-of-(\d+)\.safetensors", path.name)
-    if not found:
+def find_shards(path: Path) -> list[Path]:
+    """All shards of the set `name-00001-of-00003.safetensors` that `path` is in, else `[path]`. Raises Misfit."""
+    match = re.fullmatch(r"(.+)-(\d+)-of-(\d+)\.safetensors", path.name)
+    if not match:
         return [path]
-    name, number, count = found.groups()
+    name, number, count = match.groups()
     width = len(number)
-    parts = [path.with_name(f"{name}-{n:0{width}d}-of-{count}.safetensors") for n in range(1, int(count) + 1)]
-    if missing := [part.name for part in parts if not part.is_file()]:
+    shards = [path.with_name(f"{name}-{n:0{width}d}-of-{count}.safetensors") for n in range(1, int(count) + 1)]
+    if missing := [part.name for part in shards if not part.is_file()]:
         raise Misfit(
             path,
-            f"It is one of {len(parts)} parts, and beside it {some(missing)} {'is' if len(missing) == 1 else 'are'} "
+            f"It is one of {len(shards)} shards, and {join_names(missing)} {'is' if len(missing) == 1 else 'are'} "
             "missing.",
-            "Copy or download the missing part into the same folder.",
+            "Copy or download the missing shard into the same folder.",
         )
-    return parts
+    return shards
 
 
-def cut_short(path: Path) -> str:
-    """What is wrong with the frame of a safetensors file, in words; empty if it is as long as its header says."""
+def describe_truncation(path: Path) -> str:
+    """How a safetensors file is shorter than its header says, or why it is not one; empty if it is complete."""
     size = path.stat().st_size
     try:
         with open(path, "rb") as file:
@@ -71,22 +71,22 @@ def cut_short(path: Path) -> str:
     return "" if size >= expected else f"it has {size} bytes of {expected}"
 
 
-def header(path: Path) -> State:
-    """The tensors of a file, or of the set it belongs to, with their shapes and without data. Raises Misfit."""
+def read_header(path: Path) -> State:
+    """The tensors of a file, or of its set of shards, on the meta device. Raises Misfit."""
     refuse_pickle(path)
-    found: State = {}
-    for part in split_set(path):
-        if problem := cut_short(part):
+    tensors: State = {}
+    for part in find_shards(path):
+        if problem := describe_truncation(part):
             raise Misfit(part, f"The weights file is damaged: {problem}.", "Copy or download it again.")
         with open(part, "rb") as file:
             rows = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         rows.pop("__metadata__", None)
-        found |= {key: torch.empty(row["shape"], device="meta") for key, row in rows.items()}
-    return found
+        tensors |= {key: torch.empty(row["shape"], device="meta") for key, row in rows.items()}
+    return tensors
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raises Misfit for files that only pickle reads: opening one may run whatever code is in it."""
+    """Raises Misfit for pickles: opening one may run any code in it."""
     if path.suffix in PICKLES:
         raise Misfit(
             path,
@@ -96,10 +96,10 @@ def refuse_pickle(path: Path) -> None:
 
 
 def _conversion(path: Path) -> str:
-    """A line of Python that writes a pickle's tensors, or those of the set it belongs to, as safetensors beside it."""
+    """A line of Python that converts a pickle, or its set of shards, to a safetensors file in the same folder."""
     stem = re.sub(r"-\d+-of-\d+$", "", path.stem)
     files = sorted(path.parent.glob(f"{glob.escape(stem)}-*{path.suffix}")) if stem != path.stem else [path]
-    target = path.with_name(_SAFE_NAMES.get(stem, stem) + ".safetensors")
+    target = path.with_name(_SAFETENSORS_NAMES.get(stem, stem) + ".safetensors")
     return (
         "import torch; from safetensors.torch import save_file; s = {}; "
         f"[s.update(torch.load(f, weights_only=True, map_location='cpu')) for f in {[str(f) for f in files]!r}]; "
@@ -116,20 +116,20 @@ def refuse_pickled_folder(folder: Path) -> None:
 
 
 def read(path: Path, names: Mapping[str, str]) -> State:
-    """The tensors of some keys of a file or of the set it belongs to, under other names."""
+    """Tensors of a file, or of its set of shards, by new name (`names`: key to name)."""
     from safetensors import safe_open
 
-    found: State = {}
-    for part in split_set(path):
+    tensors: State = {}
+    for part in find_shards(path):
         with safe_open(part, "pt") as file:
-            found |= {names[key]: file.get_tensor(key) for key in file.keys() if key in names}  # noqa: SIM118
-    return found
+            tensors |= {names[key]: file.get_tensor(key) for key in file.keys() if key in names}  # noqa: SIM118
+    return tensors
 
 
-def some(names: list[str]) -> str:
+def join_names(names: list[str]) -> str:
     """The first few of many names.
 
-    >>> some(["a", "b", "c", "d"])
+    >>> join_names(["a", "b", "c", "d"])
     'a, b, c, ...'
     """
-    return ", ".join([*names[:FEW], *(["..."] if len(names) > FEW else [])])
+    return ", ".join([*names[:MAX_NAMES], *(["..."] if len(names) > MAX_NAMES else [])])

@@ -15,8 +15,8 @@ from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import CONTROLNET, Family
 from darkroom.families.shared.classes import named
 from darkroom.memory import sla
-from darkroom.pretrained.components import Parts, explained, quiet
-from darkroom.pretrained.repository import cut_short, looks_local
+from darkroom.pretrained.components import Components, explain_load_errors, silence_libraries
+from darkroom.pretrained.repository import describe_truncation, is_local_path
 from darkroom.validate import caches, schedulers
 from darkroom.validate.clip import Made
 from darkroom.validate.recipe import Recipe
@@ -52,15 +52,15 @@ class Loaded:
     unmatched: list[str]
 
 
-def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Config, **parts: Any) -> Any:
+def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Config, **components: Any) -> Any:
     """The stock pipeline of a base folder, file or hub id, complete, with these parts in place of its own.
 
     Where the options name a ControlNet it is read too. Raises ModelError.
     """
-    quiet()
-    if looks_local(base) and not Path(base).exists():
+    silence_libraries()
+    if is_local_path(base) and not Path(base).exists():
         raise ModelError(f"There is no model at {base}.\n  Check the path, or give a hub id, or a family and flavour.")
-    with explained(
+    with explain_load_errors(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
         name = family.drawn_by(options)
@@ -68,27 +68,27 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Confi
         idle = {part: None for part in family.idle_parts if part not in cls._optional_components}
         # whole: where diffusers quantises, it finds no place for some adapters
         places = options.model_copy(update={"pretrained_model_name_or_path": base, "quantize_via": "cpu"})
-        whole = Parts(family, places, torch.device("cpu"), dtype)
-        if not parts.keys() & set(whole.trained):
-            whole.examine_apart()
-        own = whole.separate(set(parts))
-        own |= whole.from_base_file(but={*own, *parts})
-        own |= whole.readers(name, dtype, but={*own, *parts, *idle})
+        whole = Components(family, places, torch.device("cpu"), dtype)
+        if not components.keys() & set(whole.trainable_components):
+            whole.validate_separate_denoiser()
+        own = whole.load_separate_components(set(components))
+        own |= whole.load_bundled_components(but={*own, *components})
+        own |= whole.load_extra_components(name, dtype, but={*own, *components, *idle})
         folder = whole.settings_base
-        parts = {**idle, **family.made_parts(options.model_flavour, renders=True), **own, **parts}
-        if options.controlnet and CONTROLNET not in parts:
+        components = {**idle, **family.made_parts(options.model_flavour, renders=True), **own, **components}
+        if options.controlnet and CONTROLNET not in components:
             assert family.controlnet is not None
-            parts[CONTROLNET] = named(family.controlnet.cls).from_pretrained(
+            components[CONTROLNET] = named(family.controlnet.cls).from_pretrained(
                 options.controlnet_model_name_or_path, dtype=dtype
             )
-        if "text" in whole.inside:
-            pipe = cls.from_single_file(base, config=folder, dtype=dtype, **parts)
+        if "text" in whole.bundled_components:
+            pipe = cls.from_single_file(base, config=folder, dtype=dtype, **components)
         else:
-            pipe = cls.from_pretrained(folder, dtype=dtype, **parts)
+            pipe = cls.from_pretrained(folder, dtype=dtype, **components)
     pipe.set_progress_bar_config(disable=True)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     if (Path(base) / sla.FILE).exists():
-        attend(pipe, whole.trained, Path(base), options)
+        attend(pipe, whole.trainable_components, Path(base), options)
     return pipe
 
 
@@ -97,23 +97,23 @@ def load_adapters(
 ) -> list[Loaded]:
     """Load each adapter by the pipeline's own loader, where it has one, and count keys. A flavour with several
     denoisers has a file for each, in one folder. Raises ModelError if one cannot be read."""
-    parts = family.adapted(options)
+    components = family.adapted(options)
     counted = []
     for number, adapter in enumerate(adapters):
         if not adapter.path.exists():
             raise ModelError(f"There is no adapter at {adapter.path}.\n  Check the path.")
         name = f"adapter_{number}"
-        files = stock.files_of(str(adapter.path), parts)
+        files = stock.files_of(str(adapter.path), components)
         each = [_load(pipe, family, part, Path(file), name) for part, file in files.items()]
         counted.append(Loaded(sum(one.matched for one in each), [key for one in each for key in one.unmatched]))
-        attend(pipe, parts, adapter.path, options)
+        attend(pipe, components, adapter.path, options)
     if adapters:
         strengths = {f"adapter_{i}": adapter.strength for i, adapter in enumerate(adapters)}
-        stock.set_strengths(pipe, parts, strengths)
+        stock.set_strengths(pipe, components, strengths)
     return counted
 
 
-def attend(pipe: DiffusionPipeline, parts: Sequence[str], path: Path, options: Config) -> None:
+def attend(pipe: DiffusionPipeline, components: Sequence[str], path: Path, options: Config) -> None:
     """Give denoisers the sparse-linear attention that lies beside an adapter, or in a pipeline's folder, if one does.
 
     Raises ModelError, also where a run has learnt with one and it is not there.
@@ -125,18 +125,20 @@ def attend(pipe: DiffusionPipeline, parts: Sequence[str], path: Path, options: C
                 f"There is no {file}, with which this was trained.\n  Copy it too, from beside the adapter."
             )
         return
-    for part in parts:
+    for part in components:
         network = getattr(pipe, part)
         if any(isinstance(module, sla.SparseLinear) for module in network.modules()):
             raise ModelError(f"{file} is a second sparse-linear attention.\n  Give adapters of one run.")
-        with explained("The sparse-linear attention", str(file), "Copy the whole folder of the adapter again."):
+        with explain_load_errors(
+            "The sparse-linear attention", str(file), "Copy the whole folder of the adapter again."
+        ):
             sla.restore(network, file, part)
 
 
 def _load(pipe: DiffusionPipeline, family: Family, part: str, file: Path, name: str) -> Loaded:
-    if file.suffix == ".safetensors" and file.is_file() and (problem := cut_short(file)):
+    if file.suffix == ".safetensors" and file.is_file() and (problem := describe_truncation(file)):
         raise ModelError(f"The adapter {file} is damaged: {problem}.\n  Copy it again, or take another checkpoint.")
-    with explained("The adapter", str(file), f"Give a whole LoRA file that was made for {family.title}."):
+    with explain_load_errors("The adapter", str(file), f"Give a whole LoRA file that was made for {family.title}."):
         stock.load(pipe, part, file, name)
     return count_keys(pipe, family, part, file, name)
 

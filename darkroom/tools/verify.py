@@ -25,8 +25,8 @@ from darkroom.families.shared.classes import named
 from darkroom.media.reference_image import ReferenceImage
 from darkroom.memory.policy import Placement, is_quantised
 from darkroom.options.config import Config, construct
-from darkroom.pretrained.components import Parts, taken_by
-from darkroom.pretrained.repository import locate
+from darkroom.pretrained.components import Components, find_accepted_components
+from darkroom.pretrained.repository import locate_repository
 from darkroom.tools import generate
 from darkroom.train import distributed
 from darkroom.train.checkpoint import STATE, check
@@ -67,38 +67,41 @@ def verify(path: Path) -> Verdict:
     settings = construct(options)
     if path.is_dir() and (path / STATE).exists() and (problem := check(path)):
         return Verdict(0, [], 0, None, problem)
-    base = locate(options["$base"], family)
+    base = locate_repository(options["$base"], family)
     placement = Placement(settings, run_device(), family.blocks)
-    parts = parts_of_run(family, base, settings, placement)
-    mixed = mixes(parts)
-    own = read_apart(parts) if mixed else {}
+    components = parts_of_run(family, base, settings, placement)
+    mixed = mixes(components)
+    own = read_apart(components) if mixed else {}
     if options["model_type"] == "full":
-        pipe, matched, unmatched = full_pipeline(parts, path, base, own)
-        for part in parts.trained:
+        pipe, matched, unmatched = full_pipeline(components, path, base, own)
+        for part in components.trainable_components:
             placement.speed_up(part, getattr(pipe, part))
     else:
-        pipe = generate.stock_pipeline(family, base, parts.dtype, settings, **own)
+        pipe = generate.stock_pipeline(family, base, components.dtype, settings, **own)
         files = [generate.AdapterFile(adapter_file(path))]
         (loaded,) = generate.load_adapters(pipe, family, files, settings)
         matched, unmatched = loaded.matched, loaded.unmatched
         # only now: diffusers finds no place for an adapter in some kinds of quantised weights
-        narrow = parts.denoisers_of(parts.denoiser()) if settings.quantize_via == "pipeline" else {}
-        for part in parts.trained:
+        narrow = components.denoisers_of(components.denoiser()) if settings.quantize_via == "pipeline" else {}
+        for part in components.trainable_components:
             if part in narrow:
                 put_below(getattr(pipe, part), narrow[part])
             placement.narrow(part, getattr(pipe, part))
         if mixed:
             for part, file in stock.files_of(str(files[0].path), family.adapted(settings)).items():
                 stock.keep_exact(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
-    trained = family.trained_for(settings.model_flavour)
+    trained = family.trainable_components_for(settings.model_flavour)
     if settings.validation_assistant_lora and settings.assistant_lora_path:
         own = {part: getattr(pipe, part) for part in trained}
         assistant.assist(own, assistant.read(settings.assistant_lora_path, own, type(pipe)), always=True)
-    if len(trained) < len(family.held_for(settings.model_flavour)) and not settings.wan_validation_load_other_stage:
+    if (
+        len(trained) < len(family.denoiser_components_for(settings.model_flavour))
+        and not settings.wan_validation_load_other_stage
+    ):
         family.alone(pipe, trained[0])  # as the run drew its pictures
     pictures = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]
-    made = as_in_the_run(pipe, parts) if mixed else as_anywhere(pipe, parts)
-    worst = max((difference(pipe, parts, picture, made) for picture in pictures), default=None)
+    made = as_in_the_run(pipe, components) if mixed else as_anywhere(pipe, components)
+    worst = max((difference(pipe, components, picture, made) for picture in pictures), default=None)
     return Verdict(matched, unmatched, len(pictures), worst)
 
 
@@ -109,46 +112,50 @@ def put_below(model: Any, narrow: Any) -> None:
         model.set_submodule(f"{name}.base_layer" if above else name, layer)
 
 
-def parts_of_run(family: Family, base: str, settings: Config, placement: Placement) -> Parts:
+def parts_of_run(family: Family, base: str, settings: Config, placement: Placement) -> Components:
     """The base's parts in the precisions of the run. Nothing is loaded yet."""
     full = settings.model_type == "full" and not settings.controlnet
     dtype = distributed.trained_dtype(settings) if full else distributed.base_dtype(settings)
     places = settings.model_copy(update={"pretrained_model_name_or_path": base})
-    return Parts(family, places, placement.device, dtype, placement.text, placement.vae)
+    return Components(family, places, placement.device, dtype, placement.text, placement.vae)
 
 
-def mixes(parts: Parts) -> bool:
+def mixes(components: Components) -> bool:
     """Did the run draw in anything but 32 bit?"""
-    return {parts.dtype, parts.text_dtype, parts.vae_dtype} != {torch.float32} or is_quantised(parts.options)
+    return {components.dtype, components.text_dtype, components.vae_dtype} != {torch.float32} or is_quantised(
+        components.options
+    )
 
 
-def read_apart(parts: Parts) -> dict[str, Any]:
+def read_apart(components: Components) -> dict[str, Any]:
     """The parts of the pipeline that read text and pixels, which have precisions of their own, by component."""
-    taken = taken_by(parts.family.drawn_by(parts.options))
-    found = {name: part for name, part in parts.text().components.items() if isinstance(part, torch.nn.Module)}
-    found |= {name: parts.extra(name) for name in parts.kinds.extras}
-    found |= {"vae": parts.vae()}
+    taken = find_accepted_components(components.family.drawn_by(components.options))
+    found = {name: part for name, part in components.text().components.items() if isinstance(part, torch.nn.Module)}
+    found |= {name: components.extra(name) for name in components.specs.extras}
+    found |= {"vae": components.vae()}
     return {name: part for name, part in found.items() if name in taken}
 
 
-def as_anywhere(pipe: DiffusionPipeline, parts: Parts) -> Callable[[Recipe], Made]:
+def as_anywhere(pipe: DiffusionPipeline, components: Components) -> Callable[[Recipe], Made]:
     """Draws recipes by a plain call of the stock pipeline."""
-    return lambda recipe: generate.render(pipe, parts.family, recipe, parts.options)
+    return lambda recipe: generate.render(pipe, components.family, recipe, components.options)
 
 
-def as_in_the_run(pipe: DiffusionPipeline, parts: Parts) -> Callable[[Recipe], Made]:
+def as_in_the_run(pipe: DiffusionPipeline, components: Components) -> Callable[[Recipe], Made]:
     """Draws recipes as the run did, with a stock pipeline that holds what it saved."""
-    reader, family = parts.text(), parts.family
-    reading = {name: getattr(pipe, name) for name in parts.kinds.encoders if name in pipe.components}
+    reader, family = components.text(), components.family
+    reading = {name: getattr(pipe, name) for name in components.specs.encoders if name in pipe.components}
     reader.register_modules(**{name: part for name, part in reading.items() if name in reader.components})
     pipe.register_modules(**dict.fromkeys(reading))
 
     def text(caption: str, looks: list[ReferenceImage]) -> dict[str, torch.Tensor]:
         if looks:
-            return family.seen_entry(reader, caption, [Image.fromarray(look.pixels()) for look in looks], parts.options)
-        return family.text_entries(reader, [caption], parts.options)[0]
+            return family.seen_entry(
+                reader, caption, [Image.fromarray(look.pixels()) for look in looks], components.options
+            )
+        return family.text_entries(reader, [caption], components.options)[0]
 
-    renderer = Renderer(parts, parts.options, text)
+    renderer = Renderer(components, components.options, text)
 
     def made(recipe: Recipe) -> Made:
         with torch.no_grad():
@@ -165,15 +172,15 @@ def adapter_file(path: Path) -> Path:
     return file
 
 
-def full_pipeline(parts: Parts, path: Path, base: str, own: dict[str, Any]) -> tuple[Any, int, list[str]]:
+def full_pipeline(components: Components, path: Path, base: str, own: dict[str, Any]) -> tuple[Any, int, list[str]]:
     """The stock pipeline with fully trained parts; their keys are checked by a strict load."""
-    family, options, dtype = parts.family, parts.options, distributed.trained_dtype(parts.options)
+    family, options, dtype = components.family, components.options, distributed.trained_dtype(components.options)
     trained = family.adapted(options)
     folder = next((f for f in (path / "pipeline", path) if (f / trained[0]).is_dir()), None)
     if folder is None:
         raise ModelError(f"There is no {trained[0]}/ in {path}.\n  Give a checkpoint or output folder.")
     net = family.controlnet if options.controlnet else None
-    kinds = family.tiny_for(options.model_flavour)
+    kinds = family.specs_for(options.model_flavour)
     classes = dict.fromkeys(trained, net.cls if net else kinds.denoiser.cls)
     if options.train_text_encoder:
         texts = family.trained_text_for(options.model_flavour)
@@ -184,7 +191,7 @@ def full_pipeline(parts: Parts, path: Path, base: str, own: dict[str, Any]) -> t
         loaded[part] = model
         odd += [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
         matched += len(model.state_dict()) - len(info["missing_keys"])
-    pipe = generate.stock_pipeline(family, base, parts.dtype, options, **{**own, **loaded})
+    pipe = generate.stock_pipeline(family, base, components.dtype, options, **{**own, **loaded})
     generate.attend(pipe, trained, folder, options)
     return pipe, matched, list(map(str, odd))
 
@@ -192,8 +199,8 @@ def full_pipeline(parts: Parts, path: Path, base: str, own: dict[str, Any]) -> t
 def step_of(path: Path) -> int | None:
     """The step of a checkpoint's name; None stands for the end of the run."""
     name = path.name if path.is_dir() else path.parent.name
-    parts = name.split("-")
-    return int(parts[1]) if parts[0] == "checkpoint" and len(parts) > 1 and parts[1].isdigit() else None
+    words = name.split("-")
+    return int(words[1]) if words[0] == "checkpoint" and len(words) > 1 and words[1].isdigit() else None
 
 
 def originals(output: Path, step: int | None) -> list[Path]:
@@ -207,11 +214,11 @@ def originals(output: Path, step: int | None) -> list[Path]:
     return found.get(step, [])
 
 
-def difference(pipe: DiffusionPipeline, parts: Parts, picture: Path, made: Callable[[Recipe], Made]) -> float:
+def difference(pipe: DiffusionPipeline, components: Components, picture: Path, made: Callable[[Recipe], Made]) -> float:
     """Largest difference of a picture, or of the frames it shows, and what is made of its recipe, in steps of 1/255."""
     recipe = Recipe.read(picture)
     if recipe.strength != 1.0:
-        stock.set_strengths(pipe, parts.family.adapted(parts.options), {"adapter_0": recipe.strength})
+        stock.set_strengths(pipe, components.family.adapted(components.options), {"adapter_0": recipe.strength})
     with Image.open(picture) as saved:
         mine = np.asarray(saved, dtype=np.int16)
     theirs = np.asarray(made(recipe).image, dtype=np.int16)

@@ -22,7 +22,7 @@ from darkroom.families.base import Family
 from darkroom.families.shared import latents as latent_space
 from darkroom.media import images
 from darkroom.media.reference_image import ReferenceImage
-from darkroom.pretrained.components import Parts
+from darkroom.pretrained.components import Components
 from darkroom.pretrained.repository import Repository
 from darkroom.validate import caches, clip, previews, schedulers
 from darkroom.validate.clip import Made
@@ -77,13 +77,13 @@ class Renderer:
 
     def __init__(
         self,
-        parts: Parts,
+        components: Components,
         options: Config,
         text: Callable[..., dict[str, Tensor]],
         start: str = "",
         kept: Path | None = None,
     ):
-        self.parts, self.options, self.text, self.family = parts, options, text, parts.family
+        self.components, self.options, self.text, self.family = components, options, text, components.family
         self.start, self.kept = start, kept
         self.ratios: list[float] | None = options.magcache_mag_ratios
         # told of every picture on its way: prompt, number, recipe, sampling steps taken, what it is by then
@@ -140,9 +140,9 @@ class Renderer:
     @contextlib.contextmanager
     def _pipeline(self, model: nn.Module) -> Iterator[Any]:
         """Inside, the stock pipeline around the resting model; its parts take turns on the device if that is asked."""
-        device, turns = self.parts.device, self.options.enable_model_cpu_offload
+        device, turns = self.components.device, self.options.enable_model_cpu_offload
         with resting(model):
-            pipe = self.parts.assemble(model, self.parts.vae(), self.parts.scheduler())
+            pipe = self.components.assemble(model, self.components.vae(), self.components.scheduler())
             try:
                 if turns:
                     pipe.enable_model_cpu_offload(device=device)
@@ -170,7 +170,7 @@ class Renderer:
     def recipes(self, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[tuple[Prompt, int, Recipe]]:
         """Every picture to make: prompts x resolutions x images, in that order."""
         o = self.options
-        multiple = self.parts.latents.downscale * self.parts.latents.patch
+        multiple = self.components.latents.downscale * self.components.latents.patch
         asked = parse_resolutions(o.validation_resolution or str(o.resolution), multiple)
         sizes = [self.family.drawn_size(*size, o) for size in asked]
         first = o.validation_seed if o.validation_seed is not None else o.seed or 0
@@ -188,7 +188,7 @@ class Renderer:
                         height=height,
                         steps=o.validation_num_inference_steps,
                         seed=first + index % o.num_validation_images,
-                        seed_device="cpu" if o.validation_seed_source == "cpu" else self.parts.device.type,
+                        seed_device="cpu" if o.validation_seed_source == "cpu" else self.components.device.type,
                         call=call_of(self.family, width, height, o),
                         scheduler=self.changes,
                         strength=prompt.strength,
@@ -212,9 +212,9 @@ class Renderer:
 
     def _looking(self, prompt: Prompt, index: int, recipe: Recipe, pipe: DiffusionPipeline) -> Mapping[str, Any]:
         if self._decoder is None:
-            self._decoder = self.parts.preview_decoder()
+            self._decoder = self.components.preview_decoder()
         assert self.on_preview is not None
-        show, scale = functools.partial(self.on_preview, prompt, index, recipe), self.parts.latents.downscale
+        show, scale = functools.partial(self.on_preview, prompt, index, recipe), self.components.latents.downscale
         size = recipe.height // scale, recipe.width // scale
         return previews.looking(pipe, self.family, self._decoder, size, self.options, show)
 
@@ -222,7 +222,7 @@ class Renderer:
         self, pipe: DiffusionPipeline, recipe: Recipe, look: Callable[[Any], Mapping[str, Any]] | None = None
     ) -> Made:
         """What a recipe makes with a pipeline that has no text encoders. `look` gives further arguments of its call."""
-        return draw(pipe, self.parts, recipe, self.prompt_of(pipe, recipe), self.options, look)
+        return draw(pipe, self.components, recipe, self.prompt_of(pipe, recipe), self.options, look)
 
     def shortest(self, model: nn.Module, prompts: Sequence[Prompt], form: str = "np") -> Any:
         """What `sampled` answers for the largest picture after a few steps: it takes the memory of all others."""
@@ -230,7 +230,7 @@ class Renderer:
         largest = max(each, key=lambda recipe: recipe.width * recipe.height)
         recipe = dataclasses.replace(largest, steps=min(FEW_STEPS, largest.steps), cache={})
         with self._pipeline(model) as pipe:
-            return sampled(pipe, self.parts, recipe, self.prompt_of(pipe, recipe), self.options, form=form)
+            return sampled(pipe, self.components, recipe, self.prompt_of(pipe, recipe), self.options, form=form)
 
     def prompt_of(self, pipe: DiffusionPipeline, recipe: Recipe) -> dict[str, Any]:
         """The pipeline's arguments for a recipe's prompt, read already."""
@@ -242,21 +242,21 @@ class Renderer:
     def _condition(self, caption: str, looks: list[ReferenceImage], model: Any) -> dict[str, Tensor]:
         entry = self.family.stack_text([self.text(caption, looks)])
         return {
-            name: value.to(self.parts.device, model.dtype if value.is_floating_point() else value.dtype)
+            name: value.to(self.components.device, model.dtype if value.is_floating_point() else value.dtype)
             for name, value in entry.items()
         }
 
 
 def wanted(
-    parts: Repository, options: Config, prompts: Iterable[Prompt]
+    components: Repository, options: Config, prompts: Iterable[Prompt]
 ) -> tuple[list[str], list[tuple[str, list[ReferenceImage]]]]:
     """What validation needs encoded: captions, and captions with the pictures that are seen with them."""
     alone: list[str] = []
     seen: list[tuple[str, list[ReferenceImage]]] = []
     # recipes ask for sizes and names alone, and those a repository knows before anything is loaded
-    renderer = Renderer(parts, options, dict)  # type: ignore[arg-type]
+    renderer = Renderer(components, options, dict)  # type: ignore[arg-type]
     for _, _, recipe in [] if options.validation_disable else renderer.recipes(prompts, 0, ""):
-        looks = looks_of(parts.family, recipe, options)
+        looks = looks_of(components.family, recipe, options)
         for caption in (recipe.prompt, recipe.negative):
             if looks:
                 seen.append((caption, looks))
@@ -285,22 +285,22 @@ def looks_of(family: Family, recipe: Recipe, options: Config) -> list[ReferenceI
 
 def draw(
     pipe: DiffusionPipeline,
-    parts: Parts,
+    components: Components,
     recipe: Recipe,
     prompt: dict[str, Any],
     options: Config,
     look: Callable[[Any], Mapping[str, Any]] | None = None,
 ) -> Made:
     """What a recipe makes."""
-    answer = sampled(pipe, parts, recipe, prompt, options, look)
-    if parts.family.pipeline_decodes_for(options.model_flavour):
-        return finished(pipe, parts.family, answer)
+    answer = sampled(pipe, components, recipe, prompt, options, look)
+    if components.family.pipeline_decodes_for(options.model_flavour):
+        return finished(pipe, components.family, answer)
     return Made(clip.from_pixels(answer))
 
 
 def sampled(
     pipe: DiffusionPipeline,
-    parts: Parts,
+    components: Components,
     recipe: Recipe,
     prompt: dict[str, Any],
     options: Config,
@@ -309,24 +309,24 @@ def sampled(
 ) -> Any:
     """What the pipeline returns where it decodes in a way of its own, in `form`; else pixels (B, 3, H, W) or
     (B, 3, F, H, W): the pipeline samples, and the VAE decodes in its own precision, which may be wider."""
-    pipe = parts.family.drawing(pipe, bool(recipe.pictures), options, bool(recipe.mask))
+    pipe = components.family.drawing(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
-    call = arguments(parts.family, recipe, options)
-    given = parts.family.known_to_pipeline({**prompt, **call}, options, bool(recipe.mask))
+    call = arguments(components.family, recipe, options)
+    given = components.family.known_to_pipeline({**prompt, **call}, options, bool(recipe.mask))
     given |= look(pipe) if look else {}
-    parts.family.prepare(pipe, recipe.width, recipe.height, options)
-    network = getattr(pipe, parts.family.denoiser_part)
+    components.family.prepare(pipe, recipe.width, recipe.height, options)
+    network = getattr(pipe, components.family.denoiser_part)
     encoding = _encoding_in_its_own_precision(getattr(pipe, "vae", None))
     with encoding, caches.guessing(network, recipe.cache, recipe.steps):
-        if parts.family.pipeline_decodes_for(options.model_flavour):
+        if components.family.pipeline_decodes_for(options.model_flavour):
             return pipe(**given, output_type=form, return_dict=False)
-        latents = pipe(**given, output_type=parts.family.raw_output, return_dict=False)[0]
-    scale = parts.latents.downscale
-    latents = parts.family.from_pipeline(latents, recipe.height // scale, recipe.width // scale)
-    vae = parts.vae()
+        latents = pipe(**given, output_type=components.family.raw_output, return_dict=False)[0]
+    scale = components.latents.downscale
+    latents = components.family.from_pipeline(latents, recipe.height // scale, recipe.width // scale)
+    vae = components.vae()
     if hook := getattr(vae, "_hf_hook", None):
         hook.pre_forward(vae)  # it comes to the device, and what was there goes
-    return latent_space.decode(vae, latents.float(), parts.latents)
+    return latent_space.decode(vae, latents.float(), components.latents)
 
 
 @contextlib.contextmanager
@@ -404,7 +404,7 @@ def why_no_cache(family: Family, options: Config) -> str:
     """What is wrong with guessing a denoiser's answers, if anything is."""
     if options.validation_cache == caches.OFF:
         return ""
-    if len(family.held_for(options.model_flavour)) > 1:
+    if len(family.denoiser_components_for(options.model_flavour)) > 1:
         return f"This flavour of {family.title} has several denoisers, and a step is counted for one of them only."
     return "" if family.caches else f"diffusers has no caches for {family.title} that tell guided answers from others."
 

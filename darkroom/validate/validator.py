@@ -70,7 +70,7 @@ class Validator:
 
     def base(self, model: Any) -> None:
         """Make the base model's pictures from untouched weights, unless they are there for these very recipes."""
-        with self.renderer.parts.vae_in_use():
+        with self.renderer.components.vae_in_use():
             self.renderer.measure(model, self.prompts)
             wanted = {self._base_name(p, i, r): (p, r) for p, i, r in self.renderer.recipes(self.prompts, 0, "base")}
             stale = [name for name, (_, recipe) in wanted.items() if not self._is_current(name, recipe)]
@@ -88,7 +88,7 @@ class Validator:
         """Render every prompt with the present weights (and the averaged ones), save, and tell the bus."""
         mode = self.options.ema_validation if self.stepper.ema else "none"
         runs: dict[str, list[Picture]] = {}
-        with self.renderer.parts.vae_in_use(), self.stepper.weights_for_use():
+        with self.renderer.components.vae_in_use(), self.stepper.weights_for_use():
             self.renderer.measure(self.model, self.prompts)
             if mode != "ema_only":
                 runs["checkpoint"] = list(self._pictures(self.model, self.prompts, step, "adapter"))
@@ -102,7 +102,7 @@ class Validator:
 
     def rehearse(self) -> None:
         """Draw the largest picture in few steps, and keep nothing of it."""
-        with self.renderer.parts.vae_in_use():
+        with self.renderer.components.vae_in_use():
             self.renderer.shortest(self.model, self.prompts)
 
     def _pictures(self, model: Any, prompts: list[Prompt], step: int, weights: str) -> Iterable[Picture]:

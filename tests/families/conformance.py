@@ -172,7 +172,10 @@ class Case:
 
     def model(self, pipe: Any) -> Any:
         """What is trained of the pipeline: a denoiser, or all experts; an expert apart answers at every noise level."""
-        held, trained = self.family.held_for(self.flavour), self.family.trained_for(self.flavour)
+        held, trained = (
+            self.family.denoiser_components_for(self.flavour),
+            self.family.trainable_components_for(self.flavour),
+        )
         if len(held) == 1:
             return getattr(pipe, held[0])
         if trained == held:
@@ -237,7 +240,11 @@ def cases() -> list[tuple[str, str]]:
 
 def oracle_cases() -> list[tuple[str, str]]:
     """All but experts that are trained apart: such a one would sample at levels that it never saw in training."""
-    return [(n, f) for n, f in cases() if families.get(n).trained_for(f) == families.get(n).held_for(f)]
+    return [
+        (n, f)
+        for n, f in cases()
+        if families.get(n).trainable_components_for(f) == families.get(n).denoiser_components_for(f)
+    ]
 
 
 def started_cases() -> list[tuple[str, str]]:
@@ -745,7 +752,7 @@ def correlations(case: Case, rounds: Iterable[int]) -> Iterator[float]:
     """Train on one sample's latents, sample with the stock pipeline, and correlate the two, round after round."""
     torch.manual_seed(0)
     family = case.family
-    pipe = case.pipe(**family.tiny_for(case.flavour).oracle)
+    pipe = case.pipe(**family.specs_for(case.flavour).oracle)
     with torch.no_grad():
         _standardise(case, pipe)
         sample = case.sample(pipe)

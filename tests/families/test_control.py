@@ -66,7 +66,7 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
     net = {"controlnet": model.controlnet} if isinstance(model, WithControlNet) else {}
     (entry,) = family.text_entries(pipe, [PROMPT], settings)
     cls = named(family.drawn_by(settings))
-    parts = {**pipe.components, **net, **family.tiny_for("tiny").settings}
+    parts = {**pipe.components, **net, **family.specs_for("tiny").settings}
     whole = cls(**{part: module for part, module in parts.items() if part in inspect.signature(cls).parameters})
     whole.set_progress_bar_config(disable=True)
     call = {
@@ -130,7 +130,7 @@ def test_a_controlnet_is_trained_by_itself_also_after_a_pipeline_drew_with_it(na
     model = wrap(family, getattr(pipe, family.denoiser_part), settings)
     own = list(model.controlnet.state_dict())
     cls = named(family.drawn_by(settings))
-    parts = {**pipe.components, "controlnet": model.to_draw_with(), **family.tiny_for("tiny").settings}
+    parts = {**pipe.components, "controlnet": model.to_draw_with(), **family.specs_for("tiny").settings}
 
     whole = cls(**{part: module for part, module in parts.items() if part in inspect.signature(cls).parameters})
 

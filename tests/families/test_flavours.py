@@ -15,8 +15,8 @@ from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.families import tiny
 from darkroom.families.shared.classes import named, short
 from darkroom.pretrained import single_file
-from darkroom.pretrained.components import Parts
-from darkroom.pretrained.repository import locate
+from darkroom.pretrained.components import Components
+from darkroom.pretrained.repository import locate_repository
 from darkroom.tools import generate
 from tests.families import conformance
 from tests.rows import each_row
@@ -29,9 +29,9 @@ def own_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("DARKROOM_HOME", str(tmp_path / "home"))
 
 
-def parts_of(name: str, flavour: str, **changes) -> Parts:
+def parts_of(name: str, flavour: str, **changes) -> Components:
     settings = conformance.options(name, flavour).model_copy(update=changes)
-    return Parts(families.get(name), settings, torch.device("cpu"), torch.float32)
+    return Components(families.get(name), settings, torch.device("cpu"), torch.float32)
 
 
 @each_row("name, flavour", FLAVOURS)
@@ -52,7 +52,7 @@ def test_a_tiny_flavour_is_its_published_one_in_all_but_size(name, flavour):
     published = family.published(flavour)
 
     assert published in family.flavours
-    assert family.tiny_for(flavour) is family.tiny_for(published)
+    assert family.specs_for(flavour) is family.specs_for(published)
     assert family.supports_for(flavour) == family.supports_for(published)
     assert family.option_defaults(flavour)["resolution"] in (64, 96, 128)
 
@@ -80,13 +80,13 @@ def test_parts_of_a_tiny_base_make_its_stock_pipeline_again(name, flavour):
 
     whole = tiny.build(parts.family, flavour=flavour)
     assert type(pipe) is type(whole)
-    if parts.trained != parts.held:
+    if parts.trained != parts.denoiser_components:
         parts.family.alone(whole, parts.trained[0])
     told = {key: value for key, value in whole.config.items() if not isinstance(value, (list, tuple))}
     assert {key: pipe.config[key] for key in told if not key.startswith("_")} == {
         key: value for key, value in told.items() if not key.startswith("_")
     }
-    for extra in parts.kinds.extras:
+    for extra in parts.specs.extras:
         assert type(getattr(pipe, extra)) is type(getattr(whole, extra))
 
 
@@ -102,7 +102,7 @@ def test_text_of_every_flavour_is_read_without_its_other_parts(name, flavour):
 
 
 def test_a_base_for_another_flavour_is_refused_with_that_flavours_name():
-    other = locate("tiny:tiny-i2v", families.get("wan"))
+    other = locate_repository("tiny:tiny-i2v", families.get("wan"))
 
     with pytest.raises(ConfigError, match="WanImageToVideoPipeline") as caught:
         parts_of("wan", "t2v-480p-1.3b-2.1", pretrained_model_name_or_path=other).examine()
@@ -111,7 +111,7 @@ def test_a_base_for_another_flavour_is_refused_with_that_flavours_name():
 
 
 def test_a_base_of_another_family_with_the_same_denoiser_is_refused_with_that_familys_name():
-    other = locate("tiny:tiny", families.get("sdxl"))
+    other = locate_repository("tiny:tiny", families.get("sdxl"))
 
     with pytest.raises(ConfigError, match="StableDiffusionXLPipeline") as caught:
         parts_of("sd1x", "1.5", pretrained_model_name_or_path=other).examine()
@@ -141,7 +141,7 @@ def test_a_text_encoder_is_read_from_a_place_of_its_own(name, option, tmp_path):
 
 
 def test_both_generations_of_stable_diffusion_take_each_others_bases():
-    other = locate("tiny:tiny", families.get("sd2x"))
+    other = locate_repository("tiny:tiny", families.get("sd2x"))
 
     parts_of("sd1x", "1.5", pretrained_model_name_or_path=other).examine()
 
@@ -180,7 +180,7 @@ def test_pictures_of_published_cosmos_weights_need_its_guardrail_and_reading_cap
 
 def test_a_base_with_two_denoisers_is_refused(tmp_path):
     base = tmp_path / "two"
-    shutil.copytree(locate("tiny:tiny", families.get("wan")), base)
+    shutil.copytree(locate_repository("tiny:tiny", families.get("wan")), base)
     index = json.loads((base / "model_index.json").read_text())
     index["transformer_2"] = index["transformer"]
     (base / "model_index.json").write_text(json.dumps(index))
@@ -192,7 +192,7 @@ def test_a_base_with_two_denoisers_is_refused(tmp_path):
 
 
 def test_what_is_cached_beside_latents_is_part_of_their_identity():
-    base = locate("tiny:tiny-i2v", families.get("wan"))
+    base = locate_repository("tiny:tiny-i2v", families.get("wan"))
 
     parts = parts_of("wan", "tiny-i2v", pretrained_model_name_or_path=base)
 
@@ -249,7 +249,7 @@ SIZES = {
 @each_row("name, flavour", SIZES)
 def test_a_network_of_the_published_settings_has_the_published_size(name, flavour):
     family = families.get(name)
-    model = single_file.shapes(family.denoiser, family.size_of(flavour))
+    model = single_file.build_shapes(family.denoiser, family.size_of(flavour))
 
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(SIZES[name, flavour], rel=0.05)
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from darkroom import families
-from darkroom.pretrained.components import Parts
-from darkroom.pretrained.deletion import denoisers, forget, readers
+from darkroom.pretrained.components import Components
+from darkroom.pretrained.deletion import delete_weights, find_denoiser_sources, find_encoder_sources
 from tests.families import conformance
 
 REPOSITORY = "owner/model"
@@ -36,9 +36,9 @@ def snapshot(tmp_path, monkeypatch) -> Path:
     return home / "snapshots" / "abc"
 
 
-def base(**changes: object) -> Parts:
+def base(**changes: object) -> Components:
     settings = {**vars(conformance.options("sdxl", "tiny")), **changes}
-    parts = Parts(families.get("sdxl"), SimpleNamespace(**settings), torch.device("cpu"), torch.float32)
+    parts = Components(families.get("sdxl"), SimpleNamespace(**settings), torch.device("cpu"), torch.float32)
     assert parts.index  # read while the base is the tiny one
     parts.base = REPOSITORY
     return parts
@@ -51,20 +51,20 @@ def left(snapshot: Path) -> set[str]:
 def test_weights_and_the_blobs_that_hold_them_are_deleted(snapshot):
     parts = base(validation_disable=True)
 
-    freed = forget([*denoisers(parts), *readers(parts)], None)
+    freed = delete_weights([*find_denoiser_sources(parts), *find_encoder_sources(parts)], None)
 
     assert freed == 400
     assert not left(snapshot)
     assert not list((snapshot.parent.parent / "blobs").iterdir())
     assert (snapshot / "unet" / "config.json").exists()
-    assert forget(denoisers(parts), None) == 0
+    assert delete_weights(find_denoiser_sources(parts), None) == 0
 
 
 def test_what_is_still_needed_stays(snapshot):
-    forget(readers(base(validation_disable=False)), None)
+    delete_weights(find_encoder_sources(base(validation_disable=False)), None)
     assert left(snapshot) == {"unet", "vae"}
 
-    forget(readers(base(model_type="full", validation_disable=True)), None)
+    delete_weights(find_encoder_sources(base(model_type="full", validation_disable=True)), None)
     assert left(snapshot) == {"unet", "vae"}
 
 
@@ -73,5 +73,5 @@ def test_a_folder_of_the_users_own_is_left_alone(tmp_path):
     weights.parent.mkdir()
     weights.write_bytes(b"\0")
 
-    assert forget([(str(tmp_path), "unet")], None) == 0
+    assert delete_weights([(str(tmp_path), "unet")], None) == 0
     assert weights.exists()

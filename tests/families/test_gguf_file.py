@@ -36,7 +36,7 @@ def test_a_packed_file_in_an_original_layout_becomes_the_same_model_but_for_roun
     model, want = model_of(cls), wanted(cls, **LAYOUTS[cls][number].shows)
     path = written(tmp_path / "file.gguf", ORIGINALS[cls, number](model.state_dict()), kind)
 
-    single_file.check(want, path)
+    single_file.validate_file(want, path)
     made = single_file.load(want, path, torch.float32)
 
     assert any(isinstance(module, GGUFLinear) for module in made.modules()) == (kind != "BF16")
@@ -126,7 +126,7 @@ def test_other_parts_than_denoisers_are_not_taken(tmp_path, whole):
     want = wanted("AutoencoderKL")
 
     with pytest.raises(Misfit, match="of which only denoisers are read"):
-        single_file.check(want, whole)
+        single_file.validate_file(want, whole)
 
 
 def test_a_kind_that_diffusers_cannot_unpack_is_said(whole, monkeypatch):
@@ -140,4 +140,4 @@ def test_without_the_package_its_extra_is_named(whole, monkeypatch):
     monkeypatch.setitem(sys.modules, "gguf", None)
 
     with pytest.raises(MissingPackage, match=r"darkroom-trainer\[quant\]"):
-        gguf.header(whole)
+        gguf.read_header(whole)

@@ -88,7 +88,7 @@ def test_beyond_its_table_auraflow_would_take_one_position_for_two_tokens_withou
 def published(name: str, flavour: str, **settings: Any) -> tuple[Family, Any]:
     """A family and its published network, without weights."""
     family = families.get(name)
-    made = single_file.empty(family.denoiser, {**(family.size_of(flavour) or {}), **settings})
+    made = single_file.build_empty(family.denoiser, {**(family.size_of(flavour) or {}), **settings})
     for module in made.modules():  # in one type, as `to` would warn of what is to stay wide
         module._apply(lambda t: t.to("meta"), recurse=False)
     return family, made

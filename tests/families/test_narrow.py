@@ -14,7 +14,7 @@ from darkroom import families
 from darkroom.core.narrow import find_narrowable_layers, find_sensitive_layers
 from darkroom.families import tiny
 from darkroom.pretrained import single_file
-from darkroom.pretrained.components import Parts
+from darkroom.pretrained.components import Components
 from tests.families import conformance
 from tests.rows import each_row
 
@@ -45,7 +45,7 @@ PUBLISHED = sorted(
 @each_row("name, flavour", PUBLISHED)
 def test_only_layers_of_blocks_that_attend_or_feed_forward_become_narrow(name, flavour):
     family = families.get(name)
-    model = single_file.shapes(family.denoiser, family.size_of(flavour))
+    model = single_file.build_shapes(family.denoiser, family.size_of(flavour))
 
     plain = [re.sub(r"\.\d+", "", layer) for layer, _ in find_narrowable_layers(model, family.blocks)]
 
@@ -57,7 +57,7 @@ def test_only_layers_of_blocks_that_attend_or_feed_forward_become_narrow(name, f
 
 def test_what_makes_chromas_modulation_and_its_last_projection_stay_wide():
     family = families.get("chroma")
-    model = single_file.shapes(family.denoiser, family.size_of("base"))
+    model = single_file.build_shapes(family.denoiser, family.size_of("base"))
 
     wide = find_sensitive_layers(model, family.blocks)
 
@@ -79,7 +79,7 @@ def test_what_diffusers_quantises_while_loading_keeps_them_wide_too(name, preset
         "pretrained_model_name_or_path": str(tmp_path),
     }
     settings = SimpleNamespace(**{**vars(conformance.options(name, "tiny")), **changes})
-    model = Parts(family, settings, torch.device("cpu"), torch.float32).denoiser()
+    model = Components(family, settings, torch.device("cpu"), torch.float32).denoiser()
 
     narrow = {n for n, m in model.named_modules() if isinstance(m, nn.Linear) and type(m.weight) is not nn.Parameter}
 

@@ -39,7 +39,7 @@ def classes():
 
 def refused(o) -> str:
     with pytest.raises(ConfigError) as wrong:
-        quantized.check(o, *classes(), CPU)
+        quantized.validate_quantization_config(o, *classes(), CPU)
     return str(wrong.value)
 
 
@@ -57,18 +57,23 @@ def test_precisions_that_diffusers_has_are_choices():
 )
 def test_a_component_has_its_own_settings_or_the_default(config, expected):
     o = options(quantization_config=config)
-    found = [quantized.chosen(o, name, number) for name, number in (("transformer", 0), ("text_encoder", 1), ("te", 2))]
+    found = [
+        quantized.find_quantization(o, name, number)
+        for name, number in (("transformer", 0), ("text_encoder", 1), ("te", 2))
+    ]
 
     assert [own and own["weights_dtype"] for own in found] == expected
-    assert quantized.chosen(options(quantization_config=config, quantize_via="cpu"), "transformer", 0) is None
+    assert (
+        quantized.find_quantization(options(quantization_config=config, quantize_via="cpu"), "transformer", 0) is None
+    )
 
 
 def test_precisions_say_the_same_by_number():
     o = options(base_model_precision="int8-torchao", text_encoder_2_precision="nf4-bnb")
 
-    assert quantized.chosen(o, "transformer", 0) == {"quant_type": "Int8WeightOnlyConfig"}
-    assert quantized.chosen(o, "text_encoder", 1) is None
-    assert quantized.chosen(o, "text_encoder_2", 2)["load_in_4bit"] is True
+    assert quantized.find_quantization(o, "transformer", 0) == {"quant_type": "Int8WeightOnlyConfig"}
+    assert quantized.find_quantization(o, "text_encoder", 1) is None
+    assert quantized.find_quantization(o, "text_encoder_2", 2)["load_in_4bit"] is True
 
 
 @pytest.mark.parametrize(
@@ -86,7 +91,7 @@ def test_settings_become_the_class_of_the_library_that_loads_the_component(own, 
     denoisers, encoders = classes()
 
     for cls, library in ((denoisers["transformer"], "diffusers"), (encoders["text_encoder"], "transformers")):
-        made = quantized.settings(own, cls, torch.bfloat16)
+        made = quantized.build_config(own, cls, torch.bfloat16)
         assert type(made).__name__ == name
         assert type(made).__module__.startswith(library)
         if name == "BitsAndBytesConfig":
@@ -118,14 +123,14 @@ def test_what_cannot_be_is_refused(changes, words):
 
 def test_text_encoders_may_have_what_denoisers_cannot():
     config = {"text_encoder": {"quant_type": "Int8DynamicActivationInt8WeightConfig"}, "text_encoder_2": "nf4-bnb"}
-    quantized.check(options(quantization_config=config), *classes(), CPU)
+    quantized.validate_quantization_config(options(quantization_config=config), *classes(), CPU)
 
 
 def test_a_quantiser_that_is_not_installed_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao.quantization", None)
 
     with pytest.raises(MissingPackage, match="torchao"):
-        quantized.check(options(base_model_precision="int8-torchao"), *classes(), CPU)
+        quantized.validate_quantization_config(options(base_model_precision="int8-torchao"), *classes(), CPU)
 
 
 def test_one_file_is_not_loaded_by_diffusers_and_so_not_quantised_by_it(tmp_path):

@@ -16,11 +16,11 @@ from darkroom import families
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
 from darkroom.families.shared.classes import named
-from darkroom.families.shared.spec import Part
+from darkroom.families.shared.spec import ComponentSpec
 from darkroom.pretrained import single_file
-from darkroom.pretrained.layouts import LAYOUTS, layout_of, seems
-from darkroom.pretrained.repository import locate
-from darkroom.pretrained.single_file import Wanted
+from darkroom.pretrained.layouts import LAYOUTS, find_layout, guess_content
+from darkroom.pretrained.repository import locate_repository
+from darkroom.pretrained.single_file import ExpectedComponent
 from darkroom.pretrained.weight_files import Misfit
 from tests.families.originals import HUNYUAN_15_COMFY, ORIGINALS, SIZES, WIDE
 from tests.families.test_flavours import parts_of
@@ -31,9 +31,9 @@ SD1X = "sd1x"  # its UNet is that of latent diffusion; DeepFloyd's is not
 
 
 @functools.cache
-def built() -> dict[str, tuple[str, Part]]:
+def built() -> dict[str, tuple[str, ComponentSpec]]:
     """Every class of the families' tiny models, with its kind: denoiser, vae or text."""
-    found: dict[str, tuple[str, Part]] = {}
+    found: dict[str, tuple[str, ComponentSpec]] = {}
     names = [SD1X, *(name for name in families.names() if name != SD1X)]
     for name in names:
         kinds = families.get(name).tiny
@@ -53,7 +53,7 @@ def model_of(cls: str, seed: int = 1) -> Any:
     """The class, tiny, with random weights."""
     kind, config = part_of(cls)
     torch.manual_seed(seed)
-    made = tiny.component(Part(cls, config)) if kind == "text" else named(cls)(**config)
+    made = tiny.build_component(ComponentSpec(cls, config)) if kind == "text" else named(cls)(**config)
     with torch.no_grad():
         for tensor in made.state_dict().values():
             if tensor.is_floating_point():
@@ -61,11 +61,11 @@ def model_of(cls: str, seed: int = 1) -> Any:
     return made
 
 
-def wanted(cls: str, **changes: Any) -> Wanted:
+def wanted(cls: str, **changes: Any) -> ExpectedComponent:
     kind, config = part_of(cls)
     if kind == "text":
         config = named(cls).config_class(**config).to_dict()
-    return Wanted(f"The {kind} of this test", kind, cls, lambda: {**config, **changes})
+    return ExpectedComponent(f"The {kind} of this test", kind, cls, lambda: {**config, **changes})
 
 
 def saved(state: dict[str, torch.Tensor], path: Any, prefix: str = "") -> Any:
@@ -96,15 +96,15 @@ def test_a_file_in_an_original_layout_becomes_the_same_model(cls, number, prefix
     prefix = {"denoiser": "model.diffusion_model.", "vae": "vae.", "text": ""}[want.kind] if prefixed else ""
     path = saved(original, tmp_path / "file.safetensors", prefix)
 
-    assert layout_of(cls, original) is LAYOUTS[cls][number]
-    single_file.check(want, path)
+    assert find_layout(cls, original) is LAYOUTS[cls][number]
+    single_file.validate_file(want, path)
     assert_same(single_file.load(want, path, torch.float32).state_dict(), model.state_dict())
 
 
 @pytest.mark.parametrize("cls", WIDE)
 def test_layouts_of_published_widths_are_converted_row_by_row(cls):
     want = wanted(cls)
-    empty = single_file.empty(cls, want.config)
+    empty = single_file.build_empty(cls, want.config)
     shapes = {key: tensor.shape for key, tensor in empty.state_dict().items()}
     thin = {key: torch.rand(shape[0], *[1] * (len(shape) - 1)) for key, shape in shapes.items()}
 
@@ -143,7 +143,7 @@ def test_a_file_may_prove_a_setting(tmp_path):
 
 @each_row("cls, number", ROWS)
 def test_no_layout_takes_the_classes_own_names_for_its(cls, number):
-    assert layout_of(cls, single_file_keys(cls)) is None
+    assert find_layout(cls, single_file_keys(cls)) is None
 
 
 def single_file_keys(cls: str) -> list[str]:
@@ -151,7 +151,7 @@ def single_file_keys(cls: str) -> list[str]:
 
 
 def empty_of(cls: str) -> dict[str, torch.Tensor]:
-    return single_file.empty(cls, part_of(cls)[1]).state_dict()
+    return single_file.build_empty(cls, part_of(cls)[1]).state_dict()
 
 
 @each_row("cls", [cls for cls, (kind, _) in built().items() if kind != "text"])
@@ -161,9 +161,9 @@ def test_own_names_load_as_diffusers_loads_a_folder(cls, tmp_path):
     model.save_pretrained(tmp_path / "folder")
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     path = saved(model.state_dict(), tmp_path / "file.safetensors")
-    want = Wanted("The model", built()[cls][0], cls, lambda: config)
+    want = ExpectedComponent("The model", built()[cls][0], cls, lambda: config)
 
-    single_file.check(want, path)
+    single_file.validate_file(want, path)
     found = single_file.load(want, path, torch.bfloat16)
 
     usual = named(cls).from_pretrained(tmp_path / "folder", dtype=torch.bfloat16)
@@ -198,7 +198,7 @@ PUBLISHED: list[tuple[str, dict[str, Any], int | None, int | None]] = [
 
 
 def without_data(cls: str, config: dict[str, Any]) -> dict[str, torch.Tensor]:
-    state = single_file.empty(cls, config).state_dict()
+    state = single_file.build_empty(cls, config).state_dict()
     return {key: torch.empty(tensor.shape, device="meta") for key, tensor in state.items()}
 
 
@@ -207,7 +207,7 @@ def without_data(cls: str, config: dict[str, Any]) -> dict[str, torch.Tensor]:
 def test_layouts_of_published_sizes_have_the_published_number_of_tensors(cls, config, original, own):
     state = without_data(cls, config)
     found = ORIGINALS[cls, 0](state)
-    want = Wanted("The model", built()[cls][0], cls, lambda: config)
+    want = ExpectedComponent("The model", built()[cls][0], cls, lambda: config)
 
     assert own in (None, len(state))
     assert original in (None, len(found))
@@ -225,7 +225,7 @@ def test_layouts_of_published_sizes_have_the_published_number_of_tensors(cls, co
 )
 def test_originals_with_the_classes_own_names_fit_as_they_are(cls, config, prefix, count):
     found = {f"{prefix}{key}": tensor for key, tensor in without_data(cls, config).items()}
-    want = Wanted("The model", built()[cls][0], cls, lambda: config)
+    want = ExpectedComponent("The model", built()[cls][0], cls, lambda: config)
 
     assert count in (None, len(found))
     assert single_file.fit(want, "file", found)[1] is None
@@ -270,7 +270,7 @@ def test_text_encoders_are_known_by_their_older_names(cls, names, beside, tmp_pa
     state = {names(key): tensor for key, tensor in model.named_parameters()}
     path = saved({**state, **{key: torch.zeros(2, 2) for key in beside}}, tmp_path / "file.safetensors")
 
-    single_file.check(wanted(cls), path)
+    single_file.validate_file(wanted(cls), path)
     found = single_file.load(wanted(cls), path, torch.float32)
 
     assert_same(dict(found.named_parameters()), dict(model.named_parameters()))
@@ -295,9 +295,9 @@ def split(state: dict[str, torch.Tensor], folder: Any) -> list[Any]:
     return [saved({key: state[key] for key in part}, path) for part, path in zip(thirds, names, strict=True)]
 
 
-def plain(cls: str) -> Wanted:
+def plain(cls: str) -> ExpectedComponent:
     kind, part = built()[cls]
-    return Wanted(f"The {kind} of this test", kind, cls, lambda: part.config)
+    return ExpectedComponent(f"The {kind} of this test", kind, cls, lambda: part.config)
 
 
 def plain_state(cls: str) -> dict[str, torch.Tensor]:
@@ -309,7 +309,7 @@ def test_a_set_that_was_split_is_read_as_one_whichever_part_is_named(tmp_path):
     parts = split(plain_state(FLUX), tmp_path)
 
     for path in parts:
-        single_file.check(plain(FLUX), path)
+        single_file.validate_file(plain(FLUX), path)
         assert_same(single_file.load(plain(FLUX), path, torch.float32).state_dict(), plain_state(FLUX))
 
 
@@ -318,7 +318,7 @@ def test_a_part_that_is_missing_is_named(tmp_path):
     parts[1].unlink()
 
     with pytest.raises(Misfit, match=r"model-00002-of-00003\.safetensors is missing"):
-        single_file.check(plain(FLUX), parts[0])
+        single_file.validate_file(plain(FLUX), parts[0])
 
 
 def test_a_file_that_was_cut_is_told_by_its_length(tmp_path):
@@ -343,7 +343,7 @@ def test_pickles_are_not_opened(suffix, tmp_path):
 def test_the_way_out_of_a_pickle_works(tmp_path, monkeypatch):
     torch.save({"state_dict": {"a": torch.ones(2)}}, tmp_path / "file.pt")
     with pytest.raises(Misfit) as caught:
-        single_file.check(plain(FLUX), tmp_path / "file.pt")
+        single_file.validate_file(plain(FLUX), tmp_path / "file.pt")
     code = shlex.split(caught.value.change)[-1]
     monkeypatch.chdir(tmp_path)
 
@@ -377,7 +377,7 @@ def test_a_file_of_another_kind_is_told_from_its_header(keys, said, tmp_path):
     path = saved({key: torch.zeros(2) for key in keys}, tmp_path / "file.safetensors")
 
     with pytest.raises(Misfit, match=said) as caught:
-        single_file.check(plain(FLUX), path)
+        single_file.validate_file(plain(FLUX), path)
 
     assert "The denoiser of this test needs the weights of FluxTransformer2DModel" in caught.value.change
     assert "FLUX.1 (original names)" in caught.value.change
@@ -391,10 +391,10 @@ def test_a_file_in_any_layout_is_refused_by_its_name_where_another_is_wanted(cls
     path = saved(small, tmp_path / "file.safetensors")
 
     with pytest.raises(Misfit) as caught:
-        single_file.check(plain(other), path)
+        single_file.validate_file(plain(other), path)
 
     assert caught.value.problem.startswith("It seems to be ")
-    assert seems(keys) in [row.title for rows in LAYOUTS.values() for row in rows]
+    assert guess_content(keys) in [row.title for rows in LAYOUTS.values() for row in rows]
 
 
 def empty_or_model(cls: str) -> dict[str, torch.Tensor]:
@@ -409,7 +409,7 @@ def test_names_and_shapes_that_differ_are_counted(tmp_path):
     path = saved(state, tmp_path / "file.safetensors")
 
     with pytest.raises(Misfit) as caught:
-        single_file.check(plain(FLUX), path)
+        single_file.validate_file(plain(FLUX), path)
 
     assert "FLUX.1" in caught.value.problem
     assert f"missing 1 of {len(plain_state(FLUX))} (x_embedder.weight)" in caught.value.problem
@@ -424,7 +424,7 @@ def test_half_a_file_in_an_original_layout_is_refused(tmp_path):
     path = saved(original, tmp_path / "file.safetensors")
 
     with pytest.raises(Misfit, match=r"Stable Diffusion 3.*joint_blocks\.1\.x_block\.attn\.qkv\.weight"):
-        single_file.check(wanted(cls), path)
+        single_file.validate_file(wanted(cls), path)
 
 
 # -- in a run ----------------------------------------------------------------------------------------------------------
@@ -469,7 +469,9 @@ def test_a_base_that_is_only_a_denoiser_takes_the_rest_from_its_flavour(name, tm
     assert parts.base_identity() != usual.base_identity()
     parts.assemble(parts.denoiser(), parts.vae(), parts.scheduler())
     parts.save_pipeline(parts.denoiser(), tmp_path / "pipeline")
-    assert_same(named(cls).from_pretrained(tmp_path / "pipeline", subfolder=parts.held[0]).state_dict(), state)
+    assert_same(
+        named(cls).from_pretrained(tmp_path / "pipeline", subfolder=parts.denoiser_components[0]).state_dict(), state
+    )
 
 
 def test_one_file_cannot_be_both_experts(tmp_path):
@@ -502,7 +504,7 @@ def test_a_whole_checkpoint_gives_all_it_holds(tmp_path):
 
     parts.examine()
 
-    assert parts.inside == {"vae", "text"}
+    assert parts.bundled_components == {"vae", "text"}
     assert_same(parts.denoiser().state_dict(), pipe.unet.state_dict())
     assert_same(parts.vae().state_dict(), pipe.vae.state_dict())
     assert_same(parts.text().text_encoder.state_dict(), pipe.text_encoder.state_dict())
@@ -524,7 +526,7 @@ def test_a_whole_checkpoint_may_give_only_its_vae(tmp_path):
 
 
 def test_the_settings_are_those_of_the_base(tmp_path):
-    base = locate("tiny:tiny-i2v", families.get("wan"))
+    base = locate_repository("tiny:tiny-i2v", families.get("wan"))
     parts = parts_of("wan", "tiny-i2v", pretrained_model_name_or_path=base)
     state = parts.denoiser().state_dict()
     path = saved(ORIGINALS["WanTransformer3DModel", 0](state), tmp_path / "a.safetensors")

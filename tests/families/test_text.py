@@ -8,7 +8,7 @@ import torch
 from darkroom import families
 from darkroom.families import tiny
 from darkroom.families.shared.text import split, stack_padded, too_long
-from darkroom.pretrained.repository import eyes
+from darkroom.pretrained.repository import find_text_image_encoders
 from tests.families import conformance
 from tests.rows import each_row
 
@@ -36,8 +36,11 @@ def test_texts_of_own_length_are_split_as_they_are():
 def test_a_captions_entry_holds_no_more_numbers_than_the_plan_counts(name, flavour):
     family, options = families.get(name), conformance.options(name, flavour)
     pipe = tiny.build(family, flavour=flavour)
-    kinds = family.tiny_for(flavour)
-    found = {part: getattr(pipe, part).config for part in (*kinds.encoders, *eyes(family, kinds, flavour))}
+    kinds = family.specs_for(flavour)
+    found = {
+        part: getattr(pipe, part).config
+        for part in (*kinds.encoders, *find_text_image_encoders(family, kinds, flavour))
+    }
     configs = {part: dict(c) if isinstance(c, dict) else c.to_dict() for part, c in found.items()}
 
     entry = conformance.case(name, flavour).read(pipe, "a cat on a mat")

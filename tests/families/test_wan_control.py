@@ -118,7 +118,7 @@ def test_the_settings_make_a_network_of_the_published_size():
     """A published file of the 1.3B model's sibling, which has 36 channels and else the same, is this long."""
     apart = families.get("wan").flavour("fun-control-1.3b-2.1").apart
     sizes = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
-    model = single_file.empty("WanTransformer3DModel", {**sizes, **apart.settings, "in_channels": 36})
+    model = single_file.build_empty("WanTransformer3DModel", {**sizes, **apart.settings, "in_channels": 36})
 
     header = 3_128_957_992 - 2 * sum(weight.numel() for weight in model.parameters())
 
@@ -127,7 +127,7 @@ def test_the_settings_make_a_network_of_the_published_size():
 
 def test_a_denoiser_in_its_original_layout_is_read_with_the_flavours_settings(tmp_path, monkeypatch):
     """The repository has Wan's from text, whose settings are another's in three lines."""
-    kinds = case("wan", "tiny-fun").family.tiny_for("tiny-fun").denoiser
+    kinds = case("wan", "tiny-fun").family.specs_for("tiny-fun").denoiser
     model = named(kinds.cls)(**kinds.config)
     file = tmp_path / "fun.safetensors"
     save_file({k: t.contiguous() for k, t in ORIGINALS[kinds.cls, 0](model.state_dict()).items()}, file)

@@ -124,7 +124,7 @@ def settings(dataset_file, photographs, moving, layered, tmp_path):
         family = families.get(name)
         supports, facts = family.supports_for(flavour), family.flavour(flavour)
         entries: list[dict[str, object]] = [{}]
-        steps = family.tiny_for(flavour).defaults.get("validation_num_inference_steps", 2)
+        steps = family.specs_for(flavour).defaults.get("validation_num_inference_steps", 2)
         found: dict[str, object] = {
             "model_flavour": flavour, "train_batch_size": 1, "validation_num_inference_steps": steps,
         }  # fmt: skip
@@ -169,7 +169,7 @@ def wide(tmp_path_factory):
         if name not in found:
             family = families.get(name)
             found[name] = str(tmp_path_factory.mktemp("wide") / name)
-            tiny.build(family, family.tiny_for("tiny").oracle).save_pretrained(found[name])
+            tiny.build(family, family.specs_for("tiny").oracle).save_pretrained(found[name])
         return found[name]
 
     return of

@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 
 from darkroom import families
 from darkroom.cli.main import main
-from darkroom.pretrained.repository import locate
+from darkroom.pretrained.repository import locate_repository
 from darkroom.report.eventlog import EventLog, read
 from darkroom.train.checkpoint import check
 from darkroom.train.step import Stepper
@@ -425,7 +425,7 @@ def base(tmp_path: Path) -> Callable[[str], Path]:
     """A copy of a family's tiny model."""
 
     def copy(family: str) -> Path:
-        return Path(shutil.copytree(locate("tiny:tiny", families.get(family)), tmp_path / f"{family}_base"))
+        return Path(shutil.copytree(locate_repository("tiny:tiny", families.get(family)), tmp_path / f"{family}_base"))
 
     return copy
 

@@ -31,7 +31,7 @@ from darkroom.memory import repeats
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import resolve
 from darkroom.pretrained import published
-from darkroom.pretrained.repository import Repository, cache_home
+from darkroom.pretrained.repository import Repository, find_cache_home
 from darkroom.report.progress import ProgressBars
 
 # whose code looks at numbers: which of a network's experts are asked
@@ -85,8 +85,8 @@ def forecaster(arguments, settings, tmp_path):
         family = families.get(name)
         base = tmp_path / name
         if not base.exists():
-            shutil.copytree(tiny.folder(family, cache_home() / "tiny"), base)
-            for part in family.held_for("tiny"):
+            shutil.copytree(tiny.folder(family, find_cache_home() / "tiny"), base)
+            for part in family.denoiser_components_for("tiny"):
                 file = base / part / "config.json"
                 file.write_text(json.dumps({**json.loads(file.read_text()), **MIDDLE_SIZED[name]}, default=list))
         argv = arguments(name, pretrained_model_name_or_path=base, **{**settings(name, "tiny"), **options})
@@ -354,8 +354,8 @@ def test_published_sizes_are_those_of_the_models(name, part, tmp_path):
     from darkroom.families.shared.classes import named
 
     family = families.get(name)
-    folder = published.folder(family, None, tmp_path)
-    spec = family.tiny_for(None)
+    folder = published.make_folder(family, None, tmp_path)
+    spec = family.specs_for(None)
     cls = named({**spec.encoders, "vae": spec.vae}[part].cls)
     config = json.loads((folder / part / "config.json").read_text())
     with torch.device("meta"):
@@ -392,14 +392,14 @@ def test_published_models_are_planned_without_the_hub(name, flavour, arguments, 
 @pytest.mark.parametrize(("name", "part"), [("sd1x", "safety_checker"), ("longcat_image", "text_processor")])
 def test_a_part_that_a_published_base_is_used_without_is_written_as_diffusers_writes_it(name, part, tmp_path):
     family = families.get(name)
-    folder = published.folder(family, family.default_flavour, tmp_path)
+    folder = published.make_folder(family, family.default_flavour, tmp_path)
 
     assert json.loads((folder / "model_index.json").read_text())[part] == [None, None]
 
 
 def test_clip_encoders_of_hidream_have_room_for_the_captions_that_its_pipeline_gives_them(tmp_path):
     family = families.get("hidream")
-    folder = published.folder(family, family.default_flavour, tmp_path)
+    folder = published.make_folder(family, family.default_flavour, tmp_path)
 
     for part in ("text_encoder", "text_encoder_2"):
         assert json.loads((folder / part / "config.json").read_text())["max_position_embeddings"] >= 128

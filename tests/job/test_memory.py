@@ -391,7 +391,7 @@ def packed(wide, tmp_path):
     def write(name: str, kind: str) -> dict[str, Path]:
         family = families.get(name)
         part = family.denoiser_part
-        model = named(family.tiny_for("tiny").denoiser.cls).from_pretrained(wide(name), subfolder=part)
+        model = named(family.specs_for("tiny").denoiser.cls).from_pretrained(wide(name), subfolder=part)
         option = f"pretrained_{part}_model_name_or_path"
         return {option: written(tmp_path / f"{kind}.gguf", model.state_dict(), kind)}
 

@@ -167,8 +167,8 @@ def test_a_second_start_encodes_nothing(arguments, tmp_path, monkeypatch):
     def refuse(*_):
         raise AssertionError("an encoder was loaded")
 
-    monkeypatch.setattr("darkroom.pretrained.components.Parts.text", refuse)
-    monkeypatch.setattr("darkroom.pretrained.components.Parts.vae", refuse)
+    monkeypatch.setattr("darkroom.pretrained.components.Components.text", refuse)
+    monkeypatch.setattr("darkroom.pretrained.components.Components.vae", refuse)
     assert main(["train", *arguments(validation_disable=True, max_train_steps=5)]) == 0
 
 

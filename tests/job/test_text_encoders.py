@@ -16,7 +16,7 @@ from darkroom.cli.main import main
 from darkroom.families import tiny
 from darkroom.families.shared.classes import named
 from darkroom.families.shared.trained_text import trained_layers
-from darkroom.pretrained.components import Parts
+from darkroom.pretrained.components import Components
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
 from tests.families import conformance
@@ -45,7 +45,7 @@ def test_the_strategies_leave_these_layers_free():
 @pytest.mark.parametrize(("name", "flavour"), WITH_TEXT)
 def test_encoders_that_can_be_trained_are_clip_and_known_to_the_stock_loader(name, flavour):
     family = families.get(name)
-    encoders = family.tiny_for(flavour).encoders
+    encoders = family.specs_for(flavour).encoders
     for part in family.trained_text_for(flavour):
         assert encoders[part].cls.startswith("CLIPTextModel")
         assert part in named(family.pipeline_for(flavour))._lora_loadable_modules
@@ -54,7 +54,7 @@ def test_encoders_that_can_be_trained_are_clip_and_known_to_the_stock_loader(nam
 @pytest.mark.parametrize(("name", "flavour"), WITH_TEXT)
 def test_gradients_reach_every_encoder(name, flavour):
     settings = SimpleNamespace(**{**vars(conformance.options(name, flavour)), "train_text_encoder": True})
-    parts = Parts(families.get(name), settings, torch.device("cpu"), torch.float32)
+    parts = Components(families.get(name), settings, torch.device("cpu"), torch.float32)
     model = parts.denoiser().requires_grad_(True)
 
     cond = model.read(["a house", ""], learns=True)

@@ -26,7 +26,7 @@ OPTIONS = SimpleNamespace(
 
 def denoiser(name: str):
     family = families.get(name)
-    pipe = tiny.build(family, family.tiny_for("tiny").oracle)
+    pipe = tiny.build(family, family.specs_for("tiny").oracle)
     return family, getattr(pipe, family.denoiser_part).requires_grad_(False)
 
 

@@ -136,10 +136,10 @@ def test_all_that_a_quantised_weight_is_made_of_goes_to_the_device(preset):
 
 
 def test_text_encoders_stay_where_they_were_put():
-    from darkroom.pretrained.components import Parts
+    from darkroom.pretrained.components import Components
 
     family, settings, placed = families.get("flux"), conformance.options("flux", "tiny"), []
-    parts = Parts(family, settings, torch.device("meta"), torch.float32, lambda encoder, n: placed.append(n))
+    parts = Components(family, settings, torch.device("meta"), torch.float32, lambda encoder, n: placed.append(n))
     devices = {next(part.parameters()).device.type for part in (parts.text().text_encoder, parts.text().text_encoder_2)}
     assert (placed, devices) == ([1, 2], {"cpu"})
 

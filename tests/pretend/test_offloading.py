@@ -42,7 +42,7 @@ def run(arguments, worker, tmp_path):
 def wide(tmp_path_factory) -> str:
     """A tiny model that is wide enough for every quantiser."""
     folder, family = tmp_path_factory.mktemp("wide"), families.get("flux")
-    tiny.build(family, family.tiny_for("tiny").oracle).save_pretrained(folder)
+    tiny.build(family, family.specs_for("tiny").oracle).save_pretrained(folder)
     return str(folder)
 
 

@@ -50,9 +50,9 @@ def test_families_with_a_decoder():
 @pytest.mark.parametrize(("name", "flavour"), SHOWING)
 def test_every_step_can_be_looked_at_and_the_picture_stays_the_same(name, flavour, tmp_path):
     made, model = renderer(name, flavour)
-    source = decoder(tmp_path / "decoder", made.parts.latents.channels)
+    source = decoder(tmp_path / "decoder", made.components.latents.channels)
     changed = {"validation_preview": True, "validation_preview_decoder": source, "validation_num_inference_steps": 4}
-    made.options = made.parts.options = SimpleNamespace(**{**vars(made.options), **changed})
+    made.options = made.components.options = SimpleNamespace(**{**vars(made.options), **changed})
     (plain,) = made.render(model, [PROMPT], 1, "adapter")
     seen = []
     made.on_preview = lambda prompt, index, recipe, step, look: seen.append((prompt.name, step, look.image.size))
@@ -78,7 +78,7 @@ def test_a_decoder_of_other_latents_is_refused(tmp_path):
     made, model = renderer("flux", "tiny")
     source = decoder(tmp_path / "decoder", 4)
     changed = {"validation_preview": True, "validation_preview_decoder": source}
-    made.options = made.parts.options = SimpleNamespace(**{**vars(made.options), **changed})
+    made.options = made.components.options = SimpleNamespace(**{**vars(made.options), **changed})
     made.on_preview = lambda *_: None
     with pytest.raises(ConfigError, match="decodes 4 channels, and latents here have 16"):
         list(made.render(model, [PROMPT], 1, "adapter"))

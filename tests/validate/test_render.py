@@ -17,7 +17,7 @@ from darkroom.core.events import Bus, Validation
 from darkroom.families import tiny
 from darkroom.families.hunyuanvideo_original import CUT
 from darkroom.media.images import load_rgb
-from darkroom.pretrained.components import Parts
+from darkroom.pretrained.components import Components
 from darkroom.validate import render
 from darkroom.validate.clip import film, from_output
 from darkroom.validate.prompts import Prompt
@@ -46,11 +46,11 @@ def start(tmp_path) -> str:
 
 def renderer(name: str, flavour: str, start: str = "") -> tuple[Renderer, torch.nn.Module]:
     settings = conformance.options(name, flavour)
-    parts = Parts(families.get(name), settings, torch.device("cpu"), torch.float32)
+    parts = Components(families.get(name), settings, torch.device("cpu"), torch.float32)
     return Renderer(parts, settings, encoder(parts), start), parts.denoiser()
 
 
-def encoder(parts: Parts):
+def encoder(parts: Components):
     def text(caption, looks):
         if not looks:
             return parts.family.text_entries(parts.text(), [caption], parts.options)[0]
@@ -67,8 +67,8 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     family, recipe = made.family, picture.recipe
 
     pipe = tiny.build(family, flavour=flavour)
-    if family.trained_for(flavour) != family.held_for(flavour):
-        family.alone(pipe, *family.trained_for(flavour))
+    if family.trainable_components_for(flavour) != family.denoiser_components_for(flavour):
+        family.alone(pipe, *family.trainable_components_for(flavour))
     family.prepare(pipe, recipe.width, recipe.height, made.options)
     pipe = family.drawing(pipe, bool(recipe.pictures), made.options)
     looks = looks_of(family, recipe, made.options)
@@ -90,9 +90,9 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
 def test_a_denoiser_of_less_precision_than_its_vae_is_given_pictures_all_the_same(flavour, start):
     made, model = renderer("qwen_image", flavour, start)
     (picture,) = made.render(model.to(torch.bfloat16), [PROMPT], 1, "adapter")
-    assert made.parts.vae().dtype == torch.float32
+    assert made.components.vae().dtype == torch.float32
     assert len(np.unique(picture.made.frames)) > 1
-    assert "encode" not in vars(made.parts.vae())
+    assert "encode" not in vars(made.components.vae())
 
 
 def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
@@ -122,7 +122,7 @@ def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
 @pytest.mark.parametrize("way", ["base", "run", "rehearse"])
 def test_the_vae_goes_after_a_failure_too(way, keeps, tmp_path, monkeypatch):
     made, model = renderer("flux", "tiny")
-    made.options = made.parts.options = made.options.model_copy(update={"keep_vae_loaded": keeps})
+    made.options = made.components.options = made.options.model_copy(update={"keep_vae_loaded": keeps})
     validator = Validator(made, [PROMPT], tmp_path, Bus())
     validator.watch(model, SimpleNamespace(ema=None, weights_for_use=contextlib.nullcontext))
 
@@ -133,7 +133,7 @@ def test_the_vae_goes_after_a_failure_too(way, keeps, tmp_path, monkeypatch):
     with pytest.raises(torch.OutOfMemoryError):
         {"base": lambda: validator.base(model), "run": lambda: validator.run(1), "rehearse": validator.rehearse}[way]()
 
-    assert (made.parts._vae is not None) == keeps
+    assert (made.components._vae is not None) == keeps
 
 
 def test_a_clip_of_one_frame_is_a_picture():
@@ -205,13 +205,13 @@ def test_parts_take_turns_on_the_device(monkeypatch):
     made, model = renderer("flux", "tiny")
     (plain,) = made.render(model, [PROMPT], 1, "adapter")
     monkeypatch.setattr(CpuOffload, "pre_forward", noted)
-    made.options = made.parts.options = made.options.model_copy(update={"enable_model_cpu_offload": True})
+    made.options = made.components.options = made.options.model_copy(update={"enable_model_cpu_offload": True})
     (picture,) = made.render(model, [PROMPT], 1, "adapter")
 
     assert turns == ["FluxTransformer2DModel", "AutoencoderKL"]
     # moved weights lie at other addresses, and some processors add up otherwise there
     assert np.abs(picture.made.frames.astype(int) - plain.made.frames.astype(int)).max() <= 1
-    assert not any(hasattr(module, "_hf_hook") for part in (model, made.parts.vae()) for module in part.modules())
+    assert not any(hasattr(module, "_hf_hook") for part in (model, made.components.vae()) for module in part.modules())
 
 
 @pytest.mark.parametrize("kind", ["jpg", "tiff", "png"])

@@ -52,13 +52,13 @@ def rotary_table(frames: int, height: int, width: int, numbers: int, device: tor
     """
     across = 2 * (numbers // 6)
     widths = (numbers - 2 * across, across, across)
-    parts: tuple[list[Tensor], list[Tensor]] = ([], [])
+    halves: tuple[list[Tensor], list[Tensor]] = ([], [])
     for axis, (count, turning) in enumerate(zip((frames, height, width), widths, strict=True)):
         places = torch.arange(count, device=device, dtype=torch.float32)
         shape = [count if i == axis else 1 for i in range(3)]
-        for part, table in zip(parts, get_1d_rotary_pos_embed(turning, places, use_real=True), strict=True):
+        for part, table in zip(halves, get_1d_rotary_pos_embed(turning, places, use_real=True), strict=True):
             part.append(table.view(*shape, turning).expand(frames, height, width, turning))
-    cos, sin = (torch.cat(part, dim=-1).flatten(0, 2) for part in parts)
+    cos, sin = (torch.cat(part, dim=-1).flatten(0, 2) for part in halves)
     return cos, sin
 
 

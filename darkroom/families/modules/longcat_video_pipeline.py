@@ -75,14 +75,14 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
         rows = [row for row in index.values() if isinstance(row, list) and row[0]]
         if rows and {row[0].partition(".")[0] for row in rows} <= PACKAGES:
             return super().from_pretrained(pretrained_model_name_or_path, **more)
-        parts = {name: more[name] for name in FOLDERS if name in more}
+        components = {name: more[name] for name in FOLDERS if name in more}
         weights = {k: more[k] for k in ("dtype", "torch_dtype", "variant") if k in more}
         for name, path in FOLDERS.items():
-            if name not in parts:
+            if name not in components:
                 reader = import_path(path)
                 own = weights if issubclass(reader, torch.nn.Module) else {}
-                parts[name] = reader.from_pretrained(pretrained_model_name_or_path, subfolder=name, **hub, **own)
-        return cls(**parts)
+                components[name] = reader.from_pretrained(pretrained_model_name_or_path, subfolder=name, **hub, **own)
+        return cls(**components)
 
     # -- text ------------------------------------------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def heard(
-    family: Family, parts: Any, sounds: Sequence[np.ndarray | None], frames: int, options: Config
+    family: Family, components: Any, sounds: Sequence[np.ndarray | None], frames: int, options: Config
 ) -> dict[str, Tensor]:
     """What is cached of the sounds (channels, N) of samples of `frames` frames, and `sound_counts` (B,), 0 or 1.
 
@@ -33,4 +33,4 @@ def heard(
         if sound is not None:
             wave.copy_(torch.from_numpy(sound[:, :count]))
     there = torch.tensor([float(sound is not None) for sound in sounds])
-    return {**family.sound_entries(parts, waves, seconds), "sound_counts": there}
+    return {**family.sound_entries(components, waves, seconds), "sound_counts": there}

@@ -132,8 +132,8 @@ def encode(vae: Any, pixels: Tensor, facts: Latents) -> Tensor:
     if facts.framed:
         pixels = pixels.unsqueeze(2)
     with torch.no_grad():
-        parts = [_encoded(vae.encode(part.to(vae.device, vae.dtype))).float() for part in _parts(pixels, facts)]
-    z = torch.cat(parts)
+        components = [_encoded(vae.encode(part.to(vae.device, vae.dtype))).float() for part in _parts(pixels, facts)]
+    z = torch.cat(components)
     return NORMALISERS[facts.normaliser][0](z.squeeze(2) if facts.framed else z, vae)
 
 

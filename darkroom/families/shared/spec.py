@@ -130,7 +130,7 @@ class Flavour:
     note: str = ""
     latents: Latents | None = None
     pipeline: str | None = None
-    tiny: Tiny | None = None
+    tiny: ComponentSpecs | None = None
     fps: float | None = None
     supports: frozenset[str] = frozenset()
     picture: Literal["none", "optional", "needed"] = "none"
@@ -188,7 +188,7 @@ class ControlChannels:
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ComponentSpec:
     """One component of a tiny model: the class by name and its constructor arguments."""
 
     cls: str
@@ -196,7 +196,7 @@ class Part:
 
 
 @dataclasses.dataclass(frozen=True)
-class Tiny:
+class ComponentSpecs:
     """A complete random model that runs on a CPU in seconds, built from the family's own classes.
 
     vae         None where pixels themselves are denoised
@@ -207,12 +207,12 @@ class Tiny:
     defaults    option defaults that suit this tiny model and no other
     """
 
-    denoiser: Part
-    vae: Part | None
-    encoders: Mapping[str, Part]
+    denoiser: ComponentSpec
+    vae: ComponentSpec | None
+    encoders: Mapping[str, ComponentSpec]
     tokenizers: Mapping[str, str]
-    scheduler: Part
-    extras: Mapping[str, Part] = dataclasses.field(default_factory=dict)
+    scheduler: ComponentSpec
+    extras: Mapping[str, ComponentSpec] = dataclasses.field(default_factory=dict)
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     oracle: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)

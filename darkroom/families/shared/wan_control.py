@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.spec import Tiny
+    from darkroom.families.shared.spec import ComponentSpecs
 
 FUN_CONTROL = "WanFunControlPipeline"
 # how many tokens CLIP answers for a picture
 PICTURE_TOKENS = 257
 
 
-def vace(size: str, tiny: Tiny) -> Flavour:
+def vace(size: str, tiny: ComponentSpecs) -> Flavour:
     """Wan 2.1 that follows control clips through blocks of their own."""
     return Flavour(
         f"Wan-AI/Wan2.1-VACE-{size}-diffusers",
@@ -37,7 +37,9 @@ def vace(size: str, tiny: Tiny) -> Flavour:
     )
 
 
-def fun_control(base: str, size: str, width: int, tiny: Tiny, starts: frozenset[str] = frozenset()) -> Flavour:
+def fun_control(
+    base: str, size: str, width: int, tiny: ComponentSpecs, starts: frozenset[str] = frozenset()
+) -> Flavour:
     """Wan 2.1 that has control clips as further channels; `starts`: what it supports if it starts from pictures.
 
     `base` has the other parts in diffusers' layout; `width` is that of the denoiser.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.core.files import digest
 from darkroom.families.shared.classes import named
-from darkroom.families.shared.spec import Part
+from darkroom.families.shared.spec import ComponentSpec
 from darkroom.families.tiny.tokenizers import TOKENIZERS
 
 if TYPE_CHECKING:
@@ -24,15 +24,17 @@ if TYPE_CHECKING:
 SEED = 20260101
 
 
-def component(part: Part, tokenizer: Any = None) -> Any:
+def build_component(component: ComponentSpec, tokenizer: Any = None) -> Any:
     """A model from its config; one of diffusers, or a processor, from arguments, to which may belong a tokenizer."""
-    cls = named(part.cls)
+    cls = named(component.cls)
     if not hasattr(cls, "config_class"):
         takes = inspect.signature(cls.__init__).parameters
         own = {"tokenizer": tokenizer} if "tokenizer" in takes else {}
-        made = cls(**{k: component(v) if isinstance(v, Part) else v for k, v in part.config.items()}, **own)
+        made = cls(
+            **{k: build_component(v) if isinstance(v, ComponentSpec) else v for k, v in component.config.items()}, **own
+        )
         return made.eval() if hasattr(made, "eval") else made
-    model = cls(cls.config_class(**part.config)).eval()
+    model = cls(cls.config_class(**component.config)).eval()
     if "empty_init" in inspect.signature(cls).parameters:
         _fill(model)
     return model
@@ -51,17 +53,17 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
     """A tiny pipeline with random weights from the fixed seed; `denoiser` overrides its arguments."""
     import torch
 
-    spec = family.tiny_for(flavour)
+    spec = family.specs_for(flavour)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        parts: dict[str, Any] = {**spec.settings, **family.made_parts(flavour, renders=True)}
+        components: dict[str, Any] = {**spec.settings, **family.made_parts(flavour, renders=True)}
         for name, kind in spec.tokenizers.items():
-            parts[name] = TOKENIZERS[kind]()
-        for name, part in {**spec.encoders, **spec.extras}.items():
-            parts[name] = component(part, parts.get("tokenizer"))
+            components[name] = TOKENIZERS[kind]()
+        for name, component in {**spec.encoders, **spec.extras}.items():
+            components[name] = build_component(component, components.get("tokenizer"))
         if spec.vae:
-            parts["vae"] = named(spec.vae.cls)(**spec.vae.config).eval()
-        for module in parts["vae"].modules() if spec.vae else ():
+            components["vae"] = named(spec.vae.cls)(**spec.vae.config).eval()
+        for module in components["vae"].modules() if spec.vae else ():
             if isinstance(module, torch.nn.BatchNorm2d):
                 # a fresh one knows mean 0 and spread 1, which hide whether anybody asks it
                 mean, spread = module.running_mean, module.running_var
@@ -69,17 +71,17 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
                 assert spread is not None
                 mean.normal_(std=0.5)
                 spread.uniform_(0.5, 2)
-        for kept in (part for part in parts.values() if isinstance(part, torch.nn.Module)):
+        for kept in (component for component in components.values() if isinstance(component, torch.nn.Module)):
             for name in ("latents_mean", "latents_std"):
                 # the same for statistics that are kept as buffers
                 if name in dict(kept.named_buffers()):
                     getattr(kept, name).uniform_(0.5, 2)
-        for name in family.held_for(flavour):
-            parts[name] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
+        for name in family.denoiser_components_for(flavour):
+            components[name] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
         for name in family.guides:
-            parts[name] = named(spec.denoiser.cls)(**spec.denoiser.config).eval()
-        parts["scheduler"] = named(spec.scheduler.cls)(**spec.scheduler.config)
-        pipe = named(family.pipeline_for(flavour))(**parts)
+            components[name] = named(spec.denoiser.cls)(**spec.denoiser.config).eval()
+        components["scheduler"] = named(spec.scheduler.cls)(**spec.scheduler.config)
+        pipe = named(family.pipeline_for(flavour))(**components)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -87,7 +89,12 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
 def folder(family: Family, root: Path, flavour: str = "tiny") -> Path:
     """The folder of a tiny model below `root`, made on first use; its name holds a hash of the recipe."""
     recipe = digest(
-        [SEED, dataclasses.asdict(family.tiny_for(flavour)), family.pipeline_for(flavour), family.held_for(flavour)]
+        [
+            SEED,
+            dataclasses.asdict(family.specs_for(flavour)),
+            family.pipeline_for(flavour),
+            family.denoiser_components_for(flavour),
+        ]
     )[:12]
     target = Path(root) / f"{family.name}-{recipe}"
     if not target.exists():

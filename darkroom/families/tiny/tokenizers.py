@@ -64,8 +64,8 @@ def _kandinsky5_tokenizer(pipeline: str) -> Any:
     from darkroom.families.shared.classes import named
 
     cls = named(pipeline)
-    parts = dict.fromkeys(inspect.signature(cls.__init__).parameters.keys() - {"self"})
-    instruction = re.sub(r"<\|\w+\|>", "", cls(**parts).prompt_template)
+    components = dict.fromkeys(inspect.signature(cls.__init__).parameters.keys() - {"self"})
+    instruction = re.sub(r"<\|\w+\|>", "", cls(**components).prompt_template)
     return _chat_tokenizer(tuple(dict.fromkeys(re.findall(r" ?[A-Za-z]+", instruction))))
 
 

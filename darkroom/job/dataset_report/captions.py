@@ -114,14 +114,14 @@ def _load(family: Family, config: Config) -> list[Reader]:
     transformers.logging.set_verbosity_error()
     repository = Repository(family, config, torch.device("cpu"), torch.float32)
     made = []
-    for part in repository.kinds.tokenizers:
-        home = repository.home(part)
+    for part in repository.specs.tokenizers:
+        home = repository.config_source(part)
         is_here = home == repository.settings_base
         cls = getattr(transformers, repository.index[part][1]) if is_here else transformers.AutoTokenizer
         tokenizer = cls.from_pretrained(home, subfolder=part, **(repository.hub if is_here else {}))
         limits = [n for n in (config.tokenizer_max_length, tokenizer.model_max_length) if n and n < NO_LIMIT]
         encoder = part.replace("tokenizer", "text_encoder")
-        kind = repository.kinds.encoders[encoder].cls if encoder in repository.kinds.encoders else ""
+        kind = repository.specs.encoders[encoder].cls if encoder in repository.specs.encoders else ""
         short = re.sub(r"(Text|Encoder|Model|For|With).*", "", kind) or part
         made.append(Reader(f"{short} ({encoder})", tokenizer, min(limits, default=None)))
     return made

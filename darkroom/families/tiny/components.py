@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from darkroom.families.shared.spec import Part
+from darkroom.families.shared.spec import ComponentSpec
 
 # the token that stands for a picture in the tokenizer "llava"
 LLAVA_PICTURE = 359
 
 
-def clip(width: int = 32, vocabulary: int = 514, act: str = "quick_gelu", cls: str = "CLIPTextModel") -> Part:
+def clip(width: int = 32, vocabulary: int = 514, act: str = "quick_gelu", cls: str = "CLIPTextModel") -> ComponentSpec:
     """A CLIP text encoder of three layers for the alphabet tokenizer."""
-    return Part(
+    return ComponentSpec(
         cls,
         {
             "hidden_size": width,
@@ -30,9 +30,9 @@ def clip(width: int = 32, vocabulary: int = 514, act: str = "quick_gelu", cls: s
     )
 
 
-def t5(width: int = 32, cls: str = "T5EncoderModel", vocabulary: int = 152) -> Part:
+def t5(width: int = 32, cls: str = "T5EncoderModel", vocabulary: int = 152) -> ComponentSpec:
     """A T5 encoder of two layers for the piece tokenizer, or for that of bytes."""
-    return Part(
+    return ComponentSpec(
         cls,
         {
             "d_model": width,
@@ -59,9 +59,9 @@ def _decoder(vocabulary: int, layers: int, width: int) -> dict[str, int]:
     }
 
 
-def qwen3(cls: str = "Qwen3Model", layers: int = 2, width: int = 32) -> Part:
+def qwen3(cls: str = "Qwen3Model", layers: int = 2, width: int = 32) -> ComponentSpec:
     """A Qwen3 language model for the chat tokenizer."""
-    return Part(
+    return ComponentSpec(
         cls,
         {
             **_decoder(300, layers, width),
@@ -80,10 +80,10 @@ def llama(
     cls: str = "LlamaForCausalLM",
     vocabulary: int = 300,
     marks: tuple[int, int, int] = (256, 256, 258),
-) -> Part:
+) -> ComponentSpec:
     """A Llama language model; `marks` are its tokenizer's padding, start and end, as the chat tokenizer has them."""
     pad, start, end = marks
-    return Part(
+    return ComponentSpec(
         cls,
         {
             **_decoder(vocabulary, layers, width),
@@ -96,10 +96,10 @@ def llama(
     )
 
 
-def llava(layers: int, tokens: int = 576) -> Part:
+def llava(layers: int, tokens: int = 576) -> ComponentSpec:
     """A Llama language model for the tokenizer of its name, and the picture reader it comes with: `tokens` of each."""
     side = int(tokens**0.5)
-    return Part(
+    return ComponentSpec(
         "LlavaForConditionalGeneration",
         {
             "text_config": {"model_type": "llama", **llama(layers, vocabulary=450, marks=(0, 1, 2)).config},
@@ -118,9 +118,9 @@ def llava(layers: int, tokens: int = 576) -> Part:
     )
 
 
-def gemma2(width: int = 32) -> Part:
+def gemma2(width: int = 32) -> ComponentSpec:
     """A Gemma 2 language model of two layers for its tokenizer."""
-    return Part(
+    return ComponentSpec(
         "Gemma2Model",
         {
             **_decoder(400, 2, width),
@@ -133,9 +133,9 @@ def gemma2(width: int = 32) -> Part:
     )
 
 
-def gemma3(width: int = 32) -> Part:
+def gemma3(width: int = 32) -> ComponentSpec:
     """A Gemma 3 model of two layers that could also see."""
-    return Part(
+    return ComponentSpec(
         "Gemma3ForConditionalGeneration",
         {
             "text_config": {
@@ -162,9 +162,9 @@ def gemma3(width: int = 32) -> Part:
     )
 
 
-def chatglm(width: int = 32) -> Part:
+def chatglm(width: int = 32) -> ComponentSpec:
     """A ChatGLM3 language model of two layers for its tokenizer; the class is one of diffusers."""
-    return Part(
+    return ComponentSpec(
         "diffusers.pipelines.kolors:ChatGLMModel",
         {
             "padded_vocab_size": 320,
@@ -182,9 +182,9 @@ def chatglm(width: int = 32) -> Part:
     )
 
 
-def mistral3(layers: int, width: int = 32, cls: str = "Mistral3ForConditionalGeneration") -> Part:
+def mistral3(layers: int, width: int = 32, cls: str = "Mistral3ForConditionalGeneration") -> ComponentSpec:
     """A Mistral 3 language model for the chat tokenizer, and the picture reader it comes with."""
-    return Part(
+    return ComponentSpec(
         cls,
         {
             "text_config": {
@@ -210,9 +210,9 @@ def mistral3(layers: int, width: int = 32, cls: str = "Mistral3ForConditionalGen
     )
 
 
-def qwen2_vl(width: int = 32, vocabulary: int = 300) -> Part:
+def qwen2_vl(width: int = 32, vocabulary: int = 300) -> ComponentSpec:
     """A Qwen2.5-VL language model of two layers for the chat tokenizer, and the picture reader it comes with."""
-    return Part(
+    return ComponentSpec(
         "Qwen2_5_VLForConditionalGeneration",
         {
             "text_config": {
@@ -250,9 +250,9 @@ def qwen2_vl(width: int = 32, vocabulary: int = 300) -> Part:
     )
 
 
-def qwen3_vl(layers: int, width: int = 32, cls: str = "Qwen3VLModel") -> Part:
+def qwen3_vl(layers: int, width: int = 32, cls: str = "Qwen3VLModel") -> ComponentSpec:
     """A Qwen3-VL language model for the chat tokenizer, and the picture reader it comes with."""
-    return Part(
+    return ComponentSpec(
         cls,
         {
             "text_config": {
@@ -286,9 +286,9 @@ def qwen3_vl(layers: int, width: int = 32, cls: str = "Qwen3VLModel") -> Part:
     )
 
 
-def qwen_image_vae(**changes: Any) -> Part:
+def qwen_image_vae(**changes: Any) -> ComponentSpec:
     """A video autoencoder of 16 channels with the published statistics."""
-    return Part(
+    return ComponentSpec(
         "AutoencoderKLQwenImage",
         {
             "base_dim": 8,
@@ -301,9 +301,9 @@ def qwen_image_vae(**changes: Any) -> Part:
     )
 
 
-def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Part:
+def kl_vae(channels: int, scaling: float, shift: float | None = None) -> ComponentSpec:
     """An AutoencoderKL with the usual downscale of 8 and the family's own latent channels and scale."""
-    return Part(
+    return ComponentSpec(
         "AutoencoderKL",
         {
             "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -321,9 +321,9 @@ def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Part:
     )
 
 
-def flux2_vae() -> Part:
+def flux2_vae() -> ComponentSpec:
     """An AutoencoderKLFlux2 of 32 channels, whose statistics are those of 2x2 neighbours side by side."""
-    return Part(
+    return ComponentSpec(
         "AutoencoderKLFlux2",
         {
             "down_block_types": ("DownEncoderBlock2D",) * 4,
@@ -337,19 +337,19 @@ def flux2_vae() -> Part:
     )
 
 
-def qwen2_vl_processor() -> Part:
+def qwen2_vl_processor() -> ComponentSpec:
     """What hands pictures to a Qwen2-VL model, few pixels of each; it wants the tokenizer too."""
     few = {"min_pixels": 56 * 56, "max_pixels": 56 * 112}
-    return Part(
+    return ComponentSpec(
         "darkroom.families.shared.image_text:Qwen2VLProcessor",
-        {"image_processor": Part("Qwen2VLImageProcessorPil", few)},
+        {"image_processor": ComponentSpec("Qwen2VLImageProcessorPil", few)},
     )
 
 
-def siglip(width: int = 32, side: int = 28) -> dict[str, Part]:
+def siglip(width: int = 32, side: int = 28) -> dict[str, ComponentSpec]:
     """A SigLIP image encoder of two layers that reads squares of `side` pixels, and its processor."""
     return {
-        "image_encoder": Part(
+        "image_encoder": ComponentSpec(
             "SiglipVisionModel",
             {
                 "hidden_size": width,
@@ -360,14 +360,14 @@ def siglip(width: int = 32, side: int = 28) -> dict[str, Part]:
                 "patch_size": side // 2,
             },
         ),
-        "feature_extractor": Part("SiglipImageProcessorPil", {"size": {"height": side, "width": side}}),
+        "feature_extractor": ComponentSpec("SiglipImageProcessorPil", {"size": {"height": side, "width": side}}),
     }
 
 
-def clip_vision(width: int = 32, side: int = 30) -> dict[str, Part]:
+def clip_vision(width: int = 32, side: int = 30) -> dict[str, ComponentSpec]:
     """A CLIP image encoder of two layers that reads squares of `side` pixels, and its processor."""
     return {
-        "image_encoder": Part(
+        "image_encoder": ComponentSpec(
             "CLIPVisionModel",
             {
                 "hidden_size": width,
@@ -383,6 +383,8 @@ def clip_vision(width: int = 32, side: int = 30) -> dict[str, Part]:
     }
 
 
-def clip_processor(side: int = 24) -> Part:
+def clip_processor(side: int = 24) -> ComponentSpec:
     """What cuts pictures to squares of `side` pixels for CLIP."""
-    return Part("CLIPImageProcessor", {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}})
+    return ComponentSpec(
+        "CLIPImageProcessor", {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    )
