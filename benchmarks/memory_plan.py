@@ -135,7 +135,7 @@ def base(family: str) -> Path:
 
     from darkroom import families
     from darkroom.families import tiny
-    from darkroom.families.shared.classes import named
+    from darkroom.families.shared.classes import find_class
 
     folder = HOME / family
     if (folder / "whole").exists():
@@ -147,7 +147,7 @@ def base(family: str) -> Path:
         cls = type(part)
         torch.manual_seed(0)
         if hasattr(part, "from_config"):
-            made = named(cls.__name__).from_config({**part.config, **more})
+            made = find_class(cls.__name__).from_config({**part.config, **more})
         else:
             made = cls(cls.config_class(**{**part.config.to_dict(), **more}))
         pipe.register_modules(**{name: made})

@@ -592,9 +592,9 @@ def adapter_on(name: str) -> tuple[Any, Any, dict[str, Any], bytes]:
 
     family = families.get(name)
     pipe = tiny.build(family)
-    model = copy.deepcopy(getattr(pipe, family.denoiser_part))
+    model = copy.deepcopy(getattr(pipe, family.denoiser_component))
     options = Config(model_family=name, lora_rank=2)
-    adapter = adapters.attach(model, options, family.targets, family.denoiser_part, torch.float32, 0)
+    adapter = adapters.attach(model, options, family.targets, family.denoiser_component, torch.float32, 0)
     with tempfile.TemporaryDirectory() as folder:
         adapter.export(Path(folder), {})
         content = next(Path(folder).glob("*.safetensors")).read_bytes()
@@ -661,7 +661,7 @@ def draw_with(name: str, path: Path) -> None:
     from darkroom.tools.generate import AdapterFile, load_adapters
 
     pipe, family = adapter_on(name)[0], families.get(name)
-    part = family.denoiser_part
+    part = family.denoiser_component
     fresh = type(pipe)(**{**pipe.components, part: copy.deepcopy(pipe.components[part])})
     load_adapters(fresh, family, [AdapterFile(path)], Config(model_family=name))
 

@@ -199,7 +199,7 @@ def family_step(family: Family, tiny: bool) -> Row:
 
     from darkroom.core.errors import DataError
     from darkroom.core.events import Bus
-    from darkroom.families.shared.classes import named
+    from darkroom.families.shared.classes import find_class
     from darkroom.job import stages
     from darkroom.job.forecast import Silent
     from darkroom.job.run import Run
@@ -212,7 +212,7 @@ def family_step(family: Family, tiny: bool) -> Row:
         """A base whose denoisers are random."""
 
         def _denoiser(self, part: str, dtype: torch.dtype, keeper: Any) -> Any:
-            cls, settings = named(self.specs.denoiser.cls), self.config(part)
+            cls, settings = find_class(self.specs.denoiser.cls), self.config(part)
             return random_model(lambda: cls.from_config(settings), DEVICE, dtype)
 
     with tempfile.TemporaryDirectory() as folder:
@@ -285,7 +285,7 @@ def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[st
         target_sizes=sizes, crops=torch.zeros(1, 2, dtype=torch.long), dropped=torch.zeros(1, dtype=torch.bool),
         dataset="", extras=sample, references=tuple(latents for role in roles),
     )  # fmt: skip
-    family.conditions(batch, config, torch.Generator())
+    family.model_inputs(batch, config, torch.Generator())
     return batch
 
 

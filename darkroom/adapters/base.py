@@ -35,11 +35,11 @@ class Adapter:
         self.is_wrapped = hasattr(model, "members")
         self.members: dict[str, nn.Module] = getattr(model, "members", {component: model})
         # of the text encoders among them, by component: a LoRA's targets, and the layers that are trained
-        self.trained_text: Mapping[str, Any] = getattr(model, "trained_text", {})
+        self.trainable_text: Mapping[str, Any] = getattr(model, "trainable_text", {})
 
     def is_text(self, name: str) -> bool:
         """Is this parameter one of a text encoder's?"""
-        return any(name.startswith(self.before(component)) for component in self.trained_text)
+        return any(name.startswith(self.before(component)) for component in self.trainable_text)
 
     def before(self, component: str) -> str:
         """What the model's own names of a member's parameters begin with."""

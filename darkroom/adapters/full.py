@@ -60,8 +60,8 @@ class FullWeights(Adapter):
 
     def _is_free(self, component: str, name: str) -> bool:
         """Does no strategy keep the layer of a text encoder as it is?"""
-        layer = _LAYER.search(name) if component in self.trained_text else None
-        return layer is None or int(layer[1]) in self.trained_text[component].layers
+        layer = _LAYER.search(name) if component in self.trainable_text else None
+        return layer is None or int(layer[1]) in self.trainable_text[component].layers
 
     def export(self, folder: Path, metadata: dict[str, str]) -> None:
         """Write each denoiser as diffusers does: `<component>/config.json` and its weights."""

@@ -98,7 +98,7 @@ class LoRA(Adapter):
 
     def _config_of(self, component: str) -> LoraConfig:
         """The peft settings of one member: a text encoder has targets and layers of its own."""
-        own = self.trained_text.get(component)
+        own = self.trainable_text.get(component)
         if own is None:
             return self.config
         return dataclasses.replace(

@@ -80,7 +80,7 @@ def sizes(family: Family) -> dict[str, str]:
 
     by_precision = {}
     for flavour in family.flavour_names():
-        if (settings := family.size_of(flavour)) is not None:
+        if (settings := family.denoiser_sizes(flavour)) is not None:
             key = json.dumps(settings)
             sizes_of[key] = by_precision[flavour] = sizes_of.get(key) or size(settings)
     return by_precision

@@ -99,7 +99,7 @@ def validate_arguments(arguments: argparse.Namespace, family: Family, options: C
     from darkroom.core.errors import ModelError
     from darkroom.validate.render import how_many, why_no_cache, why_no_mask
 
-    allowed = family.pictures_for(options)
+    allowed = family.image_counts(options)
     if arguments.mask:
         if problem := why_no_mask(family, arguments.image, arguments.mask, options):
             raise ModelError(f"--mask {arguments.mask}: {problem}\n  Leave --mask out, or give another.")
@@ -124,14 +124,14 @@ def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> I
         requested_size, *_ = parse_resolutions(size, facts.downscale * facts.patch)
     except ValueError as cause:
         raise ModelError(f"--resolution: {cause}.") from cause
-    width, height = family.drawn_size(*requested_size, options)
+    width, height = family.round_size(*requested_size, options)
     for prompt in arguments.prompt:
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             recipe = Recipe(
                 prompt, arguments.negative_prompt, width, height, options.validation_num_inference_steps,
                 seed, "cpu", call_of(family, width, height, options), {},
                 pictures=tuple(arguments.image), fps=(options.framerate or fps) if fps else 0.0,
-                told=family.told(options), mask=arguments.mask,
+                told=family.pipeline_attributes(options), mask=arguments.mask,
             )  # fmt: skip
             yield Path(arguments.output) / f"{safe_name(prompt, 60)}_{seed}.png", recipe
 
@@ -168,7 +168,7 @@ def render_images(
     ratios = options.magcache_mag_ratios
     if options.validation_cache == caches.MAGCACHE and ratios is None:
         first = tasks[0][1]
-        network = getattr(pipe, family.denoiser_part)
+        network = getattr(pipe, family.denoiser_component)
         ratios = caches.measured(network, first.steps, lambda: generate.render(pipe, family, first, options))
         print(f"MagCache's ratios, measured on the first picture: {ratios}")
     for path, recipe in tasks:

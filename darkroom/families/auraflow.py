@@ -2,7 +2,7 @@
 
 Upstream: cloneofsimo/minRF. The network takes the noise level as 0..1 and answers noise - x0.
 Shapes: latents (B, 4, H, W); text (B, L, D) with zeros behind each caption's end. Its table of learned positions limits
-the size of a picture.
+the size of an image.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
-from darkroom.families.shared.text import read
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import PILE_T5_XL, SD_VAE
 from darkroom.families.tiny.components import kl_vae, t5
 
@@ -33,9 +33,9 @@ class AuraFlow(Family):
     prediction = "flow_matching"
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("joint_transformer_blocks", "single_transformer_blocks")
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taesdxl"
-    part_sizes = {"": {"text_encoder": PILE_T5_XL, "vae": SD_VAE}}
+    component_sizes = {"": {"text_encoder": PILE_T5_XL, "vae": SD_VAE}}
     # those of the later ones are in their own settings
     sizes = {"": {}, "v0.2": EARLY, "v0.1": EARLY}
     default_flavour = "v0.3"
@@ -83,22 +83,22 @@ class AuraFlow(Family):
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and math.isqrt(table) * self.latents.patch * self.latents.downscale)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D); the pipeline has put zeros where there is padding."""
-        text, _, _, _ = read(pipe, captions, options)
+        text, _, _, _ = encode_prompt(pipe, captions, options)
         return {"text": text}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 4, H, W)."""
         return model(x_t, encoder_hidden_states=cond["text"], timestep=t.to(x_t.dtype), return_dict=False)[0]
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         # the pipeline asks for masks and uses them only where it reads a prompt itself
         return {
             "prompt_embeds": text["text"],

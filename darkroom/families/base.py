@@ -1,7 +1,7 @@
-"""What a family is: facts, and the two or three things only it knows.
+"""The base class of all families: facts about an architecture, and the few methods that only it can implement.
 
-A family file imports no torch at its top, so that listing families and printing a plan cost nothing; the methods that
-touch tensors import it when they run. diffusers classes are named as text and resolved by `families.components`.
+A family file does not import torch at its top, so listing families and printing a plan are fast; methods that use
+tensors import it when they run. Classes of diffusers are named as text and found by `shared.classes`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.shared.spec import (
+    AudioSpec,
     ComponentSpecs,
     ControlChannels,
     ControlInput,
@@ -22,9 +23,8 @@ from darkroom.families.shared.spec import (
     Inpainting,
     Latents,
     Limits,
-    SoundTrack,
 )
-from darkroom.families.shared.text import kept, split, stack
+from darkroom.families.shared.text import detach_entry, split_entries, stack_entries
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -39,27 +39,27 @@ if TYPE_CHECKING:
 EMBEDDED = "embedded:"
 TINY = "tiny:"
 CONTROLNET = "controlnet"
-# in the condition of a training step: what is also known on the host: the noise levels "t" (B,), and cached text
+# key in the condition of a training step: values that are also on the CPU: noise levels "t" (B,) and cached text
 ON_HOST = "on_host"
-# the most pictures that a prompt comes with
-SEVERAL = 10
+# maximum number of images of a prompt
+MAX_IMAGES = 10
 
 
 class Family:
-    """One architecture. Subclasses set the facts and write `encode_text` and `predict`.
+    """One architecture. Subclasses set the class attributes and implement `encode_text` and `predict`.
 
-    Tensors: x_t (B, C, H, W) normalised latents, for video (B, C, F, H, W); t (B,), a fraction 0..1 (1 = noise) for
+    Tensors: x_t (B, C, H, W) normalized latents, for video (B, C, F, H, W); t (B,), a fraction 0..1 (1 = noise) for
     flow families, an index 0..999 for discrete ones; cond a dict of (B, ...) tensors, or of tuples of them, the cached
-    text condition plus `conditions`.
+    text condition plus `model_inputs`.
 
-    What a published flavour has of its own stands in its `Flavour`; the `..._for` methods fill in the family's.
+    A `Flavour` overrides attributes of its family; the `..._for` methods return the resolved values.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     pipeline: ClassVar[str]
     denoiser: ClassVar[str]
-    denoiser_part: ClassVar[str] = "transformer"
+    denoiser_component: ClassVar[str] = "transformer"
     prediction: ClassVar[str]
     latents: ClassVar[Latents]
     blocks: ClassVar[tuple[str, ...]]
@@ -67,77 +67,82 @@ class Family:
     flavours: ClassVar[Mapping[str, Flavour]]
     default_flavour: ClassVar[str]
     tiny: ClassVar[ComponentSpecs]
-    # further tiny flavours, each a small copy of a published one
+    # further tiny flavours: name to the published flavour that they are a small copy of
     tinies: ClassVar[Mapping[str, str]] = {}
     defaults: ClassVar[Mapping[str, Any]] = {}
-    # settings of the published denoiser where its class has other defaults, by flavour; "" stands for all others
+    # config values of the published denoiser that differ from its class's defaults, by flavour; "": all others
     sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
-    # the same of the base's other networks, by flavour and component; what all flavours have stands under ""
-    part_sizes: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
+    # the same for the other networks, by flavour and component; "": all flavours
+    component_sizes: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
     supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing", "images"})
-    # two counts of tokens and their log-shifts: the line along which its pipeline shifts noise levels, if published
+    # (tokens, tokens, log-shift, log-shift): two points of the resolution-dependent shift, if published
     shift_line: ClassVar[tuple[int, int, float, float] | None] = None
     fps: ClassVar[float | None] = None
     controlnet: ClassVar[ControlNet | None] = None
     control_channels: ClassVar[ControlChannels | None] = None
-    # of the flavours that the family's own pipeline draws
+    # for the flavours that use the family's own pipeline
     inpainting: ClassVar[Inpainting | None] = None
-    # the text encoders that may be read from a place of their own: the option that names it, and the component
-    text_parts: ClassVar[Mapping[str, str]] = {}
-    # the CLIP text encoders that can be trained too, as the stock pipeline's own loader of adapters knows them
-    trained_text: ClassVar[tuple[str, ...]] = ()
+    # options that load a text encoder from a source of its own: option to component
+    text_components: ClassVar[Mapping[str, str]] = {}
+    # the CLIP text encoders that can be trained, by their names in diffusers' LoRA loader
+    trainable_text: ClassVar[tuple[str, ...]] = ()
 
-    # parts of the stock pipeline that neither encoding nor rendering needs
-    idle_parts: ClassVar[tuple[str, ...]] = ()
-    # packages without which a published flavour makes no pictures
+    # components of the pipeline that neither encoding nor rendering needs
+    unused_components: ClassVar[tuple[str, ...]] = ()
+    # packages that rendering with a published flavour needs
     render_packages: ClassVar[tuple[str, ...]] = ()
-    # the stock scheduler's sigma is noise to picture, t / (1 - t), and not the noise's share t
+    # the scheduler's sigma is the ratio of noise to data, t / (1 - t), and not t
     sigma_is_ratio: ClassVar[bool] = False
-    # further denoisers that the stock pipeline is guided by and nobody trains
-    guides: ClassVar[tuple[str, ...]] = ()
-    # the denoiser's argument that tells the tokens of one sequence apart: first padding, which is 0, last the picture
-    packed_by: ClassVar[str | None] = None
-    # the stock pipeline makes pixels in a way of its own, and not by one call of the VAE's decoder
+    # frozen denoisers that the pipeline uses for guidance
+    guidance_denoisers: ClassVar[tuple[str, ...]] = ()
+    # the denoiser's argument with the role of each token: padding is 0, image tokens come last
+    segment_argument: ClassVar[str | None] = None
+    # the pipeline decodes in its own way, not with one call of the VAE's decoder
     pipeline_decodes: ClassVar[bool] = False
-    # the output_type with which the stock pipeline hands over what was sampled
+    # the `output_type` with which the pipeline returns latents
     raw_output: ClassVar[str] = "latent"
-    # streams that are denoised beside the first, kept in a sample's extras, and the network's argument for each
-    beside: ClassVar[Mapping[str, str]] = {}
-    # the sound track that a clip brings
-    sound: ClassVar[SoundTrack | None] = None
-    # parts that read text or pictures and that published folders lack, and the repositories that have them, each in a
-    # folder of its name
-    elsewhere: ClassVar[Mapping[str, str]] = {}
+    # further denoised streams: key in the sample's extras to the network's argument
+    extra_streams: ClassVar[Mapping[str, str]] = {}
+    # format of the audio of clips; None for families without audio
+    audio: ClassVar[AudioSpec | None] = None
+    # components that published folders lack, and the repositories that have them in a subfolder of that name
+    component_repositories: ClassVar[Mapping[str, str]] = {}
     guidance_input: ClassVar[bool] = False
-    # when its network hands attention a mask, such as one that hides the padding of text; "batches": where captions of
-    # several lengths are in one batch
+    # when the network passes an attention mask, for example for text padding; "batches": if captions of different
+    # lengths are in one batch
     attention_masks: ClassVar[Literal["never", "always", "batches"]] = "never"
-    # arguments of the stock pipeline's call with which it answers as the network does
-    unguided: ClassVar[Mapping[str, Any]] = {"guidance_scale": 1.0}
-    # the repository of a tiny decoder of its latents, for looking at pictures while they are made
+    # pipeline arguments that switch guidance off
+    guidance_off: ClassVar[Mapping[str, Any]] = {"guidance_scale": 1.0}
+    # repository of a tiny decoder of the latents, for previews
     previews: ClassVar[str | None] = None
-    # diffusers can repeat the denoiser's answers of earlier steps, and tells those with guidance from those without
+    # diffusers' step caches work and keep the guided and unguided passes apart
     caches: ClassVar[bool] = False
-    # what it does otherwise than the stock pipeline, where that is wrong, as sentences
+    # where it deviates from the pipeline because that is wrong, as sentences
     corrects: ClassVar[str] = ""
-    # the stock pipeline takes a negative prompt and reads it as it reads any caption, the empty one aside
+    # the pipeline encodes a negative prompt like any caption, except the empty one
     negative_is_caption: ClassVar[bool] = True
 
     # -- options ---------------------------------------------------------------------------------------------------
 
     def flavour(self, name: str | None) -> Flavour:
         """The flavour called `name`, or the default one. `tiny` exists for every family. Raises KeyError."""
-        published = self.flavours[self.published(name)]
+        published = self.flavours[self.base_flavour(name)]
         if name not in self.tiny_names():
             return published
         facts = self.latents_for(name)
         step = max(16, facts.downscale * facts.patch)
-        own: dict[str, Any] = {"aspect_bucket_alignment": step}
+        tiny_defaults: dict[str, Any] = {"aspect_bucket_alignment": step}
         if facts.temporal:
-            own["validation_num_video_frames"] = facts.temporal + 1
-        defaults = {**published.defaults, **TINY_DEFAULTS, **own, **self.specs_for(name).defaults}
+            tiny_defaults["validation_num_video_frames"] = facts.temporal + 1
+        defaults = {**published.defaults, **TINY_DEFAULTS, **tiny_defaults, **self.specs_for(name).defaults}
         return dataclasses.replace(
-            published, repository=f"{TINY}{name}", defaults=defaults, note="", apart=None, distilled="", assistant=""
+            published,
+            repository=f"{TINY}{name}",
+            defaults=defaults,
+            note="",
+            separate_denoiser=None,
+            distilled="",
+            assistant="",
         )
 
     def flavour_names(self) -> list[str]:
@@ -148,68 +153,68 @@ class Family:
         """`tiny`, a small copy of the default flavour, and further tiny flavours."""
         return ["tiny", *self.tinies]
 
-    def published(self, flavour: str | None) -> str:
-        """The published flavour that `flavour` is, or is a small copy of."""
-        chosen = flavour or self.default_flavour
-        return {"tiny": self.default_flavour, **self.tinies}.get(chosen, chosen)
+    def base_flavour(self, flavour: str | None) -> str:
+        """The published flavour that `flavour` is or that it is a small copy of."""
+        name = flavour or self.default_flavour
+        return {"tiny": self.default_flavour, **self.tinies}.get(name, name)
 
-    def size_of(self, flavour: str | None) -> Mapping[str, Any] | None:
-        """Settings of the published denoiser beside its class's defaults; None where they are not known here."""
+    def denoiser_sizes(self, flavour: str | None) -> Mapping[str, Any] | None:
+        """Config values of the published denoiser that differ from its class's defaults; None if unknown."""
         if self.flavour(flavour).repository.startswith((EMBEDDED, TINY)):
             return None
         return self.sizes.get(flavour or self.default_flavour, self.sizes.get(""))
 
-    def part_sizes_for(self, flavour: str | None) -> Mapping[str, Mapping[str, Any]]:
-        """Settings of a published base's other networks beside their classes' defaults; only of those known here."""
-        return {**self.part_sizes.get("", {}), **self.part_sizes.get(flavour or self.default_flavour, {})}
+    def component_sizes_for(self, flavour: str | None) -> Mapping[str, Mapping[str, Any]]:
+        """The same for a published base's other networks, by component; unknown ones are left out."""
+        return {**self.component_sizes.get("", {}), **self.component_sizes.get(flavour or self.default_flavour, {})}
 
     def latents_for(self, flavour: str | None) -> Latents:
         """The latent space of a flavour."""
-        return self.flavours[self.published(flavour)].latents or self.latents
+        return self.flavours[self.base_flavour(flavour)].latents or self.latents
 
     def pipeline_for(self, flavour: str | None) -> str:
-        """The stock pipeline of a flavour."""
-        return self.flavours[self.published(flavour)].pipeline or self.pipeline
+        """The name of a flavour's diffusers pipeline."""
+        return self.flavours[self.base_flavour(flavour)].pipeline or self.pipeline
 
     def text_pipeline_for(self, flavour: str | None) -> str:
-        """The stock pipeline that reads a flavour's text: the family's own needs the fewest other parts for it."""
+        """The name of the pipeline that encodes a flavour's text: the family's own needs the fewest components."""
         return self.pipeline
 
     def specs_for(self, flavour: str | None) -> ComponentSpecs:
-        """The parts of a flavour: its classes, and how large they are in its tiny model."""
-        return self.flavours[self.published(flavour)].tiny or self.tiny
+        """The components of a flavour: classes, and their configs in its tiny model."""
+        return self.flavours[self.base_flavour(flavour)].tiny or self.tiny
 
-    def unguided_for(self, flavour: str | None) -> Mapping[str, Any]:
-        """The call's arguments that switch guidance off for a flavour."""
-        return self.unguided
+    def guidance_off_for(self, flavour: str | None) -> Mapping[str, Any]:
+        """Pipeline arguments that switch guidance off for a flavour."""
+        return self.guidance_off
 
     def denoiser_components_for(self, flavour: str | None) -> tuple[str, ...]:
-        """The denoisers that a flavour's base holds, as components of its pipeline; the one for most noise first."""
-        return self.flavours[self.published(flavour)].experts or (self.denoiser_part,)
+        """The denoisers of a flavour's base, as components of its pipeline; the one for high noise first."""
+        return self.flavours[self.base_flavour(flavour)].experts or (self.denoiser_component,)
 
     def trainable_components_for(self, flavour: str | None) -> tuple[str, ...]:
-        """Those of them that a run trains."""
-        return self.flavours[self.published(flavour)].trained or self.denoiser_components_for(flavour)
+        """The denoisers that a run trains."""
+        return self.flavours[self.base_flavour(flavour)].trainable or self.denoiser_components_for(flavour)
 
-    def trained_text_for(self, flavour: str | None) -> tuple[str, ...]:
+    def trainable_text_for(self, flavour: str | None) -> tuple[str, ...]:
         """The text encoders of a flavour that can be trained."""
-        return tuple(name for name in self.trained_text if name in self.specs_for(flavour).encoders)
+        return tuple(name for name in self.trainable_text if name in self.specs_for(flavour).encoders)
 
-    def adapted(self, options: Config) -> tuple[str, ...]:
-        """The components of the stock pipeline that a run's weights are for."""
+    def adapter_components(self, options: Config) -> tuple[str, ...]:
+        """The pipeline components that a run's adapter is for."""
         return (CONTROLNET,) if options.controlnet else self.trainable_components_for(options.model_flavour)
 
     def noise_range(self, options: Config) -> tuple[float, float]:
-        """The noise levels that a run trains, from and up to, as shares of all of them: (0, 1) is every level.
+        """The range of noise levels that a run trains, 0..1: (0, 1) is every level.
 
-        A lone expert has its side of the boundary; `refiner_training` divides what there is.
+        A single expert gets its side of the boundary; `refiner_training` splits the range further.
         """
         low, high = 0.0, 1.0
-        held, trained = self.denoiser_components_for(options.model_flavour), self.adapted(options)
+        denoisers, trained = self.denoiser_components_for(options.model_flavour), self.adapter_components(options)
         boundary = options.timestep_boundary
-        if boundary is not None and len(held) > 1 and trained == held[:1]:
+        if boundary is not None and len(denoisers) > 1 and trained == denoisers[:1]:
             low = boundary
-        elif boundary is not None and len(held) > 1 and trained == held[1:]:
+        elif boundary is not None and len(denoisers) > 1 and trained == denoisers[1:]:
             high = boundary
         if options.refiner_training and options.refiner_training_invert_schedule:
             low = max(low, options.refiner_training_strength)
@@ -217,37 +222,37 @@ class Family:
             high = min(high, options.refiner_training_strength)
         return low, high
 
-    def shifts(self, scheduler: Mapping[str, Any]) -> ShiftLine:
-        """How noise levels are shifted by the size of samples, by the base's scheduler config. Raises ConfigError."""
+    def build_shift_line(self, scheduler: Mapping[str, Any]) -> ShiftLine:
+        """The resolution-dependent shift of the base's scheduler config. Raises ConfigError."""
         from darkroom.diffusion.shift import ShiftLine
 
         try:
             return ShiftLine.from_scheduler(scheduler, self.shift_line and ShiftLine(*self.shift_line))
         except KeyError as cause:
             static = scheduler.get("flow_shift") or scheduler.get("shift")
-            own = f", such as {static:g}, which it has instead" if static else ""
+            hint = f", such as {static:g}, which it has instead" if static else ""
             raise ConfigError(
                 "flow_schedule_auto_shift",
                 True,
                 "",
                 f"The scheduler of this base model says nothing of shifts by size ({cause.args[0]} and its like).",
-                f"Take it out, and set flow_schedule_shift{own}.",
+                f"Take it out, and set flow_schedule_shift{hint}.",
             ) from cause
 
     def fps_for(self, flavour: str | None) -> float | None:
-        """Frames per second of a flavour's clips; None if it makes pictures."""
-        return self.flavours[self.published(flavour)].fps or self.fps
+        """Frames per second of a flavour's clips; None for images."""
+        return self.flavours[self.base_flavour(flavour)].fps or self.fps
 
     def negative_is_caption_for(self, flavour: str | None) -> bool:
-        """Does a flavour's pipeline read a negative prompt as it reads any caption?"""
+        """Does a flavour's pipeline encode a negative prompt like any caption?"""
         return self.negative_is_caption
 
-    def pipeline_decodes_for(self, flavour: str | None) -> bool:
-        """Does a flavour's pipeline make pixels in a way of its own?"""
+    def decodes_in_pipeline(self, flavour: str | None) -> bool:
+        """Does a flavour's pipeline decode in its own way?"""
         return self.pipeline_decodes
 
     def masks_attention(self, options: Config) -> frozenset[str]:
-        """In what of "training" and "inference" a run's attention may be given a mask, which not every kernel takes."""
+        """In which of "training" and "inference" attention may get a mask, which not every kernel supports."""
         if self.attention_masks == "always":
             return frozenset({"training", "inference"})
         several = self.attention_masks == "batches" and options.train_batch_size > 1
@@ -255,273 +260,288 @@ class Family:
 
     @functools.cache  # noqa: B019 - there is one object of each family, for as long as the program runs
     def supports_for(self, flavour: str | None) -> frozenset[str]:
-        """What can be done with a flavour, among it the samples it takes: images, video, references."""
-        control = frozenset(name for name, way in self.controls_for(flavour).items() if way)
-        more = frozenset({"train_text_encoder"} if self.trained_text_for(flavour) else ())
-        more |= frozenset({"inpainting"} if self.inpainting_for(flavour) else ())
-        return self.supports | control | more | self.flavours[self.published(flavour)].supports
+        """Capabilities of a flavour, including its kinds of samples: images, video, references."""
+        control = frozenset(name for name, method in self.controls_for(flavour).items() if method)
+        extra = frozenset({"train_text_encoder"} if self.trainable_text_for(flavour) else ())
+        extra |= frozenset({"inpainting"} if self.inpainting_for(flavour) else ())
+        return self.supports | control | extra | self.flavours[self.base_flavour(flavour)].supports
 
     def option_defaults(self, flavour: str | None) -> dict[str, Any]:
         """Option defaults: the family's, then the flavour's."""
-        known = flavour is None or flavour in self.flavour_names()
-        return {**self.defaults, **(self.flavour(flavour).defaults if known else {})}
+        exists = flavour is None or flavour in self.flavour_names()
+        return {**self.defaults, **(self.flavour(flavour).defaults if exists else {})}
 
     def limits(self, settings: Mapping[str, Any]) -> Limits:
-        """What a denoiser with these settings (its config.json) can be given; they lack what is not known of it."""
+        """The largest inputs of a denoiser with this config.json, which may be incomplete."""
         return Limits()
 
     # -- text ------------------------------------------------------------------------------------------------------
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
-        """Captions to the batched text condition {name: (B, ...)}, by the stock pipeline `pipe` (text parts only)."""
+        """Captions to the batched text condition {name: (B, ...)}, with `pipe`, a pipeline of text components only."""
         raise TypeError(f"{type(self).__name__} must define encode_text")
 
-    def text_entries(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> list[Cond]:
+    def encode_captions(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> list[Cond]:
         """One cache entry per caption."""
         import torch
 
         with torch.no_grad():
-            return [kept(entry) for entry in self.read_entries(pipe, captions, options)]
+            return [detach_entry(entry) for entry in self.encode_captions_with_grad(pipe, captions, options)]
 
-    def read_entries(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> list[Cond]:
-        """The same with gradients. The empty caption is the unconditional one: see `unconditional`."""
-        entries = split(self.encode_text(pipe, captions, options))
+    def encode_captions_with_grad(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> list[Cond]:
+        """One entry per caption, with gradients. The empty caption is the unconditional one: see `unconditional`."""
+        entries = split_entries(self.encode_text(pipe, captions, options))
         return [
             entry if caption else self.unconditional(pipe, entry, options)
             for caption, entry in zip(captions, entries, strict=True)
         ]
 
-    def encode_seen(self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config) -> Cond:
-        """A caption that is read with pictures, PIL ones of any size, as `encode_text` answers for one caption."""
-        raise TypeError(f"{type(self).__name__} reads no pictures")
+    def encode_text_with_images(
+        self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config
+    ) -> Cond:
+        """Encode one caption with PIL images of any size; returns what `encode_text` returns for one caption."""
+        raise TypeError(f"{type(self).__name__} does not encode text with images")
 
-    def seen_entry(self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config) -> Cond:
-        """The cache entry of a caption that is read with pictures."""
+    def image_text_cache_entry(self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config) -> Cond:
+        """The cache entry of a caption that is encoded with images."""
         import torch
 
         with torch.no_grad():
-            (entry,) = split(self.encode_seen(pipe, caption, pictures, options))
-        return kept(entry)
+            (entry,) = split_entries(self.encode_text_with_images(pipe, caption, images, options))
+        return detach_entry(entry)
 
     def unconditional(self, pipe: DiffusionPipeline, entry: Cond, options: Config) -> Cond:
-        """What guidance and caption dropout use in place of a caption; `entry` is the encoded empty string."""
+        """The entry for guidance and caption dropout; `entry` is the encoded empty string."""
         return entry
 
     def stack_text(self, entries: list[Cond]) -> Cond:
         """Cache entries to a batch."""
-        return stack(entries)
+        return stack_entries(entries)
 
     def text_identity(self, options: Config) -> dict[str, Any]:
-        """Options that change a text embedding; part of its cache key."""
+        """Options that change text embeddings; part of the cache key."""
         return {"tokenizer_max_length": options.tokenizer_max_length}
 
-    def reads_as_pipeline(self, options: Config) -> bool:
-        """Do these options read captions as the stock pipeline does when it is given them as text?"""
+    def matches_pipeline_text(self, options: Config) -> bool:
+        """With these options, is a caption encoded exactly as the pipeline encodes a prompt?"""
         return options.t5_padding != "zero"
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
-        """How many numbers one caption's cache entry holds, from the encoders' configs by component."""
-        raise TypeError(f"{type(self).__name__} must define text_numbers")
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+        """Numbers in one caption's cache entry, from the text encoders' configs by component."""
+        raise TypeError(f"{type(self).__name__} must define count_text_values")
 
-    # -- what else a sample brings ---------------------------------------------------------------------------------
+    # -- further entries of a sample ------------------------------------------------------------------------------
 
     def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> Cond:
-        """What is cached of a sample beside its latents, {name: (B, ...)}; in training it is `batch.extras`.
+        """Cache entries of a sample besides its latents, {name: (B, ...)}; in training they are `batch.extras`.
 
-        pixels (B, 3, H, W) or (B, 3, F, H, W) in -1..1, latents their normalised latents; `components` has the models.
+        pixels (B, 3, H, W) or (B, 3, F, H, W) in -1..1, latents their normalized latents; `components` has the models.
         """
         return {}
 
-    def sound_entries(self, components: Any, sound: Tensor, seconds: float) -> Cond:
-        """What is cached of a clip's sound, (B, channels, N) as `sound` asks for it, over `seconds` of film."""
-        raise TypeError(f"{type(self).__name__} has no sound")
+    def encode_audio(self, components: Any, waveforms: Tensor, seconds: float) -> Cond:
+        """Cache entries of audio waveforms (B, channels, N) in the format of `audio`, `seconds` long."""
+        raise TypeError(f"{type(self).__name__} has no audio")
 
-    def sound_latents(self, vae: Any, latents: Tensor) -> Tensor:
-        """Latents of sound, as its VAE has them, as the network takes them."""
-        raise TypeError(f"{type(self).__name__} has no sound")
+    def normalize_audio_latents(self, vae: Any, latents: Tensor) -> Tensor:
+        """Latents of the audio VAE, normalized for the network."""
+        raise TypeError(f"{type(self).__name__} has no audio")
 
     def sample_identity(self, options: Config) -> dict[str, Any]:
-        """Options that change `sample_entries`; part of the cache's name."""
+        """Options that change `sample_entries`; part of the cache key."""
         return {}
 
     def frame_step(self, options: Config) -> int:
-        """Frames between two lengths of clips that can be trained on."""
+        """Step between valid clip lengths, in frames."""
         return max(1, self.latents_for(options.model_flavour).temporal)
 
-    def least_frames(self, options: Config) -> int:
-        """Frames of the shortest clip that can be trained on."""
+    def min_frames(self, options: Config) -> int:
+        """Frames of the shortest valid clip."""
         return 1
 
-    def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
-        """The part of a batch that a step trains, as a batch. Draws come from `generator`."""
+    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:
+        """The part of a batch that one step trains, as a batch. Random numbers come from `generator`."""
         return batch
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> Cond:
-        """Further inputs of a training batch beside its text: sizes, guidance, `extras`, `references`.
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> Cond:
+        """Inputs of the network for a training batch besides text: sizes, guidance, `extras`, `references`.
 
-        Draws come from `generator`. `noisy`, where it is given, is the share of the noise level that each latent frame
-        gets, (B, 1, F, 1, 1): frames without noise are given to the network, and left out of the loss.
+        Random numbers come from `generator`. An entry `noisy` (B, 1, F, 1, 1) scales the noise level of each latent
+        frame: frames without noise condition the network and are excluded from the loss.
         """
         return {}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        """The network's answer for the family's prediction type, as x_t. Conventions are converted here only."""
+        """The prediction in the family's prediction type, shaped like x_t. Conventions are converted only here."""
         raise TypeError(f"{type(self).__name__} must define predict")
 
-    def alone(self, pipe: DiffusionPipeline, component: str) -> None:
-        """Let one of a stock pipeline's experts answer at all noise levels."""
+    def use_single_expert(self, pipe: DiffusionPipeline, component: str) -> None:
+        """Use one expert of a pipeline at all noise levels."""
         raise TypeError(f"{type(self).__name__} has no experts")
 
-    def predict_all(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
-        """The answer, and those for the streams in `beside`, whose noised latents `cond` has under their names."""
+    def predict_streams(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
+        """The prediction, and those of `extra_streams`, whose noised latents are in `cond` by name."""
         return self.predict(model, x_t, t, cond), {}
 
     # -- control ---------------------------------------------------------------------------------------------------
 
     def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
-        """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are its maker's arguments."""
+        """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are constructor arguments."""
         raise TypeError(f"{type(self).__name__} has no ControlNet")
 
     def control(self, options: Config) -> ControlNet | ControlChannels | ControlInput | None:
-        """How a control picture reaches the denoiser in this run."""
-        if made_for := self.flavours[self.published(options.model_flavour)].control:
-            return made_for
-        ways = self.controls_for(options.model_flavour)
-        return (ways["controlnet"] if options.controlnet else None) or (ways["control"] if options.control else None)
+        """How the run passes a control image to the denoiser; None without control."""
+        if built_in := self.flavours[self.base_flavour(options.model_flavour)].control:
+            return built_in
+        methods = self.controls_for(options.model_flavour)
+        return (methods["controlnet"] if options.controlnet else None) or (
+            methods["control"] if options.control else None
+        )
 
     def controls_for(self, flavour: str | None) -> dict[str, Any]:
-        """The ways of control that a flavour has by option; one that another pipeline draws has none."""
-        own = self.pipeline_for(flavour) == self.pipeline
+        """Control methods of a flavour by option; flavours with another pipeline have none."""
+        is_default_pipeline = self.pipeline_for(flavour) == self.pipeline
         return {
-            "controlnet": self.controlnet if own else None,
-            "control": self.control_channels if own else None,
+            "controlnet": self.controlnet if is_default_pipeline else None,
+            "control": self.control_channels if is_default_pipeline else None,
         }
 
-    def sees(self, options: Config) -> str | None:
-        """What of a control picture the network is given: "latents" or "pixels"; None without one."""
-        way = self.control(options)
-        return None if way is None else str(getattr(way, "sees", "latents"))
+    def control_input_space(self, options: Config) -> str | None:
+        """Whether the network takes "latents" or "pixels" of a control image; None without control."""
+        method = self.control(options)
+        return None if method is None else str(getattr(method, "control_input_space", "latents"))
 
-    def drawn_by(self, options: Config) -> str:
-        """The stock pipeline that draws what the run trains."""
-        way = self.control(options)
-        return way.pipeline if way else self.pipeline_for(options.model_flavour)
+    def validation_pipeline(self, options: Config) -> str:
+        """The name of the pipeline that renders validation images of the run."""
+        method = self.control(options)
+        return method.pipeline if method else self.pipeline_for(options.model_flavour)
 
     def inpainting_for(self, flavour: str | None) -> Inpainting | None:
-        """How a flavour draws parts of a picture anew."""
-        own = self.pipeline_for(flavour) == self.pipeline
-        return self.flavours[self.published(flavour)].inpainting or (self.inpainting if own else None)
+        """The inpainting pipeline of a flavour; None without one."""
+        is_default_pipeline = self.pipeline_for(flavour) == self.pipeline
+        return self.flavours[self.base_flavour(flavour)].inpainting or (
+            self.inpainting if is_default_pipeline else None
+        )
 
-    def inpaints(self, options: Config) -> Inpainting | None:
-        """How the run draws parts of a picture anew; None where it cannot."""
+    def active_inpainting(self, options: Config) -> Inpainting | None:
+        """The inpainting pipeline of the run; None without one, or with control."""
         return None if self.control(options) else self.inpainting_for(options.model_flavour)
 
-    def drawing(self, pipe: DiffusionPipeline, starts: bool, options: Config, masks: bool = False) -> Any:
-        """The pipeline for a prompt, with the parts of `pipe`: there may be another for one with a picture or mask."""
-        way = self.inpaints(options) if masks else None
-        name = way.pipeline if way else self.flavours[self.published(options.model_flavour)].started
+    def select_pipeline(self, pipe: DiffusionPipeline, starts: bool, options: Config, masks: bool = False) -> Any:
+        """The pipeline for a prompt, with the components of `pipe`: another class may take images or masks."""
+        inpainting = self.active_inpainting(options) if masks else None
+        name = (
+            inpainting.pipeline
+            if inpainting
+            else self.flavours[self.base_flavour(options.model_flavour)].image_pipeline
+        )
         if not starts or not name or self.control(options):
             return pipe
-        from darkroom.families.shared.classes import regrouped
+        from darkroom.families.shared.classes import rebuild_pipeline
 
-        return regrouped(pipe, name)
+        return rebuild_pipeline(pipe, name)
 
-    def pictures_for(self, options: Config) -> range:
-        """How many pictures a prompt without a mask may come with."""
-        facts = self.flavours[self.published(options.model_flavour)]
+    def image_counts(self, options: Config) -> range:
+        """The allowed number of images of a prompt without a mask."""
+        facts = self.flavours[self.base_flavour(options.model_flavour)]
         if self.control(options):
             return range(1, 2)
-        most = 0 if facts.picture == "none" else SEVERAL if facts.several else 1
-        return range(1 if facts.picture == "needed" else 0, most + 1)
+        maximum = 0 if facts.image_input == "none" else MAX_IMAGES if facts.multiple_images else 1
+        return range(1 if facts.image_input == "needed" else 0, maximum + 1)
 
     def clip_frames(self, options: Config) -> int:
-        """Frames of a validation clip: the largest legal number of them, at most `validation_num_video_frames`."""
+        """Frames of a validation clip: the largest valid count up to `validation_num_video_frames`."""
         assert options.validation_num_video_frames is not None, f"{self.name} fills it"
-        return self.latents.whole_frames(options.validation_num_video_frames)
+        return self.latents.round_frames(options.validation_num_video_frames)
 
-    def known_to_pipeline(self, call: Mapping[str, Any], options: Config, masks: bool = False) -> dict[str, Any]:
-        """The arguments that the pipeline of the run, or of prompts with a mask, knows of the family's own."""
-        way = self.inpaints(options) if masks else self.control(options)
-        return {name: value for name, value in call.items() if not way or name not in way.lacks}
+    def filter_kwargs(self, call: Mapping[str, Any], options: Config, masks: bool = False) -> dict[str, Any]:
+        """The arguments in `call` that the run's control or inpainting pipeline supports."""
+        method = self.active_inpainting(options) if masks else self.control(options)
+        return {name: value for name, value in call.items() if not method or name not in method.unsupported}
 
     def control_input(self, control: Tensor, options: Config) -> Tensor:
-        """A batch's control pictures as the network takes them: latents, or pixels (B, 3, H, W), here in -1..1."""
-        return control / 2 + 0.5 if self.sees(options) == "pixels" else self.to_pipeline(control)
+        """A batch's control images for the network, from latents, or from pixels (B, 3, H, W) in -1..1."""
+        return control / 2 + 0.5 if self.control_input_space(options) == "pixels" else self.to_pipeline(control)
 
     def with_control(self, model: Any, batch: Batch, options: Config) -> Any:
-        """The model with the batch's control picture at every call, where the run has one."""
+        """The model with the batch's control image bound to every call, if the run has control."""
         if isinstance(self.control(options), (ControlInput, type(None))):
             return model
         from darkroom.families.shared.controlled import ControlledDenoiser
 
         return ControlledDenoiser(model, self.control_input(batch.controls[0], options))
 
-    def control_call(self, picture: Any, width: int, height: int, options: Config) -> Cond:
-        """A prompt's control picture, a PIL one of any size, as the stock pipeline takes it."""
-        way = self.control(options)
-        assert way is not None
-        return {way.argument: Family.picture_call(self, picture, width, height, options)["image"]}
+    def control_kwargs(self, image: Any, width: int, height: int, options: Config) -> Cond:
+        """Pipeline arguments for a prompt's control image, a PIL image of any size."""
+        method = self.control(options)
+        assert method is not None
+        return {method.argument: Family.image_kwargs(self, image, width, height, options)["image"]}
 
     def check_controlnet(self, net: Any) -> None:
-        """Raises ValueError for a ControlNet that wants its inputs in another way than this family gives them."""
+        """Raises ValueError for a ControlNet that expects other inputs than this family gives."""
 
-    def lend(self, denoiser: Any, net: Any) -> None:
-        """Give a ControlNet the parts of the denoiser that it calls, without making them its own."""
+    def share_modules(self, denoiser: Any, net: Any) -> None:
+        """Share modules of the denoiser with a ControlNet, without registering them."""
 
-    def widen(self, denoiser: Any) -> None:
-        """Make room for a control picture's channels. New weights are zero, so that it changes nothing."""
-        raise TypeError(f"{type(self).__name__} takes no control picture as channels")
+    def add_input_channels(self, denoiser: Any) -> None:
+        """Add input channels for a control image. New weights are zero, so the output does not change."""
+        raise TypeError(f"{type(self).__name__} takes no control image as channels")
 
     @contextlib.contextmanager
-    def overheard(self, model: Any, options: Config) -> Iterator[dict[str, Tensor]]:
-        """Around `predict` in training: what the network says besides its answer becomes further terms of the loss."""
+    def collect_auxiliary_losses(self, model: Any, options: Config) -> Iterator[dict[str, Tensor]]:
+        """Context around `predict` in training that yields auxiliary losses of the network by name."""
         yield {}
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
-        """Keyword arguments of the stock pipeline's call that depend on neither the prompt nor the size."""
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+        """Pipeline arguments that depend on neither the prompt nor the size."""
         return {"guidance_scale": options.validation_guidance}
 
-    def drawn_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
-        """The width and height that the stock pipeline makes where these are wanted: some know only a few sizes."""
+    def round_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
+        """Width and height rounded to a size that the pipeline can render: some support only a few."""
         return width, height
 
-    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
-        """The size in pixels as the stock pipeline takes it."""
+    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
+        """Pipeline arguments for the size in pixels."""
         return {"width": width, "height": height}
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
-        """The picture that a prompt starts from, a PIL one of any size, as the stock pipeline takes it.
+    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+        """Pipeline arguments for the input image of a prompt, a PIL image of any size.
 
-        Cut to the shape of the result: the pipelines themselves would stretch it.
+        It is cropped to the shape of the result: the pipelines themselves would stretch it.
         """
         from PIL import Image, ImageOps
 
-        return {"image": ImageOps.fit(picture.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
+        return {"image": ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
 
-    def inpainting_call(self, picture: Any, mask: Any, width: int, height: int, options: Config) -> dict[str, Any]:
-        """A picture and a mask, white where it is drawn anew, PIL ones of one size, as the pipeline takes them."""
-        way = self.inpaints(options)
-        assert way is not None
-        fitted, where = (
-            Family.picture_call(self, one, width, height, options)["image"] for one in (picture, mask.convert("L"))
+    def inpainting_kwargs(self, image: Any, mask: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+        """Pipeline arguments for an image and its mask (white is repainted), PIL images of one size."""
+        inpainting = self.active_inpainting(options)
+        assert inpainting is not None
+        fitted_image, fitted_mask = (
+            Family.image_kwargs(self, source, width, height, options)["image"] for source in (image, mask.convert("L"))
         )
-        return {"image": fitted, "mask_image": where.convert("L"), "strength": 1.0, **way.more}
+        return {
+            "image": fitted_image,
+            "mask_image": fitted_mask.convert("L"),
+            "strength": 1.0,
+            **inpainting.extra_arguments,
+        }
 
-    def pictures_call(self, pictures: list[Any], width: int, height: int, options: Config) -> dict[str, Any]:
-        """The pictures of one prompt: one, or a list of them as `image`."""
-        calls = [self.picture_call(picture, width, height, options) for picture in pictures]
+    def images_kwargs(self, images: list[Any], width: int, height: int, options: Config) -> dict[str, Any]:
+        """Pipeline arguments for the images of one prompt: `image` is one image or a list."""
+        calls = [self.image_kwargs(image, width, height, options) for image in images]
         return calls[0] if len(calls) == 1 else {**calls[0], "image": [call["image"] for call in calls]}
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
-        """The prompt as the stock pipeline takes it as text."""
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+        """Pipeline arguments for a prompt as text."""
         return {"prompt": prompt, "negative_prompt": negative or None}
 
-    def embedded_call(self, text: Cond, negative: Cond) -> dict[str, Any]:
-        """The prompt as the stock pipeline takes it when it is encoded already; both conditions are (1, ...)."""
+    def pipeline_kwargs_from_embeds(self, text: Cond, negative: Cond) -> dict[str, Any]:
+        """Pipeline arguments for an encoded prompt; both conditions are (1, ...)."""
         return {
             "prompt_embeds": text["text"],
             "pooled_prompt_embeds": text["pooled"],
@@ -530,26 +550,26 @@ class Family:
         }
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
-        """Tell the stock pipeline, before a call, what it takes as attributes of the object and not as arguments."""
+        """Before a call, set what the pipeline takes as attributes of the object and not as arguments."""
 
-    def told(self, options: Config) -> dict[str, Any]:
-        """The options that `prepare` tells it of, which a picture's recipe keeps."""
+    def pipeline_attributes(self, options: Config) -> dict[str, Any]:
+        """The options that `prepare` uses, for the recipe that is stored with an image."""
         return {}
 
-    def sound_of(self, pipe: DiffusionPipeline, made: Any) -> tuple[Any, int] | None:
-        """The sound of what the stock pipeline returned, (channels, N) in -1..1, and its rate."""
+    def extract_audio(self, pipe: DiffusionPipeline, output: Any) -> tuple[Any, int] | None:
+        """The audio in a pipeline's output, (channels, N) in -1..1, and its sample rate."""
         return None
 
-    def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
-        """Parts that the stock pipeline insists on and no folder has; some are needed only by one that renders."""
+    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+        """Components that the pipeline requires and no folder has; `renders`: also those only needed for rendering."""
         return {}
 
-    def stand_ins(self, flavour: str | None) -> dict[str, Any]:
-        """What the pipeline that reads captions insists on in place of parts that it does not need for that."""
+    def dummy_components(self, flavour: str | None) -> dict[str, Any]:
+        """Dummy components that the pipeline requires although encoding captions does not need them."""
         return {}
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
-        """Normalised latents as the pipeline's `latents` argument and `output_type="latent"` have them."""
+        """Normalized latents to the form of the pipeline's `latents` argument and `output_type="latent"`."""
         return latents
 
     def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
@@ -571,12 +591,12 @@ TINY_DEFAULTS: Mapping[str, Any] = {
 
 
 def find_on_host(cond: Cond, name: str) -> Any:
-    """A part of a condition, or None, to read numbers of: from the host if it is known there, which need not wait."""
+    """A value of a condition, or None, for reading on the CPU: the CPU copy if there is one, which avoids a sync."""
     return cond.get(ON_HOST, {}).get(name, cond.get(name))
 
 
-def config_of(model: Any) -> Any:
+def read_config(model: Any) -> Any:
     """The denoiser's config, also behind DistributedDataParallel or a compiled wrapper."""
-    from darkroom.families.shared.classes import bare
+    from darkroom.families.shared.classes import unwrap
 
-    return bare(model).config
+    return unwrap(model).config

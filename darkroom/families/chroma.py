@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from darkroom.families.base import Family
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
-from darkroom.families.shared.text import read
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import FLUX_VAE, T5_XXL
 from darkroom.families.tiny.components import kl_vae, t5
 
@@ -36,15 +36,15 @@ class Chroma(Family):
     pipeline, denoiser = "ChromaPipeline", "ChromaTransformer2DModel"
     prediction = "flow_matching"
     attention_masks = "always"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
     corrects = (
         "The padding of captions is hidden, as in the original model. The pipeline of diffusers 0.42 hands its mask to "
         "the attention as numbers, which hides nothing: images that it draws without Darkroom see the padding."
     )
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"
-    part_sizes = {"": {"text_encoder": T5_XXL, "vae": FLUX_VAE}}
+    component_sizes = {"": {"text_encoder": T5_XXL, "vae": FLUX_VAE}}
     sizes = {"": {}}
     default_flavour = "base"
     flavours = {
@@ -96,12 +96,12 @@ class Chroma(Family):
         },
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), mask (B, L)."""
-        text, _, mask, _, _, _ = read(pipe, captions, options)
+        text, _, mask, _, _, _ = encode_prompt(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -112,7 +112,7 @@ class Chroma(Family):
         tokens, text = pack(x_t), cond["text"]
         # boolean, as in the original: diffusers' own float mask is added to the attention and hides nothing
         mask = torch.cat([cond["mask"].bool(), cond["mask"].new_ones(tokens.shape[:2], dtype=torch.bool)], dim=1)
-        with _masked_again(model, mask):
+        with _pass_mask_to_checkpoints(model, mask):
             answer = model(
                 hidden_states=tokens,
                 timestep=t.to(x_t.dtype),
@@ -124,10 +124,10 @@ class Chroma(Family):
             )[0]
         return unpack(answer, height, width)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"].bool(),
@@ -139,9 +139,9 @@ class Chroma(Family):
         """Its mask becomes a boolean one, for prompts that it reads itself too."""
         plain = type(pipe)._prepare_attention_mask
 
-        def prepare_attention_mask(*, attention_mask: Tensor | None, **more: Any) -> Tensor | None:
+        def prepare_attention_mask(*, attention_mask: Tensor | None, **arguments: Any) -> Tensor | None:
             hidden = None if attention_mask is None else attention_mask.bool()
-            return plain(pipe, attention_mask=hidden, **more)
+            return plain(pipe, attention_mask=hidden, **arguments)
 
         pipe._prepare_attention_mask = prepare_attention_mask
 
@@ -153,13 +153,13 @@ class Chroma(Family):
 
 
 @contextlib.contextmanager
-def _masked_again(model: Any, mask: Tensor) -> Iterator[None]:
+def _pass_mask_to_checkpoints(model: Any, mask: Tensor) -> Iterator[None]:
     """Inside, gradient checkpointing hands single blocks the mask too, which diffusers forgets."""
     plain = getattr(model, "_gradient_checkpointing_func", None)
     if plain is None:
         yield
         return
-    model._gradient_checkpointing_func = lambda block, *given: plain(block, *given, *[mask] * (len(given) == SINGLE))
+    model._gradient_checkpointing_func = lambda block, *inputs: plain(block, *inputs, *[mask] * (len(inputs) == SINGLE))
     try:
         yield
     finally:

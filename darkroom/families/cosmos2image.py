@@ -3,7 +3,7 @@
 Upstream: nvidia-cosmos/cosmos-predict2. Published as a denoiser of x0 + sigma * noise: with t = sigma / (1 + sigma) its
 scaled input is (1 - t) * x0 + t * noise, and what it answers is noise - x0. It is a flow model in all but its sampler,
 which counts sigma from 80 to 0. Shapes: latents (B, 16, H, W), of a video VAE's single frame; text (B, L, D) with zeros
-behind each caption's end. The licence asks for NVIDIA's guardrail wherever it makes pictures.
+behind each caption's end. The license asks for NVIDIA's guardrail wherever it makes images.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
-from darkroom.families.shared.text import read
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import DEFAULT, T5_11B
 from darkroom.families.tiny.components import t5
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class NothingToGuard:
-    """In the guardrail's place where no picture is made, or only ones of the tiny model's noise."""
+    """In the guardrail's place where no image is made, or only ones of the tiny model's noise."""
 
     def to(self, device: Any) -> NothingToGuard:
         """It is nowhere."""
@@ -44,20 +44,20 @@ class Cosmos2Image(Family):
     name, title = "cosmos2image", "Cosmos-Predict2"
     pipeline, denoiser = "Cosmos2TextToImagePipeline", "CosmosTransformer3DModel"
     prediction = "flow_matching"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="channels", framed=True)
     blocks = ("transformer_blocks",)
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     sigma_is_ratio = True
     render_packages = ("cosmos_guardrail",)
-    part_sizes = {"": {"text_encoder": T5_11B, "vae": DEFAULT}}
+    component_sizes = {"": {"text_encoder": T5_11B, "vae": DEFAULT}}
     sizes = {
         "2b": {"num_attention_heads": 16, "num_layers": 28},
         "14b": {"num_attention_heads": 40, "num_layers": 36},
     }
     default_flavour = "2b"
     flavours = {
-        "2b": Flavour("nvidia/Cosmos-Predict2-2B-Text2Image", note="pictures need the package cosmos_guardrail"),
-        "14b": Flavour("nvidia/Cosmos-Predict2-14B-Text2Image", note="pictures need the package cosmos_guardrail"),
+        "2b": Flavour("nvidia/Cosmos-Predict2-2B-Text2Image", note="images need the package cosmos_guardrail"),
+        "14b": Flavour("nvidia/Cosmos-Predict2-14B-Text2Image", note="images need the package cosmos_guardrail"),
     }
     defaults = {
         "tokenizer_max_length": 512,
@@ -110,15 +110,15 @@ class Cosmos2Image(Family):
         if not (sides := settings.get("max_size")):
             return Limits()
         patches = settings.get("patch_size") or (1, self.latents.patch, self.latents.patch)
-        most = max(side // patch for side, patch in zip(sides, patches, strict=True))
-        return Limits(edge=most * self.latents.patch * self.latents.downscale)
+        max_patches = max(side // patch for side, patch in zip(sides, patches, strict=True))
+        return Limits(edge=max_patches * self.latents.patch * self.latents.downscale)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D); the pipeline has put zeros where there is padding."""
-        text, _ = read(pipe, captions, options)
+        text, _ = encode_prompt(pipe, captions, options)
         return {"text": text}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -128,36 +128,36 @@ class Cosmos2Image(Family):
             hidden_states=x_t.unsqueeze(2),
             timestep=t.to(x_t.dtype),
             encoder_hidden_states=cond["text"],
-            # nothing of a picture is padding
+            # nothing of an image is padding
             padding_mask=x_t.new_zeros(1, 1, height, width),
             return_dict=False,
         )[0]
         return answer.squeeze(2)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # without a negative prompt it would take a long one of its own
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
-        """The guardrail: NVIDIA's own wherever a published model makes pictures."""
+    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+        """The guardrail: NVIDIA's own wherever a published model makes images."""
         if renders and flavour not in self.tiny_names():
             from darkroom.core.optional import import_optional
 
             (package,) = self.render_packages
-            return {"safety_checker": import_optional(package, "", f"A picture of {self.title}").CosmosSafetyChecker()}
+            return {"safety_checker": import_optional(package, "", f"An image of {self.title}").CosmosSafetyChecker()}
         return {"safety_checker": NothingToGuard()}
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         return latents.unsqueeze(2)
 
     def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
-        """One frame's latents to (B, 16, H, W). A finished picture comes without its frame axis, and stays."""
+        """One frame's latents to (B, 16, H, W). A finished image comes without its frame axis, and stays."""
         return latents.squeeze(2) if latents.ndim == 5 else latents
 
 

@@ -3,8 +3,8 @@
 Upstream: deep-floyd/IF. There is no VAE: what other families call latents are the pixels in -1..1, (B, 3, H, W). The
 network takes an index 0..999 and answers noise and, in three further channels, a variance that its sampler uses and
 nobody trains. Text (B, 77, D) is T5's last layer; its padding is seen.
-Stage II also sees, as further channels, the small picture, enlarged and noised (B, 3, H, W), and is told how much noise
-it got, an index 0..999 (2205.11487). In training the small picture is the sample itself at a quarter of its size.
+Stage II also sees, as further channels, the small image, enlarged and noised (B, 3, H, W), and is told how much noise
+it got, an index 0..999 (2205.11487). In training the small image is the sample itself at a quarter of its size.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.sd1x import NO_CHECKER
-from darkroom.families.shared.classes import named
-from darkroom.families.shared.first_frame import stills
+from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.first_frame import to_images
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Inpainting, Latents
 from darkroom.families.tiny.components import t5
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 TOKENS = 77
 
 
-# stage II makes pictures this many times as large as what it is given
+# stage II makes images this many times as large as what it is given
 ENLARGED = 4
 LEVELS, USUAL_LEVEL = 1000, 250
 NOISING = ComponentSpec("DDPMScheduler", {"beta_schedule": "squaredcos_cap_v2"})
@@ -79,21 +79,21 @@ def _stage_two(repository: str) -> Flavour:
             "validation_guidance": 4.0,
             "validation_num_inference_steps": 50,
         },
-        note="stage II: makes a picture four times as large",
+        note="stage II: enlarges an image four times",
         pipeline="IFSuperResolutionPipeline",
         tiny=TINY_II,
-        picture="needed",
+        image_input="needed",
     )
 
 
 class DeepFloyd(Family):
     name, title = "deepfloyd", "DeepFloyd IF"
-    pipeline, denoiser, denoiser_part = "IFPipeline", "UNet2DConditionModel", "unet"
+    pipeline, denoiser, denoiser_component = "IFPipeline", "UNet2DConditionModel", "unet"
     prediction = "epsilon"
-    latents = Latents(channels=3, downscale=1, normaliser="pixels")
+    latents = Latents(channels=3, downscale=1, normalizer="pixels")
     blocks = ("down_blocks", "up_blocks")
-    idle_parts = ("safety_checker", "feature_extractor", "watermarker")
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    unused_components = ("safety_checker", "feature_extractor", "watermarker")
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     raw_output = "pt"
     inpainting = Inpainting("IFInpaintingPipeline", frozenset({"width", "height"}))
     default_flavour = "i-medium-400m"
@@ -119,7 +119,7 @@ class DeepFloyd(Family):
     }
     tiny = TINY
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return TOKENS * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -127,29 +127,29 @@ class DeepFloyd(Family):
         text, _ = pipe.encode_prompt(captions, do_classifier_free_guidance=False)
         return {"text": text}
 
-    # -- the small picture -----------------------------------------------------------------------------------------
+    # -- the small image ------------------------------------------------------------------------------------------
 
     def _enlarges(self, options: Config) -> bool:
         """Is this stage II?"""
         return self.specs_for(options.model_flavour) is TINY_II
 
     def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
-        """For stage II small (B, 3, H/4, W/4): the samples as it will be given pictures to enlarge."""
+        """For stage II small (B, 3, H/4, W/4): the samples as it will be given images to enlarge."""
         import numpy as np
         import torch
 
         if not self._enlarges(options):
             return {}
         height, width = pixels.shape[-2:]
-        given = [self.picture_call(still, width, height, options)["image"] for still in stills(pixels)]
-        rows = torch.from_numpy(np.stack([np.asarray(picture) for picture in given]))
+        low_resolution = [self.image_kwargs(still, width, height, options)["image"] for still in to_images(pixels)]
+        rows = torch.from_numpy(np.stack([np.asarray(image) for image in low_resolution]))
         return {"small": rows.permute(0, 3, 1, 2).float() / 127.5 - 1}
 
     def sample_identity(self, options: Config) -> dict[str, Any]:
         return {"small": ENLARGED} if self._enlarges(options) else {}
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
-        """For stage II seen (B, 3, H, W), the small picture, enlarged and noised, and level (B,), how much."""
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
+        """For stage II seen (B, 3, H, W), the small image, enlarged and noised, and level (B,), how much."""
         import torch
         from torch.nn.functional import interpolate
 
@@ -165,8 +165,8 @@ class DeepFloyd(Family):
             levels = torch.full((len(small),), level)
         large = interpolate(small, batch.latents.shape[-2:], mode="bilinear", align_corners=True)
         # the levels are on the host, and so is the table that they are looked up in
-        noising = Epsilon(NoiseSchedule.from_scheduler(named(NOISING.cls)(**NOISING.config).config))
-        return {"seen": noising.mix(large, drawn_noise(large, generator), levels), "level": levels}
+        noising = Epsilon(NoiseSchedule.from_scheduler(find_class(NOISING.cls)(**NOISING.config).config))
+        return {"seen": noising.mix(large, draw_noise(large, generator), levels), "level": levels}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -174,34 +174,34 @@ class DeepFloyd(Family):
         """Noise (B, 3, H, W)."""
         import torch
 
-        inputs, told = x_t, {}
+        inputs, labels = x_t, {}
         if "seen" in cond:
             inputs = torch.cat([x_t, cond["seen"].to(x_t)], dim=1)
-            told = {"class_labels": cond["level"].to(x_t.device)}
-        answer = model(inputs, t, encoder_hidden_states=cond["text"], **told, return_dict=False)[0]
+            labels = {"class_labels": cond["level"].to(x_t.device)}
+        answer = model(inputs, t, encoder_hidden_states=cond["text"], **labels, return_dict=False)[0]
         return answer[:, : self.latents.channels]
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         if not self._enlarges(options):
-            return super().call(options)
+            return super().pipeline_kwargs(options)
         level = options.deepfloyd_noise_level
-        return {**super().call(options), "noise_level": USUAL_LEVEL if level is None else level}
+        return {**super().pipeline_kwargs(options), "noise_level": USUAL_LEVEL if level is None else level}
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         """What is to be enlarged, in the size that makes the result one of `width` x `height`."""
-        return super().picture_call(picture, width // ENLARGED, height // ENLARGED, options)
+        return super().image_kwargs(image, width // ENLARGED, height // ENLARGED, options)
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
 
-def drawn_noise(pictures: Tensor, generator: Generator) -> Tensor:
-    """Noise of the pictures' shape."""
+def draw_noise(images: Tensor, generator: Generator) -> Tensor:
+    """Noise of the images' shape."""
     from darkroom.diffusion.noise import gaussian_like
 
-    return gaussian_like(pictures, generator)
+    return gaussian_like(images, generator)
 
 
 FAMILY = DeepFloyd()

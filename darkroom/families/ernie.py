@@ -1,8 +1,8 @@
-"""ERNIE-Image: one stream of picture and text tokens, flow matching, a Mistral 3 language model for text.
+"""ERNIE-Image: one stream of image and text tokens, flow matching, a Mistral 3 language model for text.
 
 Upstream: baidu/ERNIE-Image. The network takes the noise level as 0..1000 and answers noise - x0.
-Shapes: latents (B, 128, H, W), the VAE's 2x2 neighbours side by side; text (L, D) of each caption, its own length, B of
-them padded to (B, L, D). A picture's positions count on from its caption's length. The model that the stock pipeline
+Shapes: latents (B, 128, H, W), the VAE's 2x2 neighbors side by side; text (L, D) of each caption, its own length, B of
+them padded to (B, L, D). An image's positions count on from its caption's length. The model that diffusers' pipeline
 has for rewriting prompts is left out: what is trained on is what is asked for.
 """
 
@@ -28,9 +28,9 @@ class Ernie(Family):
     pipeline, denoiser = "ErnieImagePipeline", "ErnieImageTransformer2DModel"
     prediction = "flow_matching"
     attention_masks = "always"
-    latents = Latents(channels=128, downscale=16, normaliser="batch_norm_1e-5")
+    latents = Latents(channels=128, downscale=16, normalizer="batch_norm_1e-5")
     blocks = ("layers",)
-    idle_parts = ("pe", "pe_tokenizer")
+    unused_components = ("pe", "pe_tokenizer")
     default_flavour = "base"
     flavours = {
         "base": Flavour("baidu/ERNIE-Image"),
@@ -78,7 +78,7 @@ class Ernie(Family):
         },
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
 
@@ -105,10 +105,10 @@ class Ernie(Family):
             return_dict=False,
         )[0]
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "use_pe": False}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": list(text["text"]), "negative_prompt_embeds": list(negative["text"])}
 
 

@@ -2,7 +2,7 @@
 
 Upstream: black-forest-labs/flux. The network takes the noise level as 0..1 and answers noise - x0.
 Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first inside a token. Kontext (2506.15742) sees
-the tokens of reference pictures after those of the picture, numbered in the first column of the positions.
+the tokens of reference images after those of the image, numbered in the first column of the positions.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import EMBEDDED, Family, config_of
+from darkroom.families.base import EMBEDDED, Family, read_config
 from darkroom.families.shared.spec import (
     ComponentSpec,
     ComponentSpecs,
@@ -21,7 +21,7 @@ from darkroom.families.shared.spec import (
     Inpainting,
     Latents,
 )
-from darkroom.families.shared.text import stack, stack_padded, token_counts, zero_padding
+from darkroom.families.shared.text import count_tokens, stack_entries, stack_padded, zero_padding
 from darkroom.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
 from darkroom.families.tiny.components import clip, kl_vae, t5
 
@@ -55,7 +55,7 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
 
 @functools.lru_cache(maxsize=64)
 def image_ids(height: int, width: int, device: torch.device, dtype: torch.dtype, number: int = 0) -> Tensor:
-    """Number, row and column of each token, (H/2 * W/2, 3): the picture is 0, its references count from 1."""
+    """Number, row and column of each token, (H/2 * W/2, 3): the image is 0, its references count from 1."""
     import torch
 
     sides = [torch.arange(side // 2, device=device) for side in (height, width)]
@@ -66,13 +66,13 @@ def image_ids(height: int, width: int, device: torch.device, dtype: torch.dtype,
 class Flux(Family):
     name, title = "flux", "FLUX.1"
     pipeline, denoiser = "FluxPipeline", "FluxTransformer2DModel"
-    trained_text = ("text_encoder",)
+    trainable_text = ("text_encoder",)
     prediction = "flow_matching"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_2"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder_2"}
     guidance_input = True
-    unguided = {}
+    guidance_off = {}
     shift_line = (256, 4096, 0.5, 1.15)
     controlnet = ControlNet(
         "FluxControlNetModel", "FluxControlNetPipeline", ("controlnet_block_samples", "controlnet_single_block_samples")
@@ -80,7 +80,7 @@ class Flux(Family):
     control_channels = ControlChannels(
         "FluxControlPipeline",
         axis=2,
-        lacks=frozenset(
+        unsupported=frozenset(
             {
                 "true_cfg_scale",
                 "negative_prompt",
@@ -92,7 +92,7 @@ class Flux(Family):
     inpainting = Inpainting("FluxInpaintPipeline")
     caches = True
     previews = "madebyollin/taef1"
-    part_sizes = {"": {"text_encoder": CLIP_L, "text_encoder_2": T5_XXL, "vae": FLUX_VAE}}
+    component_sizes = {"": {"text_encoder": CLIP_L, "text_encoder_2": T5_XXL, "vae": FLUX_VAE}}
     sizes = {"": {"guidance_embeds": True}, "schnell": {}}
     default_flavour = "krea"
     flavours = {
@@ -107,11 +107,11 @@ class Flux(Family):
         "kontext": Flavour(
             "black-forest-labs/FLUX.1-Kontext-dev",
             {"validation_guidance": 2.5},
-            note="edits pictures: train it with reference pictures",
+            note="edits images: train it with reference images",
             pipeline="FluxKontextPipeline",
             supports=frozenset({"references"}),
-            picture="optional",
-            inpainting=Inpainting("FluxKontextInpaintPipeline", more={"_auto_resize": False}),
+            image_input="optional",
+            inpainting=Inpainting("FluxKontextInpaintPipeline", extra_arguments={"_auto_resize": False}),
         ),
         "fluxbooru": Flavour(
             "terminusresearch/fluxbooru-v0.3",
@@ -140,7 +140,7 @@ class Flux(Family):
                 "validation_num_inference_steps": 16,
                 "gradient_checkpointing": False,
             },
-            latents=Latents(channels=8, downscale=4, patch=2, normaliser="shift_scale"),
+            latents=Latents(channels=8, downscale=4, patch=2, normalizer="shift_scale"),
             note="ships with Darkroom: 64-pixel shapes, for trying everything without a GPU or a download",
         ),
     }
@@ -161,7 +161,7 @@ class Flux(Family):
         "all+ffs": (*ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD),
         "all+ffs+embedder": ("x_embedder", *ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD),
         "ai-toolkit": (*ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD, *MODULATION),
-        # with a control picture as channels their embedder has to learn
+        # with a control image as channels their embedder has to learn
         "controlnet": ("x_embedder", *ATTENTION),
         "all+ffs+embedder+controlnet": ("x_embedder", *ATTENTION, *TEXT_ATTENTION, *FEED_FORWARD),
         "tiny": ("single_transformer_blocks.7.proj_out", "single_transformer_blocks.20.proj_out"),
@@ -198,10 +198,10 @@ class Flux(Family):
         """Only where the padding of its text is hidden."""
         return frozenset({"training", "inference"} if options.flux_attention_masked_training else ())
 
-    def reads_as_pipeline(self, options: Config) -> bool:
-        return super().reads_as_pipeline(options) and not options.flux_attention_masked_training
+    def matches_pipeline_text(self, options: Config) -> bool:
+        return super().matches_pipeline_text(options) and not options.flux_attention_masked_training
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         text = options.tokenizer_max_length * configs["text_encoder_2"]["d_model"]
         return text + configs["text_encoder"]["hidden_size"]
 
@@ -214,27 +214,27 @@ class Flux(Family):
         length = options.tokenizer_max_length
         text, pooled, _ = pipe.encode_prompt(captions, max_sequence_length=length)
         if options.flux_attention_masked_training:
-            counts = token_counts(pipe.tokenizer_2, captions, length)
+            counts = count_tokens(pipe.tokenizer_2, captions, length)
             return {"text": [rows[:count] for rows, count in zip(text, counts, strict=True)], "pooled": pooled}
         if options.t5_padding == "zero":
             text = zero_padding(text, pipe.tokenizer_2, captions, length)
         return {"text": text, "pooled": pooled}
 
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        return {**stack([{"pooled": entry["pooled"]} for entry in entries]), **stack_padded(entries)}
+        return {**stack_entries([{"pooled": entry["pooled"]} for entry in entries]), **stack_padded(entries)}
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """guidance (B,): constant, or drawn between the two bounds; references, a tuple of (B, C, h, w)."""
         import torch
 
         count = len(batch.latents)
-        found: dict[str, Any] = {"guidance": torch.full((count,), float(options.flux_guidance_value))}
+        inputs: dict[str, Any] = {"guidance": torch.full((count,), float(options.flux_guidance_value))}
         if options.flux_guidance_mode == "random-range":
             low, high = options.flux_guidance_min, options.flux_guidance_max
-            found["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
+            inputs["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
         if "references" in self.supports_for(options.model_flavour):
-            found["references"] = batch.references
-        return found
+            inputs["references"] = batch.references
+        return inputs
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
         """Velocity from data to noise, (B, C, H, W)."""
@@ -242,78 +242,78 @@ class Flux(Family):
 
         height, width = x_t.shape[-2:]
         text = cond["text"]
-        # in this order, after the picture; what the network answers for references is of no use
-        seen = [x_t, *(reference.to(x_t) for reference in cond.get("references", ()))]
-        ids = [image_ids(*each.shape[-2:], x_t.device, x_t.dtype, number) for number, each in enumerate(seen)]
-        packed = torch.cat([pack(each) for each in seen], dim=1) if len(seen) > 1 else pack(x_t)
-        shown = {}
+        # in this order, after the image; what the network answers for references is of no use
+        images = [x_t, *(reference.to(x_t) for reference in cond.get("references", ()))]
+        ids = [image_ids(*part.shape[-2:], x_t.device, x_t.dtype, number) for number, part in enumerate(images)]
+        packed = torch.cat([pack(part) for part in images], dim=1) if len(images) > 1 else pack(x_t)
+        attention = {}
         if "mask" in cond:
             mask = torch.cat([cond["mask"], cond["mask"].new_ones(packed.shape[:2])], dim=1)
-            shown = {"joint_attention_kwargs": {"attention_mask": mask[:, None, None]}}
+            attention = {"joint_attention_kwargs": {"attention_mask": mask[:, None, None]}}
         tokens = model(
             hidden_states=packed,
             timestep=t.to(x_t.dtype),
-            guidance=cond["guidance"].to(x_t.device) if config_of(model).guidance_embeds else None,
+            guidance=cond["guidance"].to(x_t.device) if read_config(model).guidance_embeds else None,
             pooled_projections=cond["pooled"],
             encoder_hidden_states=text,
             txt_ids=text.new_zeros(text.shape[1], 3),
             img_ids=torch.cat(ids) if len(ids) > 1 else ids[0],
             return_dict=False,
-            **shown,
+            **attention,
         )[0]
         return unpack(tokens[:, : self.latents.tokens(height, width)], height, width)
 
     def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
         """The first blocks of the transformer."""
-        from darkroom.families.shared.control import of_transformer
+        from darkroom.families.shared.control import build_from_transformer
 
         sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
-        return of_transformer(cls, denoiser, {**sizes, **custom})
+        return build_from_transformer(cls, denoiser, {**sizes, **custom})
 
-    def widen(self, denoiser: Any) -> None:
-        from darkroom.families.shared.control import widened
+    def add_input_channels(self, denoiser: Any) -> None:
+        from darkroom.families.shared.control import double_inputs
 
-        denoiser.x_embedder = widened(denoiser.x_embedder)
+        denoiser.x_embedder = double_inputs(denoiser.x_embedder)
         denoiser.register_to_config(in_channels=2 * denoiser.config.in_channels, out_channels=denoiser.out_channels)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "true_cfg_scale": options.validation_guidance_real,
             "max_sequence_length": options.tokenizer_max_length,
         }
 
-    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
-        size = super().size_call(width, height, options)
+    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
+        size = super().size_kwargs(width, height, options)
         if "references" not in self.supports_for(options.model_flavour):
             return size
-        # Kontext's pipeline would make every picture one of about a million pixels
+        # Kontext's pipeline would make every image one of about a million pixels
         return {**size, "max_area": width * height}
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
-        """The picture in its own shape, with about as many pixels as the result; edges are multiples of 16."""
+    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+        """The image in its own shape, with about as many pixels as the result; edges are multiples of 16."""
         from PIL import Image
 
-        scale = (width * height / (picture.width * picture.height)) ** 0.5
-        size = [max(16, round(edge * scale / 16) * 16) for edge in picture.size]
-        return {"image": picture.convert("RGB").resize(size, Image.Resampling.LANCZOS), "_auto_resize": False}
+        scale = (width * height / (image.width * image.height)) ** 0.5
+        size = [max(16, round(edge * scale / 16) * 16) for edge in image.size]
+        return {"image": image.convert("RGB").resize(size, Image.Resampling.LANCZOS), "_auto_resize": False}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         """Texts of one length, for which the pipeline asks: `prepare` takes away what is added to the shorter here."""
-        both = stack_padded([{"text": each["text"][0]} for each in (text, negative)])["text"]
-        return super().embedded_call({**text, "text": both[:1]}, {**negative, "text": both[1:]})
+        both = stack_padded([{"text": entry["text"][0]} for entry in (text, negative)])["text"]
+        return super().pipeline_kwargs_from_embeds({**text, "text": both[:1]}, {**negative, "text": both[1:]})
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         if not options.flux_attention_masked_training:
             return
 
-        def encode_prompt(*prompt: Any, prompt_embeds: Tensor | None = None, **more: Any) -> Any:
+        def encode_prompt(*prompt: Any, prompt_embeds: Tensor | None = None, **arguments: Any) -> Any:
             real = None if prompt_embeds is None else prompt_embeds[:, prompt_embeds.any(dim=-1)[0]]
-            return type(pipe).encode_prompt(pipe, *prompt, prompt_embeds=real, **more)
+            return type(pipe).encode_prompt(pipe, *prompt, prompt_embeds=real, **arguments)
 
         pipe.encode_prompt = encode_prompt
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # the pipeline's real guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 

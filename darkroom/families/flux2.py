@@ -1,9 +1,9 @@
 """FLUX.2: double and single stream blocks over 128 channels at 1/16, flow matching, a language model for text.
 
 Upstream: black-forest-labs/flux2. The network takes the noise level as 0..1 and answers noise - x0.
-Shapes: latents (B, 128, H, W), the VAE's 2x2 neighbours side by side, become tokens (B, H * W, 128); text (B, L, 3D),
-three hidden layers side by side. Positions have four columns: picture, row, column, text token. Reference pictures
-follow the picture's tokens, numbered 10, 20 and so on. dev reads text with Mistral 3 and has a guidance input; klein
+Shapes: latents (B, 128, H, W), the VAE's 2x2 neighbors side by side, become tokens (B, H * W, 128); text (B, L, 3D),
+three hidden layers side by side. Positions have four columns: image, row, column, text token. Reference images
+follow the image's tokens, numbered 10, 20 and so on. dev reads text with Mistral 3 and has a guidance input; klein
 reads it with Qwen3.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family, config_of
+from darkroom.families.base import Family, read_config
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Inpainting, Latents
 from darkroom.families.sizes import DEFAULT, MISTRAL_SMALL_24B, QWEN3_4B, QWEN3_8B
 from darkroom.families.tiny.components import flux2_vae, mistral3, qwen3
@@ -31,7 +31,7 @@ TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn
 FEED_FORWARD = ("ff.linear_in", "ff.linear_out", "ff_context.linear_in", "ff_context.linear_out")
 
 REFERENCE_STEP = 10
-LEAST_EDGE = 64
+MIN_EDGE = 64
 DEV_LAYERS, KLEIN_LAYERS = (10, 20, 30), (9, 18, 27)
 DEV_PIPELINE = "Flux2Pipeline"
 NO_NEGATIVE = "no_negative"
@@ -49,7 +49,7 @@ DENOISER = {
 }
 
 
-def _tiny(encoder: ComponentSpec, guided: bool, **more: Any) -> ComponentSpecs:
+def _tiny(encoder: ComponentSpec, guided: bool, **changes: Any) -> ComponentSpecs:
     return ComponentSpecs(
         denoiser=ComponentSpec("Flux2Transformer2DModel", {**DENOISER, "guidance_embeds": guided}),
         vae=flux2_vae(),
@@ -57,7 +57,7 @@ def _tiny(encoder: ComponentSpec, guided: bool, **more: Any) -> ComponentSpecs:
         tokenizers={"tokenizer": "chat"},
         scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 3.0, "use_dynamic_shifting": True}),
         oracle={"attention_head_dim": 64, "num_attention_heads": 4, "axes_dims_rope": (16, 16, 16, 16)},
-        **more,
+        **changes,
     )
 
 
@@ -67,7 +67,7 @@ def pack(latents: Tensor) -> Tensor:
 
 
 def positions(latents: Tensor, number: int) -> Tensor:
-    """Picture number, row, column and 0 of each token of (B, C, H, W), as (B, H * W, 4)."""
+    """Image number, row, column and 0 of each token of (B, C, H, W), as (B, H * W, 4)."""
     import torch
 
     height, width = latents.shape[-2:]
@@ -90,14 +90,14 @@ class Flux2(Family):
     name, title = "flux2", "FLUX.2"
     pipeline, denoiser = "Flux2KleinPipeline", "Flux2Transformer2DModel"
     prediction = "flow_matching"
-    latents = Latents(channels=128, downscale=16, patch=1, normaliser="batch_norm")
+    latents = Latents(channels=128, downscale=16, patch=1, normalizer="batch_norm")
     blocks = ("transformer_blocks", "single_transformer_blocks")
     guidance_input = True
     negative_is_caption = False
     supports = Family.supports | {"references"}
     inpainting = Inpainting("Flux2KleinInpaintPipeline")
     caches = True
-    part_sizes = {
+    component_sizes = {
         "": {"vae": DEFAULT},
         "klein-9b": {"text_encoder": QWEN3_8B},
         "klein-4b": {"text_encoder": QWEN3_4B},
@@ -122,8 +122,8 @@ class Flux2(Family):
     }
     default_flavour = "klein-9b"
     flavours = {
-        "klein-9b": Flavour("black-forest-labs/FLUX.2-klein-base-9B", picture="optional", several=True),
-        "klein-4b": Flavour("black-forest-labs/FLUX.2-klein-base-4B", picture="optional", several=True),
+        "klein-9b": Flavour("black-forest-labs/FLUX.2-klein-base-9B", image_input="optional", multiple_images=True),
+        "klein-4b": Flavour("black-forest-labs/FLUX.2-klein-base-4B", image_input="optional", multiple_images=True),
         "dev": Flavour(
             "black-forest-labs/FLUX.2-dev",
             pipeline=DEV_PIPELINE,
@@ -133,8 +133,8 @@ class Flux2(Family):
                 # the instruction before every caption is long in letters
                 defaults={"tokenizer_max_length": 256},
             ),
-            picture="optional",
-            several=True,
+            image_input="optional",
+            multiple_images=True,
         ),
     }
     tinies = {"tiny-dev": "dev"}
@@ -165,8 +165,8 @@ class Flux2(Family):
         usual = DEV_LAYERS if self._is_dev(options) else KLEIN_LAYERS
         return tuple(options.custom_text_encoder_intermediary_layers or usual)
 
-    def unguided_for(self, flavour: str | None) -> Mapping[str, Any]:
-        return {} if self.published(flavour) == "dev" else self.unguided
+    def guidance_off_for(self, flavour: str | None) -> Mapping[str, Any]:
+        return {} if self.base_flavour(flavour) == "dev" else self.guidance_off
 
     def _is_dev(self, options: Config) -> bool:
         return self.pipeline_for(options.model_flavour) == DEV_PIPELINE
@@ -174,7 +174,7 @@ class Flux2(Family):
     def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "layers": self.text_layers(options)}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         config = configs["text_encoder"]
         width = config.get("text_config", config)["hidden_size"]
         return options.tokenizer_max_length * len(self.text_layers(options)) * width + self._is_dev(options)
@@ -190,31 +190,31 @@ class Flux2(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """guidance (B,) for a flavour with an input for it; references, a tuple of (B, 128, h, w)."""
         import torch
 
         count = len(batch.latents)
-        found: dict[str, Any] = {
+        inputs: dict[str, Any] = {
             "guidance": torch.full((count,), float(options.flux_guidance_value)),
             "references": batch.references,
         }
         if options.flux_guidance_mode == "random-range":
             low, high = options.flux_guidance_min, options.flux_guidance_max
-            found["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
-        return found
+            inputs["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
+        return inputs
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
         """Velocity from data to noise, (B, 128, H, W)."""
         import torch
 
         # in this order; what the network answers for references is of no use
-        seen = [x_t, *(reference.to(x_t) for reference in cond.get("references", ()))]
-        ids = [positions(each, number * REFERENCE_STEP) for number, each in enumerate(seen)]
+        images = [x_t, *(reference.to(x_t) for reference in cond.get("references", ()))]
+        ids = [positions(part, number * REFERENCE_STEP) for number, part in enumerate(images)]
         tokens = model(
-            hidden_states=torch.cat([pack(each) for each in seen], dim=1),
+            hidden_states=torch.cat([pack(part) for part in images], dim=1),
             timestep=t.to(x_t.dtype),
-            guidance=cond["guidance"].to(x_t.device) if config_of(model).guidance_embeds else None,
+            guidance=cond["guidance"].to(x_t.device) if read_config(model).guidance_embeds else None,
             encoder_hidden_states=cond["text"],
             txt_ids=text_positions(cond["text"]),
             img_ids=torch.cat(ids, dim=1),
@@ -222,28 +222,28 @@ class Flux2(Family):
         )[0]
         return self.from_pipeline(tokens[:, : x_t[0, 0].numel()], *x_t.shape[-2:])
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
             "text_encoder_out_layers": self.text_layers(options),
         }
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
-        """The picture in its own shape, with about as many pixels as the result; edges are multiples of 16, from 64."""
+    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+        """The image in its own shape, with about as many pixels as the result; edges are multiples of 16, from 64."""
         from PIL import Image
 
-        scale = max((width * height / (picture.width * picture.height)) ** 0.5, LEAST_EDGE / min(picture.size))
-        size = [round(edge * scale / 16) * 16 for edge in picture.size]
-        return {"image": picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
+        scale = max((width * height / (image.width * image.height)) ** 0.5, MIN_EDGE / min(image.size))
+        size = [round(edge * scale / 16) * 16 for edge in image.size]
+        return {"image": image.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # klein is guided away from the empty prompt and takes no other; dev from none
         return {"prompt": prompt}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         if NO_NEGATIVE in text:
             return {"prompt_embeds": text["text"]}
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
@@ -252,7 +252,7 @@ class Flux2(Family):
         return pack(latents)
 
     def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
-        """Tokens to (B, 128, height, width). A finished picture comes as the VAE takes it, (B, 32, ...), and stays."""
+        """Tokens to (B, 128, height, width). A finished image comes as the VAE takes it, (B, 32, ...), and stays."""
         return latents.transpose(1, 2).unflatten(2, (height, width)) if latents.ndim == 3 else latents
 
 

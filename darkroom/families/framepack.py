@@ -27,25 +27,25 @@ if TYPE_CHECKING:
 
 FORWARD = "f1"
 # frames that a section sees: whole, at half and at a quarter of their size
-WHOLE, HALF, QUARTER = 1, 2, 16
-HISTORY = WHOLE + HALF + QUARTER
+FULL, HALF, QUARTER = 1, 2, 16
+HISTORY = FULL + HALF + QUARTER
 # beyond four sections the time between a section and the start is cut short
-MOST_SECTIONS = 4
+MAX_SECTIONS = 4
 BASE = "hunyuanvideo-community/HunyuanVideo"
-EYES = "lllyasviel/flux_redux_bfl"
+IMAGE_ENCODER = "lllyasviel/flux_redux_bfl"
 
 
 def _flavour(transformer: str, note: str) -> Flavour:
-    return Flavour(BASE, {"pretrained_transformer_model_name_or_path": transformer}, note=note, picture="needed")
+    return Flavour(BASE, {"pretrained_transformer_model_name_or_path": transformer}, note=note, image_input="needed")
 
 
 class FramePackNetwork(HunyuanVideoOriginal):
     """What whole clips and single frames share: the network, its parts and how it is asked."""
 
     denoiser = "HunyuanVideoFramepackTransformer3DModel"
-    elsewhere = {"image_encoder": EYES, "feature_extractor": EYES}
+    component_repositories = {"image_encoder": IMAGE_ENCODER, "feature_extractor": IMAGE_ENCODER}
     pipeline_decodes = True
-    part_sizes = {
+    component_sizes = {
         "": {
             "text_encoder": LLAVA_LLAMA3_8B,
             "text_encoder_2": CLIP_L,
@@ -87,8 +87,8 @@ class FramePackNetwork(HunyuanVideoOriginal):
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, W, h, w)."""
-        seen = {name: cond[name] for name in cond if name.startswith("indices_")}
-        seen |= {name: cond[name].to(x_t) for name in cond if name.startswith("latents_")}
+        inputs = {name: cond[name] for name in cond if name.startswith("indices_")}
+        inputs |= {name: cond[name].to(x_t) for name in cond if name.startswith("latents_")}
         return model(
             hidden_states=x_t,
             timestep=t.float() * 1000,
@@ -97,7 +97,7 @@ class FramePackNetwork(HunyuanVideoOriginal):
             pooled_projections=cond["pooled"],
             image_embeds=cond["image"].to(x_t),
             guidance=cond["guidance"].to(x_t) * 1000,
-            **seen,
+            **inputs,
             return_dict=False,
         )[0]
 
@@ -121,7 +121,7 @@ class FramePack(FramePackNetwork):
         """Clips are whole sections."""
         return self.latents.temporal * options.framepack_latent_window_size
 
-    def least_frames(self, options: Config) -> int:
+    def min_frames(self, options: Config) -> int:
         return 1 + self.frame_step(options)
 
     # -- what a sample brings --------------------------------------------------------------------------------------
@@ -136,17 +136,17 @@ class FramePack(FramePackNetwork):
         from darkroom.families.shared.latents import encode
 
         encoder = components.extra("image_encoder")
-        seen = components.extra("feature_extractor")(
+        inputs = components.extra("feature_extractor")(
             images=(pixels[:, :, 0] + 1) / 2, return_tensors="pt", do_rescale=False
         ).to(device=encoder.device, dtype=encoder.dtype)
         with torch.no_grad():
-            image = encoder(**seen).last_hidden_state
+            image = encoder(**inputs).last_hidden_state
         return {"image": image, "start": encode(components.vae(), pixels[:, :, :1], components.latents)}
 
     def sample_identity(self, options: Config) -> dict[str, Any]:
         return {"starts_from": "first frame"}
 
-    def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
+    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:
         """One section of the clips, and in `extras` what it sees and where it is: see `section`."""
         import torch
 
@@ -155,30 +155,30 @@ class FramePack(FramePackNetwork):
         if count < 1:
             raise DataError(
                 f"A clip of dataset '{batch.dataset}' has {batch.latents.shape[2]} latent frames, and a section of "
-                f"{self.title} takes {1 + window}.\n  Ask for clips of {self.least_frames(options)} frames or more, "
+                f"{self.title} takes {1 + window}.\n  Ask for clips of {self.min_frames(options)} frames or more, "
                 "or set framepack_latent_window_size."
             )
         number = int(torch.randint(count, (), generator=generator))
-        chosen = slice(1 + number * window, 1 + (number + 1) * window)
-        seen = torch.cat([batch.extras["start"].to(batch.latents), batch.latents[:, :, 1:]], dim=2)
-        is_forward = self.published(options.model_flavour) == FORWARD
-        made = (forward if is_forward else backward)(seen, number, count, window)
-        mask = batch.mask if batch.mask is None or batch.mask.shape[2] == 1 else batch.mask[:, :, chosen]
-        extras = {"image": batch.extras["image"], **made}
-        return dataclasses.replace(batch, latents=batch.latents[:, :, chosen], extras=extras, mask=mask)
+        section = slice(1 + number * window, 1 + (number + 1) * window)
+        frames = torch.cat([batch.extras["start"].to(batch.latents), batch.latents[:, :, 1:]], dim=2)
+        is_forward = self.base_flavour(options.model_flavour) == FORWARD
+        inputs = (forward if is_forward else backward)(frames, number, count, window)
+        mask = batch.mask if batch.mask is None or batch.mask.shape[2] == 1 else batch.mask[:, :, section]
+        extras = {"image": batch.extras["image"], **inputs}
+        return dataclasses.replace(batch, latents=batch.latents[:, :, section], extras=extras, mask=mask)
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
-        """guidance, and everything that `portion` found."""
-        return {**super().conditions(batch, options, generator), **batch.extras}
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
+        """guidance, and everything that `slice_batch` found."""
+        return {**super().model_inputs(batch, options, generator), **batch.extras}
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
-        is_forward = self.published(options.model_flavour) == FORWARD
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+        is_forward = self.base_flavour(options.model_flavour) == FORWARD
         return {
-            **super().call(options),
+            **super().pipeline_kwargs(options),
             "latent_window_size": options.framepack_latent_window_size,
             "sampling_type": "vanilla" if is_forward else "inverted_anti_drifting",
         }
@@ -190,13 +190,15 @@ def backward(latents: Tensor, number: int, count: int, window: int) -> dict[str,
 
     end = 1 + (number + 1) * window
     behind = torch.cat([latents[:, :, end : end + HISTORY], latents.new_zeros(_blank(latents, end))], dim=2)
-    near, half, quarter = behind.split([WHOLE, HALF, QUARTER], dim=2)
+    near, half, quarter = behind.split([FULL, HALF, QUARTER], dim=2)
     gap = number * window
-    if count > MOST_SECTIONS:
+    if count > MAX_SECTIONS:
         gap = window * [0, 1, *[2] * (count - 3), 3][number]
     places = torch.arange(1 + gap + window + HISTORY, device=latents.device)
-    start, _, own, whole, halves, quarters = places.split([1, gap, window, WHOLE, HALF, QUARTER])
-    return _seen(torch.cat([latents[:, :, :1], near], dim=2), half, quarter, own, start, whole, halves, quarters)
+    start, _, section, full, halves, quarters = places.split([1, gap, window, FULL, HALF, QUARTER])
+    return _network_inputs(
+        torch.cat([latents[:, :, :1], near], dim=2), half, quarter, section, start, full, halves, quarters
+    )
 
 
 def forward(latents: Tensor, number: int, count: int, window: int) -> dict[str, Tensor]:
@@ -207,10 +209,12 @@ def forward(latents: Tensor, number: int, count: int, window: int) -> dict[str, 
     before = latents[:, :, max(0, begin - HISTORY) : begin]
     missing = list(latents.shape)
     missing[2] = HISTORY - before.shape[2]
-    quarter, half, near = torch.cat([latents.new_zeros(missing), before], dim=2).split([QUARTER, HALF, WHOLE], dim=2)
+    quarter, half, near = torch.cat([latents.new_zeros(missing), before], dim=2).split([QUARTER, HALF, FULL], dim=2)
     places = torch.arange(1 + HISTORY + window, device=latents.device)
-    start, quarters, halves, whole, own = places.split([1, QUARTER, HALF, WHOLE, window])
-    return _seen(torch.cat([latents[:, :, :1], near], dim=2), half, quarter, own, start, whole, halves, quarters)
+    start, quarters, halves, full, section = places.split([1, QUARTER, HALF, FULL, window])
+    return _network_inputs(
+        torch.cat([latents[:, :, :1], near], dim=2), half, quarter, section, start, full, halves, quarters
+    )
 
 
 def _blank(latents: Tensor, end: int) -> list[int]:
@@ -220,17 +224,17 @@ def _blank(latents: Tensor, end: int) -> list[int]:
     return shape
 
 
-def _seen(
-    clean: Tensor, half: Tensor, quarter: Tensor, own: Tensor, start: Tensor, whole: Tensor, halves: Tensor,
+def _network_inputs(
+    clean: Tensor, half: Tensor, quarter: Tensor, section: Tensor, start: Tensor, full: Tensor, halves: Tensor,
     quarters: Tensor,
 ) -> dict[str, Tensor]:  # fmt: skip
     """As arguments of the network."""
     import torch
 
     return {
-        "indices_latents": own,
+        "indices_latents": section,
         "latents_clean": clean,
-        "indices_latents_clean": torch.cat([start, whole]),
+        "indices_latents_clean": torch.cat([start, full]),
         "latents_history_2x": half,
         "indices_latents_history_2x": halves,
         "latents_history_4x": quarter,

@@ -1,4 +1,4 @@
-"""FramePack for single pictures: one frame is drawn at a place on the time line, from pictures at other places.
+"""FramePack for single images: one frame is drawn at a place on the time line, from images at other places.
 
 musubi-tuner's one-frame mode. Its network, text and latents are FramePack's; a reference (B, 16, 1, h, w) of the
 sample's own size stands at each of `framepack_clean_indices`, and SigLIP reads the first one together with the caption.
@@ -32,10 +32,10 @@ class FramePackOneFrame(FramePackNetwork):
         "i2v": Flavour(
             BASE,
             {"pretrained_transformer_model_name_or_path": "lllyasviel/FramePackI2V_HY"},
-            note="changes a picture as its prompt says",
-            picture="needed",
-            several=True,
-            reads="references",
+            note="edits an image as its prompt says",
+            image_input="needed",
+            multiple_images=True,
+            text_images="references",
         )
     }
     defaults = {**FramePackNetwork.defaults, "framepack_clean_indices": [0]}
@@ -43,33 +43,35 @@ class FramePackOneFrame(FramePackNetwork):
         FramePackNetwork.tiny, defaults={**FramePackNetwork.tiny.defaults, "framepack_latent_window_size": 1}
     )
 
-    def pictures_for(self, options: Config) -> range:
+    def image_counts(self, options: Config) -> range:
         count = len(options.framepack_clean_indices or ())
         return range(count, count + 1)
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
-        eye = configs["image_encoder"]
-        seen = (eye["image_size"] // eye["patch_size"]) ** 2 * eye["hidden_size"]
-        return super().text_numbers(configs, options) + int(seen)
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+        encoder = configs["image_encoder"]
+        image_values = (encoder["image_size"] // encoder["patch_size"]) ** 2 * encoder["hidden_size"]
+        return super().count_text_values(configs, options) + int(image_values)
 
-    def encode_seen(
-        self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config
+    def encode_text_with_images(
+        self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config
     ) -> dict[str, Any]:
-        """As `encode_text`, and image (1, N, D): what SigLIP sees of the first picture."""
-        pixels = pipe.video_processor.preprocess(pictures[0])
+        """As `encode_text`, and image (1, N, D): what SigLIP sees of the first image."""
+        pixels = pipe.video_processor.preprocess(images[0])
         return {**self.encode_text(pipe, [caption], options), "image": pipe.encode_image(pixels)}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """guidance, and where everything stands on the time line."""
-        from darkroom.families.modules.one_frame import placed
+        from darkroom.families.modules.one_frame import build_network_inputs
 
         count = len(options.framepack_clean_indices or ())
-        if len(batch.references) != count or any(one.shape != batch.latents.shape for one in batch.references):
-            sizes = ", ".join("x".join(map(str, one.shape[-2:])) for one in batch.references) or "none"
+        if len(batch.references) != count or any(
+            reference.shape != batch.latents.shape for reference in batch.references
+        ):
+            sizes = ", ".join("x".join(map(str, reference.shape[-2:])) for reference in batch.references) or "none"
             raise DataError(
                 f"Samples of dataset '{batch.dataset}' need {count} references of their own size, "
                 f"{'x'.join(map(str, batch.latents.shape[-2:]))} in latents, and have: {sizes}.\n"
@@ -77,20 +79,20 @@ class FramePackOneFrame(FramePackNetwork):
                 "conditioning_multidataset_sampling to combined."
             )
         return {
-            **super().conditions(batch, options, generator),
-            **placed(batch.references, **places(options)),
+            **super().model_inputs(batch, options, generator),
+            **build_network_inputs(batch.references, **places(options)),
         }
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
-        common = super().call(options)
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+        common = super().pipeline_kwargs(options)
         del common["num_frames"]
         return {**common, **places(options)}
 
 
 def places(options: Config) -> dict[str, Any]:
-    """Where pictures and frame stand, as the pipeline takes it."""
+    """Where images and frame stand, as the pipeline takes it."""
     window = options.framepack_latent_window_size
     target = options.framepack_target_index
     return {

@@ -2,7 +2,7 @@
 
 Paper 2505.22705; upstream: HiDream-ai/HiDream-I1. The network takes the noise level as 0..1000 and answers x0 - noise.
 Shapes: latents (B, 16, H, W); text (B, L, D) from T5, llama (B, layers, L, D), pooled (B, P) of both CLIP encoders. In
-training the network answers tokens (B, 16, N, 4): a picture that is not square is padded to its longest sequence.
+training the network answers tokens (B, 16, N, 4): an image that is not square is padded to its longest sequence.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family, config_of
+from darkroom.families.base import Family, read_config
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
-from darkroom.families.shared.text import read
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, LLAMA31_8B, T5_XXL
 from darkroom.families.tiny.components import clip, kl_vae, llama, t5
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LLAMA = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
 GATE = "MoEGate"
-# the pipeline paints pictures of this edge's area; asked for less, it is told so
+# the pipeline paints images of this edge's area; asked for less, it is told so
 LARGEST_EDGE = 1024
 
 
@@ -33,12 +33,12 @@ class HiDream(Family):
     name, title = "hidream", "HiDream-I1"
     pipeline, denoiser = "HiDreamImagePipeline", "HiDreamImageTransformer2DModel"
     prediction = "flow_matching"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("double_stream_blocks", "single_stream_blocks")
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
-    elsewhere = {"text_encoder_4": LLAMA, "tokenizer_4": LLAMA}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
+    component_repositories = {"text_encoder_4": LLAMA, "tokenizer_4": LLAMA}
     previews = "madebyollin/taef1"
-    part_sizes = {
+    component_sizes = {
         "": {
             # which read longer captions here than elsewhere
             "text_encoder": CLIP_L | {"max_position_embeddings": 248},
@@ -120,7 +120,7 @@ class HiDream(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         reader = configs["text_encoder_4"]
         width = configs["text_encoder_3"]["d_model"] + reader["num_hidden_layers"] * reader["hidden_size"]
         pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
@@ -128,11 +128,11 @@ class HiDream(Family):
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), llama (B, layers, L, D), pooled (B, P)."""
-        text, _, layers, _, pooled, _ = read(pipe, captions, options)
+        text, _, layers, _, pooled, _ = encode_prompt(pipe, captions, options)
         return {"text": text, "llama": layers.transpose(0, 1), "pooled": pooled}
 
     def limits(self, settings: Mapping[str, Any]) -> Limits:
-        """A picture's tokens are padded to its longest sequence."""
+        """An image's tokens are padded to its longest sequence."""
         sides = settings.get("max_resolution")
         return Limits(pixels=sides[0] * sides[1] * self.latents.downscale**2 if sides else None)
 
@@ -148,38 +148,38 @@ class HiDream(Family):
             pooled_embeds=cond["pooled"],
             return_dict=False,
         )[0]
-        if model.training and not config_of(model).force_inference_output:
+        if model.training and not read_config(model).force_inference_output:
             answer = _unpack(answer, *x_t.shape[-2:])
         return -answer
 
     @contextlib.contextmanager
-    def overheard(self, model: Any, options: Config) -> Iterator[dict[str, Tensor]]:
+    def collect_auxiliary_losses(self, model: Any, options: Config) -> Iterator[dict[str, Tensor]]:
         """balance: how unevenly the gates share the tokens among their experts; diffusers computes and drops it."""
         terms: dict[str, Tensor] = {}
         if not options.hidream_use_load_balancing_loss:
             yield terms
             return
-        heard: list[Tensor] = []
+        losses: list[Tensor] = []
 
-        def hear(gate: Any, _: Any, answer: tuple[Any, Any, Tensor]) -> None:
-            own = options.hidream_load_balancing_loss_weight
-            heard.append(answer[2] if own is None else answer[2] * (own / gate.alpha))
+        def collect(gate: Any, _: Any, answer: tuple[Any, Any, Tensor]) -> None:
+            weight = options.hidream_load_balancing_loss_weight
+            losses.append(answer[2] if weight is None else answer[2] * (weight / gate.alpha))
 
         gates = [module for module in model.modules() if type(module).__name__ == GATE]
-        hooks = [gate.register_forward_hook(hear) for gate in gates]
+        hooks = [gate.register_forward_hook(collect) for gate in gates]
         try:
             yield terms
         finally:
             for hook in hooks:
                 hook.remove()
-        terms["balance"] = sum(heard[1:], heard[0])
+        terms["balance"] = sum(losses[1:], losses[0])
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds_t5": text["text"],
             "prompt_embeds_llama3": text["llama"].transpose(0, 1),
@@ -196,7 +196,7 @@ class HiDream(Family):
 
 
 def _unpack(tokens: Tensor, height: int, width: int) -> Tensor:
-    """Tokens (B, C, N, 4), those of the picture first, to (B, C, height, width)."""
+    """Tokens (B, C, N, 4), those of the image first, to (B, C, height, width)."""
     rows, columns = height // 2, width // 2
     grid = tokens[:, :, : rows * columns].unflatten(2, (rows, columns)).unflatten(4, (2, 2))
     return grid.permute(0, 1, 2, 4, 3, 5).reshape(*tokens.shape[:2], height, width)

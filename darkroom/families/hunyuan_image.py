@@ -10,9 +10,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.shared.glyphs import ReadsGlyphs, text_inputs
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, ComponentSpec, ComponentSpecs
 from darkroom.families.sizes import BYT5_SMALL, QWEN25_VL_7B
-from darkroom.families.tiny.parts import qwen2_vl, t5
+from darkroom.families.tiny.components import qwen2_vl, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -30,10 +30,10 @@ class HunyuanImage(ReadsGlyphs):
     pipeline, denoiser = "HunyuanImagePipeline", "HunyuanImageTransformer2DModel"
     prediction = "flow_matching"
     attention_masks = "always"
-    latents = Latents(channels=64, downscale=32, normaliser="scale")
+    latents = Latents(channels=64, downscale=32, normalizer="scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
     glyph_tokens = 128
-    part_sizes = {
+    component_sizes = {
         "": {
             "text_encoder": QWEN25_VL_7B,
             "text_encoder_2": BYT5_SMALL,
@@ -62,8 +62,8 @@ class HunyuanImage(ReadsGlyphs):
         "validation_num_inference_steps": 50,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "HunyuanImageTransformer2DModel",
             {
                 "num_attention_heads": 2,
@@ -77,7 +77,7 @@ class HunyuanImage(ReadsGlyphs):
                 "rope_axes_dim": (8, 8),
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "AutoencoderKLHunyuanImage",
             {
                 "in_channels": 3,
@@ -92,7 +92,7 @@ class HunyuanImage(ReadsGlyphs):
         ),
         encoders={"text_encoder": qwen2_vl(), "text_encoder_2": t5(vocabulary=384)},
         tokenizers={"tokenizer": "chat", "tokenizer_2": "byt5"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"shift": 5.0}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"shift": 5.0}),
         oracle={"num_attention_heads": 4, "attention_head_dim": 32, "rope_axes_dim": (16, 16)},
         defaults={"resolution": 128, "validation_resolution": "128", "aspect_bucket_alignment": 64},
     )
@@ -107,7 +107,7 @@ class HunyuanImage(ReadsGlyphs):
             return_dict=False,
         )[0]
 
-    def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
         """What guides: components of the pipeline, and no argument of its call."""
         from diffusers.guiders import AdaptiveProjectedMixGuidance
 
@@ -122,7 +122,7 @@ class HunyuanImage(ReadsGlyphs):
             getattr(pipe, name).guidance_scale = options.validation_guidance
         self.limit_tokens(pipe, options)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {}
 
 

@@ -4,7 +4,7 @@ Paper 2511.18870; upstream: Tencent-Hunyuan/HunyuanVideo-1.5. The network takes 
 noise - x0. It sees, behind the latents (B, 32, F, H, W), the latents of a given first frame, zeros elsewhere, and which
 frame is given: (B, 32 + 32 + 1, F, H, W). Text (B, L, D) with its mask (B, L) is Qwen's last layer but two without the
 instruction before every caption; glyphs (B, 256, D) with their mask is what ByT5 reads of words in quotation marks.
-A picture's features (B, 729, D) are SigLIP's; where all of them are zero, the network takes no picture to be given.
+An image's features (B, 729, D) are SigLIP's; where all of them are zero, the network takes no image to be given.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.shared.classes import bare
-from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, stills
+from darkroom.families.shared.classes import unwrap
+from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FirstFrameFamily, to_images
 from darkroom.families.shared.glyphs import ReadsGlyphs, text_inputs
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import BYT5_SMALL, DEFAULT, QWEN25_VL_7B_TEXT, SIGLIP_384
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
-# tokens of a picture that is not there: all are zero and unseen, so one does for the pipeline's 729
-NO_PICTURE = 1
+# tokens of an image that is not there: all are zero and unseen, so one does for the pipeline's 729
+EMPTY_IMAGE_TOKENS = 1
 
 TINY = ComponentSpecs(
     denoiser=ComponentSpec(
@@ -68,7 +68,7 @@ TINY = ComponentSpecs(
 )
 
 
-def _started(name: str, shift: float, distilled: str = "", **defaults: Any) -> Flavour:
+def _image_to_video_flavour(name: str, shift: float, distilled: str = "", **defaults: Any) -> Flavour:
     return Flavour(
         f"{REPOSITORY}{name}",
         {"flow_schedule_shift": shift, **defaults},
@@ -76,7 +76,7 @@ def _started(name: str, shift: float, distilled: str = "", **defaults: Any) -> F
         pipeline="HunyuanVideo15ImageToVideoPipeline",
         tiny=dataclasses.replace(TINY, extras=siglip()),
         supports=frozenset({IMAGE_TO_VIDEO}),
-        picture="needed",
+        image_input="needed",
     )
 
 
@@ -85,17 +85,17 @@ DISTILLED: dict[str, Any] = {"validation_guidance": 1.0}
 UNGUIDED = "answers that need no guidance"
 
 
-class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
+class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
     name, title = "hunyuanvideo", "HunyuanVideo 1.5"
     pipeline, denoiser = "HunyuanVideo15Pipeline", "HunyuanVideo15Transformer3DModel"
     prediction = "flow_matching"
     attention_masks = "always"
-    latents = Latents(channels=32, downscale=16, normaliser="scale", temporal=4, one_by_one=True)
+    latents = Latents(channels=32, downscale=16, normalizer="scale", temporal=4, single_sample_vae=True)
     blocks = ("transformer_blocks",)
     fps = 24.0
     supports = ReadsGlyphs.supports | {"video"}
     glyph_tokens = 256
-    part_sizes = {
+    component_sizes = {
         "": {
             "text_encoder": QWEN25_VL_7B_TEXT,
             "text_encoder_2": BYT5_SMALL,
@@ -109,10 +109,10 @@ class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
         "t2v-480p": Flavour(f"{REPOSITORY}480p_t2v"),
         "t2v-720p": Flavour(f"{REPOSITORY}720p_t2v", {**LARGE, "flow_schedule_shift": 9.0}),
         "t2v-480p-distilled": Flavour(f"{REPOSITORY}480p_t2v_distilled", DISTILLED, distilled=UNGUIDED),
-        "i2v-480p": _started("480p_i2v", 5.0),
-        "i2v-720p": _started("720p_i2v", 7.0, **LARGE),
-        "i2v-480p-distilled": _started("480p_i2v_distilled", 5.0, UNGUIDED, **DISTILLED),
-        "i2v-720p-distilled": _started("720p_i2v_distilled", 7.0, UNGUIDED, **LARGE, **DISTILLED),
+        "i2v-480p": _image_to_video_flavour("480p_i2v", 5.0),
+        "i2v-720p": _image_to_video_flavour("720p_i2v", 7.0, **LARGE),
+        "i2v-480p-distilled": _image_to_video_flavour("480p_i2v_distilled", 5.0, UNGUIDED, **DISTILLED),
+        "i2v-720p-distilled": _image_to_video_flavour("720p_i2v_distilled", 7.0, UNGUIDED, **LARGE, **DISTILLED),
     }
     tinies = {"tiny-i2v": "i2v-480p"}
     defaults = {
@@ -136,12 +136,12 @@ class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
 
         from darkroom.families.shared.latents import encode
 
-        if not self.starts(options):
+        if not self.is_image_to_video(options):
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         encoder = components.extra("image_encoder")
         read = components.extra("feature_extractor").preprocess(
-            images=stills(first), do_resize=True, return_tensors="pt"
+            images=to_images(first), do_resize=True, return_tensors="pt"
         )
         with torch.no_grad():
             image = encoder(**read.to(device=encoder.device, dtype=encoder.dtype)).last_hidden_state
@@ -149,17 +149,17 @@ class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Any) -> dict[str, Tensor]:
-        """given (B, 33, F, H, W), and image (B, N, D) of clips that start from a picture."""
+    def model_inputs(self, batch: Batch, options: Config, generator: Any) -> dict[str, Tensor]:
+        """given (B, 33, F, H, W), and image (B, N, D) of clips that start from an image."""
         import torch
 
         count, _, *grid = batch.latents.shape
-        given = batch.latents.new_zeros(count, self.latents.channels + 1, *grid)
-        if not self.starts(options):
-            return {"given": given}
-        start = batch.extras["start"].to(given)
-        given[:, :, :1] = torch.cat([start, torch.ones_like(start[:, :1])], dim=1)
-        return {"given": given, "image": batch.extras["image"]}
+        condition = batch.latents.new_zeros(count, self.latents.channels + 1, *grid)
+        if not self.is_image_to_video(options):
+            return {"given": condition}
+        start = batch.extras["start"].to(condition)
+        condition[:, :, :1] = torch.cat([start, torch.ones_like(start[:, :1])], dim=1)
+        return {"given": condition, "image": batch.extras["image"]}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 32, F, H, W)."""
@@ -167,7 +167,7 @@ class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
 
         image = cond.get("image")
         if image is None:
-            image = x_t.new_zeros(len(x_t), NO_PICTURE, bare(model).config.image_embed_dim)
+            image = x_t.new_zeros(len(x_t), EMPTY_IMAGE_TOKENS, unwrap(model).config.image_embed_dim)
         return model(
             hidden_states=torch.cat([x_t, cond["given"].to(x_t)], dim=1),
             # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
@@ -177,33 +177,33 @@ class HunyuanVideo(FromFirstFrame, ReadsGlyphs):
             return_dict=False,
         )[0]
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
         """What guides: it is a part of the pipelines, and not an argument of their call."""
         from diffusers.guiders import ClassifierFreeGuidance
 
         return {"guider": ClassifierFreeGuidance()}
 
-    def stand_ins(self, flavour: str | None) -> dict[str, Any]:
+    def dummy_components(self, flavour: str | None) -> dict[str, Any]:
         """A small VAE: the pipelines ask theirs for its channels even where they only read captions."""
-        from darkroom.families.shared.classes import named
+        from darkroom.families.shared.classes import find_class
 
         assert TINY.vae is not None
-        return {"vae": named(TINY.vae.cls)(**TINY.vae.config)}
+        return {"vae": find_class(TINY.vae.cls)(**TINY.vae.config)}
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         pipe.guider.guidance_scale = options.validation_guidance
         self.limit_tokens(pipe, options)
-        pipe.vision_num_semantic_tokens = NO_PICTURE
-        # from a picture the pipeline chooses a size of its own
+        pipe.vision_num_semantic_tokens = EMPTY_IMAGE_TOKENS
+        # from an image the pipeline chooses a size of its own
         pipe.video_processor.calculate_default_height_width = lambda **_: (height, width)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"num_frames": self.clip_frames(options)}
 
-    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
-        return {} if self.starts(options) else super().size_call(width, height, options)
+    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
+        return {} if self.is_image_to_video(options) else super().size_kwargs(width, height, options)
 
 
 FAMILY = HunyuanVideo()

@@ -17,10 +17,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import ConfigError, DataError
-from darkroom.families.base import Family, config_of
-from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
+from darkroom.families.base import Family, read_config
+from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FirstFrameFamily, noise_fractions
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
-from darkroom.families.shared.text import stack
+from darkroom.families.shared.text import stack_entries
 from darkroom.families.sizes import CLIP_L, DEFAULT, LLAVA_LLAMA3_8B
 from darkroom.families.tiny.components import clip, clip_processor, llama, llava
 
@@ -36,8 +36,8 @@ SKYREELS = "HunyuanSkyreelsImageToVideoPipeline"
 # ways in which the network is given a first frame, as its config names them, and which share of LLaVA's rows it is told
 REPLACED, BEHIND = "token_replace", "latent_concat"
 EVERY = {REPLACED: 4, BEHIND: 2}
-PICTURE_TOKENS = 576
-# frames that the stock pipeline cuts off where the first one is given behind the channels
+IMAGE_TOKENS = 576
+# frames that diffusers' pipeline cuts off where the first one is given behind the channels
 CUT = 4
 
 TINY = ComponentSpecs(
@@ -73,12 +73,12 @@ TINY = ComponentSpecs(
 )
 
 
-def _tiny(denoiser: Mapping[str, Any], **more: Any) -> ComponentSpecs:
+def _tiny(denoiser: Mapping[str, Any], **changes: Any) -> ComponentSpecs:
     config = {**TINY.denoiser.config, **denoiser}
-    return dataclasses.replace(TINY, denoiser=ComponentSpec(TINY.denoiser.cls, config), **more)
+    return dataclasses.replace(TINY, denoiser=ComponentSpec(TINY.denoiser.cls, config), **changes)
 
 
-def _started(repository: str, note: str, defaults: Mapping[str, Any], **denoiser: Any) -> Flavour:
+def _image_to_video_flavour(repository: str, note: str, defaults: Mapping[str, Any], **denoiser: Any) -> Flavour:
     """From a first frame, which LLaVA looks at too."""
     return Flavour(
         repository,
@@ -92,12 +92,12 @@ def _started(repository: str, note: str, defaults: Mapping[str, Any], **denoiser
             extras={"image_processor": clip_processor()},
         ),
         supports=frozenset({IMAGE_TO_VIDEO}),
-        picture="needed",
-        reads="start",
+        image_input="needed",
+        text_images="start",
     )
 
 
-def _skyreels(name: str, **more: Any) -> Flavour:
+def _skyreels(name: str, **changes: Any) -> Flavour:
     """Weights for 24 frames a second that are guided by a negative prompt, and not by a number."""
     defaults = {
         "pretrained_transformer_model_name_or_path": f"Skywork/SkyReels-V1-Hunyuan-{name}",
@@ -108,10 +108,10 @@ def _skyreels(name: str, **more: Any) -> Flavour:
         "validation_guidance_real": 6.0,
         "validation_num_video_frames": 97,
     }
-    return Flavour(BASE, defaults, note="SkyReels V1", **more)
+    return Flavour(BASE, defaults, note="SkyReels V1", **changes)
 
 
-class HunyuanVideoOriginal(FromFirstFrame):
+class HunyuanVideoOriginal(FirstFrameFamily):
     name, title = "hunyuanvideo_original", "HunyuanVideo"
     pipeline, denoiser = "HunyuanVideoPipeline", "HunyuanVideoTransformer3DModel"
     prediction = "flow_matching"
@@ -119,22 +119,22 @@ class HunyuanVideoOriginal(FromFirstFrame):
     latents = Latents(channels=16, downscale=8, patch=2, temporal=4)
     blocks = ("transformer_blocks", "single_transformer_blocks")
     guidance_input = True
-    unguided = {}
+    guidance_off = {}
     fps: ClassVar[float | None] = 24.0
     supports = Family.supports | {"video"}
     caches = True
-    part_sizes = {"": {"text_encoder": LLAVA_LLAMA3_8B, "text_encoder_2": CLIP_L, "vae": DEFAULT}}
+    component_sizes = {"": {"text_encoder": LLAVA_LLAMA3_8B, "text_encoder_2": CLIP_L, "vae": DEFAULT}}
     sizes = {"t2v": {}}
     default_flavour = "t2v"
     flavours: ClassVar[Mapping[str, Flavour]] = {
         "t2v": Flavour(BASE),
-        "i2v": _started(
+        "i2v": _image_to_video_flavour(
             "hunyuanvideo-community/HunyuanVideo-I2V",
             "keeps the first frame as it is",
             {},
             image_condition_type=REPLACED,
         ),
-        "i2v-33ch": _started(
+        "i2v-33ch": _image_to_video_flavour(
             "hunyuanvideo-community/HunyuanVideo-I2V-33ch",
             f"begins anew from the first frame; the stock pipeline cuts off the first {CUT} frames that it draws",
             {"validation_guidance": 1.0},
@@ -155,7 +155,7 @@ class HunyuanVideoOriginal(FromFirstFrame):
                 },
             ),
             supports=frozenset({IMAGE_TO_VIDEO}),
-            picture="needed",
+            image_input="needed",
         ),
     }
     tinies: ClassVar[Mapping[str, str]] = {
@@ -179,12 +179,12 @@ class HunyuanVideoOriginal(FromFirstFrame):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         reader = configs["text_encoder"]
-        seen = PICTURE_TOKENS // 2 if "text_config" in reader else 0
+        image_tokens = IMAGE_TOKENS // 2 if "text_config" in reader else 0
         # settings of a language model inside a larger one may leave out what is usual
         width = reader.get("text_config", reader).get("hidden_size", 4096)
-        text = (options.tokenizer_max_length + seen) * (width + 1)
+        text = (options.tokenizer_max_length + image_tokens) * (width + 1)
         return int(text + configs["text_encoder_2"]["hidden_size"])
 
     def text_pipeline_for(self, flavour: str | None) -> str:
@@ -192,10 +192,10 @@ class HunyuanVideoOriginal(FromFirstFrame):
 
     def _reads(self, flavour: str | None) -> bool:
         """Is the first frame read with the caption?"""
-        return self.flavours[self.published(flavour)].reads == "start"
+        return self.flavours[self.base_flavour(flavour)].text_images == "start"
 
     def negative_is_caption_for(self, flavour: str | None) -> bool:
-        # it would be read with a black picture
+        # it would be read with a black image
         return super().negative_is_caption_for(flavour) and not self._reads(flavour)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -203,19 +203,19 @@ class HunyuanVideoOriginal(FromFirstFrame):
         text, pooled, mask = pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length)
         return {"text": text, "pooled": pooled, "mask": mask}
 
-    def encode_seen(
-        self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config
+    def encode_text_with_images(
+        self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config
     ) -> dict[str, Any]:
-        """As `encode_text` of one caption, with rows of the picture before the text.
+        """As `encode_text` of one caption, with rows of the image before the text.
 
-        The empty caption is read as the pipeline reads it for guidance: with a black picture, of which it keeps more.
+        The empty caption is read as the pipeline reads it for guidance: with a black image, of which it keeps more.
         """
         from PIL import Image
 
-        every = EVERY[self._way(options.model_flavour)]
-        picture = pictures[0] if caption else Image.new("RGB", pictures[0].size)
+        every = EVERY[self._image_condition_type(options.model_flavour)]
+        image = images[0] if caption else Image.new("RGB", images[0].size)
         text, pooled, mask = pipe.encode_prompt(
-            image=picture,
+            image=image,
             prompt=[caption],
             max_sequence_length=options.tokenizer_max_length,
             **({"image_embed_interleave": every} if caption else {}),
@@ -228,15 +228,15 @@ class HunyuanVideoOriginal(FromFirstFrame):
 
         longest = max(len(entry["text"]) for entry in entries)
 
-        def whole(entry: dict[str, Tensor]) -> dict[str, Tensor]:
+        def pad_entry(entry: dict[str, Tensor]) -> dict[str, Tensor]:
             missing = longest - len(entry["text"])
             return {**entry, "text": pad(entry["text"], (0, 0, 0, missing)), "mask": pad(entry["mask"], (0, missing))}
 
-        return stack([whole(entry) for entry in entries])
+        return stack_entries([pad_entry(entry) for entry in entries])
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def _way(self, flavour: str | None) -> str:
+    def _image_condition_type(self, flavour: str | None) -> str:
         """How the network of a flavour is given the first frame, if its config says so."""
         return str(self.specs_for(flavour).denoiser.config.get("image_condition_type"))
 
@@ -247,30 +247,30 @@ class HunyuanVideoOriginal(FromFirstFrame):
         """
         from darkroom.families.shared.latents import encode
 
-        if not self.starts(options):
+        if not self.is_image_to_video(options):
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(components.vae(), first, components.latents)}
 
-    def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
-        """The clips; with the first frame as the latent of a picture, where it replaces their own."""
+    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:
+        """The clips; with the first frame as the latent of an image, where it replaces their own."""
         import torch
 
-        if not self.starts(options):
+        if not self.is_image_to_video(options):
             return batch
         if batch.latents.shape[2] < 2:
             raise DataError(
                 f"Dataset '{batch.dataset}' has samples of a single frame, and {self.title} draws what comes after the "
                 "first.\n  Train this flavour on clips of five frames or more, or choose model_flavour t2v."
             )
-        if self._way(options.model_flavour) != REPLACED:
+        if self._image_condition_type(options.model_flavour) != REPLACED:
             return batch
         start = batch.extras["start"].to(batch.latents)
         return dataclasses.replace(batch, latents=torch.cat([start, batch.latents[:, :, 1:]], dim=2))
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """guidance (B,): constant, or drawn between the two bounds; of the first frame, `noisy` or `given`."""
         import torch
 
@@ -280,29 +280,29 @@ class HunyuanVideoOriginal(FromFirstFrame):
             guidance = low + (high - low) * torch.rand(count, generator=generator)
         else:
             guidance = torch.full((count,), float(options.flux_guidance_value))
-        if not self.starts(options):
+        if not self.is_image_to_video(options):
             return {"guidance": guidance}
-        if self._way(options.model_flavour) == REPLACED:
-            return {"guidance": guidance, "noisy": noise_shares(batch.latents, torch.zeros(count))}
-        return {"guidance": guidance, "given": self._given(batch, options)}
+        if self._image_condition_type(options.model_flavour) == REPLACED:
+            return {"guidance": guidance, "noisy": noise_fractions(batch.latents, torch.zeros(count))}
+        return {"guidance": guidance, "given": self._build_condition(batch, options)}
 
-    def _given(self, batch: Batch, options: Config) -> Tensor:
+    def _build_condition(self, batch: Batch, options: Config) -> Tensor:
         """What stands behind the latents: that of the first frame, zeros after it, (B, 16 or 16 + 1, F, H, W)."""
         import torch
 
-        given = torch.zeros_like(batch.latents)
-        given[:, :, :1] = batch.extras["start"].to(given)
-        if self._way(options.model_flavour) != BEHIND:
-            return given
-        mask = torch.zeros_like(given[:, :1])
+        condition = torch.zeros_like(batch.latents)
+        condition[:, :, :1] = batch.extras["start"].to(condition)
+        if self._image_condition_type(options.model_flavour) != BEHIND:
+            return condition
+        mask = torch.zeros_like(condition[:, :1])
         mask[:, :, 0] = 1
-        return torch.cat([given, mask], dim=1)
+        return torch.cat([condition, mask], dim=1)
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, F, H, W)."""
         import torch
 
-        guided = config_of(model).guidance_embeds
+        guided = read_config(model).guidance_embeds
         return model(
             hidden_states=torch.cat([x_t, cond["given"].to(x_t)], dim=1) if "given" in cond else x_t,
             # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
@@ -314,20 +314,20 @@ class HunyuanVideoOriginal(FromFirstFrame):
             return_dict=False,
         )[0]
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_decodes_for(self, flavour: str | None) -> bool:
+    def decodes_in_pipeline(self, flavour: str | None) -> bool:
         # it decodes all frames and then cuts
-        return super().pipeline_decodes_for(flavour) or self._way(flavour) == BEHIND
+        return super().decodes_in_pipeline(flavour) or self._image_condition_type(flavour) == BEHIND
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         frames = self.clip_frames(options)
-        if self._way(options.model_flavour) == BEHIND and frames <= CUT:
+        if self._image_condition_type(options.model_flavour) == BEHIND and frames <= CUT:
             raise ConfigError(
                 "validation_num_video_frames",
                 options.validation_num_video_frames,
                 "",
-                f"The stock pipeline cuts off the first {CUT} frames that it draws from a picture.",
+                f"The diffusers pipeline cuts off the first {CUT} frames that it draws from an image.",
                 f"Set it to {CUT + 1} or more.",
             )
         return {
@@ -337,13 +337,13 @@ class HunyuanVideoOriginal(FromFirstFrame):
             "num_frames": frames,
         }
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # the pipeline's real guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
-            **super().embedded_call(text, negative),
+            **super().pipeline_kwargs_from_embeds(text, negative),
             "prompt_attention_mask": text["mask"],
             "negative_prompt_attention_mask": negative["mask"],
         }

@@ -1,8 +1,8 @@
-"""Ideogram 4: one packed sequence of text and picture tokens, flow matching, thirteen layers of Qwen3-VL for text.
+"""Ideogram 4: one packed sequence of text and image tokens, flow matching, thirteen layers of Qwen3-VL for text.
 
 Upstream: ideogram-ai/ideogram-4. The network takes the noise level as 1 - t, 0 for pure noise, and answers x0 - noise:
-time and velocity both run the other way than here. Its stock pipeline guides it by a second network that sees no text.
-Shapes: latents (B, 128, H, W), the VAE's 2x2 neighbours side by side, place by place, become tokens (B, H * W, 128);
+time and velocity both run the other way than here. Its pipeline guides with a second network without text.
+Shapes: latents (B, 128, H, W), the VAE's 2x2 neighbors side by side, place by place, become tokens (B, H * W, 128);
 text (L, D) of each caption, its own length, B of them padded in front to (B, L, D). Captions are structured like JSON.
 """
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
     from darkroom.options.config import Config
 
-# what the network calls a token's role, and where its picture positions start
-PADDING, PICTURE, TEXT = 0, 2, 3
-FIRST_PLACE = 65536
+# what the network calls a token's role, and where its image positions start
+PADDING, IMAGE, TEXT = 0, 2, 3
+FIRST_POSITION = 65536
 LAYERS = 13
 
 
@@ -40,14 +40,14 @@ class Ideogram4(Family):
     pipeline, denoiser = "Ideogram4Pipeline", "Ideogram4Transformer2DModel"
     prediction = "flow_matching"
     attention_masks = "always"
-    unguided = {"guidance_scale": 1.0, "guidance_schedule": None}
-    latents = Latents(channels=128, downscale=16, normaliser="batch_norm_by_place")
+    guidance_off = {"guidance_scale": 1.0, "guidance_schedule": None}
+    latents = Latents(channels=128, downscale=16, normalizer="batch_norm_by_place")
     blocks = ("layers",)
-    idle_parts = ("prompt_enhancer_head",)
-    guides = ("unconditional_transformer",)
-    packed_by = "indicator"
+    unused_components = ("prompt_enhancer_head",)
+    guidance_denoisers = ("unconditional_transformer",)
+    segment_argument = "indicator"
     negative_is_caption = False
-    part_sizes = {"": {"vae": DEFAULT}}
+    component_sizes = {"": {"vae": DEFAULT}}
     sizes = {"": {"num_layers": 34}}
     default_flavour = "fp8"
     flavours = {
@@ -98,7 +98,7 @@ class Ideogram4(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * LAYERS * configs["text_encoder"]["text_config"]["hidden_size"]
 
@@ -108,7 +108,7 @@ class Ideogram4(Family):
         text, _, _, role = pipe.encode_prompt(captions, 0, 0, room, pipe.device)
         # the pipeline refuses long captions; a row knows nothing of those behind it, so they can be cut off here
         limit, dtype = options.tokenizer_max_length, pipe.text_encoder.dtype
-        return {"text": [rows[kind == TEXT][:limit].to(dtype) for rows, kind in zip(text, role, strict=True)]}
+        return {"text": [rows[roles == TEXT][:limit].to(dtype) for rows, roles in zip(text, role, strict=True)]}
 
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """text (B, L, D) with zeros before each beginning, length (B,) without them."""
@@ -138,25 +138,25 @@ class Ideogram4(Family):
             encoder_hidden_states=torch.cat([text, text.new_zeros(count, pixels, text.shape[2])], dim=1),
             position_ids=torch.cat([number.clamp(min=0)[..., None].expand(-1, -1, 3), places], dim=1),
             segment_ids=torch.cat([torch.where(is_text, 1, -1), ones], dim=1),
-            indicator=torch.cat([torch.where(is_text, TEXT, PADDING), ones * PICTURE], dim=1),
+            indicator=torch.cat([torch.where(is_text, TEXT, PADDING), ones * IMAGE], dim=1),
             return_dict=False,
         )[0]
         return -self.from_pipeline(toward_data[:, longest:], height, width)
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "guidance_schedule": None,
             "max_sequence_length": options.tokenizer_max_length,
         }
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # it is guided away from no text at all
         return {"prompt": prompt}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         prompt = Encoded()
         prompt.text = text["text"][0]
         return {"prompt": prompt}
@@ -182,20 +182,20 @@ class Ideogram4(Family):
 
 
 def _token_ids(tokenizer: Any, captions: list[str]) -> list[list[int]]:
-    """The tokens of each caption and its template, as the stock pipeline has them."""
+    """The tokens of each caption and its template, as diffusers' pipeline has them."""
     chats = [[{"role": "user", "content": [{"type": "text", "text": caption}]}] for caption in captions]
     texts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
 
 def _places(height: int, width: int, device: Any) -> Tensor:
-    """Where each picture token stands, (1, H * W, 3): a first column of its own, row and column."""
+    """Where each image token stands, (1, H * W, 3): a first column of its own, row and column."""
     import torch
 
     sides = [torch.arange(side, device=device) for side in (height, width)]
     rows, columns = torch.meshgrid(*sides, indexing="ij")
     places = torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).reshape(1, -1, 3)
-    return places + FIRST_PLACE
+    return places + FIRST_POSITION
 
 
 FAMILY = Ideogram4()

@@ -71,7 +71,7 @@ class Kandinsky5(Family):
         """Its rotations are tables, of fixed sizes."""
         return Limits(edge=ROWS * self.latents.patch * self.latents.downscale, tokens=TOKENS)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         text = options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
         return text + configs["text_encoder_2"]["hidden_size"]
@@ -80,9 +80,14 @@ class Kandinsky5(Family):
         """text, B tensors (L, D), and pooled (B, P)."""
         import torch
 
-        # one by one: the stock pipeline cuts short captions too when one beside them is too long
-        found = [pipe.encode_prompt(caption, max_sequence_length=options.tokenizer_max_length) for caption in captions]
-        return {"text": [text[0] for text, _, _ in found], "pooled": torch.cat([pooled for _, pooled, _ in found])}
+        # one by one: diffusers' pipeline cuts short captions too when one beside them is too long
+        embeddings = [
+            pipe.encode_prompt(caption, max_sequence_length=options.tokenizer_max_length) for caption in captions
+        ]
+        return {
+            "text": [text[0] for text, _, _ in embeddings],
+            "pooled": torch.cat([pooled for _, pooled, _ in embeddings]),
+        }
 
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         import torch
@@ -96,14 +101,14 @@ class Kandinsky5(Family):
         import torch
 
         height, width = x_t.shape[-2:]
-        seen = self.seen(x_t, cond)  # (B, F, H, W, C)
-        grid = (seen.shape[1], height // self.latents.patch, width // self.latents.patch)
+        hidden_states = self.build_hidden_states(x_t, cond)  # (B, F, H, W, C)
+        grid = (hidden_states.shape[1], height // self.latents.patch, width // self.latents.patch)
         mask = find_on_host(cond, "mask")
         lengths = [cond["text"].shape[1]] if mask is None else mask.sum(1).tolist()
         rows = [slice(None)] if mask is None else [slice(i, i + 1) for i in range(len(x_t))]
         answers = [
             model(
-                hidden_states=seen[row],
+                hidden_states=hidden_states[row],
                 encoder_hidden_states=cond["text"][row, :length],
                 # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
                 timestep=t[row].float() * 1000,
@@ -111,18 +116,18 @@ class Kandinsky5(Family):
                 visual_rope_pos=[torch.arange(count, device=x_t.device) for count in grid],
                 text_rope_pos=torch.arange(length, device=x_t.device),
                 scale_factor=self.stretch(height * self.latents.downscale, width * self.latents.downscale),
-                sparse_params=self.sparse(model, seen[row]),
+                sparse_params=self.sparse(model, hidden_states[row]),
                 return_dict=False,
             )
             for row, length in zip(rows, lengths, strict=True)
         ]
         return self.from_pipeline(torch.cat(answers), height, width)
 
-    def seen(self, x_t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def build_hidden_states(self, x_t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """What the network looks at, channels last."""
         return self.to_pipeline(x_t)
 
-    def sparse(self, model: Any, seen: Tensor) -> Any:
+    def sparse(self, model: Any, hidden_states: Tensor) -> Any:
         """Which patches look at which, for networks that do not let all look at all."""
         return None
 
@@ -130,20 +135,20 @@ class Kandinsky5(Family):
         """By what the positions of frames, rows and columns are divided; sizes in pixels."""
         raise TypeError(f"{type(self).__name__} must define stretch")
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # for none at all the video pipelines take one of their own
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
-        return {**_embedded(text, ""), **_embedded(negative, "negative_")}
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+        return {**_embeds_kwargs(text, ""), **_embeds_kwargs(negative, "negative_")}
 
 
-def _embedded(text: dict[str, Tensor], which: str) -> dict[str, Tensor]:
+def _embeds_kwargs(text: dict[str, Tensor], which: str) -> dict[str, Tensor]:
     """One condition (1, ...) as arguments of the call, with where its text begins and ends."""
     import torch
 
@@ -158,9 +163,9 @@ class Kandinsky5Image(Kandinsky5):
     name, title = "kandinsky5_image", "Kandinsky 5 Image"
     pipeline = "Kandinsky5T2IPipeline"
     # the pipelines do not know of the shift in the VAE's settings
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="scale")
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="scale")
     previews = "madebyollin/taef1"
-    part_sizes = {"": {"text_encoder": QWEN25_VL_7B, "text_encoder_2": CLIP_L, "vae": FLUX_VAE}}
+    component_sizes = {"": {"text_encoder": QWEN25_VL_7B, "text_encoder_2": CLIP_L, "vae": FLUX_VAE}}
     default_flavour = "t2i-lite-sft"
     flavours = {
         "t2i-lite-sft": Flavour("kandinskylab/Kandinsky-5.0-T2I-Lite-sft-Diffusers"),

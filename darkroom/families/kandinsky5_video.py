@@ -2,7 +2,7 @@
 
 Paper 2511.14993; upstream: kandinskylab/kandinsky-5. Text, times and channels as in `kandinsky5_image`; latents (B, 16,
 F, H, W) of HunyuanVideo's VAE. The network also sees latents that are given otherwise, zeros in all published
-pipelines, and which frames are given: (B, 16 + 16 + 1, F, H, W). The first frame is given as the latent of a picture:
+pipelines, and which frames are given: (B, 16 + 16 + 1, F, H, W). The first frame is given as the latent of an image:
 inside a clip it is another one, as the VAE's norms look at all frames.
 """
 
@@ -17,7 +17,7 @@ from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
 from darkroom.families.hunyuanvideo_original import HunyuanVideoOriginal
 from darkroom.families.kandinsky5_image import Kandinsky5, tiny
-from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares
+from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FirstFrameFamily, noise_fractions
 from darkroom.families.shared.spec import Flavour, Latents, Limits
 from darkroom.families.sizes import CLIP_L, DEFAULT, QWEN25_VL_7B
 
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
 SMALL = range(480, 855)
 # networks whose attention is sparse, between groups of 8 x 8 tokens of one frame, by flex attention
 SPARSE, GROUP = "nabla", 8
-# the stock pipeline mends the first four latent frames by those behind them
-LEAST_FRAMES = 17
+# diffusers' pipeline mends the first four latent frames by those behind them
+MIN_FRAMES = 17
 
 
-def _started(name: str, defaults: Mapping[str, Any] | None = None) -> Flavour:
+def _image_to_video_flavour(name: str, defaults: Mapping[str, Any] | None = None) -> Flavour:
     return Flavour(
         f"kandinskylab/Kandinsky-5.0-{name}-Diffusers",
         defaults or {},
         pipeline="Kandinsky5I2VPipeline",
         supports=frozenset({IMAGE_TO_VIDEO}),
-        picture="needed",
-        tiny=dataclasses.replace(TINY, defaults={"validation_num_video_frames": LEAST_FRAMES}),
+        image_input="needed",
+        tiny=dataclasses.replace(TINY, defaults={"validation_num_video_frames": MIN_FRAMES}),
     )
 
 
-def _told(name: str, frames: int = 121, **defaults: Any) -> Flavour:
+def _text_to_video_flavour(name: str, frames: int = 121, **defaults: Any) -> Flavour:
     return Flavour(
         f"kandinskylab/Kandinsky-5.0-T2V-{name}-Diffusers",
         {"validation_num_video_frames": frames, **defaults},
@@ -77,13 +77,13 @@ TINY_SPARSE = dataclasses.replace(
 )
 
 
-class Kandinsky5Video(FromFirstFrame, Kandinsky5):
+class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
     name, title = "kandinsky5_video", "Kandinsky 5 Video"
     pipeline = "Kandinsky5T2VPipeline"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="scale", temporal=4)
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="scale", temporal=4)
     fps = 24.0
     supports = Family.supports | {"video"}
-    part_sizes = {"": {"text_encoder": QWEN25_VL_7B, "text_encoder_2": CLIP_L, "vae": DEFAULT}}
+    component_sizes = {"": {"text_encoder": QWEN25_VL_7B, "text_encoder_2": CLIP_L, "vae": DEFAULT}}
     sizes = {
         name: {"num_text_blocks": 2, "num_visual_blocks": 32}
         for name in (
@@ -96,16 +96,16 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
     }
     default_flavour = "t2v-lite-sft-5s"
     flavours = {
-        "t2v-lite-sft-5s": _told("Lite-sft-5s"),
-        "t2v-lite-pretrain-5s": _told("Lite-pretrain-5s"),
-        "t2v-lite-sft-10s": _told("Lite-sft-10s", 241, **NABLA),
-        "t2v-lite-pretrain-10s": _told("Lite-pretrain-10s", 241, **NABLA),
-        "t2v-pro-sft-5s-hd": _told("Pro-sft-5s", **LARGE),
-        "t2v-pro-sft-10s-hd": _told("Pro-sft-10s", 241, **LARGE),
-        "t2v-pro-pretrain-5s-hd": _told("Pro-pretrain-5s", **LARGE),
-        "t2v-pro-pretrain-10s-hd": _told("Pro-pretrain-10s", 241, **LARGE),
-        "i2v-lite-5s": _started("I2V-Lite-5s"),
-        "i2v-pro-sft-5s": _started("I2V-Pro-sft-5s", LARGE),
+        "t2v-lite-sft-5s": _text_to_video_flavour("Lite-sft-5s"),
+        "t2v-lite-pretrain-5s": _text_to_video_flavour("Lite-pretrain-5s"),
+        "t2v-lite-sft-10s": _text_to_video_flavour("Lite-sft-10s", 241, **NABLA),
+        "t2v-lite-pretrain-10s": _text_to_video_flavour("Lite-pretrain-10s", 241, **NABLA),
+        "t2v-pro-sft-5s-hd": _text_to_video_flavour("Pro-sft-5s", **LARGE),
+        "t2v-pro-sft-10s-hd": _text_to_video_flavour("Pro-sft-10s", 241, **LARGE),
+        "t2v-pro-pretrain-5s-hd": _text_to_video_flavour("Pro-pretrain-5s", **LARGE),
+        "t2v-pro-pretrain-10s-hd": _text_to_video_flavour("Pro-pretrain-10s", 241, **LARGE),
+        "i2v-lite-5s": _image_to_video_flavour("I2V-Lite-5s"),
+        "i2v-pro-sft-5s": _image_to_video_flavour("I2V-Pro-sft-5s", LARGE),
     }
     tinies = {"tiny-i2v": "i2v-lite-5s", "tiny-nabla": "t2v-lite-sft-10s"}
     defaults = {
@@ -133,64 +133,67 @@ class Kandinsky5Video(FromFirstFrame, Kandinsky5):
         """start (B, 16, 1, H, W): the latent of the first frame by itself."""
         from darkroom.families.shared.latents import encode
 
-        if not self.starts(options):
+        if not self.is_image_to_video(options):
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(components.vae(), first, components.latents)}
 
-    def portion(self, batch: Batch, options: Config, generator: Generator) -> Any:
-        """The clips with their first frame as the latent of a picture, where they start from it."""
+    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:
+        """The clips with their first frame as the latent of an image, where they start from it."""
         import torch
 
-        if not self.starts(options):
+        if not self.is_image_to_video(options):
             return batch
         start = batch.extras["start"].to(batch.latents)
         return dataclasses.replace(batch, latents=torch.cat([start, batch.latents[:, :, 1:]], dim=2))
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """given (B, 1, F, 1, 1), 1 for frames that are given; noisy, where one is."""
-        given = batch.latents.new_zeros(len(batch.latents), 1, batch.latents.shape[2], 1, 1)
-        if not self.starts(options):
-            return {"given": given}
-        given[:, :, 0] = 1
-        return {"given": given, "noisy": noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents)))}
+        clean_mask = batch.latents.new_zeros(len(batch.latents), 1, batch.latents.shape[2], 1, 1)
+        if not self.is_image_to_video(options):
+            return {"given": clean_mask}
+        clean_mask[:, :, 0] = 1
+        return {
+            "given": clean_mask,
+            "noisy": noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents))),
+        }
 
-    def seen(self, x_t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def build_hidden_states(self, x_t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         import torch
 
         mask = cond["given"].to(x_t).expand(-1, -1, -1, *x_t.shape[-2:])
         return self.to_pipeline(torch.cat([x_t, torch.zeros_like(x_t), mask], dim=1))
 
-    def sparse(self, model: Any, seen: Tensor) -> Any:
-        """The stock pipeline's own, with what it asks of itself."""
+    def sparse(self, model: Any, hidden_states: Tensor) -> Any:
+        """diffusers' pipeline's own, with what it asks of itself."""
         from darkroom.families.modules import nabla
-        from darkroom.families.shared.classes import bare, named
+        from darkroom.families.shared.classes import find_class, unwrap
 
-        stock = named(self.pipeline)
-        asked = SimpleNamespace(transformer=bare(model), fast_sta_nabla=stock.fast_sta_nabla)
+        stock = find_class(self.pipeline)
+        pipeline = SimpleNamespace(transformer=unwrap(model), fast_sta_nabla=stock.fast_sta_nabla)
         nabla.use()
-        return stock.get_sparse_params(asked, seen, seen.device)
+        return stock.get_sparse_params(pipeline, hidden_states, hidden_states.device)
 
     def stretch(self, height: int, width: int) -> tuple[float, ...]:
         return (1, 2, 2) if height in SMALL and width in SMALL else (1, 3.16, 3.16)
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         frames = self.clip_frames(options)
-        if self.starts(options) and frames < LEAST_FRAMES:
+        if self.is_image_to_video(options) and frames < MIN_FRAMES:
             raise ConfigError(
                 "validation_num_video_frames",
                 options.validation_num_video_frames,
                 "",
-                f"From a first frame {self.title} draws {LEAST_FRAMES} frames or more.",
-                f"Set it to {LEAST_FRAMES} or more.",
+                f"From a first frame {self.title} draws {MIN_FRAMES} frames or more.",
+                f"Set it to {MIN_FRAMES} or more.",
             )
-        return {**super().call(options), "num_frames": frames}
+        return {**super().pipeline_kwargs(options), "num_frames": frames}
 
-    def drawn_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
+    def round_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
         """In whole groups of tokens where attention is sparse."""
         step = self.option_defaults(options.model_flavour)["aspect_bucket_alignment"]
         if step < GROUP * self.latents.patch * self.latents.downscale:

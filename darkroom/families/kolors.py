@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.sdxl import BASE_SIZE, SDXL
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour
-from darkroom.families.shared.text import read
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import CHATGLM3_6B, SD_VAE
 from darkroom.families.tiny.components import chatglm
 
@@ -28,7 +28,7 @@ class Kolors(SDXL):
     controlnet = None
     inpainting = None
     tinies = {}
-    part_sizes = {"": {"text_encoder": CHATGLM3_6B, "vae": SD_VAE}}
+    component_sizes = {"": {"text_encoder": CHATGLM3_6B, "vae": SD_VAE}}
     sizes = {
         "": {
             **BASE_SIZE,
@@ -38,9 +38,9 @@ class Kolors(SDXL):
         }
     }
     default_flavour = "1.0"
-    trained_text: ClassVar[tuple[str, ...]] = ()
+    trainable_text: ClassVar[tuple[str, ...]] = ()
     flavours = {"1.0": Flavour("terminusresearch/kwai-kolors-1.0")}
-    # the stock pipeline reads its own prompts with 256 tokens, whatever it is told
+    # diffusers' pipeline reads its own prompts with 256 tokens, whatever it is told
     defaults = {"tokenizer_max_length": 256, "validation_guidance": 5.0, "validation_num_inference_steps": 50}
     tiny = ComponentSpecs(
         denoiser=ComponentSpec(
@@ -63,21 +63,21 @@ class Kolors(SDXL):
         defaults={"tokenizer_max_length": 256},
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return (options.tokenizer_max_length + 1) * configs["text_encoder"]["hidden_size"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer but one, pooled (B, D)."""
-        text, _, pooled, _ = read(pipe, captions, options)
+        text, _, pooled, _ = encode_prompt(pipe, captions, options)
         return {"text": text, "pooled": pooled}
 
     def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         return entry
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance}
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # without a negative prompt the pipeline would have no pooled vector for it
         return {"prompt": prompt, "negative_prompt": negative}
 

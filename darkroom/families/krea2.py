@@ -1,4 +1,4 @@
-"""Krea 2: one stream of text and picture tokens, flow matching, twelve layers of a Qwen3-VL model for text.
+"""Krea 2: one stream of text and image tokens, flow matching, twelve layers of a Qwen3-VL model for text.
 
 Upstream: krea-ai/krea-2. The network takes the noise level as 0..1 and answers noise - x0.
 Shapes: latents (B, 16, H, W), of a video VAE's single frame, become tokens (B, H/2 * W/2, 64), channel first inside a
@@ -32,10 +32,10 @@ class Krea2(Family):
     prediction = "flow_matching"
     attention_masks = "always"
     shift_line = (256, 6400, 0.5, 1.15)
-    unguided = {"guidance_scale": 0.0}  # it counts from 0
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)
+    guidance_off = {"guidance_scale": 0.0}  # it counts from 0
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="channels", framed=True)
     blocks = ("transformer_blocks",)
-    part_sizes = {"": {"vae": DEFAULT}}
+    component_sizes = {"": {"vae": DEFAULT}}
     sizes = {"": {"num_layers": 28, "num_attention_heads": 48, "num_key_value_heads": 12}}
     default_flavour = "raw"
     flavours = {
@@ -91,7 +91,7 @@ class Krea2(Family):
         },
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         width = configs["text_encoder"]["text_config"]["hidden_size"]
         return options.tokenizer_max_length * (len(LAYERS) * width + 1)
 
@@ -106,7 +106,7 @@ class Krea2(Family):
 
         height, width = x_t.shape[-2:]
         text = cond["text"]
-        # float32 in any precision: rounded, neighbouring places of a wide picture would be one
+        # float32 in any precision: rounded, neighboring places of a wide image would be one
         ids = image_ids(height, width, x_t.device, torch.float32)
         tokens = model(
             hidden_states=pack(x_t),
@@ -118,10 +118,10 @@ class Krea2(Family):
         )[0]
         return unpack(tokens, height, width)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds": text["text"],
             "prompt_embeds_mask": text["mask"],

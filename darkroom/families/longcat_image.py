@@ -2,8 +2,8 @@
 
 Paper 2512.07584; upstream: meituan-longcat/LongCat-Image. The network takes the noise level as 0..1 and answers
 noise - x0. Shapes: latents (B, 16, H, W) become tokens (B, H/2 * W/2, 64), channel first inside a token; text
-(B, L, D), where padding counts as text. Positions have three columns: kind (0 text, 1 picture), row and column; those
-of the text run down the diagonal, those of a picture start where the longest text ends. The model that rewrites prompts
+(B, L, D), where padding counts as text. Positions have three columns: kind (0 text, 1 image), row and column; those
+of the text run down the diagonal, those of an image start where the longest text ends. The model that rewrites prompts
 is left out: what is trained on is what is asked for.
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 LONGEST_TEXT = 512
-PICTURE = 1
+IMAGE = 1
 
 
 class LongCatImage(Family):
@@ -33,10 +33,10 @@ class LongCatImage(Family):
     pipeline, denoiser = "LongCatImagePipeline", "LongCatImageTransformer2DModel"
     prediction = "flow_matching"
     shift_line = (256, 4096, 0.5, 1.15)
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
-    idle_parts = ("text_processor",)
-    part_sizes = {"": {"text_encoder": QWEN25_VL_7B, "vae": FLUX_VAE}}
+    unused_components = ("text_processor",)
+    component_sizes = {"": {"text_encoder": QWEN25_VL_7B, "vae": FLUX_VAE}}
     sizes = {"": {"num_layers": 10, "num_single_layers": 20}}
     default_flavour = "final"
     flavours = {
@@ -80,7 +80,7 @@ class LongCatImage(Family):
         defaults={"tokenizer_max_length": LONGEST_TEXT},
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return min(options.tokenizer_max_length, LONGEST_TEXT) * configs["text_encoder"]["text_config"]["hidden_size"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -96,7 +96,7 @@ class LongCatImage(Family):
         height, width = x_t.shape[-2:]
         text = cond["text"]
         # float32 in any precision: bfloat16 has no more than 256 places in a row
-        places = image_ids(height, width, x_t.device, torch.float32, PICTURE)
+        places = image_ids(height, width, x_t.device, torch.float32, IMAGE)
         places = torch.cat([places[:, :1], places[:, 1:] + LONGEST_TEXT], dim=1)  # behind the text
         diagonal = torch.arange(text.shape[1], device=x_t.device, dtype=torch.float32)
         tokens = model(
@@ -109,19 +109,19 @@ class LongCatImage(Family):
         )[0]
         return unpack(tokens, height, width)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "enable_prompt_rewrite": False}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """diffusers 0.42 counts prompts also where there are only their embeddings."""
 
-        def encode_prompt(prompt: Any = None, prompt_embeds: Any = None, **more: Any) -> Any:
+        def encode_prompt(prompt: Any = None, prompt_embeds: Any = None, **arguments: Any) -> Any:
             if prompt is None and prompt_embeds is not None:
                 prompt = [""] * len(prompt_embeds)
-            return type(pipe).encode_prompt(pipe, prompt=prompt, prompt_embeds=prompt_embeds, **more)
+            return type(pipe).encode_prompt(pipe, prompt=prompt, prompt_embeds=prompt_embeds, **arguments)
 
         pipe.encode_prompt = encode_prompt
 

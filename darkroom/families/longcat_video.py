@@ -1,7 +1,7 @@
 """LongCat-Video: one stream of video patches that attends to UMT5 text, flow matching, Wan's causal video VAE.
 
 Paper 2510.22200; upstream: meituan-longcat/LongCat-Video. The network takes the noise level as 0..1000, one for each
-latent frame where clips start from a picture, and answers x0 - noise. diffusers has neither it nor its pipeline:
+latent frame where clips start from an image, and answers x0 - noise. diffusers has neither it nor its pipeline:
 both are written in `families.modules`.
 Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; UMT5 text (B, L, D) with a mask (B, L).
 Image to video: the first latent frame stays clean, has time 0, looks at nothing else and is not told the text.
@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.first_frame import noise_shares
+from darkroom.families.shared.first_frame import noise_fractions
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
-from darkroom.families.shared.text import can_mend_text, read
+from darkroom.families.shared.text import encode_prompt, has_ftfy
 from darkroom.families.sizes import DEFAULT, UMT5_XXL
 from darkroom.families.tiny.components import t5
 
@@ -33,22 +33,22 @@ FEED_FORWARD = ("ffn.w1", "ffn.w2", "ffn.w3")
 
 class LongCatVideo(Family):
     name, title = "longcat_video", "LongCat-Video"
-    pipeline, denoiser, denoiser_part = "LongCatVideoPipeline", "LongCatVideoTransformer3DModel", "dit"
+    pipeline, denoiser, denoiser_component = "LongCatVideoPipeline", "LongCatVideoTransformer3DModel", "dit"
     prediction = "flow_matching"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="channels", temporal=4)
     blocks = ("blocks",)
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 15.0
     supports = Family.supports | {"video"}
-    part_sizes = {"": {"text_encoder": UMT5_XXL, "vae": DEFAULT}}
+    component_sizes = {"": {"text_encoder": UMT5_XXL, "vae": DEFAULT}}
     sizes = {"": {}}
     default_flavour = "final"
     flavours = {
         "final": Flavour(
             "meituan-longcat/LongCat-Video",
             note="from text, and from the first frame of clips whose dataset says video.is_i2v",
-            picture="optional",
-            started="LongCatVideoImageToVideoPipeline",
+            image_input="optional",
+            image_pipeline="LongCatVideoImageToVideoPipeline",
         )
     }
     defaults = {
@@ -94,23 +94,23 @@ class LongCatVideo(Family):
 
     def text_identity(self, options: Config) -> dict[str, Any]:
         """The pipeline cleans a prompt further where ftfy is installed."""
-        return {**super().text_identity(options), "ftfy": can_mend_text()}
+        return {**super().text_identity(options), "ftfy": has_ftfy()}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from UMT5 and mask (B, L), 1 where there is text."""
-        text, mask, _, _ = read(pipe, captions, options)
+        text, mask, _, _ = encode_prompt(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """noisy and given, the number of clean latent frames, where clips start from their first frame."""
         if not batch.is_i2v or batch.latents.shape[2] == 1:
             return {}
-        return {"noisy": noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents))), "given": 1}
+        return {"noisy": noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents))), "given": 1}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
         """Velocity from data to noise, (B, 16, F, H, W). Upstream's points the other way."""
@@ -129,14 +129,14 @@ class LongCatVideo(Family):
 
     # -- the pipeline ----------------------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
             "num_frames": self.clip_frames(options),
         }
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"],

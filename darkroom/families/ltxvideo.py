@@ -1,7 +1,7 @@
 """LTX-Video 0.9: one token for every latent of a video VAE that shrinks 32 times along edges and 8 times in time.
 
 Paper 2501.00103; upstream: Lightricks/LTX-Video. The network takes the noise level as 0..1000, one for each token where
-clips start from a picture, and answers noise - x0; positions are in seconds and pixels.
+clips start from an image, and answers noise - x0; positions are in seconds and pixels.
 Shapes: latents (B, 128, F, H, W), F = (frames - 1) / 8 + 1, become tokens (B, F * H * W, 128); T5 text (B, L, D) with a
 mask (B, L).
 """
@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.first_frame import noise_shares, token_times
+from darkroom.families.shared.first_frame import noise_fractions, token_times
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
-from darkroom.families.shared.text import read
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import LTX095_VAE, T5_XXL
 from darkroom.families.tiny.components import t5
 
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
     from darkroom.options.config import Config
 
-STARTED: Mapping[str, Any] = {"picture": "optional", "started": "LTXImageToVideoPipeline"}
-FEW_CHANNELS = (8, 8, 8, 8)
-ONE_LAYER = (1, 1, 1, 1, 1)
+IMAGE_TO_VIDEO_FIELDS: Mapping[str, Any] = {"image_input": "optional", "image_pipeline": "LTXImageToVideoPipeline"}
+SMALL_CHANNELS = (8, 8, 8, 8)
+SINGLE_LAYER = (1, 1, 1, 1, 1)
 
 
 class LTXVideo(Family):
@@ -36,18 +36,18 @@ class LTXVideo(Family):
     prediction = "flow_matching"
     attention_masks = "always"
     shift_line = (1024, 4096, 0.95, 2.05)
-    latents = Latents(channels=128, downscale=32, normaliser="statistics", temporal=8)
+    latents = Latents(channels=128, downscale=32, normalizer="statistics", temporal=8)
     blocks = ("transformer_blocks",)
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 25.0
     supports = Family.supports | {"video"}
     caches = True
-    part_sizes = {"": {"text_encoder": T5_XXL}, "0.9.5": {"vae": LTX095_VAE}}
+    component_sizes = {"": {"text_encoder": T5_XXL}, "0.9.5": {"vae": LTX095_VAE}}
     sizes = {"": {}}
     default_flavour = "0.9.5"
     flavours = {
-        "0.9.5": Flavour("Lightricks/LTX-Video-0.9.5", **STARTED),
-        "0.9.0": Flavour("Lightricks/LTX-Video", **STARTED),
+        "0.9.5": Flavour("Lightricks/LTX-Video-0.9.5", **IMAGE_TO_VIDEO_FIELDS),
+        "0.9.0": Flavour("Lightricks/LTX-Video", **IMAGE_TO_VIDEO_FIELDS),
     }
     defaults = {
         "resolution": 480,
@@ -79,10 +79,10 @@ class LTXVideo(Family):
             "AutoencoderKLLTXVideo",
             {
                 "latent_channels": 128,
-                "block_out_channels": FEW_CHANNELS,
-                "decoder_block_out_channels": FEW_CHANNELS,
-                "layers_per_block": ONE_LAYER,
-                "decoder_layers_per_block": ONE_LAYER,
+                "block_out_channels": SMALL_CHANNELS,
+                "decoder_block_out_channels": SMALL_CHANNELS,
+                "layers_per_block": SINGLE_LAYER,
+                "decoder_layers_per_block": SINGLE_LAYER,
                 "decoder_inject_noise": (False,) * 5,
                 "timestep_conditioning": True,
             },
@@ -106,17 +106,17 @@ class LTXVideo(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from T5 and mask (B, L), 1 where there is text."""
-        text, mask, _, _ = read(pipe, captions, options)
+        text, mask, _, _ = encode_prompt(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """rate: frames per second; noisy: with `ltx_train_mode` i2v, first frames have little noise or none.
 
         A share `ltx_i2v_prob` of the clips is given its first frame with up to `ltx_partial_noise_fraction` of the
@@ -124,16 +124,16 @@ class LTXVideo(Family):
         """
         import torch
 
-        found: dict[str, Any] = {"rate": float(options.framerate or self.fps or 0)}
+        inputs: dict[str, Any] = {"rate": float(options.framerate or self.fps or 0)}
         if options.ltx_train_mode == "t2v" or batch.is_i2v is False:
-            return found
+            return inputs
         count = len(batch.latents)
         if options.ltx_protect_first_frame:
             first = torch.zeros(count)
         else:
-            chosen, amount = torch.rand(2, count, generator=generator)
-            first = torch.where(chosen < options.ltx_i2v_prob, amount * options.ltx_partial_noise_fraction, 1.0)
-        return {**found, "noisy": noise_shares(batch.latents, first)}
+            draw, amount = torch.rand(2, count, generator=generator)
+            first = torch.where(draw < options.ltx_i2v_prob, amount * options.ltx_partial_noise_fraction, 1.0)
+        return {**inputs, "noisy": noise_fractions(batch.latents, first)}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
         """Velocity from data to noise, (B, 128, F, H, W)."""
@@ -155,9 +155,9 @@ class LTXVideo(Family):
         )[0]
         return self.from_pipeline(tokens, height, width)
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
@@ -165,7 +165,7 @@ class LTXVideo(Family):
             "frame_rate": options.framerate or self.fps,
         }
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"],

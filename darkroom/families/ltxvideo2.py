@@ -1,9 +1,9 @@
-"""LTX-2: a film and its sound, denoised side by side by one network that lets each look at the other.
+"""LTX-2: a video and its audio, denoised side by side by one network that lets each look at the other.
 
 Paper 2601.03233; upstream: Lightricks/LTX-2. Both streams have the same noise level, 0..1000 to the network, which
 answers noise - x0 for each. Text is every layer of Gemma 3, made into two texts by small transformers (connectors).
-Shapes: film as LTX-Video's; sound (B, T, 128), 25 latents a second, each eight channels of sixteen mel bands; text (B,
-L, D) for the film and for the sound, with a mask (B, L).
+Shapes: video as LTX-Video's; audio (B, T, 128), 25 latents a second, each eight channels of sixteen mel bands; text (B,
+L, D) for the video and for the audio, with a mask (B, L).
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.ltxvideo import FEW_CHANNELS, ONE_LAYER, LTXVideo
-from darkroom.families.shared.first_frame import noise_shares, token_times
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, SoundTrack
-from darkroom.families.shared.text import read
+from darkroom.families.ltxvideo import SINGLE_LAYER, SMALL_CHANNELS, LTXVideo
+from darkroom.families.shared.first_frame import noise_fractions, token_times
+from darkroom.families.shared.spec import AudioSpec, ComponentSpec, ComponentSpecs, Flavour
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import DEFAULT, GEMMA3_12B
 from darkroom.families.tiny.components import gemma3
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
     from darkroom.options.config import Config
 
-STARTED: Mapping[str, Any] = {"picture": "optional", "started": "LTX2ImageToVideoPipeline"}
+IMAGE_TO_VIDEO_FIELDS: Mapping[str, Any] = {"image_input": "optional", "image_pipeline": "LTX2ImageToVideoPipeline"}
 # what a spectrogram frame looks at, and the least it says: as the network was trained
 WINDOW, FLOOR = 1024, 1e-5
 # the first published network, whose streams look at each other by their own times
-OWN_TIMES = frozenset({"dev"})
+SEPARATE_TIMES = frozenset({"dev"})
 
 _CONNECTORS = {
     "caption_channels": 32,
@@ -60,12 +60,12 @@ _VOCODER = {
 class LTXVideo2(LTXVideo):
     name, title = "ltxvideo2", "LTX-2"
     pipeline, denoiser = "LTX2Pipeline", "LTX2VideoTransformer3DModel"
-    text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     pipeline_decodes = True
-    unguided = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0}
-    beside = {"sound": "audio_hidden_states"}
-    sound = SoundTrack(rate=16000, channels=2)
-    part_sizes = {
+    guidance_off = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0}
+    extra_streams = {"sound": "audio_hidden_states"}
+    audio = AudioSpec(rate=16000, channels=2)
+    component_sizes = {
         "": {
             "text_encoder": GEMMA3_12B,
             "connectors": DEFAULT,
@@ -77,13 +77,13 @@ class LTXVideo2(LTXVideo):
     sizes = {"dev": {}}
     default_flavour = "dev"
     flavours = {
-        "dev": Flavour("Lightricks/LTX-2", **STARTED),
-        "2.3-dev": Flavour("dg845/LTX-2.3-Diffusers", **STARTED),
+        "dev": Flavour("Lightricks/LTX-2", **IMAGE_TO_VIDEO_FIELDS),
+        "2.3-dev": Flavour("dg845/LTX-2.3-Diffusers", **IMAGE_TO_VIDEO_FIELDS),
         "2.3-distilled": Flavour(
             "dg845/LTX-2.3-Distilled-Diffusers",
             {"validation_guidance": 1.0, "validation_num_inference_steps": 8},
             distilled="eight steps without guidance",
-            **STARTED,
+            **IMAGE_TO_VIDEO_FIELDS,
         ),
     }
     defaults = {
@@ -117,9 +117,9 @@ class LTXVideo2(LTXVideo):
             "AutoencoderKLLTX2Video",
             {
                 "latent_channels": 128,
-                "block_out_channels": FEW_CHANNELS,
+                "block_out_channels": SMALL_CHANNELS,
                 "decoder_block_out_channels": (8, 16, 32),
-                "layers_per_block": ONE_LAYER,
+                "layers_per_block": SINGLE_LAYER,
                 "decoder_layers_per_block": (1, 1, 1, 1),
                 "spatial_compression_ratio": 32,
                 "temporal_compression_ratio": 8,
@@ -158,12 +158,12 @@ class LTXVideo2(LTXVideo):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
-        made = configs["connectors"]
-        if made["per_modality_projections"]:
-            width = made["video_hidden_dim"] + made["audio_hidden_dim"]
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+        config = configs["connectors"]
+        if config["per_modality_projections"]:
+            width = config["video_hidden_dim"] + config["audio_hidden_dim"]
         else:
-            width = 2 * made["caption_channels"]
+            width = 2 * config["caption_channels"]
         return options.tokenizer_max_length * (width + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -171,62 +171,64 @@ class LTXVideo2(LTXVideo):
 
         They are kept rather than the layers of Gemma, which are 49 times as many numbers.
         """
-        layers, mask, _, _ = read(pipe, captions, options)
-        text, sound, mask = pipe.connectors(layers, mask, padding_side=pipe.tokenizer.padding_side)
-        return {"text": text, "sound_text": sound, "mask": mask}
+        layers, mask, _, _ = encode_prompt(pipe, captions, options)
+        text, audio_text, mask = pipe.connectors(layers, mask, padding_side=pipe.tokenizer.padding_side)
+        return {"text": text, "sound_text": audio_text, "mask": mask}
 
-    # -- sound -----------------------------------------------------------------------------------------------------
+    # -- audio ----------------------------------------------------------------------------------------------------
 
     def sample_identity(self, options: Config) -> dict[str, Any]:
-        return {"sound": list(self.sound), "frames_per_second": options.framerate or self.fps}
+        return {"sound": list(self.audio), "frames_per_second": options.framerate or self.fps}
 
-    def sound_entries(self, components: Any, sound: Tensor, seconds: float) -> dict[str, Tensor]:
-        """sound (B, T, D): normalised latents of the waveforms (B, channels, N)."""
+    def encode_audio(self, components: Any, waveforms: Tensor, seconds: float) -> dict[str, Tensor]:
+        """audio (B, T, D): normalized latents of the waveforms (B, channels, N)."""
         import torch
 
         vae = components.extra("audio_vae")
         facts = vae.config
         per_second = facts.sample_rate / facts.mel_hop_length / vae.temporal_compression_ratio
         count = round(seconds * per_second)
-        mels = log_mels(sound, facts.sample_rate, facts.mel_hop_length, facts.mel_bins)
+        mels = log_mels(waveforms, facts.sample_rate, facts.mel_hop_length, facts.mel_bins)
         mels = mels[:, :, : (count - 1) * vae.temporal_compression_ratio + 1]
         with torch.no_grad():
             latents = vae.encode(mels.to(vae.device, vae.dtype)).latent_dist.mode().float()  # (B, C, T, bands)
-        return {"sound": self.sound_latents(vae, latents)}
+        return {"sound": self.normalize_audio_latents(vae, latents)}
 
-    def sound_latents(self, vae: Any, latents: Tensor) -> Tensor:
+    def normalize_audio_latents(self, vae: Any, latents: Tensor) -> Tensor:
         packed = latents.transpose(1, 2).flatten(2)
         return (packed - vae.latents_mean.to(packed)) / vae.latents_std.to(packed)
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """rate: frames per second; own_times: see OWN_TIMES; noisy, where clips start from their first frame."""
-        found: dict[str, Any] = {
+        inputs: dict[str, Any] = {
             "rate": float(options.framerate or self.fps or 0),
-            "own_times": self.published(options.model_flavour) in OWN_TIMES,
+            "own_times": self.base_flavour(options.model_flavour) in SEPARATE_TIMES,
         }
         if batch.is_i2v:
-            found["noisy"] = noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents)))
-        return found
+            inputs["noisy"] = noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents)))
+        return inputs
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
-        return self.predict_all(model, x_t, t, cond)[0]
+        return self.predict_streams(model, x_t, t, cond)[0]
 
-    def predict_all(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Velocity from data to noise: of the film (B, 128, F, H, W), and {"sound": (B, T, D)}."""
-        from darkroom.families.shared.classes import bare
+    def predict_streams(
+        self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Velocity from data to noise: of the video (B, 128, F, H, W), and {"audio": (B, T, D)}."""
+        from darkroom.families.shared.classes import unwrap
 
         frames, height, width = x_t.shape[2:]
-        sound, time = cond["sound"].to(x_t), t.float() * 1000
+        audio, time = cond["sound"].to(x_t), t.float() * 1000
         times: dict[str, Tensor] = {"timestep": time}
         if "noisy" in cond:
             tokens = token_times(time, cond["noisy"], self.latents.tokens(height, width))
             times = {"timestep": tokens, "audio_timestep": time}
-        network, count = bare(model), len(x_t)
-        film, heard = model(
+        network, count = unwrap(model), len(x_t)
+        video, audio_answer = model(
             hidden_states=self.to_pipeline(x_t),
-            audio_hidden_states=sound,
+            audio_hidden_states=audio,
             encoder_hidden_states=cond["text"],
             audio_encoder_hidden_states=cond["sound_text"],
             sigma=time,
@@ -236,21 +238,21 @@ class LTXVideo2(LTXVideo):
             height=height,
             width=width,
             fps=cond["rate"],
-            audio_num_frames=sound.shape[1],
+            audio_num_frames=audio.shape[1],
             video_coords=network.rope.prepare_video_coords(count, frames, height, width, x_t.device, fps=cond["rate"]),
-            audio_coords=network.audio_rope.prepare_audio_coords(count, sound.shape[1], x_t.device),
+            audio_coords=network.audio_rope.prepare_audio_coords(count, audio.shape[1], x_t.device),
             use_cross_timestep=not cond["own_times"],
             **times,
             return_dict=False,
         )
-        return self.from_pipeline(film, height, width), {"sound": heard}
+        return self.from_pipeline(video, height, width), {"sound": audio_answer}
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         """Plain guidance: that by perturbed layers and by streams alone costs two more passes a step."""
         return {
-            **super().call(options),
+            **super().pipeline_kwargs(options),
             "audio_guidance_scale": options.validation_guidance,
             "stg_scale": 0.0,
             "audio_stg_scale": 0.0,
@@ -259,10 +261,10 @@ class LTXVideo2(LTXVideo):
             "guidance_rescale": options.validation_guidance_rescale or 0.0,
             "audio_guidance_rescale": options.validation_guidance_rescale or 0.0,
             "spatio_temporal_guidance_blocks": None,
-            "use_cross_timestep": self.published(options.model_flavour) not in OWN_TIMES,
+            "use_cross_timestep": self.base_flavour(options.model_flavour) not in SEPARATE_TIMES,
         }
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         """Both texts side by side, for `prepare` to take apart."""
         import torch
 
@@ -273,34 +275,34 @@ class LTXVideo2(LTXVideo):
             "negative_prompt_attention_mask": negative["mask"],
         }
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
-        """The picture as it is, as clips are trained: the pipeline would compress it as H.264 first."""
-        return {**super().picture_call(picture, width, height, options), "image_crf": 0}
+    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+        """The image as it is, as clips are trained: the pipeline would compress it as H.264 first."""
+        return {**super().image_kwargs(image, width, height, options), "image_crf": 0}
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
-        from darkroom.families.shared.connectors import Connected
+        from darkroom.families.shared.connectors import PrecomputedConnectors
 
-        if not isinstance(pipe.connectors, Connected):
+        if not isinstance(pipe.connectors, PrecomputedConnectors):
             facts = pipe.transformer.config
-            own = facts.caption_channels if facts.use_prompt_embeddings else facts.cross_attention_dim
-            pipe.connectors = Connected(pipe.connectors, own)
+            text_width = facts.caption_channels if facts.use_prompt_embeddings else facts.cross_attention_dim
+            pipe.connectors = PrecomputedConnectors(pipe.connectors, text_width)
 
-    def sound_of(self, pipe: DiffusionPipeline, made: Any) -> tuple[Any, int]:
-        """The sound (channels, N) in -1..1 and its rate, of what the pipeline returned."""
-        return made[1][0].float().cpu().numpy(), pipe.vocoder.config.output_sampling_rate
+    def extract_audio(self, pipe: DiffusionPipeline, output: Any) -> tuple[Any, int]:
+        """The audio (channels, N) in -1..1 and its rate, of what the pipeline returned."""
+        return output[1][0].float().cpu().numpy(), pipe.vocoder.config.output_sampling_rate
 
 
-def log_mels(sound: Tensor, rate: int, hop: int, bands: int) -> Tensor:
+def log_mels(waveforms: Tensor, rate: int, hop: int, bands: int) -> Tensor:
     """Waveforms (B, channels, N) to logarithms of mel magnitudes, (B, channels, N / hop + 1, bands)."""
     import torch
     from transformers.audio_utils import mel_filter_bank
 
     filters = mel_filter_bank(WINDOW // 2 + 1, bands, 0.0, rate / 2, rate, norm="slaney", mel_scale="slaney")
     spectrum = torch.stft(
-        sound.flatten(0, 1), WINDOW, hop, window=torch.hann_window(WINDOW), center=True, return_complex=True
+        waveforms.flatten(0, 1), WINDOW, hop, window=torch.hann_window(WINDOW), center=True, return_complex=True
     )  # (B * channels, bins, frames)
     mels = spectrum.abs().mT @ torch.from_numpy(filters).float()
-    return mels.clamp(min=FLOOR).log().unflatten(0, sound.shape[:2])
+    return mels.clamp(min=FLOOR).log().unflatten(0, waveforms.shape[:2])
 
 
 FAMILY = LTXVideo2()

@@ -1,4 +1,4 @@
-"""Lumina-Image 2.0: one stream of text and picture tokens, flow matching, a Gemma 2 language model for text.
+"""Lumina-Image 2.0: one stream of text and image tokens, flow matching, a Gemma 2 language model for text.
 
 Paper 2503.21758; upstream: Alpha-VLLM/Lumina-Image-2.0. The network takes the noise level as 1 - t, 0 for pure noise,
 and answers x0 - noise: time and velocity both run the other way than here.
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
-from darkroom.families.shared.text import read
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import FLUX_VAE, GEMMA2_2B
 from darkroom.families.tiny.components import gemma2, kl_vae
 
@@ -29,12 +29,12 @@ class Lumina2(Family):
     pipeline, denoiser = "Lumina2Pipeline", "Lumina2Transformer2DModel"
     prediction = "flow_matching"
     attention_masks = "always"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
     negative_is_caption = False
-    text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"
-    part_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": FLUX_VAE}}
+    component_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": FLUX_VAE}}
     sizes = {"": {"axes_lens": (300, 512, 512)}}
     default_flavour = "2.0"
     flavours = {
@@ -76,21 +76,21 @@ class Lumina2(Family):
     )
 
     def limits(self, settings: Mapping[str, Any]) -> Limits:
-        """Its rotations are tables: of the text, behind whose end the picture stands, and of rows and columns."""
+        """Its rotations are tables: of the text, behind whose end the image stands, and of rows and columns."""
         if not (tables := settings.get("axes_lens")):
             return Limits()
         return Limits(edge=min(tables[1:]) * self.latents.patch * self.latents.downscale, tokens=tables[0] - 1)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) of the last layer but one, mask (B, L)."""
-        text, mask, _, _ = read(pipe, captions, options)
+        text, mask, _, _ = encode_prompt(pipe, captions, options)
         return {"text": text, "mask": mask}
 
     def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
-        """The empty text without the instruction, as the stock pipeline reads a negative prompt."""
+        """The empty text without the instruction, as diffusers' pipeline reads a negative prompt."""
         _, _, text, mask = pipe.encode_prompt("", max_sequence_length=options.tokenizer_max_length)
         return {"text": text[0].detach().cpu(), "mask": mask[0].cpu()}
 
@@ -104,10 +104,10 @@ class Lumina2(Family):
             return_dict=False,
         )[0]
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"],

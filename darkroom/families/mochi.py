@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, ComponentSpec, ComponentSpecs
 from darkroom.families.shared.text import read
 from darkroom.families.sizes import DEFAULT, T5_XXL
-from darkroom.families.tiny.parts import t5
+from darkroom.families.tiny.components import t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -27,12 +27,12 @@ class Mochi(Family):
     name, title = "mochi", "Mochi 1"
     pipeline, denoiser = "MochiPipeline", "MochiTransformer3DModel"
     prediction = "flow_matching"
-    latents = Latents(channels=12, downscale=8, patch=2, normaliser="channels", temporal=6)
+    latents = Latents(channels=12, downscale=8, patch=2, normalizer="channels", temporal=6)
     blocks = ("transformer_blocks",)
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 30.0
     supports = Family.supports | {"video"}
-    part_sizes = {"": {"text_encoder": T5_XXL, "vae": DEFAULT}}
+    component_sizes = {"": {"text_encoder": T5_XXL, "vae": DEFAULT}}
     sizes = {"": {}}
     default_flavour = "1-preview"
     flavours = {"1-preview": Flavour("genmo/mochi-1-preview")}
@@ -46,8 +46,8 @@ class Mochi(Family):
         "validation_num_video_frames": 85,
     }
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")}
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "MochiTransformer3DModel",
             {
                 "patch_size": 2,
@@ -60,7 +60,7 @@ class Mochi(Family):
                 "time_embed_dim": 32,
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "AutoencoderKLMochi",
             {
                 "encoder_block_out_channels": (32, 32, 32, 32),
@@ -71,12 +71,12 @@ class Mochi(Family):
         ),
         encoders={"text_encoder": t5()},
         tokenizers={"tokenizer": "t5"},
-        scheduler=Part("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
+        scheduler=ComponentSpec("FlowMatchEulerDiscreteScheduler", {"invert_sigmas": True}),
         settings={"force_zeros_for_empty_prompt": True},
         oracle={"attention_head_dim": 32},
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -99,14 +99,14 @@ class Mochi(Family):
             return_dict=False,
         )[0]
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "num_frames": self.clip_frames(options),
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
         }
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"],

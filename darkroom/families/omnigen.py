@@ -1,9 +1,9 @@
-"""OmniGen: one language model over text tokens, a time token and a picture's patches, flow matching, no text encoder.
+"""OmniGen: one language model over text tokens, a time token and an image's patches, flow matching, no text encoder.
 
 Paper 2409.11340; upstream: VectorSpaceLab/OmniGen. The network takes the noise level as 1 - t, 0 for pure noise, and
 answers x0 - noise: time and velocity both run the other way than here.
 Shapes: latents (B, 4, H, W); text (L,) token ids of each caption, its own length, B of them padded in front to (B, L).
-Text sees what is before it, a picture sees everything. Editing pictures is left out: this trains from text alone.
+Text sees what is before it, an image sees everything. Editing images is left out: this trains from text alone.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ PADDING = 2
 TEMPLATE = (
     "<|user|>\nGenerate an image according to the following instructions\n{}<|end|>\n<|assistant|>\n<|diffusion|>"
 )
-# what the stock pipeline is always guided away from
+# what diffusers' pipeline is always guided away from
 NEGATIVE = (
     "low quality, jpeg artifacts, ugly, duplicate, morbid, mutilated, extra fingers, mutated hands, "
     "poorly drawn hands, poorly drawn face, mutation, deformed, blurry, dehydrated, bad anatomy, bad proportions, "
@@ -43,24 +43,24 @@ class Encoded(str):
 
 
 class Instructions:
-    """In the place of the stock pipeline's reader, which needs torchvision for its pictures: it reads text alone."""
+    """In the place of diffusers' pipeline's reader, which needs torchvision for its images: it reads text alone."""
 
     def __init__(self, text_tokenizer: Any, max_image_size: int = 1024, stock: Any = None):
         self.text_tokenizer, self.max_image_size, self.stock = text_tokenizer, max_image_size, stock
 
-    def __call__(self, prompts: list[str], input_images: Any = None, **more: Any) -> dict[str, Any]:
+    def __call__(self, prompts: list[str], input_images: Any = None, **kwargs: Any) -> dict[str, Any]:
         """What the network is told of the prompts, then of what they are guided away from."""
         import torch
 
-        given = [prompt for prompt in prompts if isinstance(prompt, Encoded)]
-        if self.stock is not None and not given:
-            return self.stock(prompts, input_images, **more)
-        read = [(each.ids, each.negative) for each in given] or [
+        encoded = [prompt for prompt in prompts if isinstance(prompt, Encoded)]
+        if self.stock is not None and not encoded:
+            return self.stock(prompts, input_images, **kwargs)
+        read = [(prompt_tokens.ids, prompt_tokens.negative) for prompt_tokens in encoded] or [
             (token_ids(self.text_tokenizer, prompt), token_ids(self.text_tokenizer, NEGATIVE)) for prompt in prompts
         ]
         rows = [torch.tensor(ids) for ids in [*(ids for ids, _ in read), *(negative for _, negative in read)]]
         batch = pad(rows)
-        mask, positions = layout(batch["length"], batch["text"].shape[1], more["height"] * more["width"] // 256)
+        mask, positions = layout(batch["length"], batch["text"].shape[1], kwargs["height"] * kwargs["width"] // 256)
         return {
             "input_ids": batch["text"],
             "attention_mask": mask,
@@ -78,7 +78,7 @@ class OmniGen(Family):
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("layers",)
     negative_is_caption = False
-    part_sizes = {"": {"vae": SD_VAE}}
+    component_sizes = {"": {"vae": SD_VAE}}
     sizes = {"": {"rope_scaling": {"long_factor": (1.0,) * 48, "short_factor": (1.0,) * 48, "type": "su"}}}
     default_flavour = "v1"
     flavours = {"v1": Flavour("Shitao/OmniGen-v1-diffusers", note="trained from text only; its editing is not offered")}
@@ -133,7 +133,7 @@ class OmniGen(Family):
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and table * self.latents.patch * self.latents.downscale)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length
 
@@ -145,7 +145,7 @@ class OmniGen(Family):
         return {"text": [torch.tensor(token_ids(pipe.tokenizer, caption)[:limit]) for caption in captions]}
 
     def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
-        """The text that the stock pipeline is always guided away from."""
+        """The text that diffusers' pipeline is always guided away from."""
         return {"text": self.encode_text(pipe, [NEGATIVE], options)["text"][0]}
 
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -179,17 +179,17 @@ class OmniGen(Family):
         ]
         return -torch.cat(toward_data)
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         return {"prompt": prompt}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         prompt = Encoded()
         prompt.ids, prompt.negative = text["text"][0].tolist(), negative["text"][0].tolist()
         return {"prompt": prompt}
 
-    def made_parts(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
         """No part, but a name that diffusers 0.42 leaves out without torchvision and asks for all the same."""
         from diffusers.pipelines.omnigen import pipeline_omnigen
 
@@ -221,11 +221,11 @@ def layout(lengths: Tensor, longest: int, pixels: int) -> tuple[Tensor, Tensor]:
     """Who sees whom, (B, S, S), and where each stands, (B, S), in rows of text, the time and `pixels` patches."""
     import torch
 
-    known = longest + 1
+    text_length = longest + 1
     number = torch.arange(longest, device=lengths.device) - (longest - lengths)[:, None]  # (B, L), below 0 is padding
-    mask = torch.zeros(len(lengths), known + pixels, known + pixels, device=lengths.device)
-    mask[:, :known, :known] = torch.ones(known, known, device=lengths.device).tril()
-    mask[:, known:] = 1
+    mask = torch.zeros(len(lengths), text_length + pixels, text_length + pixels, device=lengths.device)
+    mask[:, :text_length, :text_length] = torch.ones(text_length, text_length, device=lengths.device).tril()
+    mask[:, text_length:] = 1
     mask[:, :, :longest] *= (number >= 0)[:, None]
     # a row that saw nothing would have nothing to share its attention among
     mask[:, :longest].masked_fill_((number < 0)[..., None], 1)

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family, config_of
+from darkroom.families.base import Family, read_config
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
-from darkroom.families.shared.text import read
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import SD_VAE, T5_XXL
 from darkroom.families.tiny.components import kl_vae, t5
 
@@ -33,9 +33,9 @@ class PixArtSigma(Family):
     attention_masks = "always"
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("transformer_blocks",)
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taesdxl"
-    part_sizes = {"": {"text_encoder": T5_XXL, "vae": SD_VAE}}
+    component_sizes = {"": {"text_encoder": T5_XXL, "vae": SD_VAE}}
     sizes = {
         "": {"num_layers": 42, "caption_channels": 4096},
         **{name: {"caption_channels": 4096} for name in ("600M-512", "600M-1024", "600M-2048")},
@@ -87,12 +87,12 @@ class PixArtSigma(Family):
     def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "t5_padding": options.t5_padding}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D), mask (B, L)."""
-        text, mask, _, _ = read(pipe, captions, options)
+        text, mask, _, _ = encode_prompt(pipe, captions, options)
         if options.t5_padding == "zero":
             text = text * mask.to(text)[..., None]
         return {"text": text, "mask": mask}
@@ -107,9 +107,9 @@ class PixArtSigma(Family):
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
             return_dict=False,
         )[0]
-        return answer[:, : config_of(model).in_channels]
+        return answer[:, : read_config(model).in_channels]
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
@@ -118,10 +118,10 @@ class PixArtSigma(Family):
             "use_resolution_binning": False,
         }
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             # the pipeline would read the default, an empty text, where it has no reader
             "negative_prompt": None,

@@ -3,9 +3,9 @@
 Paper 2508.02324; upstream: QwenLM/Qwen-Image. The network takes the noise level as 0..1 and answers noise - x0.
 Shapes: latents (B, 16, H, W), of a video VAE's single frame, become tokens (B, H/2 * W/2, 64), channel first inside a
 token; text (L, D) of each caption, its own length, B of them padded to (B, L, D) with a mask (B, L).
-Editing: the tokens of reference pictures follow the noised ones, and the language model looks at the pictures too.
-Layered: latents (B, 16, 1 + layers, H, W) of a picture with alpha and of its layers, in the order of the dataset; each
-is encoded alone, all are noised, their tokens follow one another, and those of the clean picture come last.
+Editing: the tokens of reference images follow the noised ones, and the language model looks at the images too.
+Layered: latents (B, 16, 1 + layers, H, W) of an image with alpha and of its layers, in the order of the dataset; each
+is encoded alone, all are noised, their tokens follow one another, and those of the clean image come last.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
     from darkroom.options.config import Config
 
-# the first editing model looks at one picture in full, later ones at several small copies
+# the first editing model looks at one image in full, later ones at several small copies
 EDIT, EDIT_PLUS = "QwenImageEditPipeline", "QwenImageEditPlusPipeline"
 LAYERED = "QwenImageLayeredPipeline"
-# edges of the squares whose area its pictures have
+# edges of the squares whose area its images have
 LAYERED_SIZES = (640, 1024)
-# pixels of a reference picture, whatever the result's
+# pixels of a reference image, whatever the result's
 FULL_SIZE = 1024 * 1024
 # pixels that the later language models see of it, and the edge of what is one token to them
 SMALL_SIZE, EYE = 384 * 384, 28
@@ -78,34 +78,34 @@ def _tiny(denoiser: Mapping[str, Any], extras: Mapping[str, ComponentSpec]) -> C
 
 
 def _edit(repository: str, pipeline: str, **denoiser: Any) -> Flavour:
-    """A model that changes pictures as its prompt says."""
+    """A model that changes images as its prompt says."""
     return Flavour(
         repository,
         pipeline=pipeline,
         tiny=_tiny(denoiser, {"processor": qwen2_vl_processor()}),
         supports=frozenset({"references"}),
-        picture="needed",
-        several=pipeline == EDIT_PLUS,
-        reads="references",
+        image_input="needed",
+        multiple_images=pipeline == EDIT_PLUS,
+        text_images="references",
     )
 
 
-SPACE = Latents(channels=16, downscale=8, patch=2, normaliser="channels", framed=True)
+SPACE = Latents(channels=16, downscale=8, patch=2, normalizer="channels", framed=True)
 
 
-def _layered(repository: str) -> Flavour:
-    """A model that takes a picture apart."""
+def _build_layered_flavour(repository: str) -> Flavour:
+    """A model that takes an image apart."""
     components = _tiny({"use_additional_t_cond": True, "use_layer3d_rope": True}, {"processor": qwen2_vl_processor()})
     vae = qwen_image_vae(input_channels=4)
     return Flavour(
         repository,
         defaults={"resolution": LAYERED_SIZES[0], "validation_resolution": f"{LAYERED_SIZES[0]}"},
-        note="takes a picture apart into layers with alpha",
+        note="splits an image into layers with alpha",
         pipeline=LAYERED,
         latents=dataclasses.replace(SPACE, layered=True),
         tiny=dataclasses.replace(components, vae=vae, defaults={"validation_num_layers": 2}),
         supports=frozenset({"layers"}),
-        picture="needed",
+        image_input="needed",
     )
 
 
@@ -115,13 +115,13 @@ class QwenImage(Family):
     prediction = "flow_matching"
     attention_masks = "batches"
     shift_line = (256, 8192, 0.5, 0.9)
-    unguided = {"true_cfg_scale": 1.0}
+    guidance_off = {"true_cfg_scale": 1.0}
     latents = SPACE
     blocks = ("transformer_blocks",)
     controlnet = ControlNet("QwenImageControlNetModel", "QwenImageControlNetPipeline", ("controlnet_block_samples",))
     inpainting = Inpainting("QwenImageInpaintPipeline")
     caches = True
-    part_sizes = {"": {"text_encoder": QWEN25_VL_7B, "vae": DEFAULT}}
+    component_sizes = {"": {"text_encoder": QWEN25_VL_7B, "vae": DEFAULT}}
     sizes = {"": {}}
     default_flavour = "v2.0"
     flavours = {
@@ -131,7 +131,7 @@ class QwenImage(Family):
         "edit-v2": _edit("Qwen/Qwen-Image-Edit-2509", EDIT_PLUS),
         "edit-v2+": _edit("Qwen/Qwen-Image-Edit-2509", EDIT_PLUS),
         "edit-v3": _edit("Qwen/Qwen-Image-Edit-2511", EDIT_PLUS, zero_cond_t=True),
-        "layered": _layered("Qwen/Qwen-Image-Layered"),
+        "layered": _build_layered_flavour("Qwen/Qwen-Image-Layered"),
     }
     tinies = {"tiny-edit": "edit-v1", "tiny-edit-plus": "edit-v3", "tiny-layered": "layered"}
     defaults = {
@@ -144,8 +144,8 @@ class QwenImage(Family):
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
     tiny = _tiny({}, {})
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
-        """At most: a caption is stored in its own length, with what is seen of a picture where one is read with it."""
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+        """At most: a caption is stored in its own length, with what is seen of an image where one is read with it."""
         area = {EDIT: FULL_SIZE, EDIT_PLUS: SMALL_SIZE}.get(self.pipeline_for(options.model_flavour), 0)
         tokens = options.tokenizer_max_length + area // EYE**2
         return tokens * configs["text_encoder"]["text_config"]["hidden_size"]
@@ -157,59 +157,59 @@ class QwenImage(Family):
     def text_pipeline_for(self, flavour: str | None) -> str:
         return self.pipeline_for(flavour)
 
-    def encode_seen(
-        self, pipe: DiffusionPipeline, caption: str, pictures: list[Any], options: Config
+    def encode_text_with_images(
+        self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config
     ) -> dict[str, Any]:
-        """text, one tensor (L, D): what `encode_text` gives, of an instruction that shows the pictures."""
-        given = [self._seen(pipe, picture) for picture in pictures]
-        image = given if type(pipe).__name__ == EDIT_PLUS else given[0]
+        """text, one tensor (L, D): what `encode_text` gives, of an instruction that shows the images."""
+        resized = [self._resize_for_text(pipe, single) for single in images]
+        image = resized if type(pipe).__name__ == EDIT_PLUS else resized[0]
         return _rows(*pipe.encode_prompt([caption], image=image))
 
     @staticmethod
-    def _seen(pipe: DiffusionPipeline, picture: Any) -> Any:
-        """A picture in the size in which the language model looks at it."""
+    def _resize_for_text(pipe: DiffusionPipeline, image: Any) -> Any:
+        """An image in the size in which the language model looks at it."""
         stock = sys.modules[type(pipe).__module__]
         area = SMALL_SIZE if type(pipe).__name__ == EDIT_PLUS else FULL_SIZE
-        width, height = stock.calculate_dimensions(area, picture.width / picture.height)[:2]
-        return pipe.image_processor.resize(picture, height, width)
+        width, height = stock.calculate_dimensions(area, image.width / image.height)[:2]
+        return pipe.image_processor.resize(image, height, width)
 
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return stack_padded(entries)
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
-        """references: latents (B, 16, h, w) each, of any size; of a layered picture, the picture itself."""
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+        """references: latents (B, 16, h, w) each, of any size; of a layered image, the image itself."""
         if self._is_layered(options):
             return {"references": (batch.latents[:, :, 0],)}
         return {"references": batch.references} if batch.references else {}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
-        """Velocity from data to noise, (B, 16, H, W), of layered pictures (B, 16, 1 + layers, H, W)."""
+        """Velocity from data to noise, (B, 16, H, W), of layered images (B, 16, 1 + layers, H, W)."""
         import torch
 
         height, width = x_t.shape[-2:]
-        noised = _pictures(x_t)
-        seen = [*noised, *(reference.to(x_t) for reference in cond.get("references", ()))]
+        noised = _split_layers(x_t)
+        images = [*noised, *(reference.to(x_t) for reference in cond.get("references", ()))]
         # the published pipeline tells the layered network nothing else
-        told = {"additional_t_cond": torch.zeros_like(t, dtype=torch.long)} if x_t.ndim == 5 else {}
+        condition = {"additional_t_cond": torch.zeros_like(t, dtype=torch.long)} if x_t.ndim == 5 else {}
         tokens = model(
-            hidden_states=torch.cat([pack(each) for each in seen], dim=1),
+            hidden_states=torch.cat([pack(part) for part in images], dim=1),
             timestep=t.to(x_t.dtype),
             encoder_hidden_states_mask=cond.get("mask"),
             encoder_hidden_states=cond["text"],
-            img_shapes=[[(1, each.shape[-2] // 2, each.shape[-1] // 2) for each in seen]] * len(x_t),
-            **told,
+            img_shapes=[[(1, part.shape[-2] // 2, part.shape[-1] // 2) for part in images]] * len(x_t),
+            **condition,
             return_dict=False,
         )[0]
         return self.from_pipeline(tokens[:, : len(noised) * height * width // 4], height, width)
 
     def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
         """The first blocks of the transformer."""
-        from darkroom.families.shared.control import of_transformer
+        from darkroom.families.shared.control import build_from_transformer
 
         sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
-        return of_transformer(cls, denoiser, {**sizes, **custom})
+        return build_from_transformer(cls, denoiser, {**sizes, **custom})
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         layers = {"layers": options.validation_num_layers} if self._is_layered(options) else {}
         return {
             "true_cfg_scale": options.validation_guidance_real,
@@ -220,73 +220,73 @@ class QwenImage(Family):
     def _is_layered(self, options: Config) -> bool:
         return self.latents_for(options.model_flavour).layered
 
-    def drawn_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
-        """Layers have the shape of their picture and one of two areas."""
+    def round_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
+        """Layers have the shape of their image and one of two areas."""
         if not self._is_layered(options):
             return width, height
-        area = self.size_call(width, height, options)["resolution"] ** 2
+        area = self.size_kwargs(width, height, options)["resolution"] ** 2
         size = self._dimensions(area, width / height, options)
-        # the pipeline computes its size from that of the picture, which is cut to this one: rounding needs a few turns
+        # the pipeline computes its size from that of the image, which is cut to this one: rounding needs a few turns
         while (again := self._dimensions(area, size[0] / size[1], options)) != size:
             size = again
         return size
 
     def _dimensions(self, area: int, aspect: float, options: Config) -> tuple[int, int]:
-        """Width and height that the flavour's stock pipeline computes."""
-        from darkroom.families.shared.classes import named
+        """Width and height that the flavour's diffusers pipeline computes."""
+        from darkroom.families.shared.classes import find_class
 
-        stock = sys.modules[named(self.pipeline_for(options.model_flavour)).__module__]
+        stock = sys.modules[find_class(self.pipeline_for(options.model_flavour)).__module__]
         width, height = stock.calculate_dimensions(area, aspect)[:2]
         return int(width), int(height)
 
-    def pipeline_decodes_for(self, flavour: str | None) -> bool:
+    def decodes_in_pipeline(self, flavour: str | None) -> bool:
         """The pipeline for layers cannot hand over latents: asked for them, it returns nothing that exists."""
         return self.latents_for(flavour).layered
 
-    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
+    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
         if not self._is_layered(options):
-            return super().size_call(width, height, options)
+            return super().size_kwargs(width, height, options)
         return {"resolution": min(LAYERED_SIZES, key=lambda edge: abs(edge - (width * height) ** 0.5))}
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         if not self._is_layered(options):
             return
-        # it would have its language model describe the picture in place of an empty prompt, and does so before it
+        # it would have its language model describe the image in place of an empty prompt, and does so before it
         # looks whether the prompt is encoded already
         pipe.get_image_caption = lambda *_, **__: ""
         if pipe.text_encoder is None:  # it asks for its number format in any case
             pipe.text_encoder = SimpleNamespace(dtype=pipe.transformer.dtype)
 
-    def picture_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
-        """The picture in its own shape, in the size that the pipeline would make it; one to part is cut to size."""
+    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+        """The image in its own shape, in the size that the pipeline would make it; one to part is cut to size."""
         from PIL import Image, ImageOps
 
         if self._is_layered(options):
-            return {"image": ImageOps.fit(picture.convert("RGBA"), (width, height), Image.Resampling.LANCZOS)}
-        size = self._dimensions(FULL_SIZE, picture.width / picture.height, options)
-        return {"image": picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
+            return {"image": ImageOps.fit(image.convert("RGBA"), (width, height), Image.Resampling.LANCZOS)}
+        size = self._dimensions(FULL_SIZE, image.width / image.height, options)
+        return {"image": image.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         # guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
     def to_pipeline(self, latents: Tensor) -> Tensor:
         import torch
 
-        return torch.cat([pack(picture) for picture in _pictures(latents)], dim=1)
+        return torch.cat([pack(layer) for layer in _split_layers(latents)], dim=1)
 
     def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
-        """The way back; tokens of more than one picture are those of a layered one."""
+        """The way back; tokens of more than one image are those of a layered one."""
         import torch
 
-        pictures = [unpack(tokens, height, width) for tokens in latents.split(height * width // 4, dim=1)]
-        return pictures[0] if len(pictures) == 1 else torch.stack(pictures, dim=2)
+        layers = [unpack(tokens, height, width) for tokens in latents.split(height * width // 4, dim=1)]
+        return layers[0] if len(layers) == 1 else torch.stack(layers, dim=2)
 
 
-def _pictures(latents: Tensor) -> Sequence[Tensor]:
+def _split_layers(latents: Tensor) -> Sequence[Tensor]:
     """Latents (B, 16, H, W) as they are, or (B, 16, F, H, W) one by one."""
     return (latents,) if latents.ndim == 4 else latents.unbind(2)
 

@@ -12,7 +12,7 @@ import inspect
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from darkroom.families.base import Family, config_of
+from darkroom.families.base import Family, read_config
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Latents
 from darkroom.families.sizes import DC_AE_F32C32, GEMMA2_2B
 from darkroom.families.tiny.components import gemma2
@@ -39,8 +39,8 @@ class Sana(Family):
     controlnet: ClassVar[ControlNet | None] = ControlNet(
         "SanaControlNetModel", "SanaControlNetPipeline", ("controlnet_block_samples",)
     )
-    text_parts = {"pretrained_gemma_model_name_or_path": "text_encoder"}
-    part_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": DC_AE_F32C32}}
+    text_components = {"pretrained_gemma_model_name_or_path": "text_encoder"}
+    component_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": DC_AE_F32C32}}
     sizes = {
         "sana1.5-4.8b-1024": {"num_layers": 60},
         **{name: {} for name in ("sana1.5-1.6b-1024", "sana1.0-1.6b-2048", "sana1.0-1.6b-1024")},
@@ -125,7 +125,7 @@ class Sana(Family):
     def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "instruction": options.sana_complex_human_instruction}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ class Sana(Family):
         return {"text": text, "mask": mask}
 
     def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
-        """The empty text without the instruction, as the stock pipeline reads a negative prompt."""
+        """The empty text without the instruction, as diffusers' pipeline reads a negative prompt."""
         text, mask, _, _ = pipe.encode_prompt(
             "", do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
         )
@@ -152,7 +152,7 @@ class Sana(Family):
             x_t,
             encoder_hidden_states=cond["text"],
             encoder_attention_mask=cond["mask"],
-            timestep=t.float() * 1000 * config_of(model).timestep_scale,
+            timestep=t.float() * 1000 * read_config(model).timestep_scale,
             return_dict=False,
         )[0]
 
@@ -160,16 +160,16 @@ class Sana(Family):
         """The first blocks of the transformer; diffusers has no maker for this one."""
         import inspect
 
-        known = inspect.signature(cls.__init__).parameters
-        config = {name: value for name, value in denoiser.config.items() if name in known}
-        config["num_layers"] = min(config["num_layers"], known["num_layers"].default)
+        parameters = inspect.signature(cls.__init__).parameters
+        config = {name: value for name, value in denoiser.config.items() if name in parameters}
+        config["num_layers"] = min(config["num_layers"], parameters["num_layers"].default)
         net = cls(**{**config, **custom})
-        mine = net.state_dict()
-        shared = {name: value for name, value in denoiser.state_dict().items() if name in mine}
+        state = net.state_dict()
+        shared = {name: value for name, value in denoiser.state_dict().items() if name in state}
         net.load_state_dict(shared, strict=False)
         return net
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
@@ -178,7 +178,7 @@ class Sana(Family):
             **_instruction(options),
         }
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             # the pipeline would read the default, an empty text, where it has no reader
             "negative_prompt": None,
@@ -188,14 +188,14 @@ class Sana(Family):
             "negative_prompt_attention_mask": negative["mask"],
         }
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         return {"prompt": prompt, "negative_prompt": negative}
 
 
 def _instruction(options: Config) -> dict[str, list[str] | None]:
     """The user's own instruction as the pipeline takes it, None for an empty one; no entry leaves the published one."""
-    own = options.sana_complex_human_instruction
-    return {} if own is None else {"complex_human_instruction": [own] if own else None}
+    text = options.sana_complex_human_instruction
+    return {} if text is None else {"complex_human_instruction": [text] if text else None}
 
 
 FAMILY = Sana()

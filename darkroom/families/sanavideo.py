@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.sana import Sana
-from darkroom.families.shared.first_frame import noise_shares, token_times
+from darkroom.families.shared.first_frame import noise_fractions, token_times
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import DEFAULT, GEMMA2_2B
 from darkroom.families.tiny.components import gemma2
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 class SanaVideo(Sana):
     name, title = "sanavideo", "Sana-Video"
     pipeline, denoiser = "SanaVideoPipeline", "SanaVideoTransformer3DModel"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="channels", temporal=4)
     fps = 16.0
     supports = Sana.supports | {"video"}
     controlnet = None
-    part_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": DEFAULT}}
+    component_sizes = {"": {"text_encoder": GEMMA2_2B, "vae": DEFAULT}}
     sizes = {"": {}}
     default_flavour = "2b-480p"
     flavours = {
         "2b-480p": Flavour(
             "Efficient-Large-Model/SANA-Video_2B_480p_diffusers",
             note="from text, and from the first frame of clips whose dataset says video.is_i2v",
-            picture="optional",
-            started="SanaImageToVideoPipeline",
+            image_input="optional",
+            image_pipeline="SanaImageToVideoPipeline",
         )
     }
     defaults = {
@@ -95,11 +95,11 @@ class SanaVideo(Sana):
         defaults={"aspect_bucket_alignment": 32},
     )
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """noisy, where clips start from their first frame."""
         if not batch.is_i2v:
             return {}
-        return {"noisy": noise_shares(batch.latents, batch.latents.new_zeros(len(batch.latents)))}
+        return {"noisy": noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents)))}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, F, H, W)."""
@@ -117,8 +117,8 @@ class SanaVideo(Sana):
             return_dict=False,
         )[0]
 
-    def call(self, options: Config) -> dict[str, Any]:
-        return {**super().call(options), "frames": self.clip_frames(options)}
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+        return {**super().pipeline_kwargs(options), "frames": self.clip_frames(options)}
 
 
 FAMILY = SanaVideo()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 TOKENS = 77
 
-# it would read every finished picture; it sees none of ours
+# it would read every finished image; it sees none of ours
 NO_CHECKER = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
 UNET = {
     "sample_size": 8,
@@ -45,23 +45,23 @@ ORACLE = {"block_out_channels": (64, 64), "norm_num_groups": 8}
 
 class SD1x(Family):
     name, title = "sd1x", "Stable Diffusion 1.x"
-    pipeline, denoiser, denoiser_part = "StableDiffusionPipeline", "UNet2DConditionModel", "unet"
-    trained_text = ("text_encoder",)
+    pipeline, denoiser, denoiser_component = "StableDiffusionPipeline", "UNet2DConditionModel", "unet"
+    trainable_text = ("text_encoder",)
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
-    idle_parts = ("safety_checker", "feature_extractor", "image_encoder")
+    unused_components = ("safety_checker", "feature_extractor", "image_encoder")
     controlnet = ControlNet(
         "ControlNetModel",
         "StableDiffusionControlNetPipeline",
         ("down_block_additional_residuals", "mid_block_additional_residual"),
-        sees="pixels",
+        control_input_space="pixels",
         argument="image",
-        lacks=frozenset({"guidance_rescale"}),
+        unsupported=frozenset({"guidance_rescale"}),
     )
     inpainting = Inpainting("StableDiffusionInpaintPipeline", frozenset({"guidance_rescale"}))
     previews = "madebyollin/taesd"
-    part_sizes = {"": {"text_encoder": CLIP_L, "vae": SD_VAE}}
+    component_sizes = {"": {"text_encoder": CLIP_L, "vae": SD_VAE}}
     sizes = {"": {"cross_attention_dim": 768}}
     default_flavour = "1.5"
     flavours = {
@@ -87,7 +87,7 @@ class SD1x(Family):
         oracle=ORACLE,
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return TOKENS * configs["text_encoder"]["hidden_size"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -103,13 +103,13 @@ class SD1x(Family):
         """The encoder of the UNet."""
         return cls.from_unet(denoiser, **custom)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "guidance_rescale": options.validation_guidance_rescale,
         }
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
 

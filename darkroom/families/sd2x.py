@@ -15,7 +15,7 @@ from darkroom.families.tiny.components import clip, kl_vae
 class SD2x(SD1x):
     name, title = "sd2x", "Stable Diffusion 2.x"
     prediction = "v_prediction"
-    part_sizes = {"": {"text_encoder": CLIP_H, "vae": SD_VAE}}
+    component_sizes = {"": {"text_encoder": CLIP_H, "vae": SD_VAE}}
     sizes = {"": {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}}
     default_flavour = "2.1"
     flavours = {

@@ -27,16 +27,18 @@ CLIP_TOKENS = 77
 class SD3(Family):
     name, title = "sd3", "Stable Diffusion 3"
     pipeline, denoiser = "StableDiffusion3Pipeline", "SD3Transformer2DModel"
-    trained_text = ("text_encoder", "text_encoder_2")
+    trainable_text = ("text_encoder", "text_encoder_2")
     prediction = "flow_matching"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("transformer_blocks",)
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
     controlnet = ControlNet(
         "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", ("block_controlnet_hidden_states",)
     )
     previews = "madebyollin/taesd3"
-    part_sizes = {"": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5_XXL, "vae": FLUX_VAE}}
+    component_sizes = {
+        "": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "text_encoder_3": T5_XXL, "vae": FLUX_VAE}
+    }
     sizes = {
         "medium": {
             "num_layers": 24,
@@ -103,7 +105,7 @@ class SD3(Family):
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and table * self.latents.patch * self.latents.downscale)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         rows = CLIP_TOKENS + options.tokenizer_max_length
         pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
         return rows * configs["text_encoder_3"]["d_model"] + pooled
@@ -142,11 +144,11 @@ class SD3(Family):
 
     def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
         """The first blocks of the transformer, but for its last, which has no text stream."""
-        from darkroom.families.shared.control import of_transformer
+        from darkroom.families.shared.control import build_from_transformer
 
         usual = {"num_layers": min(12, denoiser.config.num_layers - 1), "num_extra_conditioning_channels": 0}
-        net = of_transformer(cls, denoiser, {**usual, **custom})
-        # else the stock pipeline gives it pooled vectors of zeros and latents that are not shifted
+        net = build_from_transformer(cls, denoiser, {**usual, **custom})
+        # else diffusers' pipeline gives it pooled vectors of zeros and latents that are not shifted
         net.register_to_config(force_zeros_for_pooled_projection=False)
         return net
 
@@ -154,7 +156,7 @@ class SD3(Family):
         if net.config.force_zeros_for_pooled_projection:
             raise ValueError("it was made for pooled vectors of zeros and latents that are not shifted")
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
 

@@ -80,11 +80,11 @@ TINY_REFINER = ComponentSpecs(
 def _refiner(repository: str) -> Flavour:
     return Flavour(
         repository,
-        note="finishes a picture: it is trained on the noise levels that the base leaves, and starts from a picture",
+        note="refines an image: it is trained on the noise levels that the base leaves, and starts from an image",
         pipeline="StableDiffusionXLImg2ImgPipeline",
         tiny=TINY_REFINER,
         supports=frozenset({REFINER}),
-        picture="needed",
+        image_input="needed",
     )
 
 
@@ -115,8 +115,8 @@ REFINER_SIZE = {
 
 class SDXL(Family):
     name, title = "sdxl", "Stable Diffusion XL"
-    pipeline, denoiser, denoiser_part = "StableDiffusionXLPipeline", "UNet2DConditionModel", "unet"
-    trained_text: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
+    pipeline, denoiser, denoiser_component = "StableDiffusionXLPipeline", "UNet2DConditionModel", "unet"
+    trainable_text: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
@@ -124,13 +124,13 @@ class SDXL(Family):
         "ControlNetModel",
         "StableDiffusionXLControlNetPipeline",
         ("down_block_additional_residuals", "mid_block_additional_residual"),
-        sees="pixels",
+        control_input_space="pixels",
         argument="image",
-        lacks=frozenset({"guidance_rescale"}),
+        unsupported=frozenset({"guidance_rescale"}),
     )
     inpainting: ClassVar[Inpainting | None] = Inpainting("StableDiffusionXLInpaintPipeline")
     previews = "madebyollin/taesdxl"
-    part_sizes = {"": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "vae": SD_VAE}}
+    component_sizes = {"": {"text_encoder": CLIP_L, "text_encoder_2": CLIP_G, "vae": SD_VAE}}
     sizes = {"": BASE_SIZE, "refiner-1.0": REFINER_SIZE, "refiner-0.9": REFINER_SIZE}
     default_flavour = "base-1.0"
     flavours = {
@@ -165,7 +165,7 @@ class SDXL(Family):
             return 0.0, options.refiner_training_strength
         return super().noise_range(options)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         widths = [config["hidden_size"] for config in configs.values()]
         return 77 * sum(widths) + configs["text_encoder_2"]["projection_dim"]
 
@@ -180,7 +180,7 @@ class SDXL(Family):
             return entry
         return {name: value.new_zeros(value.shape) for name, value in entry.items()}
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """time_ids (B, 6), or (B, 5). The sample's own sizes and crop, as the model was trained to read them."""
         import torch
 
@@ -199,15 +199,15 @@ class SDXL(Family):
         """The encoder of the UNet."""
         return cls.from_unet(denoiser, **custom)
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         call = {
             "guidance_scale": options.validation_guidance,
             "guidance_rescale": options.validation_guidance_rescale,
         }
         if not self._refines(options):
             return call
-        drawn = int(options.validation_num_inference_steps * self.noise_range(options)[1])
-        if not drawn:
+        size = int(options.validation_num_inference_steps * self.noise_range(options)[1])
+        if not size:
             raise ConfigError(
                 "validation_num_inference_steps",
                 options.validation_num_inference_steps,
@@ -217,7 +217,7 @@ class SDXL(Family):
             )
         return {
             **call,
-            # a picture is refined from where the trained noise levels begin
+            # an image is refined from where the trained noise levels begin
             "strength": self.noise_range(options)[1],
             # training tells dropped captions the same score as the others
             "aesthetic_score": options.data_aesthetic_score,

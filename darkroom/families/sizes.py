@@ -1,7 +1,7 @@
 """Settings of published text encoders, autoencoders and image encoders, beside the defaults of their classes.
 
 They are the values of the `config.json` beside the published weights, and only those that make a model larger or
-smaller. A family names them in `part_sizes`.
+smaller. A family names them in `component_sizes`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def _decoder(
     vocabulary: int, width: int, inner: int, layers: int, heads: int, shared: int, head: int | None = None
 ) -> dict[str, Any]:
     """A language model's own; `shared` are its heads of keys and values, `head` is their width where it is given."""
-    own = {
+    config = {
         "vocab_size": vocabulary,
         "hidden_size": width,
         "intermediate_size": inner,
@@ -24,7 +24,7 @@ def _decoder(
         "num_attention_heads": heads,
         "num_key_value_heads": shared,
     }
-    return own if head is None else {**own, "head_dim": head}
+    return config if head is None else {**config, "head_dim": head}
 
 
 def _clip(width: int, layers: int, heads: int, projection: int) -> dict[str, Any]:
@@ -107,7 +107,7 @@ SIGLIP_384 = _vision(1152, 4304, 27, 16, 384)
 CLIP_H_VISION = _vision(1280, 5120, 32, 16, 224)
 
 
-def kl_vae(channels: int, is_quantized: bool, **more: Any) -> dict[str, Any]:
+def kl_vae(channels: int, is_quantized: bool, **changes: Any) -> dict[str, Any]:
     """An AutoencoderKL as of Stable Diffusion; later ones have no convolutions around the latent."""
     return {
         "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -117,7 +117,7 @@ def kl_vae(channels: int, is_quantized: bool, **more: Any) -> dict[str, Any]:
         "latent_channels": channels,
         "use_quant_conv": is_quantized,
         "use_post_quant_conv": is_quantized,
-        **more,
+        **changes,
     }
 
 

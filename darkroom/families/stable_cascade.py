@@ -1,9 +1,9 @@
-"""Stable Cascade's prior, stage C: a UNet on latents of a forty-third of a picture's size, told by CLIP bigG.
+"""Stable Cascade's prior, stage C: a UNet on latents of a forty-third of an image's size, told by CLIP bigG.
 
 Paper 2306.00637; upstream: Stability-AI/StableCascade. The network takes a time 0..1 and answers noise. Latents (B,
-16, H / 32, W / 32) are EfficientNet's of pictures of three quarters of the size that is drawn: sizes here are those
+16, H / 32, W / 32) are EfficientNet's of images of three quarters of the size that is drawn: sizes here are those
 that are read, and what is drawn from 24 x 24 latents has 1024 pixels an edge. The other two stages are not trained.
-Text (B, 77, D) is CLIP's last layer, pooled (B, 1, D) its projection; no picture is shown, which is zeros.
+Text (B, 77, D) is CLIP's last layer, pooled (B, 1, D) its projection; no image is shown, which is zeros.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ LAST_STEP = 999
 
 class StableCascade(Family):
     name, title = "stable_cascade", "Stable Cascade"
-    pipeline, denoiser, denoiser_part = "StableCascadePipeline", "StableCascadeUNet", "prior"
+    pipeline, denoiser, denoiser_component = "StableCascadePipeline", "StableCascadeUNet", "prior"
     prediction = "epsilon"
-    latents = Latents(channels=16, downscale=32, normaliser="pixels")
+    latents = Latents(channels=16, downscale=32, normalizer="pixels")
     blocks = ("down_blocks", "up_blocks")
-    idle_parts = ("feature_extractor", "image_encoder")
-    elsewhere = {"decoder": DECODER, "vqgan": DECODER}
+    unused_components = ("feature_extractor", "image_encoder")
+    component_repositories = {"decoder": DECODER, "vqgan": DECODER}
     pipeline_decodes = True
-    part_sizes = {"": {"text_encoder": CLIP_G}}
+    component_sizes = {"": {"text_encoder": CLIP_G}}
     sizes = {
         "stage-c": {
             "in_channels": 16,
@@ -155,7 +155,7 @@ class StableCascade(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         encoder = configs["text_encoder"]
         return TOKENS * encoder["hidden_size"] + encoder["projection_dim"]
 
@@ -168,7 +168,7 @@ class StableCascade(Family):
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Noise (B, 16, H, W)."""
-        from darkroom.families.shared.classes import bare
+        from darkroom.families.shared.classes import unwrap
 
         return model(
             sample=x_t,
@@ -176,20 +176,20 @@ class StableCascade(Family):
             timestep_ratio=t.float() / LAST_STEP,
             clip_text_pooled=cond["pooled"],
             clip_text=cond["text"],
-            clip_img=x_t.new_zeros(len(x_t), 1, bare(model).config.clip_image_in_channels),
+            clip_img=x_t.new_zeros(len(x_t), 1, unwrap(model).config.clip_image_in_channels),
             return_dict=False,
         )[0]
 
     # -- the pipeline ----------------------------------------------------------------------------------------------
 
-    def size_call(self, width: int, height: int, options: Config) -> dict[str, Any]:
+    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
         """What is drawn is four thirds of what is read. Raises ConfigError for a size that the decoder cannot draw."""
         if any(int(edge // self.latents.downscale * DECODED) % 2 for edge in (width, height)):
-            problem = "The decoder draws no picture of this size."
+            problem = "The decoder cannot draw an image of this size."
             raise ConfigError("validation_resolution", f"{width}x{height}", "", problem, "Take multiples of 96.")
         return {"width": width * 4 // 3, "height": height * 4 // 3}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {
             "prompt_embeds": text["text"],
             "prompt_embeds_pooled": text["pooled"],

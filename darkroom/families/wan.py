@@ -3,7 +3,7 @@
 Paper 2503.20314; upstream: Wan-Video/Wan2.1. The network takes the noise level as 0..1000 and answers noise - x0.
 Shapes: latents (B, 16, F, H, W), F = (frames - 1) / 4 + 1; text (B, L, D) with zeros behind each caption's end.
 Image to video: the network also sees, as further channels, which frames are given (B, 4, F, H, W) and the latents of a
-clip that is grey but for its first frame (B, 16, F, H, W), and in one flavour its last; Wan 2.1 reads those frames
+clip that is gray but for its first frame (B, 16, F, H, W), and in one flavour its last; Wan 2.1 reads those frames
 through CLIP too, (B, 257, 1280) each.
 The 5B model has a time for each token instead: a given first frame stays clean and has time 0.
 VACE and Fun-Control follow control clips: see `wan_control`.
@@ -15,12 +15,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import Family, config_of, find_on_host
+from darkroom.families.base import Family, find_on_host, read_config
 from darkroom.families.shared import wan_control
-from darkroom.families.shared.classes import bare
-from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FromFirstFrame, noise_shares, stills, token_times
+from darkroom.families.shared.classes import unwrap
+from darkroom.families.shared.first_frame import (
+    IMAGE_TO_VIDEO,
+    FirstFrameFamily,
+    noise_fractions,
+    to_images,
+    token_times,
+)
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
-from darkroom.families.shared.text import can_mend_text, read
+from darkroom.families.shared.text import encode_prompt, has_ftfy
 from darkroom.families.sizes import CLIP_H_VISION, DEFAULT, UMT5_XXL, WAN22_VAE
 from darkroom.families.tiny.components import clip_vision, t5
 
@@ -36,7 +42,7 @@ LAST_FRAME = "last_frame"
 EXPERTS = ("transformer", "transformer_2")
 # these weights were trained with a noise level for every token
 TOKEN_TIMES = frozenset({"ti2v-5b-2.2"})
-WIDE_LATENTS = Latents(channels=48, downscale=16, patch=2, normaliser="channels", temporal=4)
+WIDE_LATENTS = Latents(channels=48, downscale=16, patch=2, normalizer="channels", temporal=4)
 
 DENOISER = {
     "patch_size": (1, 2, 2),
@@ -67,9 +73,9 @@ def _tiny(
     oracle: Mapping[str, Any],
     shift: float = 3.0,
     cls: str = "WanTransformer3DModel",
-    **more: Any,
+    **changes: Any,
 ) -> ComponentSpecs:
-    given: dict[str, Any] = {
+    components: dict[str, Any] = {
         "vae": ComponentSpec("AutoencoderKLWan", VAE),
         "encoders": {"text_encoder": t5(cls="UMT5EncoderModel")},
         "tokenizers": {"tokenizer": "t5"},
@@ -81,7 +87,7 @@ def _tiny(
     return ComponentSpecs(
         denoiser=ComponentSpec(cls, {**DENOISER, **denoiser}),
         oracle={**ORACLE, **oracle},
-        **{**given, **more},
+        **{**components, **changes},
     )
 
 
@@ -119,7 +125,7 @@ TINY_TI2V = _tiny(
 )
 
 TINY_VACE = _tiny({"vace_layers": [0]}, {}, cls="WanVACETransformer3DModel")
-# the network takes the last 512 tokens for text, and what is before them for the picture
+# the network takes the last 512 tokens for text, and what is before them for the image
 TINY_FUN_I2V = _tiny(
     {**TINY_I2V.denoiser.config, "in_channels": 48},
     {"added_kv_proj_dim": 128},
@@ -140,7 +146,7 @@ def _pair(trained: tuple[str, ...] = (), note: str = "") -> Flavour:
         note=note,
         tiny=TINY_PAIR,
         experts=EXPERTS,
-        trained=trained,
+        trainable=trained,
     )
 
 
@@ -153,27 +159,27 @@ def _i2v_pair(trained: tuple[str, ...] = (), note: str = "") -> Flavour:
         pipeline="WanImageToVideoPipeline",
         tiny=TINY_I2V_PAIR,
         supports=frozenset({IMAGE_TO_VIDEO}),
-        picture="needed",
+        image_input="needed",
         experts=EXPERTS,
-        trained=trained,
+        trainable=trained,
     )
 
 
 LARGE = {"resolution": 720, "validation_resolution": "1280x720", "flow_schedule_shift": 5.0}
 
 
-class Wan(FromFirstFrame):
+class Wan(FirstFrameFamily):
     name, title = "wan", "Wan"
     pipeline, denoiser = "WanPipeline", "WanTransformer3DModel"
     prediction = "flow_matching"
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="channels", temporal=4)
     blocks = ("blocks",)
-    idle_parts = ("transformer_2",)
-    text_parts = {"pretrained_t5_model_name_or_path": "text_encoder"}
+    unused_components = ("transformer_2",)
+    text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     fps = 16.0
     supports = Family.supports | {"video"}
     caches = True
-    part_sizes = {
+    component_sizes = {
         "": {"text_encoder": UMT5_XXL, "image_encoder": CLIP_H_VISION, "vae": DEFAULT},
         "ti2v-5b-2.2": {"vae": WAN22_VAE},
     }
@@ -203,7 +209,7 @@ class Wan(FromFirstFrame):
             pipeline="WanImageToVideoPipeline",
             tiny=TINY_I2V,
             supports=frozenset({IMAGE_TO_VIDEO}),
-            picture="needed",
+            image_input="needed",
         ),
         "i2v-14b-2.1-720p": Flavour(
             "Wan-AI/Wan2.1-I2V-14B-720P-Diffusers",
@@ -211,7 +217,7 @@ class Wan(FromFirstFrame):
             pipeline="WanImageToVideoPipeline",
             tiny=TINY_I2V,
             supports=frozenset({IMAGE_TO_VIDEO}),
-            picture="needed",
+            image_input="needed",
         ),
         "flf2v-14b-2.1-720p": Flavour(
             "Wan-AI/Wan2.1-FLF2V-14B-720P-diffusers",
@@ -220,8 +226,8 @@ class Wan(FromFirstFrame):
             pipeline="WanImageToVideoPipeline",
             tiny=TINY_FLF2V,
             supports=frozenset({IMAGE_TO_VIDEO, LAST_FRAME}),
-            picture="needed",
-            several=True,
+            image_input="needed",
+            multiple_images=True,
         ),
         "t2v-14b-2.2": _pair(note="trains both denoisers at once, each with an adapter of its own"),
         "t2v-14b-2.2-high": _pair(EXPERTS[:1], "the denoiser for high noise: composition and movement"),
@@ -236,8 +242,8 @@ class Wan(FromFirstFrame):
             latents=WIDE_LATENTS,
             tiny=TINY_TI2V,
             fps=24.0,
-            picture="optional",
-            started="WanImageToVideoPipeline",
+            image_input="optional",
+            image_pipeline="WanImageToVideoPipeline",
         ),
         "vace-1.3b-2.1": wan_control.vace("1.3B", TINY_VACE),
         "vace-14b-2.1": wan_control.vace("14B", TINY_VACE),
@@ -269,38 +275,38 @@ class Wan(FromFirstFrame):
         "validation_num_inference_steps": 40,
         "validation_num_video_frames": 81,
     }
-    # diffusers reads a file for a denoiser with the picture's own keys and values only if it has those two as well
+    # diffusers reads a file for a denoiser with the image's own keys and values only if it has those two as well
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_v_proj")}
     tiny = _tiny({}, {})
 
     # -- text ------------------------------------------------------------------------------------------------------
 
     def text_identity(self, options: Config) -> dict[str, Any]:
-        """The stock pipeline cleans a prompt further where ftfy is installed."""
-        return {**super().text_identity(options), "ftfy": can_mend_text()}
+        """diffusers' pipeline cleans a prompt further where ftfy is installed."""
+        return {**super().text_identity(options), "ftfy": has_ftfy()}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from UMT5."""
-        text, _ = read(pipe, captions, options)
+        text, _ = encode_prompt(pipe, captions, options)
         return {"text": text}
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
     def _is_vace(self, options: Config) -> bool:
-        return bool(self.control(options)) and self.drawn_by(options) != wan_control.FUN_CONTROL
+        return bool(self.control(options)) and self.validation_pipeline(options) != wan_control.FUN_CONTROL
 
-    def _ends_with_a_picture(self, options: Config) -> bool:
+    def _ends_with_image(self, options: Config) -> bool:
         return LAST_FRAME in self.supports_for(options.model_flavour)
 
     def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
         """For image to video, of the frames that are given: first_frame (B, 16, F, H, W) and, for 2.1, image (B, N, D).
 
-        The VAE looks back in time, so every latent frame of an otherwise grey clip knows something of the first. With
+        The VAE looks back in time, so every latent frame of an otherwise gray clip knows something of the first. With
         the last frame given too, image is (B, 2, N, D). For Fun-Control the first frame is a clip of one, F = 1. For
-        VACE grey (B, 16, F, H, W), the latents of no clip at all.
+        VACE gray (B, 16, F, H, W), the latents of no clip at all.
         """
         import torch
 
@@ -309,54 +315,56 @@ class Wan(FromFirstFrame):
         clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)  # (B, 3, F, H, W)
         if self._is_vace(options):
             return {"grey": encode(components.vae(), torch.zeros_like(clip), components.latents)}
-        if not self.starts(options):
+        if not self.is_image_to_video(options):
             return {}
-        has_end = self._ends_with_a_picture(options) and clip.shape[2] > 1
-        given = [0, -1] if has_end else [0]
-        shown = torch.zeros_like(clip[:, :, :1] if self.control(options) else clip)
-        shown[:, :, given] = clip[:, :, given]
-        entries = {"first_frame": encode(components.vae(), shown, components.latents)}
+        has_end = self._ends_with_image(options) and clip.shape[2] > 1
+        indices = [0, -1] if has_end else [0]
+        condition = torch.zeros_like(clip[:, :, :1] if self.control(options) else clip)
+        condition[:, :, indices] = clip[:, :, indices]
+        entries = {"first_frame": encode(components.vae(), condition, components.latents)}
         if "image_encoder" in self.specs_for(options.model_flavour).extras:
-            ends = self._ends_with_a_picture(options)
-            seen = [_read_pictures(components, clip[:, :, frame]) for frame in ([0, -1] if ends else [0])]
-            entries["image"] = torch.stack(seen, dim=1) if ends else seen[0]
+            ends = self._ends_with_image(options)
+            features = [_encode_images(components, clip[:, :, frame]) for frame in ([0, -1] if ends else [0])]
+            entries["image"] = torch.stack(features, dim=1) if ends else features[0]
         return entries
 
     def sample_identity(self, options: Config) -> dict[str, Any]:
-        end = {"ends_with": "last frame"} if self._ends_with_a_picture(options) else {}
+        end = {"ends_with": "last frame"} if self._ends_with_image(options) else {}
         grey = {"kept of a control clip": "nothing"} if self._is_vace(options) else {}
-        alone = {"starts_from": "first frame alone"} if self.control(options) and self.starts(options) else {}
-        return {**super().sample_identity(options), **end, **grey, **alone}
+        first_frame = (
+            {"starts_from": "first frame alone"} if self.control(options) and self.is_image_to_video(options) else {}
+        )
+        return {**super().sample_identity(options), **end, **grey, **first_frame}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def conditions(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """given (B, 20, F, H, W) and image (B, N, D) of image to video; noisy where each token has its time.
 
         For VACE control (B, 96, F, H, W), for Fun-Control given (B, 32, F, H, W).
         """
         import torch
 
-        found: dict[str, Tensor] = {}
+        inputs: dict[str, Tensor] = {}
         if self._is_vace(options):
-            found["control"] = wan_control.for_vace(batch, self.latents.downscale)
+            inputs["control"] = wan_control.build_vace_inputs(batch, self.latents.downscale)
         elif self.control(options):
-            found["given"] = wan_control.for_fun_control(batch)
-        elif self.starts(options):
+            inputs["given"] = wan_control.build_fun_control_inputs(batch)
+        elif self.is_image_to_video(options):
             first = batch.extras["first_frame"]
             # four channels, one for each frame that a latent frame stands for; the first stands for one, four times
             mask = torch.zeros_like(first[:, : self.latents.temporal])
             mask[:, :, 0] = 1
-            if self._ends_with_a_picture(options) and mask.shape[2] > 1:
+            if self._ends_with_image(options) and mask.shape[2] > 1:
                 mask[:, -1, -1] = 1
-            found["given"] = torch.cat([mask, first], dim=1)
+            inputs["given"] = torch.cat([mask, first], dim=1)
         if "image" in batch.extras:
             image = batch.extras["image"]
-            found["image"] = image.flatten(0, 1) if image.ndim == 4 else image
-        if self.published(options.model_flavour) in TOKEN_TIMES:
+            inputs["image"] = image.flatten(0, 1) if image.ndim == 4 else image
+        if self.base_flavour(options.model_flavour) in TOKEN_TIMES:
             starts = torch.full((len(batch.latents),), bool(batch.is_i2v))
-            found["noisy"] = noise_shares(batch.latents, (~starts).float())
-        return found
+            inputs["noisy"] = noise_fractions(batch.latents, (~starts).float())
+        return inputs
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, C, F, H, W)."""
@@ -364,21 +372,21 @@ class Wan(FromFirstFrame):
 
         from darkroom.families.shared.experts import Experts
 
-        given, image, noisy = (cond.get(name) for name in ("given", "image", "noisy"))
+        condition, image, noisy = (cond.get(name) for name in ("given", "image", "noisy"))
         # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
         time = t.float() * 1000  # (B,)
         if noisy is not None:
             time = token_times(time, noisy, self.latents.tokens(*x_t.shape[-2:]))  # (B, N)
-        if image is None and (width := config_of(model).image_dim):
-            image = wan_control.no_picture(len(x_t), width, x_t.device)
+        if image is None and (width := read_config(model).image_dim):
+            image = wan_control.empty_image_features(len(x_t), width, x_t.device)
         control: dict[str, Tensor] = {}
         if "control" in cond:
-            strengths = x_t.new_ones(len(config_of(model).vace_layers))
+            strengths = x_t.new_ones(len(read_config(model).vace_layers))
             control = {"control_hidden_states": cond["control"].to(x_t), "control_hidden_states_scale": strengths}
-        if (levels := find_on_host(cond, "t")) is not None and isinstance(bare(model), Experts):
+        if (levels := find_on_host(cond, "t")) is not None and isinstance(unwrap(model), Experts):
             control["levels"] = levels.float() * 1000
         return model(
-            hidden_states=x_t if given is None else torch.cat([x_t, given.to(x_t)], dim=1),
+            hidden_states=x_t if condition is None else torch.cat([x_t, condition.to(x_t)], dim=1),
             timestep=time,
             encoder_hidden_states=cond["text"],
             encoder_hidden_states_image=None if image is None else image.to(x_t),
@@ -386,48 +394,48 @@ class Wan(FromFirstFrame):
             return_dict=False,
         )[0]
 
-    def alone(self, pipe: DiffusionPipeline, component: str) -> None:
+    def use_single_expert(self, pipe: DiffusionPipeline, component: str) -> None:
         pipe.register_modules(transformer=getattr(pipe, component), transformer_2=None)
         pipe.register_to_config(boundary_ratio=None)
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
             "num_frames": self.clip_frames(options),
         }
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def control_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
-        """The frames of a picture that has several; the last one stands for those that are missing."""
+    def control_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+        """The frames of an image that has several; the last one stands for those that are missing."""
         from PIL import ImageSequence
 
-        calls = [super(Wan, self).control_call(f, width, height, options) for f in ImageSequence.Iterator(picture)]
+        calls = [super(Wan, self).control_kwargs(f, width, height, options) for f in ImageSequence.Iterator(image)]
         frames = [frame for call in calls for frame in call.values()]
-        count = self.call(options)["num_frames"]
+        count = self.pipeline_kwargs(options)["num_frames"]
         return {argument: [*frames, *frames[-1:] * count][:count] for argument in calls[0]}
 
-    def pictures_for(self, options: Config) -> range:
+    def image_counts(self, options: Config) -> range:
         """Two where a clip has a last frame too, or follows a control clip, which is first, and starts from a frame."""
-        two = self._ends_with_a_picture(options) or (self.control(options) and self.starts(options))
-        return range(2, 3) if two else super().pictures_for(options)
+        two = self._ends_with_image(options) or (self.control(options) and self.is_image_to_video(options))
+        return range(2, 3) if two else super().image_counts(options)
 
-    def pictures_call(self, pictures: list[Any], width: int, height: int, options: Config) -> dict[str, Any]:
+    def images_kwargs(self, images: list[Any], width: int, height: int, options: Config) -> dict[str, Any]:
         """The first frame as `image`, and the last, where there is one, as `last_image`."""
-        first, *last = (self.picture_call(picture, width, height, options)["image"] for picture in pictures)
+        first, *last = (self.image_kwargs(image, width, height, options)["image"] for image in images)
         return {"image": first, **({"last_image": last[0]} if last else {})}
 
 
-def _read_pictures(components: Any, pixels: Tensor) -> Tensor:
-    """Pictures (B, 3, H, W) in -1..1 as CLIP's last hidden states but one, (B, N, D)."""
+def _encode_images(components: Any, pixels: Tensor) -> Tensor:
+    """Images (B, 3, H, W) in -1..1 as CLIP's last hidden states but one, (B, N, D)."""
     import torch
 
     encoder = components.extra("image_encoder")
-    read = components.extra("image_processor")(images=stills(pixels), return_tensors="pt")
+    read = components.extra("image_processor")(images=to_images(pixels), return_tensors="pt")
     with torch.no_grad():
         states = encoder(pixel_values=read["pixel_values"].to(encoder.device), output_hidden_states=True)
     return states.hidden_states[-2]

@@ -1,4 +1,4 @@
-"""Z-Image: one stream of picture and text tokens, flow matching, a Qwen3 language model that reads the caption.
+"""Z-Image: one stream of image and text tokens, flow matching, a Qwen3 language model that reads the caption.
 
 Paper 2511.22699; upstream: Tongyi-MAI/Z-Image. The network takes the noise level as 1 - t, 0 for pure noise, and
 answers x0 - noise: time and velocity both run the other way than here.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 # the network pads texts to multiples of so many tokens
 TEXT_GROUP = 32
-# channels of a control picture alone
+# channels of a control image alone
 PLAIN = 16
 
 
@@ -42,15 +42,15 @@ class ZImage(Family):
     pipeline, denoiser = "ZImagePipeline", "ZImageTransformer2DModel"
     prediction = "flow_matching"
     attention_masks = "batches"
-    unguided = {"guidance_scale": 0.0}  # it counts from 0
-    latents = Latents(channels=16, downscale=8, patch=2, normaliser="shift_scale")
+    guidance_off = {"guidance_scale": 0.0}  # it counts from 0
+    latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
     controlnet = ControlNet(
         "ZImageControlNetModel", "ZImageControlNetPipeline", ("controlnet_block_samples",), input="control_context"
     )
     inpainting = Inpainting("ZImageInpaintPipeline")
     previews = "madebyollin/taef1"
-    part_sizes = {"": {"text_encoder": QWEN3_4B, "vae": FLUX_VAE}}
+    component_sizes = {"": {"text_encoder": QWEN3_4B, "vae": FLUX_VAE}}
     sizes = {"": {}}
     default_flavour = "base"
     flavours = {
@@ -98,13 +98,13 @@ class ZImage(Family):
     )
 
     def limits(self, settings: Mapping[str, Any]) -> Limits:
-        """Its rotations are tables: of the text, padded to whole groups and before the picture, of rows and columns."""
+        """Its rotations are tables: of the text, padded to whole groups and before the image, of rows and columns."""
         if not (tables := settings.get("axes_lens")):
             return Limits()
         edge = min(tables[1:]) * self.latents.patch * self.latents.downscale
         return Limits(edge=edge, tokens=(tables[0] - 2) // TEXT_GROUP * TEXT_GROUP)
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["hidden_size"]
 
@@ -121,7 +121,7 @@ class ZImage(Family):
 
     def masks_attention(self, options: Config) -> frozenset[str]:
         """Its pipeline asks for the prompt and the negative one, which guidance adds, in one batch."""
-        guided = options.validation_guidance > self.unguided["guidance_scale"]
+        guided = options.validation_guidance > self.guidance_off["guidance_scale"]
         return super().masks_attention(options) | frozenset({"inference"} if guided else ())
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -142,13 +142,15 @@ class ZImage(Family):
         """Every fifth layer of the transformer, and its way in; diffusers has no maker for this one."""
         import inspect
 
-        known = inspect.signature(cls.__init__).parameters
-        config = {name: value for name, value in denoiser.config.items() if name in known}
+        parameters = inspect.signature(cls.__init__).parameters
+        config = {name: value for name, value in denoiser.config.items() if name in parameters}
         config |= {"control_layers_places": list(range(0, len(denoiser.layers), 5)), "control_in_dim": PLAIN}
         net = cls(**{**config, **custom})
-        mine, held = net.state_dict(), _as_control(denoiser, net.config.control_layers_places)
+        state, weights = net.state_dict(), _rename_for_control(denoiser, net.config.control_layers_places)
         # a custom config may ask for further channels or fewer blocks
-        fitting = {name: w for name, w in held.items() if name in mine and w.shape == mine[name].shape}
+        fitting = {
+            name: weight for name, weight in weights.items() if name in state and weight.shape == state[name].shape
+        }
         net.load_state_dict(fitting, strict=False)
         return net
 
@@ -156,7 +158,7 @@ class ZImage(Family):
         if net.config.control_in_dim != PLAIN:
             raise ValueError(f"it takes {net.config.control_in_dim} channels, a picture to fill in among them")
 
-    def lend(self, denoiser: Any, net: Any) -> None:
+    def share_modules(self, denoiser: Any, net: Any) -> None:
         # diffusers 0.42 asks for it and nowhere sets it
         vars(net).setdefault("gradient_checkpointing", False)
         # as plain attributes: modules that are set in the usual way would be trained and saved with it
@@ -166,31 +168,31 @@ class ZImage(Family):
         """A clip of one frame, (B, 16, 1, H, W)."""
         return control.unsqueeze(2)
 
-    def control_call(self, picture: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def control_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
         # it would count three quarters
-        return {**super().control_call(picture, width, height, options), "controlnet_conditioning_scale": 1.0}
+        return {**super().control_kwargs(image, width, height, options), "controlnet_conditioning_scale": 1.0}
 
-    # -- the stock pipeline ----------------------------------------------------------------------------------------
+    # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {"prompt_embeds": list(text["text"]), "negative_prompt_embeds": list(negative["text"])}
 
 
-def _as_control(denoiser: Any, places: list[int]) -> dict[str, Tensor]:
+def _rename_for_control(denoiser: Any, layer_indices: list[int]) -> dict[str, Tensor]:
     """The transformer's weights by the names that a ControlNet with blocks for these layers has for its own."""
-    numbers = {str(place): number for number, place in enumerate(places)}
-    found = {}
+    numbers = {str(index): number for number, index in enumerate(layer_indices)}
+    weights = {}
     for name, weight in denoiser.state_dict().items():
-        part, _, rest = name.partition(".")
-        layer, _, inner = rest.partition(".")
+        part, _, suffix = name.partition(".")
+        layer, _, inner = suffix.partition(".")
         if part == "layers" and layer in numbers:
-            found[f"control_layers.{numbers[layer]}.{inner}"] = weight
+            weights[f"control_layers.{numbers[layer]}.{inner}"] = weight
         elif part in ("all_x_embedder", "noise_refiner"):
-            found[f"control_{name}"] = weight
-    return found
+            weights[f"control_{name}"] = weight
+    return weights
 
 
 def _rows(text: Tensor, mask: Tensor | None) -> list[Tensor]:

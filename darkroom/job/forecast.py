@@ -31,7 +31,7 @@ from darkroom.core.events import Bus
 from darkroom.core.log import logger
 from darkroom.core.memory import available_bytes, freeze_garbage, resident_bytes
 from darkroom.data.batches.batch import Batch
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
 from darkroom.job.run import Run
@@ -222,9 +222,9 @@ class Trial:
         count = max(1, sum(companion.role == "reference" for companion in dataset.conditioning))
         pictures = [Image.new("RGB", bucket.target)] * count
         with self.ledger:
-            if self.family.flavour(self.config.model_flavour).reads:
-                return self.family.seen_entry(pipe, captions[0], pictures, self.config)
-            return self.family.text_entries(pipe, captions, self.config)[0]
+            if self.family.flavour(self.config.model_flavour).text_images:
+                return self.family.image_text_cache_entry(pipe, captions[0], pictures, self.config)
+            return self.family.encode_captions(pipe, captions, self.config)[0]
 
     def latents(self) -> list[tuple[Any, dict[str, Any]]]:
         """The planned dataset and one sample's entries for each shape of its buckets."""
@@ -294,7 +294,11 @@ class Trial:
             latents = kept.pop("latents")
             roles = [companion.role for companion in dataset.conditioning]
             height, width = (edge * self.components.latents.downscale for edge in latents.shape[-2:])
-            pixels = torch.empty(count, 3, height, width) if self.family.sees(self.config) == "pixels" else latents
+            pixels = (
+                torch.empty(count, 3, height, width)
+                if self.family.control_input_space(self.config) == "pixels"
+                else latents
+            )
             return Batch(
                 latents=latents,
                 cond=self.family.stack_text([text] * count),
@@ -615,8 +619,8 @@ def size_of_process(scene: Scene) -> int:
     family, config = scene.run.family, scene.run.config
     spec = family.specs_for(config.model_flavour)
     components = [spec.denoiser, *spec.encoders.values(), *spec.extras.values(), *([spec.vae] if spec.vae else [])]
-    for name in (family.drawn_by(config), *(part.cls for part in components)):
-        named(name)
+    for name in (family.validation_pipeline(config), *(part.cls for part in components)):
+        find_class(name)
     gc.collect()
     return resident_bytes() + LIBRARIES
 

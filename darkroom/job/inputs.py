@@ -30,7 +30,7 @@ def come_from_datasets(family: Family, config: Config, prompts: list[Prompt]) ->
 
     Raises ConfigError if it is asked for and nothing is drawn from pictures.
     """
-    allowed = family.pictures_for(config)
+    allowed = family.image_counts(config)
     if config.validation_using_datasets and not allowed[-1]:
         raise ConfigError(
             "validation_using_datasets",
@@ -54,7 +54,7 @@ def dataset_prompts(plan: DatasetPlan, family: Family, config: Config, output: P
         names = ", ".join(d.id for d in plan.datasets)
         raise ConfigError("eval_dataset_id", wanted, "", "There is no such dataset.", f"Choose one of: {names}.")
     plan.generate()
-    allowed, whole = family.pictures_for(config), isinstance(family.control(config), ControlInput)
+    allowed, whole = family.image_counts(config), isinstance(family.control(config), ControlInput)
     found = []
     for d in chosen:
         source = plan.source(d)

@@ -160,7 +160,7 @@ def caches(data: Any, family: Family, repository: Repository) -> dict[str, int |
     """Entries to make and to reuse, and the bytes that those to make will take, if it is known how wide text is."""
     facts = repository.latents
     try:
-        numbers = family.text_numbers(repository.text_configs, repository.options)
+        numbers = family.count_text_values(repository.text_configs, repository.options)
     except ModelError:
         if repository.settings is None:
             raise

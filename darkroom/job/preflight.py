@@ -16,7 +16,7 @@ from darkroom.core.errors import ConfigError, ConfigErrors, ModelError
 from darkroom.core.registry import find_nearest
 from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.spec import ControlChannels, Limits
 from darkroom.memory import policy
 from darkroom.optim import table
@@ -110,7 +110,7 @@ def start_fits(base: Repository) -> None:
     for part, file in stock.files_of(config.init_lora, base.trainable_components).items():
         model = base.empty_model(part)
         if isinstance(base.family.control(config), ControlChannels):
-            base.family.widen(model)
+            base.family.add_input_channels(model)
         # what it has for text encoders is looked at once those are loaded
         adapter = LoRA(model, config, base.family.targets, part, torch.float32, seed=0)
         stages.start_from(adapter, base, file)
@@ -123,7 +123,7 @@ def assistant_fits(base: Repository) -> None:
     from darkroom.adapters import assistant
     from darkroom.job import stages
 
-    path, pipeline = base.options.assistant_lora_path, named(base.family.drawn_by(base.options))
+    path, pipeline = base.options.assistant_lora_path, find_class(base.family.validation_pipeline(base.options))
     with stages.usable("assistant_lora_path", path, stages.REMEDY_OF_ASSISTANTS):
         assistant.read(path, {part: base.empty_model(part) for part in base.trainable_components}, pipeline)
 
@@ -131,7 +131,7 @@ def assistant_fits(base: Repository) -> None:
 def shift_is_known(base: Repository) -> None:
     """Raises ConfigError where the shift should follow sizes, and nobody has published how."""
     if base.options.flow_schedule_auto_shift and base.family.prediction == "flow_matching":
-        base.family.shifts(
+        base.family.build_shift_line(
             scheduler_config(Components(base.family, base.options, base.device, base.dtype, settings=base.settings))
         )
 
@@ -170,7 +170,7 @@ def drawn_sizes(family: Family, config: Config) -> list[tuple[int, int]]:
     """Width and height of validation's pictures."""
     latents = family.latents_for(config.model_flavour)
     asked = parse_resolutions(config.validation_resolution or str(config.resolution), latents.downscale * latents.patch)
-    return [family.drawn_size(*size, config) for size in asked]
+    return [family.round_size(*size, config) for size in asked]
 
 
 def _found(probe: Callable[[], object]) -> list[ConfigError]:

@@ -20,8 +20,8 @@ from darkroom.core.events import Warn
 from darkroom.core.memory import is_memory_full
 from darkroom.families.base import CONTROLNET
 from darkroom.families.shared import latents
-from darkroom.families.shared.audio import heard
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.audio import encode_batch_audio
+from darkroom.families.shared.classes import find_class
 from darkroom.job.run import Run
 from darkroom.memory import checkpointing
 from darkroom.memory.policy import OFFLOADS, Placement
@@ -58,7 +58,9 @@ def sample_of(
     """All that is cached of samples: latents, and what the family keeps beside them."""
     z = latents_of(components, pictures)
     beside = run.family.sample_entries(components, pictures, z, run.config)
-    beside |= heard(run.family, components, sounds, pictures.shape[2] if pictures.ndim == 5 else 1, run.config)
+    beside |= encode_batch_audio(
+        run.family, components, sounds, pictures.shape[2] if pictures.ndim == 5 else 1, run.config
+    )
     return {"latents": z, **{name: tensor.cpu() for name, tensor in beside.items()}}
 
 
@@ -93,7 +95,9 @@ def assisted(config: Config, components: Components, denoisers: Mapping[str, Any
         return
     own = {part: denoisers[part] for part in components.trainable_components}
     with usable("assistant_lora_path", config.assistant_lora_path, REMEDY_OF_ASSISTANTS):
-        given = assistant.read(config.assistant_lora_path, own, named(components.family.drawn_by(components.options)))
+        given = assistant.read(
+            config.assistant_lora_path, own, find_class(components.family.validation_pipeline(components.options))
+        )
     assistant.assist(own, given, config.validation_assistant_lora)
 
 
@@ -122,7 +126,7 @@ def attached(run: Run, model: Any, components: Components) -> Adapter:
 
 def start_from(adapter: LoRA, components: Repository, path: str, source: str = "") -> None:
     """Read an adapter in any format that is known, and begin with what it does. Raises ConfigError."""
-    pipeline = named(components.family.drawn_by(components.options))
+    pipeline = find_class(components.family.validation_pipeline(components.options))
     with usable("init_lora", path, REMEDY_OF_STARTS, source):
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := describe_truncation(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
@@ -211,7 +215,7 @@ def updater(
 
 def grouped(config: Config, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
     """The parameters, those of text encoders apart where they learn at a rate of their own."""
-    if config.text_encoder_lr is None or not adapter.trained_text:
+    if config.text_encoder_lr is None or not adapter.trainable_text:
         return [{"params": list(adapter.named.values())}]
     rate = scaled_rate(config, config.text_encoder_lr, processes)
     text = {name: parameter for name, parameter in adapter.named.items() if adapter.is_text(name)}

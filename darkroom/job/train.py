@@ -35,7 +35,7 @@ from darkroom.data.debug_log import NO_DEBUG_LOG
 from darkroom.data.manifest import DataChanges
 from darkroom.data.plan import DatasetPlan
 from darkroom.data.process_group import ProcessGroup
-from darkroom.families.shared.text import too_long
+from darkroom.families.shared.text import find_truncated
 from darkroom.job import advice, preflight, rehearse, resume
 from darkroom.job.claim import claim_folder
 from darkroom.job.inputs import come_from_datasets, dataset_prompts
@@ -284,16 +284,16 @@ def texts(run: Run, plan: DatasetPlan, components: Components, prompts: list[Pro
     cut: list[str] = []
 
     def encode(captions: list[str]) -> list[dict[str, torch.Tensor]]:
-        cut.extend(too_long(components.text(), captions, run.config.tokenizer_max_length))
-        return run.family.text_entries(components.text(), captions, run.config)
+        cut.extend(find_truncated(components.text(), captions, run.config.tokenizer_max_length))
+        return run.family.encode_captions(components.text(), captions, run.config)
 
     def read(caption: str, pictures: list[Any]) -> dict[str, torch.Tensor]:
-        return run.family.seen_entry(components.text(), caption, stills(pictures), run.config)
+        return run.family.image_text_cache_entry(components.text(), caption, stills(pictures), run.config)
 
     with phase(run.bus, "text cache"):
         plan.use_encoders(latent_identity=components.sample_identity(), plain_identity=components.vae_identity())
         plan.require_captions(*wanted(components, run.config, prompts))
-        looks = run.family.flavour(run.config.model_flavour).reads
+        looks = run.family.flavour(run.config.model_flavour).text_images
         plan.fill_text(encode, components.text_identity(), read if looks else None)
         if not plan.reads_while_training:
             components.unload_text()
@@ -523,7 +523,7 @@ def released(
         else:
             snapshot.adapter.save(run.output, snapshot.metadata(snapshot.state))
             if run.config.save_text_encoder:
-                for component in snapshot.adapter.trained_text:
+                for component in snapshot.adapter.trainable_text:
                     snapshot.adapter.whole(component).save_pretrained(run.output / component)
                     follow_umask(run.output / component)
         if snapshot.stepper.ema:

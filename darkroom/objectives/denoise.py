@@ -56,16 +56,16 @@ class Denoise:
 
     def __call__(self, model: Any, batch: Batch, step: int) -> Outcome:
         """One batch, forward only. Everything after the network runs in float32."""
-        batch = self.family.portion(batch, self.options, self.draws.structure)
+        batch = self.family.slice_batch(batch, self.options, self.draws.structure)
         x0 = batch.latents.float()
         levels = self._times(x0, batch.timestep_offset)
         t = to_device(levels, x0.device)  # (B,)
         noise = self._noise(x0)
         perturbed = self._perturbed(noise, step)
-        conditions = self.family.conditions(batch, self.options, self.draws.structure)
-        given = map_tensors(lambda drawn: to_device(drawn, x0.device), conditions)
+        model_inputs = self.family.model_inputs(batch, self.options, self.draws.structure)
+        given = map_tensors(lambda drawn: to_device(drawn, x0.device), model_inputs)
         given[ON_HOST] = {"t": levels} | (batch.cond_on_host if self.text is cached_text else {})
-        beside = {name: batch.extras[name].float() for name in self.family.beside}
+        beside = {name: batch.extras[name].float() for name in self.family.extra_streams}
         noises_beside = {name: noises.gaussian_like(z, self.draws.noise) for name, z in beside.items()}
         given |= {name: self.process.mix(z, noises_beside[name], t) for name, z in beside.items()}
         cond = self.text(batch, step) | given
@@ -77,8 +77,8 @@ class Denoise:
         targets = {name: self.process.target(z, noises_beside[name], t) for name, z in beside.items()}
         if batch.is_regularization:
             target, targets = self._parent(model, seen, t, lambda: self.text(batch, step) | given)
-        with self.family.overheard(model, self.options) as terms:
-            pred, preds = self.family.predict_all(model, seen, t, cond)
+        with self.family.collect_auxiliary_losses(model, self.options) as terms:
+            pred, preds = self.family.predict_streams(model, seen, t, cond)
         for name, wanted in targets.items():
             terms[name] = self._beside(preds[name].float(), wanted, t, batch.extras.get(f"{name}_counts"))
 
@@ -105,7 +105,7 @@ class Denoise:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """What the model would answer without its adapter: on this data the adapter learns to change nothing."""
         with torch.no_grad(), self.untrained():
-            pred, preds = self.family.predict_all(model, x_t, t, cond())
+            pred, preds = self.family.predict_streams(model, x_t, t, cond())
         return pred.float(), {name: answer.float() for name, answer in preds.items()}
 
     def _beside(self, pred: Tensor, target: Tensor, t: Tensor, counts: Tensor | None) -> Tensor:
@@ -230,7 +230,7 @@ def flow_timesteps(family: Family, options: Config, scheduler: dict[str, Any], o
         return logit_normal(count, generator, options.flow_sigmoid_scale, offset)
 
     if options.flow_schedule_auto_shift:
-        line = family.shifts(scheduler)
+        line = family.build_shift_line(scheduler)
         latents = family.latents_for(options.model_flavour)
 
         def shift(x0: Tensor) -> float:

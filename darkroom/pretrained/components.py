@@ -25,11 +25,11 @@ from darkroom.core.memory import is_memory_full
 from darkroom.core.narrow import find_sensitive_layers
 from darkroom.families.base import Family
 from darkroom.families.shared import control
-from darkroom.families.shared.classes import is_network, named
-from darkroom.families.shared.control import WithChannels, WithControlNet
+from darkroom.families.shared.classes import find_class, is_network
+from darkroom.families.shared.control import ChannelControlDenoiser, ControlNetDenoiser
 from darkroom.families.shared.experts import Experts
 from darkroom.families.shared.pixels import PixelSpace
-from darkroom.families.shared.trained_text import WithText
+from darkroom.families.shared.trainable_text import DenoiserWithText
 from darkroom.pretrained import quantized, single_file
 from darkroom.pretrained.repository import Repository, find_missing_components, find_text_image_encoders
 from darkroom.pretrained.weight_files import SAFETENSORS_ONLY, is_single_file
@@ -115,12 +115,14 @@ class Components(Repository):
                 if name in find_accepted_components(pipeline) and is_network(component.cls)
             ]
             unused = set(models) - set(find_text_image_encoders(family, self.specs, self.options.model_flavour))
-            absent = dict.fromkeys(["vae", *self.denoiser_components, *unused, *family.guides, *family.idle_parts])
+            absent = dict.fromkeys(
+                ["vae", *self.denoiser_components, *unused, *family.guidance_denoisers, *family.unused_components]
+            )
             dtype = self.text_dtype
             with explain_load_errors("The text encoders", self.base, self._remedy):
                 separate = self._load_separate_encoders(dtype)
-                stand_ins = family.stand_ins(self.options.model_flavour)
-                self._text = self._load_pipeline(pipeline, separate | absent | stand_ins, dtype)
+                dummy_components = family.dummy_components(self.options.model_flavour)
+                self._text = self._load_pipeline(pipeline, separate | absent | dummy_components, dtype)
             encoders = list(self.specs.encoders)
             for name, component in self._text.components.items():
                 if isinstance(component, torch.nn.Module):
@@ -135,10 +137,10 @@ class Components(Repository):
         return {
             component: self._load_from_file("text", component, source, dtype)
             if is_single_file(source)
-            else (cls := named(self.specs.encoders[component].cls)).from_pretrained(
+            else (cls := find_class(self.specs.encoders[component].cls)).from_pretrained(
                 source, dtype=dtype, **SAFETENSORS_ONLY, **self._quantization_arguments(component, cls, dtype)
             )
-            for option, component in self.family.text_parts.items()
+            for option, component in self.family.text_components.items()
             if (source := getattr(self.options, option))
         }
 
@@ -149,8 +151,8 @@ class Components(Repository):
         return single_file.load(self.expect(role, component), Path(source).expanduser(), dtype)
 
     def _load_pipeline(self, name: str, components: dict[str, Any], dtype: torch.dtype) -> Any:
-        cls = named(name)
-        components = components | self.family.made_parts(self.options.model_flavour, renders=False)
+        cls = find_class(name)
+        components = components | self.family.default_components(self.options.model_flavour, renders=False)
         components |= self.load_extra_components(name, dtype, but=components)
         if "text" in self.bundled_components:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **components)
@@ -180,7 +182,7 @@ class Components(Repository):
         arguments: dict[str, Any] = {"dtype": dtype} if has_weights else {}
         if source == self.settings_base:
             arguments |= self._folder_arguments if has_weights else self.hub
-        cls = named(spec.cls) if spec else AutoTokenizer
+        cls = find_class(spec.cls) if spec else AutoTokenizer
         if component in self.specs.encoders:
             arguments |= self._quantization_arguments(component, cls, dtype)
         return cls.from_pretrained(source, subfolder=component, **arguments)
@@ -212,7 +214,7 @@ class Components(Repository):
     def _load_vae(self, source: str | None, dtype: torch.dtype) -> Any:
         if self.specs.vae is None:
             return PixelSpace()
-        cls = named(self.specs.vae.cls)
+        cls = find_class(self.specs.vae.cls)
         if source is None:
             if "vae" in self.bundled_components:
                 return self._load_from_file("vae", "vae", self.base, dtype)
@@ -278,25 +280,25 @@ class Components(Repository):
             source = self.options.controlnet_model_name_or_path or self.base
             remedy = "Check controlnet_model_name_or_path and controlnet_custom_config."
             with explain_load_errors("The ControlNet", source, remedy):
-                denoiser = control.wrap(self.family, loaded[self.trainable_components[0]], self.options)
+                denoiser = control.wrap_denoiser(self.family, loaded[self.trainable_components[0]], self.options)
             return self._with_text(denoiser) if self.options.train_text_encoder else denoiser
         assert self.options.timestep_boundary is not None
         return Experts(loaded, self.options.timestep_boundary * 1000)
 
-    def _with_text(self, denoiser: Any) -> WithText:
-        names = self.family.trained_text_for(self.options.model_flavour)
-        return WithText(self.trainable_components[0], denoiser, self.family, self.text(), names, self.options)
+    def _with_text(self, denoiser: Any) -> DenoiserWithText:
+        names = self.family.trainable_text_for(self.options.model_flavour)
+        return DenoiserWithText(self.trainable_components[0], denoiser, self.family, self.text(), names, self.options)
 
     def _denoiser(self, component: str, dtype: torch.dtype, load_or_quantize: LoadOrQuantize | None) -> Any:
         source, subfolder = self.denoiser_source(component)
 
         def load() -> Any:
             with explain_load_errors("The denoiser", source, self._remedy):
-                quantization = self._quantization_arguments(component, named(self.specs.denoiser.cls), dtype)
+                quantization = self._quantization_arguments(component, find_class(self.specs.denoiser.cls), dtype)
                 return self._load_denoiser(source, subfolder, dtype, **quantization)
 
         def empty() -> Any:
-            return named(self.specs.denoiser.cls).from_config(self.config(component))
+            return find_class(self.specs.denoiser.cls).from_config(self.config(component))
 
         return (
             load_or_quantize(component, f"{self.denoiser_identity(component)} {dtype}", empty, load)
@@ -305,7 +307,7 @@ class Components(Repository):
         )
 
     def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype, **quantization: Any) -> Any:
-        cls = named(self.specs.denoiser.cls)
+        cls = find_class(self.specs.denoiser.cls)
         if is_single_file(source):
             return self._load_from_file("denoiser", subfolder, source, dtype)
         if Path(source).is_dir() and not (Path(source) / subfolder).is_dir():
@@ -328,7 +330,7 @@ class Components(Repository):
         """The same for the text encoders that a pipeline loads by itself."""
         from diffusers import PipelineQuantizationConfig
 
-        encoders = {name: named(spec.cls) for name, spec in self.specs.encoders.items() if name not in but}
+        encoders = {name: find_class(spec.cls) for name, spec in self.specs.encoders.items() if name not in but}
         arguments = {
             name: quantization
             for name, cls in encoders.items()
@@ -375,20 +377,20 @@ class Components(Repository):
 
     def scheduler(self) -> Any:
         """The base's own scheduler, as its pipeline would use it."""
-        cls = named(self.specs.scheduler.cls)
+        cls = find_class(self.specs.scheduler.cls)
         with explain_load_errors("The scheduler's settings", self.settings_base, self._remedy):
             config = cls.load_config(
                 self.settings_base, subfolder="scheduler", **({} if self.is_single_file else self.hub)
             )
             # the class that the model names, not the family's usual one
-            return named(config.get("_class_name", cls.__name__)).from_config(config)
+            return find_class(config.get("_class_name", cls.__name__)).from_config(config)
 
     def assemble(self, denoiser: Any, vae: Any, scheduler: Any) -> Any:
         """The diffusers pipeline around loaded components, without text encoders: prompts are encoded already.
 
         If only one expert is trained, it is used at all noise levels, unless `wan_validation_load_other_stage`.
         """
-        cls = named(self.family.drawn_by(self.options))
+        cls = find_class(self.family.validation_pipeline(self.options))
         parameters = inspect.signature(cls.__init__).parameters
         components: dict[str, Any] = {
             name: None for name, p in parameters.items() if name != "self" and p.default is inspect.Parameter.empty
@@ -409,19 +411,19 @@ class Components(Repository):
             if self.options.wan_validation_load_other_stage
             else ()
         )
-        components |= self.family.made_parts(self.options.model_flavour, renders=True)
+        components |= self.family.default_components(self.options.model_flavour, renders=True)
         components |= {"scheduler": scheduler, **pipeline_components}
-        components |= {name: self.load_frozen_denoiser(name) for name in (*self.family.guides, *frozen)}
+        components |= {name: self.load_frozen_denoiser(name) for name in (*self.family.guidance_denoisers, *frozen)}
         components |= {"vae": vae} if self.specs.vae else {}
         pipe = cls(**components)
         if len(self.trainable_components) + len(frozen) < len(self.denoiser_components):
-            self.family.alone(pipe, self.trainable_components[0])
+            self.family.use_single_expert(pipe, self.trainable_components[0])
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
     def denoisers_of(self, model: Any) -> dict[str, Any]:
         """The denoisers in a run's model, and its ControlNet, by component."""
-        if isinstance(model, WithControlNet):
+        if isinstance(model, ControlNetDenoiser):
             return {self.trainable_components[0]: model.denoiser, control.CONTROLNET: model.controlnet}
         return {
             name: component
@@ -431,9 +433,9 @@ class Components(Repository):
 
     def _pipeline_components(self, denoiser: Any) -> dict[str, Any]:
         """The components of a run's model for a diffusers pipeline, by name."""
-        if isinstance(denoiser, WithControlNet):
-            return {self.trainable_components[0]: denoiser.denoiser, control.CONTROLNET: denoiser.to_draw_with()}
-        several = isinstance(denoiser, (Experts, WithChannels, WithText))
+        if isinstance(denoiser, ControlNetDenoiser):
+            return {self.trainable_components[0]: denoiser.denoiser, control.CONTROLNET: denoiser.copy_for_rendering()}
+        several = isinstance(denoiser, (Experts, ChannelControlDenoiser, DenoiserWithText))
         return denoiser.members if several else {self.trainable_components[0]: denoiser}
 
     def save_pipeline(self, denoiser: Any, folder: Path) -> None:
@@ -448,7 +450,7 @@ class Components(Repository):
                 # diffusers asks for components that the base declares as absent
                 components = {name: None for name, row in self.index.items() if row == [None, None]}
                 components |= self._pipeline_components(denoiser)
-                pipe = self._load_pipeline(self.family.drawn_by(self.options), components, self.dtype)
+                pipe = self._load_pipeline(self.family.validation_pipeline(self.options), components, self.dtype)
                 pipe.save_pretrained(temporary)
                 follow_umask(temporary)
                 if folder.exists():
@@ -465,7 +467,7 @@ class Components(Repository):
 
 def find_accepted_components(pipeline: str) -> set[str]:
     """The components that a pipeline's constructor takes."""
-    return set(inspect.signature(named(pipeline).__init__).parameters)
+    return set(inspect.signature(find_class(pipeline).__init__).parameters)
 
 
 def scheduler_config(components: Components) -> dict[str, Any]:

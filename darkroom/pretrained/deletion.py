@@ -24,7 +24,7 @@ def find_encoder_sources(base: Repository) -> list[tuple[str, str]]:
     o = base.options
     if o.model_type == "full" and not o.controlnet:
         return []
-    options = {component: getattr(o, option) for option, component in base.family.text_parts.items()}
+    options = {component: getattr(o, option) for option, component in base.family.text_components.items()}
     encoders = [
         (options.get(component) or base.config_source(component), component) for component in base.specs.encoders
     ]

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from darkroom.core.device import HOST
-from darkroom.families.shared.classes import is_network, named
+from darkroom.families.shared.classes import find_class, is_network
 from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.spec import ComponentSpec
 from darkroom.pretrained.components import Components, LoadOrQuantize, find_accepted_components
@@ -39,7 +39,7 @@ class FakeComponents(Components):
         def make() -> nn.Module:
             from accelerate import init_empty_weights
 
-            cls, settings = named(spec.cls), self.config(component)
+            cls, settings = find_class(spec.cls), self.config(component)
             # buffers hold real values, whatever dispatch mode is active around this
             with _disable_current_modes(), init_empty_weights(include_buffers=False):
                 return cls.from_config(settings) if hasattr(cls, "from_config") else cls(cls.config_class(**settings))

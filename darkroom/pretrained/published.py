@@ -17,7 +17,7 @@ from typing import Any
 
 from darkroom.core.files import digest, write_text
 from darkroom.families.base import EMBEDDED, TINY, Family
-from darkroom.families.shared.classes import is_network, named, short
+from darkroom.families.shared.classes import find_class, is_network, short_class_name
 from darkroom.families.shared.spec import ComponentSpec
 from darkroom.families.tiny import build_component
 from darkroom.families.tiny.tokenizers import TOKENIZERS
@@ -31,9 +31,9 @@ STATISTICS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 def find_sizes(family: Family, flavour: str | None) -> dict[str, Mapping[str, Any]]:
     """Config values of a published base's networks that differ from their classes' defaults, by component."""
     spec = family.specs_for(flavour)
-    published_sizes = family.part_sizes_for(flavour)
+    published_sizes = family.component_sizes_for(flavour)
     sizes = {name: published_sizes[name] for name in (*spec.encoders, *spec.extras, "vae") if name in published_sizes}
-    denoiser = family.size_of(flavour)
+    denoiser = family.denoiser_sizes(flavour)
     return sizes if denoiser is None else sizes | dict.fromkeys(family.denoiser_components_for(flavour), denoiser)
 
 
@@ -71,14 +71,14 @@ def _networks(family: Family, flavour: str | None) -> dict[str, ComponentSpec | 
     return {
         **readers,
         "vae": spec.vae,
-        **dict.fromkeys((*family.denoiser_components_for(flavour), *family.guides), spec.denoiser),
+        **dict.fromkeys((*family.denoiser_components_for(flavour), *family.guidance_denoisers), spec.denoiser),
     }
 
 
 def _write_folder(family: Family, flavour: str | None, target: Path) -> None:
     spec, sizes = family.specs_for(flavour), find_sizes(family, flavour)
     pipeline = family.pipeline_for(flavour)
-    modules, _ = named(pipeline)._get_signature_keys(named(pipeline))
+    modules, _ = find_class(pipeline)._get_signature_keys(find_class(pipeline))
     # a part that is left out is written as diffusers writes it
     settings = {name: [None, None] if name in modules and not value else value for name, value in spec.settings.items()}
     index: dict[str, Any] = {"_class_name": pipeline, **settings}
@@ -88,17 +88,19 @@ def _write_folder(family: Family, flavour: str | None, target: Path) -> None:
     processors = {
         name: build_component(component, tokenizers.get("tokenizer")) for name, component in processor_specs.items()
     }
-    scheduler = named(spec.scheduler.cls)(**spec.scheduler.config)
+    scheduler = find_class(spec.scheduler.cls)(**spec.scheduler.config)
     for name, saved in {**tokenizers, **processors, "scheduler": scheduler}.items():
         saved.save_pretrained(target / name)
         index[name] = [_library(type(saved)), type(saved).__name__]
     for name, component in networks.items():
         # a part that published folders lack is elsewhere, and that is what the index of a folder says
         index[name] = (
-            [None, None] if name in family.elsewhere else [_library(named(component.cls)), short(component.cls)]
+            [None, None]
+            if name in family.component_repositories
+            else [_library(find_class(component.cls)), short_class_name(component.cls)]
         )
-        if name in sizes or (name in family.guides and family.denoiser_part in sizes):
-            settings = _settings(component, sizes.get(name, sizes.get(family.denoiser_part, {})))
+        if name in sizes or (name in family.guidance_denoisers and family.denoiser_component in sizes):
+            settings = _settings(component, sizes.get(name, sizes.get(family.denoiser_component, {})))
             write_text(target / name / "config.json", json.dumps(settings, indent=2, default=list))
     write_text(target / INDEX, json.dumps(index, indent=2))
 
@@ -110,18 +112,18 @@ def _library(cls: type) -> str:
 
 
 def _is_diffusers_class(component: ComponentSpec) -> bool:
-    return hasattr(named(component.cls), "from_config")
+    return hasattr(find_class(component.cls), "from_config")
 
 
 def _settings(component: ComponentSpec, sizes: Mapping[str, Any]) -> dict[str, Any]:
     """A network's complete config.json; a text model gets the special token ids of the tiny tokenizer."""
-    cls = named(component.cls)
+    cls = find_class(component.cls)
     if _is_diffusers_class(component):
         parameters = inspect.signature(cls.__init__).parameters.values()
         defaults = {p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty}
-        return {"_class_name": short(component.cls), **defaults, **_statistics(component.config), **sizes}
+        return {"_class_name": short_class_name(component.cls), **defaults, **_statistics(component.config), **sizes}
     config = cls.config_class(**_merge(_token_settings(component.config), sizes))
-    return {**config.to_dict(), "architectures": [short(component.cls)]}
+    return {**config.to_dict(), "architectures": [short_class_name(component.cls)]}
 
 
 def _statistics(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def validate_quantization_config(
         if settings not in (*PRESETS, NONE):
             change = f"Set quantize_via to cpu, or choose one of: {', '.join(PRESETS)}."
             raise ConfigError(
-                option, settings, "", "diffusers cannot quantize with this precision while loading.", change
+                option, settings, "", "diffusers has no such precision to quantize with while loading.", change
             )
     for number, (name, cls) in enumerate({**encoders, **denoisers}.items(), 1):
         is_text = name in encoders

@@ -20,7 +20,7 @@ from darkroom.core.errors import ConfigError, ModelError, missing_option
 from darkroom.core.files import digest
 from darkroom.families import tiny
 from darkroom.families.base import EMBEDDED, TINY, Family
-from darkroom.families.shared.classes import is_network, named, short
+from darkroom.families.shared.classes import find_class, is_network, short_class_name
 from darkroom.families.shared.spec import ComponentSpecs, Latents, Limits
 from darkroom.pretrained import published, quantized, single_file
 from darkroom.pretrained.single_file import ExpectedComponent
@@ -72,7 +72,7 @@ def locate_repository(repository: str, family: Family) -> str:
 
 def find_text_image_encoders(family: Family, specs: ComponentSpecs, flavour: str | None) -> list[str]:
     """Names of the image encoders that a text encoder needs for captions read with images."""
-    reads = family.flavour(flavour).reads
+    reads = family.flavour(flavour).text_images
     return [name for name, component in specs.extras.items() if reads and is_network(component.cls)]
 
 
@@ -123,7 +123,7 @@ class Repository:
 
     @property
     def pipeline(self) -> str:
-        """The stock pipeline of this flavour."""
+        """diffusers' pipeline of this flavour."""
         return self.family.pipeline_for(self.options.model_flavour)
 
     @property
@@ -196,7 +196,7 @@ class Repository:
     def component_source(self, component: str) -> str:
         """The source of a text component: the base, or the family's other repository if the base lacks it."""
         return (
-            self.family.elsewhere[component]
+            self.family.component_repositories[component]
             if component in find_missing_components(self.family, self.index)
             else self._model_settings_base
         )
@@ -245,8 +245,8 @@ class Repository:
 
     def _validate_quantization(self) -> None:
         """Raises ConfigError for components that cannot be quantized while they are loaded."""
-        denoisers = dict.fromkeys(self.denoiser_components, named(self.specs.denoiser.cls))
-        encoders = {name: named(spec.cls) for name, spec in self.specs.encoders.items()}
+        denoisers = dict.fromkeys(self.denoiser_components, find_class(self.specs.denoiser.cls))
+        encoders = {name: find_class(spec.cls) for name, spec in self.specs.encoders.items()}
         quantized.validate_quantization_config(self.options, denoisers, encoders, run_device())
         files = {
             component: (self._denoiser_option(component), self.denoiser_source(component)[0])
@@ -255,19 +255,24 @@ class Repository:
         files |= {component: (self._option, self.base) for component in encoders if "text" in self.bundled_components}
         files |= {
             component: (o, source)
-            for o, component in self.family.text_parts.items()
+            for o, component in self.family.text_components.items()
             if (source := getattr(self.options, o))
         }
         for component, (option, source) in files.items():
             if is_single_file(source) and self.quantization_of(component):
-                problem = f"{component} is quantized while diffusers loads it from a folder, but this is a single file."
+                problem = f"{component} is quantised while diffusers loads it from a folder, but this is a single file."
                 raise self._config_error(problem, "Set quantize_via to cpu, or give a folder or hub id.", option)
 
     def validate_separate_denoiser(self) -> None:
         """Raises ConfigError if the flavour's denoiser is a separate file and no option names it."""
-        if self.flavour.apart and self.denoiser_source(self.trainable_components[0])[0] == self.default_base:
-            problem = "This flavour's denoiser is a single file; its other components are in another repository."
-            change = f"Set it to {self.flavour.apart.file}."
+        if (
+            self.flavour.separate_denoiser
+            and self.denoiser_source(self.trainable_components[0])[0] == self.default_base
+        ):
+            problem = (
+                "This flavour's denoiser is published as a file alone; its other components are in another repository."
+            )
+            change = f"Set it to {self.flavour.separate_denoiser.file}."
             raise self._config_error(problem, change, self._separate_option(self.trainable_components[0]))
 
     @property
@@ -314,8 +319,8 @@ class Repository:
         expected = [self.expect("denoiser", self.denoiser_source(component)[1]) for component in denoisers]
         if option == "pretrained_vae_model_name_or_path" and self.specs.vae:
             expected.append(self.expect("vae", "vae"))
-        if option in self.family.text_parts:
-            expected.append(self.expect("text", self.family.text_parts[option]))
+        if option in self.family.text_components:
+            expected.append(self.expect("text", self.family.text_components[option]))
         return expected
 
     def _denoiser_option(self, component: str) -> str:
@@ -335,8 +340,7 @@ class Repository:
             several = [name for name in self.family.flavours if len(self.family.denoiser_components_for(name)) > 1]
             single = [name for name in several if len(self.family.trainable_components_for(name)) == 1]
             raise self._config_error(
-                f"It is a single file with one denoiser, and this model_flavour trains "
-                f"{len(self.trainable_components)}.",
+                f"It is one file with one denoiser, and this model_flavour trains {len(self.trainable_components)}.",
                 f"Choose a model_flavour that trains one of them, such as {', '.join(single[:4])}; or give a folder.",
             )
 
@@ -395,7 +399,9 @@ class Repository:
             return str(row[1] or "") if isinstance(row, list) and len(row) == 2 else ""
 
         pipeline = index.get("_class_name", "an unnamed pipeline")
-        required = [name for name in (*self.specs.encoders, *self.specs.extras) if name not in family.elsewhere]
+        required = [
+            name for name in (*self.specs.encoders, *self.specs.extras) if name not in family.component_repositories
+        ]
         other_families = [n for n in families.names() if n != family.name and families.get(n).pipeline == pipeline]
         pipelines = {family.pipeline_for(name) for name in family.flavours}
         is_other = any(not class_of(component) for component in required)
@@ -411,7 +417,10 @@ class Repository:
                 f"It holds a model for {pipeline}; model_flavour {flavour} needs one for {self.pipeline}.",
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
             )
-        frozen, denoiser_class = {*family.guides, *self.specs.extras}, short(self.specs.denoiser.cls)
+        frozen, denoiser_class = (
+            {*family.guidance_denoisers, *self.specs.extras},
+            short_class_name(self.specs.denoiser.cls),
+        )
         denoisers = [
             component for component in index if class_of(component) == denoiser_class and component not in frozen
         ]
@@ -480,7 +489,9 @@ class Repository:
                 hub = self.hub if base == self.settings_base else {}
                 path = Path(hf_hub_download(base, f"{component}/config.json", **hub))
             override = (
-                self.flavour.apart.settings if self.flavour.apart and component in self.denoiser_components else {}
+                self.flavour.separate_denoiser.settings
+                if self.flavour.separate_denoiser and component in self.denoiser_components
+                else {}
             )
             return {**json.loads(path.read_text(encoding="utf-8")), **override}
         except (OSError, ValueError) as cause:
@@ -504,7 +515,7 @@ class Repository:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return self.family.size_of(self.options.model_flavour) or {}
+            return self.family.denoiser_sizes(self.options.model_flavour) or {}
 
     @property
     def limits(self) -> Limits:
@@ -544,11 +555,11 @@ class Repository:
         """Identifies what text embeddings depend on: weights, precision and options."""
         names = [*self.specs.encoders, *self.specs.tokenizers]
         names += find_text_image_encoders(self.family, self.specs, self.options.model_flavour)
-        if self.family.flavour(self.options.model_flavour).reads:
+        if self.family.flavour(self.options.model_flavour).text_images:
             names += [name for name in self.specs.extras if name not in names]
         places = {name: self.component_source(name) for name in find_missing_components(self.family, self.index)}
         weights = [self._identity(name, places.get(name) or self.weights_source(name)) for name in names]
-        sources = (getattr(self.options, option) for option in self.family.text_parts)
+        sources = (getattr(self.options, option) for option in self.family.text_components)
         weights += [self._identity("", source) for source in sources if source]
         # only quantized encoders: caches from before this was part of the identity stay valid
         precisions = enumerate((self.text_precision(number) for number in range(1, len(self.specs.encoders) + 1)), 1)
@@ -561,7 +572,7 @@ class Repository:
             return digest(["pixels"])
         source = self.options.pretrained_vae_model_name_or_path
         weights = self._identity("" if source else "vae", source or self.weights_source("vae"))
-        return digest([weights, self.latents.normaliser, str(self.vae_dtype), self.options.vae_enable_tiling])
+        return digest([weights, self.latents.normalizer, str(self.vae_dtype), self.options.vae_enable_tiling])
 
     def sample_identity(self) -> str:
         """Identifies what a cached sample depends on: its latents and the family's further entries."""
@@ -595,7 +606,7 @@ class Repository:
 
 def find_missing_components(family: Family, index: Mapping[str, Any]) -> list[str]:
     """The components that a base, by its model_index.json, lacks and that are in another repository."""
-    return [component for component in family.elsewhere if not (index.get(component) or [None])[0]]
+    return [component for component in family.component_repositories if not (index.get(component) or [None])[0]]
 
 
 def is_local_path(source: str) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from darkroom.families.shared.classes import named, short
+from darkroom.families.shared.classes import find_class, short_class_name
 from darkroom.pretrained import gguf
 from darkroom.pretrained.gguf import is_gguf
 from darkroom.pretrained.layouts import ADAPTER, LAYOUTS, QUANTIZED, Layout, find_layout, guess_content
@@ -64,7 +64,7 @@ class ExpectedComponent:
         titles = [layout.title for layout in LAYOUTS.get(self.cls, ())]
         library = "transformers" if self.role == "text" else "diffusers"
         names = " or ".join([f"with the names of {library}", *titles])
-        return f"{self.title} needs the weights of {short(self.cls)}: {names}"
+        return f"{self.title} needs the weights of {short_class_name(self.cls)}: {names}"
 
 
 def find_bundled_components(path: Path) -> frozenset[str]:
@@ -112,7 +112,7 @@ def reject_other_content(expected: ExpectedComponent, path: Path, keys: Collecti
         raise Misfit(path, "It is a GGUF file, of which only denoisers are read.", change)
     if any(re.match(QUANTIZED, key) for key in keys):
         raise Misfit(
-            path, "It is a quantized file, whose weights come with scales; training needs unquantized weights.", change
+            path, "It is a quantised file, whose weights come with scales; training needs unquantized weights.", change
         )
     if any(re.match(ADAPTER, key) for key in keys):
         raise Misfit(
@@ -167,7 +167,7 @@ def describe_differences(missing: list[str], extra: list[str], shapes: list[str]
 def make_misfit(expected: ExpectedComponent, path: Path, keys: Collection[str], difference: str) -> Misfit:
     """The error for a file that does not match: what it seems to be, how it differs, what was expected."""
     guess = guess_content(keys)
-    seemed = f"It seems to be {guess}" if guess else "Darkroom does not recognize its names"
+    seemed = f"It seems to be {guess}" if guess else "It is nothing that Darkroom knows by its names"
     return Misfit(
         path,
         f"{seemed}, with {len(keys)} tensors. {difference}",
@@ -199,7 +199,7 @@ def load(expected: ExpectedComponent, path: Path, dtype: torch.dtype) -> Any:
 
 def _load_text(expected: ExpectedComponent, path: Path, tensors: State, dtype: torch.dtype) -> Any:
     """Load with transformers, which knows the older key names and the tied weights of its models."""
-    cls = named(expected.cls)
+    cls = find_class(expected.cls)
     state = read(path, select_keys("text", tensors))
     if layout := find_layout(expected.cls, state):
         state = layout.convert(state, expected.config)
@@ -223,13 +223,13 @@ def build_empty(cls: str, config: Mapping[str, Any]) -> Any:
     from accelerate import init_empty_weights
 
     with init_empty_weights(include_buffers=False):
-        return named(cls).from_config(drop_quantization(config))
+        return find_class(cls).from_config(drop_quantization(config))
 
 
 def build_shapes(cls: str, config: Mapping[str, Any]) -> Any:
     """A model with parameters and buffers on the meta device, for counting."""
     with torch.device("meta"):
-        return named(cls).from_config(drop_quantization(config))
+        return find_class(cls).from_config(drop_quantization(config))
 
 
 def drop_quantization(config: Mapping[str, Any]) -> dict[str, Any]:

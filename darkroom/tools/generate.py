@@ -13,7 +13,7 @@ import torch
 from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
 from darkroom.families.base import CONTROLNET, Family
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.memory import sla
 from darkroom.pretrained.components import Components, explain_load_errors, silence_libraries
 from darkroom.pretrained.repository import describe_truncation, is_local_path
@@ -63,9 +63,9 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Confi
     with explain_load_errors(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
-        name = family.drawn_by(options)
-        cls = named(name)
-        idle = {part: None for part in family.idle_parts if part not in cls._optional_components}
+        name = family.validation_pipeline(options)
+        cls = find_class(name)
+        idle = {part: None for part in family.unused_components if part not in cls._optional_components}
         # whole: where diffusers quantises, it finds no place for some adapters
         places = options.model_copy(update={"pretrained_model_name_or_path": base, "quantize_via": "cpu"})
         whole = Components(family, places, torch.device("cpu"), dtype)
@@ -75,10 +75,10 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Confi
         own |= whole.load_bundled_components(but={*own, *components})
         own |= whole.load_extra_components(name, dtype, but={*own, *components, *idle})
         folder = whole.settings_base
-        components = {**idle, **family.made_parts(options.model_flavour, renders=True), **own, **components}
+        components = {**idle, **family.default_components(options.model_flavour, renders=True), **own, **components}
         if options.controlnet and CONTROLNET not in components:
             assert family.controlnet is not None
-            components[CONTROLNET] = named(family.controlnet.cls).from_pretrained(
+            components[CONTROLNET] = find_class(family.controlnet.cls).from_pretrained(
                 options.controlnet_model_name_or_path, dtype=dtype
             )
         if "text" in whole.bundled_components:
@@ -97,7 +97,7 @@ def load_adapters(
 ) -> list[Loaded]:
     """Load each adapter by the pipeline's own loader, where it has one, and count keys. A flavour with several
     denoisers has a file for each, in one folder. Raises ModelError if one cannot be read."""
-    components = family.adapted(options)
+    components = family.adapter_components(options)
     counted = []
     for number, adapter in enumerate(adapters):
         if not adapter.path.exists():
@@ -173,12 +173,12 @@ def count_keys(pipe: DiffusionPipeline, family: Family, part: str, file: Path, n
 
 def render(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> Made:
     """What a recipe makes, by a plain pipeline call with the prompt as text."""
-    pipe = family.drawing(pipe, bool(recipe.pictures), options, bool(recipe.mask))
+    pipe = family.select_pipeline(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
-    call = family.known_to_pipeline({**prompt, **arguments(family, recipe, options)}, options, bool(recipe.mask))
+    call = family.filter_kwargs({**prompt, **arguments(family, recipe, options)}, options, bool(recipe.mask))
     family.prepare(pipe, recipe.width, recipe.height, options)
-    with caches.guessing(getattr(pipe, family.denoiser_part), recipe.cache, recipe.steps):
+    with caches.guessing(getattr(pipe, family.denoiser_component), recipe.cache, recipe.steps):
         return finished(pipe, family, pipe(**call, return_dict=False))
 
 
@@ -186,14 +186,14 @@ def _prompt(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Co
     """The prompt as text. Embedded where the pipeline would read it otherwise than training did: an empty one, for
     which some have no text, a negative one where they read those by other rules, and any where options say so."""
     is_caption = family.negative_is_caption_for(options.model_flavour) or not recipe.negative
-    if recipe.prompt and is_caption and family.reads_as_pipeline(options):
-        return family.prompt_call(recipe.prompt, recipe.negative, options)
+    if recipe.prompt and is_caption and family.matches_pipeline_text(options):
+        return family.pipeline_kwargs_from_prompt(recipe.prompt, recipe.negative, options)
     captions = [recipe.prompt, recipe.negative]
     if seen := pictures_read(family, recipe, options):
-        entries = [family.seen_entry(pipe, caption, seen, options) for caption in captions]
+        entries = [family.image_text_cache_entry(pipe, caption, seen, options) for caption in captions]
     else:
-        entries = family.text_entries(pipe, captions, options)
-    return family.embedded_call(*(family.stack_text([entry]) for entry in entries))
+        entries = family.encode_captions(pipe, captions, options)
+    return family.pipeline_kwargs_from_embeds(*(family.stack_text([entry]) for entry in entries))
 
 
 def run_of(path: Path) -> dict[str, Any]:

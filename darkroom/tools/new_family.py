@@ -61,7 +61,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, Part, Tiny
+from darkroom.families.shared.spec import Flavour, Latents, ComponentSpec, ComponentSpecs
 from darkroom.families.shared.text import read
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ if TYPE_CHECKING:
 class $title(Family):
     name, title = "$name", "$title"
     pipeline, denoiser = "$pipeline", "$denoiser"
-    denoiser_part = "$denoiser_part"
+    denoiser_component = "$denoiser_component"
     prediction = "$prediction"
     # $fill: pixels, and frames, for one latent, and how the VAE's output becomes one
     latents = Latents($latents)
@@ -89,27 +89,27 @@ $defaults
     }
     targets = {"default": $targets}
     # $fill: small numbers in place of the classes' defaults, and two layers of each kind of block
-    tiny = Tiny(
-        denoiser=Part(
+    tiny = ComponentSpecs(
+        denoiser=ComponentSpec(
             "$denoiser",
             {
 $network
             },
         ),
-        vae=Part(
+        vae=ComponentSpec(
             "$vae",
             {
 $vae_settings
             },
         ),
-        # a builder of `families.tiny.parts` for each, or a Part
+        # a builder of `families.tiny.components` for each, or a ComponentSpec
         encoders={$encoders},
         # each by its name in `families.tiny.tokenizers`
         tokenizers={$tokenizers},
-        scheduler=Part("$scheduler", {}),
+        scheduler=ComponentSpec("$scheduler", {}),
     )
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         # $fill: the numbers of one caption's entry in the cache
         return options.tokenizer_max_length * configs["text_encoder"]["hidden_size"]
 
@@ -126,7 +126,7 @@ $encode_prompt
 $forward
         )[0]
 
-    def call(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
         # $fill: what else it needs of
 $others
         return {$call}
@@ -182,7 +182,7 @@ def write_family(stock: Pipeline, name: str, title: str) -> str:
         channels=config.get("in_channels"),
         frames="F, " * stock.is_video,
         denoiser=type(network).__name__,
-        denoiser_part=stock.denoiser,
+        denoiser_component=stock.denoiser,
         prediction="flow_matching" if stock.class_of("scheduler").startswith("FlowMatch") else "epsilon",
         latents=stock.latents(),
         blocks=_quote(stock.blocks()),
@@ -192,7 +192,7 @@ def write_family(stock: Pipeline, name: str, title: str) -> str:
         network=_settings(config),
         vae=stock.class_of("vae"),
         vae_settings=_settings(_defaults_of(stock.components["vae"])) if "vae" in stock.components else "",
-        encoders=", ".join(f'"{key}": Part("{stock.class_of(key)}", {{}})' for key in stock.named("text_encoder")),
+        encoders=", ".join(f'"{key}": ComponentSpec("{stock.class_of(key)}", {{}})' for key in stock.named("text_encoder")),
         tokenizers=", ".join(f'"{key}": "{FILL}"' for key in stock.named("tokenizer")),
         scheduler=stock.class_of("scheduler"),
         encode_prompt=_comment(stock.parameters("encode_prompt")),
@@ -272,7 +272,7 @@ class Pipeline:
         patch = patch[-1] if isinstance(patch, (tuple, list)) else patch
         has_statistics = "vae" in self.components and "latents_mean" in _defaults_of(self.components["vae"])
         facts = [f"channels={self.network.config.get('in_channels')}", "downscale=8", f"patch={patch}"]
-        facts.append(f'normaliser="{"channels" if has_statistics else "scale"}"')
+        facts.append(f'normalizer="{"channels" if has_statistics else "scale"}"')
         return ", ".join([*facts, "temporal=4"] if self.is_video else facts)
 
     def blocks(self) -> list[str]:

@@ -21,7 +21,7 @@ from darkroom.adapters import assistant, stock
 from darkroom.core.device import run_device
 from darkroom.core.errors import ModelError
 from darkroom.families.base import Family
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.media.reference_image import ReferenceImage
 from darkroom.memory.policy import Placement, is_quantised
 from darkroom.options.config import Config, construct
@@ -88,7 +88,7 @@ def verify(path: Path) -> Verdict:
                 put_below(getattr(pipe, part), narrow[part])
             placement.narrow(part, getattr(pipe, part))
         if mixed:
-            for part, file in stock.files_of(str(files[0].path), family.adapted(settings)).items():
+            for part, file in stock.files_of(str(files[0].path), family.adapter_components(settings)).items():
                 stock.keep_exact(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
     trained = family.trainable_components_for(settings.model_flavour)
     if settings.validation_assistant_lora and settings.assistant_lora_path:
@@ -98,7 +98,7 @@ def verify(path: Path) -> Verdict:
         len(trained) < len(family.denoiser_components_for(settings.model_flavour))
         and not settings.wan_validation_load_other_stage
     ):
-        family.alone(pipe, trained[0])  # as the run drew its pictures
+        family.use_single_expert(pipe, trained[0])  # as the run drew its pictures
     pictures = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]
     made = as_in_the_run(pipe, components) if mixed else as_anywhere(pipe, components)
     worst = max((difference(pipe, components, picture, made) for picture in pictures), default=None)
@@ -129,7 +129,7 @@ def mixes(components: Components) -> bool:
 
 def read_apart(components: Components) -> dict[str, Any]:
     """The parts of the pipeline that read text and pixels, which have precisions of their own, by component."""
-    taken = find_accepted_components(components.family.drawn_by(components.options))
+    taken = find_accepted_components(components.family.validation_pipeline(components.options))
     found = {name: part for name, part in components.text().components.items() if isinstance(part, torch.nn.Module)}
     found |= {name: components.extra(name) for name in components.specs.extras}
     found |= {"vae": components.vae()}
@@ -150,10 +150,10 @@ def as_in_the_run(pipe: DiffusionPipeline, components: Components) -> Callable[[
 
     def text(caption: str, looks: list[ReferenceImage]) -> dict[str, torch.Tensor]:
         if looks:
-            return family.seen_entry(
+            return family.image_text_cache_entry(
                 reader, caption, [Image.fromarray(look.pixels()) for look in looks], components.options
             )
-        return family.text_entries(reader, [caption], components.options)[0]
+        return family.encode_captions(reader, [caption], components.options)[0]
 
     renderer = Renderer(components, components.options, text)
 
@@ -175,7 +175,7 @@ def adapter_file(path: Path) -> Path:
 def full_pipeline(components: Components, path: Path, base: str, own: dict[str, Any]) -> tuple[Any, int, list[str]]:
     """The stock pipeline with fully trained parts; their keys are checked by a strict load."""
     family, options, dtype = components.family, components.options, distributed.trained_dtype(components.options)
-    trained = family.adapted(options)
+    trained = family.adapter_components(options)
     folder = next((f for f in (path / "pipeline", path) if (f / trained[0]).is_dir()), None)
     if folder is None:
         raise ModelError(f"There is no {trained[0]}/ in {path}.\n  Give a checkpoint or output folder.")
@@ -183,11 +183,11 @@ def full_pipeline(components: Components, path: Path, base: str, own: dict[str, 
     kinds = family.specs_for(options.model_flavour)
     classes = dict.fromkeys(trained, net.cls if net else kinds.denoiser.cls)
     if options.train_text_encoder:
-        texts = family.trained_text_for(options.model_flavour)
+        texts = family.trainable_text_for(options.model_flavour)
         classes |= {name: kinds.encoders[name].cls for name in texts}
     loaded, matched, odd = {}, 0, []
     for part, cls in classes.items():
-        model, info = named(cls).from_pretrained(folder, subfolder=part, dtype=dtype, output_loading_info=True)
+        model, info = find_class(cls).from_pretrained(folder, subfolder=part, dtype=dtype, output_loading_info=True)
         loaded[part] = model
         odd += [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
         matched += len(model.state_dict()) - len(info["missing_keys"])
@@ -218,7 +218,9 @@ def difference(pipe: DiffusionPipeline, components: Components, picture: Path, m
     """Largest difference of a picture, or of the frames it shows, and what is made of its recipe, in steps of 1/255."""
     recipe = Recipe.read(picture)
     if recipe.strength != 1.0:
-        stock.set_strengths(pipe, components.family.adapted(components.options), {"adapter_0": recipe.strength})
+        stock.set_strengths(
+            pipe, components.family.adapter_components(components.options), {"adapter_0": recipe.strength}
+        )
     with Image.open(picture) as saved:
         mine = np.asarray(saved, dtype=np.int16)
     theirs = np.asarray(made(recipe).image, dtype=np.int16)

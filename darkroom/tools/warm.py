@@ -2,7 +2,7 @@
 
 import darkroom.job.train
 from darkroom import families
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 
-PIPELINES = [named(families.get(name).pipeline) for name in families.names()]
+PIPELINES = [find_class(families.get(name).pipeline) for name in families.names()]
 TRAIN = darkroom.job.train.train

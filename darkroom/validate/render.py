@@ -102,7 +102,7 @@ class Renderer:
         if problem := why_no_cache(self.family, self.options):
             kind = self.options.validation_cache
             raise ConfigError("validation_cache", kind, "", problem, "Set it to none.")
-        allowed = self.family.pictures_for(self.options)
+        allowed = self.family.image_counts(self.options)
         prompts = list(prompts)
         for prompt in prompts:
             if prompt.mask and (problem := why_no_mask(self.family, prompt.pictures, prompt.mask, self.options)):
@@ -132,7 +132,7 @@ class Renderer:
             with self._pipeline(model) as pipe:
                 _, _, recipe = next(self.recipes(prompts, 0, "base"))
                 plain = dataclasses.replace(recipe, cache={})
-                network = getattr(pipe, self.family.denoiser_part)
+                network = getattr(pipe, self.family.denoiser_component)
                 self.ratios = caches.measured(network, steps, lambda: self.made(pipe, plain))
             if self.kept:
                 write_json(self.kept, {str(steps): self.ratios})
@@ -156,7 +156,7 @@ class Renderer:
     def _pictures_of(self, prompt: Prompt) -> tuple[str, ...]:
         if prompt.mask:
             return prompt.pictures
-        allowed = self.family.pictures_for(self.options)
+        allowed = self.family.image_counts(self.options)
         if not allowed[-1]:
             return ()
         return prompt.pictures or (self.start,) * max(1, allowed[0]) * bool(self.start)
@@ -172,7 +172,7 @@ class Renderer:
         o = self.options
         multiple = self.components.latents.downscale * self.components.latents.patch
         asked = parse_resolutions(o.validation_resolution or str(o.resolution), multiple)
-        sizes = [self.family.drawn_size(*size, o) for size in asked]
+        sizes = [self.family.round_size(*size, o) for size in asked]
         first = o.validation_seed if o.validation_seed is not None else o.seed or 0
         if o.validation_randomize:
             first = int(torch.randint(2**31, ()))
@@ -196,7 +196,7 @@ class Renderer:
                         weights=weights,
                         pictures=self._pictures_of(prompt),
                         fps=self.fps,
-                        told=self.family.told(o),
+                        told=self.family.pipeline_attributes(o),
                         mask=prompt.mask,
                         cache=caches.settings(o, self.ratios),
                     ),
@@ -234,10 +234,10 @@ class Renderer:
 
     def prompt_of(self, pipe: DiffusionPipeline, recipe: Recipe) -> dict[str, Any]:
         """The pipeline's arguments for a recipe's prompt, read already."""
-        model = getattr(pipe, self.family.denoiser_part)
+        model = getattr(pipe, self.family.denoiser_component)
         looks = looks_of(self.family, recipe, self.options)
         text, negative = (self._condition(t, looks, model) for t in (recipe.prompt, recipe.negative))
-        return self.family.embedded_call(text, negative)
+        return self.family.pipeline_kwargs_from_embeds(text, negative)
 
     def _condition(self, caption: str, looks: list[ReferenceImage], model: Any) -> dict[str, Tensor]:
         entry = self.family.stack_text([self.text(caption, looks)])
@@ -267,7 +267,7 @@ def wanted(
 
 def pictures_read(family: Family, recipe: Recipe, options: Config) -> list[Any]:
     """The PIL pictures that the text encoder looks at with a recipe's prompt."""
-    if not recipe.pictures or not family.flavour(options.model_flavour).reads or family.control(options):
+    if not recipe.pictures or not family.flavour(options.model_flavour).text_images or family.control(options):
         return []
     given = started_from(family, recipe, options)["image"]
     return given if isinstance(given, list) else [given]
@@ -293,7 +293,7 @@ def draw(
 ) -> Made:
     """What a recipe makes."""
     answer = sampled(pipe, components, recipe, prompt, options, look)
-    if components.family.pipeline_decodes_for(options.model_flavour):
+    if components.family.decodes_in_pipeline(options.model_flavour):
         return finished(pipe, components.family, answer)
     return Made(clip.from_pixels(answer))
 
@@ -309,16 +309,16 @@ def sampled(
 ) -> Any:
     """What the pipeline returns where it decodes in a way of its own, in `form`; else pixels (B, 3, H, W) or
     (B, 3, F, H, W): the pipeline samples, and the VAE decodes in its own precision, which may be wider."""
-    pipe = components.family.drawing(pipe, bool(recipe.pictures), options, bool(recipe.mask))
+    pipe = components.family.select_pipeline(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = arguments(components.family, recipe, options)
-    given = components.family.known_to_pipeline({**prompt, **call}, options, bool(recipe.mask))
+    given = components.family.filter_kwargs({**prompt, **call}, options, bool(recipe.mask))
     given |= look(pipe) if look else {}
     components.family.prepare(pipe, recipe.width, recipe.height, options)
-    network = getattr(pipe, components.family.denoiser_part)
+    network = getattr(pipe, components.family.denoiser_component)
     encoding = _encoding_in_its_own_precision(getattr(pipe, "vae", None))
     with encoding, caches.guessing(network, recipe.cache, recipe.steps):
-        if components.family.pipeline_decodes_for(options.model_flavour):
+        if components.family.decodes_in_pipeline(options.model_flavour):
             return pipe(**given, output_type=form, return_dict=False)
         latents = pipe(**given, output_type=components.family.raw_output, return_dict=False)[0]
     scale = components.latents.downscale
@@ -355,18 +355,18 @@ def _encoding_in_its_own_precision(vae: Any) -> Iterator[None]:
 
 def finished(pipe: DiffusionPipeline, family: Family, returned: Any) -> Made:
     """What a stock pipeline returned."""
-    return Made(clip.from_output(returned[0]), family.sound_of(pipe, returned))
+    return Made(clip.from_output(returned[0]), family.extract_audio(pipe, returned))
 
 
 def call_of(family: Family, width: int, height: int, options: Config) -> dict[str, Any]:
     """What a recipe keeps of the pipeline's call; the size itself is a line of its own there."""
-    call = {**family.call(options), **family.size_call(width, height, options)}
+    call = {**family.pipeline_kwargs(options), **family.size_kwargs(width, height, options)}
     return {name: value for name, value in call.items() if name not in ("width", "height")}
 
 
 def arguments(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
     """A recipe as arguments of the stock pipeline's call, all but the prompt. Reads the picture that it starts from."""
-    call = {**recipe.call, **family.size_call(recipe.width, recipe.height, options)}
+    call = {**recipe.call, **family.size_kwargs(recipe.width, recipe.height, options)}
     if recipe.pictures:
         call |= started_from(family, recipe, options)
     call["num_inference_steps"] = recipe.steps
@@ -382,13 +382,13 @@ def started_from(family: Family, recipe: Recipe, options: Config) -> dict[str, A
         first = _as_trained(shown)  # also says what cannot be read
         with images.open_image(shown) as several:
             picture = several if getattr(several, "n_frames", 1) > 1 else first
-            call = family.control_call(picture, recipe.width, recipe.height, options)
+            call = family.control_kwargs(picture, recipe.width, recipe.height, options)
     layered = family.latents_for(options.model_flavour).layered
     pictures = [_as_trained(path, layered) for path in starts]
     if recipe.mask:
         mask = _as_trained(recipe.mask, convert=False)
-        return family.inpainting_call(pictures[0], mask, recipe.width, recipe.height, options)
-    return call | (family.pictures_call(pictures, recipe.width, recipe.height, options) if pictures else {})
+        return family.inpainting_kwargs(pictures[0], mask, recipe.width, recipe.height, options)
+    return call | (family.images_kwargs(pictures, recipe.width, recipe.height, options) if pictures else {})
 
 
 def _as_trained(path: str, layered: bool = False, convert: bool = True) -> Image.Image:
@@ -411,7 +411,7 @@ def why_no_cache(family: Family, options: Config) -> str:
 
 def why_no_mask(family: Family, pictures: Sequence[str], mask: str, options: Config) -> str:
     """What is wrong with drawing a picture anew where a mask is white; empty if nothing is."""
-    if not family.inpaints(options):
+    if not family.active_inpainting(options):
         other = " with a control picture" if family.control(options) else ""
         return f"{family.title} has no stock pipeline that draws parts of a picture anew{other}."
     if len(pictures) != 1:

@@ -51,14 +51,14 @@ class Bench:
 
     def stock(self) -> Any:
         """The stock pipeline around an untouched copy of the base."""
-        pipe, part = pipeline(self.family.name), self.family.denoiser_part
+        pipe, part = pipeline(self.family.name), self.family.denoiser_component
         return type(pipe)(**{**pipe.components, part: copy.deepcopy(pipe.components[part])})
 
     def loaded(self, folder: Path) -> Any:
         """The denoiser of a stock pipeline that has read the adapter in `folder`."""
         pipe = self.stock()
         pipe.load_lora_weights(str(folder))
-        return getattr(pipe, self.family.denoiser_part)
+        return getattr(pipe, self.family.denoiser_component)
 
 
 def answer(family: Family, model: Any, grad: bool = False) -> Tensor:
@@ -82,9 +82,9 @@ def attach() -> Callable[..., Bench]:
 
     def put(name: str = "flux", seed: int = 0, dtype: torch.dtype = torch.float32, **options: Any) -> Bench:
         family = families.get(name)
-        model = copy.deepcopy(getattr(pipeline(name), family.denoiser_part))
+        model = copy.deepcopy(getattr(pipeline(name), family.denoiser_component))
         config = Config(model_family=name, **{"lora_rank": 4, **options})
-        adapter = adapters.attach(model, config, family.targets, family.denoiser_part, dtype, seed)
+        adapter = adapters.attach(model, config, family.targets, family.denoiser_component, dtype, seed)
         return Bench(family, adapter)
 
     return put
@@ -96,6 +96,6 @@ def base_answer() -> Callable[[str], Tensor]:
 
     def of(name: str = "flux") -> Tensor:
         family = families.get(name)
-        return answer(family, getattr(pipeline(name), family.denoiser_part))
+        return answer(family, getattr(pipeline(name), family.denoiser_component))
 
     return of

@@ -11,7 +11,7 @@ from darkroom import families
 from darkroom.adapters.full import FullWeights
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.options.config import Config
 from tests.rows import each_row
 
@@ -46,7 +46,7 @@ def test_diffusers_reads_the_trained_weights(attach, tmp_path, name, strategy):
 
     bench.adapter.export(tmp_path, {})
     cls = getattr(diffusers, bench.family.denoiser)
-    theirs = cls.from_pretrained(tmp_path, subfolder=bench.family.denoiser_part)
+    theirs = cls.from_pretrained(tmp_path, subfolder=bench.family.denoiser_component)
 
     torch.testing.assert_close(bench.answer(theirs.eval()), bench.answer())
 
@@ -85,15 +85,15 @@ def test_weights_take_the_asked_precision(attach):
 @each_row("name", families.names())
 def test_whole_weights_in_bfloat16_leave_wide_what_diffusers_loads_wide(name, tmp_path):
     family = families.get(name)
-    getattr(tiny.build(family), family.denoiser_part).save_pretrained(tmp_path / "base")
-    cls = named(family.denoiser)
+    getattr(tiny.build(family), family.denoiser_component).save_pretrained(tmp_path / "base")
+    cls = find_class(family.denoiser)
     model = cls.from_pretrained(tmp_path / "base", dtype=torch.bfloat16)
     loaded = {name: tensor.clone() for name, tensor in (*model.named_parameters(), *model.named_buffers())}
 
     config = Config(model_family=name, model_type="full", optimizer="adamw_bf16")
-    adapter = FullWeights(model, config, {}, family.denoiser_part, torch.bfloat16, 0)
+    adapter = FullWeights(model, config, {}, family.denoiser_component, torch.bfloat16, 0)
     adapter.export(tmp_path / "out", {})
-    again = cls.from_pretrained(tmp_path / "out" / family.denoiser_part, dtype=torch.bfloat16)
+    again = cls.from_pretrained(tmp_path / "out" / family.denoiser_component, dtype=torch.bfloat16)
 
     for reached in (model, again):
         now = dict((*reached.named_parameters(), *reached.named_buffers()))

@@ -303,7 +303,7 @@ def test_an_adapter_starts_from_what_the_stock_pipeline_reads(attach, tmp_path, 
     bench.adapter.export(tmp_path, {})
     read = type(bench.stock()).lora_state_dict(str(tmp_path))
 
-    count = other.adapter.start_from({other.family.denoiser_part: read[0] if isinstance(read, tuple) else read})
+    count = other.adapter.start_from({other.family.denoiser_component: read[0] if isinstance(read, tuple) else read})
 
     assert count == len(other.adapter.named)
     assert torch.equal(bench.answer(), other.answer())

@@ -88,7 +88,7 @@ FORMATS = [diffusers, with_both, kohya, comfyui, peft, rank_stabilized, by_patte
 
 
 def given(bench: Bench, path: str, pipeline: object = None) -> dict[str, dict[str, Tensor]]:
-    part = bench.family.denoiser_part
+    part = bench.family.denoiser_component
     found = lora_file.low_rank(lora_file.read(path), part, bench.adapter.layer_names(part), pipeline)
     return {part: lora_file.as_saved(found, part, bench.adapter.scale)}
 
@@ -111,7 +111,7 @@ def trained(attach, tmp_path):
 def test_a_start_does_what_the_file_does_at_any_alpha_of_the_run(save, name, trained, attach, tmp_path):
     source, tensors = trained(name)
     bench = attach(name, lora_rank=RANK, lora_alpha=RUN_ALPHA)
-    path = save(tmp_path, tensors, key_prefix(bench.family.denoiser_part))
+    path = save(tmp_path, tensors, key_prefix(bench.family.denoiser_component))
 
     bench.adapter.start_from(given(bench, path))
 

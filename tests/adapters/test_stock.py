@@ -24,7 +24,7 @@ def test_peft_reads_what_the_stock_loader_reads(family, strength, attach, tmp_pa
     bench = attach(family, lora_rank=4, lora_alpha=2)
     bench.train()
     bench.adapter.export(tmp_path, {})
-    file, part = tmp_path / "pytorch_lora_weights.safetensors", bench.family.denoiser_part
+    file, part = tmp_path / "pytorch_lora_weights.safetensors", bench.family.denoiser_component
     theirs = bench.stock()
     ours = WithoutLoader(theirs, part)
 
@@ -44,7 +44,7 @@ def test_a_file_without_peft_settings_is_refused(attach, tmp_path):
     bench.adapter.export(tmp_path, {})
     bare = tmp_path / "bare.safetensors"
     save_file(load_file(tmp_path / "pytorch_lora_weights.safetensors"), bare)
-    part = bench.family.denoiser_part
+    part = bench.family.denoiser_component
 
     with pytest.raises(ValueError, match="rank and scale"):
         stock.load(WithoutLoader(bench.stock(), part), part, bare, "one")

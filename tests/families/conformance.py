@@ -37,10 +37,10 @@ from darkroom.data.batches.batch import Batch
 from darkroom.families import deepfloyd, tiny
 from darkroom.families.base import Family
 from darkroom.families.shared import latents as latent_space
-from darkroom.families.shared.audio import heard
+from darkroom.families.shared.audio import encode_batch_audio
 from darkroom.families.shared.experts import Experts
 from darkroom.families.shared.pixels import PixelSpace
-from darkroom.families.shared.spec import Latents, SoundTrack
+from darkroom.families.shared.spec import AudioSpec, Latents
 from darkroom.memory import checkpointing
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
@@ -71,8 +71,8 @@ for editing in (pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus, pipeline_
 
 
 # what stage II of DeepFloyd enlarges gets the same noise on both sides, none: each draws its own. Its share stays
-PLAIN_NOISE = deepfloyd.drawn_noise
-deepfloyd.drawn_noise = lambda pictures, generator: torch.zeros_like(pictures)
+PLAIN_NOISE = deepfloyd.draw_noise
+deepfloyd.draw_noise = lambda pictures, generator: torch.zeros_like(pictures)
 
 
 # -- cases ------------------------------------------------------------------------------------------------------------
@@ -140,18 +140,18 @@ class Case:
             return 1 + self.settings.validation_num_layers
         if "video" not in self.family.supports_for(self.flavour):
             return 1
-        shortest = max(self.family.least_frames(self.settings), 1 + self.family.frame_step(self.settings))
+        shortest = max(self.family.min_frames(self.settings), 1 + self.family.frame_step(self.settings))
         return max(shortest, self.settings.validation_num_video_frames)
 
     def trained(self, sample: Sample) -> Tensor:
         """What a step trains of a sample's latents."""
-        return self.family.portion(batch([sample], sample.latents), self.settings, torch.Generator()).latents
+        return self.family.slice_batch(batch([sample], sample.latents), self.settings, torch.Generator()).latents
 
     def given_frames(self, sample: Sample) -> list[int]:
         """The latent frames of what is trained that are given and have no noise."""
         draws = torch.Generator().manual_seed(0)
-        whole = self.family.portion(batch([sample], sample.latents, self.started), self.settings, draws)
-        shares = self.family.conditions(whole, self.settings, draws).get("noisy")
+        whole = self.family.slice_batch(batch([sample], sample.latents, self.started), self.settings, draws)
+        shares = self.family.model_inputs(whole, self.settings, draws).get("noisy")
         return [] if shares is None else (shares.flatten() == 0).nonzero().flatten().tolist()
 
     def pipe(self, **denoiser: Any) -> Any:
@@ -160,7 +160,7 @@ class Case:
         self.family.prepare(pipe, self.side, self.side, self.settings)
         if hasattr(pipe, "vae"):
             _encode_to_means(pipe.vae)
-        pipe = self.family.drawing(pipe, self.started, self.settings)
+        pipe = self.family.select_pipeline(pipe, self.started, self.settings)
         if hasattr(pipe, "image_noising_scheduler"):
             noised = pipe.image_noising_scheduler.add_noise
             pipe.image_noising_scheduler.add_noise = lambda z, noise, **level: noised(z, noise * 0, **level)
@@ -181,7 +181,7 @@ class Case:
         if trained == held:
             return Experts({part: getattr(pipe, part) for part in held}, self.settings.timestep_boundary * 1000)
         if pipe.components[held[1]] is not None:
-            self.family.alone(pipe, trained[0])
+            self.family.use_single_expert(pipe, trained[0])
         return getattr(pipe, held[0])
 
     def sample(self, pipe: Any, name: str = "astronaut") -> Sample:
@@ -194,13 +194,13 @@ class Case:
             pixels = photograph(name, self.side, self.side)
         x0 = latent_space.encode(vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
-        extras |= heard(self.family, parts, [tone(self.family.sound)], self.frames, self.settings)
+        extras |= encode_batch_audio(self.family, parts, [tone(self.family.audio)], self.frames, self.settings)
         references: tuple[Tensor, ...] = ()
-        wanted = max(1, self.family.pictures_for(self.settings)[0])
+        wanted = max(1, self.family.image_counts(self.settings)[0])
         given = [pixels] if pixels.ndim == 4 else [pixels[:, :, frame] for frame in (0, -1)[:wanted]]
         if "references" in self.family.supports_for(self.flavour):
             given = [photograph("coffee", *REFERENCE)]
-            seen = self.family.picture_call(to_pil(given[0]), SIDE, SIDE, self.settings)["image"]
+            seen = self.family.image_kwargs(to_pil(given[0]), SIDE, SIDE, self.settings)["image"]
             references = (latent_space.encode(vae, from_pil(seen), self.facts),)
         controls: tuple[Tensor, ...] = ()
         if self.family.control(self.settings):
@@ -216,21 +216,21 @@ class Case:
 
     def texts(self, pipe: Any, captions: list[str], sample: Any) -> list[dict[str, Tensor]]:
         """The text conditions of captions, read with the sample's pictures where the family does so."""
-        if not self.family.flavour(self.flavour).reads:
-            return self.family.text_entries(pipe, captions, self.settings)
-        seen = [self.family.picture_call(picture, SIDE, SIDE, self.settings)["image"] for picture in sample.given]
-        return [self.family.seen_entry(pipe, caption, seen, self.settings) for caption in captions]
+        if not self.family.flavour(self.flavour).text_images:
+            return self.family.encode_captions(pipe, captions, self.settings)
+        seen = [self.family.image_kwargs(picture, SIDE, SIDE, self.settings)["image"] for picture in sample.given]
+        return [self.family.image_text_cache_entry(pipe, caption, seen, self.settings) for caption in captions]
 
     def call(self, sample: Sample) -> dict[str, Any]:
         """Everything that the pipeline is given but the prompt, the steps and the draws."""
         size = (self.side, self.side, self.settings)
         facts = self.family.flavour(self.flavour)
-        picture = self.started or (facts.picture != "none" and not facts.started)
-        started = self.family.pictures_call(sample.given, *size) if picture else {}
+        picture = self.started or (facts.image_input != "none" and not facts.image_pipeline)
+        started = self.family.images_kwargs(sample.given, *size) if picture else {}
         if self.family.control(self.settings):
-            started = self.family.pictures_call(sample.given[1:], *size) if sample.given[1:] else {}
-            started |= self.family.control_call(sample.given[0], *size)
-        return {**self.family.call(self.settings), **self.family.size_call(*size), **started}
+            started = self.family.images_kwargs(sample.given[1:], *size) if sample.given[1:] else {}
+            started |= self.family.control_kwargs(sample.given[0], *size)
+        return {**self.family.pipeline_kwargs(self.settings), **self.family.size_kwargs(*size), **started}
 
 
 def cases() -> list[tuple[str, str]]:
@@ -249,7 +249,7 @@ def oracle_cases() -> list[tuple[str, str]]:
 
 def started_cases() -> list[tuple[str, str]]:
     """Flavours with another pipeline for prompts that bring a picture."""
-    return [(n, f) for n, f in cases() if families.get(n).flavour(f).started]
+    return [(n, f) for n, f in cases() if families.get(n).flavour(f).image_pipeline]
 
 
 def case(name: str, flavour: str, started: bool = False) -> Case:
@@ -300,7 +300,7 @@ def layers(name: str, frames: int) -> Tensor:
     return torch.stack(made, dim=2)
 
 
-def tone(track: SoundTrack | None) -> Any:
+def tone(track: AudioSpec | None) -> Any:
     """A second of a tone that rises, the same in all channels; None for families without sound."""
     import numpy as np
 
@@ -400,7 +400,8 @@ def _sampling_differs(
         call["true_cfg_scale"] = 2.0
     with Recorder(model) as stock, torch.no_grad():
         _sampled(
-            case, pipe, **family.prompt_call(PROMPT, negative, case.settings), **call, num_inference_steps=STEPS,
+            case, pipe, **family.pipeline_kwargs_from_prompt(PROMPT, negative, case.settings), **call,
+            num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(0),
         )  # fmt: skip
     calls_per_step = len(stock.calls) // STEPS
@@ -432,7 +433,7 @@ def _call_differs(
             return f"given frame {frame} differs by {gap:.3g}"
     call = _without_padding(case, call)
     count = len(x_t)
-    beside = {name: call[argument] for name, argument in case.family.beside.items()}
+    beside = {name: call[argument] for name, argument in case.family.extra_streams.items()}
     problems = []
     for chosen in itertools.product(entries, repeat=count):
         mine = _predicted_call(case, model, x_t, t.expand(count), [sample] * count, list(chosen), beside)
@@ -445,9 +446,9 @@ def _call_differs(
 
 def _without_padding(case: Case, call: dict[str, Any]) -> dict[str, Any]:
     """A packed sequence without what is padding in all of its rows: how much there is of it is nobody's convention."""
-    if case.family.packed_by is None:
+    if case.family.segment_argument is None:
         return call
-    roles = call[case.family.packed_by]  # (B, N)
+    roles = call[case.family.segment_argument]  # (B, N)
     start = int((roles != 0).any(0).int().argmax())
 
     def cut(value: Any) -> Any:
@@ -473,7 +474,7 @@ def _latents_of(case: Case, call: dict[str, Any], shape: tuple[int, ...]) -> Ten
     own = case.family.to_pipeline(torch.zeros(1, *shape)).shape
     if isinstance(first, list):  # of pictures as clips of one frame
         first = torch.stack(first).squeeze(2)
-    if case.family.packed_by:
+    if case.family.segment_argument:
         first = first[:, -own[1] :]
     return case.family.from_pipeline(first[(slice(None), *(slice(0, n) for n in own[1:]))], *case.shape[-2:])
 
@@ -501,14 +502,14 @@ def _predict(
     entries: list[dict[str, Tensor]],
     beside: dict[str, Tensor],
 ) -> list[Tensor]:
-    """The answer, and those for the noised streams `beside`."""
+    """The answer, and those for the noised streams `extra_streams`."""
     family = case.family
     draws = torch.Generator().manual_seed(0)
     latents = torch.cat([sample.latents for sample in samples])
-    trained = family.portion(batch(samples, latents, case.started), case.settings, draws)
-    cond = family.stack_text(entries) | family.conditions(trained, case.settings, draws) | beside
+    trained = family.slice_batch(batch(samples, latents, case.started), case.settings, draws)
+    cond = family.stack_text(entries) | family.model_inputs(trained, case.settings, draws) | beside
     with torch.no_grad():
-        pred, preds = family.predict_all(model, x_t, t, cond)
+        pred, preds = family.predict_streams(model, x_t, t, cond)
     return [pred, *preds.values()]
 
 
@@ -547,7 +548,7 @@ def _batch_differs(case: Case, pipe: Any, sample: Sample, entries: list[dict[str
     samples = [sample, case.sample(pipe, "chelsea")]
     x_t = torch.randn(2, *case.trained(sample).shape[1:], generator=torch.Generator().manual_seed(1))
     t = torch.tensor([0.5, 0.5] if case.family.prediction == "flow_matching" else [500, 500])
-    beside = {name: torch.cat([one.extras[name] for one in samples]) for name in case.family.beside}
+    beside = {name: torch.cat([one.extras[name] for one in samples]) for name in case.family.extra_streams}
     both = _predict(case, model, x_t, t, samples, entries, beside)
     alone = []
     for i, entry in enumerate(entries):
@@ -579,15 +580,15 @@ def padding(case: Case) -> str | None:
     samples = [sample] * len(CAPTIONS)
     draws = torch.Generator().manual_seed(0)
     latents = torch.cat([sample.latents] * len(CAPTIONS))
-    trained = family.portion(batch(samples, latents, case.started), case.settings, draws)
-    given = family.conditions(trained, case.settings, draws)
-    given |= {name: torch.cat([sample.extras[name]] * len(CAPTIONS)) for name in family.beside}
+    trained = family.slice_batch(batch(samples, latents, case.started), case.settings, draws)
+    given = family.model_inputs(trained, case.settings, draws)
+    given |= {name: torch.cat([sample.extras[name]] * len(CAPTIONS)) for name in family.extra_streams}
     x_t = torch.randn(trained.latents.shape, generator=draws)
     t = torch.full((len(CAPTIONS),), 0.5 if family.prediction == "flow_matching" else 500)
 
     def asked(text: dict[str, Tensor]) -> Tensor:
         # with gradients: without them nothing is checkpointed
-        pred, preds = family.predict_all(model, x_t, t, text | given)
+        pred, preds = family.predict_streams(model, x_t, t, text | given)
         return torch.cat([answer.detach().flatten() for answer in (pred, *preds.values())])
 
     for checkpointed in (False, True):
@@ -658,7 +659,7 @@ def latent_parity(case: Case) -> str | None:
     pipe, family = case.pipe(), case.family
     if not hasattr(getattr(pipe, "vae", None), "decode"):
         return _handed_over(case, pipe)
-    found_sound, given_sound = _watched(pipe.audio_vae) if family.sound else ([], [])
+    found_sound, given_sound = _watched(pipe.audio_vae) if family.audio else ([], [])
     with torch.no_grad():
         sample = case.sample(pipe)
         is_still = sample.pixels.ndim == 4 and (case.facts.framed or case.facts.temporal)
@@ -669,7 +670,7 @@ def latent_parity(case: Case) -> str | None:
     _, seen = _watched(pipe.vae)
     # whatever the sampler does, this is its result: not every pipeline lets a callback change it
     trained = case.trained(sample)
-    results = [family.to_pipeline(trained), *(sample.extras[name] for name in family.beside)]
+    results = [family.to_pipeline(trained), *(sample.extras[name] for name in family.extra_streams)]
 
     def step(pred: Tensor, *_: Any, **__: Any) -> Any:
         own = next(result for result in results if len(results) == 1 or result.shape == pred.shape)
@@ -679,7 +680,7 @@ def latent_parity(case: Case) -> str | None:
         return SchedulerOutput(prev_sample=own)
 
     pipe.scheduler.step = step
-    pipe(**family.prompt_call(PROMPT, "", case.settings), **case.call(sample), num_inference_steps=2)
+    pipe(**family.pipeline_kwargs_from_prompt(PROMPT, "", case.settings), **case.call(sample), num_inference_steps=2)
     if seen[-1].shape != encoded.shape:
         return f"the decoder was given {tuple(seen[-1].shape)}, not {tuple(encoded.shape)}"
     if encoded.ndim == 5:  # what a clip starts from is nothing that was drawn
@@ -699,8 +700,8 @@ def _handed_over(case: Case, pipe: Any) -> str | None:
     finished = SchedulerOutput(prev_sample=case.family.to_pipeline(sample.latents))
     pipe.scheduler.step = lambda *_, **__: finished
     shown = pipe(
-        **case.family.prompt_call(PROMPT, "", case.settings), **case.call(sample), num_inference_steps=2,
-        output_type=case.family.raw_output, return_dict=False,
+        **case.family.pipeline_kwargs_from_prompt(PROMPT, "", case.settings), **case.call(sample),
+        num_inference_steps=2, output_type=case.family.raw_output, return_dict=False,
     )[0]  # fmt: skip
     gap = (shown - sample.latents).abs().max().item()
     return f"what is handed over differs by {gap:.3g}" if gap > 1e-4 else None
@@ -773,9 +774,9 @@ def correlations(case: Case, rounds: Iterable[int]) -> Iterator[float]:
 def _correlation(case: Case, pipe: Any, sample: Sample) -> float:
     """Of what the pipeline samples with the sample's latents, and its sound."""
     family, x0 = case.family, sample.latents
-    call = {**case.call(sample), **family.unguided_for(case.flavour)}
+    call = {**case.call(sample), **family.guidance_off_for(case.flavour)}
     sampled, *beside = _sampled(
-        case, pipe, **family.prompt_call(PROMPT, "", case.settings), **call, num_inference_steps=20,
+        case, pipe, **family.pipeline_kwargs_from_prompt(PROMPT, "", case.settings), **call, num_inference_steps=20,
         generator=torch.Generator().manual_seed(1),
     )  # fmt: skip
     raw = torch.is_tensor(sampled) and sampled.shape == x0.shape != family.to_pipeline(x0).shape
@@ -783,10 +784,10 @@ def _correlation(case: Case, pipe: Any, sample: Sample) -> float:
     if found.ndim == x0.ndim == 5:  # not every pipeline hands over the beginning of what it drew
         x0 = x0[:, :, -found.shape[2] :]
     if raw or found.shape != x0.shape:  # the pipeline has already made what its decoder takes
-        found = latent_space.NORMALISERS[case.facts.normaliser][0](found, pipe.vae)
+        found = latent_space.NORMALIZERS[case.facts.normalizer][0](found, pipe.vae)
     pairs = [(found, x0)]
-    if family.sound:
-        pairs.append((family.sound_latents(pipe.audio_vae, beside[0]), sample.extras["sound"]))
+    if family.audio:
+        pairs.append((family.normalize_audio_latents(pipe.audio_vae, beside[0]), sample.extras["sound"]))
     return min(torch.corrcoef(torch.stack([one.flatten(), two.flatten()]))[0, 1].item() for one, two in pairs)
 
 
@@ -807,7 +808,7 @@ def _standardise(case: Case, pipe: Any) -> None:
     """Let the VAE, which is random, encode the sample to latents of mean 0 and spread 1, also for the pipeline."""
     if not hasattr(pipe, "vae"):
         return
-    there, back = latent_space.NORMALISERS[case.facts.normaliser]
+    there, back = latent_space.NORMALIZERS[case.facts.normalizer]
     latents, plain = case.sample(pipe).latents, pipe.vae.encode
     mean, spread = latents.mean(), latents.std()
 

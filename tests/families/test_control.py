@@ -15,8 +15,8 @@ from darkroom import families
 from darkroom.families import tiny
 from darkroom.families.base import Family
 from darkroom.families.shared import latents as latent_space
-from darkroom.families.shared.classes import named
-from darkroom.families.shared.control import WithControlNet, wrap
+from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.control import ControlNetDenoiser, wrap_denoiser
 from darkroom.families.shared.controlled import ControlledDenoiser
 from tests.families import conformance
 from tests.families.conformance import PROMPT, SIDE, STEPS, Case, Recorder
@@ -49,7 +49,7 @@ def control_of(case: Case, pipe: Any, settings: Any) -> tuple[Tensor, Any]:
     """A control picture as the data path caches it, and as the pipeline is given it."""
     pixels = conformance.photograph("coffee")
     picture = conformance.to_pil(pixels)
-    if case.family.sees(settings) == "pixels":
+    if case.family.control_input_space(settings) == "pixels":
         return conformance.from_pil(picture), picture
     with torch.no_grad():
         return latent_space.encode(pipe.vae, conformance.from_pil(picture), case.facts), picture
@@ -60,18 +60,19 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
     family = family or families.get(name)
     case, settings = Case(family, "tiny"), settings_of(name, **way)
     pipe = tiny.build(family)
-    model = wrap(family, getattr(pipe, family.denoiser_part), settings).eval()
+    model = wrap_denoiser(family, getattr(pipe, family.denoiser_component), settings).eval()
     awake(model)
     control, picture = control_of(case, pipe, settings)
-    net = {"controlnet": model.controlnet} if isinstance(model, WithControlNet) else {}
-    (entry,) = family.text_entries(pipe, [PROMPT], settings)
-    cls = named(family.drawn_by(settings))
+    net = {"controlnet": model.controlnet} if isinstance(model, ControlNetDenoiser) else {}
+    (entry,) = family.encode_captions(pipe, [PROMPT], settings)
+    cls = find_class(family.validation_pipeline(settings))
     parts = {**pipe.components, **net, **family.specs_for("tiny").settings}
     whole = cls(**{part: module for part, module in parts.items() if part in inspect.signature(cls).parameters})
     whole.set_progress_bar_config(disable=True)
     call = {
-        **family.prompt_call(PROMPT, "", settings), **family.call(settings), **family.size_call(SIDE, SIDE, settings),
-        **family.control_call(picture, SIDE, SIDE, settings), **family.unguided_for("tiny"),
+        **family.pipeline_kwargs_from_prompt(PROMPT, "", settings), **family.pipeline_kwargs(settings),
+        **family.size_kwargs(SIDE, SIDE, settings),
+        **family.control_kwargs(picture, SIDE, SIDE, settings), **family.guidance_off_for("tiny"),
     }  # fmt: skip
     networks = [*net.values(), model.denoiser]
     recorders = [Recorder(network) for network in networks]
@@ -79,7 +80,7 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
         for recorder in recorders:
             listening.enter_context(recorder)
         whole(
-            **family.known_to_pipeline(call, settings), num_inference_steps=STEPS,
+            **family.filter_kwargs(call, settings), num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(0), output_type="latent",
         )  # fmt: skip
     stock = [recorder.calls for recorder in recorders]
@@ -87,7 +88,7 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
     for i, (*_, given) in enumerate(zip(*stock, strict=True)):
         t = conformance._noise_level(family, whole.scheduler, whole.scheduler.timesteps[i])
         x_t = conformance._latents_of(case, given, case.shape)
-        cond = family.stack_text([entry]) | family.conditions(
+        cond = family.stack_text([entry]) | family.model_inputs(
             conformance.batch([sample_at(x_t)], x_t), settings, torch.Generator().manual_seed(0)
         )
         mine = [Recorder(network) for network in networks]
@@ -127,10 +128,10 @@ def test_a_control_picture_that_is_given_in_another_way_is_caught(name):
 def test_a_controlnet_is_trained_by_itself_also_after_a_pipeline_drew_with_it(name):
     family, settings = families.get(name), settings_of(name, controlnet=True)
     pipe = tiny.build(family)
-    model = wrap(family, getattr(pipe, family.denoiser_part), settings)
+    model = wrap_denoiser(family, getattr(pipe, family.denoiser_component), settings)
     own = list(model.controlnet.state_dict())
-    cls = named(family.drawn_by(settings))
-    parts = {**pipe.components, "controlnet": model.to_draw_with(), **family.specs_for("tiny").settings}
+    cls = find_class(family.validation_pipeline(settings))
+    parts = {**pipe.components, "controlnet": model.copy_for_rendering(), **family.specs_for("tiny").settings}
 
     whole = cls(**{part: module for part, module in parts.items() if part in inspect.signature(cls).parameters})
 
@@ -144,7 +145,7 @@ def test_a_new_controlnet_begins_with_the_layers_that_it_answers_to():
     family = families.get("z_image")
     denoiser = tiny.build(family, {"n_layers": 7}).transformer
 
-    net = wrap(family, denoiser, settings_of("z_image", controlnet=True)).controlnet
+    net = wrap_denoiser(family, denoiser, settings_of("z_image", controlnet=True)).controlnet
 
     assert net.config.control_layers_places == [0, 5]
     theirs, mine = denoiser.layers[5].state_dict(), net.control_layers[1].state_dict()
@@ -157,7 +158,7 @@ def test_a_controlnet_that_also_takes_a_picture_to_fill_in_is_refused():
     settings.controlnet_custom_config = {"control_in_dim": 33}
 
     with pytest.raises(ValueError, match="33 channels, a picture to fill in among them"):
-        wrap(families.get("z_image"), tiny.build(families.get("z_image")).transformer, settings)
+        wrap_denoiser(families.get("z_image"), tiny.build(families.get("z_image")).transformer, settings)
 
 
 @pytest.mark.parametrize("name", WITH_CHANNELS)

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.families import tiny
-from darkroom.families.shared.classes import named, short
+from darkroom.families.shared.classes import find_class, short_class_name
 from darkroom.pretrained import single_file
 from darkroom.pretrained.components import Components
 from darkroom.pretrained.repository import locate_repository
@@ -38,7 +38,7 @@ def parts_of(name: str, flavour: str, **changes) -> Components:
 def test_every_flavour_has_all_its_facts(name, flavour):
     family = families.get(name)
 
-    assert issubclass(named(family.pipeline_for(flavour)), DiffusionPipeline)
+    assert issubclass(find_class(family.pipeline_for(flavour)), DiffusionPipeline)
     assert "full" in family.supports_for(flavour)
     assert {"images", "video"} & family.supports_for(flavour)
     makes_clips = "video" in family.supports_for(flavour)
@@ -49,7 +49,7 @@ def test_every_flavour_has_all_its_facts(name, flavour):
 @each_row("name, flavour", conformance.cases())
 def test_a_tiny_flavour_is_its_published_one_in_all_but_size(name, flavour):
     family = families.get(name)
-    published = family.published(flavour)
+    published = family.base_flavour(flavour)
 
     assert published in family.flavours
     assert family.specs_for(flavour) is family.specs_for(published)
@@ -80,8 +80,8 @@ def test_parts_of_a_tiny_base_make_its_stock_pipeline_again(name, flavour):
 
     whole = tiny.build(parts.family, flavour=flavour)
     assert type(pipe) is type(whole)
-    if parts.trained != parts.denoiser_components:
-        parts.family.alone(whole, parts.trained[0])
+    if parts.trainable_components != parts.denoiser_components:
+        parts.family.use_single_expert(whole, parts.trainable_components[0])
     told = {key: value for key, value in whole.config.items() if not isinstance(value, (list, tuple))}
     assert {key: pipe.config[key] for key in told if not key.startswith("_")} == {
         key: value for key, value in told.items() if not key.startswith("_")
@@ -96,7 +96,7 @@ def test_text_of_every_flavour_is_read_without_its_other_parts(name, flavour):
 
     entry = conformance.case(name, flavour).read(parts.text(), "a cat")
 
-    assert type(parts.text()).__name__ == short(parts.family.text_pipeline_for(flavour))
+    assert type(parts.text()).__name__ == short_class_name(parts.family.text_pipeline_for(flavour))
     assert entry["text"].isfinite().all()
     assert not parts._extras
 
@@ -121,11 +121,11 @@ def test_a_base_of_another_family_with_the_same_denoiser_is_refused_with_that_fa
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [(name, option) for name in families.names() for option in families.get(name).text_parts],
+    [(name, option) for name in families.names() for option in families.get(name).text_components],
 )
 def test_a_text_encoder_is_read_from_a_place_of_its_own(name, option, tmp_path):
     family = families.get(name)
-    part = family.text_parts[option]
+    part = family.text_components[option]
     pipe = tiny.build(family)
     encoder = getattr(pipe, part)
     with torch.no_grad():
@@ -156,14 +156,16 @@ def test_text_parts_that_a_base_lacks_are_read_from_where_they_are(tmp_path, mon
         del index[part]
     (base / "model_index.json").write_text(json.dumps(index))
     monkeypatch.setattr(
-        type(families.get("hidream")), "elsewhere", {"text_encoder_4": str(other), "tokenizer_4": str(other)}
+        type(families.get("hidream")),
+        "component_repositories",
+        {"text_encoder_4": str(other), "tokenizer_4": str(other)},
     )
     parts = parts_of("hidream", "tiny", pretrained_model_name_or_path=str(base))
 
     parts.examine()
-    (found,) = parts.family.text_entries(parts.text(), ["a cat"], parts.options)
+    (found,) = parts.family.encode_captions(parts.text(), ["a cat"], parts.options)
 
-    (plain,) = parts.family.text_entries(parts_of("hidream", "tiny").text(), ["a cat"], parts.options)
+    (plain,) = parts.family.encode_captions(parts_of("hidream", "tiny").text(), ["a cat"], parts.options)
     torch.testing.assert_close(found["llama"], plain["llama"])
     assert parts.text_configs["text_encoder_4"]["num_hidden_layers"] == 3
     assert parts.text_identity() == parts_of("hidream", "tiny").text_identity()
@@ -173,9 +175,11 @@ def test_pictures_of_published_cosmos_weights_need_its_guardrail_and_reading_cap
     family = families.get("cosmos2image")
 
     with pytest.raises(MissingPackage, match="cosmos_guardrail"):
-        family.made_parts("2b", renders=True)
+        family.default_components("2b", renders=True)
 
-    assert family.made_parts("2b", renders=False).keys() == family.made_parts("tiny", renders=True).keys()
+    assert (
+        family.default_components("2b", renders=False).keys() == family.default_components("tiny", renders=True).keys()
+    )
 
 
 def test_a_base_with_two_denoisers_is_refused(tmp_path):
@@ -249,7 +253,7 @@ SIZES = {
 @each_row("name, flavour", SIZES)
 def test_a_network_of_the_published_settings_has_the_published_size(name, flavour):
     family = families.get(name)
-    model = single_file.build_shapes(family.denoiser, family.size_of(flavour))
+    model = single_file.build_shapes(family.denoiser, family.denoiser_sizes(flavour))
 
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(SIZES[name, flavour], rel=0.05)
 
@@ -257,4 +261,8 @@ def test_a_network_of_the_published_settings_has_the_published_size(name, flavou
 def test_what_has_no_published_settings_has_no_size():
     flux, wan = families.get("flux"), families.get("wan")
 
-    assert [flux.size_of("embedded"), flux.size_of("tiny"), wan.size_of("vace-14b-2.1")] == [None, None, None]
+    assert [flux.denoiser_sizes("embedded"), flux.denoiser_sizes("tiny"), wan.denoiser_sizes("vace-14b-2.1")] == [
+        None,
+        None,
+        None,
+    ]

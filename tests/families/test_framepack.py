@@ -24,7 +24,7 @@ def test_every_section_sees_what_the_pipeline_shows_it(flavour, sections):
     pipe = whole.pipe()
     clip = torch.randn(1, 16, 1 + sections * WINDOW, 8, 8, generator=torch.Generator().manual_seed(3))
     order = list(range(sections))
-    if whole.family.published(flavour) != FORWARD:
+    if whole.family.base_flavour(flavour) != FORWARD:
         order.reverse()
     true = itertools.cycle(clip[:, :, 1 + n * WINDOW : 1 + (n + 1) * WINDOW] for n in order)
     pipe.scheduler.step = lambda *_, **__: SchedulerOutput(prev_sample=next(true)).to_tuple()
@@ -51,7 +51,7 @@ def test_all_sections_are_trained_and_masks_go_with_them():
     given = conformance.dataclasses.replace(batch([_sample(clip)], clip), extras=extras, mask=clip[:, :1])
     draws = torch.Generator().manual_seed(0)
 
-    found = [whole.family.portion(given, whole.settings, draws) for _ in range(30)]
+    found = [whole.family.slice_batch(given, whole.settings, draws) for _ in range(30)]
 
     assert {tuple(one.latents[0, 0, :, 0, 0].tolist()) for one in found} == {(1, 2), (3, 4), (5, 6)}
     assert all(torch.equal(one.mask, one.latents[:, :1]) for one in found)
@@ -62,7 +62,7 @@ def test_a_clip_that_is_shorter_than_a_section_is_refused():
     whole = case("framepack", "tiny")
     clip = torch.zeros(1, 16, 2, 8, 8)
     with pytest.raises(DataError, match="a section of FramePack takes 3"):
-        whole.family.portion(batch([_sample(clip)], clip), whole.settings, torch.Generator())
+        whole.family.slice_batch(batch([_sample(clip)], clip), whole.settings, torch.Generator())
 
 
 def _sample(latents):
@@ -112,11 +112,11 @@ def test_pictures_and_frame_stand_where_the_options_say(options, clean, own, hal
         batch([_sample(pictures[0][:1])] * 2, torch.zeros(2, 16, 1, 8, 8)), references=tuple(pictures)
     )
 
-    found = whole.family.conditions(given, settings, torch.Generator())
+    found = whole.family.model_inputs(given, settings, torch.Generator())
 
     assert found["indices_latents_clean"].tolist() == clean
     assert found["indices_latents"].tolist() == [own]
     assert found["indices_latents_history_2x"][0] == half
     assert found["latents_clean"][0, 0, :, 0, 0].tolist()[: len(pictures)] == list(map(float, range(len(pictures))))
     with pytest.raises(DataError, match="references of their own size"):
-        whole.family.conditions(conformance.dataclasses.replace(given, references=()), settings, torch.Generator())
+        whole.family.model_inputs(conformance.dataclasses.replace(given, references=()), settings, torch.Generator())

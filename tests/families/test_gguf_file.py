@@ -33,7 +33,7 @@ PLAIN = "ZImageTransformer2DModel"
 def test_a_packed_file_in_an_original_layout_becomes_the_same_model_but_for_rounding(cls, number, kind, tmp_path):
     from diffusers.quantizers.gguf.utils import GGUFLinear, dequantize_gguf_tensor
 
-    model, want = model_of(cls), wanted(cls, **LAYOUTS[cls][number].shows)
+    model, want = model_of(cls), wanted(cls, **LAYOUTS[cls][number].implied_config)
     path = written(tmp_path / "file.gguf", ORIGINALS[cls, number](model.state_dict()), kind)
 
     single_file.validate_file(want, path)

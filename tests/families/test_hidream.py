@@ -20,9 +20,9 @@ def heard(checkpointing: bool = False, **changes) -> tuple[dict[str, torch.Tenso
     model = pipe.transformer.train()
     if checkpointing:
         model.enable_gradient_checkpointing()
-    cond = FAMILY.stack_text(FAMILY.text_entries(pipe, ["a cat"], settings))
+    cond = FAMILY.stack_text(FAMILY.encode_captions(pipe, ["a cat"], settings))
     x_t = torch.randn(1, *case.shape, generator=torch.Generator().manual_seed(1))
-    with FAMILY.overheard(model, settings) as terms:
+    with FAMILY.collect_auxiliary_losses(model, settings) as terms:
         FAMILY.predict(model, x_t, torch.tensor([0.5]), cond)
     return terms, model
 

@@ -19,13 +19,13 @@ def test_a_sample_that_is_its_first_frame_alone_is_refused(flavour):
     still = SimpleNamespace(dataset="photos", latents=torch.zeros(1, 16, 1, 8, 8))
 
     with pytest.raises(DataError, match="'photos' has samples of a single frame"):
-        FAMILY.portion(still, options(FAMILY.name, flavour), torch.Generator())
+        FAMILY.slice_batch(still, options(FAMILY.name, flavour), torch.Generator())
 
 
 def test_a_clip_of_which_the_pipeline_would_cut_off_everything_is_refused():
     settings = SimpleNamespace(**{**vars(options(FAMILY.name, "tiny-i2v-33ch")), "validation_num_video_frames": 4})
 
     with pytest.raises(ConfigError, match="cuts off the first 4 frames") as caught:
-        FAMILY.call(settings)
+        FAMILY.pipeline_kwargs(settings)
 
     assert caught.value.change == "Set it to 5 or more."

@@ -12,7 +12,7 @@ from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.spec import Latents
 from tests.rows import each_row
 
-VIDEO = Latents(channels=16, downscale=8, patch=2, normaliser="channels", temporal=4)
+VIDEO = Latents(channels=16, downscale=8, patch=2, normalizer="channels", temporal=4)
 PICTURES = Latents(channels=4)
 
 
@@ -27,11 +27,11 @@ def noise(*shape: int) -> torch.Tensor:
 
 @each_row("frames, legal", [(0, 0), (1, 1), (4, 1), (5, 5), (16, 13), (77, 77), (81, 81)])
 def test_a_clip_has_one_frame_and_then_fours(frames, legal):
-    assert VIDEO.whole_frames(frames) == legal
+    assert VIDEO.round_frames(frames) == legal
 
 
 def test_pictures_have_one_frame():
-    assert [PICTURES.whole_frames(n) for n in (0, 1, 9)] == [0, 1, 1]
+    assert [PICTURES.round_frames(n) for n in (0, 1, 9)] == [0, 1, 1]
 
 
 @pytest.mark.parametrize("frames", [1, 5, 9])
@@ -83,8 +83,8 @@ def test_decoding_undoes_encoding_in_every_latent_space(name):
     family = families.get(name)
     facts, vae = family.latents, getattr(tiny.build(family), "vae", None) or PixelSpace()
     z = noise(2, *facts.shape(64, 96))
-    _, back = latent_space.NORMALISERS[facts.normaliser]
-    forth, _ = latent_space.NORMALISERS[facts.normaliser]
+    _, back = latent_space.NORMALIZERS[facts.normalizer]
+    forth, _ = latent_space.NORMALIZERS[facts.normalizer]
 
     torch.testing.assert_close(forth(back(z, vae), vae), z, rtol=1e-4, atol=1e-4)
     shape = (2, 3, 1, 64, 96) if facts.temporal else (2, 3, 64, 96)
@@ -96,7 +96,7 @@ def test_what_a_pipeline_has_made_for_its_decoder_is_decoded_as_it_is():
     family = families.get("flux2")
     vae = tiny.build(family).vae
     latents = noise(1, *family.latents.shape(64, 64))
-    finished = latent_space.NORMALISERS["batch_norm"][1](latents, vae)
+    finished = latent_space.NORMALIZERS["batch_norm"][1](latents, vae)
 
     found = latent_space.decode(vae, finished, family.latents)
 

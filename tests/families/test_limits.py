@@ -37,14 +37,14 @@ def answer(name: str, flavour: str, size: Size, tokens: int | None = None) -> Te
     """What a tiny network answers for a sample of so many pixels, and a text of so many tokens."""
     case = conformance.case(name, flavour)
     family, pipe = case.family, case.pipe()
-    (entry,) = family.text_entries(pipe, ["hut"], case.settings)
+    (entry,) = family.encode_captions(pipe, ["hut"], case.settings)
     if tokens:
         entry["text"] = entry["text"][:1].expand(tokens, -1)
         entry |= {"mask": torch.ones(tokens, dtype=torch.bool)} if "mask" in entry else {}
     width, height = size
     x0 = torch.randn(1, *case.facts.shape(height, width, case.frames))
     batch = conformance.batch([conformance.Sample(x0, x0, {}, (), [])], x0)
-    given = family.conditions(batch, case.settings, torch.Generator())
+    given = family.model_inputs(batch, case.settings, torch.Generator())
     return family.predict(case.model(pipe), x0, torch.tensor([0.5]), family.stack_text([entry]) | given)
 
 
@@ -88,7 +88,7 @@ def test_beyond_its_table_auraflow_would_take_one_position_for_two_tokens_withou
 def published(name: str, flavour: str, **settings: Any) -> tuple[Family, Any]:
     """A family and its published network, without weights."""
     family = families.get(name)
-    made = single_file.build_empty(family.denoiser, {**(family.size_of(flavour) or {}), **settings})
+    made = single_file.build_empty(family.denoiser, {**(family.denoiser_sizes(flavour) or {}), **settings})
     for module in made.modules():  # in one type, as `to` would warn of what is to stay wide
         module._apply(lambda t: t.to("meta"), recurse=False)
     return family, made
@@ -102,7 +102,7 @@ def test_a_photograph_of_3_by_2_fits_hidream_at_the_default_resolution(monkeypat
     # which tokens go to which expert only numbers tell
     monkeypatch.setattr(symbolic, "meta_nonzero_assume_all_nonzero", True)
     family, network = published("hidream", "full")
-    limits = family.limits(family.size_of("full"))
+    limits = family.limits(family.denoiser_sizes("full"))
     cond = {"text": meta(1, 128, 4096), "llama": meta(1, 32, 128, 4096), "pooled": meta(1, 2048)}
 
     def asked(size: Size) -> Tensor:
@@ -167,4 +167,4 @@ def test_published_sparse_kandinsky_takes_the_buckets_of_its_flavour(flavour, ne
 def test_published_lumina_has_positions_for_299_tokens():
     family = families.get("lumina2")
 
-    assert {family.limits(family.size_of(flavour) or {}).tokens for flavour in family.flavours} == {299}
+    assert {family.limits(family.denoiser_sizes(flavour) or {}).tokens for flavour in family.flavours} == {299}

@@ -21,7 +21,7 @@ from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
 from darkroom.families.modules.longcat_video import LongCatVideoTransformer3DModel
 from darkroom.families.modules.longcat_video_pipeline import LongCatVideoImageToVideoPipeline, LongCatVideoPipeline
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from tests.families.conformance import Recorder, case
 from tests.families.test_flavours import parts_of
 
@@ -372,7 +372,7 @@ def folder(tmp_path):
 def test_a_folder_loads_by_its_index(folder, pipe):
     index = json.loads((folder / "model_index.json").read_text())
 
-    found = named(index["_class_name"]).from_pretrained(folder)
+    found = find_class(index["_class_name"]).from_pretrained(folder)
 
     assert index["dit"] == [LongCatVideoTransformer3DModel.__module__, "LongCatVideoTransformer3DModel"]
     found.set_progress_bar_config(disable=True)
@@ -397,7 +397,7 @@ def test_a_folder_with_upstreams_index_loads_too(index, folder, tmp_path, pipe):
     parts = parts_of("longcat_video", "tiny", pretrained_model_name_or_path=str(base))
 
     parts.examine()
-    (entry,) = parts.family.text_entries(parts.text(), ["a cat"], parts.options)
+    (entry,) = parts.family.encode_captions(parts.text(), ["a cat"], parts.options)
     whole = LongCatVideoPipeline.from_pretrained(base)
     whole.set_progress_bar_config(disable=True)
 
@@ -448,7 +448,7 @@ def test_a_picture_is_a_clip_of_one_frame_and_starts_from_nothing():
     x_t = torch.randn(1, 16, 1, 8, 8)
     text = {"text": torch.zeros(1, 4, 32), "mask": torch.ones(1, 4)}
 
-    cond = whole.family.conditions(SimpleNamespace(is_i2v=True, latents=x_t), whole.settings, torch.Generator())
+    cond = whole.family.model_inputs(SimpleNamespace(is_i2v=True, latents=x_t), whole.settings, torch.Generator())
     with Recorder(pipe.dit) as seen, torch.no_grad():
         whole.family.predict(pipe.dit, x_t, torch.tensor([0.5]), text | cond)
 

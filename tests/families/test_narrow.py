@@ -34,10 +34,10 @@ FEED_FORWARD = {
 PASSAGES = {"attentions.proj_in", "attentions.proj_out", "single_transformer_blocks.proj_out"}
 PUBLISHED = sorted(
     {
-        (name, json.dumps(families.get(name).size_of(flavour))): (name, flavour)
+        (name, json.dumps(families.get(name).denoiser_sizes(flavour))): (name, flavour)
         for name in families.names()
         for flavour in families.get(name).flavours
-        if families.get(name).size_of(flavour) is not None
+        if families.get(name).denoiser_sizes(flavour) is not None
     }.values()
 )
 
@@ -45,7 +45,7 @@ PUBLISHED = sorted(
 @each_row("name, flavour", PUBLISHED)
 def test_only_layers_of_blocks_that_attend_or_feed_forward_become_narrow(name, flavour):
     family = families.get(name)
-    model = single_file.build_shapes(family.denoiser, family.size_of(flavour))
+    model = single_file.build_shapes(family.denoiser, family.denoiser_sizes(flavour))
 
     plain = [re.sub(r"\.\d+", "", layer) for layer, _ in find_narrowable_layers(model, family.blocks)]
 
@@ -57,7 +57,7 @@ def test_only_layers_of_blocks_that_attend_or_feed_forward_become_narrow(name, f
 
 def test_what_makes_chromas_modulation_and_its_last_projection_stay_wide():
     family = families.get("chroma")
-    model = single_file.build_shapes(family.denoiser, family.size_of("base"))
+    model = single_file.build_shapes(family.denoiser, family.denoiser_sizes("base"))
 
     wide = find_sensitive_layers(model, family.blocks)
 

@@ -24,14 +24,14 @@ def test_a_size_is_one_that_the_pipeline_makes_again_of_its_own_shape(monkeypatc
 
     for width in range(320, 1600, 96):
         for height in range(320, 1600, 96):
-            size = FAMILY.drawn_size(width, height, options)
-            edge = FAMILY.size_call(*size, options)["resolution"]
+            size = FAMILY.round_size(width, height, options)
+            edge = FAMILY.size_kwargs(*size, options)["resolution"]
             assert plain(edge**2, size[0] / size[1]) == size
             assert abs((size[0] * size[1]) ** 0.5 - edge) < 0.05 * edge
 
 
 def test_other_flavours_draw_the_size_that_is_asked_for():
-    assert FAMILY.drawn_size(512, 320, conformance.options("qwen_image", "tiny")) == (512, 320)
+    assert FAMILY.round_size(512, 320, conformance.options("qwen_image", "tiny")) == (512, 320)
 
 
 def test_an_empty_prompt_is_not_replaced_by_a_description(tmp_path, monkeypatch):
@@ -53,7 +53,7 @@ def test_what_is_told_beside_the_layers_is_one_number_per_sample():
     with torch.no_grad():
         sample = case.sample(pipe)
         text = FAMILY.stack_text(case.texts(pipe, ["a house"], sample))
-    given = FAMILY.conditions(conformance.batch([sample], sample.latents), case.settings, torch.Generator())
+    given = FAMILY.model_inputs(conformance.batch([sample], sample.latents), case.settings, torch.Generator())
     assert torch.equal(given["references"][0], sample.latents[:, :, 0])
 
     with conformance.Recorder(pipe.transformer) as seen, torch.no_grad():

@@ -36,12 +36,15 @@ KNOWN = {
 def test_a_scheduler_that_publishes_no_line_has_the_familys_or_is_refused_in_words(name):
     family = families.get(name)
 
-    assert family.shifts({"base_image_seq_len": 9, "max_image_seq_len": 99, "base_shift": 1, "max_shift": 2}).top == 2
+    assert (
+        family.build_shift_line({"base_image_seq_len": 9, "max_image_seq_len": 99, "base_shift": 1, "max_shift": 2}).top
+        == 2
+    )
     if name in KNOWN:
-        assert family.shifts(STATIC) == KNOWN[name]
+        assert family.build_shift_line(STATIC) == KNOWN[name]
     else:
         with pytest.raises(ConfigError, match="flow_schedule_auto_shift") as wrong:
-            family.shifts(STATIC)
+            family.build_shift_line(STATIC)
         assert "flow_schedule_shift, such as 3, which it has instead" in str(wrong.value)
 
 

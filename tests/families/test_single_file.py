@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from darkroom import families
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.spec import ComponentSpec
 from darkroom.pretrained import single_file
 from darkroom.pretrained.layouts import LAYOUTS, find_layout, guess_content
@@ -53,7 +53,7 @@ def model_of(cls: str, seed: int = 1) -> Any:
     """The class, tiny, with random weights."""
     kind, config = part_of(cls)
     torch.manual_seed(seed)
-    made = tiny.build_component(ComponentSpec(cls, config)) if kind == "text" else named(cls)(**config)
+    made = tiny.build_component(ComponentSpec(cls, config)) if kind == "text" else find_class(cls)(**config)
     with torch.no_grad():
         for tensor in made.state_dict().values():
             if tensor.is_floating_point():
@@ -64,7 +64,7 @@ def model_of(cls: str, seed: int = 1) -> Any:
 def wanted(cls: str, **changes: Any) -> ExpectedComponent:
     kind, config = part_of(cls)
     if kind == "text":
-        config = named(cls).config_class(**config).to_dict()
+        config = find_class(cls).config_class(**config).to_dict()
     return ExpectedComponent(f"The {kind} of this test", kind, cls, lambda: {**config, **changes})
 
 
@@ -91,7 +91,7 @@ def test_every_layout_has_a_way_back():
 @each_row("prefixed", [False, True])
 def test_a_file_in_an_original_layout_becomes_the_same_model(cls, number, prefixed, tmp_path):
     model = model_of(cls)
-    want = wanted(cls, **LAYOUTS[cls][number].shows)
+    want = wanted(cls, **LAYOUTS[cls][number].implied_config)
     original = ORIGINALS[cls, number](model.state_dict())
     prefix = {"denoiser": "model.diffusion_model.", "vae": "vae.", "text": ""}[want.kind] if prefixed else ""
     path = saved(original, tmp_path / "file.safetensors", prefix)
@@ -126,7 +126,7 @@ def test_files_of_hunyuan_video_15_may_have_fused_projections(tmp_path):
 def test_wan_between_two_frames_knows_where_its_image_embeddings_are(tmp_path):
     cls, two = "WanTransformer3DModel", {"image_dim": 24, "added_kv_proj_dim": 24, "pos_embed_seq_len": 6}
     torch.manual_seed(2)
-    model = named(cls)(**{**part_of(cls)[1], **two})
+    model = find_class(cls)(**{**part_of(cls)[1], **two})
     original = ORIGINALS[cls, 0](model.state_dict())
     path = saved(original, tmp_path / "file.safetensors")
 
@@ -157,7 +157,7 @@ def empty_of(cls: str) -> dict[str, torch.Tensor]:
 @each_row("cls", [cls for cls, (kind, _) in built().items() if kind != "text"])
 def test_own_names_load_as_diffusers_loads_a_folder(cls, tmp_path):
     torch.manual_seed(3)
-    model = named(cls)(**built()[cls][1].config)
+    model = find_class(cls)(**built()[cls][1].config)
     model.save_pretrained(tmp_path / "folder")
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     path = saved(model.state_dict(), tmp_path / "file.safetensors")
@@ -166,7 +166,7 @@ def test_own_names_load_as_diffusers_loads_a_folder(cls, tmp_path):
     single_file.validate_file(want, path)
     found = single_file.load(want, path, torch.bfloat16)
 
-    usual = named(cls).from_pretrained(tmp_path / "folder", dtype=torch.bfloat16)
+    usual = find_class(cls).from_pretrained(tmp_path / "folder", dtype=torch.bfloat16)
     assert_same(found.state_dict(), usual.state_dict())
     for key, buffer in usual.named_buffers():
         theirs = found.get_buffer(key)
@@ -236,10 +236,10 @@ def test_originals_with_the_classes_own_names_fit_as_they_are(cls, config, prefi
 
 @pytest.mark.parametrize(
     ("name", "option"),
-    [(name, option) for name in families.names() for option in families.get(name).text_parts],
+    [(name, option) for name in families.names() for option in families.get(name).text_components],
 )
 def test_a_text_encoder_is_read_from_one_file(name, option, tmp_path):
-    part = families.get(name).text_parts[option]
+    part = families.get(name).text_components[option]
     model = getattr(parts_of(name, "tiny").text(), part)
     own = {key: torch.randn_like(tensor) for key, tensor in model.named_parameters()}
     path = saved(own, tmp_path / "file.safetensors")
@@ -302,7 +302,7 @@ def plain(cls: str) -> ExpectedComponent:
 
 def plain_state(cls: str) -> dict[str, torch.Tensor]:
     torch.manual_seed(4)
-    return named(cls)(**built()[cls][1].config).state_dict()
+    return find_class(cls)(**built()[cls][1].config).state_dict()
 
 
 def test_a_set_that_was_split_is_read_as_one_whichever_part_is_named(tmp_path):
@@ -470,7 +470,8 @@ def test_a_base_that_is_only_a_denoiser_takes_the_rest_from_its_flavour(name, tm
     parts.assemble(parts.denoiser(), parts.vae(), parts.scheduler())
     parts.save_pipeline(parts.denoiser(), tmp_path / "pipeline")
     assert_same(
-        named(cls).from_pretrained(tmp_path / "pipeline", subfolder=parts.denoiser_components[0]).state_dict(), state
+        find_class(cls).from_pretrained(tmp_path / "pipeline", subfolder=parts.denoiser_components[0]).state_dict(),
+        state,
     )
 
 

@@ -43,6 +43,6 @@ def test_the_reader_comes_from_the_public_file_or_its_folder(tmp_path, whole):
 def test_a_size_that_the_decoder_cannot_draw_is_refused():
     whole = case("stable_cascade", "tiny")
 
-    assert whole.family.size_call(768, 768, whole.settings) == {"width": 1024, "height": 1024}
+    assert whole.family.size_kwargs(768, 768, whole.settings) == {"width": 1024, "height": 1024}
     with pytest.raises(ConfigError, match="multiples of 96"):
-        whole.family.size_call(160, 96, whole.settings)
+        whole.family.size_kwargs(160, 96, whole.settings)

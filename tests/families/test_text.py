@@ -7,7 +7,7 @@ import torch
 
 from darkroom import families
 from darkroom.families import tiny
-from darkroom.families.shared.text import split, stack_padded, too_long
+from darkroom.families.shared.text import find_truncated, split_entries, stack_padded
 from darkroom.pretrained.repository import find_text_image_encoders
 from tests.families import conformance
 from tests.rows import each_row
@@ -29,7 +29,7 @@ def test_texts_of_one_length_need_no_mask():
 
 
 def test_texts_of_own_length_are_split_as_they_are():
-    assert [len(entry["text"]) for entry in split({"text": [torch.zeros(3, 2), torch.zeros(1, 2)]})] == [3, 1]
+    assert [len(entry["text"]) for entry in split_entries({"text": [torch.zeros(3, 2), torch.zeros(1, 2)]})] == [3, 1]
 
 
 @each_row("name, flavour", conformance.cases())
@@ -45,8 +45,8 @@ def test_a_captions_entry_holds_no_more_numbers_than_the_plan_counts(name, flavo
 
     entry = conformance.case(name, flavour).read(pipe, "a cat on a mat")
 
-    held, counted = sum(tensor.numel() for tensor in entry.values()), family.text_numbers(configs, options)
-    is_short = len(entry["text"]) < options.tokenizer_max_length or family.flavour(flavour).reads
+    held, counted = sum(tensor.numel() for tensor in entry.values()), family.count_text_values(configs, options)
+    is_short = len(entry["text"]) < options.tokenizer_max_length or family.flavour(flavour).text_images
     assert held == counted or (held < counted and is_short)
 
 
@@ -63,7 +63,7 @@ def test_a_processor_of_text_and_pictures_is_asked_for_its_tokenizer():
     processor = type("Processor", (), {"tokenizer": tokenizer})()
     pipe = type("Pipe", (), {"components": {"tokenizer": processor}})()
 
-    assert too_long(pipe, ["short", "x" * 40], 20) == ["x" * 40]
+    assert find_truncated(pipe, ["short", "x" * 40], 20) == ["x" * 40]
 
 
 def test_flux2_reads_the_layers_that_are_asked_for():
@@ -71,7 +71,7 @@ def test_flux2_reads_the_layers_that_are_asked_for():
     chosen = type("Settings", (), {**vars(options), "custom_text_encoder_intermediary_layers": [1, 2, 3]})
 
     assert family.text_layers(options) == (9, 18, 27)
-    assert family.text_layers(chosen) == family.call(chosen)["text_encoder_out_layers"] == (1, 2, 3)
+    assert family.text_layers(chosen) == family.pipeline_kwargs(chosen)["text_encoder_out_layers"] == (1, 2, 3)
     assert family.text_identity(chosen) != family.text_identity(options)
 
 
@@ -81,8 +81,8 @@ def test_sana_reads_the_instruction_that_is_asked_for(own):
     chosen = type("Settings", (), {**vars(options), "sana_complex_human_instruction": own})
     pipe = tiny.build(family)
 
-    (published,), (found,) = (family.text_entries(pipe, ["a cat"], o) for o in (options, chosen))
-    unconditional = family.text_entries(pipe, [""], chosen)[0]
+    (published,), (found,) = (family.encode_captions(pipe, ["a cat"], o) for o in (options, chosen))
+    unconditional = family.encode_captions(pipe, [""], chosen)[0]
 
     assert not torch.equal(published["text"], found["text"])
     assert found["text"].shape == published["text"].shape == unconditional["text"].shape
@@ -107,7 +107,7 @@ def test_flux_hides_padding_and_answers_as_for_text_without_it():
     family = families.get("flux")
     options = conformance.options("flux", "tiny").model_copy(update={"flux_attention_masked_training": True})
     pipe = tiny.build(family)
-    entries = family.text_entries(pipe, ["a cat", "two old houses beside a road"], options)
+    entries = family.encode_captions(pipe, ["a cat", "two old houses beside a road"], options)
     x_t = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
     t, guidance = torch.tensor([0.3, 0.7]), torch.ones(2)
 

@@ -70,7 +70,7 @@ def test_a_batch_keeps_what_its_samples_keep(i2v, pipe):
 def test_the_mask_says_which_frames_are_given(i2v, pipe):
     sample = i2v.sample(pipe)
 
-    given = i2v.family.conditions(batch([sample], sample.latents), i2v.settings, torch.Generator())["given"]
+    given = i2v.family.model_inputs(batch([sample], sample.latents), i2v.settings, torch.Generator())["given"]
 
     assert given.shape == (1, 20, 2, 8, 8)
     assert given[0, :4].amax(dim=(0, 2, 3)).tolist() == given[0, :4].amin(dim=(0, 2, 3)).tolist() == [1, 0]
@@ -90,7 +90,7 @@ def test_a_control_clip_stays_without_its_caption_and_is_grey_where_it_is_left_o
     left_out = dataclasses.replace(many, unconditioned=torch.tensor([True]), controls=(torch.zeros_like(many.latents),))
 
     told, still, untold = (
-        vace.family.conditions(b, vace.settings, torch.Generator())["control"] for b in (many, wordless, left_out)
+        vace.family.model_inputs(b, vace.settings, torch.Generator())["control"] for b in (many, wordless, left_out)
     )
 
     assert torch.equal(told[:, 16:32], sample.controls[0])
@@ -103,7 +103,7 @@ def test_a_control_clip_for_the_pipeline_has_as_many_frames_as_are_drawn(tmp_pat
     first.save(tmp_path / "clip.tiff", save_all=True, append_images=others)
     settings = case("wan", "tiny-vace").settings
     with Image.open(tmp_path / "clip.tiff") as clip:
-        given = case("wan", "tiny-vace").family.control_call(clip, 32, 32, settings)["video"]
+        given = case("wan", "tiny-vace").family.control_kwargs(clip, 32, 32, settings)["video"]
 
     assert [frame.getpixel((0, 0))[0] for frame in given] == [10, 10, 20, 20, 20]
 
@@ -113,7 +113,7 @@ def test_a_control_clip_of_another_length_is_refused(followed):
     short = dataclasses.replace(many, controls=(sample.controls[0][:, :, :1],))
 
     with pytest.raises(DataError, match="has 1 latent frames, and its sample has 2"):
-        vace.family.conditions(short, vace.settings, torch.Generator())
+        vace.family.model_inputs(short, vace.settings, torch.Generator())
 
 
 @pytest.mark.parametrize("t", [0.9961, 0.9987])

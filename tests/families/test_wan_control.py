@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, DataError
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.latents import encode
 from darkroom.pretrained import single_file
 from darkroom.tools.generate import stock_pipeline
@@ -94,7 +94,7 @@ def test_a_control_clip_of_another_length_is_refused_in_training():
     short = dataclasses.replace(batch([sample], sample.latents), controls=(sample.controls[0][:, :, :1],))
 
     with pytest.raises(DataError, match="has 1 latent frames, and its sample has 2"):
-        followed.family.conditions(short, followed.settings, torch.Generator())
+        followed.family.model_inputs(short, followed.settings, torch.Generator())
 
 
 # -- the denoiser is a file of its own ---------------------------------------------------------------------------------
@@ -116,7 +116,7 @@ def test_without_its_denoiser_a_flavour_says_where_that_is(flavour):
 @pytest.mark.slow
 def test_the_settings_make_a_network_of_the_published_size():
     """A published file of the 1.3B model's sibling, which has 36 channels and else the same, is this long."""
-    apart = families.get("wan").flavour("fun-control-1.3b-2.1").apart
+    apart = families.get("wan").flavour("fun-control-1.3b-2.1").separate_denoiser
     sizes = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
     model = single_file.build_empty("WanTransformer3DModel", {**sizes, **apart.settings, "in_channels": 36})
 
@@ -128,13 +128,15 @@ def test_the_settings_make_a_network_of_the_published_size():
 def test_a_denoiser_in_its_original_layout_is_read_with_the_flavours_settings(tmp_path, monkeypatch):
     """The repository has Wan's from text, whose settings are another's in three lines."""
     kinds = case("wan", "tiny-fun").family.specs_for("tiny-fun").denoiser
-    model = named(kinds.cls)(**kinds.config)
+    model = find_class(kinds.cls)(**kinds.config)
     file = tmp_path / "fun.safetensors"
     save_file({k: t.contiguous() for k, t in ORIGINALS[kinds.cls, 0](model.state_dict()).items()}, file)
     parts = parts_of("wan", "fun-control-1.3b-2.1", pretrained_transformer_model_name_or_path=str(file))
     own = {"in_channels": 48, "image_dim": 32, "added_kv_proj_dim": 24}
     monkeypatch.setattr(
-        parts, "flavour", dataclasses.replace(parts.flavour, apart=parts.flavour.apart._replace(settings=own))
+        parts,
+        "flavour",
+        dataclasses.replace(parts.flavour, separate_denoiser=parts.flavour.separate_denoiser._replace(settings=own)),
     )
     monkeypatch.setattr(parts, "base", parts_of("wan", "tiny").base)
 

@@ -130,7 +130,7 @@ def settings(dataset_file, photographs, moving, layered, tmp_path):
         }  # fmt: skip
         if "video" in supports:
             video: dict[str, object] = {"num_frames": FRAMES, "min_frames": FRAMES, "max_frames": 100}
-            if facts.started:
+            if facts.image_pipeline:
                 video["is_i2v"] = True
             size = {"resolution": family.option_defaults(flavour)["resolution"]}
             entries = [{"dataset_type": "video", "instance_data_dir": str(moving), "video": video, **size}]
@@ -148,11 +148,11 @@ def settings(dataset_file, photographs, moving, layered, tmp_path):
                 "source_dataset_id": "set0", "instance_data_dir": str(moving), "caption_strategy": None,
             })  # fmt: skip
         prompts: dict[str, object] = {"cup": "a cup of coffee"}
-        if facts.picture != "none" or facts.control:
-            needed = max(1, family.pictures_for(options(name, flavour))[0])
+        if facts.image_input != "none" or facts.control:
+            needed = max(1, family.image_counts(options(name, flavour))[0])
             pictured = {"prompt": "a cup of coffee", "image": [str(photographs / "coffee.png")] * needed}
             # with a pipeline of its own for pictures, the flavour also draws without one
-            prompts = {**prompts, "start": pictured} if facts.started else {"cup": pictured}
+            prompts = {**prompts, "start": pictured} if facts.image_pipeline else {"cup": pictured}
         library = tmp_path / "prompts.json"
         library.write_text(json.dumps(prompts))
         return {**found, "data_backend_config": dataset_file(*entries), "user_prompt_library": library}

@@ -13,7 +13,7 @@ from darkroom import families
 from darkroom.adapters.stock import WEIGHTS
 from darkroom.cli.main import main
 from darkroom.families import tiny
-from darkroom.families.shared.control import wrap
+from darkroom.families.shared.control import wrap_denoiser
 from darkroom.families.shared.controlled import ControlledDenoiser
 from darkroom.tools.verify import verify
 from tests.families import conformance
@@ -113,13 +113,13 @@ def test_at_first_neither_changes_anything(way, photographs):
         **{**vars(conformance.options("flux", "tiny")), way: True, "controlnet_model_name_or_path": None}
     )
     case = conformance.Case(family, "tiny")
-    (entry,) = family.text_entries(pipe, ["a cat"], settings)
+    (entry,) = family.encode_captions(pipe, ["a cat"], settings)
     cond = family.stack_text([entry]) | {"guidance": torch.ones(1)}
     x_t, t = torch.randn(1, *case.shape, generator=torch.Generator().manual_seed(1)), torch.tensor([0.5])
     with torch.no_grad():
         plain = family.predict(pipe.transformer, x_t, t, cond)
         denoiser = ControlledDenoiser(
-            wrap(family, pipe.transformer, settings), family.control_input(x_t.flip(-1), settings)
+            wrap_denoiser(family, pipe.transformer, settings), family.control_input(x_t.flip(-1), settings)
         )
         controlled = family.predict(denoiser, x_t, t, cond)
     assert torch.allclose(plain, controlled, atol=1e-6)

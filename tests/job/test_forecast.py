@@ -351,12 +351,12 @@ COUNTED = {
 
 @pytest.mark.parametrize(("name", "part"), COUNTED, ids=str)
 def test_published_sizes_are_those_of_the_models(name, part, tmp_path):
-    from darkroom.families.shared.classes import named
+    from darkroom.families.shared.classes import find_class
 
     family = families.get(name)
     folder = published.make_folder(family, None, tmp_path)
     spec = family.specs_for(None)
-    cls = named({**spec.encoders, "vae": spec.vae}[part].cls)
+    cls = find_class({**spec.encoders, "vae": spec.vae}[part].cls)
     config = json.loads((folder / part / "config.json").read_text())
     with torch.device("meta"):
         model = cls.from_config(config) if hasattr(cls, "from_config") else cls(cls.config_class(**config))

@@ -116,7 +116,7 @@ def test_control_clips_are_validated_with_whole(arguments, dataset_file, tmp_pat
     (recipe,) = drawn(tmp_path).values()
     with Image.open(recipe.pictures[0]) as clip:
         assert clip.n_frames == 9
-        call = families.get("wan").control_call(clip, 64, 64, conformance.options("wan", flavour))
+        call = families.get("wan").control_kwargs(clip, 64, 64, conformance.options("wan", flavour))
         (given,) = call.values()
     if starts:
         with Image.open(recipe.pictures[1]) as first:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.core.errors import ConfigError, ModelError
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.job.stages import refuse_apart
 from darkroom.memory import quantize, sla
 from darkroom.optim.table import row_of
@@ -345,7 +345,7 @@ def test_a_base_that_diffusers_quantises_learns_nearly_the_same(family, preset, 
     full = losses_of(family)
     small = go(family, "run", **options)
 
-    part = families.get(family).denoiser_part
+    part = families.get(family).denoiser_component
     said = "".join(capsys.readouterr())
     assert f"{part}: " in said
     assert " linear layers as " in said
@@ -390,8 +390,8 @@ def packed(wide, tmp_path):
 
     def write(name: str, kind: str) -> dict[str, Path]:
         family = families.get(name)
-        part = family.denoiser_part
-        model = named(family.specs_for("tiny").denoiser.cls).from_pretrained(wide(name), subfolder=part)
+        part = family.denoiser_component
+        model = find_class(family.specs_for("tiny").denoiser.cls).from_pretrained(wide(name), subfolder=part)
         option = f"pretrained_{part}_model_name_or_path"
         return {option: written(tmp_path / f"{kind}.gguf", model.state_dict(), kind)}
 

@@ -80,7 +80,7 @@ def test_what_is_cached_is_encoded_in_full_precision_whatever_training_computes_
         return call
 
     monkeypatch.setattr(latents, "encode", watched("images", latents.encode))
-    monkeypatch.setattr(Family, "text_entries", watched("captions", Family.text_entries))
+    monkeypatch.setattr(Family, "encode_captions", watched("captions", Family.encode_captions))
     monkeypatch.setattr(Stepper, "update", watched("steps", Stepper.update))
     assert main(["train", *arguments(max_train_steps=1, validation_disable=True, **options)]) == 0
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from darkroom.families.shared.trainable_text import trained_layers
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
@@ -14,8 +15,7 @@ from transformers import CLIPTextModel
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.families import tiny
-from darkroom.families.shared.classes import named
-from darkroom.families.shared.trained_text import trained_layers
+from darkroom.families.shared.classes import find_class
 from darkroom.pretrained.components import Components
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
@@ -24,7 +24,7 @@ from tests.families import conformance
 WITH_TEXT = [
     (name, flavour)
     for name, flavour in conformance.cases()
-    if families.get(name).trained_text_for(flavour) and families.get(name).pipeline_for(flavour)
+    if families.get(name).trainable_text_for(flavour) and families.get(name).pipeline_for(flavour)
 ]
 PROMPT = {"validation_prompt": "a cup of coffee", "validation_guidance": 1.0}
 
@@ -46,9 +46,9 @@ def test_the_strategies_leave_these_layers_free():
 def test_encoders_that_can_be_trained_are_clip_and_known_to_the_stock_loader(name, flavour):
     family = families.get(name)
     encoders = family.specs_for(flavour).encoders
-    for part in family.trained_text_for(flavour):
+    for part in family.trainable_text_for(flavour):
         assert encoders[part].cls.startswith("CLIPTextModel")
-        assert part in named(family.pipeline_for(flavour))._lora_loadable_modules
+        assert part in find_class(family.pipeline_for(flavour))._lora_loadable_modules
 
 
 @pytest.mark.parametrize(("name", "flavour"), WITH_TEXT)
@@ -60,7 +60,7 @@ def test_gradients_reach_every_encoder(name, flavour):
     cond = model.read(["a house", ""], learns=True)
     sum(value.float().square().sum() for value in cond.values() if value.is_floating_point()).backward()
 
-    for part in parts.family.trained_text_for(flavour):
+    for part in parts.family.trainable_text_for(flavour):
         sizes = [p.grad.abs().sum() for p in getattr(model, part).parameters() if p.grad is not None]
         assert sum(sizes) > 0
     assert not any(value.requires_grad for value in model.read(["a house"], learns=False).values())
@@ -77,13 +77,13 @@ def test_what_was_learnt_is_drawn_by_the_stock_pipeline(name, kind, arguments, t
     assert (verdict.unmatched, verdict.pictures) == ([], 1)
     assert verdict.difference <= 1
     if kind == "full":
-        for part in families.get(name).trained_text_for("tiny"):
+        for part in families.get(name).trainable_text_for("tiny"):
             mine = type(getattr(base, part)).from_pretrained(tmp_path / "out/pipeline", subfolder=part)
             before = getattr(base, part).state_dict()
             assert any(not torch.equal(tensor, before[key]) for key, tensor in mine.state_dict().items())
         return
     held = {key.split(".")[0] for key in load_file(tmp_path / "out/pytorch_lora_weights.safetensors")}
-    assert held == {families.get(name).denoiser_part, *families.get(name).trained_text_for("tiny")}
+    assert held == {families.get(name).denoiser_component, *families.get(name).trainable_text_for("tiny")}
 
 
 def test_a_run_goes_on_exactly_where_it_was(arguments, tmp_path):

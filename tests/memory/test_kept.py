@@ -27,7 +27,7 @@ OPTIONS = SimpleNamespace(
 def denoiser(name: str):
     family = families.get(name)
     pipe = tiny.build(family, family.specs_for("tiny").oracle)
-    return family, getattr(pipe, family.denoiser_part).requires_grad_(False)
+    return family, getattr(pipe, family.denoiser_component).requires_grad_(False)
 
 
 @pytest.mark.parametrize("name", ["flux", "sdxl", "wan"])

@@ -33,7 +33,7 @@ def options(**changes):
 
 def denoiser(name: str):
     family = families.get(name)
-    return family, getattr(tiny.build(family), family.denoiser_part).eval()
+    return family, getattr(tiny.build(family), family.denoiser_component).eval()
 
 
 def answer(name: str, model) -> torch.Tensor:
@@ -43,7 +43,7 @@ def answer(name: str, model) -> torch.Tensor:
     sample = case.sample(pipe)
     many = conformance.batch([sample], sample.latents)
     (entry,) = case.texts(pipe, ["a cat"], sample)
-    cond = {**case.family.stack_text([entry]), **case.family.conditions(many, case.settings, torch.Generator())}
+    cond = {**case.family.stack_text([entry]), **case.family.model_inputs(many, case.settings, torch.Generator())}
     torch.manual_seed(0)
     return case.family.predict(model, torch.randn(sample.latents.shape), torch.tensor([0.5]), cond)
 

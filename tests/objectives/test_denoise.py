@@ -41,12 +41,12 @@ class Told:
             title=family.title,
             beside=beside,
             predict=predict,
-            predict_all=lambda *args: (predict(*args), {name: args[3][name] for name in beside}),
+            predict_streams=lambda *args: (predict(*args), {name: args[3][name] for name in beside}),
             portion=lambda batch, *_: batch,
             conditions=lambda *_: conditions or {},
             latents_for=family.latents_for,
             with_control=lambda model, *_: model,
-            overheard=lambda *_: nullcontext({}),
+            collect_auxiliary_losses=lambda *_: nullcontext({}),
         )
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
         fields = {"is_regularisation": False, "timestep_offset": 0.0, "mask": None, **extra}

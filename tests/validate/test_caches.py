@@ -26,7 +26,7 @@ CACHING = [
     for name, flavour in conformance.cases()
     if families.get(name).caches
     and len(families.get(name).denoiser_components_for(flavour)) == 1
-    and not max(families.get(name).pictures_for(conformance.options(name, flavour)))
+    and not max(families.get(name).image_counts(conformance.options(name, flavour)))
 ]
 
 

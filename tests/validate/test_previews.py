@@ -23,7 +23,7 @@ PROMPT = Prompt("house", "a small red house")
 SHOWING = [
     (name, flavour)
     for name, flavour in conformance.cases()
-    if families.get(name).previews and not min(families.get(name).pictures_for(conformance.options(name, flavour)))
+    if families.get(name).previews and not min(families.get(name).image_counts(conformance.options(name, flavour)))
 ]
 
 

@@ -53,9 +53,9 @@ def renderer(name: str, flavour: str, start: str = "") -> tuple[Renderer, torch.
 def encoder(parts: Components):
     def text(caption, looks):
         if not looks:
-            return parts.family.text_entries(parts.text(), [caption], parts.options)[0]
+            return parts.family.encode_captions(parts.text(), [caption], parts.options)[0]
         pictures = [Image.fromarray(look.pixels()) for look in looks]
-        return parts.family.seen_entry(parts.text(), caption, pictures, parts.options)
+        return parts.family.image_text_cache_entry(parts.text(), caption, pictures, parts.options)
 
     return text
 
@@ -68,22 +68,24 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
 
     pipe = tiny.build(family, flavour=flavour)
     if family.trainable_components_for(flavour) != family.denoiser_components_for(flavour):
-        family.alone(pipe, *family.trainable_components_for(flavour))
+        family.use_single_expert(pipe, *family.trainable_components_for(flavour))
     family.prepare(pipe, recipe.width, recipe.height, made.options)
-    pipe = family.drawing(pipe, bool(recipe.pictures), made.options)
+    pipe = family.select_pipeline(pipe, bool(recipe.pictures), made.options)
     looks = looks_of(family, recipe, made.options)
     text = [family.stack_text([made.text(caption, looks)]) for caption in (recipe.prompt, recipe.negative)]
-    stock = pipe(**family.embedded_call(*text), **arguments(family, recipe, made.options), return_dict=False)[0]
+    stock = pipe(
+        **family.pipeline_kwargs_from_embeds(*text), **arguments(family, recipe, made.options), return_dict=False
+    )[0]
 
     gap = np.abs(picture.made.frames.astype(int) - from_output(stock).astype(int)).max()
     assert gap <= 1
-    assert family.pipeline_decodes_for(flavour) or picture.made.frames.shape[1:] == (recipe.height, recipe.width, 3)
-    shortest = max(made.options.validation_num_video_frames or 1, family.least_frames(made.options))
+    assert family.decodes_in_pipeline(flavour) or picture.made.frames.shape[1:] == (recipe.height, recipe.width, 3)
+    shortest = max(made.options.validation_num_video_frames or 1, family.min_frames(made.options))
     shortest -= CUT if flavour == "tiny-i2v-33ch" else 0
     stills = made.options.validation_num_layers if "layers" in family.supports_for(flavour) else 1
     assert len(picture.made.frames) == (shortest if recipe.fps else stills)
     facts = family.flavour(flavour)
-    assert bool(recipe.pictures) == (facts.picture != "none" or facts.control is not None)
+    assert bool(recipe.pictures) == (facts.image_input != "none" or facts.control is not None)
 
 
 @pytest.mark.parametrize("flavour", ["tiny-edit", "tiny-edit-plus", "tiny-layered"])
@@ -224,7 +226,7 @@ def test_a_prompts_image_is_seen_as_a_sample_is_upright_and_in_srgb(tmp_path, ki
     family = SimpleNamespace(
         control=lambda options: None,
         latents_for=lambda flavour: SimpleNamespace(layered=False),
-        pictures_call=lambda pictures, *rest: {"image": pictures},
+        images_kwargs=lambda pictures, *rest: {"image": pictures},
     )
     recipe = SimpleNamespace(pictures=(str(path),), mask="", width=32, height=48)
     (seen,) = started_from(family, recipe, SimpleNamespace(model_flavour=None))["image"]

@@ -33,13 +33,13 @@ def in_float32(layer: nn.Module, x: Tensor) -> Tensor:
         return layer(x.to(dtype) if dtype.is_floating_point else x).float()
 
 
-def modulated(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """x (B, N, D) normalised, then scaled and shifted frame by frame by (B, F, 1, D); computed in float32."""
+def modulate(norm: nn.Module, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """x (B, N, D) normalized, then scaled and shifted frame by frame by (B, F, 1, D); computed in float32."""
     frames = norm(x.float()).unflatten(1, (shift.shape[1], -1))
     return (frames * (1 + scale) + shift).flatten(1, 2)
 
 
-def gated(x: Tensor, change: Tensor, gate: Tensor) -> Tensor:
+def add_gated(x: Tensor, change: Tensor, gate: Tensor) -> Tensor:
     """x (B, N, D) and a change of it, which counts in each frame as much as gate (B, F, 1, D) says."""
     frames = gate * change.unflatten(1, (gate.shape[1], -1))
     return (x + frames.flatten(1, 2)).to(x.dtype)
@@ -121,14 +121,14 @@ class SelfAttention(nn.Module, AttentionModuleMixin):
         self.proj = nn.Linear(width, width)
         self.processor = AttentionProcessor()
 
-    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], given: int) -> Tensor:
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor], clean_tokens: int) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)  # (B, N, A, E) each
-        q, k = (apply_rotary_emb(each, rotary, sequence_dim=1) for each in (self.q_norm(q), self.k_norm(k)))
-        seen = self.processor(q[:, given:], k, v)
-        if given:
-            alone = self.processor(q[:, :given], k[:, :given], v[:, :given])
-            seen = torch.cat([alone, seen], dim=1)
-        return self.proj(seen.flatten(2))
+        q, k = (apply_rotary_emb(heads, rotary, sequence_dim=1) for heads in (self.q_norm(q), self.k_norm(k)))
+        attended = self.processor(q[:, clean_tokens:], k, v)
+        if clean_tokens:
+            clean = self.processor(q[:, :clean_tokens], k[:, :clean_tokens], v[:, :clean_tokens])
+            attended = torch.cat([clean, attended], dim=1)
+        return self.proj(attended.flatten(2))
 
 
 class CrossAttention(nn.Module, AttentionModuleMixin):
@@ -147,8 +147,8 @@ class CrossAttention(nn.Module, AttentionModuleMixin):
     def forward(self, x: Tensor, text: Tensor, mask: Tensor | None) -> Tensor:
         q = self.q_linear(x).unflatten(-1, (self.heads, -1))  # (B, N, A, E)
         k, v = self.kv_linear(text).unflatten(-1, (2, self.heads, -1)).unbind(2)  # (B, L, A, E) each
-        seen = self.processor(self.q_norm(q), self.k_norm(k), v, mask)
-        return self.proj(seen.flatten(2))
+        attended = self.processor(self.q_norm(q), self.k_norm(k), v, mask)
+        return self.proj(attended.flatten(2))
 
 
 class FeedForward(nn.Module):
@@ -185,19 +185,19 @@ class LongCatVideoBlock(nn.Module):
         time: Tensor,
         rotary: tuple[Tensor, Tensor],
         text_mask: Tensor | None = None,
-        given: int = 0,
+        clean_tokens: int = 0,
     ) -> Tensor:
-        """hidden_states (B, N, D), of which the first `given` tokens are clean; time (B, F, T)."""
+        """hidden_states (B, N, D), of which the first `clean_tokens` tokens are clean; time (B, F, T)."""
         x = hidden_states
         changes = in_float32(self.adaLN_modulation, time).unsqueeze(2).chunk(6, dim=-1)  # (B, F, 1, D) each
         shift_attn, scale_attn, gate_attn, shift_ffn, scale_ffn, gate_ffn = changes
-        y = modulated(self.mod_norm_attn, x, shift_attn, scale_attn).to(x.dtype)
-        x = gated(x, self.attn(y, rotary, given), gate_attn)
+        y = modulate(self.mod_norm_attn, x, shift_attn, scale_attn).to(x.dtype)
+        x = add_gated(x, self.attn(y, rotary, clean_tokens), gate_attn)
         # what is given already is not told about the text
-        told = self.cross_attn(self.pre_crs_attn_norm(x[:, given:]), encoder_hidden_states, text_mask)
-        x = x + F.pad(told, (0, 0, given, 0)).to(x.dtype)
-        y = modulated(self.mod_norm_ffn, x, shift_ffn, scale_ffn).to(x.dtype)
-        return gated(x, self.ffn(y), gate_ffn)
+        attended = self.cross_attn(self.pre_crs_attn_norm(x[:, clean_tokens:]), encoder_hidden_states, text_mask)
+        x = x + F.pad(attended, (0, 0, clean_tokens, 0)).to(x.dtype)
+        y = modulate(self.mod_norm_ffn, x, shift_ffn, scale_ffn).to(x.dtype)
+        return add_gated(x, self.ffn(y), gate_ffn)
 
 
 class FinalLayer(nn.Module):
@@ -211,7 +211,7 @@ class FinalLayer(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         shift, scale = in_float32(self.adaLN_modulation, time).unsqueeze(2).chunk(2, dim=-1)  # (B, F, 1, D) each
-        return in_float32(self.linear, modulated(self.norm_final, x, shift, scale))
+        return in_float32(self.linear, modulate(self.norm_final, x, shift, scale))
 
 
 class LongCatVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
@@ -286,12 +286,12 @@ class LongCatVideoTransformer3DModel(ModelMixin, ConfigMixin, PeftAdapterMixin):
         text, mask = self._text(encoder_hidden_states, encoder_attention_mask)
         numbers = self.config.hidden_size // self.config.num_heads
         rotary = rotary_table(frames, rows, columns, numbers, x.device)
-        given = num_cond_latents * rows * columns
+        clean_tokens = num_cond_latents * rows * columns
         for block in self.blocks:
             if torch.is_grad_enabled() and self.gradient_checkpointing:
-                x = self._gradient_checkpointing_func(block, x, text, time, rotary, mask, given)
+                x = self._gradient_checkpointing_func(block, x, text, time, rotary, mask, clean_tokens)
             else:
-                x = block(x, text, time, rotary, mask, given)
+                x = block(x, text, time, rotary, mask, clean_tokens)
         video = self._video(self.final_layer(x, time), frames, rows, columns)
         return Transformer2DModelOutput(sample=video) if return_dict else (video,)
 

@@ -1,7 +1,7 @@
 """LongCat-Video's pipelines: clips from text, and from text and the frame they start with.
 
 Paper 2510.22200; upstream: meituan-longcat/LongCat-Video. Guidance is CFG-Zero's (2503.18886): what the network answers
-without text counts by its projection on what it answers with text. A given first frame is the latent of the picture
+without text counts by its projection on what it answers with text. A given first frame is the latent of the image
 itself, has time 0, and the sampler leaves it alone.
 """
 
@@ -20,7 +20,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from diffusers.video_processor import VideoProcessor
 from torch import Tensor
 
-LEAST_NOISE = 0.001
+MIN_NOISE = 0.001
 PACKAGES = frozenset({"diffusers", "transformers", "darkroom"})
 # the parts of a model's folder, and who reads them
 FOLDERS = {
@@ -42,11 +42,11 @@ class LongCatVideoLoraLoaderMixin(CogVideoXLoraLoaderMixin):
         """The network by the name that files have for it."""
         return self.dit
 
-    def fuse_lora(self, components: Sequence[str] = ("dit",), **more: Any) -> None:
-        super().fuse_lora(components=list(components), **more)
+    def fuse_lora(self, components: Sequence[str] = ("dit",), **kwargs: Any) -> None:
+        super().fuse_lora(components=list(components), **kwargs)
 
-    def unfuse_lora(self, components: Sequence[str] = ("dit",), **more: Any) -> None:
-        super().unfuse_lora(components=list(components), **more)
+    def unfuse_lora(self, components: Sequence[str] = ("dit",), **kwargs: Any) -> None:
+        super().unfuse_lora(components=list(components), **kwargs)
 
 
 class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
@@ -63,25 +63,27 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
         self.video_processor = VideoProcessor(vae_scale_factor=self.vae_scale_factor_spatial)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **more: Any) -> Any:
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
         """As diffusers does; where the index names no parts, or parts of other packages, by the names of the folders.
 
         The published model's index names none.
         """
         from darkroom.core.registry import import_path
 
-        hub = {k: more[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in more}
+        hub = {k: kwargs[k] for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
         index = cls.load_config(pretrained_model_name_or_path, **hub)
         rows = [row for row in index.values() if isinstance(row, list) and row[0]]
         if rows and {row[0].partition(".")[0] for row in rows} <= PACKAGES:
-            return super().from_pretrained(pretrained_model_name_or_path, **more)
-        components = {name: more[name] for name in FOLDERS if name in more}
-        weights = {k: more[k] for k in ("dtype", "torch_dtype", "variant") if k in more}
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        components = {name: kwargs[name] for name in FOLDERS if name in kwargs}
+        weights = {k: kwargs[k] for k in ("dtype", "torch_dtype", "variant") if k in kwargs}
         for name, path in FOLDERS.items():
             if name not in components:
                 reader = import_path(path)
-                own = weights if issubclass(reader, torch.nn.Module) else {}
-                components[name] = reader.from_pretrained(pretrained_model_name_or_path, subfolder=name, **hub, **own)
+                arguments = weights if issubclass(reader, torch.nn.Module) else {}
+                components[name] = reader.from_pretrained(
+                    pretrained_model_name_or_path, subfolder=name, **hub, **arguments
+                )
         return cls(**components)
 
     # -- text ------------------------------------------------------------------------------------------------------
@@ -118,14 +120,14 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
             prompt_embeds, prompt_attention_mask = self._read(prompts, max_sequence_length, device)
         if do_classifier_free_guidance and negative_prompt_embeds is None:
             count = len(prompt_embeds)
-            alone = negative_prompt is None or isinstance(negative_prompt, str)
-            negatives = [str(negative_prompt or "")] * count if alone else list(negative_prompt or ())
+            is_single = negative_prompt is None or isinstance(negative_prompt, str)
+            negatives = [str(negative_prompt or "")] * count if is_single else list(negative_prompt or ())
             if len(negatives) != count:
                 raise ValueError(f"there are {count} prompts and {len(negatives)} negative prompts")
             read = self._read(negatives, max_sequence_length, device)
             negative_prompt_embeds, negative_prompt_attention_mask = read
-        found = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
-        return tuple(t if t is None else t.repeat_interleave(num_videos_per_prompt, dim=0) for t in found)  # type: ignore[return-value]
+        results = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
+        return tuple(t if t is None else t.repeat_interleave(num_videos_per_prompt, dim=0) for t in results)  # type: ignore[return-value]
 
     # -- latents ---------------------------------------------------------------------------------------------------
 
@@ -142,13 +144,13 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
         return randn_tensor(shape, generator=generator, device=torch.device(device), dtype=torch.float32)
 
     def encode_image(self, image: Any, height: int, width: int, device: Any) -> Tensor:
-        """A picture, or several, as latents of one frame (B, C, 1, H, W): the mean of what the VAE knows of them."""
+        """An image, or several, as latents of one frame (B, C, 1, H, W): the mean of what the VAE knows of them."""
         pixels = self.video_processor.preprocess(image, height=height, width=width).unsqueeze(2)
         z = self.vae.encode(pixels.to(device, self.vae.dtype)).latent_dist.mode().float()
         mean, spread = self._statistics(z)
         return (z - mean) / spread
 
-    def _decoded(self, latents: Tensor, output_type: str) -> Any:
+    def _decode(self, latents: Tensor, output_type: str) -> Any:
         mean, spread = self._statistics(latents)
         z = (latents * spread + mean).to(self.vae.dtype)
         return self.video_processor.postprocess_video(self.vae.decode(z, return_dict=False)[0], output_type=output_type)
@@ -190,18 +192,18 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
                 f"callback_on_step_end_tensor_inputs: {unknown} are none of {self._callback_tensor_inputs}"
             )
 
-    def _guided(self, answer: Tensor) -> Tensor:
+    def _apply_guidance(self, answer: Tensor) -> Tensor:
         """One answer of the negative ones and those with text, which come behind them."""
-        without, told = answer.chunk(2)
-        flat, other = told.flatten(1), without.flatten(1)
+        without, conditional = answer.chunk(2)
+        flat, other = conditional.flatten(1), without.flatten(1)
         share = (flat * other).sum(1) / (other.square().sum(1) + 1e-8)  # (B,)
         without = without * share.view(-1, 1, 1, 1, 1)
-        return without + self.guidance_scale * (told - without)
+        return without + self.guidance_scale * (conditional - without)
 
     def _set_timesteps(self, steps: int, device: Any) -> Tensor:
         """Evenly spaced before the scheduler's shift, down to nearly no noise, where the scheduler takes that."""
         takes = inspect.signature(self.scheduler.set_timesteps).parameters
-        spaced = {"sigmas": torch.linspace(1, LEAST_NOISE, steps).tolist()} if "sigmas" in takes else {}
+        spaced = {"sigmas": torch.linspace(1, MIN_NOISE, steps).tolist()} if "sigmas" in takes else {}
         self.scheduler.set_timesteps(steps, device=device, **spaced)
         return self.scheduler.timesteps
 
@@ -232,7 +234,7 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
     ) -> WanPipelineOutput | tuple[Any]:
         """Frames of clips from prompts or from their embeddings, as diffusers' video pipelines take and give them.
 
-        `start` is the picture that clips start with, a PIL one or (B, 3, H, W) in 0..1. Raises ValueError.
+        `start` is the image that clips start with, a PIL one or (B, 3, H, W) in 0..1. Raises ValueError.
         """
         tensors = callback_on_step_end_tensor_inputs
         embedded = (prompt_embeds, prompt_attention_mask, negative_prompt_embeds, negative_prompt_attention_mask)
@@ -254,11 +256,11 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
         size = (n // self.vae_scale_factor_spatial for n in (height, width))
         shape = (count, self.dit.config.in_channels, frames, *size)
         latents = self.prepare_latents(shape, device, generator, latents)
-        given = 0
+        clean_frames = 0
         if start is not None:
-            given = 1
+            clean_frames = 1
             first = self.encode_image(start, height, width, device).to(latents)
-            latents = torch.cat([first.expand(count, -1, -1, -1, -1), latents[:, :, given:]], dim=2)
+            latents = torch.cat([first.expand(count, -1, -1, -1, -1), latents[:, :, clean_frames:]], dim=2)
 
         with self.progress_bar(total=num_inference_steps) as progress_bar:
             for i, t in enumerate(timesteps):
@@ -266,37 +268,39 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
                     continue
                 x = torch.cat([latents] * (len(prompt_embeds) // count)).to(dtype)
                 times = t.expand(len(x))
-                if given:
+                if clean_frames:
                     times = times[:, None].repeat(1, frames)
-                    times[:, :given] = 0
+                    times[:, :clean_frames] = 0
                 answer = self.dit(
                     hidden_states=x,
                     timestep=times,
                     encoder_hidden_states=prompt_embeds,
                     encoder_attention_mask=mask,
-                    num_cond_latents=given,
+                    num_cond_latents=clean_frames,
                     return_dict=False,
                 )[0]
                 if guided:
-                    answer = self._guided(answer)
+                    answer = self._apply_guidance(answer)
                 # the network points to the data, and the scheduler wants what points to the noise
-                rest = self.scheduler.step(-answer[:, :, given:], t, latents[:, :, given:], return_dict=False)[0]
-                latents = torch.cat([latents[:, :, :given], rest], dim=2)
+                stepped = self.scheduler.step(
+                    -answer[:, :, clean_frames:], t, latents[:, :, clean_frames:], return_dict=False
+                )[0]
+                latents = torch.cat([latents[:, :, :clean_frames], stepped], dim=2)
                 if callback_on_step_end is not None:
-                    held = {"latents": latents, "prompt_embeds": prompt_embeds}
-                    changed = callback_on_step_end(self, i, t, {name: held[name] for name in tensors})
+                    callback_tensors = {"latents": latents, "prompt_embeds": prompt_embeds}
+                    changed = callback_on_step_end(self, i, t, {name: callback_tensors[name] for name in tensors})
                     latents = changed.get("latents", latents)
                     prompt_embeds = changed.get("prompt_embeds", prompt_embeds)
                 progress_bar.update()
 
-        video = latents if output_type == "latent" else self._decoded(latents, output_type)
+        video = latents if output_type == "latent" else self._decode(latents, output_type)
         self.maybe_free_model_hooks()
         return WanPipelineOutput(frames=video) if return_dict else (video,)
 
 
 class LongCatVideoImageToVideoPipeline(LongCatVideoPipeline):
-    """Clips that start with a picture."""
+    """Clips that start with an image."""
 
     def __call__(self, image: Any, *args: Any, **call: Any) -> WanPipelineOutput | tuple[Any]:  # type: ignore[override]
-        """`image` is the first frame, a PIL picture or (B, 3, H, W) in 0..1; the rest as for clips from text."""
+        """`image` is the first frame, a PIL image or (B, 3, H, W) in 0..1; the rest as for clips from text."""
         return super().__call__(*args, start=image, **call)

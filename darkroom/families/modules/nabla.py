@@ -38,26 +38,28 @@ def mask_of(q: Tensor, k: Tensor, sta: Tensor, thr: float = 0.9) -> Any:
     groups = _mask(q, k, sta, thr)
     if isinstance(q, FakeTensor) or q.is_meta:
         return None
-    return written_out(groups) if q.device.type == "cpu" else groups
+    return expand_mask(groups) if q.device.type == "cpu" else groups
 
 
-def written_out(groups: BlockMask) -> Tensor:
+def expand_mask(groups: BlockMask) -> Tensor:
     """A mask of groups, token by token."""
-    seen = groups.to_dense().bool()
-    return seen.repeat_interleave(GROUP, dim=-2).repeat_interleave(GROUP, dim=-1)
+    dense = groups.to_dense().bool()
+    return dense.repeat_interleave(GROUP, dim=-2).repeat_interleave(GROUP, dim=-1)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, backend: Any = None, **how: Any) -> Tensor:
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, attn_mask: Any = None, backend: Any = None, **kwargs: Any
+) -> Tensor:
     """Attention over (B, S, heads, D): flex attention for block masks, else the kernel that was chosen."""
     wants_flex = backend == AttentionBackendName.FLEX and not isinstance(query, FakeTensor) and query.is_cuda
     if not wants_flex and not isinstance(attn_mask, BlockMask):
         usual = None if backend == AttentionBackendName.FLEX else backend
-        return _attend(query, key, value, attn_mask=attn_mask, backend=usual, **how)
-    heads_first = (each.transpose(1, 2) for each in (query, key, value))
-    return compiled()(*heads_first, block_mask=attn_mask).transpose(1, 2)
+        return _attend(query, key, value, attn_mask=attn_mask, backend=usual, **kwargs)
+    heads_first = (tensor.transpose(1, 2) for tensor in (query, key, value))
+    return compile_flex_attention()(*heads_first, block_mask=attn_mask).transpose(1, 2)
 
 
 @functools.cache
-def compiled() -> Any:
+def compile_flex_attention() -> Any:
     """Flex attention that skips what its mask leaves out."""
     return torch.compile(flex_attention)

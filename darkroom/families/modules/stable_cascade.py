@@ -1,4 +1,4 @@
-"""Stable Cascade's reader of pictures: EfficientNetV2-S down to a thirty-second of their size, in sixteen channels.
+"""Stable Cascade's reader of images: EfficientNetV2-S down to a thirty-second of their size, in sixteen channels.
 
 Papers 2104.00298 (the network), 2306.00637 (its use); the default configuration has the parameter names of the public
 `effnet_encoder.safetensors`, which are those of torchvision's `efficientnet_v2_s().features` below `backbone`.
@@ -28,13 +28,15 @@ STAGES = (
     (False, 6, 1, 160, 9),
     (False, 6, 2, 256, 15),
 )
-# what the pictures of ImageNet were like
+# what the images of ImageNet were like
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EPS = 1e-3
 FILE = "effnet_encoder.safetensors"
 
 
-def convolved(channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, acts: bool = True) -> nn.Module:
+def build_convolution(
+    channels: int, out: int, kernel: int, stride: int = 1, groups: int = 1, acts: bool = True
+) -> nn.Module:
     """A convolution, its norm and, unless told otherwise, SiLU."""
     layers: list[nn.Module] = [
         nn.Conv2d(channels, out, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
@@ -44,7 +46,7 @@ def convolved(channels: int, out: int, kernel: int, stride: int = 1, groups: int
 
 
 class SqueezeExcitation(nn.Module):
-    """Channels weighed by what there is of all of them in the whole picture (1709.01507)."""
+    """Channels weighed by what there is of all of them in the whole image (1709.01507)."""
 
     def __init__(self, channels: int, squeezed: int):
         super().__init__()
@@ -59,19 +61,19 @@ class SqueezeExcitation(nn.Module):
 class Block(nn.Module):
     """An inverted bottleneck: widened, convolved, narrowed; fused, the first two are one convolution."""
 
-    def __init__(self, fused: bool, widen: int, stride: int, channels: int, out: int):
+    def __init__(self, fused: bool, expansion: int, stride: int, channels: int, out: int):
         super().__init__()
-        inside = channels * widen
-        if fused and widen == 1:
-            layers = [convolved(channels, out, 3, stride)]
+        inside = channels * expansion
+        if fused and expansion == 1:
+            layers = [build_convolution(channels, out, 3, stride)]
         elif fused:
-            layers = [convolved(channels, inside, 3, stride), convolved(inside, out, 1, acts=False)]
+            layers = [build_convolution(channels, inside, 3, stride), build_convolution(inside, out, 1, acts=False)]
         else:
             layers = [
-                convolved(channels, inside, 1),
-                convolved(inside, inside, 3, stride, groups=inside),
+                build_convolution(channels, inside, 1),
+                build_convolution(inside, inside, 3, stride, groups=inside),
                 SqueezeExcitation(inside, max(1, channels // 4)),
-                convolved(inside, out, 1, acts=False),
+                build_convolution(inside, out, 1, acts=False),
             ]
         self.block = nn.Sequential(*layers)
         self.adds = stride == 1 and channels == out
@@ -83,11 +85,11 @@ class Block(nn.Module):
 
 def _public_file(source: Any) -> Path:
     """The file in a folder or of a hub id. Raises OSError."""
-    place = Path(source)
-    if place.is_file():
-        return place
-    if place.is_dir():
-        return place / FILE
+    path = Path(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path / FILE
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(str(source), FILE))
@@ -105,13 +107,13 @@ class EfficientNetEncoder(ModelMixin, ConfigMixin):
         latent_channels: int = 16,
     ):
         super().__init__()
-        layers: list[nn.Module] = [convolved(3, stem_channels, 3, 2)]
+        layers: list[nn.Module] = [build_convolution(3, stem_channels, 3, 2)]
         channels = stem_channels
-        for fused, widen, stride, out, count in stages:
-            first = Block(fused, widen, stride, channels, out)
-            layers.append(nn.Sequential(first, *(Block(fused, widen, 1, out, out) for _ in range(count - 1))))
+        for fused, expansion, stride, out, count in stages:
+            first = Block(fused, expansion, stride, channels, out)
+            layers.append(nn.Sequential(first, *(Block(fused, expansion, 1, out, out) for _ in range(count - 1))))
             channels = out
-        layers.append(convolved(channels, last_channels, 1))
+        layers.append(build_convolution(channels, last_channels, 1))
         self.backbone = nn.Sequential(*layers)
         self.mapper = nn.Sequential(
             nn.Conv2d(last_channels, latent_channels, 1, bias=False), nn.BatchNorm2d(latent_channels, affine=False)
@@ -120,12 +122,12 @@ class EfficientNetEncoder(ModelMixin, ConfigMixin):
     @classmethod
     def from_pretrained(cls, source: Any, subfolder: str = "", **arguments: Any) -> EfficientNetEncoder:
         """From a folder that says how it was made, or from the public file: a file, or what a folder or hub id has."""
-        place = Path(source) / subfolder
-        if (place / "config.json").is_file():
+        folder = Path(source) / subfolder
+        if (folder / "config.json").is_file():
             return super().from_pretrained(source, subfolder=subfolder, **arguments)
-        made = cls()
-        made.load_state_dict(load_file(_public_file(source)))
-        return made.to(arguments.get("dtype") or torch.float32).eval()
+        encoder = cls()
+        encoder.load_state_dict(load_file(_public_file(source)))
+        return encoder.to(arguments.get("dtype") or torch.float32).eval()
 
     def encode(self, pixels: Tensor) -> Any:
         """`.latent` (B, 16, H / 32, W / 32) of pixels (B, 3, H, W) in -1..1."""

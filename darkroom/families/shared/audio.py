@@ -1,4 +1,4 @@
-"""The sound of samples, for families that make film and sound side by side."""
+"""Audio of samples, for families that generate video with audio."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 
-def heard(
-    family: Family, components: Any, sounds: Sequence[np.ndarray | None], frames: int, options: Config
+def encode_batch_audio(
+    family: Family, components: Any, waveforms: Sequence[np.ndarray | None], frames: int, options: Config
 ) -> dict[str, Tensor]:
-    """What is cached of the sounds (channels, N) of samples of `frames` frames, and `sound_counts` (B,), 0 or 1.
+    """Cache entries of waveforms (channels, N) of samples with `frames` frames, and `sound_counts` (B,), 0 or 1.
 
-    A sample without sound, such as a picture, has silence, which the loss leaves out. Nothing if the family has none.
+    A sample without audio, such as an image, gets silence, which the loss ignores. Empty for families without audio.
     """
-    if family.sound is None:
+    if family.audio is None:
         return {}
     rate = options.framerate or family.fps_for(options.model_flavour)
-    assert rate, "whoever has sound has frames a second"
+    assert rate, "a family with audio has a frame rate"
     seconds = frames / rate
-    count = round(seconds * family.sound.rate)
-    waves = torch.zeros(len(sounds), family.sound.channels, count)
-    for wave, sound in zip(waves, sounds, strict=True):
-        if sound is not None:
-            wave.copy_(torch.from_numpy(sound[:, :count]))
-    there = torch.tensor([float(sound is not None) for sound in sounds])
-    return {**family.sound_entries(components, waves, seconds), "sound_counts": there}
+    count = round(seconds * family.audio.rate)
+    padded = torch.zeros(len(waveforms), family.audio.channels, count)
+    for target, waveform in zip(padded, waveforms, strict=True):
+        if waveform is not None:
+            target.copy_(torch.from_numpy(waveform[:, :count]))
+    has_audio = torch.tensor([float(waveform is not None) for waveform in waveforms])
+    return {**family.encode_audio(components, padded, seconds), "sound_counts": has_audio}

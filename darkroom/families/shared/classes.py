@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
 
-def named(name: str) -> Any:
+def find_class(name: str) -> Any:
     """The class called `name` in diffusers, else in `families.modules`, else in transformers.
 
     Elsewhere it is named as `package.module:Class`. Raises AttributeError, or ImportError for a path.
@@ -29,21 +29,21 @@ def is_network(name: str) -> bool:
     """Is the class of this name a torch module, with weights?"""
     import torch
 
-    return issubclass(named(name), torch.nn.Module)
+    return issubclass(find_class(name), torch.nn.Module)
 
 
-def regrouped(pipe: DiffusionPipeline, name: str) -> Any:
-    """The parts and settings of a pipeline in another stock pipeline, for what its constructor takes of them."""
+def rebuild_pipeline(pipe: DiffusionPipeline, name: str) -> Any:
+    """Another pipeline class with the components and config values of `pipe` that its constructor takes."""
     import inspect
 
-    cls = named(name)
-    held = {**pipe.config, **pipe.components}
-    made = cls(**{part: held[part] for part in inspect.signature(cls.__init__).parameters if part in held})
-    made.set_progress_bar_config(disable=True)
-    return made
+    cls = find_class(name)
+    available = {**pipe.config, **pipe.components}
+    rebuilt = cls(**{part: available[part] for part in inspect.signature(cls.__init__).parameters if part in available})
+    rebuilt.set_progress_bar_config(disable=True)
+    return rebuilt
 
 
-def bare(model: Any) -> Any:
+def unwrap(model: Any) -> Any:
     """The denoiser itself, also behind DistributedDataParallel or a compiled wrapper."""
     for attribute in ("module", "_orig_mod"):
         while hasattr(model, attribute):
@@ -51,10 +51,10 @@ def bare(model: Any) -> Any:
     return model
 
 
-def short(name: str) -> str:
-    """The name that a model's index has for the class.
+def short_class_name(name: str) -> str:
+    """The name of a class in a model's index.
 
-    >>> short("package.module:Denoiser")
+    >>> short_class_name("package.module:Denoiser")
     'Denoiser'
     """
     return name.rpartition(":")[2]

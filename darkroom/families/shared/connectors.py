@@ -1,4 +1,4 @@
-"""LTX-2's connectors, for prompts that they have read already."""
+"""LTX-2's connectors for prompts that were encoded before."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass
-class Connected:
-    """In place of a pipeline's connectors: takes apart what they made before, and hands all else to them.
+class PrecomputedConnectors:
+    """Replaces a pipeline's connectors: splits their cached outputs, and passes everything else on to them.
 
-    own  width of the film's text, which stands first; the sound's follows
+    text_width  width of the text for video, which comes first; the text for audio follows
     """
 
     connectors: Any
-    own: int
+    text_width: int
 
     def __call__(self, text: Tensor, mask: Tensor, **how: Any) -> tuple[Tensor, Tensor, Tensor]:
-        """text (B, L, D) of every layer, or of both streams: text of the film and of the sound, and the mask."""
+        """text (B, L, D) of all layers, or of both streams, to text for video, text for audio, and the mask."""
         if self.connectors is not None and text.shape[-1] == self._width_of_layers:
             return self.connectors(text, mask, **how)
-        return text[..., : self.own], text[..., self.own :], mask
+        return text[..., : self.text_width], text[..., self.text_width :], mask
 
     @property
     def _width_of_layers(self) -> int:

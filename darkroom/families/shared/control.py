@@ -1,7 +1,7 @@
-"""Denoisers that see a control picture: through a ControlNet beside them (2302.05543), or as further input channels.
+"""Denoisers with a control image: through a ControlNet (2302.05543), or as further input channels.
 
-A ControlNet is a copy of the denoiser's first blocks whose answers are added inside the frozen denoiser; its last
-layers start at zero, as the weights of further channels do, so that at first neither changes anything.
+A ControlNet is a copy of the denoiser's first blocks whose outputs are added inside the frozen denoiser. Its last
+layers start at zero, as do the weights of added channels, so the first prediction is unchanged.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.families.base import CONTROLNET
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.spec import ControlChannels, ControlInput
 
 if TYPE_CHECKING:
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 
-class Wrapped(nn.Module):
-    """What both ways share: called as the denoiser is, with the control picture as `control` besides.
+class DenoiserWrapper(nn.Module):
+    """Base class: called like the denoiser, with the control image as `control`.
 
-    members  what is trained, by component
+    members  the trained modules, by component
     """
 
     denoiser: Any
@@ -35,12 +35,12 @@ class Wrapped(nn.Module):
 
     @property
     def config(self) -> Any:
-        """The denoiser's."""
+        """The denoiser's config."""
         return self.denoiser.config
 
     @property
     def device(self) -> torch.device:
-        """Where all parts are."""
+        """The device of all modules."""
         return self.denoiser.device
 
     @property
@@ -49,12 +49,12 @@ class Wrapped(nn.Module):
         return self.denoiser.dtype
 
     def enable_gradient_checkpointing(self, *arguments: Any) -> None:
-        """Switch it on in every part: gradients pass through a frozen denoiser on their way to the ControlNet."""
+        """Enable it in every module: gradients pass through the frozen denoiser to the ControlNet."""
         for part in self.children():
             part.enable_gradient_checkpointing(*arguments)  # type: ignore[operator]
 
 
-class WithControlNet(Wrapped):
+class ControlNetDenoiser(DenoiserWrapper):
     """A frozen denoiser and the ControlNet that is trained."""
 
     def __init__(self, denoiser: nn.Module, net: nn.Module, facts: ControlNet):
@@ -68,24 +68,24 @@ class WithControlNet(Wrapped):
         """The ControlNet."""
         return {CONTROLNET: self.controlnet}
 
-    def to_draw_with(self) -> nn.Module:
-        """The ControlNet's own weights for a stock pipeline, which may hang parts of the denoiser into what it gets."""
-        twin = copy.copy(self.controlnet)
-        for held in ("_modules", "_parameters"):
-            setattr(twin, held, dict(getattr(self.controlnet, held)))
-        return twin
+    def copy_for_rendering(self) -> nn.Module:
+        """A shallow copy of the ControlNet for a pipeline, which may attach modules of the denoiser to it."""
+        copied = copy.copy(self.controlnet)
+        for attribute in ("_modules", "_parameters"):
+            setattr(copied, attribute, dict(getattr(self.controlnet, attribute)))
+        return copied
 
     def forward(self, *args: Any, control: Tensor, **inputs: Any) -> Any:
-        """What the denoiser answers."""
+        """The denoiser's output."""
         inputs = dict(self._inputs.bind(*args, **inputs).arguments)
         shared = {name: value for name, value in {**inputs, "return_dict": True}.items() if name in self._of_net}
         answer = self.controlnet(**shared, **{self.facts.input: control.to(self.device, self.dtype)})
-        each = answer.to_tuple() if hasattr(answer, "to_tuple") else (answer,)
-        return self.denoiser(**inputs, **dict(zip(self.facts.answers, each, strict=True)))
+        residuals = answer.to_tuple() if hasattr(answer, "to_tuple") else (answer,)
+        return self.denoiser(**inputs, **dict(zip(self.facts.residual_arguments, residuals, strict=True)))
 
 
-class WithChannels(Wrapped):
-    """A denoiser whose first argument has the control picture's channels behind its own."""
+class ChannelControlDenoiser(DenoiserWrapper):
+    """A denoiser whose first argument is concatenated with the control image's channels."""
 
     def __init__(self, component: str, denoiser: nn.Module, axis: int):
         super().__init__()
@@ -94,7 +94,7 @@ class WithChannels(Wrapped):
 
     @property
     def denoiser(self) -> Any:
-        """The widened denoiser."""
+        """The denoiser with added input channels."""
         return getattr(self, self.component)
 
     @property
@@ -103,47 +103,47 @@ class WithChannels(Wrapped):
         return {self.component: self.denoiser}
 
     def forward(self, hidden_states: Tensor, *args: Any, control: Tensor, **inputs: Any) -> Any:
-        """What the denoiser answers."""
+        """The denoiser's output."""
         return self.denoiser(torch.cat([hidden_states, control.to(hidden_states)], dim=self.axis), *args, **inputs)
 
 
-def wrap(family: Family, denoiser: Any, options: Config) -> Any:
-    """The denoiser as the options train it. A new ControlNet draws from torch's generator.
+def wrap_denoiser(family: Family, denoiser: Any, options: Config) -> Any:
+    """Wrap the denoiser for control as the options ask. A new ControlNet uses torch's global generator.
 
-    Raises what diffusers raises when a ControlNet cannot be read or made.
+    Raises what diffusers raises if a ControlNet cannot be read or built.
     """
-    way = family.control(options)
-    if way is None or isinstance(way, ControlInput):
+    method = family.control(options)
+    if method is None or isinstance(method, ControlInput):
         return denoiser
-    if isinstance(way, ControlChannels):
-        family.widen(denoiser)
-        return WithChannels(family.denoiser_part, denoiser, way.axis)
-    cls = named(way.cls)
+    if isinstance(method, ControlChannels):
+        family.add_input_channels(denoiser)
+        return ChannelControlDenoiser(family.denoiser_component, denoiser, method.axis)
+    cls = find_class(method.cls)
     if source := options.controlnet_model_name_or_path:
         net = cls.from_pretrained(source, dtype=denoiser.dtype, use_safetensors=True)
     else:
         net = family.new_controlnet(cls, denoiser, options.controlnet_custom_config or {})
     family.check_controlnet(net)
-    family.lend(denoiser, net)
-    return WithControlNet(denoiser, net.to(denoiser.device, denoiser.dtype), way)
+    family.share_modules(denoiser, net)
+    return ControlNetDenoiser(denoiser, net.to(denoiser.device, denoiser.dtype), method)
 
 
-def of_transformer(cls: Any, transformer: Any, custom: Mapping[str, Any]) -> Any:
-    """A ControlNet with a transformer's first blocks: as many as is usual, and no more than there are."""
-    known = inspect.signature(cls.from_transformer).parameters
+def build_from_transformer(cls: Any, transformer: Any, custom: Mapping[str, Any]) -> Any:
+    """A ControlNet from a transformer's first blocks: the default number, at most as many as there are."""
+    parameters = inspect.signature(cls.from_transformer).parameters
     depths = {
-        name: min(transformer.config[name], known[name].default)
+        name: min(transformer.config[name], parameters[name].default)
         for name in ("num_layers", "num_single_layers")
-        if name in known
+        if name in parameters
     }
-    # the library writes what it changes for the ControlNet into the transformer's own config
-    like = copy.copy(transformer)
-    like._internal_dict = type(transformer.config)(transformer.config)
-    return cls.from_transformer(like, **{**depths, **custom})
+    # diffusers writes its changes for the ControlNet into the transformer's config
+    copied = copy.copy(transformer)
+    copied._internal_dict = type(transformer.config)(transformer.config)
+    return cls.from_transformer(copied, **{**depths, **custom})
 
 
-def widened(layer: nn.Linear) -> nn.Linear:
-    """A linear layer with twice the inputs, the new ones weighted by zero."""
+def double_inputs(layer: nn.Linear) -> nn.Linear:
+    """A linear layer with twice the inputs; the new weights are zero."""
     wide = nn.Linear(2 * layer.in_features, layer.out_features, layer.bias is not None)
     wide.to(layer.weight.device, layer.weight.dtype)
     with torch.no_grad():

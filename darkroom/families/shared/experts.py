@@ -12,9 +12,9 @@ from darkroom.core.transfer import to_device
 
 
 class Experts(nn.Module):
-    """Called as one denoiser is. Each row of a batch goes to the member in charge of its timestep.
+    """Called like one denoiser. Each sample of a batch goes to the member for its timestep.
 
-    members   component name to denoiser: the first answers at timesteps of `boundary` and above, the second below
+    members   component name to denoiser: the first for timesteps of `boundary` and above, the second below
     boundary  in the network's own timesteps
     """
 
@@ -31,12 +31,12 @@ class Experts(nn.Module):
 
     @property
     def config(self) -> Any:
-        """What the members have in common."""
+        """The config of the first member."""
         return next(self.children()).config
 
     @property
     def device(self) -> torch.device:
-        """Where the members are."""
+        """The device of the members."""
         return next(self.parameters()).device
 
     @property
@@ -45,27 +45,27 @@ class Experts(nn.Module):
         return next(self.children()).dtype  # type: ignore[return-value]
 
     def enable_gradient_checkpointing(self, *arguments: Any) -> None:
-        """Switch it on in each member."""
+        """Enable it in each member."""
         for member in self.children():
             member.enable_gradient_checkpointing(*arguments)  # type: ignore[operator]
 
     def forward(self, *, timestep: Tensor, levels: Tensor | None = None, **inputs: Any) -> tuple[Tensor]:
         """timestep (B,) or (B, N); tensors among the inputs are (B, ...). Returns ((B, ...),).
 
-        levels (B,): the samples' timesteps on the host, where they are known there; else the device is asked for them.
+        levels (B,): the samples' timesteps on the CPU, if known; reading them from the device would wait for it.
         """
         if levels is None:
             levels = timestep if timestep.ndim == 1 else timestep.amax(dim=1)
         is_high = (levels >= self.boundary).tolist()
-        rows = [[row for row, high in enumerate(is_high) if high is wanted] for wanted in (True, False)]
+        rows = [[row for row, high in enumerate(is_high) if high is expert_is_high] for expert_is_high in (True, False)]
         members = list(self.children())
         if not all(rows):
             return (members[0 if rows[0] else 1](timestep=timestep, **inputs)[0],)
         answers = []
-        for member, chosen in zip(members, rows, strict=True):
-            at = to_device(torch.tensor(chosen), timestep.device)
-            some = {name: value[at] if isinstance(value, Tensor) else value for name, value in inputs.items()}
-            answers.append(member(timestep=timestep[at], **some)[0])
-        # the members' answers, one behind the other, back to the order of the batch
+        for member, indices in zip(members, rows, strict=True):
+            at = to_device(torch.tensor(indices), timestep.device)
+            selected = {name: value[at] if isinstance(value, Tensor) else value for name, value in inputs.items()}
+            answers.append(member(timestep=timestep[at], **selected)[0])
+        # concatenated outputs back to the order of the batch
         order = torch.tensor([*rows[0], *rows[1]]).argsort()
         return (torch.cat(answers)[to_device(order, timestep.device)],)

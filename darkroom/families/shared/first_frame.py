@@ -1,4 +1,4 @@
-"""Clips that start from a given frame: it is left clean, and every token of the network has a time of its own."""
+"""Image to video: the first frame stays clean, and every token of the network has its own timestep."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ if TYPE_CHECKING:
 IMAGE_TO_VIDEO = "image_to_video"
 
 
-class FromFirstFrame(Family):
-    """Families with flavours that draw every clip from its first frame; those support `image_to_video`."""
+class FirstFrameFamily(Family):
+    """Base class of families with image-to-video flavours; those support `image_to_video`."""
 
-    def starts(self, options: Config) -> bool:
-        """Is this such a flavour?"""
+    def is_image_to_video(self, options: Config) -> bool:
+        """Is this an image-to-video flavour?"""
         return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
 
     def sample_identity(self, options: Config) -> dict[str, Any]:
-        return {"starts_from": "first frame"} if self.starts(options) else {}
+        return {"starts_from": "first frame"} if self.is_image_to_video(options) else {}
 
 
-def noise_shares(latents: Tensor, first: Tensor) -> Tensor:
-    """What share of its noise level each latent frame gets, (B, 1, F, 1, 1): `first` (B,) for the first, else 1.
+def noise_fractions(latents: Tensor, first: Tensor) -> Tensor:
+    """The factor of each latent frame's noise level, (B, 1, F, 1, 1): `first` (B,) for the first frame, else 1.
 
-    latents (B, C, F, h, w). A clip of one frame has nothing else to learn and gets its whole noise.
+    latents (B, C, F, h, w). A clip of one frame gets its full noise: there is nothing else to learn.
     """
     from darkroom.core.transfer import to_device
 
@@ -39,12 +39,12 @@ def noise_shares(latents: Tensor, first: Tensor) -> Tensor:
 
 
 def token_times(time: Tensor, shares: Tensor, per_frame: int) -> Tensor:
-    """Times (B, N) of the tokens, frame by frame, `per_frame` of them each, from those of the samples, (B,)."""
+    """Timesteps (B, N) of tokens, frame by frame, `per_frame` tokens each, from those of samples, (B,)."""
     return (time[:, None] * shares.flatten(1).to(time)).repeat_interleave(per_frame, dim=1)
 
 
-def stills(pixels: Tensor) -> list[Any]:
-    """Pictures (B, 3, H, W) in -1..1 as PIL pictures."""
+def to_images(pixels: Tensor) -> list[Any]:
+    """Images (B, 3, H, W) in -1..1 as PIL images."""
     from PIL import Image
 
     rows = ((pixels + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -23,9 +23,9 @@ class ReadsGlyphs(Family):
 
     # the most tokens of the words in quotation marks
     glyph_tokens: ClassVar[int]
-    unguided = {}
+    guidance_off = {}
 
-    def text_numbers(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
         text = configs["text_encoder"]
         width = text.get("text_config", text)["hidden_size"]
         glyphs = min(self.glyph_tokens, options.tokenizer_max_length) * (configs["text_encoder_2"]["d_model"] + 1)
@@ -42,13 +42,13 @@ class ReadsGlyphs(Family):
         pipe.tokenizer_max_length = options.tokenizer_max_length
         pipe.tokenizer_2_max_length = min(self.glyph_tokens, options.tokenizer_max_length)
 
-    def told(self, options: Config) -> dict[str, Any]:
+    def pipeline_attributes(self, options: Config) -> dict[str, Any]:
         return {name: getattr(options, name) for name in ("validation_guidance", "tokenizer_max_length")}
 
-    def prompt_call(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def embedded_call(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
         return {**_arguments(text, ""), **_arguments(negative, "negative_")}
 
 

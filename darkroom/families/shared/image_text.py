@@ -1,4 +1,4 @@
-"""Processors of text and pictures, for text encoders that look while they read."""
+"""Processors of text and images, for text encoders with image input."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import transformers
 
 
 class Qwen2VLProcessor(transformers.Qwen2VLProcessor):
-    """The stock one without its reader of films, so that it works without torchvision."""
+    """The processor of transformers without video input, so that it works without torchvision."""
 
-    # a pipeline that is saved with it names the stock class, and loads anywhere
+    # a saved pipeline names the class of transformers, so it loads anywhere
     __module__ = transformers.Qwen2VLProcessor.__module__
 
-    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **rest: Any):
-        super().__init__(image_processor, tokenizer, chat_template=chat_template, **rest)
+    def __init__(self, image_processor: Any = None, tokenizer: Any = None, chat_template: Any = None, **kwargs: Any):
+        super().__init__(image_processor, tokenizer, chat_template=chat_template, **kwargs)

@@ -1,4 +1,4 @@
-"""What stands in the VAE's place for families that denoise pixels themselves."""
+"""A stand-in for the VAE of families that denoise pixels."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 class PixelSpace(torch.nn.Module):
     """A VAE whose latents are the pixels in -1..1."""
 
-    place: Tensor
+    anchor: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.config: dict[str, Any] = {}
-        self.register_buffer("place", torch.zeros(()), persistent=False)
+        self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     @property
     def device(self) -> torch.device:
-        """Where its tensors are."""
-        return self.place.device
+        """The device of its tensors."""
+        return self.anchor.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -34,5 +34,5 @@ class PixelSpace(torch.nn.Module):
         return SimpleNamespace(latent=pixels)
 
     def decode(self, latents: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        """The way back."""
+        """The inverse: the pixels themselves."""
         return (latents,)

@@ -1,4 +1,4 @@
-"""What shared code must know of an architecture, as data."""
+"""Facts about an architecture that shared code needs, as data."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any, Literal, NamedTuple
 
 @dataclasses.dataclass(frozen=True)
 class Latents:
-    """The space a denoiser works in.
+    """The latent space of a denoiser.
 
     channels    of one latent
     downscale   pixels per latent position along an edge
     patch       latent positions per token along an edge
-    normaliser  how the VAE's output becomes a latent; a name in `families.latents.NORMALISERS`
-    temporal    frames per latent frame after the first; 0: pictures only, latents have no frame axis
-    framed      the VAE itself has a frame axis, of one frame, that the family's latents lack
-    one_by_one  diffusers' VAE fails on several samples at once
-    layered     a sample is a picture and its layers, with alpha; the frame axis counts them, and each is encoded alone
+    normalizer  how the VAE's output becomes a latent; a name in `families.latents.NORMALIZERS`
+    temporal    frames per latent frame after the first; 0: images only, latents have no frame axis
+    framed      the VAE has a frame axis of one frame that the family's latents lack
+    single_sample_vae  diffusers' VAE fails on batches
+    layered     a sample is an image and its layers, with alpha, along the frame axis; each is encoded by itself
     """
 
     channels: int
     downscale: int = 8
     patch: int = 1
-    normaliser: str = "scale"
+    normalizer: str = "scale"
     temporal: int = 0
     framed: bool = False
-    one_by_one: bool = False
+    single_sample_vae: bool = False
     layered: bool = False
 
     def tokens(self, height: int, width: int, frames: int = 1) -> int:
         """Tokens of a latent of `frames` x `height` x `width` positions."""
         return frames * (height // self.patch) * (width // self.patch)
 
-    def whole_frames(self, frames: int) -> int:
+    def round_frames(self, frames: int) -> int:
         """The largest legal clip length of at most `frames` frames: n with (n - 1) % temporal == 0; 0 if there is none.
 
         >>> Latents(16, temporal=4).whole_frames(16)
@@ -51,12 +51,12 @@ class Latents:
 
 
 class Limits(NamedTuple):
-    """What a denoiser can be given, by its own settings. None: as much as there is memory for.
+    """The largest inputs of a denoiser, from its config. None: limited by memory only.
 
-    pixels  the largest area of a picture, or of a frame
-    edge    the longest edge in pixels, for which it has positions
+    pixels  the largest area of an image, or of a frame
+    edge    the longest edge in pixels, limited by position tables
     step    edges are multiples of this many pixels
-    tokens  the longest caption
+    tokens  the longest caption in tokens
     """
 
     pixels: int | None = None
@@ -65,8 +65,8 @@ class Limits(NamedTuple):
     tokens: int | None = None
 
 
-class SoundTrack(NamedTuple):
-    """The sound that a family is trained on: samples a second, and channels."""
+class AudioSpec(NamedTuple):
+    """The audio format of a family: sample rate in Hz, and channels."""
 
     rate: int
     channels: int
@@ -74,21 +74,21 @@ class SoundTrack(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ControlInput:
-    """How a denoiser that is made for control clips sees them: its call has an argument for them.
+    """Control clips for a denoiser that has an argument for them.
 
-    pipeline  the stock pipeline, which takes the frames by `argument`; lacks: arguments of the family's own calls that
-              it does not know
+    pipeline     the diffusers pipeline, which takes the frames as `argument`
+    unsupported  pipeline arguments of the family that this pipeline lacks
     """
 
     pipeline: str
     argument: str
-    lacks: frozenset[str] = frozenset()
+    unsupported: frozenset[str] = frozenset()
 
 
-class Apart(NamedTuple):
-    """A denoiser that is published as one file, while the flavour's repository has the other parts and another one.
+class SeparateDenoiser(NamedTuple):
+    """A denoiser that is published as a single file, outside of the flavour's repository.
 
-    file  which it is, for people; settings: what its config.json would have other than the repository's
+    file  description of the file; settings: config values that differ from the repository's config.json
     """
 
     file: str
@@ -97,32 +97,34 @@ class Apart(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Inpainting:
-    """How a prompt is drawn that brings a picture and a mask of what is drawn anew in it.
+    """How prompts with an image and a mask are rendered.
 
-    pipeline  the stock pipeline for it, which takes them as `image` and `mask_image`
-    lacks     arguments of the family's own calls that it does not know; more: what it is told besides
+    pipeline         the diffusers pipeline, which takes them as `image` and `mask_image`
+    unsupported      pipeline arguments of the family that this pipeline lacks
+    extra_arguments  further arguments of this pipeline
     """
 
     pipeline: str
-    lacks: frozenset[str] = frozenset()
-    more: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    unsupported: frozenset[str] = frozenset()
+    extra_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Flavour:
     """One set of published weights: where it is, the option defaults that suit it, and what differs from its family.
 
-    supports  what it takes beyond what every flavour of the family takes
-    picture   may or must a prompt come with a picture to start from; several: or with more of them
-    started   the stock pipeline for prompts that come with one, where it is not the one for all others
-    reads     what its text encoder looks at beside a caption: its "references", the "start" of the sample, or nothing
-    experts   the denoisers that its base holds, where there are several: the one for most noise first
-    trained   those of the experts that a run trains; all of them if left empty
-    control   how it sees control clips, if it is made for them
-    apart     where its denoiser is, if that is not in the repository
-    inpainting  how it draws parts of a picture anew, where not as its family's other flavours
-    distilled   what it was distilled to, which training on it wears off
-    assistant   the adapter that was published for training it all the same
+    supports            capabilities beyond those of the family
+    image_input         whether a prompt may or must have an input image
+    multiple_images     whether it may have several
+    image_pipeline      the diffusers pipeline for prompts with an image, if it is another one
+    text_images         images that the text encoder sees with a caption: "references", "start", or none
+    experts             the denoisers of the base if there are several, the one for high noise first
+    trainable           the experts that a run trains; empty: all
+    control             how control clips are passed, if the denoiser is made for them
+    separate_denoiser   the denoiser's file, if it is not in the repository
+    inpainting          how inpainting works, if not as for the family's other flavours
+    distilled           what it was distilled to, which training undoes
+    assistant           the adapter that was published for training it nevertheless
     """
 
     repository: str
@@ -133,58 +135,59 @@ class Flavour:
     tiny: ComponentSpecs | None = None
     fps: float | None = None
     supports: frozenset[str] = frozenset()
-    picture: Literal["none", "optional", "needed"] = "none"
-    several: bool = False
-    started: str | None = None
-    reads: Literal["", "references", "start"] = ""
+    image_input: Literal["none", "optional", "needed"] = "none"
+    multiple_images: bool = False
+    image_pipeline: str | None = None
+    text_images: Literal["", "references", "start"] = ""
     experts: tuple[str, ...] = ()
-    trained: tuple[str, ...] = ()
+    trainable: tuple[str, ...] = ()
     control: ControlInput | None = None
     inpainting: Inpainting | None = None
-    apart: Apart | None = None
+    separate_denoiser: SeparateDenoiser | None = None
     distilled: str = ""
     assistant: str = ""
 
     @property
     def about(self) -> str:
-        """What a person should know of it, for lists."""
+        """Notes on the flavour, for tables."""
         worn = f"distilled to {self.distilled}; training on it wears that off" if self.distilled else ""
         return "; ".join(filter(None, [self.note, worn, self.assistant and f"train with {self.assistant}"]))
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlNet:
-    """How a family's ControlNet is built, fed and drawn with.
+    """The ControlNet of a family.
 
-    cls       its class; pipeline: the stock pipeline that has one
-    answers   arguments of the denoiser's call that take what it answers, in order
-    sees      the control picture as "pixels" or as "latents"
-    input     its own name for the picture
-    argument  the pipeline's name for the picture; lacks: arguments of the family's own calls that it does not know
+    cls       its class; pipeline: the diffusers pipeline with a ControlNet
+    residual_arguments   arguments of the denoiser that take the ControlNet's outputs, in order
+    control_input_space  whether it takes the control image as "pixels" or "latents"
+    input        its argument for the control image
+    argument     the pipeline's argument for the control image
+    unsupported  pipeline arguments of the family that this pipeline lacks
     """
 
     cls: str
     pipeline: str
-    answers: tuple[str, ...]
-    sees: Literal["pixels", "latents"] = "latents"
+    residual_arguments: tuple[str, ...]
+    control_input_space: Literal["pixels", "latents"] = "latents"
     input: str = "controlnet_cond"
     argument: str = "control_image"
-    lacks: frozenset[str] = frozenset()
+    unsupported: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
 class ControlChannels:
-    """How a family's denoiser sees the latents of a control picture as further channels.
+    """Latents of a control image as further input channels of the denoiser.
 
-    pipeline  the stock pipeline that gives it them, by `argument`; lacks: arguments of the family's own calls that it
-              does not know
-    axis      of the channels in the denoiser's first argument
+    pipeline     the diffusers pipeline, which takes the image as `argument`
+    unsupported  pipeline arguments of the family that this pipeline lacks
+    axis         the channel axis of the denoiser's first argument
     """
 
     pipeline: str
     axis: int = 1
     argument: str = "control_image"
-    lacks: frozenset[str] = frozenset()
+    unsupported: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,12 +202,12 @@ class ComponentSpec:
 class ComponentSpecs:
     """A complete random model that runs on a CPU in seconds, built from the family's own classes.
 
-    vae         None where pixels themselves are denoised
+    vae         None if the family denoises pixels
     encoders    component name to text encoder; tokenizers: component name to a builder in `families.tiny.tokenizers`
-    extras      component name to whatever else of transformers reads a sample's pixels: image encoders, processors
-    settings    what the stock pipeline is told besides its components
-    oracle      denoiser arguments for the one-picture oracle where the tiny denoiser is too narrow for it
-    defaults    option defaults that suit this tiny model and no other
+    extras      component name to image encoder or processor
+    settings    config values of the pipeline besides its components
+    oracle      denoiser arguments for the one-image oracle, if the tiny denoiser is too small for it
+    defaults    option defaults for this tiny model only
     """
 
     denoiser: ComponentSpec

@@ -1,4 +1,4 @@
-"""Text conditions as the cache holds them: one dict of tensors per caption, no batch axis."""
+"""Text conditions as stored in the cache: one dict of tensors per caption, without a batch axis."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 
-def read(pipe: DiffusionPipeline, captions: list[str], options: Config) -> tuple[Any, ...]:
-    """What a stock pipeline makes of captions, without anything for guidance, as it answers."""
+def encode_prompt(pipe: DiffusionPipeline, captions: list[str], options: Config) -> tuple[Any, ...]:
+    """The pipeline's `encode_prompt` for captions, without a negative prompt."""
     return pipe.encode_prompt(
         captions, do_classifier_free_guidance=False, max_sequence_length=options.tokenizer_max_length
     )
 
 
-def can_mend_text() -> bool:
-    """Is ftfy installed, with which some pipelines clean prompts?"""
+def has_ftfy() -> bool:
+    """Is ftfy installed? Some pipelines clean prompts with it."""
     return importlib.util.find_spec("ftfy") is not None
 
 
-def split(batch: dict[str, Any]) -> list[dict[str, Tensor]]:
+def split_entries(batch: dict[str, Any]) -> list[dict[str, Tensor]]:
     """{name: (B, ...), or B tensors} to B dicts {name: (...)}."""
     count = len(next(iter(batch.values())))
     return [{name: value[i] for name, value in batch.items()} for i in range(count)]
 
 
-def kept(entry: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An entry as a cache holds it: detached, on the CPU, with memory of its own."""
+def detach_entry(entry: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An entry for the cache: detached, on the CPU, in its own memory."""
     return {name: value.detach().cpu().clone() for name, value in entry.items()}
 
 
-def stack(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The way back: B dicts of equal shapes to {name: (B, ...)}."""
+def stack_entries(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The inverse of `split_entries`: B dicts of equal shapes to {name: (B, ...)}."""
     import torch
 
     return {name: torch.stack([entry[name] for entry in entries]) for name in entries[0]}
 
 
 def stack_padded(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """B entries whose `text` (L_i, D) has its own length to text (B, L, D), with zeros behind each end.
+    """B entries with `text` (L_i, D) of any length to text (B, L, D), padded with zeros at the end.
 
-    Which rows are real is `mask` (B, L), true there; it is left out where no row is padding.
+    `mask` (B, L) is true for tokens that are not padding; it is left out if there is no padding.
     """
     import torch
     from torch.nn.utils.rnn import pad_sequence
@@ -59,31 +59,36 @@ def stack_padded(entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {"text": text, "mask": mask}
 
 
-def too_long(pipe: DiffusionPipeline, captions: list[str], limit: int) -> list[str]:
-    """The captions that every tokenizer of the pipeline cuts off: longer than its own length or `limit`, in tokens."""
-    found = [t for name, t in pipe.components.items() if name.startswith("tokenizer") and t is not None]
-    # a processor of text and pictures holds one
-    tokenizers = [t if hasattr(t, "model_max_length") else t.tokenizer for t in found]
+def find_truncated(pipe: DiffusionPipeline, captions: list[str], limit: int) -> list[str]:
+    """The captions that every tokenizer of the pipeline truncates to its own length or to `limit`, in tokens."""
+    tokenizers_or_processors = [
+        t for name, t in pipe.components.items() if name.startswith("tokenizer") and t is not None
+    ]
+    # a processor has a tokenizer
+    tokenizers = [t if hasattr(t, "model_max_length") else t.tokenizer for t in tokenizers_or_processors]
 
     def is_cut(tokenizer: Any, caption: str) -> bool:
-        # no tokenizer makes more tokens than a caption has bytes, but for its few marks
-        most = min(limit, tokenizer.model_max_length)
-        return len(caption.encode()) + 2 > most and len(tokenizer(caption, truncation=False)["input_ids"]) > most
+        # a caption has at most as many tokens as bytes, plus special tokens
+        limit_of_tokenizer = min(limit, tokenizer.model_max_length)
+        return (
+            len(caption.encode()) + 2 > limit_of_tokenizer
+            and len(tokenizer(caption, truncation=False)["input_ids"]) > limit_of_tokenizer
+        )
 
     return [caption for caption in captions if tokenizers and all(is_cut(t, caption) for t in tokenizers)]
 
 
 def zero_padding(embeds: Tensor, tokenizer: Any, captions: list[str], length: int) -> Tensor:
     """Embeddings (B, L, D) with the positions that hold padding set to zero."""
-    return embeds * _real(tokenizer, captions, length).to(embeds)[..., None]
+    return embeds * _mask_tokens(tokenizer, captions, length).to(embeds)[..., None]
 
 
-def token_counts(tokenizer: Any, captions: list[str], length: int) -> list[int]:
-    """How many of the first tokens of each caption are no padding."""
-    return _real(tokenizer, captions, length).sum(dim=1).tolist()
+def count_tokens(tokenizer: Any, captions: list[str], length: int) -> list[int]:
+    """The number of tokens of each caption without padding, truncated to `length`."""
+    return _mask_tokens(tokenizer, captions, length).sum(dim=1).tolist()
 
 
-def _real(tokenizer: Any, captions: list[str], length: int) -> Tensor:
-    """Which positions (B, L) hold tokens of the caption: 1 there, else 0."""
+def _mask_tokens(tokenizer: Any, captions: list[str], length: int) -> Tensor:
+    """(B, L): 1 for tokens of the caption, 0 for padding."""
     tokens = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return tokens["attention_mask"]

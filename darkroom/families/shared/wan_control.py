@@ -1,10 +1,10 @@
-"""What the Wan networks that follow a control clip see of it.
+"""Inputs of the Wan networks with control clips.
 
 VACE (2503.07598) has blocks of its own for it: latents of what is kept, here nothing, latents of what is followed,
 (B, 16 + 16, F, h, w), and which pixels those are, here all, (B, 64, F, h, w).
 Fun-Control (aigc-apps/VideoX-Fun) is Wan 2.1 with more channels behind the noised latents: the clip's latents, and
-those of the picture that it starts from, (B, 16 + 16, F, h, w). There is no mask: frames that are not given are zeros
-in latents, and so is a clip that is not there. CLIP's answer, where nothing was shown to it, is zeros as well.
+those of the first frame, (B, 16 + 16, F, h, w). There is no mask: missing frames are zeros in latents, and so is a
+missing clip. Without an image CLIP's features are zeros as well.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from darkroom.core.errors import DataError
-from darkroom.families.shared.spec import Apart, ControlInput, Flavour
+from darkroom.families.shared.spec import ControlInput, Flavour, SeparateDenoiser
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from darkroom.families.shared.spec import ComponentSpecs
 
 FUN_CONTROL = "WanFunControlPipeline"
-# how many tokens CLIP answers for a picture
-PICTURE_TOKENS = 257
+# tokens of CLIP's features for an image
+IMAGE_TOKENS = 257
 
 
 def vace(size: str, tiny: ComponentSpecs) -> Flavour:
@@ -40,7 +40,7 @@ def vace(size: str, tiny: ComponentSpecs) -> Flavour:
 def fun_control(
     base: str, size: str, width: int, tiny: ComponentSpecs, starts: frozenset[str] = frozenset()
 ) -> Flavour:
-    """Wan 2.1 that has control clips as further channels; `starts`: what it supports if it starts from pictures.
+    """Wan 2.1 that has control clips as further channels; `starts`: its capabilities if it starts from an image.
 
     `base` has the other parts in diffusers' layout; `width` is that of the denoiser.
     """
@@ -53,45 +53,46 @@ def fun_control(
         pipeline=FUN_CONTROL,
         tiny=tiny,
         supports=starts,
-        picture="needed" if starts else "none",
+        image_input="needed" if starts else "none",
         control=ControlInput(FUN_CONTROL, "control_video"),
-        apart=Apart(
+        separate_denoiser=SeparateDenoiser(
             f"diffusion_pytorch_model.safetensors of alibaba-pai/Wan2.1-Fun-{size}-Control",
             {"in_channels": 48, "image_dim": 1280, "added_kv_proj_dim": width},
         ),
     )
 
 
-def followed(batch: Batch) -> Tensor:
+def read_control_latents(batch: Batch) -> Tensor:
     """The latents of the control clips, (B, 16, F, h, w). Raises DataError if they are not as long as the samples."""
     clips = batch.controls[0].to(batch.latents)
     if clips.shape != batch.latents.shape:
-        frames, wanted = clips.shape[2], batch.latents.shape[2]
+        frames, sample_frames = clips.shape[2], batch.latents.shape[2]
         raise DataError(
-            f"A control clip of dataset '{batch.dataset}' has {frames} latent frames, and its sample has {wanted}.\n"
-            "  Give every clip a control clip of its length, and every picture a picture."
+            f"A control clip of dataset '{batch.dataset}' has {frames} latent frames, and its sample has "
+            f"{sample_frames}.\n"
+            "  Give every clip a control clip of its length, and every image a control image."
         )
     return clips
 
 
-def for_vace(batch: Batch, downscale: int) -> Tensor:
-    """What VACE sees of the control clips, (B, 96, F, h, w): grey ones where they are left out."""
+def build_vace_inputs(batch: Batch, downscale: int) -> Tensor:
+    """What VACE sees of the control clips, (B, 96, F, h, w): gray ones where they are left out."""
     import torch
 
     grey = batch.extras["grey"].to(batch.latents)
-    shown = followed(batch)
+    control = read_control_latents(batch)
     if batch.unconditioned is not None:
-        shown = torch.where(batch.unconditioned.view(-1, 1, 1, 1, 1), grey, shown)
+        control = torch.where(batch.unconditioned.view(-1, 1, 1, 1, 1), grey, control)
     mask = torch.ones_like(grey[:, :1]).expand(-1, downscale**2, -1, -1, -1)
-    return torch.cat([grey, shown, mask], dim=1)
+    return torch.cat([grey, control, mask], dim=1)
 
 
-def for_fun_control(batch: Batch) -> Tensor:
+def build_fun_control_inputs(batch: Batch) -> Tensor:
     """What Fun-Control has behind the noised latents, (B, 32, F, h, w); clips that are left out are zeros already."""
-    return behind(followed(batch), batch.extras.get("first_frame"))
+    return append_first_frame(read_control_latents(batch), batch.extras.get("first_frame"))
 
 
-def behind(control: Tensor, first: Tensor | None) -> Tensor:
+def append_first_frame(control: Tensor, first: Tensor | None) -> Tensor:
     """Latents of control clips (B, 16, F, h, w), then those of first frames (B, 16, 1, h, w) and nothing after them."""
     import torch
 
@@ -101,8 +102,8 @@ def behind(control: Tensor, first: Tensor | None) -> Tensor:
     return torch.cat([control, start], dim=1)
 
 
-def no_picture(count: int, width: int, device: torch.device | None = None) -> Tensor:
-    """What stands for CLIP's answers where it was shown no pictures, (count, 257, width)."""
+def empty_image_features(count: int, width: int, device: torch.device | None = None) -> Tensor:
+    """What stands for CLIP's answers where it was shown no images, (count, 257, width)."""
     import torch
 
-    return torch.zeros(count, PICTURE_TOKENS, width, device=device)
+    return torch.zeros(count, IMAGE_TOKENS, width, device=device)

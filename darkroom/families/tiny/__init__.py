@@ -1,6 +1,6 @@
 """Tiny random models: complete diffusers folders of a family's own classes, made once from a fixed seed.
 
-parts       their encoders and autoencoders; tokenizers: what reads captions for them
+components  their text encoders and autoencoders; tokenizers: their tokenizers
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from darkroom.core.files import digest
-from darkroom.families.shared.classes import named
+from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.spec import ComponentSpec
 from darkroom.families.tiny.tokenizers import TOKENIZERS
 
@@ -26,14 +26,15 @@ SEED = 20260101
 
 def build_component(component: ComponentSpec, tokenizer: Any = None) -> Any:
     """A model from its config; one of diffusers, or a processor, from arguments, to which may belong a tokenizer."""
-    cls = named(component.cls)
+    cls = find_class(component.cls)
     if not hasattr(cls, "config_class"):
         takes = inspect.signature(cls.__init__).parameters
-        own = {"tokenizer": tokenizer} if "tokenizer" in takes else {}
-        made = cls(
-            **{k: build_component(v) if isinstance(v, ComponentSpec) else v for k, v in component.config.items()}, **own
+        arguments = {"tokenizer": tokenizer} if "tokenizer" in takes else {}
+        built = cls(
+            **{k: build_component(v) if isinstance(v, ComponentSpec) else v for k, v in component.config.items()},
+            **arguments,
         )
-        return made.eval() if hasattr(made, "eval") else made
+        return built.eval() if hasattr(built, "eval") else built
     model = cls(cls.config_class(**component.config)).eval()
     if "empty_init" in inspect.signature(cls).parameters:
         _fill(model)
@@ -56,13 +57,13 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
     spec = family.specs_for(flavour)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        components: dict[str, Any] = {**spec.settings, **family.made_parts(flavour, renders=True)}
-        for name, kind in spec.tokenizers.items():
-            components[name] = TOKENIZERS[kind]()
+        components: dict[str, Any] = {**spec.settings, **family.default_components(flavour, renders=True)}
+        for name, builder in spec.tokenizers.items():
+            components[name] = TOKENIZERS[builder]()
         for name, component in {**spec.encoders, **spec.extras}.items():
             components[name] = build_component(component, components.get("tokenizer"))
         if spec.vae:
-            components["vae"] = named(spec.vae.cls)(**spec.vae.config).eval()
+            components["vae"] = find_class(spec.vae.cls)(**spec.vae.config).eval()
         for module in components["vae"].modules() if spec.vae else ():
             if isinstance(module, torch.nn.BatchNorm2d):
                 # a fresh one knows mean 0 and spread 1, which hide whether anybody asks it
@@ -71,17 +72,17 @@ def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: st
                 assert spread is not None
                 mean.normal_(std=0.5)
                 spread.uniform_(0.5, 2)
-        for kept in (component for component in components.values() if isinstance(component, torch.nn.Module)):
+        for network in (component for component in components.values() if isinstance(component, torch.nn.Module)):
             for name in ("latents_mean", "latents_std"):
                 # the same for statistics that are kept as buffers
-                if name in dict(kept.named_buffers()):
-                    getattr(kept, name).uniform_(0.5, 2)
+                if name in dict(network.named_buffers()):
+                    getattr(network, name).uniform_(0.5, 2)
         for name in family.denoiser_components_for(flavour):
-            components[name] = named(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
-        for name in family.guides:
-            components[name] = named(spec.denoiser.cls)(**spec.denoiser.config).eval()
-        components["scheduler"] = named(spec.scheduler.cls)(**spec.scheduler.config)
-        pipe = named(family.pipeline_for(flavour))(**components)
+            components[name] = find_class(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
+        for name in family.guidance_denoisers:
+            components[name] = find_class(spec.denoiser.cls)(**spec.denoiser.config).eval()
+        components["scheduler"] = find_class(spec.scheduler.cls)(**spec.scheduler.config)
+        pipe = find_class(family.pipeline_for(flavour))(**components)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

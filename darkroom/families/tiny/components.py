@@ -6,8 +6,8 @@ from typing import Any
 
 from darkroom.families.shared.spec import ComponentSpec
 
-# the token that stands for a picture in the tokenizer "llava"
-LLAVA_PICTURE = 359
+# the token that stands for an image in the tokenizer "llava"
+LLAVA_IMAGE_TOKEN = 359
 
 
 def clip(width: int = 32, vocabulary: int = 514, act: str = "quick_gelu", cls: str = "CLIPTextModel") -> ComponentSpec:
@@ -97,7 +97,7 @@ def llama(
 
 
 def llava(layers: int, tokens: int = 576) -> ComponentSpec:
-    """A Llama language model for the tokenizer of its name, and the picture reader it comes with: `tokens` of each."""
+    """A Llama language model for the tokenizer of its name, and the image reader it comes with: `tokens` of each."""
     side = int(tokens**0.5)
     return ComponentSpec(
         "LlavaForConditionalGeneration",
@@ -112,7 +112,7 @@ def llava(layers: int, tokens: int = 576) -> ComponentSpec:
                 "image_size": side,
                 "patch_size": 1,
             },
-            "image_token_index": LLAVA_PICTURE,
+            "image_token_index": LLAVA_IMAGE_TOKEN,
             "pad_token_id": 0,
         },
     )
@@ -183,7 +183,7 @@ def chatglm(width: int = 32) -> ComponentSpec:
 
 
 def mistral3(layers: int, width: int = 32, cls: str = "Mistral3ForConditionalGeneration") -> ComponentSpec:
-    """A Mistral 3 language model for the chat tokenizer, and the picture reader it comes with."""
+    """A Mistral 3 language model for the chat tokenizer, and the image reader it comes with."""
     return ComponentSpec(
         cls,
         {
@@ -211,7 +211,7 @@ def mistral3(layers: int, width: int = 32, cls: str = "Mistral3ForConditionalGen
 
 
 def qwen2_vl(width: int = 32, vocabulary: int = 300) -> ComponentSpec:
-    """A Qwen2.5-VL language model of two layers for the chat tokenizer, and the picture reader it comes with."""
+    """A Qwen2.5-VL language model of two layers for the chat tokenizer, and the image reader it comes with."""
     return ComponentSpec(
         "Qwen2_5_VLForConditionalGeneration",
         {
@@ -251,7 +251,7 @@ def qwen2_vl(width: int = 32, vocabulary: int = 300) -> ComponentSpec:
 
 
 def qwen3_vl(layers: int, width: int = 32, cls: str = "Qwen3VLModel") -> ComponentSpec:
-    """A Qwen3-VL language model for the chat tokenizer, and the picture reader it comes with."""
+    """A Qwen3-VL language model for the chat tokenizer, and the image reader it comes with."""
     return ComponentSpec(
         cls,
         {
@@ -322,7 +322,7 @@ def kl_vae(channels: int, scaling: float, shift: float | None = None) -> Compone
 
 
 def flux2_vae() -> ComponentSpec:
-    """An AutoencoderKLFlux2 of 32 channels, whose statistics are those of 2x2 neighbours side by side."""
+    """An AutoencoderKLFlux2 of 32 channels, whose statistics are those of 2x2 neighbors side by side."""
     return ComponentSpec(
         "AutoencoderKLFlux2",
         {
@@ -338,11 +338,11 @@ def flux2_vae() -> ComponentSpec:
 
 
 def qwen2_vl_processor() -> ComponentSpec:
-    """What hands pictures to a Qwen2-VL model, few pixels of each; it wants the tokenizer too."""
-    few = {"min_pixels": 56 * 56, "max_pixels": 56 * 112}
+    """What hands images to a Qwen2-VL model, few pixels of each; it wants the tokenizer too."""
+    limits = {"min_pixels": 56 * 56, "max_pixels": 56 * 112}
     return ComponentSpec(
         "darkroom.families.shared.image_text:Qwen2VLProcessor",
-        {"image_processor": ComponentSpec("Qwen2VLImageProcessorPil", few)},
+        {"image_processor": ComponentSpec("Qwen2VLImageProcessorPil", limits)},
     )
 
 
@@ -384,7 +384,7 @@ def clip_vision(width: int = 32, side: int = 30) -> dict[str, ComponentSpec]:
 
 
 def clip_processor(side: int = 24) -> ComponentSpec:
-    """What cuts pictures to squares of `side` pixels for CLIP."""
+    """What cuts images to squares of `side` pixels for CLIP."""
     return ComponentSpec(
         "CLIPImageProcessor", {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
     )

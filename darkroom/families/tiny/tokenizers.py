@@ -61,9 +61,9 @@ def _chat_tokenizer(words: tuple[str, ...] = CHAT_WORDS) -> Any:
 
 def _kandinsky5_tokenizer(pipeline: str) -> Any:
     """Every word of the instruction is one token, as for the real one: the pipelines drop the first tokens."""
-    from darkroom.families.shared.classes import named
+    from darkroom.families.shared.classes import find_class
 
-    cls = named(pipeline)
+    cls = find_class(pipeline)
     components = dict.fromkeys(inspect.signature(cls.__init__).parameters.keys() - {"self"})
     instruction = re.sub(r"<\|\w+\|>", "", cls(**components).prompt_template)
     return _chat_tokenizer(tuple(dict.fromkeys(re.findall(r" ?[A-Za-z]+", instruction))))
@@ -107,9 +107,9 @@ def _llama_tokenizer(pipeline: str = "HunyuanVideoPipeline") -> Any:
     """Every word of HunyuanVideo's template is one token, as for the real: its pipelines drop the first 95, or 103."""
     from transformers import LlamaTokenizer
 
-    from darkroom.families.shared.classes import named
+    from darkroom.families.shared.classes import find_class
 
-    template = inspect.signature(named(pipeline).encode_prompt).parameters["prompt_template"].default["template"]
+    template = inspect.signature(find_class(pipeline).encode_prompt).parameters["prompt_template"].default["template"]
 
     marks = ["<pad>", "<s>", "</s>", "<unk>"]
     pieces = [*marks, *(f"<0x{byte:02X}>" for byte in range(256)), "\u2581", *map(chr, range(33, 127))]
@@ -127,9 +127,9 @@ def _llama_tokenizer(pipeline: str = "HunyuanVideoPipeline") -> Any:
 
 def _hunyuanvideo_tokenizer() -> Any:
     """The words of the instruction and its indents are one token each: the pipelines drop the first 108."""
-    from darkroom.families.shared.classes import named
+    from darkroom.families.shared.classes import find_class
 
-    read = inspect.signature(named("HunyuanVideo15Pipeline")._get_mllm_prompt_embeds)
+    read = inspect.signature(find_class("HunyuanVideo15Pipeline")._get_mllm_prompt_embeds)
     instruction = read.parameters["system_message"].default
     return _chat_tokenizer(tuple(dict.fromkeys(re.findall(r" ?[A-Za-z]+|\s{4,}", instruction))))
 

@@ -25,7 +25,7 @@ FAULTS = [
     Fault("time direction", "chroma", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
     Fault("time scale", "chroma", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t * 1000, c))),
     Fault("packing order", "chroma", "call parity", other_packing),
-    Fault("latent shift", "chroma", "latent parity", latents(normaliser="scale")),
+    Fault("latent shift", "chroma", "latent parity", latents(normalizer="scale")),
     Fault("mask of the padding", "chroma", "call parity", text(mask_of_ones)),
     Fault("mask added as numbers", "chroma", "padding", mask_of_floats),
     Fault("first token of the padding", "chroma", "call parity", text(lambda c: {**c, "mask": c["mask"].roll(-1, 1)})),

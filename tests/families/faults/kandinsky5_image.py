@@ -12,7 +12,7 @@ FAULTS = [
     Fault("sign of the answer", NAME, "oracle", predict(lambda plain, *a: -plain(*a))),
     Fault("time direction", NAME, "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
     Fault("time scale", NAME, "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
-    Fault("shift in the VAE's settings", NAME, "latent parity", latents(normaliser="shift_scale")),
+    Fault("shift in the VAE's settings", NAME, "latent parity", latents(normalizer="shift_scale")),
     Fault("template tokens kept", NAME, "call parity", pipe(prompt_template_encode_start_idx=34)),
     Fault("pooled text", NAME, "call parity", text(lambda c: {**c, "pooled": c["pooled"].roll(1, 1)})),
     Fault("padding read as text", NAME, "call parity", predict(with_padding)),

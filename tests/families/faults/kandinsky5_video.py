@@ -1,5 +1,5 @@
 from tests.families.faults.kandinsky5_image import with_padding
-from tests.families.faults.kit import Fault, conditions, entries, model_input, pipe, predict, text
+from tests.families.faults.kit import Fault, entries, model_input, model_inputs, pipe, predict, text
 
 NAME = "kandinsky5_video"
 
@@ -12,6 +12,6 @@ FAULTS = [
     Fault("pooled text", NAME, "call parity", text(lambda c: {**c, "pooled": c["pooled"].roll(1, 1)})),
     Fault("padding read as text", NAME, "call parity", predict(with_padding)),
     Fault("stretch of positions", NAME, "call parity", model_input(scale_factor=lambda _: (1, 2, 2))),
-    Fault("which frames are given", NAME, "call parity", conditions("given", lambda g: g.flip(2)), "tiny-i2v"),
+    Fault("which frames are given", NAME, "call parity", model_inputs("given", lambda g: g.flip(2)), "tiny-i2v"),
     Fault("the picture's latent", NAME, "call parity", entries("start", lambda z: z * 1.1), "tiny-i2v"),
 ]

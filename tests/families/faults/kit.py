@@ -13,7 +13,7 @@ from torch.nn import functional
 from darkroom import families
 from darkroom.families import flux
 from darkroom.families.base import Family
-from darkroom.families.shared.latents import NORMALISERS
+from darkroom.families.shared.latents import NORMALIZERS
 from tests.families.conformance import Case
 
 
@@ -43,13 +43,13 @@ def predict(change: Callable[..., Tensor]) -> Callable[[type[Family]], dict[str,
     return members
 
 
-def conditions(name: str, change: Callable[[Any], Any]) -> Callable[[type[Family]], dict[str, Any]]:
+def model_inputs(name: str, change: Callable[[Any], Any]) -> Callable[[type[Family]], dict[str, Any]]:
     def members(cls: type[Family]) -> dict[str, Any]:
-        def conditions(self, batch, options, generator):
-            found = cls.conditions(self, batch, options, generator)
+        def model_inputs(self, batch, options, generator):
+            found = cls.model_inputs(self, batch, options, generator)
             return {**found, name: change(found[name])}
 
-        return {"conditions": conditions}
+        return {"model_inputs": model_inputs}
 
     return members
 
@@ -173,10 +173,10 @@ def without_instruction(cls: type[Family]) -> dict[str, Any]:
 def seeing_the_wrong_way_up(cls: type[Family]) -> dict[str, Any]:
     """Captions are read with their pictures upside down."""
 
-    def encode_seen(self, pipe, caption, pictures, options):
-        return cls.encode_seen(self, pipe, caption, [picture.rotate(180) for picture in pictures], options)
+    def encode_text_with_images(self, pipe, caption, pictures, options):
+        return cls.encode_text_with_images(self, pipe, caption, [picture.rotate(180) for picture in pictures], options)
 
-    return {"encode_seen": encode_seen}
+    return {"encode_text_with_images": encode_text_with_images}
 
 
 def no_template(messages: list[dict[str, str]], **_: Any) -> str:
@@ -239,10 +239,10 @@ def mask_last(given: Tensor) -> Tensor:
 def opaque_pictures(cls: type[Family]) -> dict[str, Any]:
     """The pipeline is given its picture without alpha."""
 
-    def picture_call(self, picture, *size):
-        return cls.picture_call(self, picture.convert("RGB"), *size)
+    def image_kwargs(self, picture, *size):
+        return cls.image_kwargs(self, picture.convert("RGB"), *size)
 
-    return {"picture_call": picture_call}
+    return {"image_kwargs": image_kwargs}
 
 
 def last_layer_first(plain: Any, self: Any, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
@@ -254,13 +254,13 @@ def means(z: Tensor, vae: Any) -> Tensor:
 
 
 MEANS_ONLY = "means only"
-NORMALISERS[MEANS_ONLY] = (
+NORMALIZERS[MEANS_ONLY] = (
     lambda z, vae: z - means(z, vae),
     lambda z, vae: z + means(z, vae),
 )
 
 UNSHUFFLED_ONLY = "unshuffled only"
-NORMALISERS[UNSHUFFLED_ONLY] = (
+NORMALIZERS[UNSHUFFLED_ONLY] = (
     lambda z, vae: torch.nn.functional.pixel_unshuffle(z, 2),
     lambda z, vae: torch.nn.functional.pixel_shuffle(z, 2),
 )

@@ -16,7 +16,7 @@ FAULTS = [
     Fault("time direction", "krea2", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
     Fault("time scale", "krea2", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, t * 1000, c))),
     Fault("packing order", "krea2", "call parity", other_packing),
-    Fault("channel statistics", "krea2", "latent parity", latents(normaliser=MEANS_ONLY)),
+    Fault("channel statistics", "krea2", "latent parity", latents(normalizer=MEANS_ONLY)),
     Fault("positions of the text", "krea2", "call parity", model_input(position_ids=lambda ids: ids.roll(4, 0))),
     Fault("mask of the padding", "krea2", "call parity", text(mask_of_ones)),
     Fault("mask added as numbers", "krea2", "padding", predict(softened_attention)),

@@ -4,15 +4,15 @@ from collections.abc import Callable
 from typing import Any
 
 from darkroom.families.base import Family
-from tests.families.faults.kit import Fault, conditions, latents, text
+from tests.families.faults.kit import Fault, latents, model_inputs, text
 from tests.families.faults.ltxvideo import SCALE_ONLY
 
 
-def predict_all(change: Callable[..., Any]) -> Callable[[type[Family]], dict[str, Any]]:
-    """`change(plain predict_all, self, model, x_t, t, cond)` in place of predict_all."""
+def predict_streams(change: Callable[..., Any]) -> Callable[[type[Family]], dict[str, Any]]:
+    """`change(plain predict_streams, self, model, x_t, t, cond)` in place of predict_streams."""
 
     def members(cls: type[Family]) -> dict[str, Any]:
-        return {"predict_all": lambda self, *args: change(cls.predict_all, self, *args)}
+        return {"predict_streams": lambda self, *args: change(cls.predict_streams, self, *args)}
 
     return members
 
@@ -23,20 +23,20 @@ def backwards(plain: Any, *args: Any) -> Any:
 
 
 def bands_first(cls: type[Family]) -> dict[str, Any]:
-    def sound_latents(self, vae, latents):
-        return cls.sound_latents(self, vae, latents.transpose(1, 3).reshape(latents.shape))
+    def normalize_audio_latents(self, vae, latents):
+        return cls.normalize_audio_latents(self, vae, latents.transpose(1, 3).reshape(latents.shape))
 
-    return {"sound_latents": sound_latents}
+    return {"normalize_audio_latents": normalize_audio_latents}
 
 
 FAULTS = [
-    Fault("sign of the sound", "ltxvideo2", "oracle", predict_all(backwards)),
-    Fault("time scale", "ltxvideo2", "call parity", predict_all(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
-    Fault("time direction", "ltxvideo2", "call parity", predict_all(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
-    Fault("channel statistics", "ltxvideo2", "latent parity", latents(normaliser=SCALE_ONLY)),
+    Fault("sign of the sound", "ltxvideo2", "oracle", predict_streams(backwards)),
+    Fault("time scale", "ltxvideo2", "call parity", predict_streams(lambda p, s, m, x, t, c: p(s, m, x, t / 1000, c))),
+    Fault("time direction", "ltxvideo2", "call parity", predict_streams(lambda p, s, m, x, t, c: p(s, m, x, 1 - t, c))),
+    Fault("channel statistics", "ltxvideo2", "latent parity", latents(normalizer=SCALE_ONLY)),
     Fault("order of the sound's channels and bands", "ltxvideo2", "latent parity", bands_first),
-    Fault("frame rate", "ltxvideo2", "call parity", conditions("rate", lambda rate: rate - 1)),
-    Fault("whose times the streams see", "ltxvideo2", "call parity", conditions("own_times", lambda own: not own)),
+    Fault("frame rate", "ltxvideo2", "call parity", model_inputs("rate", lambda rate: rate - 1)),
+    Fault("whose times the streams see", "ltxvideo2", "call parity", model_inputs("own_times", lambda own: not own)),
     Fault(
         "text of the sound",
         "ltxvideo2",
@@ -47,7 +47,7 @@ FAULTS = [
         "time of the given frame",
         "ltxvideo2",
         "call parity",
-        conditions("noisy", lambda shares: shares.flip(2)),
+        model_inputs("noisy", lambda shares: shares.flip(2)),
         started=True,
     ),
 ]

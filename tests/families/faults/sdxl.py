@@ -1,4 +1,4 @@
-from tests.families.faults.kit import Fault, conditions, predict, text
+from tests.families.faults.kit import Fault, model_inputs, predict, text
 
 REFINER = "tiny-refiner"
 
@@ -6,13 +6,13 @@ FAULTS = [
     Fault("time direction", "sdxl", "call parity", predict(lambda p, s, m, x, t, c: p(s, m, x, 999 - t, c))),
     Fault("latent scale", "sdxl", "latent parity", lambda cls: {"to_pipeline": lambda self, x: x * 1.1}),
     Fault("dropped leading tokens", "sdxl", "call parity", text(lambda c: {**c, "text": c["text"].roll(-2, 1)})),
-    Fault("size conditions", "sdxl", "call parity", conditions("time_ids", lambda ids: ids.flip(-1) + 1)),
+    Fault("size conditions", "sdxl", "call parity", model_inputs("time_ids", lambda ids: ids.flip(-1) + 1)),
     Fault("unconditional text", "sdxl", "call parity", lambda cls: {"unconditional": lambda self, pipe, e, o: e}),
     Fault(
-        "aesthetic score", "sdxl", "call parity", conditions("time_ids", lambda ids: ids * 0.9),
+        "aesthetic score", "sdxl", "call parity", model_inputs("time_ids", lambda ids: ids * 0.9),
         REFINER,
     ),
-    Fault("order of sizes", "sdxl", "call parity", conditions("time_ids", lambda ids: ids.roll(2, -1)), REFINER),
+    Fault("order of sizes", "sdxl", "call parity", model_inputs("time_ids", lambda ids: ids.roll(2, -1)), REFINER),
     Fault(
         "unconditional text", "sdxl", "call parity",
         lambda cls: {"unconditional": lambda self, pipe, e, o: {k: v * 0 for k, v in e.items()}}, REFINER,

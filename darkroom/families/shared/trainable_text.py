@@ -1,6 +1,6 @@
-"""Text encoders that are trained beside the denoiser: captions are read anew at every step and for every picture.
+"""Text encoders that are trained with the denoiser: captions are encoded at every step and for every image.
 
-Only CLIP encoders are: larger ones have read more than any dataset can teach them.
+Only CLIP encoders are trainable.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
-from darkroom.families.shared.control import Wrapped
+from darkroom.families.shared.control import DenoiserWrapper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from darkroom.families.base import Family
     from darkroom.options.config import Config
 
-# what a LoRA adapts of a CLIP encoder, as other trainers do
+# LoRA targets in a CLIP encoder, the same as in other trainers
 ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
 
-class Trained(NamedTuple):
-    """What of a text encoder is trained: a LoRA's targets, and the numbers of its layers."""
+class TrainableLayers(NamedTuple):
+    """What is trained in a text encoder: LoRA targets and layer indices."""
 
     targets: tuple[str, ...]
     layers: tuple[int, ...]
 
 
-class WithText(Wrapped):
-    """A denoiser and the text encoders that are trained with it. It is called as the denoiser is.
+class DenoiserWithText(DenoiserWrapper):
+    """A denoiser and the text encoders that are trained with it. Called like the denoiser.
 
-    `pipe` holds everything that reads captions, on the device; `names` are those of its encoders that are trained.
+    `pipe` has all text components, on the device; `names` are the text encoders that are trained.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class WithText(Wrapped):
 
     @property
     def denoiser(self) -> Any:
-        """What pictures are drawn by."""
+        """The denoiser."""
         return getattr(self, self.component)
 
     @property
@@ -65,10 +65,12 @@ class WithText(Wrapped):
         return {name: getattr(self, name) for name in (self.component, *self.names)}
 
     @property
-    def trained_text(self) -> dict[str, Trained]:
-        """What is trained of each encoder."""
+    def trainable_text(self) -> dict[str, TrainableLayers]:
+        """What is trained in each text encoder, by component."""
         return {
-            name: Trained(ATTENTION, trained_layers(getattr(self, name).config.num_hidden_layers, self.options))
+            name: TrainableLayers(
+                ATTENTION, find_trainable_layers(getattr(self, name).config.num_hidden_layers, self.options)
+            )
             for name in self.names
         }
 
@@ -83,25 +85,25 @@ class WithText(Wrapped):
             getattr(self, name).activation_checkpointing_enable()
 
     def read(self, captions: Sequence[str], learns: bool) -> dict[str, Tensor]:
-        """The condition of captions, (B, ...) each; gradients reach the encoders if it `learns`.
+        """Encode captions to a condition of (B, ...) tensors; gradients reach the encoders if `learns`.
 
-        One that has stopped learning is left as it is: without gradients an optimizer passes over its weights.
+        Otherwise gradients are None, so the optimizer skips the encoders.
         """
         with torch.set_grad_enabled(learns):
-            entries = self.family.read_entries(self.pipe, list(captions), self.options)
+            entries = self.family.encode_captions_with_grad(self.pipe, list(captions), self.options)
         if not learns:
             for parameter in (p for name in self.names for p in getattr(self, name).parameters()):
                 parameter.grad = None
         return self.family.stack_text(entries)
 
-    def entry(self, caption: str, looks: Sequence[Any] = ()) -> dict[str, Tensor]:
-        """The condition of one caption, without a batch axis, with the present weights."""
+    def entry(self, caption: str, images: Sequence[Any] = ()) -> dict[str, Tensor]:
+        """Encode one caption with the current weights, without a batch axis."""
         with torch.no_grad():
-            return self.family.read_entries(self.pipe, [caption], self.options)[0]
+            return self.family.encode_captions_with_grad(self.pipe, [caption], self.options)[0]
 
 
-def trained_layers(count: int, options: Config) -> tuple[int, ...]:
-    """The layers of an encoder with `count` of them that `freeze_encoder_strategy` leaves free.
+def find_trainable_layers(count: int, options: Config) -> tuple[int, ...]:
+    """Indices of the layers of an encoder with `count` layers that `freeze_encoder_strategy` does not freeze.
 
     before   those from `freeze_encoder_before` on
     after    those up to `freeze_encoder_after`
