@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.shared.glyphs import ReadsGlyphs, text_inputs
-from darkroom.families.shared.spec import Flavour, Latents, ComponentSpec, ComponentSpecs
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import BYT5_SMALL, QWEN25_VL_7B
 from darkroom.families.tiny.components import qwen2_vl, t5
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, ComponentSpec, ComponentSpecs
-from darkroom.families.shared.text import read
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
+from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import DEFAULT, T5_XXL
 from darkroom.families.tiny.components import t5
 
@@ -84,7 +84,7 @@ class Mochi(Family):
         import torch
 
         # the pipeline takes a whole batch for empty where its last prompt is
-        each = [read(pipe, [caption], options)[:2] for caption in captions]
+        each = [encode_prompt(pipe, [caption], options)[:2] for caption in captions]
         text, mask = (torch.cat(tensors) for tensors in zip(*each, strict=True))
         return {"text": text, "mask": mask}
 

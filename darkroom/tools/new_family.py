@@ -61,8 +61,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import Flavour, Latents, ComponentSpec, ComponentSpecs
-from darkroom.families.shared.text import read
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
+from darkroom.families.shared.text import encode_prompt
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -117,7 +117,7 @@ $vae_settings
         """text (B, L, D)."""
         # $fill: what encode_prompt answers; its arguments are
 $encode_prompt
-        text, *_ = read(pipe, captions, options)
+        text, *_ = encode_prompt(pipe, captions, options)
         return {"text": text}
 
     def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -192,7 +192,9 @@ def write_family(stock: Pipeline, name: str, title: str) -> str:
         network=_settings(config),
         vae=stock.class_of("vae"),
         vae_settings=_settings(_defaults_of(stock.components["vae"])) if "vae" in stock.components else "",
-        encoders=", ".join(f'"{key}": ComponentSpec("{stock.class_of(key)}", {{}})' for key in stock.named("text_encoder")),
+        encoders=", ".join(
+            f'"{key}": ComponentSpec("{stock.class_of(key)}", {{}})' for key in stock.named("text_encoder")
+        ),
         tokenizers=", ".join(f'"{key}": "{FILL}"' for key in stock.named("tokenizer")),
         scheduler=stock.class_of("scheduler"),
         encode_prompt=_comment(stock.parameters("encode_prompt")),

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from darkroom.families.shared.trainable_text import trained_layers
 from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers import CLIPTextModel
@@ -16,6 +15,7 @@ from darkroom import families
 from darkroom.cli.main import main
 from darkroom.families import tiny
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.trainable_text import trained_layers
 from darkroom.pretrained.components import Components
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
