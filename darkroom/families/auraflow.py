@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
@@ -20,11 +20,13 @@ from darkroom.families.tiny.components import kl_vae, t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
-EARLY: Mapping[str, Any] = {"pos_embed_max_size": 4096}
+EARLY: Settings = {"pos_embed_max_size": 4096}
 
 
 class AuraFlow(Family):
@@ -78,12 +80,12 @@ class AuraFlow(Family):
         oracle={"attention_head_dim": 32, "caption_projection_dim": 128},
     )
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """Its table of positions is a square of so many tokens."""
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and math.isqrt(table) * self.latents.patch * self.latents.downscale)
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -91,14 +93,14 @@ class AuraFlow(Family):
         text, _, _, _ = encode_prompt(pipe, captions, options)
         return {"text": text}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 4, H, W)."""
         return model(x_t, encoder_hidden_states=cond["text"], timestep=t.to(x_t.dtype), return_dict=False)[0]
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         # the pipeline asks for masks and uses them only where it reads a prompt itself
         return {
             "prompt_embeds": text["text"],

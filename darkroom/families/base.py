@@ -28,13 +28,15 @@ from darkroom.families.shared.text import detach_entry, split_entries, stack_ent
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
     from darkroom.diffusion.shift import ShiftLine
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
-    Cond = dict[str, Any]
 
 EMBEDDED = "embedded:"
 TINY = "tiny:"
@@ -69,11 +71,11 @@ class Family:
     tiny: ClassVar[ComponentSpecs]
     # further tiny flavours: name to the published flavour that they are a small copy of
     tinies: ClassVar[Mapping[str, str]] = {}
-    defaults: ClassVar[Mapping[str, Any]] = {}
+    defaults: ClassVar[Settings] = {}
     # config values of the published denoiser that differ from its class's defaults, by flavour; "": all others
-    sizes: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    sizes: ClassVar[Mapping[str, Settings]] = {}
     # the same for the other networks, by flavour and component; "": all flavours
-    component_sizes: ClassVar[Mapping[str, Mapping[str, Mapping[str, Any]]]] = {}
+    component_sizes: ClassVar[Mapping[str, Mapping[str, Settings]]] = {}
     supports: ClassVar[frozenset[str]] = frozenset({"lora", "full", "gradient_checkpointing", "images"})
     # (tokens, tokens, log-shift, log-shift): two points of the resolution-dependent shift, if published
     shift_line: ClassVar[tuple[int, int, float, float] | None] = None
@@ -112,7 +114,7 @@ class Family:
     # lengths are in one batch
     attention_masks: ClassVar[Literal["never", "always", "batches"]] = "never"
     # pipeline arguments that switch guidance off
-    guidance_off: ClassVar[Mapping[str, Any]] = {"guidance_scale": 1.0}
+    guidance_off: ClassVar[Settings] = {"guidance_scale": 1.0}
     # repository of a tiny decoder of the latents, for previews
     previews: ClassVar[str | None] = None
     # diffusers' step caches work and keep the guided and unguided passes apart
@@ -158,13 +160,13 @@ class Family:
         name = flavour or self.default_flavour
         return {"tiny": self.default_flavour, **self.tinies}.get(name, name)
 
-    def denoiser_sizes(self, flavour: str | None) -> Mapping[str, Any] | None:
+    def denoiser_sizes(self, flavour: str | None) -> Settings | None:
         """Config values of the published denoiser that differ from its class's defaults; None if unknown."""
         if self.flavour(flavour).repository.startswith((EMBEDDED, TINY)):
             return None
         return self.sizes.get(flavour or self.default_flavour, self.sizes.get(""))
 
-    def component_sizes_for(self, flavour: str | None) -> Mapping[str, Mapping[str, Any]]:
+    def component_sizes_for(self, flavour: str | None) -> Mapping[str, Settings]:
         """The same for a published base's other networks, by component; unknown ones are left out."""
         return {**self.component_sizes.get("", {}), **self.component_sizes.get(flavour or self.default_flavour, {})}
 
@@ -184,7 +186,7 @@ class Family:
         """The components of a flavour: classes, and their configs in its tiny model."""
         return self.flavours[self.base_flavour(flavour)].tiny or self.tiny
 
-    def guidance_off_for(self, flavour: str | None) -> Mapping[str, Any]:
+    def guidance_off_for(self, flavour: str | None) -> Settings:
         """Pipeline arguments that switch guidance off for a flavour."""
         return self.guidance_off
 
@@ -222,7 +224,7 @@ class Family:
             high = min(high, options.refiner_training_strength)
         return low, high
 
-    def build_shift_line(self, scheduler: Mapping[str, Any]) -> ShiftLine:
+    def build_shift_line(self, scheduler: Settings) -> ShiftLine:
         """The resolution-dependent shift of the base's scheduler config. Raises ConfigError."""
         from darkroom.diffusion.shift import ShiftLine
 
@@ -271,7 +273,7 @@ class Family:
         exists = flavour is None or flavour in self.flavour_names()
         return {**self.defaults, **(self.flavour(flavour).defaults if exists else {})}
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """The largest inputs of a denoiser with this config.json, which may be incomplete."""
         return Limits()
 
@@ -297,12 +299,14 @@ class Family:
         ]
 
     def encode_text_with_images(
-        self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config
+        self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
     ) -> Cond:
         """Encode one caption with PIL images of any size; returns what `encode_text` returns for one caption."""
         raise TypeError(f"{type(self).__name__} does not encode text with images")
 
-    def image_text_cache_entry(self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config) -> Cond:
+    def image_text_cache_entry(
+        self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
+    ) -> Cond:
         """The cache entry of a caption that is encoded with images."""
         import torch
 
@@ -326,7 +330,7 @@ class Family:
         """With these options, is a caption encoded exactly as the pipeline encodes a prompt?"""
         return options.t5_padding != "zero"
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         """Numbers in one caption's cache entry, from the text encoders' configs by component."""
         raise TypeError(f"{type(self).__name__} must define count_text_values")
 
@@ -373,7 +377,7 @@ class Family:
         """
         return {}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """The prediction in the family's prediction type, shaped like x_t. Conventions are converted only here."""
         raise TypeError(f"{type(self).__name__} must define predict")
 
@@ -381,13 +385,13 @@ class Family:
         """Use one expert of a pipeline at all noise levels."""
         raise TypeError(f"{type(self).__name__} has no experts")
 
-    def predict_streams(self, model: Any, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
+    def predict_streams(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
         """The prediction, and those of `extra_streams`, whose noised latents are in `cond` by name."""
         return self.predict(model, x_t, t, cond), {}
 
     # -- control ---------------------------------------------------------------------------------------------------
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are constructor arguments."""
         raise TypeError(f"{type(self).__name__} has no ControlNet")
 
@@ -456,7 +460,7 @@ class Family:
         assert options.validation_num_video_frames is not None, f"{self.name} fills it"
         return self.latents.round_frames(options.validation_num_video_frames)
 
-    def filter_kwargs(self, call: Mapping[str, Any], options: Config, masks: bool = False) -> dict[str, Any]:
+    def filter_kwargs(self, call: Settings, options: Config, masks: bool = False) -> Kwargs:
         """The arguments in `call` that the run's control or inpainting pipeline supports."""
         method = self.active_inpainting(options) if masks else self.control(options)
         return {name: value for name, value in call.items() if not method or name not in method.unsupported}
@@ -465,7 +469,7 @@ class Family:
         """A batch's control images for the network, from latents, or from pixels (B, 3, H, W) in -1..1."""
         return control / 2 + 0.5 if self.control_input_space(options) == "pixels" else self.to_pipeline(control)
 
-    def with_control(self, model: Any, batch: Batch, options: Config) -> Any:
+    def with_control(self, model: Module, batch: Batch, options: Config) -> Any:
         """The model with the batch's control image bound to every call, if the run has control."""
         if isinstance(self.control(options), (ControlInput, type(None))):
             return model
@@ -473,7 +477,7 @@ class Family:
 
         return ControlledDenoiser(model, self.control_input(batch.controls[0], options))
 
-    def control_kwargs(self, image: Any, width: int, height: int, options: Config) -> Cond:
+    def control_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Cond:
         """Pipeline arguments for a prompt's control image, a PIL image of any size."""
         method = self.control(options)
         assert method is not None
@@ -496,7 +500,7 @@ class Family:
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         """Pipeline arguments that depend on neither the prompt nor the size."""
         return {"guidance_scale": options.validation_guidance}
 
@@ -504,11 +508,11 @@ class Family:
         """Width and height rounded to a size that the pipeline can render: some support only a few."""
         return width, height
 
-    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
+    def size_kwargs(self, width: int, height: int, options: Config) -> Kwargs:
         """Pipeline arguments for the size in pixels."""
         return {"width": width, "height": height}
 
-    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def image_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
         """Pipeline arguments for the input image of a prompt, a PIL image of any size.
 
         It is cropped to the shape of the result: the pipelines themselves would stretch it.
@@ -517,7 +521,7 @@ class Family:
 
         return {"image": ImageOps.fit(image.convert("RGB"), (width, height), Image.Resampling.LANCZOS)}
 
-    def inpainting_kwargs(self, image: Any, mask: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def inpainting_kwargs(self, image: PILImage, mask: PILImage, width: int, height: int, options: Config) -> Kwargs:
         """Pipeline arguments for an image and its mask (white is repainted), PIL images of one size."""
         inpainting = self.active_inpainting(options)
         assert inpainting is not None
@@ -531,16 +535,16 @@ class Family:
             **inpainting.extra_arguments,
         }
 
-    def images_kwargs(self, images: list[Any], width: int, height: int, options: Config) -> dict[str, Any]:
+    def images_kwargs(self, images: list[PILImage], width: int, height: int, options: Config) -> Kwargs:
         """Pipeline arguments for the images of one prompt: `image` is one image or a list."""
         calls = [self.image_kwargs(image, width, height, options) for image in images]
         return calls[0] if len(calls) == 1 else {**calls[0], "image": [call["image"] for call in calls]}
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         """Pipeline arguments for a prompt as text."""
         return {"prompt": prompt, "negative_prompt": negative or None}
 
-    def pipeline_kwargs_from_embeds(self, text: Cond, negative: Cond) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: Cond, negative: Cond) -> Kwargs:
         """Pipeline arguments for an encoded prompt; both conditions are (1, ...)."""
         return {
             "prompt_embeds": text["text"],
@@ -552,7 +556,7 @@ class Family:
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """Before a call, set what the pipeline takes as attributes of the object and not as arguments."""
 
-    def pipeline_attributes(self, options: Config) -> dict[str, Any]:
+    def pipeline_attributes(self, options: Config) -> Kwargs:
         """The options that `prepare` uses, for the recipe that is stored with an image."""
         return {}
 
@@ -577,7 +581,7 @@ class Family:
         return latents
 
 
-TINY_DEFAULTS: Mapping[str, Any] = {
+TINY_DEFAULTS: Settings = {
     "resolution": 64,
     "validation_resolution": "64",
     "mixed_precision": "no",

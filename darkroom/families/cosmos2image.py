@@ -20,7 +20,9 @@ from darkroom.families.tiny.components import t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -105,7 +107,7 @@ class Cosmos2Image(Family):
         oracle={"num_attention_heads": 4, "attention_head_dim": 32, "adaln_lora_dim": 32},
     )
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """It counts positions up to the longest of its sides, in patches."""
         if not (sides := settings.get("max_size")):
             return Limits()
@@ -113,7 +115,7 @@ class Cosmos2Image(Family):
         max_patches = max(side // patch for side, patch in zip(sides, patches, strict=True))
         return Limits(edge=max_patches * self.latents.patch * self.latents.downscale)
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -121,7 +123,7 @@ class Cosmos2Image(Family):
         text, _ = encode_prompt(pipe, captions, options)
         return {"text": text}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W)."""
         height, width = (edge * self.latents.downscale for edge in x_t.shape[-2:])
         answer = model(
@@ -134,14 +136,14 @@ class Cosmos2Image(Family):
         )[0]
         return answer.squeeze(2)
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         # without a negative prompt it would take a long one of its own
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
     def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:

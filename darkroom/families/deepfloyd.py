@@ -22,9 +22,12 @@ from darkroom.families.tiny.components import t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 TOKENS = 77
@@ -119,7 +122,7 @@ class DeepFloyd(Family):
     }
     tiny = TINY
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return TOKENS * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -170,7 +173,7 @@ class DeepFloyd(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Noise (B, 3, H, W)."""
         import torch
 
@@ -183,17 +186,17 @@ class DeepFloyd(Family):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         if not self._enlarges(options):
             return super().pipeline_kwargs(options)
         level = options.deepfloyd_noise_level
         return {**super().pipeline_kwargs(options), "noise_level": USUAL_LEVEL if level is None else level}
 
-    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def image_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
         """What is to be enlarged, in the size that makes the result one of `width` x `height`."""
         return super().image_kwargs(image, width // ENLARGED, height // ENLARGED, options)
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
 

@@ -19,7 +19,9 @@ from darkroom.families.tiny.components import flux2_vae, mistral3
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -78,7 +80,7 @@ class Ernie(Family):
         },
     )
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
 
@@ -91,7 +93,7 @@ class Ernie(Family):
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return stack_padded(entries)
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 128, H, W)."""
         import torch
 
@@ -105,10 +107,10 @@ class Ernie(Family):
             return_dict=False,
         )[0]
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "use_pe": False}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": list(text["text"]), "negative_prompt_embeds": list(negative["text"])}
 
 

@@ -28,9 +28,12 @@ from darkroom.families.tiny.components import clip, kl_vae, t5
 if TYPE_CHECKING:
     import torch
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
@@ -201,7 +204,7 @@ class Flux(Family):
     def matches_pipeline_text(self, options: Config) -> bool:
         return super().matches_pipeline_text(options) and not options.flux_attention_masked_training
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         text = options.tokenizer_max_length * configs["text_encoder_2"]["d_model"]
         return text + configs["text_encoder"]["hidden_size"]
 
@@ -236,7 +239,7 @@ class Flux(Family):
             inputs["references"] = batch.references
         return inputs
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Velocity from data to noise, (B, C, H, W)."""
         import torch
 
@@ -263,7 +266,7 @@ class Flux(Family):
         )[0]
         return unpack(tokens[:, : self.latents.tokens(height, width)], height, width)
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """The first blocks of the transformer."""
         from darkroom.families.shared.control import build_from_transformer
 
@@ -276,21 +279,21 @@ class Flux(Family):
         denoiser.x_embedder = double_inputs(denoiser.x_embedder)
         denoiser.register_to_config(in_channels=2 * denoiser.config.in_channels, out_channels=denoiser.out_channels)
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "true_cfg_scale": options.validation_guidance_real,
             "max_sequence_length": options.tokenizer_max_length,
         }
 
-    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
+    def size_kwargs(self, width: int, height: int, options: Config) -> Kwargs:
         size = super().size_kwargs(width, height, options)
         if "references" not in self.supports_for(options.model_flavour):
             return size
         # Kontext's pipeline would make every image one of about a million pixels
         return {**size, "max_area": width * height}
 
-    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def image_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
         """The image in its own shape, with about as many pixels as the result; edges are multiples of 16."""
         from PIL import Image
 
@@ -298,7 +301,7 @@ class Flux(Family):
         size = [max(16, round(edge * scale / 16) * 16) for edge in image.size]
         return {"image": image.convert("RGB").resize(size, Image.Resampling.LANCZOS), "_auto_resize": False}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         """Texts of one length, for which the pipeline asks: `prepare` takes away what is added to the shorter here."""
         both = stack_padded([{"text": entry["text"][0]} for entry in (text, negative)])["text"]
         return super().pipeline_kwargs_from_embeds({**text, "text": both[:1]}, {**negative, "text": both[1:]})
@@ -313,7 +316,7 @@ class Flux(Family):
 
         pipe.encode_prompt = encode_prompt
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         # the pipeline's real guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 

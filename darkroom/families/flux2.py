@@ -19,9 +19,12 @@ from darkroom.families.tiny.components import flux2_vae, mistral3, qwen3
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
@@ -165,7 +168,7 @@ class Flux2(Family):
         usual = DEV_LAYERS if self._is_dev(options) else KLEIN_LAYERS
         return tuple(options.custom_text_encoder_intermediary_layers or usual)
 
-    def guidance_off_for(self, flavour: str | None) -> Mapping[str, Any]:
+    def guidance_off_for(self, flavour: str | None) -> Settings:
         return {} if self.base_flavour(flavour) == "dev" else self.guidance_off
 
     def _is_dev(self, options: Config) -> bool:
@@ -174,7 +177,7 @@ class Flux2(Family):
     def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "layers": self.text_layers(options)}
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         config = configs["text_encoder"]
         width = config.get("text_config", config)["hidden_size"]
         return options.tokenizer_max_length * len(self.text_layers(options)) * width + self._is_dev(options)
@@ -204,7 +207,7 @@ class Flux2(Family):
             inputs["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
         return inputs
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Velocity from data to noise, (B, 128, H, W)."""
         import torch
 
@@ -224,14 +227,14 @@ class Flux2(Family):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
             "text_encoder_out_layers": self.text_layers(options),
         }
 
-    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def image_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
         """The image in its own shape, with about as many pixels as the result; edges are multiples of 16, from 64."""
         from PIL import Image
 
@@ -239,11 +242,11 @@ class Flux2(Family):
         size = [round(edge * scale / 16) * 16 for edge in image.size]
         return {"image": image.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         # klein is guided away from the empty prompt and takes no other; dev from none
         return {"prompt": prompt}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         if NO_NEGATIVE in text:
             return {"prompt_embeds": text["text"]}
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}

@@ -21,8 +21,10 @@ from darkroom.families.tiny.components import siglip
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs
     from darkroom.options.config import Config
 
 FORWARD = "f1"
@@ -85,7 +87,7 @@ class FramePackNetwork(HunyuanVideoOriginal):
         defaults={"pretrained_transformer_model_name_or_path": None, "framepack_latent_window_size": 2},
     )
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, W, h, w)."""
         inputs = {name: cond[name] for name in cond if name.startswith("indices_")}
         inputs |= {name: cond[name].to(x_t) for name in cond if name.startswith("latents_")}
@@ -175,7 +177,7 @@ class FramePack(FramePackNetwork):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         is_forward = self.base_flavour(options.model_flavour) == FORWARD
         return {
             **super().pipeline_kwargs(options),

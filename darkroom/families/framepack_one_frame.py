@@ -17,9 +17,11 @@ from darkroom.families.shared.spec import Flavour
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -49,13 +51,13 @@ class FramePackOneFrame(FramePackNetwork):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         encoder = configs["image_encoder"]
         image_values = (encoder["image_size"] // encoder["patch_size"]) ** 2 * encoder["hidden_size"]
         return super().count_text_values(configs, options) + int(image_values)
 
     def encode_text_with_images(
-        self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config
+        self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
     ) -> dict[str, Any]:
         """As `encode_text`, and image (1, N, D): what SigLIP sees of the first image."""
         pixels = pipe.video_processor.preprocess(images[0])
@@ -85,7 +87,7 @@ class FramePackOneFrame(FramePackNetwork):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         common = super().pipeline_kwargs(options)
         del common["num_frames"]
         return {**common, **places(options)}

@@ -20,7 +20,9 @@ from darkroom.families.tiny.components import clip, kl_vae, llama, t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 LLAMA = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
@@ -120,7 +122,7 @@ class HiDream(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         reader = configs["text_encoder_4"]
         width = configs["text_encoder_3"]["d_model"] + reader["num_hidden_layers"] * reader["hidden_size"]
         pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
@@ -131,14 +133,14 @@ class HiDream(Family):
         text, _, layers, _, pooled, _ = encode_prompt(pipe, captions, options)
         return {"text": text, "llama": layers.transpose(0, 1), "pooled": pooled}
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """An image's tokens are padded to its longest sequence."""
         sides = settings.get("max_resolution")
         return Limits(pixels=sides[0] * sides[1] * self.latents.downscale**2 if sides else None)
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W)."""
         answer = model(
             hidden_states=x_t,
@@ -176,10 +178,10 @@ class HiDream(Family):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             "prompt_embeds_t5": text["text"],
             "prompt_embeds_llama3": text["llama"].transpose(0, 1),

@@ -17,7 +17,9 @@ from darkroom.families.tiny.components import qwen2_vl, t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs
     from darkroom.options.config import Config
 
 # from these steps on guidance is projected (2410.02416): in images in general, and in those with words
@@ -97,7 +99,7 @@ class HunyuanImage(ReadsGlyphs):
         defaults={"resolution": 128, "validation_resolution": "128", "aspect_bucket_alignment": 64},
     )
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 64, H, W)."""
         return model(
             hidden_states=x_t,
@@ -122,7 +124,7 @@ class HunyuanImage(ReadsGlyphs):
             getattr(pipe, name).guidance_scale = options.validation_guidance
         self.limit_tokens(pipe, options)
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {}
 
 

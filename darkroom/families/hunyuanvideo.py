@@ -22,8 +22,10 @@ from darkroom.families.tiny.components import qwen2_vl, siglip, t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs
     from darkroom.options.config import Config
 
 REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
@@ -161,7 +163,7 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
         condition[:, :, :1] = torch.cat([start, torch.ones_like(start[:, :1])], dim=1)
         return {"given": condition, "image": batch.extras["image"]}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 32, F, H, W)."""
         import torch
 
@@ -199,10 +201,10 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
         # from an image the pipeline chooses a size of its own
         pipe.video_processor.calculate_default_height_width = lambda **_: (height, width)
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"num_frames": self.clip_frames(options)}
 
-    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
+    def size_kwargs(self, width: int, height: int, options: Config) -> Kwargs:
         return {} if self.is_image_to_video(options) else super().size_kwargs(width, height, options)
 
 

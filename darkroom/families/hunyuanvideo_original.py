@@ -26,9 +26,12 @@ from darkroom.families.tiny.components import clip, clip_processor, llama, llava
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 BASE = "hunyuanvideo-community/HunyuanVideo"
@@ -73,7 +76,7 @@ TINY = ComponentSpecs(
 )
 
 
-def _tiny(denoiser: Mapping[str, Any], **changes: Any) -> ComponentSpecs:
+def _tiny(denoiser: Settings, **changes: Any) -> ComponentSpecs:
     config = {**TINY.denoiser.config, **denoiser}
     return dataclasses.replace(TINY, denoiser=ComponentSpec(TINY.denoiser.cls, config), **changes)
 
@@ -179,7 +182,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         reader = configs["text_encoder"]
         image_tokens = IMAGE_TOKENS // 2 if "text_config" in reader else 0
         # settings of a language model inside a larger one may leave out what is usual
@@ -204,7 +207,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         return {"text": text, "pooled": pooled, "mask": mask}
 
     def encode_text_with_images(
-        self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config
+        self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
     ) -> dict[str, Any]:
         """As `encode_text` of one caption, with rows of the image before the text.
 
@@ -298,7 +301,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         mask[:, :, 0] = 1
         return torch.cat([condition, mask], dim=1)
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, F, H, W)."""
         import torch
 
@@ -320,7 +323,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         # it decodes all frames and then cuts
         return super().decodes_in_pipeline(flavour) or self._image_condition_type(flavour) == BEHIND
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         frames = self.clip_frames(options)
         if self._image_condition_type(options.model_flavour) == BEHIND and frames <= CUT:
             raise ConfigError(
@@ -337,11 +340,11 @@ class HunyuanVideoOriginal(FirstFrameFamily):
             "num_frames": frames,
         }
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         # the pipeline's real guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             **super().pipeline_kwargs_from_embeds(text, negative),
             "prompt_attention_mask": text["mask"],

@@ -20,7 +20,9 @@ from darkroom.families.tiny.components import flux2_vae, qwen3_vl
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 # what the network calls a token's role, and where its image positions start
@@ -98,7 +100,7 @@ class Ideogram4(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * LAYERS * configs["text_encoder"]["text_config"]["hidden_size"]
 
@@ -121,7 +123,7 @@ class Ideogram4(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 128, H, W)."""
         import torch
 
@@ -145,18 +147,18 @@ class Ideogram4(Family):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "guidance_schedule": None,
             "max_sequence_length": options.tokenizer_max_length,
         }
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         # it is guided away from no text at all
         return {"prompt": prompt}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         prompt = Encoded()
         prompt.text = text["text"][0]
         return {"prompt": prompt}

@@ -20,7 +20,9 @@ from darkroom.families.tiny.components import clip, kl_vae, qwen2_vl, qwen2_vl_p
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -67,11 +69,11 @@ class Kandinsky5(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """Its rotations are tables, of fixed sizes."""
         return Limits(edge=ROWS * self.latents.patch * self.latents.downscale, tokens=TOKENS)
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         text = options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
         return text + configs["text_encoder_2"]["hidden_size"]
@@ -96,7 +98,7 @@ class Kandinsky5(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, as x_t."""
         import torch
 
@@ -137,14 +139,14 @@ class Kandinsky5(Family):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         # for none at all the video pipelines take one of their own
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {**_embeds_kwargs(text, ""), **_embeds_kwargs(negative, "negative_")}
 
 

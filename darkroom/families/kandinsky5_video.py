@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 SMALL = range(480, 855)
@@ -54,8 +55,8 @@ def _text_to_video_flavour(name: str, frames: int = 121, **defaults: Any) -> Fla
     )
 
 
-NABLA: Mapping[str, Any] = {"attention_mechanism": "flex", "aspect_bucket_alignment": 128}
-LARGE: Mapping[str, Any] = {"resolution": 768, "validation_resolution": "1280x768", **NABLA}
+NABLA: Settings = {"attention_mechanism": "flex", "aspect_bucket_alignment": 128}
+LARGE: Settings = {"resolution": 768, "validation_resolution": "1280x768", **NABLA}
 assert HunyuanVideoOriginal.tiny.vae is not None
 TINY = tiny(HunyuanVideoOriginal.tiny.vae, "kandinsky5_video", shift=5.0, visual_cond=True)
 TINY_SPARSE = dataclasses.replace(
@@ -120,7 +121,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
     }
     tiny = TINY
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """Sparse attention wants whole groups of tokens."""
         if settings.get("attention_type") != SPARSE:
             return super().limits(settings)
@@ -181,7 +182,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         frames = self.clip_frames(options)
         if self.is_image_to_video(options) and frames < MIN_FRAMES:
             raise ConfigError(

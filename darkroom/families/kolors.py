@@ -7,7 +7,7 @@ front, pooled (B, D), its last token; time_ids (B, 6) as in `sdxl`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from darkroom.families.sdxl import BASE_SIZE, SDXL
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -63,7 +64,7 @@ class Kolors(SDXL):
         defaults={"tokenizer_max_length": 256},
     )
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return (options.tokenizer_max_length + 1) * configs["text_encoder"]["hidden_size"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -74,10 +75,10 @@ class Kolors(SDXL):
     def unconditional(self, pipe: DiffusionPipeline, entry: dict[str, Tensor], options: Config) -> dict[str, Tensor]:
         return entry
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance}
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         # without a negative prompt the pipeline would have no pooled vector for it
         return {"prompt": prompt, "negative_prompt": negative}
 

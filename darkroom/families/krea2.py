@@ -9,7 +9,7 @@ its template. Positions of text are 0.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.flux import image_ids, pack, unpack
@@ -20,7 +20,9 @@ from darkroom.families.tiny.components import qwen3_vl, qwen_image_vae
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 LAYERS = tuple(range(2, 36, 3))
@@ -91,7 +93,7 @@ class Krea2(Family):
         },
     )
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         width = configs["text_encoder"]["text_config"]["hidden_size"]
         return options.tokenizer_max_length * (len(LAYERS) * width + 1)
 
@@ -100,7 +102,7 @@ class Krea2(Family):
         text, mask = pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length)
         return {"text": text, "mask": mask}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W)."""
         import torch
 
@@ -118,10 +120,10 @@ class Krea2(Family):
         )[0]
         return unpack(tokens, height, width)
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             "prompt_embeds": text["text"],
             "prompt_embeds_mask": text["mask"],

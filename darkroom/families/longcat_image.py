@@ -21,7 +21,9 @@ from darkroom.families.tiny.components import kl_vae, qwen2_vl
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 LONGEST_TEXT = 512
@@ -80,7 +82,7 @@ class LongCatImage(Family):
         defaults={"tokenizer_max_length": LONGEST_TEXT},
     )
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return min(options.tokenizer_max_length, LONGEST_TEXT) * configs["text_encoder"]["text_config"]["hidden_size"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -89,7 +91,7 @@ class LongCatImage(Family):
         # a row knows nothing of those behind it, so a shorter text is the beginning of the longest
         return {"text": text[:, : options.tokenizer_max_length]}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W)."""
         import torch
 
@@ -109,10 +111,10 @@ class LongCatImage(Family):
         )[0]
         return unpack(tokens, height, width)
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "enable_prompt_rewrite": False}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:

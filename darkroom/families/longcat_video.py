@@ -22,8 +22,10 @@ from darkroom.families.tiny.components import t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 # the patch embedder has a `proj` too
@@ -96,7 +98,7 @@ class LongCatVideo(Family):
         """The pipeline cleans a prompt further where ftfy is installed."""
         return {**super().text_identity(options), "ftfy": has_ftfy()}
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -112,7 +114,7 @@ class LongCatVideo(Family):
             return {}
         return {"noisy": noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents))), "given": 1}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Velocity from data to noise, (B, 16, F, H, W). Upstream's points the other way."""
         # float32 in any precision: bfloat16 has no more than 256 noise levels up to 1000
         time = t.float() * 1000  # (B,)
@@ -129,14 +131,14 @@ class LongCatVideo(Family):
 
     # -- the pipeline ----------------------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
             "num_frames": self.clip_frames(options),
         }
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"],

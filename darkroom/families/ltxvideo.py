@@ -21,11 +21,13 @@ from darkroom.families.tiny.components import t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
-IMAGE_TO_VIDEO_FIELDS: Mapping[str, Any] = {"image_input": "optional", "image_pipeline": "LTXImageToVideoPipeline"}
+IMAGE_TO_VIDEO_FIELDS: Settings = {"image_input": "optional", "image_pipeline": "LTXImageToVideoPipeline"}
 SMALL_CHANNELS = (8, 8, 8, 8)
 SINGLE_LAYER = (1, 1, 1, 1, 1)
 
@@ -106,7 +108,7 @@ class LTXVideo(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -135,7 +137,7 @@ class LTXVideo(Family):
             first = torch.where(draw < options.ltx_i2v_prob, amount * options.ltx_partial_noise_fraction, 1.0)
         return {**inputs, "noisy": noise_fractions(batch.latents, first)}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Velocity from data to noise, (B, 128, F, H, W)."""
         frames, height, width = x_t.shape[2:]
         time = t.float() * 1000
@@ -157,7 +159,7 @@ class LTXVideo(Family):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
@@ -165,7 +167,7 @@ class LTXVideo(Family):
             "frame_rate": options.framerate or self.fps,
         }
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"],

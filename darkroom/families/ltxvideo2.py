@@ -20,12 +20,15 @@ from darkroom.families.tiny.components import gemma3
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
-IMAGE_TO_VIDEO_FIELDS: Mapping[str, Any] = {"image_input": "optional", "image_pipeline": "LTX2ImageToVideoPipeline"}
+IMAGE_TO_VIDEO_FIELDS: Settings = {"image_input": "optional", "image_pipeline": "LTX2ImageToVideoPipeline"}
 # what a spectrogram frame looks at, and the least it says: as the network was trained
 WINDOW, FLOOR = 1024, 1e-5
 # the first published network, whose streams look at each other by their own times
@@ -158,7 +161,7 @@ class LTXVideo2(LTXVideo):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         config = configs["connectors"]
         if config["per_modality_projections"]:
             width = config["video_hidden_dim"] + config["audio_hidden_dim"]
@@ -210,12 +213,10 @@ class LTXVideo2(LTXVideo):
             inputs["noisy"] = noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents)))
         return inputs
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         return self.predict_streams(model, x_t, t, cond)[0]
 
-    def predict_streams(
-        self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def predict_streams(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
         """Velocity from data to noise: of the video (B, 128, F, H, W), and {"audio": (B, T, D)}."""
         from darkroom.families.shared.classes import unwrap
 
@@ -249,7 +250,7 @@ class LTXVideo2(LTXVideo):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         """Plain guidance: that by perturbed layers and by streams alone costs two more passes a step."""
         return {
             **super().pipeline_kwargs(options),
@@ -264,7 +265,7 @@ class LTXVideo2(LTXVideo):
             "use_cross_timestep": self.base_flavour(options.model_flavour) not in SEPARATE_TIMES,
         }
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         """Both texts side by side, for `prepare` to take apart."""
         import torch
 
@@ -275,7 +276,7 @@ class LTXVideo2(LTXVideo):
             "negative_prompt_attention_mask": negative["mask"],
         }
 
-    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def image_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
         """The image as it is, as clips are trained: the pipeline would compress it as H.264 first."""
         return {**super().image_kwargs(image, width, height, options), "image_crf": 0}
 

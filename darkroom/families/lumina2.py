@@ -9,7 +9,7 @@ caption but the empty one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
@@ -20,7 +20,9 @@ from darkroom.families.tiny.components import gemma2, kl_vae
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -75,13 +77,13 @@ class Lumina2(Family):
         defaults={"tokenizer_max_length": 192},
     )
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """Its rotations are tables: of the text, behind whose end the image stands, and of rows and columns."""
         if not (tables := settings.get("axes_lens")):
             return Limits()
         return Limits(edge=min(tables[1:]) * self.latents.patch * self.latents.downscale, tokens=tables[0] - 1)
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -94,7 +96,7 @@ class Lumina2(Family):
         _, _, text, mask = pipe.encode_prompt("", max_sequence_length=options.tokenizer_max_length)
         return {"text": text[0].detach().cpu(), "mask": mask[0].cpu()}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W)."""
         return -model(
             hidden_states=x_t,
@@ -104,10 +106,10 @@ class Lumina2(Family):
             return_dict=False,
         )[0]
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"],

@@ -8,7 +8,7 @@ says so, an empty prompt has no token at all.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
@@ -19,7 +19,9 @@ from darkroom.families.tiny.components import t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -76,7 +78,7 @@ class Mochi(Family):
         oracle={"attention_head_dim": 32},
     )
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -88,7 +90,7 @@ class Mochi(Family):
         text, mask = (torch.cat(tensors) for tensors in zip(*each, strict=True))
         return {"text": text, "mask": mask}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 12, F, H, W)."""
         return -model(
             hidden_states=x_t,
@@ -99,14 +101,14 @@ class Mochi(Family):
             return_dict=False,
         )[0]
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "num_frames": self.clip_frames(options),
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
         }
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             "prompt_embeds": text["text"],
             "prompt_attention_mask": text["mask"],

@@ -19,7 +19,9 @@ from darkroom.families.tiny.components import kl_vae
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 PADDING = 2
@@ -128,12 +130,12 @@ class OmniGen(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """Its table of positions has so many tokens along an edge."""
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and table * self.latents.patch * self.latents.downscale)
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length
 
@@ -154,7 +156,7 @@ class OmniGen(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 4, H, W)."""
         import torch
 
@@ -181,10 +183,10 @@ class OmniGen(Family):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         return {"prompt": prompt}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         prompt = Encoded()
         prompt.ids, prompt.negative = text["text"][0].tolist(), negative["text"][0].tolist()
         return {"prompt": prompt}

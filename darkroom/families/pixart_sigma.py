@@ -19,7 +19,9 @@ from darkroom.families.tiny.components import kl_vae, t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 LARGE = {"resolution": 2048, "validation_resolution": "2048"}
@@ -87,7 +89,7 @@ class PixArtSigma(Family):
     def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "t5_padding": options.t5_padding}
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -97,7 +99,7 @@ class PixArtSigma(Family):
             text = text * mask.to(text)[..., None]
         return {"text": text, "mask": mask}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """The noise, or what the checkpoint's prediction type says, (B, 4, H, W)."""
         answer = model(
             x_t,
@@ -109,7 +111,7 @@ class PixArtSigma(Family):
         )[0]
         return answer[:, : read_config(model).in_channels]
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
@@ -118,10 +120,10 @@ class PixArtSigma(Family):
             "use_resolution_binning": False,
         }
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             # the pipeline would read the default, an empty text, where it has no reader
             "negative_prompt": None,

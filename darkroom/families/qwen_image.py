@@ -25,9 +25,12 @@ from darkroom.families.tiny.components import qwen2_vl, qwen2_vl_processor, qwen
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 # the first editing model looks at one image in full, later ones at several small copies
@@ -41,7 +44,7 @@ FULL_SIZE = 1024 * 1024
 SMALL_SIZE, EYE = 384 * 384, 28
 
 
-def _tiny(denoiser: Mapping[str, Any], extras: Mapping[str, ComponentSpec]) -> ComponentSpecs:
+def _tiny(denoiser: Settings, extras: Mapping[str, ComponentSpec]) -> ComponentSpecs:
     return ComponentSpecs(
         denoiser=ComponentSpec(
             "QwenImageTransformer2DModel",
@@ -144,7 +147,7 @@ class QwenImage(Family):
     targets = {"default": ("to_k", "to_q", "to_v", "to_out.0")}
     tiny = _tiny({}, {})
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         """At most: a caption is stored in its own length, with what is seen of an image where one is read with it."""
         area = {EDIT: FULL_SIZE, EDIT_PLUS: SMALL_SIZE}.get(self.pipeline_for(options.model_flavour), 0)
         tokens = options.tokenizer_max_length + area // EYE**2
@@ -158,7 +161,7 @@ class QwenImage(Family):
         return self.pipeline_for(flavour)
 
     def encode_text_with_images(
-        self, pipe: DiffusionPipeline, caption: str, images: list[Any], options: Config
+        self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
     ) -> dict[str, Any]:
         """text, one tensor (L, D): what `encode_text` gives, of an instruction that shows the images."""
         resized = [self._resize_for_text(pipe, single) for single in images]
@@ -182,7 +185,7 @@ class QwenImage(Family):
             return {"references": (batch.latents[:, :, 0],)}
         return {"references": batch.references} if batch.references else {}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Any]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W), of layered images (B, 16, 1 + layers, H, W)."""
         import torch
 
@@ -202,14 +205,14 @@ class QwenImage(Family):
         )[0]
         return self.from_pipeline(tokens[:, : len(noised) * height * width // 4], height, width)
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """The first blocks of the transformer."""
         from darkroom.families.shared.control import build_from_transformer
 
         sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
         return build_from_transformer(cls, denoiser, {**sizes, **custom})
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         layers = {"layers": options.validation_num_layers} if self._is_layered(options) else {}
         return {
             "true_cfg_scale": options.validation_guidance_real,
@@ -243,7 +246,7 @@ class QwenImage(Family):
         """The pipeline for layers cannot hand over latents: asked for them, it returns nothing that exists."""
         return self.latents_for(flavour).layered
 
-    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
+    def size_kwargs(self, width: int, height: int, options: Config) -> Kwargs:
         if not self._is_layered(options):
             return super().size_kwargs(width, height, options)
         return {"resolution": min(LAYERED_SIZES, key=lambda edge: abs(edge - (width * height) ** 0.5))}
@@ -257,7 +260,7 @@ class QwenImage(Family):
         if pipe.text_encoder is None:  # it asks for its number format in any case
             pipe.text_encoder = SimpleNamespace(dtype=pipe.transformer.dtype)
 
-    def image_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def image_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
         """The image in its own shape, in the size that the pipeline would make it; one to part is cut to size."""
         from PIL import Image, ImageOps
 
@@ -266,11 +269,11 @@ class QwenImage(Family):
         size = self._dimensions(FULL_SIZE, image.width / image.height, options)
         return {"image": image.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         # guidance is off without a negative prompt, even an empty one
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
     def to_pipeline(self, latents: Tensor) -> Tensor:

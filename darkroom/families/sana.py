@@ -20,7 +20,9 @@ from darkroom.families.tiny.components import gemma2
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
@@ -125,7 +127,7 @@ class Sana(Family):
     def text_identity(self, options: Config) -> dict[str, Any]:
         return {**super().text_identity(options), "instruction": options.sana_complex_human_instruction}
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -146,7 +148,7 @@ class Sana(Family):
         )
         return {"text": text[0].detach().cpu(), "mask": mask[0].cpu()}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 32, H, W)."""
         return model(
             x_t,
@@ -156,7 +158,7 @@ class Sana(Family):
             return_dict=False,
         )[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """The first blocks of the transformer; diffusers has no maker for this one."""
         import inspect
 
@@ -169,7 +171,7 @@ class Sana(Family):
         net.load_state_dict(shared, strict=False)
         return net
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
@@ -178,7 +180,7 @@ class Sana(Family):
             **_instruction(options),
         }
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             # the pipeline would read the default, an empty text, where it has no reader
             "negative_prompt": None,
@@ -188,7 +190,7 @@ class Sana(Family):
             "negative_prompt_attention_mask": negative["mask"],
         }
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         return {"prompt": prompt, "negative_prompt": negative}
 
 

@@ -7,7 +7,7 @@ Image to video: the first latent frame stays clean, and every token has a time o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.sana import Sana
 from darkroom.families.shared.first_frame import noise_fractions, token_times
@@ -17,8 +17,10 @@ from darkroom.families.tiny.components import gemma2
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs
     from darkroom.options.config import Config
 
 
@@ -101,7 +103,7 @@ class SanaVideo(Sana):
             return {}
         return {"noisy": noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents)))}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, F, H, W)."""
         noisy, time = cond.get("noisy"), t.float() * 1000
         if noisy is not None:
@@ -117,7 +119,7 @@ class SanaVideo(Sana):
             return_dict=False,
         )[0]
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {**super().pipeline_kwargs(options), "frames": self.clip_frames(options)}
 
 

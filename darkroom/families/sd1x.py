@@ -16,7 +16,9 @@ from darkroom.families.tiny.components import clip, kl_vae
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 TOKENS = 77
@@ -87,7 +89,7 @@ class SD1x(Family):
         oracle=ORACLE,
     )
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return TOKENS * configs["text_encoder"]["hidden_size"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -95,21 +97,21 @@ class SD1x(Family):
         text, _ = pipe.encode_prompt(captions, pipe.text_encoder.device, 1, do_classifier_free_guidance=False)
         return {"text": text}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """The noise, or what the checkpoint's prediction type says, (B, 4, H, W)."""
         return model(x_t, t, encoder_hidden_states=cond["text"], return_dict=False)[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """The encoder of the UNet."""
         return cls.from_unet(denoiser, **custom)
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "guidance_rescale": options.validation_guidance_rescale,
         }
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
 

@@ -18,7 +18,9 @@ from darkroom.families.tiny.components import clip, kl_vae, t5
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 CLIP_TOKENS = 77
@@ -100,12 +102,12 @@ class SD3(Family):
         names = ("t5_padding", "sd3_clip_uncond_behaviour", "sd3_t5_uncond_behaviour")
         return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """Its table of positions has so many tokens along an edge."""
         table = settings.get("pos_embed_max_size")
         return Limits(edge=table and table * self.latents.patch * self.latents.downscale)
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         rows = CLIP_TOKENS + options.tokenizer_max_length
         pooled = sum(configs[name]["projection_dim"] for name in ("text_encoder", "text_encoder_2"))
         return rows * configs["text_encoder_3"]["d_model"] + pooled
@@ -132,7 +134,7 @@ class SD3(Family):
             text[CLIP_TOKENS:] = 0
         return {"text": text, "pooled": pooled}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W)."""
         return model(
             hidden_states=x_t,
@@ -142,7 +144,7 @@ class SD3(Family):
             return_dict=False,
         )[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """The first blocks of the transformer, but for its last, which has no text stream."""
         from darkroom.families.shared.control import build_from_transformer
 
@@ -156,7 +158,7 @@ class SD3(Family):
         if net.config.force_zeros_for_pooled_projection:
             raise ValueError("it was made for pooled vectors of zeros and latents that are not shifted")
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
 

@@ -21,8 +21,10 @@ from darkroom.families.tiny.components import clip, kl_vae
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -165,7 +167,7 @@ class SDXL(Family):
             return 0.0, options.refiner_training_strength
         return super().noise_range(options)
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         widths = [config["hidden_size"] for config in configs.values()]
         return 77 * sum(widths) + configs["text_encoder_2"]["projection_dim"]
 
@@ -189,17 +191,17 @@ class SDXL(Family):
             last = torch.full((len(last), 1), options.data_aesthetic_score, device=last.device)
         return {"time_ids": torch.cat([batch.original_sizes, batch.crops, last], dim=-1).float()}
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """The noise, or what the checkpoint's prediction type says, (B, 4, H, W)."""
         text = cond["text"]
         added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"].to(text)}
         return model(x_t, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """The encoder of the UNet."""
         return cls.from_unet(denoiser, **custom)
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         call = {
             "guidance_scale": options.validation_guidance,
             "guidance_rescale": options.validation_guidance_rescale,

@@ -9,7 +9,7 @@ Text (B, 77, D) is CLIP's last layer, pooled (B, 1, D) its projection; no image 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
@@ -20,7 +20,9 @@ from darkroom.families.tiny.components import clip
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 PRIOR, DECODER = "stabilityai/stable-cascade-prior", "stabilityai/stable-cascade"
@@ -155,7 +157,7 @@ class StableCascade(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         encoder = configs["text_encoder"]
         return TOKENS * encoder["hidden_size"] + encoder["projection_dim"]
 
@@ -166,7 +168,7 @@ class StableCascade(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Noise (B, 16, H, W)."""
         from darkroom.families.shared.classes import unwrap
 
@@ -182,14 +184,14 @@ class StableCascade(Family):
 
     # -- the pipeline ----------------------------------------------------------------------------------------------
 
-    def size_kwargs(self, width: int, height: int, options: Config) -> dict[str, Any]:
+    def size_kwargs(self, width: int, height: int, options: Config) -> Kwargs:
         """What is drawn is four thirds of what is read. Raises ConfigError for a size that the decoder cannot draw."""
         if any(int(edge // self.latents.downscale * DECODED) % 2 for edge in (width, height)):
             problem = "The decoder cannot draw an image of this size."
             raise ConfigError("validation_resolution", f"{width}x{height}", "", problem, "Take multiples of 96.")
         return {"width": width * 4 // 3, "height": height * 4 // 3}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {
             "prompt_embeds": text["text"],
             "prompt_embeds_pooled": text["pooled"],

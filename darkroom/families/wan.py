@@ -32,9 +32,12 @@ from darkroom.families.tiny.components import clip_vision, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 LAST_FRAME = "last_frame"
@@ -69,8 +72,8 @@ ORACLE = {"num_attention_heads": 4, "attention_head_dim": 32, "ffn_dim": 256}
 
 
 def _tiny(
-    denoiser: Mapping[str, Any],
-    oracle: Mapping[str, Any],
+    denoiser: Settings,
+    oracle: Settings,
     shift: float = 3.0,
     cls: str = "WanTransformer3DModel",
     **changes: Any,
@@ -285,7 +288,7 @@ class Wan(FirstFrameFamily):
         """diffusers' pipeline cleans a prompt further where ftfy is installed."""
         return {**super().text_identity(options), "ftfy": has_ftfy()}
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * configs["text_encoder"]["d_model"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
@@ -366,7 +369,7 @@ class Wan(FirstFrameFamily):
             inputs["noisy"] = noise_fractions(batch.latents, (~starts).float())
         return inputs
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, C, F, H, W)."""
         import torch
 
@@ -400,17 +403,17 @@ class Wan(FirstFrameFamily):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
             "num_frames": self.clip_frames(options),
         }
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def control_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def control_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
         """The frames of an image that has several; the last one stands for those that are missing."""
         from PIL import ImageSequence
 
@@ -424,7 +427,7 @@ class Wan(FirstFrameFamily):
         two = self._ends_with_image(options) or (self.control(options) and self.is_image_to_video(options))
         return range(2, 3) if two else super().image_counts(options)
 
-    def images_kwargs(self, images: list[Any], width: int, height: int, options: Config) -> dict[str, Any]:
+    def images_kwargs(self, images: list[PILImage], width: int, height: int, options: Config) -> Kwargs:
         """The first frame as `image`, and the last, where there is one, as `last_image`."""
         first, *last = (self.image_kwargs(image, width, height, options)["image"] for image in images)
         return {"image": first, **({"last_image": last[0]} if last else {})}

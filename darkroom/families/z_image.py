@@ -27,8 +27,11 @@ from darkroom.families.tiny.components import kl_vae, qwen3
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from PIL.Image import Image as PILImage
     from torch import Tensor
+    from torch.nn import Module
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 # the network pads texts to multiples of so many tokens
@@ -97,14 +100,14 @@ class ZImage(Family):
         oracle={"dim": 128, "axes_dims": (16, 24, 24)},
     )
 
-    def limits(self, settings: Mapping[str, Any]) -> Limits:
+    def limits(self, settings: Settings) -> Limits:
         """Its rotations are tables: of the text, padded to whole groups and before the image, of rows and columns."""
         if not (tables := settings.get("axes_lens")):
             return Limits()
         edge = min(tables[1:]) * self.latents.patch * self.latents.downscale
         return Limits(edge=edge, tokens=(tables[0] - 2) // TEXT_GROUP * TEXT_GROUP)
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["hidden_size"]
 
@@ -124,7 +127,7 @@ class ZImage(Family):
         guided = options.validation_guidance > self.guidance_off["guidance_scale"]
         return super().masks_attention(options) | frozenset({"inference"} if guided else ())
 
-    def predict(self, model: Any, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
+    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
         """Velocity from data to noise, (B, 16, H, W)."""
         import torch
 
@@ -138,7 +141,7 @@ class ZImage(Family):
 
     # -- control ---------------------------------------------------------------------------------------------------
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Mapping[str, Any]) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """Every fifth layer of the transformer, and its way in; diffusers has no maker for this one."""
         import inspect
 
@@ -168,16 +171,16 @@ class ZImage(Family):
         """A clip of one frame, (B, 16, 1, H, W)."""
         return control.unsqueeze(2)
 
-    def control_kwargs(self, image: Any, width: int, height: int, options: Config) -> dict[str, Any]:
+    def control_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
         # it would count three quarters
         return {**super().control_kwargs(image, width, height, options), "controlnet_conditioning_scale": 1.0}
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": list(text["text"]), "negative_prompt_embeds": list(negative["text"])}
 
 

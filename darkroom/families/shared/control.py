@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +20,7 @@ from darkroom.families.shared.spec import ControlChannels, ControlInput
 if TYPE_CHECKING:
     from darkroom.families.base import Family
     from darkroom.families.shared.spec import ControlNet
+    from darkroom.families.shared.types import Settings
     from darkroom.options.config import Config
 
 
@@ -128,7 +128,7 @@ def wrap_denoiser(family: Family, denoiser: Any, options: Config) -> Any:
     return ControlNetDenoiser(denoiser, net.to(denoiser.device, denoiser.dtype), method)
 
 
-def build_from_transformer(cls: Any, transformer: Any, custom: Mapping[str, Any]) -> Any:
+def build_from_transformer(cls: Any, transformer: Any, custom: Settings) -> Any:
     """A ControlNet from a transformer's first blocks: the default number, at most as many as there are."""
     parameters = inspect.signature(cls.from_transformer).parameters
     depths = {

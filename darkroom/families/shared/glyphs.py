@@ -7,7 +7,7 @@ Text (B, L, D) with its mask (B, L) is Qwen's last layer but two without the ins
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from darkroom.families.base import Family
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
 
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -25,7 +26,7 @@ class ReadsGlyphs(Family):
     glyph_tokens: ClassVar[int]
     guidance_off = {}
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         text = configs["text_encoder"]
         width = text.get("text_config", text)["hidden_size"]
         glyphs = min(self.glyph_tokens, options.tokenizer_max_length) * (configs["text_encoder_2"]["d_model"] + 1)
@@ -42,13 +43,13 @@ class ReadsGlyphs(Family):
         pipe.tokenizer_max_length = options.tokenizer_max_length
         pipe.tokenizer_2_max_length = min(self.glyph_tokens, options.tokenizer_max_length)
 
-    def pipeline_attributes(self, options: Config) -> dict[str, Any]:
+    def pipeline_attributes(self, options: Config) -> Kwargs:
         return {name: getattr(options, name) for name in ("validation_guidance", "tokenizer_max_length")}
 
-    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         return {"prompt": prompt, "negative_prompt": negative}
 
-    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> dict[str, Any]:
+    def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {**_arguments(text, ""), **_arguments(negative, "negative_")}
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+if TYPE_CHECKING:
+    from darkroom.families.shared.types import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +95,7 @@ class SeparateDenoiser(NamedTuple):
     """
 
     file: str
-    settings: Mapping[str, Any]
+    settings: Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Inpainting:
 
     pipeline: str
     unsupported: frozenset[str] = frozenset()
-    extra_arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    extra_arguments: Settings = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +131,7 @@ class Flavour:
     """
 
     repository: str
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Settings = dataclasses.field(default_factory=dict)
     note: str = ""
     latents: Latents | None = None
     pipeline: str | None = None
@@ -195,7 +198,7 @@ class ComponentSpec:
     """One component of a tiny model: the class by name and its constructor arguments."""
 
     cls: str
-    config: Mapping[str, Any]
+    config: Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +219,6 @@ class ComponentSpecs:
     tokenizers: Mapping[str, str]
     scheduler: ComponentSpec
     extras: Mapping[str, ComponentSpec] = dataclasses.field(default_factory=dict)
-    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    oracle: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    settings: Settings = dataclasses.field(default_factory=dict)
+    oracle: Settings = dataclasses.field(default_factory=dict)
+    defaults: Settings = dataclasses.field(default_factory=dict)

@@ -9,7 +9,6 @@ import dataclasses
 import inspect
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +19,7 @@ from darkroom.families.tiny.tokenizers import TOKENIZERS
 
 if TYPE_CHECKING:
     from darkroom.families.base import Family
+    from darkroom.families.shared.types import Settings
 
 SEED = 20260101
 
@@ -50,7 +50,7 @@ def _fill(model: Any) -> None:
             torch.nn.init.normal_(weight, std=0.2) if weight.ndim > 1 else torch.nn.init.ones_(weight)
 
 
-def build(family: Family, denoiser: Mapping[str, Any] | None = None, flavour: str = "tiny") -> Any:
+def build(family: Family, denoiser: Settings | None = None, flavour: str = "tiny") -> Any:
     """A tiny pipeline with random weights from the fixed seed; `denoiser` overrides its arguments."""
     import torch
 
