@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from darkroom.data.batches.batch import Batch
     from darkroom.diffusion.shift import ShiftLine
-    from darkroom.families.shared.types import Cond, Kwargs, Settings
+    from darkroom.families.shared.types import Autoencoder, Cond, Kwargs, SampleEncoders, Settings
     from darkroom.options.config import Config
 
 
@@ -322,7 +322,7 @@ class Family:
         """Cache entries to a batch."""
         return stack_entries(entries)
 
-    def text_identity(self, options: Config) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, object]:
         """Options that change text embeddings; part of the cache key."""
         return {"tokenizer_max_length": options.tokenizer_max_length}
 
@@ -336,22 +336,22 @@ class Family:
 
     # -- further entries of a sample ------------------------------------------------------------------------------
 
-    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> Cond:
+    def sample_entries(self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config) -> Cond:
         """Cache entries of a sample besides its latents, {name: (B, ...)}; in training they are `batch.extras`.
 
         pixels (B, 3, H, W) or (B, 3, F, H, W) in -1..1, latents their normalized latents; `components` has the models.
         """
         return {}
 
-    def encode_audio(self, components: Any, waveforms: Tensor, seconds: float) -> Cond:
+    def encode_audio(self, components: SampleEncoders, waveforms: Tensor, seconds: float) -> Cond:
         """Cache entries of audio waveforms (B, channels, N) in the format of `audio`, `seconds` long."""
         raise TypeError(f"{type(self).__name__} has no audio")
 
-    def normalize_audio_latents(self, vae: Any, latents: Tensor) -> Tensor:
+    def normalize_audio_latents(self, vae: Autoencoder, latents: Tensor) -> Tensor:
         """Latents of the audio VAE, normalized for the network."""
         raise TypeError(f"{type(self).__name__} has no audio")
 
-    def sample_identity(self, options: Config) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, object]:
         """Options that change `sample_entries`; part of the cache key."""
         return {}
 
@@ -391,7 +391,7 @@ class Family:
 
     # -- control ---------------------------------------------------------------------------------------------------
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Module, custom: Settings) -> Any:
         """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are constructor arguments."""
         raise TypeError(f"{type(self).__name__} has no ControlNet")
 
@@ -483,18 +483,18 @@ class Family:
         assert method is not None
         return {method.argument: Family.image_kwargs(self, image, width, height, options)["image"]}
 
-    def check_controlnet(self, net: Any) -> None:
+    def check_controlnet(self, net: Module) -> None:
         """Raises ValueError for a ControlNet that expects other inputs than this family gives."""
 
-    def share_modules(self, denoiser: Any, net: Any) -> None:
+    def share_modules(self, denoiser: Module, net: Module) -> None:
         """Share modules of the denoiser with a ControlNet, without registering them."""
 
-    def add_input_channels(self, denoiser: Any) -> None:
+    def add_input_channels(self, denoiser: Module) -> None:
         """Add input channels for a control image. New weights are zero, so the output does not change."""
         raise TypeError(f"{type(self).__name__} takes no control image as channels")
 
     @contextlib.contextmanager
-    def collect_auxiliary_losses(self, model: Any, options: Config) -> Iterator[dict[str, Tensor]]:
+    def collect_auxiliary_losses(self, model: Module, options: Config) -> Iterator[dict[str, Tensor]]:
         """Context around `predict` in training that yields auxiliary losses of the network by name."""
         yield {}
 
@@ -599,7 +599,7 @@ def find_on_host(cond: Cond, name: str) -> Any:
     return cond.get(ON_HOST, {}).get(name, cond.get(name))
 
 
-def read_config(model: Any) -> Any:
+def read_config(model: Module) -> Any:
     """The denoiser's config, also behind DistributedDataParallel or a compiled wrapper."""
     from darkroom.families.shared.classes import unwrap
 

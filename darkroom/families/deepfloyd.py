@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.sd1x import NO_CHECKER
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Kwargs, SampleEncoders, Settings
     from darkroom.options.config import Config
 
 TOKENS = 77
@@ -136,7 +136,9 @@ class DeepFloyd(Family):
         """Is this stage II?"""
         return self.specs_for(options.model_flavour) is TINY_II
 
-    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(
+        self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
+    ) -> dict[str, Tensor]:
         """For stage II small (B, 3, H/4, W/4): the samples as it will be given images to enlarge."""
         import numpy as np
         import torch
@@ -148,7 +150,7 @@ class DeepFloyd(Family):
         rows = torch.from_numpy(np.stack([np.asarray(image) for image in low_resolution]))
         return {"small": rows.permute(0, 3, 1, 2).float() / 127.5 - 1}
 
-    def sample_identity(self, options: Config) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, object]:
         return {"small": ENLARGED} if self._enlarges(options) else {}
 
     def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:

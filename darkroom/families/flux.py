@@ -193,7 +193,7 @@ class Flux(Family):
         oracle={"attention_head_dim": 32, "num_attention_heads": 4, "axes_dims_rope": (8, 12, 12)},
     )
 
-    def text_identity(self, options: Config) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, object]:
         names = ("t5_padding", "flux_attention_masked_training")
         return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
 

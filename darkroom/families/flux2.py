@@ -174,7 +174,7 @@ class Flux2(Family):
     def _is_dev(self, options: Config) -> bool:
         return self.pipeline_for(options.model_flavour) == DEV_PIPELINE
 
-    def text_identity(self, options: Config) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, object]:
         return {**super().text_identity(options), "layers": self.text_layers(options)}
 
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs
+    from darkroom.families.shared.types import Kwargs, SampleEncoders
     from darkroom.options.config import Config
 
 FORWARD = "f1"
@@ -128,7 +128,9 @@ class FramePack(FramePackNetwork):
 
     # -- what a sample brings --------------------------------------------------------------------------------------
 
-    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(
+        self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
+    ) -> dict[str, Tensor]:
         """image (B, N, D): what SigLIP sees of the first frame; start (B, 16, 1, h, w): its latent by itself.
 
         Inside a clip that latent is another one, as the VAE's norms look at all frames.
@@ -145,7 +147,7 @@ class FramePack(FramePackNetwork):
             image = encoder(**inputs).last_hidden_state
         return {"image": image, "start": encode(components.vae(), pixels[:, :, :1], components.latents)}
 
-    def sample_identity(self, options: Config) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, object]:
         return {"starts_from": "first frame"}
 
     def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:

@@ -155,7 +155,7 @@ class HiDream(Family):
         return -answer
 
     @contextlib.contextmanager
-    def collect_auxiliary_losses(self, model: Any, options: Config) -> Iterator[dict[str, Tensor]]:
+    def collect_auxiliary_losses(self, model: Module, options: Config) -> Iterator[dict[str, Tensor]]:
         """balance: how unevenly the gates share the tokens among their experts; diffusers computes and drops it."""
         terms: dict[str, Tensor] = {}
         if not options.hidream_use_load_balancing_loss:

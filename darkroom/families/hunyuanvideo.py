@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs
+    from darkroom.families.shared.types import Kwargs, SampleEncoders
     from darkroom.options.config import Config
 
 REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
@@ -132,7 +132,9 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(
+        self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
+    ) -> dict[str, Tensor]:
         """Of the first frame: start (B, 32, 1, H, W), its latent by itself, and image (B, N, D), SigLIP's features."""
         import torch
 

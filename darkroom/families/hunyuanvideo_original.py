@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Kwargs, SampleEncoders, Settings
     from darkroom.options.config import Config
 
 BASE = "hunyuanvideo-community/HunyuanVideo"
@@ -243,7 +243,9 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         """How the network of a flavour is given the first frame, if its config says so."""
         return str(self.specs_for(flavour).denoiser.config.get("image_condition_type"))
 
-    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(
+        self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
+    ) -> dict[str, Tensor]:
         """start (B, 16, 1, H, W): the latent of the first frame by itself.
 
         Inside a clip that latent is another one, as the VAE's norms look at all frames.

@@ -129,7 +129,7 @@ class Kandinsky5(Family):
         """What the network looks at, channels last."""
         return self.to_pipeline(x_t)
 
-    def sparse(self, model: Any, hidden_states: Tensor) -> Any:
+    def sparse(self, model: Module, hidden_states: Tensor) -> Any:
         """Which patches look at which, for networks that do not let all look at all."""
         return None
 

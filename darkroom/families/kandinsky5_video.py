@@ -24,9 +24,10 @@ from darkroom.families.sizes import CLIP_L, DEFAULT, QWEN25_VL_7B
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Generator, Tensor
+    from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Kwargs, SampleEncoders, Settings
     from darkroom.options.config import Config
 
 SMALL = range(480, 855)
@@ -130,7 +131,9 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(
+        self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
+    ) -> dict[str, Tensor]:
         """start (B, 16, 1, H, W): the latent of the first frame by itself."""
         from darkroom.families.shared.latents import encode
 
@@ -167,7 +170,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
         mask = cond["given"].to(x_t).expand(-1, -1, -1, *x_t.shape[-2:])
         return self.to_pipeline(torch.cat([x_t, torch.zeros_like(x_t), mask], dim=1))
 
-    def sparse(self, model: Any, hidden_states: Tensor) -> Any:
+    def sparse(self, model: Module, hidden_states: Tensor) -> Any:
         """diffusers' pipeline's own, with what it asks of itself."""
         from darkroom.families.modules import nabla
         from darkroom.families.shared.classes import find_class, unwrap

@@ -94,7 +94,7 @@ class LongCatVideo(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_identity(self, options: Config) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, object]:
         """The pipeline cleans a prompt further where ftfy is installed."""
         return {**super().text_identity(options), "ftfy": has_ftfy()}
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Cond, Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, SampleEncoders, Settings
     from darkroom.options.config import Config
 
 IMAGE_TO_VIDEO_FIELDS: Settings = {"image_input": "optional", "image_pipeline": "LTX2ImageToVideoPipeline"}
@@ -180,10 +180,10 @@ class LTXVideo2(LTXVideo):
 
     # -- audio ----------------------------------------------------------------------------------------------------
 
-    def sample_identity(self, options: Config) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, object]:
         return {"sound": list(self.audio), "frames_per_second": options.framerate or self.fps}
 
-    def encode_audio(self, components: Any, waveforms: Tensor, seconds: float) -> dict[str, Tensor]:
+    def encode_audio(self, components: SampleEncoders, waveforms: Tensor, seconds: float) -> dict[str, Tensor]:
         """audio (B, T, D): normalized latents of the waveforms (B, channels, N)."""
         import torch
 

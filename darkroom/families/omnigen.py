@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
     from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
 
     from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
@@ -205,7 +206,7 @@ class OmniGen(Family):
             pipe.multimodal_processor = Instructions(pipe.tokenizer, stock.max_image_size, stock)
 
 
-def token_ids(tokenizer: Any, caption: str) -> list[int]:
+def token_ids(tokenizer: PreTrainedTokenizerBase, caption: str) -> list[int]:
     """The tokens of a caption and its template."""
     return tokenizer(TEMPLATE.format(caption)).input_ids
 

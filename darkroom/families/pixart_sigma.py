@@ -8,7 +8,7 @@ Shapes: latents (B, 4, H, W); text (B, L, D) with a mask (B, L) of its real toke
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family, read_config
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
@@ -86,7 +86,7 @@ class PixArtSigma(Family):
         oracle={"attention_head_dim": 32, "cross_attention_dim": 128},
     )
 
-    def text_identity(self, options: Config) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, object]:
         return {**super().text_identity(options), "t5_padding": options.t5_padding}
 
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:

@@ -101,7 +101,7 @@ class SD1x(Family):
         """The noise, or what the checkpoint's prediction type says, (B, 4, H, W)."""
         return model(x_t, t, encoder_hidden_states=cond["text"], return_dict=False)[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Module, custom: Settings) -> Any:
         """The encoder of the UNet."""
         return cls.from_unet(denoiser, **custom)
 

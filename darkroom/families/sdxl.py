@@ -197,7 +197,7 @@ class SDXL(Family):
         added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"].to(text)}
         return model(x_t, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+    def new_controlnet(self, cls: Any, denoiser: Module, custom: Settings) -> Any:
         """The encoder of the UNet."""
         return cls.from_unet(denoiser, **custom)
 

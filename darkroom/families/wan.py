@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Kwargs, SampleEncoders, Settings
     from darkroom.options.config import Config
 
 LAST_FRAME = "last_frame"
@@ -284,7 +284,7 @@ class Wan(FirstFrameFamily):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_identity(self, options: Config) -> dict[str, Any]:
+    def text_identity(self, options: Config) -> dict[str, object]:
         """diffusers' pipeline cleans a prompt further where ftfy is installed."""
         return {**super().text_identity(options), "ftfy": has_ftfy()}
 
@@ -304,7 +304,9 @@ class Wan(FirstFrameFamily):
     def _ends_with_image(self, options: Config) -> bool:
         return LAST_FRAME in self.supports_for(options.model_flavour)
 
-    def sample_entries(self, components: Any, pixels: Tensor, latents: Tensor, options: Config) -> dict[str, Tensor]:
+    def sample_entries(
+        self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
+    ) -> dict[str, Tensor]:
         """For image to video, of the frames that are given: first_frame (B, 16, F, H, W) and, for 2.1, image (B, N, D).
 
         The VAE looks back in time, so every latent frame of an otherwise gray clip knows something of the first. With
@@ -331,7 +333,7 @@ class Wan(FirstFrameFamily):
             entries["image"] = torch.stack(features, dim=1) if ends else features[0]
         return entries
 
-    def sample_identity(self, options: Config) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, object]:
         end = {"ends_with": "last frame"} if self._ends_with_image(options) else {}
         grey = {"kept of a control clip": "nothing"} if self._is_vace(options) else {}
         first_frame = (
@@ -433,7 +435,7 @@ class Wan(FirstFrameFamily):
         return {"image": first, **({"last_image": last[0]} if last else {})}
 
 
-def _encode_images(components: Any, pixels: Tensor) -> Tensor:
+def _encode_images(components: SampleEncoders, pixels: Tensor) -> Tensor:
     """Images (B, 3, H, W) in -1..1 as CLIP's last hidden states but one, (B, N, D)."""
     import torch
 

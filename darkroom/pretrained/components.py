@@ -35,6 +35,10 @@ from darkroom.pretrained.repository import Repository, find_missing_components, 
 from darkroom.pretrained.weight_files import SAFETENSORS_ONLY, is_single_file
 
 if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline, SchedulerMixin
+    from torch.nn import Module
+
+    from darkroom.families.shared.types import Autoencoder
     from darkroom.options.config import Config
 
 log = logger(__name__)
@@ -104,7 +108,7 @@ class Components(Repository):
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
-    def text(self) -> Any:
+    def text(self) -> DiffusionPipeline:
         """The family's diffusers pipeline with only its text encoders and tokenizers, on the device."""
         if self._text is None:
             family = self.family
@@ -192,7 +196,7 @@ class Components(Repository):
         self._text = None
         self._release()
 
-    def vae(self) -> Any:
+    def vae(self) -> Autoencoder:
         """The VAE, frozen, on the device, with tiling or slicing if the options ask for it."""
         if self._vae is None:
             dtype = self.vae_dtype
@@ -266,7 +270,7 @@ class Components(Repository):
         finally:
             self.unload_vae()
 
-    def denoiser(self, dtype: torch.dtype | None = None, load_or_quantize: LoadOrQuantize | None = None) -> Any:
+    def denoiser(self, dtype: torch.dtype | None = None, load_or_quantize: LoadOrQuantize | None = None) -> Module:
         """The model that is trained, on the CPU, in `dtype` or else the base's precision: a denoiser, or experts.
 
         `load_or_quantize(component, identity, build_empty, load)` returns a denoiser, perhaps from a cache of quantized
@@ -285,11 +289,11 @@ class Components(Repository):
         assert self.options.timestep_boundary is not None
         return Experts(loaded, self.options.timestep_boundary * 1000)
 
-    def _with_text(self, denoiser: Any) -> DenoiserWithText:
+    def _with_text(self, denoiser: Module) -> DenoiserWithText:
         names = self.family.trainable_text_for(self.options.model_flavour)
         return DenoiserWithText(self.trainable_components[0], denoiser, self.family, self.text(), names, self.options)
 
-    def _denoiser(self, component: str, dtype: torch.dtype, load_or_quantize: LoadOrQuantize | None) -> Any:
+    def _denoiser(self, component: str, dtype: torch.dtype, load_or_quantize: LoadOrQuantize | None) -> Module:
         source, subfolder = self.denoiser_source(component)
 
         def load() -> Any:
@@ -306,7 +310,7 @@ class Components(Repository):
             else load()
         )
 
-    def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype, **quantization: Any) -> Any:
+    def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype, **quantization: Any) -> Module:
         cls = find_class(self.specs.denoiser.cls)
         if is_single_file(source):
             return self._load_from_file("denoiser", subfolder, source, dtype)
@@ -367,7 +371,7 @@ class Components(Repository):
             loaded["vae"] = self._load_vae(None, self.dtype)
         return loaded
 
-    def load_frozen_denoiser(self, name: str) -> Any:
+    def load_frozen_denoiser(self, name: str) -> Module:
         """A denoiser that validation uses and nobody trains, frozen and on the device."""
         if name not in self._extras:
             with explain_load_errors(f"The component '{name}'", self.base, self._remedy):
@@ -375,7 +379,7 @@ class Components(Repository):
             self._extras[name] = model.requires_grad_(False).eval().to(self.device)
         return self._extras[name]
 
-    def scheduler(self) -> Any:
+    def scheduler(self) -> SchedulerMixin:
         """The base's own scheduler, as its pipeline would use it."""
         cls = find_class(self.specs.scheduler.cls)
         with explain_load_errors("The scheduler's settings", self.settings_base, self._remedy):
@@ -385,7 +389,7 @@ class Components(Repository):
             # the class that the model names, not the family's usual one
             return find_class(config.get("_class_name", cls.__name__)).from_config(config)
 
-    def assemble(self, denoiser: Any, vae: Any, scheduler: Any) -> Any:
+    def assemble(self, denoiser: Module, vae: Autoencoder | None, scheduler: SchedulerMixin) -> DiffusionPipeline:
         """The diffusers pipeline around loaded components, without text encoders: prompts are encoded already.
 
         If only one expert is trained, it is used at all noise levels, unless `wan_validation_load_other_stage`.
@@ -421,7 +425,7 @@ class Components(Repository):
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
-    def denoisers_of(self, model: Any) -> dict[str, Any]:
+    def denoisers_of(self, model: Module) -> dict[str, Module]:
         """The denoisers in a run's model, and its ControlNet, by component."""
         if isinstance(model, ControlNetDenoiser):
             return {self.trainable_components[0]: model.denoiser, control.CONTROLNET: model.controlnet}
@@ -431,14 +435,15 @@ class Components(Repository):
             if name in self.trainable_components
         }
 
-    def _pipeline_components(self, denoiser: Any) -> dict[str, Any]:
+    def _pipeline_components(self, denoiser: Module) -> dict[str, Any]:
         """The components of a run's model for a diffusers pipeline, by name."""
         if isinstance(denoiser, ControlNetDenoiser):
             return {self.trainable_components[0]: denoiser.denoiser, control.CONTROLNET: denoiser.copy_for_rendering()}
-        several = isinstance(denoiser, (Experts, ChannelControlDenoiser, DenoiserWithText))
-        return denoiser.members if several else {self.trainable_components[0]: denoiser}
+        if isinstance(denoiser, (Experts, ChannelControlDenoiser, DenoiserWithText)):
+            return denoiser.members
+        return {self.trainable_components[0]: denoiser}
 
-    def save_pipeline(self, denoiser: Any, folder: Path) -> None:
+    def save_pipeline(self, denoiser: Module, folder: Path) -> None:
         """Write a complete diffusers pipeline with this denoiser in place of the base's.
 
         The folder is renamed when it is complete, so an earlier one stays until then. Raises DiskFullError.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
@@ -132,7 +132,7 @@ def read_apart(components: Components) -> dict[str, Any]:
     taken = find_accepted_components(components.family.validation_pipeline(components.options))
     found = {name: part for name, part in components.text().components.items() if isinstance(part, torch.nn.Module)}
     found |= {name: components.extra(name) for name in components.specs.extras}
-    found |= {"vae": components.vae()}
+    found["vae"] = cast(torch.nn.Module, components.vae())
     return {name: part for name, part in found.items() if name in taken}
 
 

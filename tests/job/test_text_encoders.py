@@ -15,7 +15,7 @@ from darkroom import families
 from darkroom.cli.main import main
 from darkroom.families import tiny
 from darkroom.families.shared.classes import find_class
-from darkroom.families.shared.trainable_text import trained_layers
+from darkroom.families.shared.trainable_text import find_trainable_layers
 from darkroom.pretrained.components import Components
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
@@ -36,10 +36,10 @@ def strategy(name: str, **numbers: int) -> SimpleNamespace:
 
 def test_the_strategies_leave_these_layers_free():
     """Of 24 layers, as the options' own words have it."""
-    assert trained_layers(24, strategy("after")) == tuple(range(18))
-    assert trained_layers(24, strategy("before")) == tuple(range(12, 24))
-    assert trained_layers(24, strategy("between")) == tuple(range(12, 18))
-    assert trained_layers(12, strategy("after")) == tuple(range(12))
+    assert find_trainable_layers(24, strategy("after")) == tuple(range(18))
+    assert find_trainable_layers(24, strategy("before")) == tuple(range(12, 24))
+    assert find_trainable_layers(24, strategy("between")) == tuple(range(12, 18))
+    assert find_trainable_layers(12, strategy("after")) == tuple(range(12))
 
 
 @pytest.mark.parametrize(("name", "flavour"), WITH_TEXT)

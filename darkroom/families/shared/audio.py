@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,11 +12,12 @@ from torch import Tensor
 from darkroom.families.base import Family
 
 if TYPE_CHECKING:
+    from darkroom.families.shared.types import SampleEncoders
     from darkroom.options.config import Config
 
 
 def encode_batch_audio(
-    family: Family, components: Any, waveforms: Sequence[np.ndarray | None], frames: int, options: Config
+    family: Family, components: SampleEncoders, waveforms: Sequence[np.ndarray | None], frames: int, options: Config
 ) -> dict[str, Tensor]:
     """Cache entries of waveforms (channels, N) of samples with `frames` frames, and `sound_counts` (B,), 0 or 1.
 

@@ -8,6 +8,7 @@ from darkroom.core.registry import import_path
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch.nn import Module
 
 
 def find_class(name: str) -> Any:
@@ -43,7 +44,7 @@ def rebuild_pipeline(pipe: DiffusionPipeline, name: str) -> Any:
     return rebuilt
 
 
-def unwrap(model: Any) -> Any:
+def unwrap(model: Module) -> Any:
     """The denoiser itself, also behind DistributedDataParallel or a compiled wrapper."""
     for attribute in ("module", "_orig_mod"):
         while hasattr(model, attribute):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 
 class ControlledDenoiser:
     """A denoiser that is given the same control image at every call; everything else is the model's."""
 
-    def __init__(self, model: Any, control: Tensor):
+    def __init__(self, model: Module, control: Tensor):
         self._model, self._control = model, control
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:

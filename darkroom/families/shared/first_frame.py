@@ -21,7 +21,7 @@ class FirstFrameFamily(Family):
         """Is this an image-to-video flavour?"""
         return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
 
-    def sample_identity(self, options: Config) -> dict[str, Any]:
+    def sample_identity(self, options: Config) -> dict[str, object]:
         return {"starts_from": "first frame"} if self.is_image_to_video(options) else {}
 
 

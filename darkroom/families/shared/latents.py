@@ -14,21 +14,22 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from darkroom.families.shared.spec import Latents
+    from darkroom.families.shared.types import Autoencoder
 
 
-def _scale(z: Tensor, vae: Any) -> Tensor:
+def _scale(z: Tensor, vae: Autoencoder) -> Tensor:
     return z * vae.config.scaling_factor
 
 
-def _unscale(z: Tensor, vae: Any) -> Tensor:
+def _unscale(z: Tensor, vae: Autoencoder) -> Tensor:
     return z / vae.config.scaling_factor
 
 
-def _shift_scale(z: Tensor, vae: Any) -> Tensor:
+def _shift_scale(z: Tensor, vae: Autoencoder) -> Tensor:
     return (z - vae.config.shift_factor) * vae.config.scaling_factor
 
 
-def _unshift_scale(z: Tensor, vae: Any) -> Tensor:
+def _unshift_scale(z: Tensor, vae: Autoencoder) -> Tensor:
     return z / vae.config.scaling_factor + vae.config.shift_factor
 
 
@@ -39,11 +40,11 @@ def _per_channel(numbers: Any, z: Tensor) -> Tensor:
     return torch.as_tensor(numbers).to(z).view(1, -1, *[1] * (z.ndim - 2))
 
 
-def _standardize(z: Tensor, vae: Any) -> Tensor:
+def _standardize(z: Tensor, vae: Autoencoder) -> Tensor:
     return (z - _per_channel(vae.config.latents_mean, z)) / _per_channel(vae.config.latents_std, z)
 
 
-def _unstandardize(z: Tensor, vae: Any) -> Tensor:
+def _unstandardize(z: Tensor, vae: Autoencoder) -> Tensor:
     return z * _per_channel(vae.config.latents_std, z) + _per_channel(vae.config.latents_mean, z)
 
 
@@ -82,13 +83,17 @@ def _statistics(vae: Any, z: Tensor, min_variance: float | None) -> tuple[Tensor
     return vae.bn.running_mean.to(z).view(1, -1, 1, 1), spread.to(z).view(1, -1, 1, 1)
 
 
-def _unshuffle_standardize(z: Tensor, vae: Any, min_variance: float | None = None, by_position: bool = False) -> Tensor:
+def _unshuffle_standardize(
+    z: Tensor, vae: Autoencoder, min_variance: float | None = None, by_position: bool = False
+) -> Tensor:
     z = _unshuffle(z, by_position)
     mean, spread = _statistics(vae, z, min_variance)
     return (z - mean) / spread
 
 
-def _unstandardize_shuffle(z: Tensor, vae: Any, min_variance: float | None = None, by_position: bool = False) -> Tensor:
+def _unstandardize_shuffle(
+    z: Tensor, vae: Autoencoder, min_variance: float | None = None, by_position: bool = False
+) -> Tensor:
     mean, spread = _statistics(vae, z, min_variance)
     return _shuffle(z * spread + mean, by_position)
 
@@ -113,7 +118,7 @@ NORMALIZERS: dict[str, tuple[Callable[[Tensor, Any], Tensor], Callable[[Tensor, 
 """Name to a pair of functions of (z, vae): normalize and its inverse."""
 
 
-def encode(vae: Any, pixels: Tensor, facts: Latents) -> Tensor:
+def encode(vae: Autoencoder, pixels: Tensor, facts: Latents) -> Tensor:
     """Pixels in -1..1 to normalized latents, float32: (B, 3, H, W) to (B, C, H/f, W/f).
 
     With a frame axis, (B, 3, F, H, W) becomes (B, C, (F-1)/temporal + 1, H/f, W/f); there an image is a clip of one
@@ -152,7 +157,7 @@ def _read_mean(answer: Any) -> Tensor:
     return answer.latent_dist.mode() if hasattr(answer, "latent_dist") else answer.latent
 
 
-def decode(vae: Any, latents: Tensor, facts: Latents) -> Tensor:
+def decode(vae: Autoencoder, latents: Tensor, facts: Latents) -> Tensor:
     """Normalized latents to pixels (B, 3, H, W) or (B, 3, F, H, W), about -1..1, float32; 4 channels for layers.
 
     Latents with another number of channels than the denoiser's are taken as the VAE's own, as some pipelines return.

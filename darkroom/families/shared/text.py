@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from torch import Tensor
+    from transformers import PreTrainedTokenizerBase
 
     from darkroom.options.config import Config
 
@@ -67,7 +68,7 @@ def find_truncated(pipe: DiffusionPipeline, captions: list[str], limit: int) -> 
     # a processor has a tokenizer
     tokenizers = [t if hasattr(t, "model_max_length") else t.tokenizer for t in tokenizers_or_processors]
 
-    def is_cut(tokenizer: Any, caption: str) -> bool:
+    def is_cut(tokenizer: PreTrainedTokenizerBase, caption: str) -> bool:
         # a caption has at most as many tokens as bytes, plus special tokens
         limit_of_tokenizer = min(limit, tokenizer.model_max_length)
         return (
@@ -78,17 +79,17 @@ def find_truncated(pipe: DiffusionPipeline, captions: list[str], limit: int) -> 
     return [caption for caption in captions if tokenizers and all(is_cut(t, caption) for t in tokenizers)]
 
 
-def zero_padding(embeds: Tensor, tokenizer: Any, captions: list[str], length: int) -> Tensor:
+def zero_padding(embeds: Tensor, tokenizer: PreTrainedTokenizerBase, captions: list[str], length: int) -> Tensor:
     """Embeddings (B, L, D) with the positions that hold padding set to zero."""
     return embeds * _mask_tokens(tokenizer, captions, length).to(embeds)[..., None]
 
 
-def count_tokens(tokenizer: Any, captions: list[str], length: int) -> list[int]:
+def count_tokens(tokenizer: PreTrainedTokenizerBase, captions: list[str], length: int) -> list[int]:
     """The number of tokens of each caption without padding, truncated to `length`."""
     return _mask_tokens(tokenizer, captions, length).sum(dim=1).tolist()
 
 
-def _mask_tokens(tokenizer: Any, captions: list[str], length: int) -> Tensor:
+def _mask_tokens(tokenizer: PreTrainedTokenizerBase, captions: list[str], length: int) -> Tensor:
     """(B, L): 1 for tokens of the caption, 0 for padding."""
     tokens = tokenizer(captions, padding="max_length", max_length=length, truncation=True, return_tensors="pt")
     return tokens["attention_mask"]

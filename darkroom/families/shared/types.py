@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from darkroom.families.shared.spec import Latents
 
 Settings = Mapping[str, Any]
 """A component's settings, as its `config.json` has them."""
@@ -13,3 +19,35 @@ Kwargs = dict[str, Any]
 
 Cond = dict[str, Any]
 """What a denoiser is given beside latents and time: batched tensors (B, ...) by name, or tuples of them."""
+
+
+class Autoencoder(Protocol):
+    """A VAE of diffusers, or what stands in its place where pixels themselves are denoised."""
+
+    @property
+    def config(self) -> Any: ...
+
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def encode(self, pixels: Tensor, /) -> Any:
+        """What holds the latents of pixels (B, 3, H, W), or (B, 3, F, H, W), in -1..1."""
+
+    def decode(self, latents: Tensor, /, return_dict: bool = True) -> Any:
+        """The way back."""
+
+
+class SampleEncoders(Protocol):
+    """The models that see samples before training, each loaded when it is asked for."""
+
+    @property
+    def latents(self) -> Latents: ...
+
+    def vae(self) -> Any:
+        """The autoencoder."""
+
+    def extra(self, name: str) -> Any:
+        """Another component: an image encoder, a processor."""

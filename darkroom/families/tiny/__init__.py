@@ -18,6 +18,8 @@ from darkroom.families.shared.spec import ComponentSpec
 from darkroom.families.tiny.tokenizers import TOKENIZERS
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from darkroom.families.base import Family
     from darkroom.families.shared.types import Settings
 
@@ -41,7 +43,7 @@ def build_component(component: ComponentSpec, tokenizer: Any = None) -> Any:
     return model
 
 
-def _fill(model: Any) -> None:
+def _fill(model: Module) -> None:
     """Weights for a model that leaves its own as the memory was: small numbers, and ones for scales and biases."""
     import torch
 
