@@ -41,6 +41,17 @@ def run_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def seed_torch(seed: int) -> None:
+    """Seed torch's global generators, those of the host and of the GPUs.
+
+    As `torch.manual_seed`, which also writes down the stack once for each kind of device that the machine has not got:
+    a millisecond in a step.
+    """
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
+
+
 def is_host(device: torch.device) -> bool:
     """Is it the host's own processors?"""
     return device.type == HOST.type and device != ASSUMED

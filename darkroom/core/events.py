@@ -7,6 +7,7 @@ imports none of them. Listeners run in the order in which they were added, in th
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -20,7 +21,12 @@ class Event:
     @property
     def name(self) -> str:
         """The snake_case name under which the event is logged."""
-        return "".join("_" + c.lower() if c.isupper() else c for c in type(self).__name__).lstrip("_")
+        return _to_snake_case(type(self).__name__)
+
+
+@functools.cache
+def _to_snake_case(name: str) -> str:
+    return "".join("_" + c.lower() if c.isupper() else c for c in name).lstrip("_")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,6 +24,13 @@ MAX_PENDING_BYTES = 256 << 20
 
 def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
     """A value with its tensors changed: itself, or those in dicts, lists and tuples; anything else stays as it is."""
+    if isinstance(value, Tensor):
+        return change(value)
+    # pytree would do these too, ten times as slowly
+    if type(value) is dict:
+        return {name: map_tensors(change, part) for name, part in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map_tensors(change, part) for part in value)
     return pytree.tree_map_only(Tensor, change, value)
 
 

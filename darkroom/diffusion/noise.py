@@ -47,8 +47,3 @@ def derive_seed(seed: int, *path: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
         state ^= state >> 31
     return state & (2**63 - 1)
-
-
-def make_generator(seed: int, *path: int) -> Generator:
-    """A generator on the host for `derive_seed`."""
-    return Generator().manual_seed(derive_seed(seed, *path))

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Protocol
 
-import torch
 from torch import Generator, Tensor
 
-from darkroom.diffusion.noise import derive_seed, make_generator
+from darkroom.core.device import seed_torch
+from darkroom.diffusion.noise import derive_seed
 
 if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
@@ -29,8 +29,8 @@ class Draws:
 
     seed: int
     rank: int = 0
-    structure: Generator = dataclasses.field(init=False)
-    noise: Generator = dataclasses.field(init=False)
+    structure: Generator = dataclasses.field(init=False, default_factory=Generator)
+    noise: Generator = dataclasses.field(init=False, default_factory=Generator)
 
     def __post_init__(self) -> None:
         self._seed_own(0)
@@ -38,15 +38,16 @@ class Draws:
     def start_step(self, step: int) -> None:
         """Seed all generators, torch's global ones too, for the step after `step` finished ones."""
         self._seed_own(step)
-        torch.manual_seed(derive_seed(self.seed, self.rank, 3, step))
+        seed_torch(derive_seed(self.seed, self.rank, 3, step))
 
     def start_update(self, step: int) -> None:
         """Seed torch's global generators for an optimizer that rounds at random: alike in every process, whose weights
         must stay the same."""
-        torch.manual_seed(derive_seed(self.seed, 4, step))
+        seed_torch(derive_seed(self.seed, 4, step))
 
     def _seed_own(self, step: int) -> None:
-        self.structure, self.noise = (make_generator(self.seed, self.rank, purpose, step) for purpose in (1, 2))
+        for purpose, generator in enumerate((self.structure, self.noise), 1):
+            generator.manual_seed(derive_seed(self.seed, self.rank, purpose, step))
 
 
 @dataclasses.dataclass(frozen=True)

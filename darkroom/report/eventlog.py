@@ -13,6 +13,8 @@ from darkroom.core.events import Event, Progress, Step
 from darkroom.core.files import explain_disk_full
 from darkroom.core.log import redact_values
 
+ENCODER = json.JSONEncoder(default=str)
+
 
 class EventLog:
     """Appends every event but bare progress. Lines are flushed, so a killed run keeps all but the last."""
@@ -30,7 +32,7 @@ class EventLog:
         row = {"time": self.clock.utc_timestamp(), "event": event.name, **vars(event)}
         row = row if isinstance(event, Step) else redact_values(row)  # a step has numbers only, and there are many
         with explain_disk_full(self.path, "an event"):
-            self._file.write(json.dumps(row, default=str) + "\n")
+            self._file.write(ENCODER.encode(row) + "\n")
             self._file.flush()
 
     def close(self) -> None:

@@ -72,6 +72,8 @@ class Trackers:
 
     def on_step(self, event: Step) -> None:
         """Loss terms and metrics of one step."""
+        if not self.trackers:
+            return
         values = {"train_loss": sum(event.terms.values()), "epoch": event.epoch}
         values |= {f"loss/{name}": value for name, value in event.terms.items()} | event.metrics
         for tracker in self.trackers:

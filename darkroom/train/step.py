@@ -35,6 +35,12 @@ class Report:
     samples: int
 
 
+def _mean_term(name: str, outcomes: list[Outcome], like: torch.Tensor) -> torch.Tensor:
+    """A term's share in the step's loss, as `like`: its mean over the micro-batches, 0 where one has none."""
+    terms = [o.terms[name].detach().to(like) if name in o.terms else torch.zeros_like(like) for o in outcomes]
+    return torch.stack(terms).mean() if len(terms) > 1 else terms[0]
+
+
 @dataclasses.dataclass
 class Stepper:
     """The parts of an update. `engine` is accelerate's Accelerator: precision, gradient scaling, several processes.
@@ -107,14 +113,12 @@ class Stepper:
 
     def _report(self, outcomes: list[Outcome], batches: Sequence[Any], rate: float, size: torch.Tensor) -> Report:
         # one transfer for all numbers of the step
-        # each term's share in the step's loss; micro-batches may differ in what they have
         names = list(dict.fromkeys(name for o in outcomes for name in o.terms))
-        zero = torch.zeros_like(size)
-        sums = [torch.stack([o.terms.get(n, zero).detach().to(zero) for o in outcomes]).mean() for n in names]
-        errors, levels = torch.cat([o.errors for o in outcomes]), torch.cat([o.levels for o in outcomes])
-        flat = torch.cat([torch.stack([*sums, size]), errors, levels]).tolist()
+        sums = [_mean_term(name, outcomes, size) for name in names]
+        errors, levels = [o.errors for o in outcomes], [o.levels for o in outcomes]
+        flat = torch.cat([torch.stack([*sums, size]), *errors, *levels]).tolist()
         terms = dict(zip(names, flat, strict=False))
-        count = len(errors)
+        count = sum(each.numel() for each in errors)
         bands = list(zip(flat[-count:], flat[-2 * count : -count], strict=True))
         if not all(map(math.isfinite, terms.values())):
             raise UserError(self._not_a_number(terms, batches))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import traceback
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Generator, Tensor
 
 from darkroom import families
 from darkroom.core.errors import DataError, UserError
+from darkroom.diffusion.noise import derive_seed
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.options.config import Config
@@ -228,6 +230,18 @@ def test_a_step_draws_the_same_whatever_was_drawn_before_it_and_in_every_process
 
     assert found[0] == found[1]
     assert len({number for numbers in found[1:] for number in numbers}) == 12
+
+
+def test_a_step_is_seeded_as_torch_would_without_a_look_at_the_stack(monkeypatch):
+    draws = Draws(1)
+    torch.manual_seed(derive_seed(1, 0, 3, 7))
+    expected = torch.rand(3)
+
+    monkeypatch.setattr(traceback, "format_stack", lambda: pytest.fail("what torch notes down for missing devices"))
+    draws.start_step(7)
+
+    assert torch.equal(torch.rand(3), expected)
+    draws.start_update(7)
 
 
 def test_an_update_draws_the_same_in_every_process():

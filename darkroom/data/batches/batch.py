@@ -48,16 +48,19 @@ class Batch:
         return len(self.latents)
 
     def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
-        """The batch on another device; floating tensors also in another type."""
+        """The batch on another device, where its tensors go together; floating tensors also in another type."""
+        on_host = self.cond_on_host or self.cond
+        if dtype is None and self.latents.device == torch.device(device):
+            return replace(self, cond_on_host=on_host)
 
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
 
-        return replace(self._with(move), cond_on_host=self.cond_on_host or self.cond)
+        return self._with(move, cond_on_host=on_host)
 
     def pin_memory(self) -> Batch:
         """The batch in pinned memory, from where copies to a device need not be waited for."""
         return self._with(pin)
 
-    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        return replace(self, **{name: map_tensors(change, getattr(self, name)) for name in OF_TENSORS})
+    def _with(self, change: Callable[[Tensor], Tensor], **others: Any) -> Batch:
+        return replace(self, **{name: map_tensors(change, getattr(self, name)) for name in OF_TENSORS}, **others)

@@ -72,6 +72,8 @@ class SampleSource:
     def choose_conditioning(self, row: int, epoch: int) -> list[CachedConditioning]:
         """The pictures beside one sample in this epoch."""
         choices = self.conditioning_choices(row)
+        if len(choices) == 1:
+            return choices[0]
         return choices[zlib.crc32(f"{self.index.path(row)}\0{epoch}".encode()) % len(choices)]
 
     def captions_of(self, row: int, conditioning: Sequence[CachedConditioning]) -> tuple[str, ...]:
@@ -127,6 +129,10 @@ def stack_equal(conditions: list[dict[str, Tensor]]) -> dict[str, Tensor]:
     return stacked
 
 
+SIZES = (("height", "width"), ("target_height", "target_width"), ("top", "left"))
+"""Columns of the index that a batch brings along: original sizes, target sizes, crops."""
+
+
 def gather(
     source: SampleSource,
     rows: Sequence[int],
@@ -136,28 +142,26 @@ def gather(
     position: int,
 ) -> Batch:
     """The batch of these index rows."""
-    at, rows_array = source.index.numbers, np.asarray(rows, np.int64)
+    numbers = source.index.numbers
+    sizes = torch.tensor([[[int(numbers[name][row]) for name in pair] for pair in SIZES] for row in rows])
     conditions = [
         (source.empty if drop and not source.text_images else source.texts).get(
             caption, source.reference_images(int(row), source.choose_conditioning(int(row), epoch))
         )
         for row, caption, drop in zip(rows, random_choices.captions, random_choices.dropped, strict=True)
     ]
-    entries = [source.latents.get(int(row)) for row in rows_array]
+    entries = [source.latents.get(row) for row in rows]
     # what captions are read with stays beside the sample
     unconditioned = torch.tensor(random_choices.unconditioned, dtype=torch.bool)
-
-    def pairs(first: str, second: str) -> Tensor:
-        return torch.from_numpy(np.stack([at[first][rows_array], at[second][rows_array]], 1).astype(np.int64))
 
     return Batch(
         latents=torch.stack([entry["latents"] for entry in entries]),
         cond=(stack or stack_equal)(conditions),
         captions=random_choices.captions,
-        paths=[source.index.path(int(row)) for row in rows_array],
-        original_sizes=pairs("height", "width"),
-        target_sizes=pairs("target_height", "target_width"),
-        crops=pairs("top", "left"),
+        paths=[source.index.path(int(row)) for row in rows],
+        original_sizes=sizes[:, 0],
+        target_sizes=sizes[:, 1],
+        crops=sizes[:, 2],
         dropped=torch.tensor(random_choices.dropped, dtype=torch.bool),
         unconditioned=unconditioned,
         dataset=source.id,

@@ -362,7 +362,7 @@ def _bytes_of(tensors: Tensors) -> Iterator[bytes | memoryview]:
         tensor = tensors[name]
         yield f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
         if tensor.numel():
-            yield tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            yield tensor.reshape(-1).view(torch.uint8).numpy().data
 
 
 def pack(key: str, tensors: Tensors, compress: bool) -> Tensors:
