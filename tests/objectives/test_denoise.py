@@ -51,7 +51,7 @@ class Told:
             collect_auxiliary_losses=lambda *_: nullcontext({}),
         )
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
-        fields = {"is_regularisation": False, "timestep_offset": 0.0, "mask": None, **extra}
+        fields = {"is_regularization": False, "timestep_offset": 0.0, "mask": None, **extra}
         batch = SimpleNamespace(latents=x0, cond={}, cond_on_host={}, **fields)
         return dataclasses.replace(self.objective, family=told)(None, batch, step)
 
