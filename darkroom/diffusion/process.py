@@ -146,7 +146,10 @@ class SamplePrediction(_Discrete):
         return (x_t - a * pred) / g
 
 
-def build_process(prediction: str, schedule: NoiseSchedule | None) -> Flow | Epsilon | VPrediction | SamplePrediction:
+DiffusionProcess = Flow | Epsilon | VPrediction | SamplePrediction
+
+
+def build_process(prediction: str, schedule: NoiseSchedule | None) -> DiffusionProcess:
     """The process of a prediction type; the discrete ones need a noise schedule."""
     if prediction == "flow_matching":
         return Flow()

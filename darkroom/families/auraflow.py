@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents, Limits
 from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import PILE_T5_XL, SD_VAE
 from darkroom.families.tiny.components import kl_vae, t5
@@ -35,6 +35,7 @@ class AuraFlow(Family):
     prediction = "flow_matching"
     latents = Latents(channels=4, downscale=8, patch=2)
     blocks = ("joint_transformer_blocks", "single_transformer_blocks")
+    hidden_states = HiddenStates(output=1)
     text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taesdxl"
     component_sizes = {"": {"text_encoder": PILE_T5_XL, "vae": SD_VAE}}

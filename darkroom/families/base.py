@@ -6,10 +6,9 @@ tensors import it when they run. Classes of diffusers are named as text and foun
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from darkroom.core.errors import ConfigError
@@ -20,6 +19,7 @@ from darkroom.families.shared.spec import (
     ControlInput,
     ControlNet,
     Flavour,
+    HiddenStates,
     Inpainting,
     Latents,
     Limits,
@@ -46,6 +46,9 @@ ON_HOST = "on_host"
 # maximum number of images of a prompt
 MAX_IMAGES = 10
 
+# the first of the streams that are denoised: the latents of images and videos
+LATENTS = "latents"
+
 
 class Family:
     """One architecture. Subclasses set the class attributes and implement `encode_text` and `predict`.
@@ -65,6 +68,8 @@ class Family:
     prediction: ClassVar[str]
     latents: ClassVar[Latents]
     blocks: ClassVar[tuple[str, ...]]
+    # what the blocks return
+    hidden_states: ClassVar[HiddenStates] = HiddenStates()
     targets: ClassVar[Mapping[str, Sequence[str]]]
     flavours: ClassVar[Mapping[str, Flavour]]
     default_flavour: ClassVar[str]
@@ -385,9 +390,9 @@ class Family:
         """Use one expert of a pipeline at all noise levels."""
         raise TypeError(f"{type(self).__name__} has no experts")
 
-    def predict_streams(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
-        """The prediction, and those of `extra_streams`, whose noised latents are in `cond` by name."""
-        return self.predict(model, x_t, t, cond), {}
+    def predict_streams(self, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """The predictions by stream, each as its x_t: of LATENTS, and of `extra_streams`."""
+        return {LATENTS: self.predict(model, x_t[LATENTS], t, cond)}
 
     # -- control ---------------------------------------------------------------------------------------------------
 
@@ -492,11 +497,6 @@ class Family:
     def add_input_channels(self, denoiser: Module) -> None:
         """Add input channels for a control image. New weights are zero, so the output does not change."""
         raise TypeError(f"{type(self).__name__} takes no control image as channels")
-
-    @contextlib.contextmanager
-    def collect_auxiliary_losses(self, model: Module, options: Config) -> Iterator[dict[str, Tensor]]:
-        """Context around `predict` in training that yields auxiliary losses of the network by name."""
-        yield {}
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents
 from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import FLUX_VAE, T5_XXL
 from darkroom.families.tiny.components import kl_vae, t5
@@ -40,6 +40,7 @@ class Chroma(Family):
     attention_masks = "always"
     latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
+    hidden_states = HiddenStates(output=1)
     corrects = (
         "The padding of captions is hidden, as in the original model. The pipeline of diffusers 0.42 hands its mask to "
         "the attention as numbers, which hides nothing: images that it draws without Darkroom see the padding."

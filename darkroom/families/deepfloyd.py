@@ -17,7 +17,7 @@ from darkroom.families.base import Family
 from darkroom.families.sd1x import NO_CHECKER
 from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.first_frame import to_images
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Inpainting, Latents
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Inpainting, Latents
 from darkroom.families.tiny.components import t5
 
 if TYPE_CHECKING:
@@ -95,6 +95,7 @@ class DeepFloyd(Family):
     prediction = "epsilon"
     latents = Latents(channels=3, downscale=1, normalizer="pixels")
     blocks = ("down_blocks", "up_blocks")
+    hidden_states = HiddenStates(are_maps=True)
     unused_components = ("safety_checker", "feature_extractor", "watermarker")
     text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
     raw_output = "pt"

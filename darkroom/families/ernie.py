@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents
 from darkroom.families.shared.text import stack_padded
 from darkroom.families.tiny.components import flux2_vae, mistral3
 
@@ -32,6 +32,7 @@ class Ernie(Family):
     attention_masks = "always"
     latents = Latents(channels=128, downscale=16, normalizer="batch_norm_1e-5")
     blocks = ("layers",)
+    hidden_states = HiddenStates(sequence_first=True)
     unused_components = ("pe", "pe_tokenizer")
     default_flavour = "base"
     flavours = {

@@ -18,6 +18,7 @@ from darkroom.families.shared.spec import (
     ControlChannels,
     ControlNet,
     Flavour,
+    HiddenStates,
     Inpainting,
     Latents,
 )
@@ -73,6 +74,7 @@ class Flux(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
+    hidden_states = HiddenStates(output=1)
     text_components = {"pretrained_t5_model_name_or_path": "text_encoder_2"}
     guidance_input = True
     guidance_off = {}

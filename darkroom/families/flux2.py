@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, read_config
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Inpainting, Latents
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Inpainting, Latents
 from darkroom.families.sizes import DEFAULT, MISTRAL_SMALL_24B, QWEN3_4B, QWEN3_8B
 from darkroom.families.tiny.components import flux2_vae, mistral3, qwen3
 
@@ -95,6 +95,7 @@ class Flux2(Family):
     prediction = "flow_matching"
     latents = Latents(channels=128, downscale=16, patch=1, normalizer="batch_norm")
     blocks = ("transformer_blocks", "single_transformer_blocks")
+    hidden_states = HiddenStates(output=1)
     guidance_input = True
     negative_is_caption = False
     supports = Family.supports | {"references"}

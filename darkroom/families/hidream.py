@@ -7,12 +7,11 @@ training the network answers tokens (B, 16, N, 4): an image that is not square i
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family, read_config
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents, Limits
 from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, LLAMA31_8B, T5_XXL
 from darkroom.families.tiny.components import clip, kl_vae, llama, t5
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 LLAMA = "terminusresearch/HiDream-I1-Llama-3.1-8B-Instruct"
-GATE = "MoEGate"
 # the pipeline paints images of this edge's area; asked for less, it is told so
 LARGEST_EDGE = 1024
 
@@ -37,6 +35,7 @@ class HiDream(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("double_stream_blocks", "single_stream_blocks")
+    hidden_states = HiddenStates(image="first")
     text_components = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
     component_repositories = {"text_encoder_4": LLAMA, "tokenizer_4": LLAMA}
     previews = "madebyollin/taef1"
@@ -153,28 +152,6 @@ class HiDream(Family):
         if model.training and not read_config(model).force_inference_output:
             answer = _unpack(answer, *x_t.shape[-2:])
         return -answer
-
-    @contextlib.contextmanager
-    def collect_auxiliary_losses(self, model: Module, options: Config) -> Iterator[dict[str, Tensor]]:
-        """balance: how unevenly the gates share the tokens among their experts; diffusers computes and drops it."""
-        terms: dict[str, Tensor] = {}
-        if not options.hidream_use_load_balancing_loss:
-            yield terms
-            return
-        losses: list[Tensor] = []
-
-        def collect(gate: Any, _: Any, answer: tuple[Any, Any, Tensor]) -> None:
-            weight = options.hidream_load_balancing_loss_weight
-            losses.append(answer[2] if weight is None else answer[2] * (weight / gate.alpha))
-
-        gates = [module for module in model.modules() if type(module).__name__ == GATE]
-        hooks = [gate.register_forward_hook(collect) for gate in gates]
-        try:
-            yield terms
-        finally:
-            for hook in hooks:
-                hook.remove()
-        terms["balance"] = sum(losses[1:], losses[0])
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 

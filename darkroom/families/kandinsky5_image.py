@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family, find_on_host
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents, Limits
 from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import CLIP_L, FLUX_VAE, QWEN25_VL_7B
 from darkroom.families.tiny.components import clip, kl_vae, qwen2_vl, qwen2_vl_processor
@@ -65,6 +65,7 @@ class Kandinsky5(Family):
     denoiser = "Kandinsky5Transformer3DModel"
     prediction = "flow_matching"
     blocks = ("text_transformer_blocks", "visual_transformer_blocks")
+    hidden_states = HiddenStates(("visual_transformer_blocks",))
     targets = {"default": ("to_key", "to_query", "to_value")}
 
     # -- text ------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents
 from darkroom.families.sizes import FLUX_VAE, QWEN25_VL_7B
 from darkroom.families.tiny.components import kl_vae, qwen2_vl
 
@@ -37,6 +37,7 @@ class LongCatImage(Family):
     shift_line = (256, 4096, 0.5, 1.15)
     latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("transformer_blocks", "single_transformer_blocks")
+    hidden_states = HiddenStates(output=1)
     unused_components = ("text_processor",)
     component_sizes = {"": {"text_encoder": QWEN25_VL_7B, "vae": FLUX_VAE}}
     sizes = {"": {"num_layers": 10, "num_single_layers": 20}}

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from darkroom.families.base import LATENTS
 from darkroom.families.ltxvideo import SINGLE_LAYER, SMALL_CHANNELS, LTXVideo
 from darkroom.families.shared.first_frame import noise_fractions, token_times
 from darkroom.families.shared.spec import AudioSpec, ComponentSpec, ComponentSpecs, Flavour
@@ -213,22 +214,19 @@ class LTXVideo2(LTXVideo):
             inputs["noisy"] = noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents)))
         return inputs
 
-    def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> Tensor:
-        return self.predict_streams(model, x_t, t, cond)[0]
-
-    def predict_streams(self, model: Module, x_t: Tensor, t: Tensor, cond: Cond) -> tuple[Tensor, dict[str, Tensor]]:
-        """Velocity from data to noise: of the video (B, 128, F, H, W), and {"audio": (B, T, D)}."""
+    def predict_streams(self, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond) -> dict[str, Tensor]:
+        """Velocity from data to noise: of the video (B, 128, F, H, W), and of the audio, "sound" (B, T, D)."""
         from darkroom.families.shared.classes import unwrap
 
-        frames, height, width = x_t.shape[2:]
-        audio, time = cond["sound"].to(x_t), t.float() * 1000
+        video, audio, time = x_t[LATENTS], x_t["sound"], t.float() * 1000
+        frames, height, width = video.shape[2:]
         times: dict[str, Tensor] = {"timestep": time}
         if "noisy" in cond:
             tokens = token_times(time, cond["noisy"], self.latents.tokens(height, width))
             times = {"timestep": tokens, "audio_timestep": time}
-        network, count = unwrap(model), len(x_t)
-        video, audio_answer = model(
-            hidden_states=self.to_pipeline(x_t),
+        network, count = unwrap(model), len(video)
+        video_answer, audio_answer = model(
+            hidden_states=self.to_pipeline(video),
             audio_hidden_states=audio,
             encoder_hidden_states=cond["text"],
             audio_encoder_hidden_states=cond["sound_text"],
@@ -240,13 +238,15 @@ class LTXVideo2(LTXVideo):
             width=width,
             fps=cond["rate"],
             audio_num_frames=audio.shape[1],
-            video_coords=network.rope.prepare_video_coords(count, frames, height, width, x_t.device, fps=cond["rate"]),
-            audio_coords=network.audio_rope.prepare_audio_coords(count, audio.shape[1], x_t.device),
+            video_coords=network.rope.prepare_video_coords(
+                count, frames, height, width, video.device, fps=cond["rate"]
+            ),
+            audio_coords=network.audio_rope.prepare_audio_coords(count, audio.shape[1], video.device),
             use_cross_timestep=not cond["own_times"],
             **times,
             return_dict=False,
         )
-        return self.from_pipeline(video, height, width), {"sound": audio_answer}
+        return {LATENTS: self.from_pipeline(video_answer, height, width), "sound": audio_answer}
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents, Limits
 from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import FLUX_VAE, GEMMA2_2B
 from darkroom.families.tiny.components import gemma2, kl_vae
@@ -33,6 +33,7 @@ class Lumina2(Family):
     attention_masks = "always"
     latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
+    hidden_states = HiddenStates(("layers",))
     negative_is_caption = False
     text_components = {"pretrained_gemma_model_name_or_path": "text_encoder"}
     previews = "madebyollin/taef1"

@@ -18,7 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux import pack, unpack
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Inpainting, Latents
+from darkroom.families.shared.spec import (
+    ComponentSpec,
+    ComponentSpecs,
+    ControlNet,
+    Flavour,
+    HiddenStates,
+    Inpainting,
+    Latents,
+)
 from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import DEFAULT, QWEN25_VL_7B
 from darkroom.families.tiny.components import qwen2_vl, qwen2_vl_processor, qwen_image_vae
@@ -121,6 +129,7 @@ class QwenImage(Family):
     guidance_off = {"true_cfg_scale": 1.0}
     latents = SPACE
     blocks = ("transformer_blocks",)
+    hidden_states = HiddenStates(output=1)
     controlnet = ControlNet("QwenImageControlNetModel", "QwenImageControlNetPipeline", ("controlnet_block_samples",))
     inpainting = Inpainting("QwenImageInpaintPipeline")
     caches = True

@@ -9,7 +9,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Inpainting, Latents
+from darkroom.families.shared.spec import (
+    ComponentSpec,
+    ComponentSpecs,
+    ControlNet,
+    Flavour,
+    HiddenStates,
+    Inpainting,
+    Latents,
+)
 from darkroom.families.sizes import CLIP_L, SD_VAE
 from darkroom.families.tiny.components import clip, kl_vae
 
@@ -52,6 +60,7 @@ class SD1x(Family):
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
+    hidden_states = HiddenStates(are_maps=True)
     unused_components = ("safety_checker", "feature_extractor", "image_encoder")
     controlnet = ControlNet(
         "ControlNetModel",

@@ -10,7 +10,15 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Latents, Limits
+from darkroom.families.shared.spec import (
+    ComponentSpec,
+    ComponentSpecs,
+    ControlNet,
+    Flavour,
+    HiddenStates,
+    Latents,
+    Limits,
+)
 from darkroom.families.shared.text import zero_padding
 from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, T5_XXL
 from darkroom.families.tiny.components import clip, kl_vae, t5
@@ -33,6 +41,7 @@ class SD3(Family):
     prediction = "flow_matching"
     latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("transformer_blocks",)
+    hidden_states = HiddenStates(output=1)
     text_components = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
     controlnet = ControlNet(
         "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", ("block_controlnet_hidden_states",)

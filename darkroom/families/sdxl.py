@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Inpainting, Latents
+from darkroom.families.shared.spec import (
+    ComponentSpec,
+    ComponentSpecs,
+    ControlNet,
+    Flavour,
+    HiddenStates,
+    Inpainting,
+    Latents,
+)
 from darkroom.families.sizes import CLIP_G, CLIP_L, SD_VAE
 from darkroom.families.tiny.components import clip, kl_vae
 
@@ -122,6 +130,7 @@ class SDXL(Family):
     prediction = "epsilon"
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
+    hidden_states = HiddenStates(are_maps=True)
     controlnet: ClassVar[ControlNet | None] = ControlNet(
         "ControlNetModel",
         "StableDiffusionXLControlNetPipeline",

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents
 from darkroom.families.sizes import CLIP_G
 from darkroom.families.tiny.components import clip
 
@@ -39,6 +39,7 @@ class StableCascade(Family):
     prediction = "epsilon"
     latents = Latents(channels=16, downscale=32, normalizer="pixels")
     blocks = ("down_blocks", "up_blocks")
+    hidden_states = HiddenStates(are_maps=True)
     unused_components = ("feature_extractor", "image_encoder")
     component_repositories = {"decoder": DECODER, "vqgan": DECODER}
     pipeline_decodes = True

@@ -17,6 +17,7 @@ from darkroom.families.shared.spec import (
     ComponentSpecs,
     ControlNet,
     Flavour,
+    HiddenStates,
     Inpainting,
     Latents,
     Limits,
@@ -48,6 +49,7 @@ class ZImage(Family):
     guidance_off = {"guidance_scale": 0.0}  # it counts from 0
     latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
+    hidden_states = HiddenStates(("layers",))
     controlnet = ControlNet(
         "ZImageControlNetModel", "ZImageControlNetPipeline", ("controlnet_block_samples",), input="control_context"
     )

@@ -256,7 +256,7 @@ class Trial:
         self.placement.attached(adapter.model, denoisers)
         scheduler = scheduler_config(self.components)
         with self.ledger:
-            self.stepper = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, STEPS)
+            self.stepper = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, denoisers, STEPS)
         self._move_averages()
         for part in self.components.trainable_components if self.counts else ():
             follow(denoisers[part], self.specs, functools.partial(self._moment, part))

@@ -25,7 +25,7 @@ from darkroom.families.shared.classes import find_class
 from darkroom.job.run import Run
 from darkroom.memory import checkpointing
 from darkroom.memory.policy import OFFLOADS, Placement
-from darkroom.objectives import denoise
+from darkroom.objectives import denoise, regularizers
 from darkroom.objectives.base import Draws
 from darkroom.optim import table
 from darkroom.optim.clip import clip
@@ -144,12 +144,14 @@ def trainer(
     adapter: Adapter,
     placement: Placement,
     scheduler: dict,
+    denoisers: Mapping[str, torch.nn.Module],
     steps: int,
     state: TrainState | None = None,
 ) -> Stepper:
     """Objective, optimizer, schedule, average and generators around the adapter.
 
-    `state` says where the run stands on the schedule; left out, at its beginning.
+    `denoisers` are those in the adapter's model, by component. `state` says where the run stands on the schedule; left
+    out, at its beginning.
     """
     state = state or TrainState(total=steps)
     config = run.config
@@ -170,7 +172,13 @@ def trainer(
         engine=engine,
         model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
         objective=denoise.build(
-            run.family, config, scheduler, draws, adapter.disabled, reading(config, adapter, steps)
+            run.family,
+            config,
+            scheduler,
+            draws,
+            adapter.disabled,
+            reading(config, adapter, steps),
+            regularizers.build(run.family, config, [*denoisers.values()]),
         ),
         optimizer=engine.prepare_optimizer(raw) if engine.scaler else raw,
         scheduler=Scheduler(raw, "constant" if row.schedule_free else config.lr_scheduler, shape, state.scheduled),
@@ -223,7 +231,7 @@ def grouped(config: Config, adapter: Adapter, processes: int) -> list[dict[str, 
     return [{"params": others}, {"params": list(text.values()), "lr": rate}]
 
 
-def reading(config: Config, adapter: Adapter, steps: int) -> Callable[[Any, int], dict[str, torch.Tensor]]:
+def reading(config: Config, adapter: Adapter, steps: int) -> Callable[[Batch, int], dict[str, torch.Tensor]]:
     """How a step comes to its text: out of the cache, or read anew by encoders that learn."""
     if not config.train_text_encoder:
         return denoise.cached_text

@@ -160,9 +160,10 @@ def trained(
         with phase(run.bus, "base pictures"):
             validator.base(model)
     adapter = attached(run, model, components)
-    placement.attached(adapter.model, components.denoisers_of(model))
+    denoisers = components.denoisers_of(model)
+    placement.attached(adapter.model, denoisers)
     start_apart(run, adapter)
-    stepper = trainer(run, engine, adapter, placement, scheduler_config(components), steps, state)
+    stepper = trainer(run, engine, adapter, placement, scheduler_config(components), denoisers, steps, state)
     data = {manifest.FILE: plan.manifest(processes).to_bytes()}
     snapshot = Snapshot(adapter, stepper, state, settings, describing(run, components, plan), data)
     go_on(run, engine, keeper, snapshot, start, changes)

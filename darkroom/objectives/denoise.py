@@ -1,10 +1,11 @@
-"""The ordinary objective: draw a noise level, mix, predict, compare."""
+"""The ordinary objective: draw a noise level and noise, add it, predict, compare; of each stream that a sample has."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,8 @@ from torch import Generator, Tensor
 from darkroom.core.errors import DataError, UserError
 from darkroom.core.transfer import map_tensors, to_device
 from darkroom.diffusion import noise as noises
-from darkroom.diffusion.losses import LOSSES, huber_constant, mean_per_sample
-from darkroom.diffusion.process import Flow, build_process, per_sample
+from darkroom.diffusion.losses import LOSSES, huber_constant
+from darkroom.diffusion.process import DiffusionProcess, Flow, build_process, per_sample
 from darkroom.diffusion.schedules import NoiseSchedule
 from darkroom.diffusion.timesteps import (
     DiscreteTimesteps,
@@ -28,8 +29,11 @@ from darkroom.diffusion.timesteps import (
     uniform,
 )
 from darkroom.diffusion.weights import min_snr, soft_min_snr
-from darkroom.families.base import ON_HOST, Family
+from darkroom.families.base import LATENTS, ON_HOST, Family
 from darkroom.objectives.base import Draws, Outcome
+from darkroom.objectives.regularizers.base import Regularizer
+from darkroom.objectives.streams import Noise, Prediction, Stream, add_noise, average, average_per_sample
+from darkroom.objectives.taps import record
 
 if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
@@ -46,51 +50,47 @@ class Denoise:
     """Predict the process's target from noised latents. Latents may have any number of axes after (B, C)."""
 
     family: Family
-    process: Any
+    process: DiffusionProcess
     timesteps: TimestepSampler
     options: Config
     draws: Draws
     untrained: Callable[[], AbstractContextManager[None]]
     moved: Callable[[float], TimestepSampler] | None = None  # the sampler with a dataset's own offset
-    text: Callable[[Any, int], dict[str, Tensor]] = cached_text  # the condition of a batch's captions at a step
+    text: Callable[[Batch, int], dict[str, Tensor]] = cached_text  # the condition of a batch's captions at a step
+    regularizers: Sequence[Regularizer] = ()
 
     def __call__(self, model: Any, batch: Batch, step: int) -> Outcome:
         """One batch, forward only. Everything after the network runs in float32."""
         batch = self.family.slice_batch(batch, self.options, self.draws.structure)
-        x0 = batch.latents.float()
-        levels = self._times(x0, batch.timestep_offset)
-        t = to_device(levels, x0.device)  # (B,)
-        noise = self._noise(x0)
-        perturbed = self._perturbed(noise, step)
-        model_inputs = self.family.model_inputs(batch, self.options, self.draws.structure)
-        given = map_tensors(lambda drawn: to_device(drawn, x0.device), model_inputs)
-        given[ON_HOST] = {"t": levels} | (batch.cond_on_host if self.text is cached_text else {})
-        beside = {name: batch.extras[name].float() for name in self.family.extra_streams}
-        noises_beside = {name: noises.gaussian_like(z, self.draws.noise) for name, z in beside.items()}
-        given |= {name: self.process.mix(z, noises_beside[name], t) for name, z in beside.items()}
+        levels = self._draw_levels(batch)  # (B,), on the host
+        noise = self._draw_noise(batch, step)
+        given = self._draw_inputs(batch, levels)
+        streams = self._add_noise(batch, noise, levels, given.get("noisy"))
+
         cond = self.text(batch, step) | given
-        noisy = cond.get("noisy")  # (B, 1, F, 1, 1), or None where all places have the sample's level
-        x_t = self.process.mix(x0, perturbed, t if noisy is None else per_sample(t, x0) * noisy.to(x0))
-        seen = x_t.to(self._input_dtype(cond, x_t))
+        x_t = {stream.name: stream.x_t.to(self._input_dtype(cond, stream.x_t)) for stream in streams}
         model = self.family.with_control(model, batch, self.options)
-        target = self.process.target(x0, noise, t)
-        targets = {name: self.process.target(z, noises_beside[name], t) for name, z in beside.items()}
+        targets = {s.name: self.process.target(s.x0, s.noise.learned, s.t) for s in streams}
         if batch.is_regularization:
-            target, targets = self._parent(model, seen, t, lambda: self.text(batch, step) | given)
-        with self.family.collect_auxiliary_losses(model, self.options) as terms:
-            pred, preds = self.family.predict_streams(model, seen, t, cond)
-        for name, wanted in targets.items():
-            terms[name] = self._beside(preds[name].float(), wanted, t, batch.extras.get(f"{name}_counts"))
+            targets = self._predict_without_adapter(model, x_t, streams[0].t, lambda: self.text(batch, step) | given)
+        with contextlib.ExitStack() as recording:
+            recorded = [recording.enter_context(record(each.taps)) for each in self.regularizers]
+            answers = self.family.predict_streams(model, x_t, streams[0].t, cond)
 
-        error = self._error(pred.float(), target, t)  # as x0
-        if noisy is not None:
-            error = error * _counted(noisy)
-        errors = mean_per_sample(error, batch.mask)  # (B,)
-        name = "regularisation" if batch.is_regularization else "denoise"
-        return Outcome({name: errors.mean(), **terms}, errors.detach(), self.process.level(t).detach())
+        predictions = [Prediction(s, answers[s.name].float(), targets[s.name]) for s in streams]
+        errors = [self._errors(prediction) for prediction in predictions]  # (B,) of each stream
+        main = "regularisation" if batch.is_regularization else "denoise"
+        terms = {main if s.is_main else s.name: average(e, s.weight) for s, e in zip(streams, errors, strict=True)}
+        for regularizer, found in zip(self.regularizers, recorded, strict=True):
+            terms[regularizer.name] = regularizer(found, predictions)
+        return Outcome(terms, errors[0].detach(), self.process.level(streams[0].t).detach())
 
-    def _times(self, x0: Tensor, offset: float) -> Tensor:
+    # -- drawing; the order of what is drawn from each generator decides a run's bytes ----------------------------
+
+    def _draw_levels(self, batch: Batch) -> Tensor:
         """Noise levels (B,). A dataset's own offset moves them before they are squeezed into 0..1."""
+        offset = batch.timestep_offset
+        x0 = batch.latents.float()
         if offset == 0:
             return self.timesteps.draw(x0, self.draws.structure)
         if self.moved is None:
@@ -100,20 +100,49 @@ class Denoise:
             )
         return self.moved(offset).draw(x0, self.draws.structure)
 
-    def _parent(
-        self, model: Any, x_t: Tensor, t: Tensor, cond: Callable[[], dict[str, Tensor]]
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """What the model would answer without its adapter: on this data the adapter learns to change nothing."""
-        with torch.no_grad(), self.untrained():
-            pred, preds = self.family.predict_streams(model, x_t, t, cond())
-        return pred.float(), {name: answer.float() for name, answer in preds.items()}
+    def _draw_noise(self, batch: Batch, step: int) -> dict[str, Noise]:
+        """The noise of each stream, the main one's with what the options add to it."""
+        learned = self._noise(batch.latents.float())
+        noise = {LATENTS: Noise(self._perturbed(learned, step), learned)}
+        for name in self.family.extra_streams:
+            plain = noises.gaussian_like(batch.extras[name].float(), self.draws.noise)
+            noise[name] = Noise(plain, plain)
+        return noise
 
-    def _beside(self, pred: Tensor, target: Tensor, t: Tensor, counts: Tensor | None) -> Tensor:
-        """The mean error of a stream beside the first, over the samples that have one: `counts` (B,), 0 or 1."""
-        errors = mean_per_sample(self._error(pred, target, t))
-        if counts is None:
-            return errors.mean()
-        return (errors * counts).sum() / counts.sum().clamp(min=1)
+    def _draw_inputs(self, batch: Batch, levels: Tensor) -> dict[str, Any]:
+        """What the network is given beside x_t and text."""
+        drawn = self.family.model_inputs(batch, self.options, self.draws.structure)
+        given = map_tensors(lambda tensor: to_device(tensor, batch.latents.device), drawn)
+        given[ON_HOST] = {"t": levels} | (batch.cond_on_host if self.text is cached_text else {})
+        return given
+
+    # -- streams -------------------------------------------------------------------------------------------------
+
+    def _add_noise(
+        self, batch: Batch, noise: dict[str, Noise], levels: Tensor, noise_share: Tensor | None
+    ) -> list[Stream]:
+        """The streams of a batch, the image or video first; all have the sample's noise level (B,)."""
+        t = to_device(levels, batch.latents.device)
+        mix = functools.partial(add_noise, self.process, t=t)
+        main = mix(LATENTS, batch.latents.float(), noise[LATENTS], noise_share=noise_share, mask=batch.mask)
+        others = [
+            mix(name, batch.extras[name].float(), noise[name], weight=batch.extras.get(f"{name}_counts"))
+            for name in self.family.extra_streams
+        ]
+        return [main, *others]
+
+    def _predict_without_adapter(
+        self, model: Any, x_t: dict[str, Tensor], t: Tensor, cond: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What the model answers without its adapter: on this data the adapter learns to change nothing."""
+        with torch.no_grad(), self.untrained():
+            answers = self.family.predict_streams(model, x_t, t, cond())
+        return {name: answer.float() for name, answer in answers.items()}
+
+    def _errors(self, prediction: Prediction) -> Tensor:
+        """The mean error of each sample, (B,)."""
+        stream = prediction.stream
+        return average_per_sample(self._error(prediction.prediction, prediction.target, stream.t), stream)
 
     @staticmethod
     def _input_dtype(cond: dict[str, Tensor], x_t: Tensor) -> torch.dtype:
@@ -160,19 +189,14 @@ class Denoise:
         return None if o.snr_weight == 1 else torch.full_like(t, o.snr_weight, dtype=torch.float32)
 
 
-def _counted(noisy: Tensor) -> Tensor:
-    """Weights that leave out what was given without noise; the others make up for it, so that the mean is theirs."""
-    counts = (noisy > 0).float()
-    return counts / counts.flatten(1).mean(1).clamp(min=1e-8).view(-1, *[1] * (noisy.ndim - 1))
-
-
 def build(
     family: Family,
     options: Config,
     scheduler: dict[str, Any],
     draws: Draws,
     untrained: Callable[[], AbstractContextManager[None]],
-    text: Callable[[Any, int], dict[str, Tensor]] = cached_text,
+    text: Callable[[Batch, int], dict[str, Tensor]] = cached_text,
+    regularizers: Sequence[Regularizer] = (),
 ) -> Denoise:
     """The denoising objective of a run.
 
@@ -190,7 +214,7 @@ def build(
         normal = not (options.flux_fast_schedule or options.flow_use_uniform_schedule or options.flow_use_beta_schedule)
         moved = functools.lru_cache(functools.partial(flow_timesteps, family, options, scheduler)) if normal else None
         sampler = flow_timesteps(family, options, scheduler)
-        return Denoise(family, Flow(), sampler, options, draws, untrained, moved, text)
+        return Denoise(family, Flow(), sampler, options, draws, untrained, moved, text, regularizers)
     schedule = NoiseSchedule.from_scheduler(scheduler, options.rescale_betas_zero_snr)
     weights = bias_weights(
         len(schedule.alpha_bar),
@@ -201,7 +225,8 @@ def build(
         options.timestep_bias_multiplier,
     )
     timesteps = DiscreteTimesteps(weights, not options.disable_segmented_timestep_sampling, low, high)
-    return Denoise(family, build_process(prediction, schedule), timesteps, options, draws, untrained, text=text)
+    process = build_process(prediction, schedule)
+    return Denoise(family, process, timesteps, options, draws, untrained, text=text, regularizers=regularizers)
 
 
 def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:

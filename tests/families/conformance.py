@@ -35,7 +35,7 @@ from torch import Tensor
 from darkroom import families
 from darkroom.data.batches.batch import Batch
 from darkroom.families import deepfloyd, tiny
-from darkroom.families.base import Family
+from darkroom.families.base import LATENTS, Family
 from darkroom.families.shared import latents as latent_space
 from darkroom.families.shared.audio import encode_batch_audio
 from darkroom.families.shared.experts import Experts
@@ -507,10 +507,10 @@ def _predict(
     draws = torch.Generator().manual_seed(0)
     latents = torch.cat([sample.latents for sample in samples])
     trained = family.slice_batch(batch(samples, latents, case.started), case.settings, draws)
-    cond = family.stack_text(entries) | family.model_inputs(trained, case.settings, draws) | beside
+    cond = family.stack_text(entries) | family.model_inputs(trained, case.settings, draws)
     with torch.no_grad():
-        pred, preds = family.predict_streams(model, x_t, t, cond)
-    return [pred, *preds.values()]
+        answers = family.predict_streams(model, {LATENTS: x_t, **beside}, t, cond)
+    return [*answers.values()]
 
 
 def _difference(stock: dict[str, Any], mine: dict[str, Any]) -> str | None:
@@ -582,14 +582,14 @@ def padding(case: Case) -> str | None:
     latents = torch.cat([sample.latents] * len(CAPTIONS))
     trained = family.slice_batch(batch(samples, latents, case.started), case.settings, draws)
     given = family.model_inputs(trained, case.settings, draws)
-    given |= {name: torch.cat([sample.extras[name]] * len(CAPTIONS)) for name in family.extra_streams}
-    x_t = torch.randn(trained.latents.shape, generator=draws)
+    x_t = {LATENTS: torch.randn(trained.latents.shape, generator=draws)}
+    x_t |= {name: torch.cat([sample.extras[name]] * len(CAPTIONS)) for name in family.extra_streams}
     t = torch.full((len(CAPTIONS),), 0.5 if family.prediction == "flow_matching" else 500)
 
     def asked(text: dict[str, Tensor]) -> Tensor:
         # with gradients: without them nothing is checkpointed
-        pred, preds = family.predict_streams(model, x_t, t, text | given)
-        return torch.cat([answer.detach().flatten() for answer in (pred, *preds.values())])
+        answers = family.predict_streams(model, x_t, t, text | given)
+        return torch.cat([answer.detach().flatten() for answer in answers.values()])
 
     for checkpointed in (False, True):
         if checkpointed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from contextlib import nullcontext
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,13 +13,24 @@ from torch import Generator, Tensor
 
 from darkroom import families
 from darkroom.core.errors import DataError, UserError
+from darkroom.data.batches.batch import Batch
 from darkroom.diffusion.noise import derive_seed
+from darkroom.families.base import LATENTS
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Draws
 from darkroom.options.config import Config
 
 FLOW = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 SHAPES = {"flux": (4, 16, 8, 8), "sdxl": (4, 4, 8, 8)}
+
+
+def batch_of(latents: Tensor, **fields: Any) -> Batch:
+    """A batch without text."""
+    count = len(latents)
+    sizes = torch.zeros(count, 2, dtype=torch.long)
+    unsaid = [""] * count
+    never = torch.zeros(count, dtype=torch.bool)
+    return Batch(latents, {}, unsaid, unsaid, sizes, sizes, sizes, never, "", **fields)
 
 
 @dataclasses.dataclass
@@ -32,28 +42,21 @@ class Told:
     shown: list[tuple[Tensor, Tensor]] = dataclasses.field(default_factory=list)
 
     def __call__(self, latents: float | Tensor = 0.0, step: int = 0, answer=None, **extra: Any) -> Any:
-        conditions, beside = extra.pop("conditions", {}), extra.get("extras", {}).keys() & {"sound"}
+        conditions = extra.pop("conditions", {})
 
-        def predict(model: Any, x_t: Tensor, t: Tensor, cond: Any) -> Tensor:
-            self.shown.append((x_t, t))
-            return torch.zeros_like(x_t) if answer is None else answer(x_t, t)
+        def predict_streams(_: Any, model: Any, x_t: dict[str, Tensor], t: Tensor, cond: Any) -> dict[str, Tensor]:
+            self.shown.append((x_t[LATENTS], t))
+            main = torch.zeros_like(x_t[LATENTS]) if answer is None else answer(x_t[LATENTS], t)
+            return {**x_t, LATENTS: main}
 
-        family = self.objective.family
-        told = SimpleNamespace(
-            title=family.title,
-            beside=beside,
-            predict=predict,
-            predict_streams=lambda *args: (predict(*args), {name: args[3][name] for name in beside}),
-            portion=lambda batch, *_: batch,
-            conditions=lambda *_: conditions or {},
-            latents_for=family.latents_for,
-            with_control=lambda model, *_: model,
-            collect_auxiliary_losses=lambda *_: nullcontext({}),
-        )
+        members = {
+            "extra_streams": {name: name for name in extra.get("extras", {}).keys() & {"sound"}},
+            "predict_streams": predict_streams,
+            "model_inputs": lambda *_: conditions,
+        }
+        family = type("Told", (type(self.objective.family),), members)()
         x0 = latents if isinstance(latents, Tensor) else torch.full(self.shape, latents)
-        fields = {"is_regularization": False, "timestep_offset": 0.0, "mask": None, **extra}
-        batch = SimpleNamespace(latents=x0, cond={}, cond_on_host={}, **fields)
-        return dataclasses.replace(self.objective, family=told)(None, batch, step)
+        return dataclasses.replace(self.objective, family=family)(None, batch_of(x0, **extra), step)
 
 
 def told(name: str, scheduler: dict[str, Any] | None = None, seed: int = 0, **options: Any) -> Told:

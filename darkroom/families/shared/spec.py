@@ -53,6 +53,23 @@ class Latents:
         return (self.channels, *depth, height // self.downscale, width // self.downscale)
 
 
+class HiddenStates(NamedTuple):
+    """What the blocks of a denoiser return, for whoever taps them.
+
+    lists           the lists of blocks that images pass through; left out, all of the family's `blocks`
+    output          of several tensors that a block returns, which one is the image's
+    image           where the image's tokens are in a block whose sequence has the text's too
+    sequence_first  tokens come before the batch: (N, B, D)
+    are_maps        feature maps (B, C, H, W) of several sizes, and not tokens (B, N, D)
+    """
+
+    lists: tuple[str, ...] = ()
+    output: int = 0
+    image: Literal["first", "last"] = "last"
+    sequence_first: bool = False
+    are_maps: bool = False
+
+
 class Limits(NamedTuple):
     """The largest inputs of a denoiser, from its config. None: limited by memory only.
 

@@ -1,0 +1,48 @@
+"""Load balancing (2101.03961): experts of a transformer that get more tokens than others cost more.
+
+The gates of diffusers' HiDream compute this loss and drop it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from darkroom.families.base import Family
+from darkroom.objectives.streams import Prediction
+from darkroom.objectives.taps import Recorded, Tap
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
+GATE = "MoEGate"
+
+
+class ExpertBalance:
+    """How unevenly gates share tokens among their experts, added up over all gates."""
+
+    name = "balance"
+
+    def __init__(self, family: Family, options: Config, denoisers: Sequence[nn.Module]) -> None:
+        modules = (module for denoiser in denoisers for module in denoiser.modules())
+        self.gates = [module for module in modules if type(module).__name__ == GATE]
+        self.weight = options.hidream_load_balancing_loss_weight
+        self.taps = {str(number): Tap([gate], lambda output: output[2]) for number, gate in enumerate(self.gates)}
+
+    @staticmethod
+    def is_enabled(options: Config) -> bool:
+        """Do the options ask for it?"""
+        return options.model_family == "hidream" and options.hidream_use_load_balancing_loss
+
+    def __call__(self, recorded: Recorded, predictions: Sequence[Prediction]) -> Tensor:
+        """The sum of the gates' losses, each of which has the gate's own weight in it, a scalar."""
+        losses = []
+        for gate, found in zip(self.gates, recorded.values(), strict=True):
+            factor = 1.0 if self.weight is None else self.weight / gate.alpha  # type: ignore[operator]
+            losses += [loss * factor for loss in found]
+        return sum(losses[1:], losses[0])
+
+
+REGULARIZER = ExpertBalance
