@@ -19,6 +19,7 @@ from darkroom.families.base import Family
 from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.spec import ControlChannels, Limits
 from darkroom.memory import policy
+from darkroom.objectives import regularizers
 from darkroom.optim import table
 from darkroom.options import conflicts
 from darkroom.options.config import option_info
@@ -75,7 +76,7 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
         base = Repository(family, config, torch.device("cpu"), torch.float32, settings)
         errors = _found(base.examine)
         errors = errors or [*within_limits(family, config, base.limits), *_found(lambda: models_fit(base))]
-        for fits in (start_fits, assistant_fits, shift_is_known) if not errors else ():
+        for fits in (start_fits, assistant_fits, shift_is_known, regularizers_fit) if not errors else ():
             errors += _found(functools.partial(fits, base))
     if errors:
         raise ConfigErrors([add_source(error, resolved.sources) for error in errors])
@@ -134,6 +135,19 @@ def shift_is_known(base: Repository) -> None:
         base.family.build_shift_line(
             scheduler_config(Components(base.family, base.options, base.device, base.dtype, settings=base.settings))
         )
+
+
+def regularizers_fit(base: Repository) -> None:
+    """Raises ConfigError for regularizers that this model cannot have, such as on blocks that it lacks."""
+    if not regularizers.find_enabled(base.options):
+        return
+    try:
+        denoisers = [base.hollow(part) for part in base.trained]
+    except ModelError:
+        if base.settings is None:  # else the network's settings are not known, and the run itself will tell
+            raise
+        return
+    regularizers.build(base.family, base.options, denoisers)
 
 
 def within_limits(family: Family, config: Config, limits: Limits) -> Iterator[ConfigError]:

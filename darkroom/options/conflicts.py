@@ -750,6 +750,12 @@ def _flow_ignores(option: str) -> Rule:
     )
 
 
+def _is_own_teacher(config: Config) -> bool:
+    """Is LayerSync's goal the block that it trains? Blocks count from 1, and 0 is the first one too."""
+    student, teacher = config.layersync_student_block, config.layersync_teacher_block
+    return teacher is None or max(student or 0, 1) == max(teacher, 1)
+
+
 REMARKS: tuple[Rule, ...] = (
     _flow_ignores("disable_segmented_timestep_sampling"),
     _flow_ignores("training_scheduler_timestep_spacing"),
@@ -791,6 +797,13 @@ REMARKS: tuple[Rule, ...] = (
             and not case.config.disable_segmented_timestep_sampling
         ),
         "each segment of the batch still draws one timestep; disable_segmented_timestep_sampling lifts that",
+        "",
+    ),
+    Rule(
+        "LayerSync of a block with itself",
+        ("layersync_enabled",),
+        lambda case: case.config.layersync_enabled and _is_own_teacher(case.config),
+        "no effect: a block learns nothing from itself; set layersync_teacher_block to a later block",
         "",
     ),
 )

@@ -217,37 +217,34 @@ class RegulariserOptions(Section):
     )
     layersync_enabled: bool = option(
         False,
-        "Let an early block learn from a later one of the same model.",
+        "LayerSync: align the hidden states of an early block with those of a later block of the same model.",
         resume="warn",
         level="advanced",
-        pending=later.REGULARISERS,
     )
     layersync_student_block: int | None = option(
         None,
-        "The block that learns in LayerSync.",
+        "Block that LayerSync trains, counted from 1; about a third of the way through the network is usual.",
         resume="warn",
         ge=0,
         level="advanced",
         when=_LAYERSYNC,
-        pending=later.REGULARISERS,
     )
     layersync_teacher_block: int | None = option(
         None,
-        "The block that LayerSync learns from; choose a later one, as a block learns nothing from itself.",
+        "Block that is LayerSync's goal, counted from 1; choose a later one, as a block learns nothing from "
+        "itself. Defaults to layersync_student_block.",
         resume="warn",
         ge=0,
         level="advanced",
         when=_LAYERSYNC,
-        pending=later.REGULARISERS,
     )
     layersync_lambda: float = option(
         0.2,
-        "Weight of the loss of LayerSync.",
+        "Weight of LayerSync's loss, the negative mean cosine similarity of the two blocks' tokens.",
         resume="warn",
         gt=0,
         level="advanced",
         when=_LAYERSYNC,
-        pending=later.REGULARISERS,
     )
     tread_config: dict[str, Any] | None = option(
         None,

@@ -314,6 +314,9 @@ REMARKED = {
     "learning rate of Prodigy": (None, {"optimizer": "prodigy", "learning_rate": 1e-4}),
     "no caption dropout": (None, {"caption_dropout_probability": 0}),
     "range bias on segments": (EPSILON, {"timestep_bias_strategy": "range", "train_batch_size": 2}),
+    "LayerSync of a block with itself": (
+        FLOW, {"layersync_enabled": True, "layersync_student_block": 0, "layersync_teacher_block": 1},
+    ),
 }  # fmt: skip
 
 

@@ -13,11 +13,13 @@ from torch import Tensor, nn
 from darkroom.families.base import Family
 from darkroom.objectives.streams import Prediction
 from darkroom.objectives.taps import Recorded, Tap
+from darkroom.options.config import option_info
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 GATE = "MoEGate"
+SWITCH = "hidream_use_load_balancing_loss"
 
 
 class ExpertBalance:
@@ -34,7 +36,7 @@ class ExpertBalance:
     @staticmethod
     def is_enabled(options: Config) -> bool:
         """Do the options ask for it?"""
-        return options.model_family == "hidream" and options.hidream_use_load_balancing_loss
+        return options.hidream_use_load_balancing_loss and options.model_family in option_info(SWITCH).families
 
     def __call__(self, recorded: Recorded, predictions: Sequence[Prediction]) -> Tensor:
         """The sum of the gates' losses, each of which has the gate's own weight in it, a scalar."""
