@@ -73,7 +73,7 @@ class Run:
         self.loaded = resident()
         self.weights: list[nn.Parameter] = list(self.model.parameters())
         self.optimizer, way = updater(config, self.placement, [{"params": self.weights}], 1e-4, 0)
-        self.parameters, self.settle = way["parameters"], way.get("settle", lambda: None)
+        self.parameters, self.settle = way["parameters"], way.get("collect_offloaded_grads", lambda: None)
         self.limit = 0.0 if config.optimizer_release_gradients else 2.0
         generator = torch.Generator().manual_seed(2)
         given = {

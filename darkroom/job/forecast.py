@@ -275,13 +275,13 @@ class Trial:
 
     def _tell_of_updates(self) -> None:
         """What comes after the way back is a moment of its own, and so is the update."""
-        stepper, settle = self.stepper, self.stepper.settle
+        stepper, settle = self.stepper, self.stepper.collect_offloaded_grads
 
         def settled() -> None:
             self.ledger.moment("gradients")
             settle()
 
-        stepper.settle = settled
+        stepper.collect_offloaded_grads = settled
         if hasattr(stepper.optimizer, "register_step_pre_hook"):
             stepper.optimizer.register_step_pre_hook(lambda *_: self.ledger.moment("update"))
 
@@ -319,7 +319,7 @@ class Trial:
         """A step of a batch that finds the optimizer's state."""
         batches = [batch.to(self.device)] * micro_batches(self.config)
         with self.ledger:
-            if not self.steps and self.stepper.released is None:
+            if not self.steps and self.stepper.get_released_grad_norm is None:
                 self._update_from_nothing()
             elif not self.steps:  # its updates are a part of the way back
                 self.stepper.update(batches, 0)

@@ -76,7 +76,7 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
         base = Repository(family, config, torch.device("cpu"), torch.float32, settings)
         errors = _found(base.examine)
         errors = errors or [*within_limits(family, config, base.limits), *_found(lambda: models_fit(base))]
-        for fits in (start_fits, assistant_fits, shift_is_known, regularizers_fit) if not errors else ():
+        for fits in (start_fits, assistant_fits, shift_is_known, validate_regularizers) if not errors else ():
             errors += _found(functools.partial(fits, base))
     if errors:
         raise ConfigErrors([add_source(error, resolved.sources) for error in errors])
@@ -137,7 +137,7 @@ def shift_is_known(base: Repository) -> None:
         )
 
 
-def regularizers_fit(base: Repository) -> None:
+def validate_regularizers(base: Repository) -> None:
     """Raises ConfigError for regularizers that this model cannot have, such as on blocks that it lacks."""
     if not regularizers.find_enabled(base.options):
         return

@@ -59,7 +59,7 @@ def rehearse(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None
 def _take_steps(stepper: Stepper, batch: Batch, step: int) -> None:
     """Two steps: only the second finds the optimizer's state beside what it computes."""
     for _ in range(2):
-        stepper.update([batch.to(stepper.engine.device)] * micro_batches(stepper.options), step)
+        stepper.update([batch.to(stepper.accelerator.device)] * micro_batches(stepper.options), step)
 
 
 def micro_batches(options: Config) -> int:

@@ -26,7 +26,7 @@ from darkroom.job.run import Run
 from darkroom.memory import checkpointing
 from darkroom.memory.policy import OFFLOADS, Placement
 from darkroom.objectives import denoise, regularizers
-from darkroom.objectives.base import Draws
+from darkroom.objectives.base import Generators
 from darkroom.optim import table
 from darkroom.optim.clip import clip
 from darkroom.optim.offload import Offloaded
@@ -156,7 +156,7 @@ def trainer(
     state = state or TrainState(total=steps)
     config = run.config
     rank = engine.process_index if config.seed_for_each_device else 0
-    draws = Draws(run.seed, rank)
+    generators = Generators(run.seed, rank)
     torch.manual_seed(run.seed + rank)
     if config.gradient_precision == "fp32":
         for parameter in adapter.named.values():
@@ -169,13 +169,13 @@ def trainer(
     end = config.lr_end / rate if rate else 0.0
     shape = Shape(config.lr_warmup_steps, state.schedule_total or steps, config.lr_num_cycles, config.lr_power, end)
     return Stepper(
-        engine=engine,
+        accelerator=engine,
         model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
         objective=denoise.build(
             run.family,
             config,
             scheduler,
-            draws,
+            generators,
             adapter.disabled,
             reading(config, adapter, steps),
             regularizers.build(run.family, config, [*denoisers.values()]),
@@ -185,9 +185,9 @@ def trainer(
         ema=EMA(adapter.named, config) if config.use_ema else None,
         options=config,
         own_clip=row.own_clip,
-        scaled=adapter.scaled,
-        start_step=draws.start_step,
-        start_update=draws.start_update,
+        scale_adapter=adapter.scaled,
+        start_step=generators.start_step,
+        start_update=generators.start_update,
         **way,
     )
 
@@ -211,14 +211,14 @@ def updater(
 
     if config.optimizer_cpu_offload_method != "none":
         away = Offloaded(groups, build, config.optimizer_offload_gradients)
-        return away, {"parameters": list(away.twins.values()), "settle": away.collect}
+        return away, {"parameters": list(away.twins.values()), "collect_offloaded_grads": away.collect}
     parameters = [p for group in groups for p in group["params"]]
     if config.optimizer_release_gradients:
         limit = 0.0 if table.row_of(config.optimizer).own_clip else config.max_grad_norm
         limited = functools.partial(clip, method=config.grad_clip_method, limit=limit)
         each = Released(groups, build, limited, together=config.grad_clip_method == "norm")
-        return each, {"parameters": parameters, "released": each.size}
-    return build(groups), {"parameters": parameters, "settle": placement.settle}
+        return each, {"parameters": parameters, "get_released_grad_norm": each.size}
+    return build(groups), {"parameters": parameters, "collect_offloaded_grads": placement.settle}
 
 
 def grouped(config: Config, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
@@ -234,7 +234,7 @@ def grouped(config: Config, adapter: Adapter, processes: int) -> list[dict[str, 
 def reading(config: Config, adapter: Adapter, steps: int) -> Callable[[Batch, int], dict[str, torch.Tensor]]:
     """How a step comes to its text: out of the cache, or read anew by encoders that learn."""
     if not config.train_text_encoder:
-        return denoise.cached_text
+        return denoise.get_cached_text
     until = steps * config.text_encoder_limit / 100
     model: Any = adapter.model
 

@@ -517,7 +517,7 @@ def released(
     """Final weights, final pictures."""
     step = snapshot.state.step
     result = run.output / snapshot.adapter.result
-    with phase(run.bus, "final save", step), snapshot.stepper.weights_for_use():
+    with phase(run.bus, "final save", step), snapshot.stepper.use_inference_weights():
         if snapshot.adapter.result == "pipeline":
             components.save_pipeline(snapshot.adapter.model, result)
             snapshot.adapter.save_apart(result)

@@ -1,4 +1,4 @@
-"""What an objective is handed and what it gives back."""
+"""What an objective is given and what it returns."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass
-class Draws:
+class Generators:
     """The generators of a run in one of its processes, on the host whatever the device is.
 
     Each step seeds them anew from the run's `seed`, the process's `rank` and its own number. So a checkpoint that knows
@@ -33,11 +33,11 @@ class Draws:
     noise: Generator = dataclasses.field(init=False, default_factory=Generator)
 
     def __post_init__(self) -> None:
-        self._seed_own(0)
+        self._seed_own_generators(0)
 
     def start_step(self, step: int) -> None:
         """Seed all generators, torch's global ones too, for the step after `step` finished ones."""
-        self._seed_own(step)
+        self._seed_own_generators(step)
         seed_torch(derive_seed(self.seed, self.rank, 3, step))
 
     def start_update(self, step: int) -> None:
@@ -45,21 +45,26 @@ class Draws:
         must stay the same."""
         seed_torch(derive_seed(self.seed, 4, step))
 
-    def _seed_own(self, step: int) -> None:
+    def _seed_own_generators(self, step: int) -> None:
         for purpose, generator in enumerate((self.structure, self.noise), 1):
             generator.manual_seed(derive_seed(self.seed, self.rank, purpose, step))
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
-    """What one batch says: named scalar terms to be summed, and per sample the error and the noise level (B,)."""
+class LossOutput:
+    """What one batch costs.
 
-    terms: dict[str, Tensor]
-    errors: Tensor
-    levels: Tensor
+    losses         by name, scalars whose sum is the loss
+    sample_losses  (B,), the error of each sample
+    noise_levels   (B,), 0..1
+    """
+
+    losses: dict[str, Tensor]
+    sample_losses: Tensor
+    noise_levels: Tensor
 
 
 class Objective(Protocol):
-    """Turns a batch into an outcome; `step` is the number of finished optimizer steps."""
+    """Turns a batch into losses; `step` is the number of finished optimizer steps."""
 
-    def __call__(self, model: Any, batch: Batch, step: int) -> Outcome: ...
+    def __call__(self, model: Any, batch: Batch, step: int) -> LossOutput: ...

@@ -30,7 +30,7 @@ from darkroom.diffusion.timesteps import (
 )
 from darkroom.diffusion.weights import min_snr, soft_min_snr
 from darkroom.families.base import LATENTS, ON_HOST, Family
-from darkroom.objectives.base import Draws, Outcome
+from darkroom.objectives.base import Generators, LossOutput
 from darkroom.objectives.regularizers.base import Regularizer
 from darkroom.objectives.streams import Noise, Prediction, Stream, add_noise, average, average_per_sample
 from darkroom.objectives.taps import record
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 
-def cached_text(batch: Batch, step: int) -> dict[str, Tensor]:
-    """The condition as it came out of the cache."""
+def get_cached_text(batch: Batch, step: int) -> dict[str, Tensor]:
+    """The text condition out of the cache."""
     return batch.cond
 
 
@@ -53,37 +53,40 @@ class Denoise:
     process: DiffusionProcess
     timesteps: TimestepSampler
     options: Config
-    draws: Draws
-    untrained: Callable[[], AbstractContextManager[None]]
-    moved: Callable[[float], TimestepSampler] | None = None  # the sampler with a dataset's own offset
-    text: Callable[[Batch, int], dict[str, Tensor]] = cached_text  # the condition of a batch's captions at a step
+    generators: Generators
+    without_adapter: Callable[[], AbstractContextManager[None]]
+    # the sampler with a dataset's own offset
+    timesteps_with_offset: Callable[[float], TimestepSampler] | None = None
+    # the text condition of a batch at a step
+    get_text: Callable[[Batch, int], dict[str, Tensor]] = get_cached_text
     regularizers: Sequence[Regularizer] = ()
 
-    def __call__(self, model: Any, batch: Batch, step: int) -> Outcome:
+    def __call__(self, model: Any, batch: Batch, step: int) -> LossOutput:
         """One batch, forward only. Everything after the network runs in float32."""
-        batch = self.family.slice_batch(batch, self.options, self.draws.structure)
+        batch = self.family.slice_batch(batch, self.options, self.generators.structure)
         levels = self._draw_levels(batch)  # (B,), on the host
         noise = self._draw_noise(batch, step)
-        given = self._draw_inputs(batch, levels)
-        streams = self._add_noise(batch, noise, levels, given.get("noisy"))
+        inputs = self._draw_model_inputs(batch, levels)
+        streams = self._add_noise(batch, noise, levels, inputs.get("noisy"))
 
-        cond = self.text(batch, step) | given
-        x_t = {stream.name: stream.x_t.to(self._input_dtype(cond, stream.x_t)) for stream in streams}
+        cond = self.get_text(batch, step) | inputs
+        dtype = self._find_input_dtype(cond)
+        x_t, t = {stream.name: stream.x_t.to(dtype) for stream in streams}, streams[0].t
         model = self.family.with_control(model, batch, self.options)
         targets = {s.name: self.process.target(s.x0, s.noise.learned, s.t) for s in streams}
         if batch.is_regularization:
-            targets = self._predict_without_adapter(model, x_t, streams[0].t, lambda: self.text(batch, step) | given)
+            targets = self._predict_without_adapter(model, x_t, t, lambda: self.get_text(batch, step) | inputs)
         with contextlib.ExitStack() as recording:
-            recorded = [recording.enter_context(record(each.taps)) for each in self.regularizers]
-            answers = self.family.predict_streams(model, x_t, streams[0].t, cond)
+            recorded = [recording.enter_context(record(regularizer.taps)) for regularizer in self.regularizers]
+            outputs = self.family.predict_streams(model, x_t, t, cond)
 
-        predictions = [Prediction(s, answers[s.name].float(), targets[s.name]) for s in streams]
-        errors = [self._errors(prediction) for prediction in predictions]  # (B,) of each stream
-        main = "regularisation" if batch.is_regularization else "denoise"
-        terms = {main if s.is_main else s.name: average(e, s.weight) for s, e in zip(streams, errors, strict=True)}
+        predictions = [Prediction(s, outputs[s.name].float(), targets[s.name]) for s in streams]
+        sample_losses = {p.stream.name: self._compute_sample_losses(p) for p in predictions}  # (B,) each
+        titles = {LATENTS: "regularisation" if batch.is_regularization else "denoise"}
+        losses = {titles.get(s.name, s.name): average(sample_losses[s.name], s.weight) for s in streams}
         for regularizer, found in zip(self.regularizers, recorded, strict=True):
-            terms[regularizer.name] = regularizer(found, predictions)
-        return Outcome(terms, errors[0].detach(), self.process.level(streams[0].t).detach())
+            losses[regularizer.name] = regularizer(found, predictions)
+        return LossOutput(losses, sample_losses[LATENTS].detach(), self.process.level(t).detach())
 
     # -- drawing; the order of what is drawn from each generator decides a run's bytes ----------------------------
 
@@ -92,29 +95,29 @@ class Denoise:
         offset = batch.timestep_offset
         x0 = batch.latents.float()
         if offset == 0:
-            return self.timesteps.draw(x0, self.draws.structure)
-        if self.moved is None:
+            return self.timesteps.draw(x0, self.generators.structure)
+        if self.timesteps_with_offset is None:
             raise DataError(
                 f"timestep_sampling_offset = {offset:g}\n  It moves the normal draw of a flow model's noise levels, "
                 f"and this run of {self.family.title} has none.\n  Take it out of the dataset."
             )
-        return self.moved(offset).draw(x0, self.draws.structure)
+        return self.timesteps_with_offset(offset).draw(x0, self.generators.structure)
 
     def _draw_noise(self, batch: Batch, step: int) -> dict[str, Noise]:
         """The noise of each stream, the main one's with what the options add to it."""
-        learned = self._noise(batch.latents.float())
-        noise = {LATENTS: Noise(self._perturbed(learned, step), learned)}
+        learned = self._draw_main_noise(batch.latents.float())
+        noise = {LATENTS: Noise(self._perturb(learned, step), learned)}
         for name in self.family.extra_streams:
-            plain = noises.gaussian_like(batch.extras[name].float(), self.draws.noise)
+            plain = noises.gaussian_like(batch.extras[name].float(), self.generators.noise)
             noise[name] = Noise(plain, plain)
         return noise
 
-    def _draw_inputs(self, batch: Batch, levels: Tensor) -> dict[str, Any]:
+    def _draw_model_inputs(self, batch: Batch, levels: Tensor) -> dict[str, Any]:
         """What the network is given beside x_t and text."""
-        drawn = self.family.model_inputs(batch, self.options, self.draws.structure)
-        given = map_tensors(lambda tensor: to_device(tensor, batch.latents.device), drawn)
-        given[ON_HOST] = {"t": levels} | (batch.cond_on_host if self.text is cached_text else {})
-        return given
+        drawn = self.family.model_inputs(batch, self.options, self.generators.structure)
+        inputs = map_tensors(lambda tensor: to_device(tensor, batch.latents.device), drawn)
+        inputs[ON_HOST] = {"t": levels} | (batch.cond_on_host if self.get_text is get_cached_text else {})
+        return inputs
 
     # -- streams -------------------------------------------------------------------------------------------------
 
@@ -134,48 +137,49 @@ class Denoise:
     def _predict_without_adapter(
         self, model: Any, x_t: dict[str, Tensor], t: Tensor, cond: Callable[[], dict[str, Tensor]]
     ) -> dict[str, Tensor]:
-        """What the model answers without its adapter: on this data the adapter learns to change nothing."""
-        with torch.no_grad(), self.untrained():
-            answers = self.family.predict_streams(model, x_t, t, cond())
-        return {name: answer.float() for name, answer in answers.items()}
+        """What the model outputs without its adapter: on this data the adapter learns to change nothing."""
+        with torch.no_grad(), self.without_adapter():
+            outputs = self.family.predict_streams(model, x_t, t, cond())
+        return {name: output.float() for name, output in outputs.items()}
 
-    def _errors(self, prediction: Prediction) -> Tensor:
+    def _compute_sample_losses(self, prediction: Prediction) -> Tensor:
         """The mean error of each sample, (B,)."""
         stream = prediction.stream
-        return average_per_sample(self._error(prediction.prediction, prediction.target, stream.t), stream)
+        return average_per_sample(self._compute_error(prediction.prediction, prediction.target, stream.t), stream)
 
     @staticmethod
-    def _input_dtype(cond: dict[str, Tensor], x_t: Tensor) -> torch.dtype:
-        # some texts are token ids
-        return cond["text"].dtype if "text" in cond and cond["text"].is_floating_point() else x_t.dtype
+    def _find_input_dtype(cond: dict[str, Any]) -> torch.dtype:
+        """The dtype of x_t: that of the text; float32 where the text is token ids."""
+        text = cond.get("text")
+        return text.dtype if text is not None and text.is_floating_point() else torch.float32
 
-    def _noise(self, x0: Tensor) -> Tensor:
-        noise, o = noises.gaussian_like(x0, self.draws.noise), self.options
-        if o.offset_noise and torch.rand((), generator=self.draws.structure) < o.noise_offset_probability:
-            noise = noises.add_offset_noise(noise, o.noise_offset, self.draws.noise)
+    def _draw_main_noise(self, x0: Tensor) -> Tensor:
+        noise, o = noises.gaussian_like(x0, self.generators.noise), self.options
+        if o.offset_noise and torch.rand((), generator=self.generators.structure) < o.noise_offset_probability:
+            noise = noises.add_offset_noise(noise, o.noise_offset, self.generators.noise)
         return noise
 
-    def _perturbed(self, noise: Tensor, step: int) -> Tensor:
+    def _perturb(self, noise: Tensor, step: int) -> Tensor:
         o = self.options
         amount = noises.perturbation(o.input_perturbation, o.input_perturbation_steps, step)
-        return noise if amount == 0 else noise + amount * noises.gaussian_like(noise, self.draws.noise)
+        return noise if amount == 0 else noise + amount * noises.gaussian_like(noise, self.generators.noise)
 
-    def _error(self, pred: Tensor, target: Tensor, t: Tensor) -> Tensor:
+    def _compute_error(self, pred: Tensor, target: Tensor, t: Tensor) -> Tensor:
         o = self.options
         constant: Tensor | float = 0.0
         if o.loss_type != "l2":
-            c = huber_constant(o.huber_c, o.huber_schedule, self.process.level(t), self._spread(t))
+            c = huber_constant(o.huber_c, o.huber_schedule, self.process.level(t), self._compute_noise_ratio(t))
             constant = per_sample(c, pred)
         error = LOSSES[o.loss_type](pred, target, constant)
-        weight = self._weight(t)
+        weight = self._compute_weight(t)
         return error if weight is None else error * per_sample(weight, error)
 
-    def _spread(self, t: Tensor) -> Tensor:
+    def _compute_noise_ratio(self, t: Tensor) -> Tensor:
         if isinstance(self.process, Flow):
             return torch.sqrt((1 - t) / (t + 1e-4))
         return self.process.snr(t).rsqrt()
 
-    def _weight(self, t: Tensor) -> Tensor | None:
+    def _compute_weight(self, t: Tensor) -> Tensor | None:
         """Factor of each sample, (B,), or None where all count alike."""
         o = self.options
         if isinstance(self.process, Flow):
@@ -193,14 +197,14 @@ def build(
     family: Family,
     options: Config,
     scheduler: dict[str, Any],
-    draws: Draws,
-    untrained: Callable[[], AbstractContextManager[None]],
-    text: Callable[[Batch, int], dict[str, Tensor]] = cached_text,
+    generators: Generators,
+    without_adapter: Callable[[], AbstractContextManager[None]],
+    get_text: Callable[[Batch, int], dict[str, Tensor]] = get_cached_text,
     regularizers: Sequence[Regularizer] = (),
 ) -> Denoise:
     """The denoising objective of a run.
 
-    `scheduler` is the base model's scheduler config; inside `untrained()` the model has no adapter.
+    `scheduler` is the base model's scheduler config; inside `without_adapter()` the model has no adapter.
     """
     low, high = family.noise_range(options)
     if low >= high:
@@ -209,12 +213,16 @@ def build(
             f"{options.model_flavour} has its own boundary at {options.timestep_boundary:g}.\n"
             "  Take refiner_training out, or let it divide the other part."
         )
-    prediction = options.prediction_type or _published_prediction(family, scheduler)
+    prediction = options.prediction_type or _find_published_prediction(family, scheduler)
     if prediction == "flow_matching":
         normal = not (options.flux_fast_schedule or options.flow_use_uniform_schedule or options.flow_use_beta_schedule)
-        moved = functools.lru_cache(functools.partial(flow_timesteps, family, options, scheduler)) if normal else None
-        sampler = flow_timesteps(family, options, scheduler)
-        return Denoise(family, Flow(), sampler, options, draws, untrained, moved, text, regularizers)
+        with_offset = (
+            functools.lru_cache(functools.partial(build_flow_timesteps, family, options, scheduler)) if normal else None
+        )
+        sampler = build_flow_timesteps(family, options, scheduler)
+        return Denoise(
+            family, Flow(), sampler, options, generators, without_adapter, with_offset, get_text, regularizers
+        )
     schedule = NoiseSchedule.from_scheduler(scheduler, options.rescale_betas_zero_snr)
     weights = bias_weights(
         len(schedule.alpha_bar),
@@ -226,22 +234,26 @@ def build(
     )
     timesteps = DiscreteTimesteps(weights, not options.disable_segmented_timestep_sampling, low, high)
     process = build_process(prediction, schedule)
-    return Denoise(family, process, timesteps, options, draws, untrained, text=text, regularizers=regularizers)
+    return Denoise(
+        family, process, timesteps, options, generators, without_adapter, get_text=get_text, regularizers=regularizers
+    )
 
 
-def _published_prediction(family: Family, scheduler: dict[str, Any]) -> str:
-    """What the checkpoint says of itself; flow families say nothing else."""
+def _find_published_prediction(family: Family, scheduler: dict[str, Any]) -> str:
+    """The prediction type in the base's scheduler config; flow families have none there."""
     if family.prediction == "flow_matching":
         return family.prediction
     return scheduler.get("prediction_type") or family.prediction
 
 
-def frames_of(x0: Tensor) -> int:
-    """Latent frames of (B, C, F, H, W); 1 for pictures."""
+def count_frames(x0: Tensor) -> int:
+    """Latent frames of (B, C, F, H, W); 1 for images."""
     return x0.shape[2] if x0.dim() == 5 else 1
 
 
-def flow_timesteps(family: Family, options: Config, scheduler: dict[str, Any], offset: float = 0.0) -> FlowTimesteps:
+def build_flow_timesteps(
+    family: Family, options: Config, scheduler: dict[str, Any], offset: float = 0.0
+) -> FlowTimesteps:
     """The flow sampler that the options describe; `offset` is added to a normal draw."""
     low, high = family.noise_range(options)
     if options.flux_fast_schedule:
@@ -259,7 +271,7 @@ def flow_timesteps(family: Family, options: Config, scheduler: dict[str, Any], o
         latents = family.latents_for(options.model_flavour)
 
         def shift(x0: Tensor) -> float:
-            return line.shift(latents.tokens(x0.shape[-2], x0.shape[-1], frames_of(x0)))
+            return line.shift(latents.tokens(x0.shape[-2], x0.shape[-1], count_frames(x0)))
 
         return FlowTimesteps(base, shift, low=low, high=high)
     k = options.flow_schedule_shift or 1.0

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from darkroom.diffusion.losses import mean_per_sample
 from darkroom.diffusion.process import Process, per_sample
-from darkroom.families.base import LATENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Noise:
 class Stream:
     """One stream of a batch with noise in it.
 
-    name         LATENTS for images and videos, else the family's name for it
+    name         `families.base.LATENTS` for images and videos, else the family's name for it
     x0           (B, C, ...), clean, float32
     noise        as x0
     t            (B,), the samples' noise levels
@@ -47,11 +46,6 @@ class Stream:
     noise_share: Tensor | None = None
     mask: Tensor | None = None
     weight: Tensor | None = None
-
-    @property
-    def is_main(self) -> bool:
-        """Is this the image or the video?"""
-        return self.name == LATENTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +75,7 @@ def add_noise(
 def average_per_sample(error: Tensor, stream: Stream) -> Tensor:
     """The mean (B,) of an error as x0, over the places of a stream that count."""
     if stream.noise_share is not None:
-        error = error * _noised_places(stream.noise_share)
+        error = error * _weigh_noised_places(stream.noise_share)
     return mean_per_sample(error, stream.mask)
 
 
@@ -92,7 +86,7 @@ def average(errors: Tensor, weight: Tensor | None) -> Tensor:
     return (errors * weight).sum() / weight.sum().clamp(min=1)
 
 
-def _noised_places(noise_share: Tensor) -> Tensor:
+def _weigh_noised_places(noise_share: Tensor) -> Tensor:
     """Weights that leave out what was given without noise; the others make up for it, so that the mean is theirs."""
     counts = (noise_share > 0).float()
     return counts / counts.flatten(1).mean(1).clamp(min=1e-8).view(-1, *[1] * (noise_share.ndim - 1))

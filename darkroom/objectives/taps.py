@@ -36,7 +36,7 @@ def record(taps: Mapping[str, Tap]) -> Iterator[Recorded]:
     """Inside, what the taps' modules return is recorded."""
     recorded: Recorded = {name: [] for name in taps}
     hooks = [
-        module.register_forward_hook(_recording(tap.read, recorded[name]))
+        module.register_forward_hook(_make_hook(tap.read, recorded[name]))
         for name, tap in taps.items()
         for module in tap.modules
     ]
@@ -47,11 +47,11 @@ def record(taps: Mapping[str, Tap]) -> Iterator[Recorded]:
             hook.remove()
 
 
-def _recording(read: Callable[[Any], Tensor], into: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+def _make_hook(read: Callable[[Any], Tensor], into: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
     return lambda module, inputs, output: into.append(read(output))
 
 
-def image_blocks(family: Family, denoiser: nn.Module) -> list[nn.Module]:
+def list_image_blocks(family: Family, denoiser: nn.Module) -> list[nn.Module]:
     """The blocks of a denoiser that images pass through, in their order, all lists counted on."""
     lists = family.hidden_states.lists or family.blocks
     return [block for name in lists for block in getattr(denoiser, name, ())]
@@ -69,9 +69,9 @@ def tap_block(family: Family, denoisers: Sequence[nn.Module], index: int) -> Tap
         hidden = output[facts.output] if isinstance(output, tuple) else output
         return hidden.transpose(0, 1) if facts.sequence_first else hidden
 
-    return Tap([_called(image_blocks(family, denoiser)[index]) for denoiser in denoisers], read)
+    return Tap([_find_called_module(list_image_blocks(family, denoiser)[index]) for denoiser in denoisers], read)
 
 
-def _called(block: nn.Module) -> nn.Module:
+def _find_called_module(block: nn.Module) -> nn.Module:
     """The module whose output is a block's: a block that is a list of layers is never called, and its last layer is."""
-    return _called(block[-1]) if isinstance(block, nn.ModuleList) else block
+    return _find_called_module(block[-1]) if isinstance(block, nn.ModuleList) else block

@@ -79,7 +79,7 @@ class Snapshot:
     def write(self, folder: Path) -> None:
         """All files but the manifest, into an empty folder."""
         metadata = self.metadata(self.state)
-        with self.stepper.weights_for_use():
+        with self.stepper.use_inference_weights():
             self.adapter.save(folder, metadata)
         if self.adapter.export_is_lossy or self.stepper.is_schedule_free:
             save_safetensors(folder / TRAINED, self.adapter.state(), {})
@@ -89,7 +89,7 @@ class Snapshot:
             self._write_ema(folder / "ema", metadata)
         for name, content in self.attached.items():
             files.write_bytes(folder / name, content)
-        scaler = self.stepper.engine.scaler
+        scaler = self.stepper.accelerator.scaler
         files.write_json(
             folder / STATE,
             {
@@ -127,8 +127,8 @@ class Snapshot:
                 optimizer_state.load(self._optimizer, saved["optimizer"], tensors, saved.get("built"), self.built)
             if self.stepper.ema and (folder / "ema" / "ema_model.safetensors").exists():
                 self.stepper.ema.load(load_file(folder / "ema" / "ema_model.safetensors"))
-            if self.stepper.engine.scaler and saved["scaler"]:
-                self.stepper.engine.scaler.load_state_dict(saved["scaler"])
+            if self.stepper.accelerator.scaler and saved["scaler"]:
+                self.stepper.accelerator.scaler.load_state_dict(saved["scaler"])
         except UNREADABLE as cause:
             if is_memory_full(cause):
                 raise

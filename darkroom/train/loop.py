@@ -109,18 +109,18 @@ class Loop:
 
     def _step(self, batches: list[Any]) -> bool:
         """One update; True if it was the last of its epoch."""
-        device = self.stepper.engine.device
+        device = self.stepper.accelerator.device
         epoch = self.state.epoch
-        report = self.stepper([batch.to(device) for batch in batches], self.state.step)
-        samples = report.samples * self.stepper.engine.num_processes
+        result = self.stepper([batch.to(device) for batch in batches], self.state.step)
+        samples = result.samples * self.stepper.accelerator.num_processes
         ended = self.state.advance(batches[-1].position + 1, self.length(epoch), samples)
         now = time.monotonic()
         rates = {"samples_per_second": samples / max(now - self._mark, 1e-9), "seconds": now - self._mark}
         event = Step(
             step=self.state.step,
-            terms=report.terms,
-            metrics=report.metrics | rates,
-            bands=report.bands,
+            terms=result.losses,
+            metrics=result.metrics | rates,
+            bands=result.losses_by_level,
             total=self.total,
             epoch=epoch,
             epoch_ended=ended,

@@ -88,7 +88,7 @@ class Validator:
         """Render every prompt with the present weights (and the averaged ones), save, and tell the bus."""
         mode = self.options.ema_validation if self.stepper.ema else "none"
         runs: dict[str, list[Picture]] = {}
-        with self.renderer.components.vae_in_use(), self.stepper.weights_for_use():
+        with self.renderer.components.vae_in_use(), self.stepper.use_inference_weights():
             self.renderer.measure(self.model, self.prompts)
             if mode != "ema_only":
                 runs["checkpoint"] = list(self._pictures(self.model, self.prompts, step, "adapter"))

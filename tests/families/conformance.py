@@ -43,7 +43,7 @@ from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.spec import AudioSpec, Latents
 from darkroom.memory import checkpointing
 from darkroom.objectives import denoise
-from darkroom.objectives.base import Draws
+from darkroom.objectives.base import Generators
 from darkroom.optim.schedules import Scheduler, Shape
 from darkroom.options.config import Config
 from darkroom.options.sources import resolve
@@ -829,9 +829,9 @@ def _fit(case: Case, pipe: Any, many: Any, steps: int) -> None:
     parameters = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=3e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     settings = SimpleNamespace(**{**vars(case.settings), "grad_clip_method": "norm", "max_grad_norm": 1.0})
-    draws = Draws(seed=1)
+    draws = Generators(seed=1)
     stepper = Stepper(
-        engine=Accelerator(cpu=True),
+        accelerator=Accelerator(cpu=True),
         model=model,
         parameters=parameters,
         objective=denoise.build(case.family, settings, dict(pipe.scheduler.config), draws, nullcontext),

@@ -853,8 +853,9 @@ def no_number(stepper: Stepper) -> None:
     objective = stepper.objective
 
     def broken(*arguments: Any) -> Any:
-        outcome = objective(*arguments)
-        return dataclasses.replace(outcome, terms={name: term * float("nan") for name, term in outcome.terms.items()})
+        output = objective(*arguments)
+        losses = {name: loss * float("nan") for name, loss in output.losses.items()}
+        return dataclasses.replace(output, losses=losses)
 
     stepper.objective = broken
 

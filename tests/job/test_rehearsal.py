@@ -12,7 +12,7 @@ import torch
 from darkroom.cli.main import main
 from darkroom.core.events import Bus
 from darkroom.job import forecast, rehearse
-from darkroom.objectives.base import Outcome
+from darkroom.objectives.base import LossOutput
 from darkroom.report.eventlog import read
 from tests.job.test_run import weights
 from tests.train.conftest import rows, tiny_run  # noqa: F401  (a fixture)
@@ -91,7 +91,7 @@ def test_a_rehearsal_measures_a_step_that_finds_the_optimizers_state(tiny_run, t
     run, finds = tiny_run(), []
     before, learn = run.weight, run.stepper.objective
 
-    def watched(*given) -> Outcome:
+    def watched(*given) -> LossOutput:
         finds.append(bool(run.stepper.optimizer.state))
         return learn(*given)
 

@@ -17,7 +17,7 @@ from darkroom.data.batches.batch import Batch
 from darkroom.diffusion.noise import derive_seed
 from darkroom.families.base import LATENTS
 from darkroom.objectives import denoise
-from darkroom.objectives.base import Draws
+from darkroom.objectives.base import Generators
 from darkroom.options.config import Config
 
 FLOW = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
@@ -60,11 +60,11 @@ class Told:
 
 
 def told(name: str, scheduler: dict[str, Any] | None = None, seed: int = 0, **options: Any) -> Told:
-    draws = Draws(seed)
+    generators = Generators(seed)
     config = Config(model_family=name, **options)
     usual = FLOW if name == "flux" else {}
     return Told(
-        denoise.build(families.get(name), config, usual if scheduler is None else scheduler, draws, nullcontext),
+        denoise.build(families.get(name), config, usual if scheduler is None else scheduler, generators, nullcontext),
         SHAPES[name],
     )
 
@@ -82,12 +82,12 @@ def test_the_right_answer_costs_nothing(name):
             -1, 1, 1, 1
         )
 
-    assert run(x0, answer=answer).terms["denoise"].item() < 1e-6
+    assert run(x0, answer=answer).losses["denoise"].item() < 1e-6
 
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_silent_network_pays_the_variance_of_the_noise(name):
-    assert told(name)(0.0).terms["denoise"].item() == pytest.approx(1.0, abs=0.1)
+    assert told(name)(0.0).losses["denoise"].item() == pytest.approx(1.0, abs=0.1)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -97,8 +97,8 @@ def test_the_generators_alone_decide_a_batch(name):
     a = first(1.0)
     torch.manual_seed(2)
 
-    assert torch.equal(a.errors, again(1.0).errors)
-    assert not torch.equal(a.errors, first(1.0).errors)
+    assert torch.equal(a.sample_losses, again(1.0).sample_losses)
+    assert not torch.equal(a.sample_losses, first(1.0).sample_losses)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_errors_are_weighted_by_noise_level(options, weight):
     before, after = plain(1.0), weighted(1.0)
 
     (_, t) = weighted.shown[0]
-    torch.testing.assert_close(after.errors / before.errors, weight(weighted.objective.process.snr(t)))
+    torch.testing.assert_close(after.sample_losses / before.sample_losses, weight(weighted.objective.process.snr(t)))
 
 
 def test_the_checkpoint_says_what_it_predicts_unless_the_option_does():
@@ -133,12 +133,12 @@ def test_the_checkpoint_says_what_it_predicts_unless_the_option_does():
 def test_huber_uses_the_noise_level_of_each_sample():
     run = told("flux", loss_type="huber", huber_c=0.1, huber_schedule="exponential")
 
-    outcome = run(0.0)
+    output = run(0.0)
 
-    c = 0.1**outcome.levels
-    assert outcome.errors.shape == (4,)
-    assert torch.all(outcome.errors < 2 * c * 2)
-    assert outcome.levels[outcome.errors.argmax()] == outcome.levels.min()
+    c = 0.1**output.noise_levels
+    assert output.sample_losses.shape == (4,)
+    assert torch.all(output.sample_losses < 2 * c * 2)
+    assert output.noise_levels[output.sample_losses.argmax()] == output.noise_levels.min()
 
 
 def test_offset_noise_moves_the_mean_of_every_channel():
@@ -160,7 +160,7 @@ def test_perturbation_changes_the_input_and_not_the_target():
     first, second = calm(0.0), shaken(0.0)
 
     assert not torch.equal(calm.shown[0][0], shaken.shown[0][0])
-    assert torch.equal(first.errors, second.errors)
+    assert torch.equal(first.sample_losses, second.sample_losses)
 
 
 def test_perturbation_is_over_after_its_steps():
@@ -175,7 +175,7 @@ def test_perturbation_is_over_after_its_steps():
 def test_a_mask_leaves_out_what_it_covers():
     mask = torch.zeros(4, 1, 8, 8)
 
-    assert told("flux")(1.0, mask=mask).terms["denoise"].item() == 0.0
+    assert told("flux")(1.0, mask=mask).losses["denoise"].item() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -214,22 +214,22 @@ def test_each_sampler_is_chosen_by_its_option(options, mean):
     assert drawn.mean().item() == pytest.approx(mean, abs=0.02)
 
 
-def drawn(draws: Draws) -> list[float]:
+def drawn(generators: Generators) -> list[float]:
     """A number of each generator: noise levels, noise, dropout."""
-    rows = (draws.structure, draws.noise, None)
+    rows = (generators.structure, generators.noise, None)
     return [torch.rand((), generator=generator).item() for generator in rows]
 
 
 def test_a_step_draws_the_same_whatever_was_drawn_before_it_and_in_every_process_something_else():
-    whole, resumed, other_rank, other_seed = (Draws(*given) for given in ((1, 0), (1, 0), (1, 1), (2, 0)))
+    whole, resumed, other_rank, other_seed = (Generators(*given) for given in ((1, 0), (1, 0), (1, 1), (2, 0)))
     for step in range(3):
         whole.start_step(step)
         torch.rand(3, generator=whole.noise)
 
     found = []
-    for draws, step in ((whole, 3), (resumed, 3), (other_rank, 3), (other_seed, 3), (resumed, 4)):
-        draws.start_step(step)
-        found.append(drawn(draws))
+    for generators, step in ((whole, 3), (resumed, 3), (other_rank, 3), (other_seed, 3), (resumed, 4)):
+        generators.start_step(step)
+        found.append(drawn(generators))
 
     assert found[0] == found[1]
     assert len({number for numbers in found[1:] for number in numbers}) == 12
@@ -250,10 +250,10 @@ def test_a_step_is_seeded_as_torch_would_without_a_look_at_the_stack(monkeypatch
 def test_an_update_draws_the_same_in_every_process():
     numbers = []
     for rank in (0, 1):
-        draws = Draws(1, rank)
-        draws.start_step(3)
+        generators = Generators(1, rank)
+        generators.start_step(3)
         torch.rand(rank + 1)
-        draws.start_update(3)
+        generators.start_update(3)
         numbers.append(torch.rand(3).tolist())
     assert numbers[0] == numbers[1]
 
@@ -261,8 +261,8 @@ def test_an_update_draws_the_same_in_every_process():
 def test_a_mask_takes_its_part_out_of_the_loss():
     left = (torch.arange(SHAPES["flux"][-1]) < SHAPES["flux"][-1] // 2).float()
     whole, half = told("flux")(0.0), told("flux")(0.0, mask=left)
-    assert half.terms["denoise"] < 0.6 * whole.terms["denoise"]
-    assert told("flux")(0.0, mask=torch.zeros(1)).terms["denoise"] == 0
+    assert half.losses["denoise"] < 0.6 * whole.losses["denoise"]
+    assert told("flux")(0.0, mask=torch.zeros(1)).losses["denoise"] == 0
 
 
 def test_an_offset_of_a_dataset_moves_its_noise_levels():
@@ -315,16 +315,16 @@ def test_what_is_given_without_noise_is_shown_clean_and_not_counted():
         answer[:, :, 0] = 100.0
         return answer
 
-    outcome = run(0.0, conditions={"noisy": shares}, answer=wrong_in_the_first_frame)
+    output = run(0.0, conditions={"noisy": shares}, answer=wrong_in_the_first_frame)
     ((x_t, t),) = run.shown
     assert not x_t[0, :, 0].any()
     level = x_t.flatten(3).std(dim=(1, 3))
     assert torch.allclose(level[1] / t[1], torch.tensor([0.5, 1.0, 1.0]), atol=0.15)
-    assert outcome.errors[0] < 1e-6 < outcome.errors[1]
+    assert output.sample_losses[0] < 1e-6 < output.sample_losses[1]
 
 
 def test_a_frame_without_noise_leaves_the_mean_of_the_others():
     run = dataclasses.replace(told("flux"), shape=(2, 16, 3, 4, 4))
     shares = torch.ones(2, 1, 3, 1, 1)
     shares[:, :, 0] = 0
-    assert run(0.0, conditions={"noisy": shares}).terms["denoise"].item() == pytest.approx(1.0, abs=0.1)
+    assert run(0.0, conditions={"noisy": shares}).losses["denoise"].item() == pytest.approx(1.0, abs=0.1)

@@ -13,7 +13,7 @@ from darkroom.core.errors import ConfigError
 from darkroom.memory.compiling import compile_blocks
 from darkroom.objectives import regularizers
 from darkroom.objectives.regularizers.layersync import LayerSync
-from darkroom.objectives.taps import Recorded, image_blocks, record
+from darkroom.objectives.taps import Recorded, list_image_blocks, record
 from tests.families import conformance
 from tests.objectives.test_taps import predict, woken_case
 from tests.rows import each_row
@@ -82,7 +82,7 @@ def test_the_term_of_a_network_is_that_of_its_blocks_and_teaches_the_student_alo
         lambda model: model.enable_gradient_checkpointing(),
         lambda model: compile_blocks(
             model,
-            image_blocks(families.get("pixart_sigma"), model),
+            list_image_blocks(families.get("pixart_sigma"), model),
             conformance.options("pixart_sigma", "tiny").model_copy(update={"dynamo_backend": "eager"}),
         ),
     ],

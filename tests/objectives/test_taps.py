@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from darkroom import families
 from darkroom.families.base import LATENTS
-from darkroom.objectives.taps import image_blocks, record, tap_block
+from darkroom.objectives.taps import list_image_blocks, record, tap_block
 from tests.families import conformance
 from tests.families.conformance import Case
 from tests.rows import each_row
@@ -37,7 +37,7 @@ def predict(case: Case, model: nn.Module, x_t: dict[str, Tensor], cond: dict[str
 def test_every_family_shows_the_hidden_states_of_its_image(name):
     case, model, x_t, cond = woken_case(name)
     facts = case.family.hidden_states
-    assert len(image_blocks(case.family, model)) > 1
+    assert len(list_image_blocks(case.family, model)) > 1
     with record({"first": tap_block(case.family, [model], 0), "last": tap_block(case.family, [model], -1)}) as found:
         prediction = predict(case, model, x_t, cond)
 

@@ -13,7 +13,7 @@ from accelerate.state import AcceleratorState
 from torch import Generator, Tensor, nn
 
 from darkroom.adapters.base import Adapter, save_safetensors
-from darkroom.objectives.base import Outcome
+from darkroom.objectives.base import LossOutput
 from darkroom.optim import table
 from darkroom.optim.schedules import Scheduler, Shape
 from darkroom.options.config import Config
@@ -56,9 +56,9 @@ class Plain(Adapter):
         self.load(load_file(folder / self.result))
 
 
-def squared_error(model: nn.Module, batch: Rows, step: int) -> Outcome:
+def squared_error(model: nn.Module, batch: Rows, step: int) -> LossOutput:
     errors = ((model(batch.x).float() - batch.y) ** 2).mean(1)
-    return Outcome({"denoise": errors.mean()}, errors.detach(), torch.linspace(0, 0.9, len(errors)))
+    return LossOutput({"denoise": errors.mean()}, errors.detach(), torch.linspace(0, 0.9, len(errors)))
 
 
 @dataclasses.dataclass
@@ -74,9 +74,9 @@ class TinyRun:
         return self.stepper.model.weight.detach().clone()
 
     def step(self, *batches: Rows) -> Any:
-        report = self.stepper(batches, self.snapshot.state.step)
+        result = self.stepper(batches, self.snapshot.state.step)
         self.snapshot.state.step += 1
-        return report
+        return result
 
     def save(self, step: int | None = None, **kind: Any) -> Path:
         if step is not None:
@@ -96,7 +96,7 @@ def tiny_run(tmp_path):
         adapter = Plain(model, "transformer")
         optimizer = table.build(config, adapter.named.values(), config.learning_rate, seed=0)
         stepper = Stepper(
-            engine=Accelerator(mixed_precision=precision, cpu=True),
+            accelerator=Accelerator(mixed_precision=precision, cpu=True),
             model=model,
             parameters=list(adapter.named.values()),
             objective=squared_error,

@@ -31,43 +31,43 @@ def test_two_accumulated_batches_equal_one_of_double_size(tiny_run):
 
 def test_accumulated_loss_is_the_mean_of_the_batches(tiny_run):
     a, b = rows(1), rows(2)
-    alone = [tiny_run().step(batch).terms["denoise"] for batch in (a, b)]
+    alone = [tiny_run().step(batch).losses["denoise"] for batch in (a, b)]
 
-    report = tiny_run().step(a, b)
+    result = tiny_run().step(a, b)
 
-    assert report.terms["denoise"] == pytest.approx(sum(alone) / 2)
-    assert report.samples == 8
+    assert result.losses["denoise"] == pytest.approx(sum(alone) / 2)
+    assert result.samples == 8
 
 
 def test_a_report_pairs_each_noise_level_with_its_error(tiny_run):
     run, batch = tiny_run(), rows(1)
     errors = ((run.stepper.model(batch.x) - batch.y) ** 2).mean(1).tolist()
 
-    report = run.step(batch)
+    result = run.step(batch)
 
-    assert [level for level, _ in report.bands] == pytest.approx([0.0, 0.3, 0.6, 0.9])
-    assert [error for _, error in report.bands] == pytest.approx(errors)
+    assert [level for level, _ in result.losses_by_level] == pytest.approx([0.0, 0.3, 0.6, 0.9])
+    assert [error for _, error in result.losses_by_level] == pytest.approx(errors)
 
 
 def test_value_clipping_bounds_each_entry_of_the_update(tiny_run):
     run = tiny_run(optimizer="torch-sgd", learning_rate=1.0, grad_clip_method="value", max_grad_norm=0.01)
     before = run.weight
 
-    report = run.step(rows(1))
+    result = run.step(rows(1))
 
     assert (run.weight - before).abs().max().item() == pytest.approx(0.01, rel=1e-4)
-    assert report.metrics["grad_absmax"] > 0.01
+    assert result.metrics["grad_absmax"] > 0.01
 
 
 def test_norm_clipping_bounds_the_length_of_the_update(tiny_run):
     run = tiny_run(optimizer="torch-sgd", learning_rate=1.0, grad_clip_method="norm", max_grad_norm=0.01)
     before = torch.cat([p.detach().flatten().clone() for p in run.stepper.parameters])
 
-    report = run.step(rows(1))
+    result = run.step(rows(1))
 
     after = torch.cat([p.detach().flatten() for p in run.stepper.parameters])
     assert (after - before).norm().item() == pytest.approx(0.01, rel=1e-3)
-    assert report.metrics["grad_norm"] > 0.01
+    assert result.metrics["grad_norm"] > 0.01
 
 
 def test_an_optimizer_that_limits_itself_is_not_clipped_before(tiny_run):
@@ -94,11 +94,11 @@ def test_bfloat16_autocast_computes_in_bfloat16_and_keeps_float32_weights(tiny_r
     seen = []
     run.stepper.model.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
 
-    report = run.step(rows(1))
+    result = run.step(rows(1))
 
     assert seen == [torch.bfloat16]
     assert run.weight.dtype == torch.float32
-    assert report.terms["denoise"] == pytest.approx(tiny_run().step(rows(1)).terms["denoise"], rel=0.02)
+    assert result.losses["denoise"] == pytest.approx(tiny_run().step(rows(1)).losses["denoise"], rel=0.02)
 
 
 def test_a_loss_that_is_not_a_number_names_the_pictures(tiny_run):
@@ -133,14 +133,14 @@ def test_the_schedule_sees_the_number_of_finished_steps(tiny_run):
 
 
 @pytest.mark.parametrize("name", ["adamw_schedulefree", "torch-adamw"])
-def test_weights_for_use_give_the_trained_bytes_back(tiny_run, name):
+def test_inference_weights_give_the_trained_bytes_back(tiny_run, name):
     pytest.importorskip("schedulefree")
     run = tiny_run(optimizer=name)
     for seed in range(5):
         run.step(rows(seed))
     trained = run.weight
 
-    with run.stepper.weights_for_use():
+    with run.stepper.use_inference_weights():
         used = run.weight
 
     assert torch.equal(run.weight, trained)
@@ -157,6 +157,6 @@ def test_the_strength_of_a_slider_holds_forwards_and_backwards(tiny_run):
         yield
         seen.append("left")
 
-    run.stepper.scaled = scaled
+    run.stepper.scale_adapter = scaled
     run.stepper([dataclasses.replace(rows(0), slider_strength=-0.6), rows(1)], 0)
     assert seen == [-0.6, "left", None, "left"]

@@ -105,7 +105,7 @@ def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
     bus.on(Validation, heard.append)
     validator = Validator(made, [PROMPT], tmp_path / "out", bus)
     validator.base(model)
-    stepper = SimpleNamespace(ema=None, weights_for_use=lambda: torch.no_grad())
+    stepper = SimpleNamespace(ema=None, use_inference_weights=lambda: torch.no_grad())
     validator.watch(model, stepper)
 
     validator.run(3)
@@ -126,7 +126,7 @@ def test_the_vae_goes_after_a_failure_too(way, keeps, tmp_path, monkeypatch):
     made, model = renderer("flux", "tiny")
     made.options = made.components.options = made.options.model_copy(update={"keep_vae_loaded": keeps})
     validator = Validator(made, [PROMPT], tmp_path, Bus())
-    validator.watch(model, SimpleNamespace(ema=None, weights_for_use=contextlib.nullcontext))
+    validator.watch(model, SimpleNamespace(ema=None, use_inference_weights=contextlib.nullcontext))
 
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def all_regularizers() -> tuple[type[Regularizer], ...]:
+def list_regularizers() -> tuple[type[Regularizer], ...]:
     """Every regularizer's class, by the names of the files."""
     names = sorted(info.name for info in pkgutil.iter_modules(__path__) if info.name != "base")
     return tuple(importlib.import_module(f"{__name__}.{name}").REGULARIZER for name in names)
@@ -31,7 +31,7 @@ def all_regularizers() -> tuple[type[Regularizer], ...]:
 
 def find_enabled(options: Config) -> list[type[Regularizer]]:
     """The regularizers that the options ask for."""
-    return [each for each in all_regularizers() if each.is_enabled(options)]
+    return [each for each in list_regularizers() if each.is_enabled(options)]
 
 
 def build(family: Family, options: Config, denoisers: Sequence[nn.Module]) -> list[Regularizer]:

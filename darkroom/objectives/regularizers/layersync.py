@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
 from darkroom.objectives.streams import Prediction
-from darkroom.objectives.taps import Recorded, image_blocks, tap_block
+from darkroom.objectives.taps import Recorded, list_image_blocks, tap_block
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -32,11 +32,11 @@ class LayerSync:
     def __init__(self, family: Family, options: Config, denoisers: Sequence[nn.Module]) -> None:
         refuse_feature_maps(family)
         refuse_frozen_blocks(options)
-        count = min(len(image_blocks(family, denoiser)) for denoiser in denoisers)
-        student = block_index(STUDENT, options.layersync_student_block, count)
+        count = min(len(list_image_blocks(family, denoiser)) for denoiser in denoisers)
+        student = find_block_index(STUDENT, options.layersync_student_block, count)
         teacher = student
         if options.layersync_teacher_block is not None:
-            teacher = block_index(TEACHER, options.layersync_teacher_block, count)
+            teacher = find_block_index(TEACHER, options.layersync_teacher_block, count)
         self.weight = options.layersync_lambda
         self.image = family.hidden_states.image
         self.taps = {
@@ -52,18 +52,18 @@ class LayerSync:
     def __call__(self, recorded: Recorded, predictions: Sequence[Prediction]) -> Tensor:
         """Weighted negative mean of the cosine of each student's token (B, N, D) with the teacher's, a scalar."""
         pairs = zip(recorded["student"], recorded["teacher"], strict=True)
-        cosines = [token_cosines(student, teacher, self.image) for student, teacher in pairs]
+        cosines = [compare_tokens(student, teacher, self.image) for student, teacher in pairs]
         return -self.weight * torch.cat([cosine.flatten() for cosine in cosines]).mean()
 
 
-def token_cosines(student: Tensor, teacher: Tensor, image: Literal["first", "last"]) -> Tensor:
+def compare_tokens(student: Tensor, teacher: Tensor, image: Literal["first", "last"]) -> Tensor:
     """Cosines (B, N) of tokens (B, N, D), in float32. Where one has text beside the image, the image alone counts."""
     count = min(student.shape[1], teacher.shape[1])
     kept = slice(0, count) if image == "first" else slice(-count, None)
     return cosine_similarity(student[:, kept].float(), teacher[:, kept].detach().float(), dim=-1)
 
 
-def block_index(option: str, number: int | None, count: int) -> int:
+def find_block_index(option: str, number: int | None, count: int) -> int:
     """The index, from 0, of block `number`, which counts from 1; 0 is the first block too. Raises ConfigError."""
     if number is not None and number <= count:
         return max(number - 1, 0)
