@@ -540,7 +540,7 @@ def checkpoint_of(folder: Path) -> Path:
 
 @reader("manifests of checkpoints")
 def manifests(bench: Bench, data: st.DataObject) -> None:
-    from darkroom.train.checkpoint import MANIFEST, check
+    from darkroom.train.checkpoint import MANIFEST, validate_checkpoint
 
     folder = checkpoint_of(bench.folder)
     whole = folder.parent / "whole.json"
@@ -553,7 +553,7 @@ def manifests(bench: Bench, data: st.DataObject) -> None:
             "version": values, "checkpoint": values, "files": st.lists(rows | values, max_size=3) | values,
             "metadata": values}))  # fmt: skip
     (folder / MANIFEST).write_bytes(data.draw(written(st.just(as_json(manifest)))))
-    problem = check(folder)
+    problem = validate_checkpoint(folder)
     assert problem is None or isinstance(problem, str)
 
 

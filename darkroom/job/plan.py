@@ -31,7 +31,7 @@ from darkroom.options.sources import Resolved
 from darkroom.pretrained.repository import PublishedSettings, Repository
 from darkroom.report.eventlog import read
 from darkroom.train import distributed
-from darkroom.train.checkpoint import Keeper
+from darkroom.train.checkpoint import CheckpointManager
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import wanted
 
@@ -142,7 +142,7 @@ def resume_point(
 ) -> ResumePoint:
     """Where the run would go on. Raises CheckpointError where it would be refused."""
     config, output = resolved.config, Path(resolved.config.output_dir)
-    keeper = Keeper(output, config)
+    keeper = CheckpointManager(output, config)
     start = resume.find(resolved, keeper, resume.compared_settings(resolved, family, repository))
     changes = resume.changes_of_data(start, data, 1)
     state = resume.initial_state(start, changes, config)

@@ -142,7 +142,7 @@ def validate_regularizers(base: Repository) -> None:
     if not regularizers.find_enabled(base.options):
         return
     try:
-        denoisers = [base.hollow(part) for part in base.trained]
+        denoisers = [base.empty_model(part) for part in base.trainable_components]
     except ModelError:
         if base.settings is None:  # else the network's settings are not known, and the run itself will tell
             raise

@@ -21,7 +21,7 @@ from darkroom.job.run import DEFAULT_SEED, Run, dumped
 from darkroom.options.config import every_option, option_info, option_names
 from darkroom.options.sources import Resolved
 from darkroom.pretrained.repository import Repository
-from darkroom.train.checkpoint import Keeper, differences, read_state
+from darkroom.train.checkpoint import CheckpointManager, find_differences, read_state
 from darkroom.train.state import TrainState
 
 if TYPE_CHECKING:
@@ -73,14 +73,14 @@ def compared_settings(resolved: Resolved, family: Family, repository: Repository
     return {**kept, **effective, **dict(zip(WEIGHTS, identities, strict=True))}
 
 
-def find(resolved: Resolved, keeper: Keeper, settings: Mapping[str, Any]) -> Resumption | None:
+def find(resolved: Resolved, keeper: CheckpointManager, settings: Mapping[str, Any]) -> Resumption | None:
     """The checkpoint to go on from, if there is one. Raises CheckpointError if it belongs to another run."""
     config = resolved.config
     folder = keeper.find(config.resume_from_checkpoint)
     if folder is None:
         return None
     state, saved = read_state(folder)
-    changed = {k: v for k, v in differences(saved, settings).items() if has_effect(k, config)}
+    changed = {k: v for k, v in find_differences(saved, settings).items() if has_effect(k, config)}
     refused = {k: v for k, v in changed.items() if meaning(k) == "refuse"}
     if refused and not config.i_know_what_i_am_doing:
         lines = "\n".join(f"  {describe_change(name, old, new)}" for name, (old, new) in refused.items())
@@ -159,7 +159,7 @@ def announce(run: Run, start: Resumption, changes: DataChanges, state: TrainStat
 # -- the folder -------------------------------------------------------------------------------------------------------
 
 
-def leave_branch(run: Run, keeper: Keeper, start: Path | None) -> None:
+def leave_branch(run: Run, keeper: CheckpointManager, start: Path | None) -> None:
     """Set aside the checkpoints that this run does not come from, and say so."""
     (run.output / FINISHED).unlink(missing_ok=True)
     moved = keeper.set_aside(start)
@@ -185,19 +185,19 @@ def clear_leftovers(output: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_finished(output: Path, keeper: Keeper, state: TrainState, result: Path) -> None:
+def write_finished(output: Path, keeper: CheckpointManager, state: TrainState, result: Path) -> None:
     """Note that a run has done all its steps."""
     row = {"result": result.relative_to(output).as_posix(), "newest": _newest(keeper)}
     files.write_json(output / FINISHED, dataclasses.asdict(state) | row)
 
 
-def _newest(keeper: Keeper) -> str | None:
+def _newest(keeper: CheckpointManager) -> str | None:
     folders = keeper.folders()
     return folders[-1].name if folders else None
 
 
 def find_finished(
-    output: Path, keeper: Keeper, config: Config, plan: DatasetPlan, ranks: int
+    output: Path, keeper: CheckpointManager, config: Config, plan: DatasetPlan, ranks: int
 ) -> tuple[int, Path] | None:
     """Steps and result of a run that was finished here before, if nothing is left to do of this one.
 

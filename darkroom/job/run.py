@@ -24,7 +24,7 @@ from darkroom.report import page
 from darkroom.report.eventlog import EventLog
 from darkroom.report.progress import ProgressBars
 from darkroom.report.trackers import Trackers
-from darkroom.train.loop import StopRequest, terminable
+from darkroom.train.loop import StopRequest, interrupt_on_sigterm
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -82,7 +82,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
         bus.on(Event, listener)
     status, message = "completed", ""
     try:
-        with terminable(), explain_memory_full():
+        with interrupt_on_sigterm(), explain_memory_full():
             yield run
     except ConfigError as wrong:
         told = add_source(wrong, resolved.sources)

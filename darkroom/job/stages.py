@@ -181,7 +181,9 @@ def trainer(
             regularizers.build(run.family, config, [*denoisers.values()]),
         ),
         optimizer=engine.prepare_optimizer(raw) if engine.scaler else raw,
-        scheduler=Scheduler(raw, "constant" if row.schedule_free else config.lr_scheduler, shape, state.scheduled),
+        scheduler=Scheduler(
+            raw, "constant" if row.schedule_free else config.lr_scheduler, shape, state.find_schedule_position
+        ),
         ema=EMA(adapter.named, config) if config.use_ema else None,
         options=config,
         own_clip=row.own_clip,

@@ -53,8 +53,8 @@ from darkroom.pretrained.repository import find_cache_home
 from darkroom.publish import metadata
 from darkroom.report import lock
 from darkroom.train import distributed
-from darkroom.train.checkpoint import Keeper, Snapshot
-from darkroom.train.guards import check_disk
+from darkroom.train.checkpoint import CheckpointManager, Snapshot
+from darkroom.train.guards import ensure_disk_space
 from darkroom.train.loop import Loop
 from darkroom.train.state import TrainState
 from darkroom.validate.prompts import Prompt
@@ -100,7 +100,7 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
                 fill_caches(run, plan, components, prompts, 0)
             return Release(output, output, output / "events.jsonl", 0, time.monotonic() - run.started)
 
-        keeper = Keeper(output, run.config)
+        keeper = CheckpointManager(output, run.config)
         if engine.is_main_process:
             resume.clear_leftovers(output)
         settings = resume.compared_settings(resolved, family, components)
@@ -136,7 +136,7 @@ def trained(
     components: Components,
     placement: Placement,
     prompts: list[Prompt],
-    keeper: Keeper,
+    keeper: CheckpointManager,
     settings: Mapping[str, Any],
     start: Resumption | None,
 ) -> Release:
@@ -408,7 +408,12 @@ def _prompts(value: str | list[str] | tuple[str, ...] | None) -> list[str]:
 
 
 def go_on(
-    run: Run, engine: Accelerator, keeper: Keeper, snapshot: Snapshot, start: Resumption | None, changes: DataChanges
+    run: Run,
+    engine: Accelerator,
+    keeper: CheckpointManager,
+    snapshot: Snapshot,
+    start: Resumption | None,
+    changes: DataChanges,
 ) -> None:
     """Put the checkpoint's contents into the run, and what it does not come from out of its way."""
     state = snapshot.state
@@ -472,7 +477,7 @@ def give_back_when_due(run: Run, event: Step) -> None:
         torch.cuda.empty_cache()
 
 
-def save_when_due(run: Run, keeper: Keeper, snapshot: Snapshot, event: Step) -> None:
+def save_when_due(run: Run, keeper: CheckpointManager, snapshot: Snapshot, event: Step) -> None:
     """Checkpoint by step, by epoch, or rolling."""
     config, step = run.config, event.step
     by_step = config.checkpoint_step_interval and step % config.checkpoint_step_interval == 0
@@ -486,14 +491,14 @@ def save_when_due(run: Run, keeper: Keeper, snapshot: Snapshot, event: Step) -> 
         save(run, keeper, snapshot, "rolling")
 
 
-def save(run: Run, keeper: Keeper, snapshot: Snapshot, kind: str) -> None:
+def save(run: Run, keeper: CheckpointManager, snapshot: Snapshot, kind: str) -> None:
     """Write a checkpoint and tell the bus."""
-    check_disk(run.output, run.config, stopped=lambda: bool(run.stop.name))
+    ensure_disk_space(run.output, run.config, stopped=lambda: bool(run.stop.name))
     path = keeper.save(snapshot, rolling=kind == "rolling")
     run.bus.emit(Checkpoint(step=snapshot.state.step, path=str(path), kind=kind))
 
 
-def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -> None:
+def train_until_done(run: Run, loop: Loop, keeper: CheckpointManager, snapshot: Snapshot) -> None:
     """The loop; a signal leaves a checkpoint of the last finished step."""
     with run.stop as stop, keep_freed_memory(), freeze_garbage():
         try:
@@ -512,7 +517,7 @@ def train_until_done(run: Run, loop: Loop, keeper: Keeper, snapshot: Snapshot) -
 
 
 def released(
-    run: Run, components: Components, keeper: Keeper, snapshot: Snapshot, validator: Validator | None
+    run: Run, components: Components, keeper: CheckpointManager, snapshot: Snapshot, validator: Validator | None
 ) -> Release:
     """Final weights, final pictures."""
     step = snapshot.state.step
@@ -528,7 +533,7 @@ def released(
                     snapshot.adapter.whole(component).save_pretrained(run.output / component)
                     follow_umask(run.output / component)
         if snapshot.stepper.ema:
-            with snapshot.stepper.ema.applied():
+            with snapshot.stepper.ema.use_average():
                 snapshot.adapter.save(run.output / "ema", snapshot.metadata(snapshot.state))
     if validator:
         with phase(run.bus, "final validation", step), forgiving(run, step):

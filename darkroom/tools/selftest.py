@@ -25,7 +25,7 @@ from typing import Any
 from darkroom.core.errors import UserError
 from darkroom.core.files import sha256
 from darkroom.report.eventlog import read
-from darkroom.train.checkpoint import MANIFEST, check, list_checkpoints
+from darkroom.train.checkpoint import MANIFEST, list_checkpoints, validate_checkpoint
 
 PRELOAD = ["darkroom.tools.warm"]
 IGNORED = frozenset({MANIFEST})
@@ -208,7 +208,9 @@ def _finish_and_compare(
     context: ForkServerContext, argv: list[str], output: Path, steps: int, wanted: dict[str, str], stage: str
 ) -> Trial:
     """Let a killed run go on to its end and compare it."""
-    unreadable = [path.name for path in list_checkpoints(output) if (path / MANIFEST).exists() and check(path)]
+    unreadable = [
+        path.name for path in list_checkpoints(output) if (path / MANIFEST).exists() and validate_checkpoint(path)
+    ]
     _finish(context, argv, output, steps)
     mine = last_checkpoint(output, steps)
     differing = sorted(name for name in wanted.keys() | mine.keys() if wanted.get(name) != mine.get(name))
@@ -218,7 +220,7 @@ def _finish_and_compare(
 def last_checkpoint(output: Path, steps: int) -> dict[str, str]:
     """Hashes of the files of the last checkpoint, by relative path."""
     folder = output / f"checkpoint-{steps}"
-    if problem := check(folder):
+    if problem := validate_checkpoint(folder):
         raise UserError(f"{folder} is not there or not whole: {problem}")
     files = {p.relative_to(folder).as_posix(): sha256(p) for p in folder.rglob("*") if p.is_file()}
     return {name: value for name, value in files.items() if name not in IGNORED}

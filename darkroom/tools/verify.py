@@ -29,7 +29,7 @@ from darkroom.pretrained.components import Components, find_accepted_components
 from darkroom.pretrained.repository import locate_repository
 from darkroom.tools import generate
 from darkroom.train import distributed
-from darkroom.train.checkpoint import STATE, check
+from darkroom.train.checkpoint import STATE, validate_checkpoint
 from darkroom.validate.clip import Made
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import Renderer
@@ -65,7 +65,7 @@ def verify(path: Path) -> Verdict:
     options = generate.run_of(path)
     family = families.get(options["model_family"])
     settings = construct(options)
-    if path.is_dir() and (path / STATE).exists() and (problem := check(path)):
+    if path.is_dir() and (path / STATE).exists() and (problem := validate_checkpoint(path)):
         return Verdict(0, [], 0, None, problem)
     base = locate_repository(options["$base"], family)
     placement = Placement(settings, run_device(), family.blocks)

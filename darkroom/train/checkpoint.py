@@ -2,7 +2,7 @@
 
 checkpoint-N/
     pytorch_lora_weights.safetensors or transformer/    what other programs load
-    sla_attention.safetensors                           with attention_mechanism sla, what it has learnt
+    sla_attention.safetensors                           with attention_mechanism sla, what it has learned
     ema/                                                averaged weights, as trained and for loading
     trained.safetensors                                 the trained tensors themselves, where the files above differ
     optimizer.safetensors                               tensors
@@ -61,7 +61,7 @@ UNREADABLE = (
 
 @dataclasses.dataclass
 class Snapshot:
-    """Everything a checkpoint holds, by reference to the live run. To be made before the first step.
+    """Everything a checkpoint holds, by reference to the live run. Create it before the first step.
 
     `attached` are further files, by name, that a resume looks at.
     """
@@ -74,7 +74,7 @@ class Snapshot:
     attached: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.built = optimizer_state.hyperparameters(self._optimizer)
+        self.built = optimizer_state.collect_hyperparameters(self._optimizer)
 
     def write(self, folder: Path) -> None:
         """All files but the manifest, into an empty folder."""
@@ -106,8 +106,8 @@ class Snapshot:
     def _write_ema(self, folder: Path, metadata: Mapping[str, str]) -> None:
         ema = self.stepper.ema
         assert ema is not None
-        save_safetensors(folder / "ema_model.safetensors", ema.state(), {"decay": str(ema.decay)})
-        with ema.applied():
+        save_safetensors(folder / "ema_model.safetensors", ema.state_dict(), {"decay": str(ema.decay)})
+        with ema.use_average():
             self.adapter.save(folder, dict(metadata))
 
     def read(self, folder: Path, fresh_optimizer: bool = False) -> None:
@@ -126,7 +126,7 @@ class Snapshot:
                 tensors = load_file(folder / "optimizer.safetensors")
                 optimizer_state.load(self._optimizer, saved["optimizer"], tensors, saved.get("built"), self.built)
             if self.stepper.ema and (folder / "ema" / "ema_model.safetensors").exists():
-                self.stepper.ema.load(load_file(folder / "ema" / "ema_model.safetensors"))
+                self.stepper.ema.load_state_dict(load_file(folder / "ema" / "ema_model.safetensors"))
             if self.stepper.accelerator.scaler and saved["scaler"]:
                 self.stepper.accelerator.scaler.load_state_dict(saved["scaler"])
         except UNREADABLE as cause:
@@ -150,8 +150,8 @@ def list_checkpoints(output: Path) -> list[Path]:
     return [path for _, path in sorted(steps, key=lambda pair: (pair[0], pair[1].name))]
 
 
-class Keeper:
-    """Writes, finds, checks and thins out the checkpoints of one output folder."""
+class CheckpointManager:
+    """Writes, finds, validates and deletes the checkpoints of one output folder."""
 
     def __init__(self, output: Path, options: Config):
         self.output, self.options = Path(output), options
@@ -162,15 +162,15 @@ class Keeper:
     def save(self, snapshot: Snapshot, rolling: bool = False) -> Path:
         """Write a checkpoint for the current step and delete those above the limit. Returns its folder."""
         name = f"checkpoint-{snapshot.state.step}" + ("-rolling" if rolling else "")
-        with self._folder(name) as temporary:
+        with self._write_folder(name) as temporary:
             snapshot.write(temporary)
             write_manifest(temporary, name, snapshot.metadata(snapshot.state))
         self.newest = snapshot.state.step
-        self._thin(rolling, keep=name)
+        self._delete_surplus(rolling, keep=name)
         return self.output / name
 
     @contextlib.contextmanager
-    def _folder(self, name: str) -> Iterator[Path]:
+    def _write_folder(self, name: str) -> Iterator[Path]:
         """An empty folder that takes its final name when the body has finished."""
         self.clear_leftovers()
         temporary, target = self.output / f"{name}-tmp", self.output / name
@@ -197,8 +197,8 @@ class Keeper:
         is left, and would be taken for the newest of this one.
         """
         mine = start is not None and start.parent.resolve() == self.output.resolve()
-        step = _step(start) if start is not None and mine else -1
-        left = [path for path in self.folders() if path != start and _step(path) > step]
+        step = _parse_step(start) if start is not None and mine else -1
+        left = [path for path in self.folders() if path != start and _parse_step(path) > step]
         if not left:
             return None
         taken = [int(match[1]) for path in self.output.glob("abandoned-*") if (match := _ABANDONED.match(path.name))]
@@ -209,7 +209,7 @@ class Keeper:
         files.fsync(self.output)
         return target, [path.name for path in left]
 
-    def _thin(self, rolling: bool, keep: str) -> None:
+    def _delete_surplus(self, rolling: bool, keep: str) -> None:
         limit = self.options.checkpoints_rolling_total_limit if rolling else self.options.checkpoints_total_limit
         mine = [path for path in self.folders() if path.name.endswith("-rolling") == rolling and path.name != keep]
         if limit:
@@ -222,32 +222,32 @@ class Keeper:
         """Folders named like checkpoints, oldest step first; whether they are whole is not asked."""
         return list_checkpoints(self.output)
 
-    def find(self, wanted: str | None) -> Path | None:
+    def find(self, chosen: str | None) -> Path | None:
         """The checkpoint to resume from: None, `latest`, a name in the output folder, or a path.
 
         `latest` passes over damaged ones with a warning. A named one that is absent or damaged raises CheckpointError.
         """
-        if not wanted or wanted.lower() == "none":
+        if not chosen or chosen.lower() == "none":
             return None
-        if wanted == "latest":
+        if chosen == "latest":
             for path in reversed(self.folders()):
-                problem = check(path)
+                problem = validate_checkpoint(path)
                 if problem is None:
                     return path
                 log.warning("%s is passed over: %s", path.name, problem)
             return None
-        path = files.expand_home(wanted)
+        path = files.expand_home(chosen)
         if not path.is_dir():
-            path = self.output / wanted
+            path = self.output / chosen
         if not path.is_dir():
             known = ", ".join(p.name for p in self.folders()) or "none"
             raise CheckpointError(
-                f"resume_from_checkpoint = '{wanted}'\n  There is no such folder, here or in {self.output}.\n"
+                f"resume_from_checkpoint = '{chosen}'\n  There is no such folder, here or in {self.output}.\n"
                 f"  Checkpoints there: {known}."
             )
-        if problem := check(path):
+        if problem := validate_checkpoint(path):
             raise CheckpointError(
-                f"resume_from_checkpoint = '{wanted}'\n  {path} cannot be used: {problem}.\n"
+                f"resume_from_checkpoint = '{chosen}'\n  {path} cannot be used: {problem}.\n"
                 "  Choose an earlier checkpoint, or 'latest', which takes the newest that is whole."
             )
         return path
@@ -276,17 +276,17 @@ def write_manifest(folder: Path, name: str, metadata: Mapping[str, str]) -> None
     files.fsync(folder)
 
 
-def check(folder: Path) -> str | None:
+def validate_checkpoint(folder: Path) -> str | None:
     """What is wrong with a checkpoint folder, or None if every file is as its manifest says. Raises nothing."""
     try:
-        return _problem(folder)
+        return _find_problem(folder)
     except FileNotFoundError:
         return "it has no manifest, so it was not finished"
     except (OSError, ValueError, RecursionError) as cause:
         return f"its manifest cannot be read ({type(cause).__name__})"
 
 
-def _problem(folder: Path) -> str | None:
+def _find_problem(folder: Path) -> str | None:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     rows = manifest.get("files") if isinstance(manifest, dict) else None
     if not isinstance(rows, list) or not all(map(_is_row, rows)):
@@ -297,7 +297,7 @@ def _problem(folder: Path) -> str | None:
     if _NAME.match(folder.name) and name != folder.name:
         return f"it was saved as {name!r} and renamed since"
     for row in rows:
-        if problem := _file_problem(folder, row["path"], row["size"], row["sha256"]):
+        if problem := _find_file_problem(folder, row["path"], row["size"], row["sha256"]):
             return problem
     listed = {row["path"] for row in rows}
     there = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _READ and path.name != MANIFEST)
@@ -312,7 +312,7 @@ def _is_row(row: Any) -> bool:
     return all(type(row.get(name)) is kind for name, kind in (("path", str), ("size", int), ("sha256", str)))
 
 
-def _file_problem(folder: Path, name: str, size: int, digest: str) -> str | None:
+def _find_file_problem(folder: Path, name: str, size: int, digest: str) -> str | None:
     """What is wrong with one file of a checkpoint."""
     try:
         path = files.join_inside(folder, name)
@@ -329,7 +329,7 @@ def _file_problem(folder: Path, name: str, size: int, digest: str) -> str | None
     return None
 
 
-def _step(folder: Path) -> int:
+def _parse_step(folder: Path) -> int:
     match = _NAME.match(folder.name)
     return int(match[1]) if match else -1
 
@@ -348,7 +348,7 @@ def read_state(folder: Path) -> tuple[TrainState, dict[str, Any]]:
         ) from cause
 
 
-def differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def find_differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Settings that differ from those of a checkpoint: name to (then, now)."""
     now = json.loads(json.dumps(dict(settings), default=str))
     return {name: (saved[name], now[name]) for name in saved if name in now and saved[name] != now[name]}

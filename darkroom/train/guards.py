@@ -21,7 +21,7 @@ log = logger(__name__)
 POLL_SECONDS = 1.0
 
 
-def check_disk(
+def ensure_disk_space(
     folder: Path,
     options: Config,
     sleep: Callable[[float], None] = time.sleep,

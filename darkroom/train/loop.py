@@ -16,7 +16,7 @@ from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 
 
-def groups(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+def group_batches(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
     """Micro-batches in groups of `size`; the last group of an epoch may be smaller."""
     group: list[Any] = []
     for batch in batches:
@@ -38,26 +38,26 @@ class StopRequest:
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self._old[number] = signal.signal(number, self._ask)
+                self._old[number] = signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._old.items():
             signal.signal(number, handler)
 
-    def check(self) -> None:
+    def raise_if_requested(self) -> None:
         """Raises Interrupted if somebody has asked for an end."""
         if self.name:
             raise Interrupted(self.name)
 
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _request(self, number: int, frame: FrameType | None) -> None:
         if self.name:
             raise KeyboardInterrupt
         self.name = signal.Signals(number).name
 
 
 @contextlib.contextmanager
-def terminable() -> Iterator[None]:
+def interrupt_on_sigterm() -> Iterator[None]:
     """Inside, SIGTERM ends the program as Ctrl-C does: at once, but with caches written and files closed."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -94,18 +94,18 @@ class Loop:
         while self.state.step < self.total:
             if self.state.position >= self.length(self.state.epoch):  # counted with data that were more
                 self.state.epoch, self.state.position = self.state.epoch + 1, 0
-            for batches in groups(self._batches(stop), self.accumulation):
+            for batches in group_batches(self._batches(stop), self.accumulation):
                 ended = self._step(batches)
-                stop.check()
+                stop.raise_if_requested()
                 if ended or self.state.step >= self.total:
                     break
 
     def _batches(self, stop: StopRequest) -> Iterator[Any]:
         """What is left of the epoch. Raises Interrupted after a signal: a group that is not whole is not trained on."""
         for batch in self.loader.epoch(self.state.epoch, start=self.state.position, stopped=lambda: bool(stop.name)):
-            stop.check()
+            stop.raise_if_requested()
             yield batch
-        stop.check()
+        stop.raise_if_requested()
 
     def _step(self, batches: list[Any]) -> bool:
         """One update; True if it was the last of its epoch."""

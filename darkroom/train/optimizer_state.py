@@ -24,7 +24,7 @@ class Optimizer(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
-def hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
+def collect_hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
     """Those of each group, as JSON has them. Asked before the first step, they are what the settings say."""
     groups = [{k: v for k, v in group.items() if k not in _RATES} for group in optimizer.param_groups]
     return [{k: v for k, v in group.items() if _is_plain(v)} for group in groups]
@@ -50,23 +50,23 @@ def load(
     are those of now. Raises ValueError for a hyperparameter whose other value means a state of another form.
     """
     state = restore(saved, tensors)
-    changed = _changed(built_then or built_now, built_now)
+    changed = _find_changes(built_then or built_now, built_now)
     rates = [{"base_lr": group["base_lr"]} if "base_lr" in group else {} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
-    _put_dtypes_back(optimizer, state)
+    _restore_dtypes(optimizer, state)
     for group, rate, own in zip(optimizer.param_groups, rates, changed, strict=True):
         group.update(rate | own)
 
 
-def _changed(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _find_changes(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each group, the hyperparameters that the settings of now give another value."""
     if len(then) != len(now):
         raise ValueError(f"its optimizer has {len(then)} groups of parameters, and this run's has {len(now)}")
     found = []
     for before, after in zip(then, now, strict=True):
-        own = {k: v for k, v in after.items() if k in before and _listed(before[k]) != _listed(v)}
+        own = {k: v for k, v in after.items() if k in before and _as_lists(before[k]) != _as_lists(v)}
         for name, value in own.items():
-            if name not in _EXECUTION and not _same_form(name, before[name], value):
+            if name not in _EXECUTION and not _have_same_form(name, before[name], value):
                 raise ValueError(
                     f"the optimizer's {name} was {before[name]!r} then and is {value!r} now, which keeps another state"
                 )
@@ -74,34 +74,36 @@ def _changed(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]
     return found
 
 
-def _same_form(name: str, then: Any, now: Any) -> bool:
+def _have_same_form(name: str, then: Any, now: Any) -> bool:
     """Does an optimizer keep the same tensors with both values? Numbers only enter an update, but for no momentum."""
     if isinstance(then, list | tuple) and isinstance(now, list | tuple):
-        return len(then) == len(now) and all(_same_form(name, a, b) for a, b in zip(then, now, strict=True))
+        return len(then) == len(now) and all(_have_same_form(name, a, b) for a, b in zip(then, now, strict=True))
     are_numbers = not any(isinstance(v, bool) or not isinstance(v, int | float) for v in (then, now))
     return are_numbers and ("momentum" not in name or (then == 0) == (now == 0))
 
 
-def _listed(value: Any) -> Any:
-    return [_listed(v) for v in value] if isinstance(value, list | tuple) else value
+def _as_lists(value: Any) -> Any:
+    return [_as_lists(v) for v in value] if isinstance(value, list | tuple) else value
 
 
-def _put_dtypes_back(optimizer: Optimizer, saved: Any) -> None:
+def _restore_dtypes(optimizer: Optimizer, saved: Any) -> None:
     """torch casts the state to the weights' dtype when it loads it; here it is put back as it was saved."""
-    originals = {path: tensor for path, tensor, _, _ in _tensors(saved)}
-    for path, loaded, holder, key in _tensors(optimizer.state_dict()):
+    originals = {path: tensor for path, tensor, _, _ in _iterate_tensors(saved)}
+    for path, loaded, holder, key in _iterate_tensors(optimizer.state_dict()):
         original = originals.get(path)
         if original is not None and original.dtype != loaded.dtype:
             holder[key] = original.to(loaded.device)
 
 
-def _tensors(value: Any, path: str = "", holder: Any = None, key: Any = None) -> Iterator[tuple[str, Tensor, Any, Any]]:
+def _iterate_tensors(
+    value: Any, path: str = "", holder: Any = None, key: Any = None
+) -> Iterator[tuple[str, Tensor, Any, Any]]:
     """Every tensor of a state_dict with its path, and where it hangs."""
     if isinstance(value, Tensor):
         yield path, value, holder, key
     elif isinstance(value, dict):
         for name, inner in value.items():
-            yield from _tensors(inner, f"{path}/{name}", value, name)
+            yield from _iterate_tensors(inner, f"{path}/{name}", value, name)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _tensors(inner, f"{path}/{number}", value, number)
+            yield from _iterate_tensors(inner, f"{path}/{number}", value, number)

@@ -28,7 +28,7 @@ _KINDS: Mapping[str, str] = {
 def flatten(value: Any, path: str = "", tensors: dict[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
     """A nest of dicts, lists, tuples, numbers, texts and tensors as (JSON value, tensors by path).
 
-    Keys that are not text keep their type; quantised tensors of the libraries in the table become their parts. Raises
+    Keys that are not text keep their type; quantized tensors of the libraries in the table become their parts. Raises
     TypeError for anything else, naming the path.
     """
     tensors = {} if tensors is None else tensors
@@ -36,8 +36,8 @@ def flatten(value: Any, path: str = "", tensors: dict[str, Tensor] | None = None
     if kind in _KINDS and isinstance(value, Tensor):
         names, described = value.__tensor_flatten__()  # type: ignore[attr-defined]
         parts = {name: getattr(value, name) for name in sorted(names)}
-        made = {"parts": parts, "described": described}
-        return {_KIND: kind, **{k: flatten(v, f"{path}/{k}", tensors)[0] for k, v in made.items()}}, tensors
+        fields = {"parts": parts, "described": described}
+        return {_KIND: kind, **{k: flatten(v, f"{path}/{k}", tensors)[0] for k, v in fields.items()}}, tensors
     if kind in _KINDS:
         return {_KIND: kind, "described": flatten(vars(value), path, tensors)[0]}, tensors
     if isinstance(value, Tensor):
@@ -75,19 +75,19 @@ def restore(value: Any, tensors: dict[str, Tensor]) -> Any:
     if _DTYPE in value:
         return getattr(torch, value[_DTYPE])
     if _KIND in value:
-        return _made(value, tensors)
+        return _build(value, tensors)
     if _KEYS in value:
         odd = {str(k): k for k in value[_KEYS]}
         return {odd.get(k, k): restore(v, tensors) for k, v in value["value"].items()}
     return {k: restore(v, tensors) for k, v in value.items()}
 
 
-def _made(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    """A quantised tensor of its parts, or the description of one."""
+def _build(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    """A quantized tensor from its parts, or the description of one."""
     cls = import_path(_KINDS[value[_KIND]])
     described = restore(value["described"], tensors)
     if "parts" in value:
         return cls.__tensor_unflatten__(restore(value["parts"], tensors), described)
-    made = cls.__new__(cls)
-    vars(made).update(described)
-    return made
+    built = cls.__new__(cls)
+    vars(built).update(described)
+    return built

@@ -64,11 +64,11 @@ class TrainState:
         """
         if self.position and (last_epoch is None or self.epoch < last_epoch):
             self.epoch += 1
-        self.schedule_at = self.scheduled(self.step)
+        self.schedule_at = self.find_schedule_position(self.step)
         self.schedule_total = self.schedule_total or self.total
         self.position, self.base_step, self.base_epoch = 0, self.step, self.epoch
 
-    def scheduled(self, step: int) -> float:
+    def find_schedule_position(self, step: int) -> float:
         """Where `step` stands on the learning-rate schedule, which ends with the run although the data changed."""
         if not self.schedule_total:
             return step

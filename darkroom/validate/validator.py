@@ -93,7 +93,7 @@ class Validator:
             if mode != "ema_only":
                 runs["checkpoint"] = list(self._pictures(self.model, self.prompts, step, "adapter"))
             if mode != "none" and self.stepper.ema:
-                with self.stepper.ema.applied():
+                with self.stepper.ema.use_average():
                     runs["EMA"] = list(self._pictures(self.model, self.prompts, step, "ema"))
         complete = zip(*runs.values(), strict=not self.stopped())
         rows = [self._save(step, dict(zip(runs, pictures, strict=True))) for pictures in complete]

@@ -30,7 +30,7 @@ from darkroom import families
 from darkroom.cli.main import main
 from darkroom.pretrained.repository import locate_repository
 from darkroom.report.eventlog import EventLog, read
-from darkroom.train.checkpoint import check
+from darkroom.train.checkpoint import validate_checkpoint
 from darkroom.train.step import Stepper
 
 DONE, DEFECT, MISTAKE, STOPPED = 0, 1, 2, 130
@@ -682,7 +682,7 @@ def test_after_a_full_disk_the_same_command_ends_with_the_same_bytes(
     assert FULL in said
     assert KEPT in said
     assert not [p for p in out.rglob("*") if p.name.endswith("tmp")]
-    assert [check(path) for path in sorted(out.glob("checkpoint-*"))] == [None] * PLACES[place]
+    assert [validate_checkpoint(path) for path in sorted(out.glob("checkpoint-*"))] == [None] * PLACES[place]
 
     monkeypatch.undo()
     told(DONE, "train", *disturbed())
@@ -695,7 +695,7 @@ def test_a_full_disk_while_pictures_are_written_does_not_stop_training(
     full_at("validation_images")
     said = told(MISTAKE, "train", *disturbed())
     assert f"! No validation pictures. {FULL}step_1_validation_0_64x64.png could not be written" in said
-    assert check(tmp_path / "out" / "checkpoint-2") is None
+    assert validate_checkpoint(tmp_path / "out" / "checkpoint-2") is None
     assert (tmp_path / "out" / "pytorch_lora_weights.safetensors").exists()
 
     monkeypatch.undo()
@@ -934,7 +934,9 @@ def test_after_a_sigterm_the_same_command_ends_with_the_same_bytes(
     terminated(SIGNALS[during])
     told(STOPPED, "train", *disturbed(disable_benchmark=True))
     assert read(tmp_path / "out" / "events.jsonl")[-1]["status"] == "interrupted"
-    assert [check(path) for path in (tmp_path / "out").glob("checkpoint-*") if check(path)] == []
+    assert [
+        validate_checkpoint(path) for path in (tmp_path / "out").glob("checkpoint-*") if validate_checkpoint(path)
+    ] == []
 
     monkeypatch.undo()
     told(DONE, "train", *disturbed())

@@ -22,7 +22,7 @@ from darkroom.job.plan import begin
 from darkroom.job.train import train
 from darkroom.options.config import every_option
 from darkroom.report.eventlog import read
-from darkroom.train.checkpoint import check
+from darkroom.train.checkpoint import validate_checkpoint
 from darkroom.train.state import TrainState
 
 QUIET = {"validation_disable": True, "checkpoint_step_interval": 2}
@@ -192,13 +192,13 @@ def test_the_counters_of_changed_data_are_worked_by_hand():
     state.start_on_other_data(last_epoch=4)
     assert (state.epoch, state.position, state.base_step, state.base_epoch) == (3, 0, 15, 3)
     state.total = 15 + 2 * 20
-    assert [state.scheduled(s) for s in (15, 35, 55)] == [15, 27.5, 40]
+    assert [state.find_schedule_position(s) for s in (15, 35, 55)] == [15, 27.5, 40]
 
     state.step, state.position = 35, 4  # changed again, half way
     state.start_on_other_data(last_epoch=4)
     state.total = 45
     assert (state.epoch, state.schedule_total) == (4, 40)
-    assert [state.scheduled(s) for s in (35, 40, 45)] == [27.5, 33.75, 40]
+    assert [state.find_schedule_position(s) for s in (35, 40, 45)] == [27.5, 33.75, 40]
 
     last = TrainState(step=9, epoch=4, position=3, total=12)
     last.start_on_other_data(last_epoch=4)
@@ -225,7 +225,7 @@ def test_a_second_run_in_the_folder_is_refused_and_the_first_is_not_harmed(argum
     text = capsys.readouterr().err
     assert f"Another run is writing into this folder: process {os.getpid()} on" in text
     assert "output_dir" in text
-    assert check(out / "checkpoint-4") is None
+    assert validate_checkpoint(out / "checkpoint-4") is None
     assert not (out / PROCESS).exists()
     assert len(steps_of(out)) == 4
 
@@ -291,7 +291,7 @@ def test_stopped_and_saved_is_true_although_an_older_run_has_a_checkpoint_of_tha
     said = "".join(capsys.readouterr())
     assert "Stopped after step 3; saved." in said
     assert ("The same command goes on from there." in said) == (asked == "latest")
-    assert check(out / "checkpoint-3") is None
+    assert validate_checkpoint(out / "checkpoint-3") is None
     new = load_file(out / "checkpoint-3/pytorch_lora_weights.safetensors")
     assert any((new[name] != old[name]).any() for name in old)
 

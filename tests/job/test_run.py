@@ -21,7 +21,7 @@ from darkroom.core.events import Event, Step
 from darkroom.job.train import train
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
-from darkroom.train.checkpoint import STATE, check
+from darkroom.train.checkpoint import STATE, validate_checkpoint
 
 SOME = (pytest.param("flux", marks=pytest.mark.smoke), "sdxl", "wan")
 
@@ -40,7 +40,7 @@ def test_a_lora_run_leaves_what_it_promises_and_loads_in_the_stock_pipeline(fami
         "run.lock.json",
     ):
         assert (out / name).is_file(), name
-    assert [check(out / f"checkpoint-{n}") for n in (2, 4)] == [None, None]
+    assert [validate_checkpoint(out / f"checkpoint-{n}") for n in (2, 4)] == [None, None]
     names = [row["event"] for row in read(out / "events.jsonl")]
     assert {"run_start", "phase", "step", "checkpoint", "validation", "run_end"} <= set(names)
     verdict = verify(out)
@@ -105,7 +105,7 @@ def test_a_signal_finishes_the_step_saves_and_a_resume_ends_with_the_same_bytes(
     settings = resolve_arguments(arguments(**options, output_dir=stopped))
     with pytest.raises(Interrupted):
         train(settings, listener=interrupt)
-    assert check(stopped / "checkpoint-3") is None
+    assert validate_checkpoint(stopped / "checkpoint-3") is None
     assert read(stopped / "events.jsonl")[-1]["status"] == "interrupted"
     assert main(["train", *arguments(**options, output_dir=stopped)]) == 0
     assert weights(whole / "checkpoint-6") == weights(stopped / "checkpoint-6")

@@ -17,7 +17,7 @@ from darkroom.objectives.base import LossOutput
 from darkroom.optim import table
 from darkroom.optim.schedules import Scheduler, Shape
 from darkroom.options.config import Config
-from darkroom.train.checkpoint import Keeper, Snapshot
+from darkroom.train.checkpoint import CheckpointManager, Snapshot
 from darkroom.train.ema import EMA
 from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
@@ -67,7 +67,7 @@ class TinyRun:
 
     stepper: Stepper
     snapshot: Snapshot
-    keeper: Keeper
+    keeper: CheckpointManager
 
     @property
     def weight(self) -> Tensor:
@@ -107,6 +107,6 @@ def tiny_run(tmp_path):
             own_clip=table.row_of(config.optimizer).own_clip,
         )
         snapshot = Snapshot(adapter, stepper, TrainState(), {"seed": 1}, lambda state: {"at": str(state.step)})
-        return TinyRun(stepper, snapshot, Keeper(folder, config))
+        return TinyRun(stepper, snapshot, CheckpointManager(folder, config))
 
     return make

@@ -13,7 +13,7 @@ from darkroom.adapters import base
 from darkroom.core import files
 from darkroom.core.errors import CheckpointError, DiskFullError
 from darkroom.train import checkpoint
-from darkroom.train.checkpoint import MANIFEST, STATE, TRAINED, check, differences, read_state
+from darkroom.train.checkpoint import MANIFEST, STATE, TRAINED, find_differences, read_state, validate_checkpoint
 
 from .conftest import rows
 
@@ -99,8 +99,8 @@ def test_weights_of_another_shape_are_refused_with_a_remedy(tiny_run):
 def test_changed_settings_are_listed_with_both_values(tiny_run):
     _, settings = read_state(tiny_run().save(1))
 
-    assert differences(settings, {"seed": 2, "new": 1}) == {"seed": (1, 2)}
-    assert differences(settings, {"seed": 1}) == {}
+    assert find_differences(settings, {"seed": 2, "new": 1}) == {"seed": (1, 2)}
+    assert find_differences(settings, {"seed": 1}) == {}
 
 
 # -- whole or not -----------------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ DAMAGE = {
 
 
 def test_a_saved_checkpoint_is_whole(tiny_run):
-    assert check(tiny_run(use_ema=True).save(1)) is None
+    assert validate_checkpoint(tiny_run(use_ema=True).save(1)) is None
 
 
 @pytest.mark.parametrize(("damage", "said"), DAMAGE.values(), ids=DAMAGE.keys())
@@ -177,7 +177,7 @@ def test_damage_is_found(tiny_run, damage, said):
 
     damage(folder)
 
-    assert said in check(folder)
+    assert said in validate_checkpoint(folder)
 
 
 @pytest.mark.parametrize("damage", [d for d, _ in DAMAGE.values()], ids=DAMAGE.keys())
@@ -206,7 +206,7 @@ def test_a_note_of_a_person_does_not_make_a_checkpoint_unusable(tiny_run):
     (folder / "README.md").write_text("the good one")
     (folder / ".DS_Store").write_bytes(b"x")
 
-    assert check(folder) is None
+    assert validate_checkpoint(folder) is None
 
 
 def test_a_renamed_folder_is_passed_over_and_one_with_a_name_of_its_own_can_be_named(tiny_run, tmp_path):
@@ -299,7 +299,7 @@ def test_a_kill_while_an_old_one_is_deleted_leaves_nothing_that_is_half_there(ti
             run.save(3)
 
     assert names(run) == ["checkpoint-3"]
-    assert check(tmp_path / "checkpoint-3") is None
+    assert validate_checkpoint(tmp_path / "checkpoint-3") is None
     run.keeper.clear_leftovers()
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-3"}
 
@@ -334,7 +334,7 @@ def test_a_checkpoint_that_stepped_aside_for_a_killed_save_gets_its_name_back(ti
 
     run.keeper.clear_leftovers()
 
-    assert check(tmp_path / "checkpoint-7") is None
+    assert validate_checkpoint(tmp_path / "checkpoint-7") is None
 
 
 def test_the_same_step_can_be_saved_again(tiny_run, tmp_path):
@@ -344,7 +344,7 @@ def test_the_same_step_can_be_saved_again(tiny_run, tmp_path):
 
     folder = run.save(7)
 
-    assert check(folder) is None
+    assert validate_checkpoint(folder) is None
     assert {p.name for p in tmp_path.iterdir()} == {"checkpoint-7"}
     other = tiny_run()
     other.snapshot.read(folder)
@@ -425,7 +425,7 @@ def test_a_disk_that_fills_up_leaves_older_checkpoints_whole(tiny_run, tmp_path,
             run.save(5)
 
     assert names(run) == ["checkpoint-5" if again else "checkpoint-3"]
-    assert check(run.keeper.folders()[0]) is None
+    assert validate_checkpoint(run.keeper.folders()[0]) is None
     assert not list(tmp_path.glob("*-tmp"))
 
 

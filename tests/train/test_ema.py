@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from darkroom.options.config import Config
-from darkroom.train.ema import EMA, decay_at, is_on_accelerator
+from darkroom.train.ema import EMA, compute_decay, is_on_accelerator
 from tests.rows import each_row
 
 
@@ -25,7 +25,7 @@ def put(parameter: nn.Parameter, value: float) -> None:
     "step, decay", [(1, 0.0), (2, 0.181818), (3, 0.25), (11, 0.55), (101, 0.918182), (2000, 0.995), (10**6, 0.995)]
 )
 def test_decay_rises_to_its_limit(step, decay):
-    assert decay_at(step, 0.995) == pytest.approx(decay, abs=1e-6)
+    assert compute_decay(step, 0.995) == pytest.approx(decay, abs=1e-6)
 
 
 @pytest.mark.parametrize("one_by_one", [False, True])
@@ -68,7 +68,7 @@ def test_averaged_weights_are_in_place_only_inside():
     parameter, ema = averaged()
     put(parameter, 2.0)
 
-    with ema.applied():
+    with ema.use_average():
         inside = parameter.tolist()
 
     assert inside == [0.0] * 4
@@ -79,7 +79,7 @@ def test_trained_weights_come_back_after_an_error_inside():
     parameter, ema = averaged()
     put(parameter, 2.0)
 
-    with pytest.raises(RuntimeError), ema.applied():
+    with pytest.raises(RuntimeError), ema.use_average():
         raise RuntimeError
 
     assert parameter.tolist() == [2.0] * 4
@@ -92,7 +92,7 @@ def test_a_loaded_average_goes_on_where_the_saved_one_was():
     ema.update(2)
     other_parameter, other = averaged()
 
-    other.load({name: t.clone() for name, t in ema.state().items()})
+    other.load_state_dict({name: t.clone() for name, t in ema.state_dict().items()})
     put(other_parameter, 2.0)
     ema.update(3)
     other.update(3)
@@ -102,7 +102,7 @@ def test_a_loaded_average_goes_on_where_the_saved_one_was():
 
 def test_a_missing_average_is_an_error():
     with pytest.raises(KeyError, match="w"):
-        averaged()[1].load({})
+        averaged()[1].load_state_dict({})
 
 
 @pytest.mark.parametrize(

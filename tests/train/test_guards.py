@@ -9,7 +9,7 @@ import pytest
 from darkroom.core.errors import ConfigError, DiskFullError
 from darkroom.options.config import Config
 from darkroom.train import guards
-from darkroom.train.guards import check_disk
+from darkroom.train.guards import ensure_disk_space
 
 GIB = 2**30
 
@@ -27,7 +27,7 @@ def free(monkeypatch):
 
 def guard(tmp_path, threshold, action="stop", script=None, sleep=None, stopped=lambda: False) -> None:
     options = Config(model_family="flux", disk_low_threshold=threshold, disk_low_action=action, disk_low_script=script)
-    check_disk(tmp_path, options, sleep or (lambda seconds: pytest.fail("slept")), stopped)
+    ensure_disk_space(tmp_path, options, sleep or (lambda seconds: pytest.fail("slept")), stopped)
 
 
 def test_no_threshold_never_looks(tmp_path, free):
@@ -57,7 +57,7 @@ def test_a_threshold_that_is_no_size_is_refused_with_an_example(tmp_path):
     options = Config.model_construct(disk_low_threshold="a lot", disk_low_action="stop", disk_low_script=None)
 
     with pytest.raises(ConfigError, match="100G"):
-        check_disk(tmp_path, options)
+        ensure_disk_space(tmp_path, options)
 
 
 def test_waiting_looks_again_every_second(tmp_path, free):

@@ -10,7 +10,7 @@ import torch
 
 from darkroom.core.errors import Interrupted
 from darkroom.core.events import Bus, Step
-from darkroom.train.loop import Loop, StopRequest, groups
+from darkroom.train.loop import Loop, StopRequest, group_batches
 from darkroom.train.state import TrainState
 
 from .conftest import rows
@@ -45,13 +45,13 @@ def looped(run, loader: Epochs, total: int) -> tuple[Loop, list[Step]]:
     ("count", "size", "sizes"), [(6, 2, [2, 2, 2]), (5, 2, [2, 2, 1]), (1, 4, [1]), (0, 2, []), (3, 1, [1, 1, 1])]
 )
 def test_the_last_group_of_an_epoch_may_be_smaller(count, size, sizes):
-    assert [len(group) for group in groups(range(count), size)] == sizes
+    assert [len(group) for group in group_batches(range(count), size)] == sizes
 
 
 def test_groups_are_made_as_they_are_taken():
     source = iter(range(10))
 
-    next(groups(source, 2))
+    next(group_batches(source, 2))
 
     assert next(source) == 2
 

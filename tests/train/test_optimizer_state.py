@@ -42,7 +42,7 @@ def packed(optimizer: Any) -> tuple[str, dict[str, torch.Tensor]]:
 @each_row("name", INSTALLED)
 def test_every_optimizer_resumed_at_any_step_has_the_same_state_and_ends_with_the_same_bytes(name):
     net, optimizer = made(name)
-    built = optimizer_state.hyperparameters(optimizer)
+    built = optimizer_state.collect_hyperparameters(optimizer)
     saved = []
     for seed in range(STEPS + MORE):
         if 0 < seed <= STEPS:
@@ -56,7 +56,7 @@ def test_every_optimizer_resumed_at_any_step_has_the_same_state_and_ends_with_th
         other.load_state_dict(weights)
         torch.set_rng_state(generator)
         read = load(tensors) if tensors else {}
-        optimizer_state.load(resumed, json.loads(plain), read, built, optimizer_state.hyperparameters(resumed))
+        optimizer_state.load(resumed, json.loads(plain), read, built, optimizer_state.collect_hyperparameters(resumed))
 
         back, state = packed(resumed)
         assert back == plain, at
