@@ -236,15 +236,15 @@ def test_a_step_draws_the_same_whatever_was_drawn_before_it_and_in_every_process
 
 
 def test_a_step_is_seeded_as_torch_would_without_a_look_at_the_stack(monkeypatch):
-    draws = Draws(1)
+    generators = Generators(1)
     torch.manual_seed(derive_seed(1, 0, 3, 7))
     expected = torch.rand(3)
 
     monkeypatch.setattr(traceback, "format_stack", lambda: pytest.fail("what torch notes down for missing devices"))
-    draws.start_step(7)
+    generators.start_step(7)
 
     assert torch.equal(torch.rand(3), expected)
-    draws.start_update(7)
+    generators.start_update(7)
 
 
 def test_an_update_draws_the_same_in_every_process():

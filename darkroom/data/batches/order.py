@@ -139,7 +139,7 @@ class _Key(ISeedSequence):
 def make_generator(seed: int, *path: object) -> Generator:
     """A generator of its own for one purpose: Philox keyed by the seed and what it is for."""
     digest = hashlib.blake2b("\0".join(map(str, (seed, *path))).encode(), digest_size=16).digest()
-    return Generator(Philox(_Key(digest)))
+    return Generator(Philox(_Key(digest)))  # type: ignore[arg-type]  # numpy takes any ISeedSequence
 
 
 def steps_and_epochs(
