@@ -109,7 +109,7 @@ def test_the_term_and_its_gradients_are_the_same_with(prepare):
 )
 def test_what_it_cannot_follow_is_refused_with_option_value_and_remedy(name, options, said):
     family = families.get(name)
-    model = getattr(conformance.case(name, "tiny").pipe(), family.denoiser_part)
+    model = getattr(conformance.case(name, "tiny").pipe(), family.denoiser_component)
     with pytest.raises(ConfigError) as refused:
         layersync(name, model, **options)
 

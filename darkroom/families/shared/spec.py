@@ -40,7 +40,7 @@ class Latents:
     def round_frames(self, frames: int) -> int:
         """The largest legal clip length of at most `frames` frames: n with (n - 1) % temporal == 0; 0 if there is none.
 
-        >>> Latents(16, temporal=4).whole_frames(16)
+        >>> Latents(16, temporal=4).round_frames(16)
         13
         """
         if frames < 1 or self.layered:
