@@ -328,8 +328,11 @@ class Family:
         return stack_entries(entries)
 
     def text_identity(self, options: Config) -> dict[str, object]:
-        """Options that change text embeddings; part of the cache key."""
-        return {"tokenizer_max_length": options.tokenizer_max_length}
+        """What changes text embeddings, such as options that are declared so; part of the cache key."""
+        from darkroom.options.config import every_option
+
+        own = (info for info in every_option() if info.cached == "text" and self.name in (info.families or [self.name]))
+        return {info.name: getattr(options, info.name) for info in own}
 
     def matches_pipeline_text(self, options: Config) -> bool:
         """With these options, is a caption encoded exactly as the pipeline encodes a prompt?"""

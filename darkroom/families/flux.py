@@ -195,10 +195,6 @@ class Flux(Family):
         oracle={"attention_head_dim": 32, "num_attention_heads": 4, "axes_dims_rope": (8, 12, 12)},
     )
 
-    def text_identity(self, options: Config) -> dict[str, object]:
-        names = ("t5_padding", "flux_attention_masked_training")
-        return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
-
     def masks_attention(self, options: Config) -> frozenset[str]:
         """Only where the padding of its text is hidden."""
         return frozenset({"training", "inference"} if options.flux_attention_masked_training else ())

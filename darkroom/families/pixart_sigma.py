@@ -86,9 +86,6 @@ class PixArtSigma(Family):
         oracle={"attention_head_dim": 32, "cross_attention_dim": 128},
     )
 
-    def text_identity(self, options: Config) -> dict[str, object]:
-        return {**super().text_identity(options), "t5_padding": options.t5_padding}
-
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["d_model"] + 1)
 

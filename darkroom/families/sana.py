@@ -124,9 +124,6 @@ class Sana(Family):
         },
     )
 
-    def text_identity(self, options: Config) -> dict[str, object]:
-        return {**super().text_identity(options), "instruction": options.sana_complex_human_instruction}
-
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         return options.tokenizer_max_length * (configs["text_encoder"]["hidden_size"] + 1)
 

@@ -107,10 +107,6 @@ class SD3(Family):
         oracle={"attention_head_dim": 32, "num_attention_heads": 4, "caption_projection_dim": 128},
     )
 
-    def text_identity(self, options: Config) -> dict[str, object]:
-        names = ("t5_padding", "sd3_clip_uncond_behaviour", "sd3_t5_uncond_behaviour")
-        return {**super().text_identity(options), **{name: getattr(options, name) for name in names}}
-
     def limits(self, settings: Settings) -> Limits:
         """Its table of positions has so many tokens along an edge."""
         table = settings.get("pos_embed_max_size")

@@ -53,6 +53,7 @@ class FamilyOptions(Section):
         False,
         "Hide padding tokens from Flux, as some checkpoints were trained.",
         resume="warn",
+        cached="text",
         level="expert",
         families=("flux",),
     )
@@ -68,6 +69,7 @@ class FamilyOptions(Section):
         "empty_string",
         "What SD3's CLIP encoders give for a dropped caption: the empty text's embedding, or zeros.",
         resume="warn",
+        cached="text",
         level="expert",
         families=("sd3",),
     )
@@ -75,6 +77,7 @@ class FamilyOptions(Section):
         None,
         "What SD3's T5 encoder gives for a dropped caption; left out, as for CLIP.",
         resume="warn",
+        cached="text",
         level="expert",
         families=("sd3",),
     )
@@ -106,6 +109,7 @@ class FamilyOptions(Section):
         None,
         "Instruction that Sana's text encoder reads before each caption; left out, the published one.",
         resume="warn",
+        cached="text",
         level="expert",
         families=("sana", "sanavideo"),
     )

@@ -26,6 +26,7 @@ from pydantic_core import PydanticUndefined
 
 Level = Literal["basic", "advanced", "expert"]
 Resume = Literal["refuse", "warn", "free"]
+Cached = Literal["", "text"]
 Kind = Literal["bool", "integer", "number", "string", "choice", "json"]
 
 SET = "(set)"
@@ -54,6 +55,7 @@ def option(
     help: str,
     *,
     resume: Resume,
+    cached: Cached = "",
     aliases: Iterable[str] = (),
     choices: Iterable[str] | None = None,
     also: str = "",
@@ -79,6 +81,7 @@ def option(
 
     resume           what another value means to a run that goes on from a checkpoint: "refuse" where it makes another
                      model or another order of data, "warn" where it enters what a step computes, else "free"
+    cached           "text" where the cached embeddings of captions depend on it: it is part of their cache key
     aliases          other names that mean the same
     choices          for a `str` whose choices are computed; a `Literal` annotation says its own
     also             pattern of further accepted texts, described by `also_words`
@@ -96,6 +99,7 @@ def option(
     """
     extra: dict[str, Any] = {
         "resume": resume,
+        "cached": cached,
         "aliases": list(aliases),
         "choices": list(choices) if choices is not None else None,
         "also": also,
@@ -147,6 +151,7 @@ class OptionInfo:
     section: str
     page: str
     resume: Resume = "free"
+    cached: Cached = ""
     choices: tuple[Any, ...] = ()
     nullable: bool = False
     listing: bool = False  # json value that is a list, so that a single object is wrapped

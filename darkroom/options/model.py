@@ -102,6 +102,7 @@ class ModelOptions(Section):
         None,
         "Number of text tokens kept per caption; left out, the family's own limit.",
         resume="warn",
+        cached="text",
         level="advanced",
         ge=1,
     )
@@ -109,6 +110,7 @@ class ModelOptions(Section):
         "unmodified",
         "Leave the T5 embedding of padding tokens as it is, or replace it by zeros.",
         resume="warn",
+        cached="text",
         level="expert",
         families=("flux", "sd3", "pixart_sigma"),
     )

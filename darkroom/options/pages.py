@@ -25,6 +25,7 @@ _KINDS = {
     "json": "JSON, or the path of a JSON file",
 }
 _RESUME = {"refuse": "another value is refused", "warn": "another value is used, with a warning"}
+_CACHES = {"text": "caption embeddings"}
 _INTRODUCTION = """\
 # Options
 
@@ -103,6 +104,8 @@ def facts_of(info: OptionInfo, code: bool = False) -> list[tuple[str, str]]:
         facts.append(("Level", info.level))
     if info.resume != "free":
         facts.append(("At resume", _RESUME[info.resume]))
+    if info.cached:
+        facts.append(("Caches", f"another value fills the cache of {_CACHES[info.cached]} anew"))
     if info.secret:
         facts.append(("Secret", "its value is never shown or stored"))
     if info.pending:

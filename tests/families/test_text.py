@@ -8,6 +8,8 @@ import torch
 from darkroom import families
 from darkroom.families import tiny
 from darkroom.families.shared.text import find_truncated, split_entries, stack_padded
+from darkroom.options.config import construct, every_option
+from darkroom.options.field import OptionInfo
 from darkroom.pretrained.repository import find_text_image_encoders
 from tests.families import conformance
 from tests.rows import each_row
@@ -119,3 +121,19 @@ def test_flux_hides_padding_and_answers_as_for_text_without_it():
     apart = torch.cat([answer(slice(0, 1)), answer(slice(1, 2))])
     assert len(entries[0]["text"]) < len(entries[1]["text"]) < options.tokenizer_max_length
     assert torch.allclose(answer(slice(0, 2)), apart, atol=1e-5)
+
+
+def change(info: OptionInfo) -> object:
+    """Another value of an option than its default."""
+    if info.kind == "bool":
+        return not info.default
+    return next((choice for choice in info.choices if choice != info.default), 7 if info.kind == "integer" else "other")
+
+
+@each_row("info", [info for info in every_option() if info.cached == "text"], ids=lambda info: info.name)
+def test_an_option_that_is_declared_to_enter_cached_text_changes_its_key_in_its_families_alone(info):
+    for name in families.names():
+        family = families.get(name)
+        plain, changed = (construct({"model_family": name, **own}) for own in ({}, {info.name: change(info)}))
+        differs = family.text_identity(plain) != family.text_identity(changed)
+        assert differs == (name in (info.families or families.names())), name
