@@ -8,7 +8,7 @@ from darkroom.options.field import Section, option
 
 
 class CaptionOptions(Section):
-    """The text beside each picture. A dataset's own setting wins over these."""
+    """The text beside each image. A dataset's own setting wins over these."""
 
     page: ClassVar[str] = "captions"
     title: ClassVar[str] = "Captions"
@@ -17,7 +17,7 @@ class CaptionOptions(Section):
         "textfile", "filename", "parquet", "instanceprompt", "instance_prompt", "csv", "huggingface"
     ] = option(
         "filename",
-        "Where captions come from: a .txt beside the picture, its file name, a parquet table, or one prompt for all.",
+        "Where captions come from: a .txt beside the image, its file name, a parquet table, or one prompt for all.",
         resume="warn",
     )
     caption_dropout_probability: float = option(
@@ -46,7 +46,7 @@ class CaptionOptions(Section):
     )
     data_aesthetic_score: float = option(
         7.0,
-        "Aesthetic score told to the SDXL refiner for every picture.",
+        "Aesthetic score told to the SDXL refiner for every image.",
         resume="warn",
         level="expert",
         families=("sdxl",),

@@ -124,7 +124,7 @@ MUSUBI_SWITCHES: Mapping[str, tuple[str, str, str | None]] = {
 MUSUBI_WITHOUT_EFFECT: Mapping[str, str] = {
     "split_attn": "samples of a batch are told apart by masks, which gives the same answers",
     "cuda_cudnn_benchmark": "kernels chosen by their time differ from run to run, and so would the weights",
-    "fp8_fast": "musubi-tuner itself uses it for pictures only, not for training",
+    "fp8_fast": "musubi-tuner itself uses it for images only, not for training",
 }
 """musubi-tuner's switches that are met in another way here, or not wanted, with the reason."""
 

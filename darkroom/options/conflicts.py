@@ -190,7 +190,7 @@ def _has(option: str, lack: str) -> Rule:
 
 
 def _leaves_the_embedder(config: Config) -> bool:
-    """A control LoRA whose targets miss the layer that reads the control picture."""
+    """A control LoRA whose targets miss the layer that reads the control image."""
     if not config.control or config.model_type != "lora":
         return False
     targets = config.peft_lora_target_modules
@@ -202,20 +202,20 @@ def _leaves_the_embedder(config: Config) -> bool:
 RULES: tuple[Rule, ...] = (
     # -- control
     _has("controlnet", "diffusers has no ControlNet for this flavour of {family} that could be trained"),
-    _has("control", "This flavour of {family} takes no control picture as further channels"),
+    _has("control", "This flavour of {family} takes no control image as further channels"),
     _has("train_text_encoder", "This flavour of {family} has no CLIP text encoder that LoRA files hold"),
     Rule(
         "a text encoder trained beside control",
         ("train_text_encoder",),
         lambda case: case.config.train_text_encoder and (case.config.control or case.config.controlnet),
-        "A text encoder is trained with a denoiser, and not with what shows it a control picture.",
+        "A text encoder is trained with a denoiser, and not with what shows it a control image.",
         "Take train_text_encoder out, or control and controlnet.",
     ),
     Rule(
         "two ways of control",
         ("control", "controlnet"),
         lambda case: case.config.control and case.config.controlnet,
-        "A control picture reaches the network either as further channels or through a ControlNet.",
+        "A control image reaches the network either as further channels or through a ControlNet.",
         "Set one of control and controlnet to false.",
     ),
     Rule(
@@ -233,7 +233,7 @@ RULES: tuple[Rule, ...] = (
         "a control LoRA that leaves the embedder alone",
         ("control", "flux_lora_target", "peft_lora_target_modules"),
         lambda case: _leaves_the_embedder(case.config),
-        "The control picture's channels start with weights of zero, and these targets leave them so.",
+        "The control image's channels start with weights of zero, and these targets leave them so.",
         "Set flux_lora_target to controlnet or all+ffs+embedder+controlnet, or add x_embedder to the target modules.",
     ),
     # -- length
@@ -321,7 +321,7 @@ RULES: tuple[Rule, ...] = (
             and case.explicit("flow_schedule_shift")
             and case.config.flow_schedule_shift != 0
         ),
-        "flow_schedule_auto_shift chooses the shift from the picture size, and flow_schedule_shift sets it to"
+        "flow_schedule_auto_shift chooses the shift from the image size, and flow_schedule_shift sets it to"
         " {c.flow_schedule_shift:g}.",
         "Take flow_schedule_shift out, or set flow_schedule_auto_shift to false.",
     ),
@@ -339,7 +339,7 @@ RULES: tuple[Rule, ...] = (
         "zero terminal SNR with epsilon",
         ("rescale_betas_zero_snr", "prediction_type"),
         lambda case: case.config.rescale_betas_zero_snr and case.prediction == "epsilon",
-        "At pure noise the clean picture cannot be recovered from a predicted epsilon.",
+        "At pure noise the clean image cannot be recovered from a predicted epsilon.",
         "Set prediction_type to v_prediction, or take rescale_betas_zero_snr out.",
         lifted=True,
     ),
@@ -461,7 +461,7 @@ RULES: tuple[Rule, ...] = (
             _is_prequantized(case.config)
             and (case.config.control or (case.config.controlnet and not case.config.controlnet_model_name_or_path))
         ),
-        "What reads the control picture is made from the base's weights, which are never whole in this run.",
+        "What reads the control image is made from the base's weights, which are never whole in this run.",
         "Set quantize_via to cpu and give a base in bf16, or name a ControlNet in controlnet_model_name_or_path.",
     ),
     Rule(
@@ -701,14 +701,14 @@ RULES: tuple[Rule, ...] = (
         "shrinking without a size",
         ("maximum_image_size", "target_downsample_size"),
         lambda case: case.config.maximum_image_size is not None and case.config.target_downsample_size is None,
-        "Pictures above maximum_image_size are shrunk, and target_downsample_size does not say to which size.",
+        "Images above maximum_image_size are shrunk, and target_downsample_size does not say to which size.",
         "Set target_downsample_size as well.",
     ),
     Rule(
         "shrinking to a larger size",
         ("target_downsample_size", "maximum_image_size"),
         lambda case: (case.config.target_downsample_size or 0) > (case.config.maximum_image_size or float("inf")),
-        "Pictures above {c.maximum_image_size:g} cannot be shrunk to {c.target_downsample_size:g}.",
+        "Images above {c.maximum_image_size:g} cannot be shrunk to {c.target_downsample_size:g}.",
         "Set target_downsample_size to maximum_image_size or less.",
     ),
     Rule(

@@ -23,7 +23,7 @@ class DataOptions(Section):
         level="advanced",
     )
     resolution: float = option(
-        1024, "Target size of training pictures, in the unit that resolution_type names.", resume="warn", gt=0
+        1024, "Target size of training images, in the unit that resolution_type names.", resume="warn", gt=0
     )
     resolution_type: Literal["pixel", "area", "pixel_area"] = option(
         "pixel_area",
@@ -38,18 +38,18 @@ class DataOptions(Section):
         resume="warn",
     )
     minimum_image_size: float | None = option(
-        None, "Leave out pictures smaller than this, in the unit of resolution_type.", resume="warn", gt=0
+        None, "Leave out images smaller than this, in the unit of resolution_type.", resume="warn", gt=0
     )
     maximum_image_size: float | None = option(
         None,
-        "Shrink pictures larger than this to target_downsample_size before cropping.",
+        "Shrink images larger than this to target_downsample_size before cropping.",
         resume="warn",
         gt=0,
         level="advanced",
     )
     target_downsample_size: float | None = option(
         None,
-        "Size to which pictures above maximum_image_size are shrunk.",
+        "Size to which images above maximum_image_size are shrunk.",
         resume="warn",
         gt=0,
         level="advanced",
@@ -57,7 +57,7 @@ class DataOptions(Section):
     )
     max_upscale_threshold: float | None = option(
         None,
-        "Leave out buckets for which a picture would have to grow by more than this share; 0.2 allows a fifth.",
+        "Leave out buckets for which an image would have to grow by more than this share; 0.2 allows a fifth.",
         resume="warn",
         ge=0,
         le=1,
@@ -70,7 +70,7 @@ class DataOptions(Section):
         64, "Edges of buckets are multiples of this many pixels.", resume="warn", level="advanced"
     )
     aspect_bucket_worker_count: int = option(
-        12, "Threads that read picture sizes while buckets are made.", resume="free", ge=1, level="expert"
+        12, "Threads that read image sizes while buckets are made.", resume="free", ge=1, level="expert"
     )
     aspect_bucket_disable_rebuild: bool = option(
         False,
@@ -79,7 +79,7 @@ class DataOptions(Section):
         level="expert",
     )
     disable_bucket_pruning: bool = option(
-        False, "Keep buckets that hold fewer pictures than one batch.", resume="warn", level="advanced"
+        False, "Keep buckets that hold fewer images than one batch.", resume="warn", level="advanced"
     )
     allow_dataset_oversubscription: bool = option(
         False, "Repeat a dataset that is too small for one batch, unless it says its own repeats.", resume="warn"
@@ -89,13 +89,13 @@ class DataOptions(Section):
     )
     delete_unwanted_images: bool = option(
         False,
-        "Delete pictures that are too small from the dataset itself; there is no way back.",
+        "Delete images that are too small from the dataset itself; there is no way back.",
         resume="free",
         level="expert",
     )
     delete_problematic_images: bool = option(
         False,
-        "Delete pictures that cannot be read from the dataset itself; there is no way back.",
+        "Delete images that cannot be read from the dataset itself; there is no way back.",
         resume="free",
         level="expert",
     )
@@ -130,29 +130,29 @@ class DataOptions(Section):
         False, "Compress prepared data: less disk, somewhat slower reading.", resume="free", level="advanced"
     )
     vae_batch_size: int = option(
-        4, "Pictures that the VAE encodes at once while the cache is filled.", resume="free", ge=1
+        4, "Images that the VAE encodes at once while the cache is filled.", resume="free", ge=1
     )
     vae_cache_ondemand: bool = option(
         False,
-        "Encode pictures when they are first needed, not before training.",
+        "Encode images when they are first needed, not before training.",
         resume="free",
         level="advanced",
     )
     vae_cache_disable: bool = option(
         False,
-        "Encode pictures whenever they are needed and write nothing.",
+        "Encode images whenever they are needed and write nothing.",
         resume="free",
         level="advanced",
     )
     vae_cache_scan_behaviour: Literal["recreate", "sync"] = option(
         "recreate",
-        "When a scan finds a prepared latent of another size: make it anew, or move the picture to its bucket.",
+        "When a scan finds a prepared latent of another size: make it anew, or move the image to its bucket.",
         resume="free",
         level="expert",
     )
     image_processing_batch_size: int = option(
         32,
-        "Pictures that are decoded and cropped together while caches are filled.",
+        "Images that are decoded and cropped together while caches are filled.",
         resume="free",
         ge=1,
         level="expert",
@@ -211,6 +211,6 @@ class DataOptions(Section):
         False, "Print what the sampler has drawn so far.", resume="free", level="expert"
     )
     debug_aspect_buckets: bool = option(
-        False, "Print how each picture finds its bucket.", resume="free", level="expert"
+        False, "Print how each image finds its bucket.", resume="free", level="expert"
     )
     debug_dataset_loader: bool = option(False, "Print what the data loader does.", resume="free", level="expert")

@@ -99,7 +99,7 @@ class FamilyOptions(Section):
     )
     validation_num_layers: int = option(
         4,
-        "Layers that validation has a picture taken apart into, by models that do so.",
+        "Layers that validation has an image taken apart into, by models that do so.",
         resume="free",
         ge=1,
         level="advanced",
@@ -174,7 +174,7 @@ class FamilyOptions(Section):
     )
     framepack_clean_indices: list[int] | None = option(
         None,
-        "Where on FramePack's time line the given pictures of a one-frame run stand; left out, one picture at 0.",
+        "Where on FramePack's time line the given images of a one-frame run stand; left out, one image at 0.",
         resume="warn",
         json=True,
         level="expert",
@@ -206,7 +206,7 @@ class FamilyOptions(Section):
     )
     wan_validation_load_other_stage: bool = option(
         False,
-        "Draw validation pictures with both denoisers of Wan 2.2 although only one is trained.",
+        "Draw validation images with both denoisers of Wan 2.2 although only one is trained.",
         resume="free",
         level="advanced",
         families=("wan",),

@@ -19,7 +19,7 @@ class MemoryOptions(Section):
 
     rehearsal: bool = option(
         True,
-        "Before the first step, try one step of the largest batch, one picture and one save, and undo them.",
+        "Before the first step, try one step of the largest batch, one image and one save, and undo them.",
         resume="free",
         level="advanced",
     )
@@ -55,12 +55,12 @@ class MemoryOptions(Section):
     )
     vae_enable_tiling: bool = option(
         False,
-        "Encode and decode large pictures in tiles; needed when the VAE runs out of memory.",
+        "Encode and decode large images in tiles; needed when the VAE runs out of memory.",
         resume="warn",
         level="advanced",
     )
     vae_enable_slicing: bool = option(
-        False, "Encode and decode the pictures of a batch one after another.", resume="free", level="advanced"
+        False, "Encode and decode the images of a batch one after another.", resume="free", level="advanced"
     )
     vae_enable_patch_conv: bool = option(
         False,

@@ -54,7 +54,7 @@ class NoiseOptions(Section):
         level="advanced",
     )
     flow_schedule_auto_shift: bool = option(
-        False, "Choose the shift from the size of each picture instead.", resume="warn", level="advanced"
+        False, "Choose the shift from the size of each image instead.", resume="warn", level="advanced"
     )
     flux_fast_schedule: bool = option(
         False,
@@ -124,7 +124,7 @@ class NoiseOptions(Section):
     )
     rescale_betas_zero_snr: bool = option(
         False,
-        "Let the noisiest timestep be pure noise, so that very dark and bright pictures can be learnt.",
+        "Let the noisiest timestep be pure noise, so that very dark and bright images can be learnt.",
         resume="warn",
         level="expert",
     )

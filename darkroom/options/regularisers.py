@@ -183,7 +183,7 @@ class RegulariserOptions(Section):
     )
     crepa_encoder_image_size: int = option(
         518,
-        "Picture size that CREPA's image encoder sees.",
+        "Image size that CREPA's image encoder sees.",
         resume="warn",
         ge=64,
         level="expert",

@@ -1,4 +1,4 @@
-"""Where figures and pictures of a run are shown, and who is told."""
+"""Where figures and images of a run are shown, and who is told."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class TrackingOptions(Section):
 
     report_to: str = option(
         "none",
-        "Trackers that receive figures and pictures; all means every one that is installed.",
+        "Trackers that receive figures and images; all means every one that is installed.",
         resume="free",
         choices=("tensorboard", "wandb", "comet_ml", "all", "none"),
         also=IMPORT_PATH,
@@ -30,7 +30,7 @@ class TrackingOptions(Section):
     tracker_run_name: str = option("darkroom-run", "Name of this run in the trackers.", resume="free")
     tracker_image_layout: Literal["gallery", "table"] = option(
         "gallery",
-        "Show validation pictures as a gallery, or as a table of prompts and sizes.",
+        "Show validation images as a gallery, or as a table of prompts and sizes.",
         resume="free",
         level="advanced",
         when={"report_to": SET},

@@ -17,7 +17,7 @@ class TrainingOptions(Section):
     title: ClassVar[str] = "Training"
 
     output_dir: str = option(
-        "output", "Folder for checkpoints, the result, validation pictures and the report.", resume="free"
+        "output", "Folder for checkpoints, the result, validation images and the report.", resume="free"
     )
     max_train_steps: int | None = option(
         None, "Stop after this many updates; left out or 0, num_train_epochs decides.", resume="warn", ge=0
@@ -146,7 +146,7 @@ class TrainingOptions(Section):
         when=_TEXT,
     )
     disable_benchmark: bool = option(
-        False, "Do not picture the untrained model before training starts.", resume="free", level="advanced"
+        False, "Do not draw with the untrained model before training starts.", resume="free", level="advanced"
     )
     strict: bool = option(
         False, "Treat settings that have no effect in this run as errors.", resume="free", level="advanced"

@@ -1,4 +1,4 @@
-"""Pictures made during training, and scores of them."""
+"""Images made during training, and scores of them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ _CLIP = {"evaluation_type": "clip"}
 
 
 class ValidationOptions(Section):
-    """Pictures made during training, with which prompts and settings, and scores of them."""
+    """Images made during training, with which prompts and settings, and scores of them."""
 
     page: ClassVar[str] = "validation"
     title: ClassVar[str] = "Validation"
 
-    validation_prompt: str | None = option(None, "Prompt of the validation pictures.", resume="free")
+    validation_prompt: str | None = option(None, "Prompt of the validation images.", resume="free")
     validation_negative_prompt: str | None = option(
         None,
-        "What validation pictures should not show; left out, the family's own text or none.",
+        "What validation images should not show; left out, the family's own text or none.",
         resume="free",
         empty=True,
     )
-    validation_prompt_library: bool = option(False, "Also picture the built-in collection of prompts.", resume="free")
-    user_prompt_library: str | None = option(None, "JSON file of named prompts to picture.", resume="free")
+    validation_prompt_library: bool = option(False, "Also image the built-in collection of prompts.", resume="free")
+    user_prompt_library: str | None = option(None, "JSON file of named prompts to image.", resume="free")
     validation_step_interval: int = option(
         100,
         "Validate every this many updates; 0 only by epochs and at the end.",
@@ -42,19 +42,19 @@ class ValidationOptions(Section):
         None, "Validate at the end of every n-th epoch.", resume="free", ge=1
     )
     validation_on_startup: bool = option(False, "Validate before the first update, also when resuming.", resume="free")
-    validation_disable: bool = option(False, "Make no validation pictures.", resume="free")
-    validation_disable_unconditional: bool = option(False, "Leave out the picture with an empty prompt.", resume="free")
-    num_validation_images: int = option(1, "Pictures per prompt and size.", resume="free", ge=1)
+    validation_disable: bool = option(False, "Make no validation images.", resume="free")
+    validation_disable_unconditional: bool = option(False, "Leave out the image with an empty prompt.", resume="free")
+    num_validation_images: int = option(1, "Images per prompt and size.", resume="free", ge=1)
     validation_resolution: str | None = option(
         None,
-        "Sizes of the pictures, such as 1024 or 768x512, comma-separated; left out, the training resolution.",
+        "Sizes of the images, such as 1024 or 768x512, comma-separated; left out, the training resolution.",
         resume="free",
     )
     validation_num_inference_steps: FilledInt = option(
-        None, "Denoising steps per picture; left out, what suits the flavour.", resume="free", ge=1
+        None, "Denoising steps per image; left out, what suits the flavour.", resume="free", ge=1
     )
     validation_guidance: float | None = option(
-        None, "How strictly pictures follow their prompt; left out, what suits the flavour.", resume="free", ge=0
+        None, "How strictly images follow their prompt; left out, what suits the flavour.", resume="free", ge=0
     )
     validation_guidance_real: float | None = option(
         None,
@@ -83,7 +83,7 @@ class ValidationOptions(Section):
     validation_noise_scheduler: Literal["ddim", "ddpm", "euler", "euler-a", "unipc", "dpm++", "perflow"] | None = (
         option(
             None,
-            "Solver of the pictures; left out, the base model's own.",
+            "Solver of the images; left out, the base model's own.",
             resume="free",
             level="advanced",
             pending_choices={"perflow": later.DISTILLATION},
@@ -91,7 +91,7 @@ class ValidationOptions(Section):
     )
     validation_seed: int | None = option(
         None,
-        "Seed of the pictures, the same at every validation; left out, the run's seed.",
+        "Seed of the images, the same at every validation; left out, the run's seed.",
         resume="free",
         ge=0,
         when={"validation_randomize": False},
@@ -105,7 +105,7 @@ class ValidationOptions(Section):
     validation_randomize: bool = option(False, "Use a new seed at every validation.", resume="free", level="advanced")
     validation_method: Literal["simpletuner-local", "external-script"] = option(
         "simpletuner-local",
-        "Make the pictures in the run itself (simpletuner-local) or hand over to a program of yours.",
+        "Make the images in the run itself (simpletuner-local) or hand over to a program of yours.",
         resume="free",
         level="expert",
         pending=later.VALIDATION,
@@ -128,20 +128,20 @@ class ValidationOptions(Section):
     )
     validation_using_datasets: bool = option(
         False,
-        "Take validation prompts and the pictures that they start from from the datasets.",
+        "Take validation prompts and the images that they start from from the datasets.",
         resume="free",
         level="advanced",
     )
     validation_stitch_input_location: Literal["left", "right"] = option(
         "left",
-        "Side of a validation picture on which its input picture is shown.",
+        "Side of a validation image on which its input image is shown.",
         resume="free",
         level="expert",
     )
     validation_torch_compile: bool = option(False, "Compile the model for validation.", resume="free", level="expert")
     validation_cache: Literal["none", "magcache", "first-block", "taylorseer"] = option(
         "none",
-        "Guess some of the denoiser's answers from those of earlier steps, so that pictures take fewer calls.",
+        "Guess some of the denoiser's answers from those of earlier steps, so that images take fewer calls.",
         resume="free",
         level="advanced",
     )
@@ -155,7 +155,7 @@ class ValidationOptions(Section):
     )
     magcache_threshold: float = option(
         0.24,
-        "Error that may add up before MagCache computes again; higher is faster and further from the whole picture.",
+        "Error that may add up before MagCache computes again; higher is faster and further from the whole image.",
         resume="free",
         gt=0,
         level="advanced",
@@ -180,7 +180,7 @@ class ValidationOptions(Section):
     )
     magcache_mag_ratios: list[PositiveFloat] | None = option(
         None,
-        "How much the answer grows from step to step; left out, it is measured on the first picture.",
+        "How much the answer grows from step to step; left out, it is measured on the first image.",
         resume="free",
         json=True,
         level="expert",
@@ -291,7 +291,7 @@ class ValidationOptions(Section):
         when={"assistant_lora_path": SET},
     )
     validation_preview: bool = option(
-        False, "Show each validation picture while it is made, through a tiny decoder.", resume="free", level="advanced"
+        False, "Show each validation image while it is made, through a tiny decoder.", resume="free", level="advanced"
     )
     validation_preview_decoder: str | None = option(
         None,
@@ -310,7 +310,7 @@ class ValidationOptions(Section):
     )
     enable_watermark: bool = option(
         False,
-        "Put an invisible watermark into SDXL pictures.",
+        "Put an invisible watermark into SDXL images.",
         resume="free",
         level="expert",
         families=("sdxl",),
@@ -318,14 +318,14 @@ class ValidationOptions(Section):
     )
     evaluation_type: Literal["none", "clip"] = option(
         "none",
-        "Score validation pictures by how well CLIP finds their prompt in them.",
+        "Score validation images by how well CLIP finds their prompt in them.",
         resume="free",
         level="advanced",
         pending=later.EVALUATION,
     )
     pretrained_evaluation_model_name_or_path: str = option(
         "openai/clip-vit-large-patch14-336",
-        "The CLIP model that scores validation pictures.",
+        "The CLIP model that scores validation images.",
         resume="free",
         level="expert",
         when=_CLIP,

@@ -235,8 +235,8 @@ def test_other_settings_of_a_generator_make_its_pictures_anew(edits) -> None:
         ([{"conditioning_data": "nobody"}], "No enabled conditioning dataset is called 'nobody'"),
         ([{}, {"id": "m", "conditioning_type": "mask"}], "belong to those of another dataset"),
         ([{}, {"id": "m", "conditioning_type": "mask", "source_dataset_id": "x"}], "No enabled entry has this id"),
-        ([{"conditioning": {"blur": 1}}], "names the type of picture"),
-        ([{}, {"id": "m", "dataset_type": "conditioning", "source_dataset_id": "pics"}], "says what its pictures are"),
+        ([{"conditioning": {"blur": 1}}], "names the type of image"),
+        ([{}, {"id": "m", "dataset_type": "conditioning", "source_dataset_id": "pics"}], "says what its images are"),
     ],
 )
 def test_wrong_pairings_are_named(edits, entries, words) -> None:

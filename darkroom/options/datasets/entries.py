@@ -65,10 +65,10 @@ Name = Annotated[str, Field(min_length=1)]
 CacheLocation = Annotated[LocalFiles | UrlFiles | S3Files, Field(discriminator="type")]
 
 PIXEL_ALIGNED = ("mask", "reference_strict", "controlnet")
-"""Conditioning types whose pictures are sized and cropped exactly like the sample they belong to."""
+"""Conditioning types whose images are sized and cropped exactly like the sample they belong to."""
 
 LOSS_MASKS = ("mask", "segmentation")
-"""Conditioning types that say where the loss counts; all others are pictures for the model."""
+"""Conditioning types that say where the loss counts; all others are images for the model."""
 
 
 class MetadataTable(EntryModel):
@@ -127,7 +127,7 @@ class AudioBlock(EntryModel):
     """What becomes of the sound of clips, where the family trains on it.
 
     auto_split        it is read from the clips
-    allow_zero_audio  clips without sound are trained on as silent films; else they are left out
+    allow_zero_audio  clips without sound are trained on as silent clips; else they are left out
     """
 
     auto_split: bool = True
@@ -138,8 +138,8 @@ class KohyaBuckets(EntryModel):
     """musubi-tuner's own sizes, in place of the arithmetic of `resolution_type`.
 
     bucket  the nearest of a list of buckets, or only `resolution`
-    fit     near the picture's own aspect, of the area of `resolution`
-    own     the picture's own size, cut to whole steps; as `fit` when it is larger than `resolution` and `capped`
+    fit     near the image's own aspect, of the area of `resolution`
+    own     the image's own size, cut to whole steps; as `fit` when it is larger than `resolution` and `capped`
     """
 
     mode: Literal["bucket", "fit", "own"] = "bucket"
@@ -151,7 +151,7 @@ class KohyaBuckets(EntryModel):
 
 
 class Generator(EntryModel):
-    """How the pictures of a conditioning dataset are made from its source."""
+    """How the images of a conditioning dataset are made from its source."""
 
     type: Name
     params: dict[str, Any] = {}
@@ -172,7 +172,7 @@ class Entry(EntryModel):
 
 
 class SampleDataset(Entry):
-    """Pictures or clips: to train on, held out (`eval`), or beside other samples (`conditioning`)."""
+    """Images or clips: to train on, held out (`eval`), or beside other samples (`conditioning`)."""
 
     dataset_type: Annotated[Literal["image", "video", "conditioning", "eval"], BeforeValidator(lower)] = "image"
     location: Location
@@ -270,7 +270,7 @@ class SampleDataset(Entry):
 
     @property
     def is_aligned(self) -> bool:
-        """Whether its pictures take size and crop from the sample they belong to."""
+        """Whether its images take size and crop from the sample they belong to."""
         return self.conditioning_type in PIXEL_ALIGNED
 
     @property

@@ -30,7 +30,7 @@ AUDIO_KEYS = ("auto_split", "allow_zero_audio", *SOUND_WITHOUT_EFFECT, *SOUND_RE
 
 REFUSED_TYPES = {
     "audio": SOUND,
-    "caption": f"a dataset of captions without pictures serves only distillation, which {LATER}",
+    "caption": f"a dataset of captions without images serves only distillation, which {LATER}",
     "distillation_cache": f"the cache of distillation artefacts {LATER}",
     "grounding": f"grounding by boxes {LATER}",
 }
@@ -110,7 +110,7 @@ PROSE = ("instance_prompt", "captions", "caption_filter_list", "caption_column")
 """Keys whose texts may have several lines; a line break in any other is a slip, mostly of a path of Windows."""
 
 ONE_FOR_VIDEO = ("vae_batch_size", "image_processing_batch_size")
-"""Sizes of work that are 1 for clips unless the entry says otherwise: a clip is many pictures."""
+"""Sizes of work that are 1 for clips unless the entry says otherwise: a clip is many images."""
 
 S3_KEYS = (
     "aws_bucket_name",

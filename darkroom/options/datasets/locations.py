@@ -85,7 +85,7 @@ class JsonLines(EntryModel):
 
 
 class Panels(EntryModel):
-    """Pictures that are horizontal strips of equal panels, of which one is cut out."""
+    """Images that are horizontal strips of equal panels, of which one is cut out."""
 
     enabled: bool = True
     image_count: Count = 1

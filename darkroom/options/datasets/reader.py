@@ -70,7 +70,7 @@ def read_datasets(path: str | Path | None, config: Config, environ: Mapping[str,
         raise missing_option(
             "data_backend_config",
             "A training run needs a dataset file.",
-            "Point it to a JSON file that lists your folders of pictures; see docs/datasets.md.",
+            "Point it to a JSON file that lists your folders of images; see docs/datasets.md.",
         )
     file = local_path(path)
     return _DatasetReader(file, config, environ or {}).read()
@@ -211,7 +211,7 @@ class _DatasetReader:
         return value
 
     def expand_generated(self, raw: dict[str, Any]) -> list[dict[str, Any]]:
-        """The conditioning datasets that an entry asks to be made from its own pictures; it is given their names."""
+        """The conditioning datasets that an entry asks to be made from its own images; it is given their names."""
         blocks = raw.get("conditioning")
         if blocks in (None, False, [], {}):
             return []
@@ -222,12 +222,12 @@ class _DatasetReader:
                     raw["id"],
                     "conditioning",
                     block,
-                    "Each block names the type of picture to make.",
+                    "Each block names the type of image to make.",
                     'Write for example {"type": "canny"}.',
                 )
                 continue
             if not isinstance(block.get("params") or {}, dict):
-                problem = "The settings of a generated picture are an object with keys."
+                problem = "The settings of a generated image are an object with keys."
                 self.notes.problem(
                     raw["id"], "conditioning.params", block["params"], problem, "Write {} or leave it out."
                 )

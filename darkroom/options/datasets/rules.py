@@ -167,7 +167,7 @@ def _validate_captions(d: SampleDataset, notes: Notes) -> None:
             "caption_strategy",
             "parquet",
             "Captions from a table need the sizes from the same table.",
-            "Set metadata_backend to parquet, or write one text file beside each picture and use textfile.",
+            "Set metadata_backend to parquet, or write one text file beside each image and use textfile.",
         )
 
 
@@ -297,14 +297,14 @@ def _fit_to_source(
                 d.id,
                 "source_dataset_id",
                 d.source_dataset_id,
-                f"Pictures of conditioning_type {d.conditioning_type} belong to those of another dataset.",
+                f"Images of conditioning_type {d.conditioning_type} belong to those of another dataset.",
                 "Name that dataset here, or name this one in its conditioning_data.",
             )
         else:
             notes.warn(d.id, "no dataset names it in conditioning_data, so it is not used.")
         return d
     followed = k.FOLLOWS_SOURCE + (k.FOLLOWS_WHEN_ALIGNED if d.is_aligned else ())
-    if d.kohya is not None and not d.is_aligned:  # control pictures with a size of their own
+    if d.kohya is not None and not d.is_aligned:  # control images with a size of their own
         return d.model_copy(update={"source_dataset_id": source.id, "minimum_image_size": None})
     for key in (key for key in followed if key in written):
         if getattr(d, key) != getattr(source, key):
@@ -326,7 +326,7 @@ def _validate_conditioning(d: SampleDataset, by_id: Mapping[str, WrittenEntry], 
                 d.id,
                 "conditioning_type",
                 None,
-                "A conditioning dataset says what its pictures are.",
+                "A conditioning dataset says what its images are.",
                 "Set it to controlnet, mask, segmentation, reference_strict or reference_loose.",
             )
         if d.conditioning_data:
@@ -386,14 +386,14 @@ def _validate_sampling(samples: Sequence[SampleDataset], config: Any, notes: Not
     by_id = {d.id: d for d in samples}
     for d in samples:
         companions = [by_id[name] for name in d.conditioning_data if name in by_id]
-        pictures = [c for c in companions if c.conditioning_type not in LOSS_MASKS]
-        for c in pictures if len(pictures) > 1 else []:
+        images = [c for c in companions if c.conditioning_type not in LOSS_MASKS]
+        for c in images if len(images) > 1 else []:
             if c.caption_strategy is not None:
                 notes.problem(
                     c.id,
                     "caption_strategy",
                     c.caption_strategy,
-                    "With conditioning_multidataset_sampling combined, several pictures share one caption.",
+                    "With conditioning_multidataset_sampling combined, several images share one caption.",
                     "Set caption_strategy to null here; the caption of the sample is used.",
                 )
 

@@ -51,7 +51,7 @@ def _local(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Valu
             name,
             "instance_data_dir",
             folder,
-            "A local dataset needs the folder that holds its pictures.",
+            "A local dataset needs the folder that holds its images.",
             "Set instance_data_dir.",
         )
         return None
