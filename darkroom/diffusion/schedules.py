@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Mapping
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,7 +79,7 @@ class NoiseSchedule:
         return self.copies[device]
 
     @classmethod
-    def from_scheduler(cls, config: dict, zero_terminal_snr: bool = False) -> NoiseSchedule:
+    def from_scheduler(cls, config: Mapping[str, Any], zero_terminal_snr: bool = False) -> NoiseSchedule:
         """Read a diffusers scheduler's config (`beta_schedule`, `beta_start`, `beta_end`, `num_train_timesteps`).
 
         One of Wuerstchen's has `s` and `scaler` instead.

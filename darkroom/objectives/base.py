@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from darkroom.core.device import seed_torch
 from darkroom.diffusion.noise import derive_seed
@@ -67,4 +67,4 @@ class LossOutput:
 class Objective(Protocol):
     """Turns a batch into losses; `step` is the number of finished optimizer steps."""
 
-    def __call__(self, model: Any, batch: Batch, step: int) -> LossOutput: ...
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> LossOutput: ...

@@ -7,10 +7,10 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from darkroom.core.errors import DataError, UserError
 from darkroom.core.transfer import map_tensors, to_device
@@ -37,10 +37,11 @@ from darkroom.objectives.taps import record
 
 if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.types import Cond, Settings
     from darkroom.options.config import Config
 
 
-def get_cached_text(batch: Batch, step: int) -> dict[str, Tensor]:
+def get_cached_text(batch: Batch, step: int) -> Cond:
     """The text condition out of the cache."""
     return batch.cond
 
@@ -58,16 +59,17 @@ class Denoise:
     # the sampler with a dataset's own offset
     timesteps_with_offset: Callable[[float], TimestepSampler] | None = None
     # the text condition of a batch at a step
-    get_text: Callable[[Batch, int], dict[str, Tensor]] = get_cached_text
+    get_text: Callable[[Batch, int], Cond] = get_cached_text
     regularizers: Sequence[Regularizer] = ()
 
-    def __call__(self, model: Any, batch: Batch, step: int) -> LossOutput:
+    def __call__(self, model: nn.Module, batch: Batch, step: int) -> LossOutput:
         """One batch, forward only. Everything after the network runs in float32."""
         batch = self.family.slice_batch(batch, self.options, self.generators.structure)
-        levels = self._draw_levels(batch)  # (B,), on the host
-        noise = self._draw_noise(batch, step)
+        clean = self._find_clean_latents(batch)
+        levels = self._draw_levels(clean[LATENTS], batch.timestep_offset)  # (B,), on the host
+        noise = self._draw_noise(clean, step)
         inputs = self._draw_model_inputs(batch, levels)
-        streams = self._add_noise(batch, noise, levels, inputs.get("noisy"))
+        streams = self._add_noise(batch, clean, noise, levels, inputs.get("noisy"))
 
         cond = self.get_text(batch, step) | inputs
         dtype = self._find_input_dtype(cond)
@@ -90,10 +92,8 @@ class Denoise:
 
     # -- drawing; the order of what is drawn from each generator decides a run's bytes ----------------------------
 
-    def _draw_levels(self, batch: Batch) -> Tensor:
+    def _draw_levels(self, x0: Tensor, offset: float) -> Tensor:
         """Noise levels (B,). A dataset's own offset moves them before they are squeezed into 0..1."""
-        offset = batch.timestep_offset
-        x0 = batch.latents.float()
         if offset == 0:
             return self.timesteps.draw(x0, self.generators.structure)
         if self.timesteps_with_offset is None:
@@ -103,17 +103,17 @@ class Denoise:
             )
         return self.timesteps_with_offset(offset).draw(x0, self.generators.structure)
 
-    def _draw_noise(self, batch: Batch, step: int) -> dict[str, Noise]:
+    def _draw_noise(self, clean: dict[str, Tensor], step: int) -> dict[str, Noise]:
         """The noise of each stream, the main one's with what the options add to it."""
-        learned = self._draw_main_noise(batch.latents.float())
+        learned = self._draw_main_noise(clean[LATENTS])
         noise = {LATENTS: Noise(self._perturb(learned, step), learned)}
         for name in self.family.extra_streams:
-            plain = noises.gaussian_like(batch.extras[name].float(), self.generators.noise)
+            plain = noises.gaussian_like(clean[name], self.generators.noise)
             noise[name] = Noise(plain, plain)
         return noise
 
-    def _draw_model_inputs(self, batch: Batch, levels: Tensor) -> dict[str, Any]:
-        """What the network is given beside x_t and text."""
+    def _draw_model_inputs(self, batch: Batch, levels: Tensor) -> Cond:
+        """Inputs of the network besides x_t and text."""
         drawn = self.family.model_inputs(batch, self.options, self.generators.structure)
         inputs = map_tensors(lambda tensor: to_device(tensor, batch.latents.device), drawn)
         inputs[ON_HOST] = {"t": levels} | (batch.cond_on_host if self.get_text is get_cached_text else {})
@@ -121,21 +121,30 @@ class Denoise:
 
     # -- streams -------------------------------------------------------------------------------------------------
 
+    def _find_clean_latents(self, batch: Batch) -> dict[str, Tensor]:
+        """The latents of each stream (B, C, ...), the image's or the video's first, in float32."""
+        others = {name: batch.extras[name].float() for name in self.family.extra_streams}
+        return {LATENTS: batch.latents.float(), **others}
+
     def _add_noise(
-        self, batch: Batch, noise: dict[str, Noise], levels: Tensor, noise_share: Tensor | None
+        self,
+        batch: Batch,
+        clean: dict[str, Tensor],
+        noise: dict[str, Noise],
+        levels: Tensor,
+        noise_share: Tensor | None,
     ) -> list[Stream]:
         """The streams of a batch, the image or video first; all have the sample's noise level (B,)."""
         t = to_device(levels, batch.latents.device)
-        mix = functools.partial(add_noise, self.process, t=t)
-        main = mix(LATENTS, batch.latents.float(), noise[LATENTS], noise_share=noise_share, mask=batch.mask)
+        main = add_noise(self.process, LATENTS, clean[LATENTS], noise[LATENTS], t, noise_share, batch.mask)
         others = [
-            mix(name, batch.extras[name].float(), noise[name], weight=batch.extras.get(f"{name}_counts"))
+            add_noise(self.process, name, clean[name], noise[name], t, weight=batch.extras.get(f"{name}_counts"))
             for name in self.family.extra_streams
         ]
         return [main, *others]
 
     def _predict_without_adapter(
-        self, model: Any, x_t: dict[str, Tensor], t: Tensor, cond: Callable[[], dict[str, Tensor]]
+        self, model: nn.Module, x_t: dict[str, Tensor], t: Tensor, cond: Callable[[], Cond]
     ) -> dict[str, Tensor]:
         """What the model outputs without its adapter: on this data the adapter learns to change nothing."""
         with torch.no_grad(), self.without_adapter():
@@ -148,7 +157,7 @@ class Denoise:
         return average_per_sample(self._compute_error(prediction.prediction, prediction.target, stream.t), stream)
 
     @staticmethod
-    def _find_input_dtype(cond: dict[str, Any]) -> torch.dtype:
+    def _find_input_dtype(cond: Cond) -> torch.dtype:
         """The dtype of x_t: that of the text; float32 where the text is token ids."""
         text = cond.get("text")
         return text.dtype if text is not None and text.is_floating_point() else torch.float32
@@ -196,10 +205,10 @@ class Denoise:
 def build(
     family: Family,
     options: Config,
-    scheduler: dict[str, Any],
+    scheduler: Settings,
     generators: Generators,
     without_adapter: Callable[[], AbstractContextManager[None]],
-    get_text: Callable[[Batch, int], dict[str, Tensor]] = get_cached_text,
+    get_text: Callable[[Batch, int], Cond] = get_cached_text,
     regularizers: Sequence[Regularizer] = (),
 ) -> Denoise:
     """The denoising objective of a run.
@@ -239,7 +248,7 @@ def build(
     )
 
 
-def _find_published_prediction(family: Family, scheduler: dict[str, Any]) -> str:
+def _find_published_prediction(family: Family, scheduler: Settings) -> str:
     """The prediction type in the base's scheduler config; flow families have none there."""
     if family.prediction == "flow_matching":
         return family.prediction
@@ -251,9 +260,7 @@ def count_frames(x0: Tensor) -> int:
     return x0.shape[2] if x0.dim() == 5 else 1
 
 
-def build_flow_timesteps(
-    family: Family, options: Config, scheduler: dict[str, Any], offset: float = 0.0
-) -> FlowTimesteps:
+def build_flow_timesteps(family: Family, options: Config, scheduler: Settings, offset: float = 0.0) -> FlowTimesteps:
     """The flow sampler that the options describe; `offset` is added to a normal draw."""
     low, high = family.noise_range(options)
     if options.flux_fast_schedule:

@@ -8,17 +8,31 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from darkroom.core.errors import Interrupted
 from darkroom.core.events import Bus, Step
 from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 
+if TYPE_CHECKING:
+    from darkroom.data.batches.batch import Batch
 
-def group_batches(batches: Iterable[Any], size: int) -> Iterator[list[Any]]:
+Item = TypeVar("Item")
+# of a signal, as `signal.signal` takes and returns it
+Handler = Callable[[int, FrameType | None], object] | int | None
+
+
+class Loader(Protocol):
+    """Where batches come from."""
+
+    def epoch(self, n: int, start: int, stopped: Callable[[], bool]) -> Iterator[Batch]:
+        """The micro-batches of epoch n from position `start` on. It may end early once `stopped` says so."""
+
+
+def group_batches(batches: Iterable[Item], size: int) -> Iterator[list[Item]]:
     """Micro-batches in groups of `size`; the last group of an epoch may be smaller."""
-    group: list[Any] = []
+    group: list[Item] = []
     for batch in batches:
         group.append(batch)
         if len(group) == size:
@@ -33,7 +47,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.name = ""
-        self._old: dict[int, Any] = {}
+        self._old: dict[int, Handler] = {}
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -74,14 +88,10 @@ def interrupt_on_sigterm() -> Iterator[None]:
 
 
 class Loop:
-    """Runs a stepper over a loader until `total` steps are done.
-
-    `loader.epoch(n, start, stopped)` iterates the micro-batches of epoch n, and may end early once `stopped` says so;
-    `length(n)` says how many there are.
-    """
+    """Runs a stepper over a loader until `total` steps are done. Epoch n has `length(n)` micro-batches."""
 
     def __init__(
-        self, stepper: Stepper, loader: Any, length: Callable[[int], int], state: TrainState, total: int, bus: Bus
+        self, stepper: Stepper, loader: Loader, length: Callable[[int], int], state: TrainState, total: int, bus: Bus
     ):
         self.stepper, self.loader, self.length = stepper, loader, length
         self.state, self.total, self.bus = state, total, bus
@@ -100,14 +110,14 @@ class Loop:
                 if ended or self.state.step >= self.total:
                     break
 
-    def _batches(self, stop: StopRequest) -> Iterator[Any]:
+    def _batches(self, stop: StopRequest) -> Iterator[Batch]:
         """What is left of the epoch. Raises Interrupted after a signal: a group that is not whole is not trained on."""
         for batch in self.loader.epoch(self.state.epoch, start=self.state.position, stopped=lambda: bool(stop.name)):
             stop.raise_if_requested()
             yield batch
         stop.raise_if_requested()
 
-    def _step(self, batches: list[Any]) -> bool:
+    def _step(self, batches: list[Batch]) -> bool:
         """One update; True if it was the last of its epoch."""
         device = self.stepper.accelerator.device
         epoch = self.state.epoch

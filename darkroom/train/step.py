@@ -22,6 +22,7 @@ from darkroom.train.ema import EMA
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from darkroom.data.batches.batch import Batch
     from darkroom.options.config import Config
 
 
@@ -60,7 +61,7 @@ class Stepper:
     """
 
     accelerator: Accelerator
-    model: Any
+    model: torch.nn.Module
     parameters: list[torch.nn.Parameter]
     objective: Objective
     optimizer: Any
@@ -74,7 +75,7 @@ class Stepper:
     start_step: Callable[[int], None] = lambda step: None
     start_update: Callable[[int], None] = lambda step: None
 
-    def __call__(self, batches: Sequence[Any], step: int) -> StepResult:
+    def __call__(self, batches: Sequence[Batch], step: int) -> StepResult:
         """Update the weights once from `batches`, whose gradients are averaged. `step` counts finished steps.
 
         Raises UserError with the files at hand if the loss is not a number.
@@ -83,7 +84,7 @@ class Stepper:
         outputs, grad_norm = self.update(batches, step)
         return self._summarize(outputs, batches, rate, grad_norm)
 
-    def update(self, batches: Sequence[Any], step: int) -> tuple[list[LossOutput], torch.Tensor]:
+    def update(self, batches: Sequence[Batch], step: int) -> tuple[list[LossOutput], torch.Tensor]:
         """The step itself, without reading numbers on the host. Returns each batch's losses and the gradient norm."""
         self.start_step(step)
         outputs = []
@@ -119,7 +120,7 @@ class Stepper:
         return clip(self.parameters, self.options.grad_clip_method, limit)
 
     def _summarize(
-        self, outputs: list[LossOutput], batches: Sequence[Any], rate: float, grad_norm: torch.Tensor
+        self, outputs: list[LossOutput], batches: Sequence[Batch], rate: float, grad_norm: torch.Tensor
     ) -> StepResult:
         # one transfer for all numbers of the step
         names = list(dict.fromkeys(name for o in outputs for name in o.losses))
@@ -137,7 +138,7 @@ class Stepper:
             metrics["ema_decay"] = self.ema.decay
         return StepResult(losses, metrics, losses_by_level, count)
 
-    def _explain_nan(self, losses: dict[str, float], batches: Sequence[Any]) -> str:
+    def _explain_nan(self, losses: dict[str, float], batches: Sequence[Batch]) -> str:
         files = [path for batch in batches for path in batch.paths]
         return (
             f"The loss is not a number ({losses}); the weights after this step would be lost, so the run stops.\n"
