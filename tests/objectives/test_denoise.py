@@ -39,13 +39,18 @@ class Told:
 
     objective: Any
     shape: tuple[int, ...]
-    shown: list[tuple[Tensor, Tensor]] = dataclasses.field(default_factory=list)
+    streams_shown: list[tuple[dict[str, Tensor], Tensor]] = dataclasses.field(default_factory=list)
+
+    @property
+    def shown(self) -> list[tuple[Tensor, Tensor]]:
+        """x_t and t of the first stream, by call."""
+        return [(x_t[LATENTS], t) for x_t, t in self.streams_shown]
 
     def __call__(self, latents: float | Tensor = 0.0, step: int = 0, answer=None, **extra: Any) -> Any:
         conditions = extra.pop("conditions", {})
 
         def predict_streams(_: Any, model: Any, x_t: dict[str, Tensor], t: Tensor, cond: Any) -> dict[str, Tensor]:
-            self.shown.append((x_t[LATENTS], t))
+            self.streams_shown.append((x_t, t))
             main = torch.zeros_like(x_t[LATENTS]) if answer is None else answer(x_t[LATENTS], t)
             return {**x_t, LATENTS: main}
 

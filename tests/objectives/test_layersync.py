@@ -123,3 +123,19 @@ def test_blocks_count_from_one_and_the_first_is_also_zero():
         tapped = layersync("flux", model, layersync_student_block=number).taps["student"].modules
         assert tapped == [model.transformer_blocks[0]]
     assert layersync("flux", model).taps["teacher"].modules == [model.single_transformer_blocks[0]]
+
+
+def test_experts_have_a_student_and_a_teacher_each_for_the_samples_that_are_theirs():
+    case = conformance.case("wan", "tiny-pair")
+    model = case.model(case.pipe())
+    members = [*model.members.values()]
+    settings = case.settings.model_copy(update=ON)
+    (regularizer,) = regularizers.build(case.family, settings, members)
+    x_t, text = torch.randn(2, *case.shape), torch.randn(2, 32, 32)
+    with record(regularizer.taps) as recorded:
+        case.family.predict(model, x_t, torch.tensor([0.95, 0.05]), {"text": text})
+    regularizer(recorded, []).backward()
+
+    assert [len(hidden) for hidden in recorded["student"]] == [1, 1]
+    assert all(any(weight.grad is not None for weight in member.blocks[0].parameters()) for member in members)
+    assert not any(weight.grad is not None for member in members for weight in member.blocks[1].parameters())
