@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from darkroom.cli.common import CONFIG_HELP, resolve_arguments, wants_help
+from darkroom.core.memory import import_libraries
 
 HELP = f"""usage: darkroom cache [CONFIG] [--OPTION VALUE ...]
 
@@ -16,7 +17,8 @@ def run(argv: list[str]) -> int:
     if wants_help(argv, HELP):
         return 0
     settings = resolve_arguments(argv)
-    from darkroom.job.train import train
+    with import_libraries():
+        from darkroom.job.train import train
 
     train(settings, only_caches=True)
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from darkroom.cli.common import CONFIG_HELP, resolve_arguments, take_flag, take_value, wants_help
 from darkroom.core.cards import OPTION, find_card
 from darkroom.core.log import redact
+from darkroom.core.memory import import_libraries
 
 if TYPE_CHECKING:
     from darkroom.options.sources import Resolved
@@ -32,7 +33,8 @@ def run(argv: list[str]) -> int:
     as_json = take_flag(argv, "--json")
     card = find_card(text) if (text := take_value(argv, OPTION)) else None
     settings = resolve_arguments(argv)
-    from darkroom.core.device import assume_card
+    with import_libraries():
+        from darkroom.core.device import assume_card
 
     with assume_card(card) if card else contextlib.nullcontext():
         print_plan(settings, as_json)
@@ -41,7 +43,8 @@ def run(argv: list[str]) -> int:
 
 def print_plan(settings: Resolved, as_json: bool) -> None:
     """The plan of a run, memory last."""
-    from darkroom.job import plan
+    with import_libraries():
+        from darkroom.job import plan
     from darkroom.report.progress import status
 
     begun = plan.begin(settings)

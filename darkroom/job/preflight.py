@@ -247,8 +247,15 @@ def facts(family: Family, config: Config) -> conflicts.FamilyFacts:
         guidance_input=family.guidance_input,
         supports=family.supports_for(config.model_flavour if config.model_flavour in family.flavour_names() else None),
         masks=family.masks_attention(config),
-        having={way: ", ".join(having(way)) for way in ("controlnet", "control", "train_text_encoder")},
+        having=_Having(),
     )
+
+
+class _Having(dict[str, str]):
+    """Way of control: the families that have it, looked up where a message wants them, as that imports all families."""
+
+    def __missing__(self, way: str) -> str:
+        return ", ".join(having(way))
 
 
 @functools.cache

@@ -27,7 +27,13 @@ from darkroom.core.errors import (
 )
 from darkroom.core.events import Checkpoint, Event, RunStart, Step, Warn
 from darkroom.core.files import follow_umask
-from darkroom.core.memory import freeze_garbage, is_memory_full, keep_freed_memory, memory_full_message
+from darkroom.core.memory import (
+    freeze_garbage,
+    import_libraries,
+    is_memory_full,
+    keep_freed_memory,
+    memory_full_message,
+)
 from darkroom.core.units import show_size
 from darkroom.data import manifest
 from darkroom.data import plan as data_plan
@@ -35,6 +41,7 @@ from darkroom.data.debug_log import NO_DEBUG_LOG
 from darkroom.data.manifest import DataChanges
 from darkroom.data.plan import DatasetPlan
 from darkroom.data.process_group import ProcessGroup
+from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.text import find_truncated
 from darkroom.job import advice, preflight, rehearse, resume
 from darkroom.job.claim import claim_folder
@@ -142,6 +149,8 @@ def trained(
 ) -> Release:
     """From the scanned datasets to the result."""
     config, family, processes = run.config, run.family, engine.num_processes
+    with import_libraries():
+        find_class(components.specs.denoiser.cls)
     fill_caches(run, plan, components, prompts, processes)
     choose_tf32(run, plan, engine.device)
     changes = resume.changes_of_data(start, plan, processes)

@@ -210,7 +210,5 @@ class DataOptions(Section):
     print_sampler_statistics: bool = option(
         False, "Print what the sampler has drawn so far.", resume="free", level="expert"
     )
-    debug_aspect_buckets: bool = option(
-        False, "Print how each image finds its bucket.", resume="free", level="expert"
-    )
+    debug_aspect_buckets: bool = option(False, "Print how each image finds its bucket.", resume="free", level="expert")
     debug_dataset_loader: bool = option(False, "Print what the data loader does.", resume="free", level="expert")

@@ -193,8 +193,9 @@ class Components(Repository):
 
     def unload_text(self) -> None:
         """Free the text encoders."""
-        self._text = None
-        self._release()
+        if self._text is not None:
+            self._text = None
+            self._release()
 
     def vae(self) -> Autoencoder:
         """The VAE, frozen, on the device, with tiling or slicing if the options ask for it."""
@@ -257,7 +258,7 @@ class Components(Repository):
 
     def unload_vae(self) -> None:
         """Free the VAE, image encoders and processors, unless `keep_vae_loaded` is set."""
-        if not self.options.keep_vae_loaded:
+        if not self.options.keep_vae_loaded and (self._vae is not None or self._extras):
             self._vae = None
             self._extras.clear()
             self._release()

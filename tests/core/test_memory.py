@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 
 import pytest
 
-from darkroom.core.memory import available_bytes, is_memory_full, memory_full_message, resident_bytes
+from darkroom.core.memory import (
+    available_bytes,
+    import_libraries,
+    is_memory_full,
+    memory_full_message,
+    resident_bytes,
+)
 from tests.rows import each_row
 
 MB = 2**20
@@ -95,3 +102,13 @@ def test_advice_stands_before_what_is_said_to_everybody():
     said = memory_full_message(MemoryError("no room"), "It fits with gradient_checkpointing to true.")
     assert said.splitlines()[:2] == ["Out of memory: no room", "  It fits with gradient_checkpointing to true."]
     assert memory_full_message(MemoryError("no room")).splitlines()[1].startswith("  What was saved is intact")
+
+
+def test_libraries_are_imported_without_the_collector_which_leaves_them_alone_afterwards():
+    frozen = gc.get_freeze_count()
+    with import_libraries():
+        assert not gc.isenabled()
+        library = [[] for _ in range(1000)]
+
+    assert gc.isenabled()
+    assert gc.get_freeze_count() >= frozen + len(library)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from darkroom.core.errors import DataError
-from darkroom.data.batches.order import DatasetShape, Order, draw_caption_values, make_generator, steps_and_epochs
+from darkroom.data.batches.order import DatasetShape, Order, draw_caption_values, steps_and_epochs
 
 shapes = st.builds(
     lambda sizes, batch, repeats, probability, strength: (sizes, batch, repeats, probability, strength),
@@ -158,10 +157,3 @@ def test_oversubscribed_buckets_fill_whole_batches() -> None:
     plan = Order([DatasetShape("a", np.array([3]), 4, scheduled=np.array([8]))], seed=1, ranks=2).epoch(1)
     assert len(plan) == 1
     assert Counter(m for r in range(2) for m in plan.batch(0, r).members.tolist()).most_common()[-1][1] >= 2
-
-
-def test_a_generator_is_philox_with_the_key_of_its_purpose() -> None:
-    digest = hashlib.blake2b(b"7\0captions\x003", digest_size=16).digest()
-    expected = np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
-
-    assert make_generator(7, "captions", 3).random(9).tolist() == expected.random(9).tolist()

@@ -14,11 +14,9 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator, Philox
-from numpy.random.bit_generator import ISeedSequence
 
 from darkroom.core.errors import DataError
 
@@ -125,21 +123,10 @@ class Base:
 START = Base()
 
 
-class _Key(ISeedSequence):
-    """A key of Philox as its seed. Handed over as `key`, numpy asks the system for a random seed besides."""
-
-    def __init__(self, digest: bytes):
-        self.words = np.frombuffer(digest, "<u8")
-
-    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> np.ndarray:
-        """The two 64-bit words that Philox wants."""
-        return self.words.astype(dtype)
-
-
 def make_generator(seed: int, *path: object) -> Generator:
     """A generator of its own for one purpose: Philox keyed by the seed and what it is for."""
-    digest = hashlib.blake2b("\0".join(map(str, (seed, *path))).encode(), digest_size=16).digest()
-    return Generator(Philox(_Key(digest)))  # type: ignore[arg-type]  # numpy takes any ISeedSequence
+    key = hashlib.blake2b("\0".join(map(str, (seed, *path))).encode(), digest_size=16).digest()
+    return Generator(Philox(key=int.from_bytes(key, "little")))
 
 
 def steps_and_epochs(
