@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from darkroom import families
 from darkroom.core.units import show_size
 from darkroom.memory import quantize
-from darkroom.memory.policy import Placement
+from darkroom.memory.policy import MemoryPolicy
 from darkroom.memory.quantize import fp8
 from darkroom.options.config import Config
 from darkroom.pretrained.repository import ASSETS
@@ -35,7 +35,7 @@ def trained() -> list[Tensor]:
     import diffusers
 
     model = diffusers.FluxTransformer2DModel.from_pretrained(ASSETS / "embedded_base", subfolder="transformer")
-    return [layer.weight.detach() for _, _, layer in quantize.chosen(model, BLOCKS)]
+    return [layer.weight.detach() for _, _, layer in quantize.iterate_layers(model, BLOCKS)]
 
 
 def drawn(heavy: bool, width: int) -> Iterator[Tensor]:
@@ -52,8 +52,8 @@ def error(weights: list[Tensor], mode: str | None, format: torch.dtype) -> float
     """Root mean square error over root mean square."""
     lost = size = 0.0
     for weight in weights:
-        small, scale = (weight.to(format), None) if mode is None else fp8.narrowed(weight, mode, format)
-        lost += (fp8.widened(small, scale, torch.float32) - weight).square().sum().item()
+        small, scale = (weight.to(format), None) if mode is None else fp8.quantize_weight(weight, mode, format)
+        lost += (fp8.dequantize_weight(small, scale, torch.float32) - weight).square().sum().item()
         size += weight.square().sum().item()
     return (lost / size) ** 0.5
 
@@ -89,8 +89,12 @@ def start(layers: tuple[int, int], width: int) -> None:
 
         def once() -> float:
             begun = time.perf_counter()
-            placement = Placement(options, torch.device("cpu"), families.get("flux").blocks, shelf=folder / "shelf")
-            placement.kept("it", "this", lambda: diffusers.FluxTransformer2DModel.from_config(config), load)
+            memory_policy = MemoryPolicy(
+                options, torch.device("cpu"), families.get("flux").blocks, quantized_cache_dir=folder / "shelf"
+            )
+            memory_policy.load_or_quantize(
+                "it", "this", lambda: diffusers.FluxTransformer2DModel.from_config(config), load
+            )
             return time.perf_counter() - begun
 
         begun = time.perf_counter()

@@ -22,8 +22,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from darkroom.adapters import fused
 from darkroom.core.units import show_size
 from darkroom.memory import checkpointing
-from darkroom.memory.policy import Placement
-from darkroom.memory.stream import frozen
+from darkroom.memory.policy import MemoryPolicy
+from darkroom.memory.stream import iterate_tensors
 from darkroom.options.config import every_option
 
 BLOCKS = ("transformer_blocks", "single_transformer_blocks")
@@ -50,7 +50,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def made(width: int, device: torch.device, **changes: Any) -> tuple[Any, Placement]:
+def made(width: int, device: torch.device, **changes: Any) -> tuple[Any, MemoryPolicy]:
     """A model with an adapter, placed as these options say."""
     import diffusers
 
@@ -63,14 +63,16 @@ def made(width: int, device: torch.device, **changes: Any) -> tuple[Any, Placeme
         joint_attention_dim=256, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28), guidance_embeds=False,
     )  # fmt: skip
     if options.gradient_checkpointing:
-        checkpointing.enable(model, options.gradient_checkpointing_interval, options.gradient_checkpointing_backend)
-    placement = Placement(options, device, BLOCKS)
-    placement.base({"it": model})
+        checkpointing.enable_checkpointing(
+            model, options.gradient_checkpointing_interval, options.gradient_checkpointing_backend
+        )
+    memory_policy = MemoryPolicy(options, device, BLOCKS)
+    memory_policy.prepare_denoisers({"it": model})
     torch.manual_seed(1)
     config = LoraConfig(r=8, target_modules=["to_q", "to_k", "to_v"], init_lora_weights=False)
-    inject_adapter_in_model(fused.targets(config, model), model)
-    placement.attached(model, {"it": model})
-    return model.train(), placement
+    inject_adapter_in_model(fused.select_targets(config, model), model)
+    memory_policy.attach_trained(model, {"it": model})
+    return model.train(), memory_policy
 
 
 def inputs(device: torch.device) -> dict[str, torch.Tensor]:
@@ -122,13 +124,13 @@ def swapped(width: int, device: torch.device) -> None:
     whole, _ = made(width, device)
     step(whole, given)
     expected = gradients(whole)
-    total = sum(tensor.nbytes for tensor in frozen([whole]))
+    total = sum(tensor.nbytes for tensor in iterate_tensors([whole]))
     print("| blocks swapped | frozen weights on the device | largest difference of a gradient |\n|---|---|---|")
     for count in range(DOUBLE + SINGLE):
-        model, placement = made(width, device, musubi_blocks_to_swap=count)
+        model, memory_policy = made(width, device, musubi_blocks_to_swap=count)
         step(model, given)
         gap = max((one - two).abs().max().item() for one, two in zip(gradients(model), expected, strict=True))
-        away = sum(stream.bytes_on_host - stream.bytes_on_device for stream in placement.streams)
+        away = sum(stream.bytes_on_host - stream.bytes_on_device for stream in memory_policy.streamers)
         print(f"| {count} | {show_size(total - away)} | {gap:g} |")
 
 

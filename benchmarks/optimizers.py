@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.job.stages import updater
-from darkroom.memory.policy import Placement
+from darkroom.memory.policy import MemoryPolicy
 from darkroom.optim.clip import clip
-from darkroom.optim.offload import Offloaded
+from darkroom.optim.offload import OffloadedOptimizer
 from darkroom.options.config import Config
 from darkroom.train.pack import flatten
 
@@ -66,14 +66,15 @@ class Run:
             num_layers=DOUBLE, num_single_layers=SINGLE, attention_head_dim=64, num_attention_heads=width // 64,
             joint_attention_dim=256, pooled_projection_dim=64, axes_dims_rope=(8, 28, 28), guidance_embeds=False,
         )  # fmt: skip
-        self.placement = Placement(config, self.device, BLOCKS)
-        self.placement.base({"it": self.model}, {"it"}, torch.float32)
-        self.placement.attached(self.model, {"it": self.model})
+        self.memory_policy = MemoryPolicy(config, self.device, BLOCKS)
+        self.memory_policy.prepare_denoisers({"it": self.model}, {"it"}, torch.float32)
+        self.memory_policy.attach_trained(self.model, {"it": self.model})
         forget()
         self.loaded = resident()
         self.weights: list[nn.Parameter] = list(self.model.parameters())
-        self.optimizer, way = updater(config, self.placement, [{"params": self.weights}], 1e-4, 0)
-        self.parameters, self.settle = way["parameters"], way.get("collect_offloaded_grads", lambda: None)
+        self.optimizer, way = updater(config, self.memory_policy, [{"params": self.weights}], 1e-4, 0)
+        self.parameters = way["parameters"]
+        self.collect_offloaded_grads = way.get("collect_offloaded_grads", lambda: None)
         self.limit = 0.0 if config.optimizer_release_gradients else 2.0
         generator = torch.Generator().manual_seed(2)
         given = {
@@ -88,7 +89,7 @@ class Run:
         """Seconds of a whole step."""
         begun = time.perf_counter()
         self.model(**self.given, return_dict=False)[0].square().mean().backward()
-        self.settle()
+        self.collect_offloaded_grads()
         clip(self.parameters, "value", self.limit)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -98,8 +99,10 @@ class Run:
 
     def bytes_each(self) -> dict[str, float]:
         """Bytes on the device for each weight: weights, gradients, state."""
-        waiting = {place.tensor for s in self.placement.learning for unit in s.units for place in unit.places}
-        slots = sum(stream.bytes_on_device for stream in self.placement.learning)
+        waiting = {
+            place.tensor for s in self.memory_policy.trained_streamers for unit in s.units for place in unit.places
+        }
+        slots = sum(stream.bytes_on_device for stream in self.memory_policy.trained_streamers)
         most, held = 0, dict.fromkeys(self.weights, 0)
 
         def look(grad: Tensor, p: nn.Parameter) -> None:
@@ -111,7 +114,9 @@ class Run:
         self.step()
         for handle in handles:
             handle.remove()
-        here = [] if isinstance(self.optimizer, Offloaded) else getattr(self.optimizer, "each", [self.optimizer])
+        here = (
+            [] if isinstance(self.optimizer, OffloadedOptimizer) else getattr(self.optimizer, "each", [self.optimizer])
+        )
         states = [state for one in here for p, state in one.state.items() if p not in waiting]
         counted = {
             "weights": slots + sum(p.nbytes for p in self.weights if p not in waiting),

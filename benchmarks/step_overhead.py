@@ -104,7 +104,7 @@ def bare(folder: Path, size: dict[str, int], pace: Pace) -> None:
     family, config = families.get("flux"), resolve_arguments(arguments(folder, size)).config
     model = diffusers.FluxTransformer2DModel.from_pretrained(folder / "base", subfolder="transformer")
     adapter = adapters.attach(model, config, family.targets, "transformer", torch.float32, 0)
-    model, parameters = adapter.model.train(), list(adapter.named.values())
+    model, parameters = adapter.model.train(), list(adapter.trainable_parameters.values())
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.01)
     side = size["side"] // 8
     channels, width = model.config.in_channels // 4, model.config.joint_attention_dim

@@ -203,7 +203,7 @@ def family_step(family: Family, tiny: bool) -> Row:
     from darkroom.job import stages
     from darkroom.job.forecast import Silent
     from darkroom.job.run import Run
-    from darkroom.memory.policy import Placement
+    from darkroom.memory.policy import MemoryPolicy
     from darkroom.pretrained import published
     from darkroom.pretrained.components import Components, scheduler_config
     from darkroom.train import distributed
@@ -227,12 +227,12 @@ def family_step(family: Family, tiny: bool) -> Row:
             batch = random_batch(run, engine, settings)
         except DataError:  # it edits what it is given
             batch = random_batch(run, engine, settings, ["reference"])
-        placement = Placement(config, DEVICE, family.blocks)
+        memory_policy = MemoryPolicy(config, DEVICE, family.blocks)
         parts = RandomParts(family, config, DEVICE, distributed.base_dtype(config), None, None, settings)
-        model = stages.denoiser(run, parts, placement)
+        model = stages.denoiser(run, parts, memory_policy)
         adapter = stages.attached(run, model, parts)
-        placement.attached(adapter.model, parts.denoisers_of(model))
-        stepper = stages.trainer(run, engine, adapter, placement, scheduler_config(parts), 10)
+        memory_policy.attach_trained(adapter.model, parts.denoisers_of(model))
+        stepper = stages.trainer(run, engine, adapter, memory_policy, scheduler_config(parts), 10)
         there = batch.to(DEVICE)
         found = time_steps(lambda: stepper.update([there], 1), 1 if tiny else 4)
     facts = {"flavour": config.model_flavour, "parameters": sum(p.numel() for p in model.parameters())}
@@ -261,7 +261,7 @@ def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[st
 
     from darkroom.data.batches.batch import Batch
     from darkroom.job.forecast import Scene, Trial
-    from darkroom.memory.ledger import shapes_only
+    from darkroom.memory.ledger import build_fake_mode
 
     family, config = run.family, run.config
     edge = round(float(config.resolution) * (1 if config.resolution > 8 else 1000)) // 64 * 64
@@ -274,7 +274,7 @@ def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[st
     plan = SimpleNamespace(
         captions=lambda: [CAPTION], file=SimpleNamespace(default_text=default_text), training=[dataset]
     )
-    trial = Trial(Scene(run, engine, plan, [], settings, shapes_only(), 1))
+    trial = Trial(Scene(run, engine, plan, [], settings, build_fake_mode(), 1))
     text = fill(trial.text())
     ((_, shapes),) = trial.latents()
     sample = {name: fill(tensor) for name, tensor in shapes.items()}

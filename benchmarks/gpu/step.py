@@ -4,7 +4,7 @@
     python benchmarks/gpu/step.py flux --size tiny            on a CPU, to see that it runs
 
 One row is one way to train a LoRA of rank 16 on the attention of every block, one sample a step: the weights are made
-on the device (or the host, where blocks are swapped), placed by Darkroom's own `Placement`, stepped a few times, and
+on the device (or the host, where blocks are swapped), placed by Darkroom's own `MemoryPolicy`, stepped a few times, and
 let go. `bare` is a loop of diffusers, peft and torch alone, the yardstick. A step is forward, backward and AdamW. Rate:
 floating point operations that `torch.utils.flop_counter` counts in a forward and a backward pass, over the median time;
 `of_device` compares it with what large bf16 products reach in the same run.
@@ -30,7 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from darkroom.core.precision import cast_weights
 from darkroom.memory import checkpointing
-from darkroom.memory.policy import Placement
+from darkroom.memory.policy import MemoryPolicy
 from darkroom.options.config import every_option
 from darkroom.pretrained.components import silence_libraries
 
@@ -232,16 +232,16 @@ def row(name: str, which: Model, real: bool, device: torch.device, steps: int) -
     share = changes.pop("swap", 0)
     values = {info.name: info.default for info in every_option()} | changes
     options = SimpleNamespace(**{**values, "quantize_via": "accelerator" if device.type == "cuda" else "cpu"})
-    placement = Placement(options, device, which.blocks)
+    memory_policy = MemoryPolicy(options, device, which.blocks)
     # what is to be swapped never has to fit the device as a whole
     model = random_model(lambda: which.make(real), torch.device("cpu") if share else device, torch.bfloat16)
-    options.musubi_blocks_to_swap = int(len(placement.blocks_of(model)) * share)
+    options.musubi_blocks_to_swap = int(len(memory_policy.blocks_of(model)) * share)
     if options.gradient_checkpointing:
-        checkpointing.enable(model, None, options.gradient_checkpointing_backend)
-    placement.base({"it": model})
+        checkpointing.enable_checkpointing(model, None, options.gradient_checkpointing_backend)
+    memory_policy.prepare_denoisers({"it": model})
     trained = adapted(model, device)
-    placement.attached(model, {"it": model})
-    return {"row": name, **measured(model, trained, given, steps), "what": placement.describe()}
+    memory_policy.attach_trained(model, {"it": model})
+    return {"row": name, **measured(model, trained, given, steps), "what": memory_policy.describe()}
 
 
 def rows(model: str, names: Sequence[str], real: bool, steps: int) -> Iterator[dict[str, Any]]:

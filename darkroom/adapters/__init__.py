@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from darkroom.adapters.base import Adapter
     from darkroom.options.config import Config
 
-KINDS: Table[str] = Table("adapter", entry_points="darkroom.adapters")
-KINDS.add("lora", "darkroom.adapters.lora:LoRA")
-KINDS.add("full", "darkroom.adapters.full:FullWeights")
+ADAPTERS: Table[str] = Table("adapter", entry_points="darkroom.adapters")
+ADAPTERS.add("lora", "darkroom.adapters.lora:LoRA")
+ADAPTERS.add("full", "darkroom.adapters.full:FullWeights")
 
 
 def attach(
@@ -27,5 +27,5 @@ def attach(
     """
     from darkroom.core.registry import import_path
 
-    kind = "full" if options.model_type == "full" else "lora"
-    return import_path(KINDS[kind])(model, options, presets, component, dtype, seed)
+    adapter_type = "full" if options.model_type == "full" else "lora"
+    return import_path(ADAPTERS[adapter_type])(model, options, presets, component, dtype, seed)

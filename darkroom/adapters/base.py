@@ -1,4 +1,4 @@
-"""The shape every adapter kind shares."""
+"""The base class of adapters."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from torch import Tensor, nn
 
 from darkroom.core.files import write_atomically
 
-# what a module says that keeps its trained parameters in a file beside the adapter: the file, and a header for it
-KEPT_IN, ABOUT = "kept_in", "header"
+# attributes of a module whose trained parameters have a file of their own: its name, and its header
+FILE_ATTRIBUTE, HEADER_ATTRIBUTE = "file_name", "header"
 
 
 class Adapter:
     """Trainable parameters of a model, and their files.
 
-    `model` is what the adapter is put on, `members` what of it is trained, by component of the pipeline.
-    `named` gives the trained parameters in a fixed order. `state` is what a checkpoint needs to go on, `export` writes
-    what people load elsewhere. `result` is the name of the latter: a file for adapters, a folder for whole models.
+    `model` is the model with the adapter, `members` its trained modules, by component of the pipeline.
+    `trainable_parameters` have a fixed order. `state` is what a checkpoint stores, `export` writes what other programs
+    load. `result` is the name of the export: a file for adapters, a folder for whole models.
     """
 
-    kind: ClassVar[str]
+    adapter_type: ClassVar[str]
     result: ClassVar[str]
 
     def __init__(self, model: nn.Module, component: str):
         self.model = model
-        # a model that is more than the denoiser says itself what of it is trained
+        # a wrapper lists its trained modules itself
         self.is_wrapped = hasattr(model, "members")
         self.members: dict[str, nn.Module] = getattr(model, "members", {component: model})
         # of the text encoders among them, by component: a LoRA's targets, and the layers that are trained
@@ -39,35 +39,35 @@ class Adapter:
 
     def is_text(self, name: str) -> bool:
         """Is this parameter one of a text encoder's?"""
-        return any(name.startswith(self.before(component)) for component in self.trainable_text)
+        return any(name.startswith(self.name_prefix(component)) for component in self.trainable_text)
 
-    def before(self, component: str) -> str:
-        """What the model's own names of a member's parameters begin with."""
+    def name_prefix(self, component: str) -> str:
+        """The prefix of a member's parameter names in the model."""
         return f"{component}." if self.is_wrapped else ""
 
     @property
-    def named(self) -> dict[str, nn.Parameter]:
+    def trainable_parameters(self) -> dict[str, nn.Parameter]:
         """Trainable parameters by name, in the model's order."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
     @property
-    def own(self) -> dict[str, nn.Parameter]:
-        """Those of them that `export` writes."""
-        apart = {id(p) for module in self.apart.values() for p in module.parameters()}
-        return {name: p for name, p in self.named.items() if id(p) not in apart}
+    def adapter_parameters(self) -> dict[str, nn.Parameter]:
+        """The trainable parameters that `export` writes."""
+        extra = {id(p) for module in self.extra_modules.values() for p in module.parameters()}
+        return {name: p for name, p in self.trainable_parameters.items() if id(p) not in extra}
 
     def state(self) -> dict[str, Tensor]:
         """Trainable tensors, detached, on the CPU."""
-        return {name: p.detach().cpu().contiguous() for name, p in self.named.items()}
+        return {name: p.detach().cpu().contiguous() for name, p in self.trainable_parameters.items()}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Put a `state` back, bit for bit. Raises ValueError if names or shapes differ."""
-        mine = self.named
-        if mine.keys() != state.keys():
-            odd = sorted(mine.keys() ^ state.keys())
-            raise ValueError(f"{len(odd)} tensors differ, for example {', '.join(odd[:3])}")
+        """Restore a `state` exactly. Raises ValueError if names or shapes differ."""
+        parameters = self.trainable_parameters
+        if parameters.keys() != state.keys():
+            differing = sorted(parameters.keys() ^ state.keys())
+            raise ValueError(f"{len(differing)} tensors differ, for example {', '.join(differing[:3])}")
         with torch.no_grad():
-            for name, parameter in mine.items():
+            for name, parameter in parameters.items():
                 if parameter.shape != state[name].shape:
                     raise ValueError(f"{name} has shape {tuple(state[name].shape)}, not {tuple(parameter.shape)}")
                 parameter.copy_(state[name])
@@ -77,46 +77,46 @@ class Adapter:
         raise TypeError(f"{type(self).__name__} must define export")
 
     def save(self, folder: Path, metadata: dict[str, str]) -> None:
-        """`export`, and beside it what no other program knows of: modules that name a file of their own."""
+        """`export`, and the extra modules, which other programs do not load."""
         self.export(folder, metadata)
-        self.save_apart(folder)
+        self.save_extra_modules(folder)
 
-    def save_apart(self, folder: Path) -> None:
-        """The files of such modules."""
+    def save_extra_modules(self, folder: Path) -> None:
+        """Write the files of the extra modules."""
         files: dict[str, dict[str, Tensor]] = {}
         headers: dict[str, dict[str, str]] = {}
-        for name, module in self.apart.items():
-            file = getattr(module, KEPT_IN)
-            own = {f"{name}.{key}": p.detach().cpu() for key, p in module.named_parameters()}
-            files.setdefault(file, {}).update(own)
-            headers.setdefault(file, getattr(module, ABOUT))
+        for name, module in self.extra_modules.items():
+            file = getattr(module, FILE_ATTRIBUTE)
+            tensors_of_module = {f"{name}.{key}": p.detach().cpu() for key, p in module.named_parameters()}
+            files.setdefault(file, {}).update(tensors_of_module)
+            headers.setdefault(file, getattr(module, HEADER_ATTRIBUTE))
         for file, tensors in files.items():
             save_safetensors(folder / file, tensors, headers[file])
 
     def read(self, folder: Path) -> None:
-        """Go on from what `save` wrote. Raises ValueError, KeyError or OSError if it does not fit."""
+        """Load what `save` wrote. Raises ValueError, KeyError or OSError if it does not fit."""
         self.restore(folder)
-        self.read_apart(folder)
+        self.load_extra_modules(folder)
 
-    def read_apart(self, folder: Path) -> None:
-        """The way back of `save_apart`. Raises KeyError or OSError if a file does not fit."""
-        for name, module in self.apart.items():
-            with safe_open(folder / getattr(module, KEPT_IN), "pt") as file, torch.no_grad():
+    def load_extra_modules(self, folder: Path) -> None:
+        """Load the files of the extra modules. Raises KeyError or OSError if a file does not fit."""
+        for name, module in self.extra_modules.items():
+            with safe_open(folder / getattr(module, FILE_ATTRIBUTE), "pt") as file, torch.no_grad():
                 for key, parameter in module.named_parameters():
                     parameter.copy_(file.get_tensor(f"{name}.{key}"))
 
     @property
-    def apart(self) -> dict[str, nn.Module]:
-        """Modules with a file of their own, by component and name."""
+    def extra_modules(self) -> dict[str, nn.Module]:
+        """Trained modules with a file of their own, by component and name."""
         return {
             f"{component}.{name}": module
             for component, member in self.members.items()
             for name, module in member.named_modules()
-            if hasattr(module, KEPT_IN)
+            if hasattr(module, FILE_ATTRIBUTE)
         }
 
-    def whole(self, component: str) -> Any:
-        """A member as a model of its own, with what was learnt inside its weights."""
+    def merge_member(self, component: str) -> Any:
+        """A member with the trained adapter merged into its weights."""
         return self.members[component]
 
     @property
@@ -125,25 +125,25 @@ class Adapter:
         return False
 
     def restore(self, folder: Path) -> None:
-        """Go on from exported files. Raises ValueError if they do not fit."""
+        """Load exported files. Raises ValueError if they do not fit."""
         raise TypeError(f"{type(self).__name__} must define restore")
 
     @contextlib.contextmanager
-    def disabled(self) -> Iterator[None]:
-        """Inside, the model behaves as if it had never been trained. Raises TypeError for kinds that cannot."""
-        raise TypeError(f"a {self.kind} run has no untouched model beside it")
+    def disable(self) -> Iterator[None]:
+        """Context in which the model is untrained. Raises TypeError if the adapter type does not support it."""
+        raise TypeError(f"a {self.adapter_type} run has no untouched model beside it")
         yield
 
     @contextlib.contextmanager
-    def scaled(self, factor: float | None) -> Iterator[None]:
-        """Inside, the adapter counts `factor` times as much, also backwards. Raises TypeError for kinds that cannot."""
+    def rescale(self, factor: float | None) -> Iterator[None]:
+        """Context in which the adapter is scaled by `factor`, also in backward. Raises TypeError if not supported."""
         if factor not in (None, 1.0):
-            raise TypeError(f"a {self.kind} run has no strength that could be changed")
+            raise TypeError(f"a {self.adapter_type} run has no strength that could be changed")
         yield
 
     def describe(self) -> dict[str, Any]:
-        """What the run's summary says of the adapter."""
-        return {"kind": self.kind, "parameters": sum(p.numel() for p in self.named.values())}
+        """The adapter in the run's summary."""
+        return {"kind": self.adapter_type, "parameters": sum(p.numel() for p in self.trainable_parameters.values())}
 
 
 def save_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -156,7 +156,7 @@ def save_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str,
 
 
 def _sort_metadata(path: Path) -> None:
-    """The library writes metadata in the random order of a hash table; put it in the order of its names."""
+    """Sort metadata by name: safetensors writes it in the random order of a hash table."""
     with open(path, "r+b") as file:
         size = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(size))

@@ -25,7 +25,7 @@ _LAYER = re.compile(r"\blayers\.(\d+)\.")
 class FullWeights(Adapter):
     """Every weight of the denoiser, or those that `layer_freeze_strategy` leaves free."""
 
-    kind = "full"
+    adapter_type = "full"
 
     @property
     def result(self) -> str:  # type: ignore[override]
@@ -47,9 +47,9 @@ class FullWeights(Adapter):
         for component, member in self.members.items():
             cast_weights(member, dtype)
             for name, parameter in member.named_parameters():
-                chosen = (not only_biases or "bias" in name) and self._is_free(component, name)
-                parameter.requires_grad_(parameter.is_floating_point() and chosen)
-        if not self.named:
+                is_trained = (not only_biases or "bias" in name) and self._is_free(component, name)
+                parameter.requires_grad_(parameter.is_floating_point() and is_trained)
+        if not self.trainable_parameters:
             raise ConfigError(
                 "layer_freeze_strategy",
                 "bitfit",
@@ -75,6 +75,6 @@ class FullWeights(Adapter):
         tensors: dict[str, Tensor] = {}
         for component in self.members:
             for file in sorted((folder / component).glob("*.safetensors")):
-                tensors |= {self.before(component) + name: tensor for name, tensor in load_file(file).items()}
-        apart = {name: p for name, p in self.named.items() if name not in self.own}
-        self.load(apart | {name: tensors[name] for name in self.own if name in tensors})
+                tensors |= {self.name_prefix(component) + name: tensor for name, tensor in load_file(file).items()}
+        extra = {name: p for name, p in self.trainable_parameters.items() if name not in self.adapter_parameters}
+        self.load(extra | {name: tensors[name] for name in self.adapter_parameters if name in tensors})

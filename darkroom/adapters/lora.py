@@ -1,7 +1,7 @@
 """Low-rank adapters through peft. LoRA 2106.09685, DoRA 2402.09353, PiSSA 2404.02948, OLoRA 2406.01775.
 
 Files follow diffusers: `pytorch_lora_weights.safetensors` with keys `<component>.<module>.lora_A.weight` and the peft
-settings as JSON in the metadata, so that the stock pipeline's `load_lora_weights` reads rank and alpha from the file.
+settings as JSON in the metadata, so that diffusers' pipeline's `load_lora_weights` reads rank and alpha from the file.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from darkroom.adapters import fused
 from darkroom.adapters.base import Adapter, save_safetensors
-from darkroom.adapters.stock import SETTINGS, WEIGHTS, file_names, key_prefix, tuner_layers
+from darkroom.adapters.stock import SETTINGS, WEIGHTS, file_names, find_tuner_layers, key_prefix
 from darkroom.adapters.targets import target_modules
 from darkroom.core.errors import ConfigError
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 INIT: dict[str, Any] = {"default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa"}
-# these initialisations also change the frozen weights, so the saved adapter must carry the difference
+# these initializations also change the frozen weights, so the saved adapter must carry the difference
 CHANGES_BASE = frozenset({"olora", "pissa"})
 NAME = "default"
 # what names of peft's own parameters have
@@ -42,7 +42,7 @@ MARK = ".lora_"
 class LoRA(Adapter):
     """A pair of small matrices beside each target; the model's own weights stay frozen."""
 
-    kind = "lora"
+    adapter_type = "lora"
     result = WEIGHTS
 
     def __init__(
@@ -73,7 +73,7 @@ class LoRA(Adapter):
             self._inject(targets)
         # a copy, and before rounding: this is exactly what the frozen weights lost
         self._start = {k: t.clone() for k, t in self.state().items()} if self.init in CHANGES_BASE else {}
-        for parameter in self.named.values():
+        for parameter in self.trainable_parameters.values():
             parameter.data = parameter.data.to(dtype)
 
     def _inject(self, targets: list[str] | str) -> None:
@@ -82,15 +82,15 @@ class LoRA(Adapter):
                 # nothing is ever merged into torchao's weights
                 warnings.filterwarnings("ignore", message=".*get_apply_tensor_subclass")
                 for component, member in self.members.items():
-                    config = fused.targets(self._config_of(component), member)
+                    config = fused.select_targets(self._config_of(component), member)
                     inject_adapter_in_model(config, member, adapter_name=NAME)
         except ValueError as cause:
             if "arget modules" not in str(cause) and "target_modules" not in str(cause):
                 raise
-            shown = targets if isinstance(targets, str) else ", ".join(targets)
+            text = targets if isinstance(targets, str) else ", ".join(targets)
             raise ConfigError(
                 "peft_lora_target_modules",
-                shown,
+                text,
                 "",
                 "These targets match no layer that a LoRA can adapt.",
                 "Give endings of layer names such as to_q, to_k, to_v, or 'all-linear'.",
@@ -98,40 +98,40 @@ class LoRA(Adapter):
 
     def _config_of(self, component: str) -> LoraConfig:
         """The peft settings of one member: a text encoder has targets and layers of its own."""
-        own = self.trainable_text.get(component)
-        if own is None:
+        text = self.trainable_text.get(component)
+        if text is None:
             return self.config
         return dataclasses.replace(
             self.config,
-            target_modules=list(own.targets),
-            layers_to_transform=list(own.layers),
+            target_modules=list(text.targets),
+            layers_to_transform=list(text.layers),
             layers_pattern="layers",
         )
 
     @contextlib.contextmanager
-    def disabled(self) -> Iterator[None]:
+    def disable(self) -> Iterator[None]:
         """The frozen model alone. PiSSA and OLoRA took a part of it into the adapter: there, the adapter's start."""
-        layers = [] if self._start else tuner_layers(self.model)
-        now = {name: p.detach().clone() for name, p in self.named.items()} if self._start else {}
-        apart: list[Any] = list(self.apart.values())
+        layers = [] if self._start else find_tuner_layers(self.model)
+        current = {name: p.detach().clone() for name, p in self.trainable_parameters.items()} if self._start else {}
+        extra_modules: list[Any] = list(self.extra_modules.values())
         try:
-            if now:
-                self.load({**now, **self._start})
+            if current:
+                self.load({**current, **self._start})
             for layer in layers:
                 layer.enable_adapters(False)
-            for module in apart:
+            for module in extra_modules:
                 module.enabled = False
             yield
         finally:
-            if now:
-                self.load(now)
+            if current:
+                self.load(current)
             for layer in layers:
                 layer.enable_adapters(True)
-            for module in apart:
+            for module in extra_modules:
                 module.enabled = True
 
     @contextlib.contextmanager
-    def scaled(self, factor: float | None) -> Iterator[None]:
+    def rescale(self, factor: float | None) -> Iterator[None]:
         """The scaling of every layer times `factor`, put back afterwards."""
         if factor in (None, 1.0):
             yield
@@ -152,19 +152,21 @@ class LoRA(Adapter):
         See `relative_to_start` for PiSSA and OLoRA.
         """
         tensors = {
-            self.before(component) + name: t.detach().cpu()
+            self.name_prefix(component) + name: t.detach().cpu()
             for component, member in self.members.items()
-            for name, t in get_peft_model_state_dict(member, _own_parameters(member), NAME).items()
+            for name, t in get_peft_model_state_dict(member, _adapter_parameters(member), NAME).items()
         }
-        return fused.split(relative_to_start(tensors, self._peft_start()) if self._start else tensors, self._fused)
+        return fused.split_fused(
+            relative_to_start(tensors, self._peft_start()) if self._start else tensors, self._find_fused
+        )
 
     @property
-    def _fused(self) -> dict[str, list[str]]:
+    def _find_fused(self) -> dict[str, list[str]]:
         """By name, the layers that answer for several, and which."""
         return {
-            self.before(component) + whole: [self.before(component) + part for part in parts]
+            self.name_prefix(component) + fused_name: [self.name_prefix(component) + part for part in parts]
             for component, member in self.members.items()
-            for whole, parts in fused.layers(member).items()
+            for fused_name, parts in fused.find_fused_layers(member).items()
         }
 
     def _peft_start(self) -> dict[str, Tensor]:
@@ -176,13 +178,15 @@ class LoRA(Adapter):
         contents: dict[str, dict[str, Tensor]] = {}
         settings: dict[str, dict[str, Any]] = {}
         for component, file in file_names(self.members).items():
-            before, prefix = self.before(component), key_prefix(component)
-            own = {prefix + name.removeprefix(before): t for name, t in tensors.items() if name.startswith(before)}
-            contents.setdefault(file, {}).update(own)
+            before, prefix = self.name_prefix(component), key_prefix(component)
+            component_tensors = {
+                prefix + name.removeprefix(before): t for name, t in tensors.items() if name.startswith(before)
+            }
+            contents.setdefault(file, {}).update(component_tensors)
             settings.setdefault(file, {}).update(self._settings(component, prefix))
-        for file, own in contents.items():
+        for file, component_tensors in contents.items():
             header = json.dumps(settings[file], indent=2, sort_keys=True, default=str)
-            save_safetensors(folder / file, own, {**metadata, SETTINGS: header})
+            save_safetensors(folder / file, component_tensors, {**metadata, SETTINGS: header})
 
     @property
     def export_is_lossy(self) -> bool:
@@ -198,8 +202,8 @@ class LoRA(Adapter):
             settings |= {"r": 2 * self.config.r, "lora_alpha": 2 * self.config.lora_alpha, "init_lora_weights": True}
         return {f"{prefix}{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
 
-    def whole(self, component: str) -> Any:
-        """A copy of a member with what was learnt inside its own weights, and no adapter."""
+    def merge_member(self, component: str) -> Any:
+        """A copy of a member with what was learned inside its own weights, and no adapter."""
         copied = copy.deepcopy(self.members[component])
         for name, module in list(copied.named_modules()):
             if isinstance(module, BaseTunerLayer):
@@ -215,7 +219,7 @@ class LoRA(Adapter):
     def layer_names(self, component: str) -> set[str]:
         """What files may call a member's layers: by their own names, also those that are one product here."""
         member = self.members[component]
-        parts = {part for whole in fused.layers(member).values() for part in whole}
+        parts = {part for names in fused.find_fused_layers(member).values() for part in names}
         return {name for name, _ in member.named_modules() if name} | parts
 
     def start_from(self, files: Mapping[str, Mapping[str, Tensor]]) -> int:
@@ -223,35 +227,41 @@ class LoRA(Adapter):
 
         Raises ValueError when ranks or targets differ.
         """
-        given: dict[str, Tensor] = {}
+        tensors_by_name: dict[str, Tensor] = {}
         for component, tensors in files.items():
-            prefix, before = key_prefix(component), self.before(component)
-            own = {before + name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
-            if not own:
-                others = ", ".join(sorted({name.split(".")[0] for name in tensors})) or "nothing"
-                raise ValueError(f"it holds nothing for '{prefix[:-1]}', only for {others}")
-            given |= own
-        given = fused.join(given, self._fused)
-        mine = {_peft_name(name): p for name, p in self.own.items()}
-        ranks = sorted({tensor.shape[0] for name, tensor in given.items() if ".lora_A." in name} - {self.config.r})
+            prefix, before = key_prefix(component), self.name_prefix(component)
+            component_tensors = {
+                before + name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)
+            }
+            if not component_tensors:
+                components = ", ".join(sorted({name.split(".")[0] for name in tensors})) or "nothing"
+                raise ValueError(f"it holds nothing for '{prefix[:-1]}', only for {components}")
+            tensors_by_name |= component_tensors
+        tensors_by_name = fused.join_fused(tensors_by_name, self._find_fused)
+        parameters = {_peft_name(name): p for name, p in self.adapter_parameters.items()}
+        ranks = sorted(
+            {tensor.shape[0] for name, tensor in tensors_by_name.items() if ".lora_A." in name} - {self.config.r}
+        )
         if ranks:
             raise ValueError(f"it has rank {', '.join(map(str, ranks))}, and lora_rank is {self.config.r}")
-        missing = mine.keys() ^ given.keys()
+        missing = parameters.keys() ^ tensors_by_name.keys()
         if missing:
-            raise ValueError(f"{len(missing)} of {len(mine)} tensors differ, for example {min(missing)}")
+            raise ValueError(f"{len(missing)} of {len(parameters)} tensors differ, for example {min(missing)}")
         with torch.no_grad():
-            for name, parameter in mine.items():
-                if parameter.shape != given[name].shape:
-                    raise ValueError(f"{name} has shape {tuple(given[name].shape)}, not {tuple(parameter.shape)}")
-                parameter.copy_(given[name])
-        return len(mine)
+            for name, parameter in parameters.items():
+                if parameter.shape != tensors_by_name[name].shape:
+                    raise ValueError(
+                        f"{name} has shape {tuple(tensors_by_name[name].shape)}, not {tuple(parameter.shape)}"
+                    )
+                parameter.copy_(tensors_by_name[name])
+        return len(parameters)
 
     def describe(self) -> dict[str, Any]:
-        modules = {name.rsplit(".lora_", 1)[0] for name in self.own}
+        modules = {name.rsplit(".lora_", 1)[0] for name in self.adapter_parameters}
         return {**super().describe(), "rank": self.config.r, "alpha": self.config.lora_alpha, "layers": len(modules)}
 
 
-def _own_parameters(member: nn.Module) -> dict[str, nn.Parameter]:
+def _adapter_parameters(member: nn.Module) -> dict[str, nn.Parameter]:
     """What peft has put into a member. Some quantized weights cannot answer when asked for a state while offloaded."""
     return {name: p for name, p in member.named_parameters() if MARK in name}
 
@@ -261,13 +271,13 @@ def _peft_name(parameter: str) -> str:
     return parameter.replace(f".{NAME}", "").replace("lora_magnitude_vector.weight", "lora_magnitude_vector")
 
 
-def relative_to_start(now: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
+def relative_to_start(current: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:
     """A plain LoRA of twice the rank that equals B A - B0 A0: B' = [B, B0], A' = [A; -A0].
 
     PiSSA and OLoRA move part of the weights into the adapter, so B A alone fits only the changed base.
     """
     joined = {}
-    for name, tensor in now.items():
+    for name, tensor in current.items():
         if ".lora_A." in name:
             joined[name] = torch.cat([tensor, -start[name]], dim=0)
         elif ".lora_B." in name:

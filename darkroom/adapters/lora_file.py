@@ -20,7 +20,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from darkroom.adapters.stock import SETTINGS, WEIGHTS, has_loader, is_text, key_prefix
+from darkroom.adapters.stock import SETTINGS, WEIGHTS, has_loader, is_text_encoder, key_prefix
 
 PEFT_WEIGHTS, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 DOWN, UP, ALPHA, MAGNITUDE = "down", "up", "alpha", "magnitude"
@@ -51,7 +51,7 @@ OF_TEXT: Mapping[str, tuple[str, ...]] = {
 # a level that CLIP's text encoders had until transformers 5
 OLD_LEVEL = "text_model."
 # tensors that mark adapters of another kind
-OTHER_KINDS = {"lokr_": "LoKr", "hada_": "LoHa", "dora_scale": "DoRA of kohya's scripts", "oft_": "OFT"}
+OTHER_ADAPTERS = {"lokr_": "LoKr", "hada_": "LoHa", "dora_scale": "DoRA of kohya's scripts", "oft_": "OFT"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class LoraFile:
 
 
 @dataclasses.dataclass(frozen=True)
-class LowRank:
+class LoraPair:
     """What an adapter adds to a layer: scale * up (out, rank) @ down (rank, in), and a DoRA's magnitudes (out,)."""
 
     down: Tensor
@@ -77,91 +77,93 @@ def read(path: str) -> LoraFile:
 
     Raises OSError or SafetensorError where it cannot be read, ValueError for other kinds and numbers that are none.
     """
-    file = _located(path)
+    file = _locate(path)
     if file.suffix != ".safetensors":
         raise ValueError(f"{file.name} is no safetensors file")
-    with safe_open(file, "pt") as opened:
-        tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        header = opened.metadata() or {}
+    with safe_open(file, "pt") as content:
+        tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+        header = content.metadata() or {}
     for name, tensor in tensors.items():
-        if kind := next((kind for mark, kind in OTHER_KINDS.items() if mark in name), ""):
-            raise ValueError(f"it is no LoRA but a {kind}, for example in {name}")
+        if adapter_type := next((adapter_type for mark, adapter_type in OTHER_ADAPTERS.items() if mark in name), ""):
+            raise ValueError(f"it is no LoRA but a {adapter_type}, for example in {name}")
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity")
     return LoraFile(tensors, _settings(header, file))
 
 
-def _located(path: str) -> Path:
+def _locate(path: str) -> Path:
     """Where a file is on this machine, after a download if it has to be."""
-    place = Path(path).expanduser()
-    if place.is_dir():
-        names = [name for name in (WEIGHTS, PEFT_WEIGHTS) if (place / name).exists()]
-        return place / (names or [WEIGHTS])[0]
-    owner, _, rest = path.partition("/")
-    name, _, file = rest.partition("/")
-    is_path = place.is_absolute() or path.startswith((".", "~")) or not name or (place.suffix and not file)
-    if place.exists() or is_path:
-        if not place.exists():
+    path_or_folder = Path(path).expanduser()
+    if path_or_folder.is_dir():
+        names = [name for name in (WEIGHTS, PEFT_WEIGHTS) if (path_or_folder / name).exists()]
+        return path_or_folder / (names or [WEIGHTS])[0]
+    owner, _, subpath = path.partition("/")
+    name, _, file = subpath.partition("/")
+    is_path = (
+        path_or_folder.is_absolute() or path.startswith((".", "~")) or not name or (path_or_folder.suffix and not file)
+    )
+    if path_or_folder.exists() or is_path:
+        if not path_or_folder.exists():
             raise FileNotFoundError(f"there is no such file or folder (seen from {Path.cwd()})")
-        return place
-    return _downloaded(f"{owner}/{name}", file or WEIGHTS)
+        return path_or_folder
+    return _download(f"{owner}/{name}", file or WEIGHTS)
 
 
-def _downloaded(repository: str, file: str) -> Path:
+def _download(repository: str, file: str) -> Path:
     from huggingface_hub import hf_hub_download
 
     return Path(hf_hub_download(repository, file))
 
 
 def _settings(header: Mapping[str, str], file: Path) -> Mapping[str, Any]:
-    beside = file.with_name(PEFT_SETTINGS)
+    sidecar = file.with_name(PEFT_SETTINGS)
     try:
         if SETTINGS in header:
-            found = json.loads(header[SETTINGS])
+            settings = json.loads(header[SETTINGS])
         else:
-            found = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else {}
+            settings = json.loads(sidecar.read_text(encoding="utf-8")) if sidecar.exists() else {}
     except ValueError as cause:
-        where = f"the header's {SETTINGS}" if SETTINGS in header else beside.name
-        raise ValueError(f"{where} is no JSON: {cause}") from cause
-    if not isinstance(found, dict):
-        raise ValueError(f"its peft settings are {found!r}, not an object")
-    return found
+        origin = f"the header's {SETTINGS}" if SETTINGS in header else sidecar.name
+        raise ValueError(f"{origin} is no JSON: {cause}") from cause
+    if not isinstance(settings, dict):
+        raise ValueError(f"its peft settings are {settings!r}, not an object")
+    return settings
 
 
-def low_rank(file: LoraFile, component: str, layers: Collection[str], pipeline: Any = None) -> dict[str, LowRank]:
+def find_pairs(file: LoraFile, component: str, layers: Collection[str], pipeline: Any = None) -> dict[str, LoraPair]:
     """What a file has for a component, by the names of its `layers`; `pipeline`, a class, may know other names.
 
     Raises ValueError for a file of another model, and what diffusers' readers raise.
     """
-    known = _Names(component, layers)
-    found, strange = _paired(file, known)
+    names = _LayerNames(component, layers)
+    pairs, strange = _pair_matrices(file, names)
     if strange and pipeline is not None and has_loader(pipeline, component):
-        converted = pipeline.lora_state_dict(_counting_fully(file, component))
+        converted = pipeline.lora_state_dict(_multiply_scales(file, component))
         converted = converted[0] if isinstance(converted, tuple) else converted
         if not isinstance(converted, dict):
             raise ValueError("diffusers reads nothing out of it")
-        found, strange = _paired(LoraFile(converted, {}), known)
-    if strange and (found or any(name.startswith(key_prefix(component)) for name in strange)):
-        few = ", ".join(sorted(strange)[:3])
-        raise ValueError(f"{len(strange)} of its layers are none of this model's, for example {few}")
-    if not found and not is_text(component):
-        held = ", ".join(sorted({name.split(".")[0] for name in file.tensors})) or "nothing"
-        raise ValueError(f"it holds nothing for '{key_prefix(component)[:-1]}', only for {held}")
-    return found
+        pairs, strange = _pair_matrices(LoraFile(converted, {}), names)
+    if strange and (pairs or any(name.startswith(key_prefix(component)) for name in strange)):
+        examples = ", ".join(sorted(strange)[:3])
+        raise ValueError(f"{len(strange)} of its layers are none of this model's, for example {examples}")
+    if not pairs and not is_text_encoder(component):
+        components = ", ".join(sorted({name.split(".")[0] for name in file.tensors})) or "nothing"
+        raise ValueError(f"it holds nothing for '{key_prefix(component)[:-1]}', only for {components}")
+    return pairs
 
 
-class _Names:
+class _LayerNames:
     """The layers of a component under the names that files have for them."""
 
     def __init__(self, component: str, layers: Collection[str]):
         self.component = component
         self.layers = {name: name for name in layers}
         self.layers |= {name.replace(".", "_"): name for name in layers}
-        if is_text(component):
+        if is_text_encoder(component):
             self.layers |= {_other_level(name): name for name in layers}
             self.layers |= {_other_level(name).replace(".", "_"): name for name in layers}
-        own = key_prefix(component)
-        self.beginnings = (own, *(OF_TEXT.get(component, ()) if is_text(component) else ANY_DENOISER))
+        prefix = key_prefix(component)
+        self.beginnings = (prefix, *(OF_TEXT.get(component, ()) if is_text_encoder(component) else ANY_DENOISER))
 
     def find(self, name: str) -> str | None:
         """The layer that a file's name means."""
@@ -173,81 +175,81 @@ class _Names:
     def is_another_components(self, name: str) -> bool:
         """Does the name say that it is of another part of the pipeline?"""
         texts = ("text_encoder", "lora_te")
-        return not name.startswith(texts) if is_text(self.component) else name.startswith(texts)
+        return not name.startswith(texts) if is_text_encoder(self.component) else name.startswith(texts)
 
 
 def _other_level(name: str) -> str:
     return name.removeprefix(OLD_LEVEL) if name.startswith(OLD_LEVEL) else OLD_LEVEL + name
 
 
-def _paired(file: LoraFile, names: _Names) -> tuple[dict[str, LowRank], set[str]]:
+def _pair_matrices(file: LoraFile, names: _LayerNames) -> tuple[dict[str, LoraPair], set[str]]:
     """The pairs of known layers, and the names that mean no layer of the component."""
-    found: dict[str, LowRank] = {}
+    pairs: dict[str, LoraPair] = {}
     strange: set[str] = set()
-    for name, own in _by_layer(file.tensors).items():
+    for name, layer_tensors in _group_by_layer(file.tensors).items():
         layer = names.find(name)
         if layer is None:
             strange |= set() if names.is_another_components(name) else {name}
-        elif not {DOWN, UP} <= own.keys():
+        elif not {DOWN, UP} <= layer_tensors.keys():
             raise ValueError(f"{name} has no pair of matrices")
         else:
-            scale = _scale(file.settings, names.component, layer, own)
-            found[layer] = LowRank(own[DOWN], own[UP], scale, own.get(MAGNITUDE))
-    return found, strange
+            scale = _scale(file.settings, names.component, layer, layer_tensors)
+            pairs[layer] = LoraPair(layer_tensors[DOWN], layer_tensors[UP], scale, layer_tensors.get(MAGNITUDE))
+    return pairs, strange
 
 
-def _by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+def _group_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     """Tensors by the name of their layer, whatever that means, and their kind. What is none has an empty kind."""
-    found: dict[str, dict[str, Tensor]] = {}
+    layers: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         ending = next((end for end in ENDINGS if name.endswith(end)), "")
-        found.setdefault(name.removesuffix(ending), {})[ENDINGS.get(ending, "")] = tensor
-    return found
+        layers.setdefault(name.removesuffix(ending), {})[ENDINGS.get(ending, "")] = tensor
+    return layers
 
 
-def _scale(settings: Mapping[str, Any], component: str, layer: str, own: Mapping[str, Tensor]) -> float:
+def _scale(settings: Mapping[str, Any], component: str, layer: str, tensors: Mapping[str, Tensor]) -> float:
     """How much a layer's product counts."""
-    rank = own[DOWN].shape[0]
-    if ALPHA in own:
-        return float(own[ALPHA]) / rank
+    rank = tensors[DOWN].shape[0]
+    if ALPHA in tensors:
+        return float(tensors[ALPHA]) / rank
     prefix = key_prefix(component)
     of_component = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
-    chosen = of_component or {key: value for key, value in settings.items() if "." not in key}
-    patterns = chosen.get("alpha_pattern") or {}
+    component_settings = of_component or {key: value for key, value in settings.items() if "." not in key}
+    patterns = component_settings.get("alpha_pattern") or {}
     alphas = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer))
-    alpha = next(alphas, chosen.get("lora_alpha", rank))
+    alpha = next(alphas, component_settings.get("lora_alpha", rank))
     if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):
         raise ValueError(f"its settings say lora_alpha {alpha!r}")
-    return alpha / math.sqrt(rank) if chosen.get("use_rslora") else alpha / rank
+    return alpha / math.sqrt(rank) if component_settings.get("use_rslora") else alpha / rank
 
 
-def _counting_fully(file: LoraFile, component: str) -> dict[str, Tensor]:
+def _multiply_scales(file: LoraFile, component: str) -> dict[str, Tensor]:
     """A file's tensors with each scale multiplied in, so that a reader finds nothing more to count.
 
     Where `.alpha` tensors were they say so: some of diffusers' readers expect them.
     """
     tensors = dict(file.tensors)
-    for name, own in _by_layer(file.tensors).items():
-        if not {DOWN, UP} <= own.keys():
+    for name, layer_tensors in _group_by_layer(file.tensors).items():
+        if not {DOWN, UP} <= layer_tensors.keys():
             continue
-        scale, rank = _scale(file.settings, component, name, own), own[DOWN].shape[0]
-        up = next(name + end for end, kind in ENDINGS.items() if kind == UP and name + end in tensors)
+        scale, rank = _scale(file.settings, component, name, layer_tensors), layer_tensors[DOWN].shape[0]
+        up = next(name + end for end, role in ENDINGS.items() if role == UP and name + end in tensors)
         tensors[up] = tensors[up] if scale == 1 else (tensors[up].float() * scale).to(tensors[up].dtype)
-        if ALPHA in own and up.endswith(".lora_up.weight"):
+        if ALPHA in layer_tensors and up.endswith(".lora_up.weight"):
             tensors[f"{name}.alpha"] = torch.tensor(float(rank))
         else:
             tensors.pop(f"{name}.alpha", None)
     return tensors
 
 
-def as_saved(found: Mapping[str, LowRank], component: str, scale: float) -> dict[str, Tensor]:
+def to_adapter_tensors(pairs: Mapping[str, LoraPair], component: str, scale: float) -> dict[str, Tensor]:
     """The same as the tensors of an adapter that counts its products `scale` times, under the names of its files."""
     prefix = key_prefix(component)
     tensors = {}
-    for layer, pair in found.items():
-        own = pair.scale / scale
+    for layer, pair in pairs.items():
+        factor = pair.scale / scale
         tensors[f"{prefix}{layer}.lora_A.weight"] = pair.down
-        tensors[f"{prefix}{layer}.lora_B.weight"] = pair.up if own == 1 else pair.up.float() * own
+        tensors[f"{prefix}{layer}.lora_B.weight"] = pair.up if factor == 1 else pair.up.float() * factor
         if pair.magnitude is not None:
             tensors[f"{prefix}{layer}.lora_magnitude_vector"] = pair.magnitude
     return tensors

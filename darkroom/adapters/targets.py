@@ -23,9 +23,9 @@ def target_modules(options: Config, presets: Mapping[str, Sequence[str]]) -> lis
     Precedence: `peft_lora_target_modules` (names, or one entry that is a preset, a regular expression or `all-linear`),
     then `flux_lora_target` for the families that have that option, then the family's default.
     """
-    chosen = options.peft_lora_target_modules
-    if chosen:
-        return _chosen(list(chosen), presets)
+    entries = options.peft_lora_target_modules
+    if entries:
+        return _resolve_entries(list(entries), presets)
     preset = options.flux_lora_target
     if preset and options.model_family in option_info("flux_lora_target").families:
         if preset not in presets:
@@ -41,7 +41,7 @@ def target_modules(options: Config, presets: Mapping[str, Sequence[str]]) -> lis
     return list(presets["default"])
 
 
-def _chosen(names: list[str], presets: Mapping[str, Sequence[str]]) -> list[str] | str:
+def _resolve_entries(names: list[str], presets: Mapping[str, Sequence[str]]) -> list[str] | str:
     """One entry may stand for many modules; several are names."""
     if len(names) > 1:
         return names

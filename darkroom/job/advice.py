@@ -125,7 +125,7 @@ class Adviser:
         if conflicts.validate_options(made.config, made.sources, facts):
             return False
         try:
-            policy.check(made.config, run_device())
+            policy.validate_memory_options(made.config, run_device())
         except DarkroomError:
             return False
         return True
@@ -220,7 +220,11 @@ class Adviser:
     def _offloaded_share(self, choice: Choice) -> float:
         """Bytes that are offloaded, of those that all blocks have now."""
         preset = choice.preset or quantize.NONE
-        away = [b.size(preset) for blocks in self.forecaster.weights for b in policy.spread(blocks, choice.offloaded)]
+        away = [
+            b.size(preset)
+            for blocks in self.forecaster.weights
+            for b in policy.pick_spread_blocks(blocks, choice.offloaded)
+        ]
         return sum(away) / max(1, sum(block.total for blocks in self.forecaster.weights for block in blocks))
 
     def _weights(self, choice: Choice) -> float:
@@ -229,7 +233,7 @@ class Adviser:
         factor = WITH_STATE if config.model_type == "full" else 1
         for blocks in self.forecaster.weights:
             sizes = [block.size(choice.preset or quantize.NONE) for block in blocks]
-            away = policy.spread(sizes, choice.offloaded)
+            away = policy.pick_spread_blocks(sizes, choice.offloaded)
             slots = min(config.block_swap_ring_size, len(away))
             total += factor * (sum(sizes) - sum(away)) + slots * max(away, default=0)
         return total

@@ -35,10 +35,18 @@ from darkroom.families.shared.classes import find_class
 from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
 from darkroom.job.run import Run
-from darkroom.memory.autocast import rules_of_gpus
-from darkroom.memory.fake import BlockWeights, HollowPlacement, weights_of
-from darkroom.memory.ledger import ON_DEVICE, ON_HOST, Ledger, shapes_only, wants_numbers
-from darkroom.memory.repeats import Kind, extend, fewest, follow, kinds_of, shorten, shortened
+from darkroom.memory.autocast import use_gpu_autocast_rules
+from darkroom.memory.fake import BlockWeights, FakeMemoryPolicy, weights_of
+from darkroom.memory.ledger import ON_DEVICE, ON_HOST, Ledger, build_fake_mode, needs_real_values
+from darkroom.memory.repeats import (
+    RepeatedBlocks,
+    copy_shortened,
+    extrapolate,
+    find_repeated_blocks,
+    find_smallest_counts,
+    shorten,
+    watch_blocks,
+)
 from darkroom.options.sources import Resolved
 from darkroom.pretrained.components import scheduler_config
 from darkroom.pretrained.fake import FakeComponents
@@ -176,7 +184,7 @@ class Trial:
     def __init__(
         self,
         scene: Scene,
-        kinds: Sequence[Kind] = (),
+        kinds: Sequence[RepeatedBlocks] = (),
         counts: Sequence[int] = (),
         patterns: Mapping[str, nn.Module] | None = None,
     ):
@@ -184,13 +192,21 @@ class Trial:
         self.scene, self.specs, self.counts, self.patterns = scene, kinds, counts, patterns
         self.config, self.family, self.device = config, family, scene.device
         self.ledger = Ledger(scene.fake)
-        self.placement = HollowPlacement(config, self.device, family.blocks, self.ledger, not counts)
-        dtype, place = distributed.base_dtype(config), self.placement
+        self.memory_policy = FakeMemoryPolicy(config, self.device, family.blocks, self.ledger, not counts)
+        dtype, place = distributed.base_dtype(config), self.memory_policy
         self.components = FakeComponents(
-            self.ledger.hollow, self._prepare, family, config, self.device, dtype, place.text, place.vae, scene.settings
+            self.ledger.make_fake,
+            self._prepare,
+            family,
+            config,
+            self.device,
+            dtype,
+            place.prepare_text_encoder,
+            place.prepare_vae,
+            scene.settings,
         )
         # by denoiser: the kinds of blocks that repeat in it, and a copy with few of them
-        self.found: dict[str, list[Kind]] = {}
+        self.found: dict[str, list[RepeatedBlocks]] = {}
         self.made: dict[str, nn.Module] = {}
         self.model: Any = None
         self.stepper: Any = None
@@ -204,9 +220,9 @@ class Trial:
             return model
         model = make()
         targets = target_modules(self.config, self.family.targets) if self.config.model_type == "lora" else []
-        self.found[part] = kinds_of(model, [targets] if isinstance(targets, str) else targets)
-        few = fewest(self.found[part], self.scene.stride)
-        self.made[part] = shortened(model, list(few), [count + self.scene.stride for count in few.values()])
+        self.found[part] = find_repeated_blocks(model, [targets] if isinstance(targets, str) else targets)
+        few = find_smallest_counts(self.found[part], self.scene.stride)
+        self.made[part] = copy_shortened(model, list(few), [count + self.scene.stride for count in few.values()])
         return model
 
     def peaks(self) -> Peaks:
@@ -245,21 +261,23 @@ class Trial:
         """The denoiser, where it is to be."""
         if self.config.keep_vae_loaded:
             self.components.vae()
-        self.model = stages.denoiser(self.scene.run, self.components, self.placement)
+        self.model = stages.denoiser(self.scene.run, self.components, self.memory_policy)
         gc.collect()  # what was wide before hangs in circles
 
     def attach(self) -> None:
         """What is trained, and what trains it."""
         run, denoisers = self.scene.run, self.components.denoisers_of(self.model)
-        self.ledger.moment("attached")
+        self.ledger.begin_phase("attached")
         adapter = stages.attached(run, self.model, self.components)
-        self.placement.attached(adapter.model, denoisers)
+        self.memory_policy.attach_trained(adapter.model, denoisers)
         scheduler = scheduler_config(self.components)
         with self.ledger:
-            self.stepper = stages.trainer(run, self.scene.engine, adapter, self.placement, scheduler, denoisers, STEPS)
+            self.stepper = stages.trainer(
+                run, self.scene.engine, adapter, self.memory_policy, scheduler, denoisers, STEPS
+            )
         self._move_averages()
         for part in self.components.trainable_components if self.counts else ():
-            follow(denoisers[part], self.specs, functools.partial(self._moment, part))
+            watch_blocks(denoisers[part], self.specs, functools.partial(self._moment, part))
         self._tell_of_updates()
         if not is_host(self.device):
             compute_together(self.stepper, self._waits)
@@ -267,23 +285,23 @@ class Trial:
     def _move_averages(self) -> None:
         """The averages of weights that wait on the host are there too."""
         for name, shadow in self.stepper.ema.shadows.items() if self.stepper.ema else ():
-            if self._waits(self.stepper.ema.named[name]):
+            if self._waits(self.stepper.ema.trainable_parameters[name]):
                 self.ledger.move(shadow, ON_HOST)
 
     def _moment(self, part: str, name: str) -> None:
-        self.ledger.moment(f"{part} {name}")
+        self.ledger.begin_phase(f"{part} {name}")
 
     def _tell_of_updates(self) -> None:
         """What comes after the way back is a moment of its own, and so is the update."""
         stepper, settle = self.stepper, self.stepper.collect_offloaded_grads
 
         def settled() -> None:
-            self.ledger.moment("gradients")
+            self.ledger.begin_phase("gradients")
             settle()
 
         stepper.collect_offloaded_grads = settled
         if hasattr(stepper.optimizer, "register_step_pre_hook"):
-            stepper.optimizer.register_step_pre_hook(lambda *_: self.ledger.moment("update"))
+            stepper.optimizer.register_step_pre_hook(lambda *_: self.ledger.begin_phase("update"))
 
     def batch(self, dataset: Any, text: dict[str, Any], sample: dict[str, Any]) -> Batch:
         """A batch as the loader would make it, of one sample again and again."""
@@ -329,19 +347,19 @@ class Trial:
     def _update_from_nothing(self) -> None:
         """Let the optimizer make its state, without a way there and back."""
         for parameter in self.stepper.parameters:
-            with self.ledger.counted_as(ON_HOST) if self._waits(parameter) else contextlib.nullcontext():
+            with self.ledger.count_as(ON_HOST) if self._waits(parameter) else contextlib.nullcontext():
                 parameter.grad = torch.empty_like(parameter, dtype=parameter.grad_dtype or parameter.dtype)
         self.stepper.update([], 0)
-        if self.placement.waiting:  # and the state beside them
+        if self.memory_policy.offloaded:  # and the state beside them
             for parameter, state in self.stepper.optimizer.state.items():
                 for tensor in tree_leaves(state) if self._waits(parameter) else ():
                     if isinstance(tensor, torch.Tensor):
                         self.ledger.move(tensor, ON_HOST)
-            self.ledger.mark()
+            self.ledger.reset_peaks()
 
     def _waits(self, parameter: nn.Parameter) -> bool:
         """Is a weight that is trained updated on the host?"""
-        return id(parameter) in self.placement.waiting
+        return id(parameter) in self.memory_policy.offloaded
 
     def picture(self, entry: dict[str, Any]) -> None:
         """A validation picture."""
@@ -355,7 +373,7 @@ class Trial:
         state = [t for t in tree_leaves(self.stepper.optimizer.state_dict()) if isinstance(t, torch.Tensor)]
         copies = 1 if is_host(self.device) else 2
         self.components.unload_vae()
-        self.ledger.mark()
+        self.ledger.reset_peaks()
         trained = self.stepper.parameters
         # while averages are saved, the weights themselves are kept beside them
         kept = trained if self.stepper.ema else []
@@ -364,7 +382,7 @@ class Trial:
             ("state", copies, state),
             ("kept", copies + 1, kept),
         ):
-            self.ledger.moment(name)
+            self.ledger.begin_phase(name)
             extra = times * sum(t.numel() * t.element_size() for t in tensors)
             self.ledger.peaks[f"{name} 1"][ON_HOST] += extra
 
@@ -385,7 +403,7 @@ class Trials:
 
     def extend(self, rows: Sequence[Mapping[str, int]]) -> int:
         """Bytes of the whole network at the highest moment, from those of each trial by moment."""
-        return extend(rows[0], rows[1:], self.times)
+        return extrapolate(rows[0], rows[1:], self.times)
 
 
 @dataclasses.dataclass
@@ -393,7 +411,7 @@ class Known:
     """What a forecast has found that another one may take over: phases and what they answered, by their names; and the
     phases from the loading of the denoiser on, which belong together."""
 
-    fake: Any = dataclasses.field(default_factory=shapes_only)
+    fake: Any = dataclasses.field(default_factory=build_fake_mode)
     phases: dict[str, tuple[Phase, Any]] = dataclasses.field(default_factory=dict)
     training: list[Phase] | None = None
     # bytes of this process before anything is forecast
@@ -528,18 +546,21 @@ class Forecaster:
         if row.host is None:
             return False
         spare = sum(first.components.weight_bytes(part) or 0 for part in first.components.trainable_components)
-        self.phases[-1] = dataclasses.replace(row, host=first.placement.while_loading(spare), spare=spare)
+        self.phases[-1] = dataclasses.replace(row, host=first.memory_policy.while_loading(spare), spare=spare)
         denoisers = first.components.denoisers_of(first.model).values()
-        self.weights = [weights_of(first.placement.blocks_of(each)) for each in denoisers]
+        self.weights = [weights_of(first.memory_policy.blocks_of(each)) for each in denoisers]
         return True
 
     def _shortened(self, first: Trial) -> Trials:
         """Trials with few blocks of each kind, and what their results are to be extended to: those of the first."""
-        each, stride = [fewest(kinds, self.scene.stride) for kinds in first.found.values()], self.scene.stride
+        each, stride = (
+            [find_smallest_counts(kinds, self.scene.stride) for kinds in first.found.values()],
+            self.scene.stride,
+        )
         rows = each[0] if each else {}
         if self.shortens is False or not rows or any(other != rows for other in each):
             return Trials([first])
-        if self.card and self.config.model_type == "full" and first.placement.waiting:
+        if self.card and self.config.model_type == "full" and first.memory_policy.offloaded:
             return Trials([first])  # gradients and state wait with their blocks, and shortened networks have none
         if not self.shortens and not self._is_worth(first, rows):
             return Trials([first])
@@ -554,17 +575,17 @@ class Forecaster:
                 trial.load()
             except Exception as cause:
                 raise Unlike(str(cause)) from cause
-        now = [{"now": trial.ledger.now} for trial in trials.each]
+        now = [{"now": trial.ledger.current} for trial in trials.each]
         for kind in (ON_HOST, ON_DEVICE):
             # where blocks wait elsewhere, all of them say it, and the shortened networks stay where they are
             at = [{"now": row["now"][kind]} for row in now]
-            trials.more[kind] = first.ledger.now[kind] - trials.extend(at)
-        if any(trials.more.values()) and not first.placement.slots:
+            trials.more[kind] = first.ledger.current[kind] - trials.extend(at)
+        if any(trials.more.values()) and not first.memory_policy.slots:
             raise Unlike("the weights are not those of blocks that repeat")
         return trials
 
     @staticmethod
-    def _is_worth(first: Trial, rows: Mapping[Kind, int]) -> bool:
+    def _is_worth(first: Trial, rows: Mapping[RepeatedBlocks, int]) -> bool:
         """Do all shortened networks together have far fewer modules than the whole one?"""
         total = sum(1 for _ in first.model.modules())
         gone = sum(kind.modules * (kind.count - few) // kind.count for kind, few in rows.items())
@@ -576,7 +597,7 @@ class Forecaster:
         found = []
         for trial in trials.each:
             if marks:
-                trial.ledger.mark()
+                trial.ledger.reset_peaks()
             with warnings.catch_warnings(action="ignore"):  # of what has no numbers
                 work(trial)
             found.append(trial.peaks())
@@ -596,7 +617,7 @@ class Forecaster:
                 raise Unlike(str(cause)) from cause
             log.debug("%s in shapes", name, exc_info=True)
             first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)
-            fails = name == STEP and not wants_numbers(cause)
+            fails = name == STEP and not needs_real_values(cause)
             self.phases.append(Phase(name, of, None, None, first[:200], fails=fails))
 
 
@@ -642,7 +663,7 @@ def on_card(card: Card | None) -> Iterator[None]:
     if card is None:
         yield
         return
-    with assume_card(card), rules_of_gpus():
+    with assume_card(card), use_gpu_autocast_rules():
         yield
 
 

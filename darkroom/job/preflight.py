@@ -59,9 +59,9 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
     prompts: list[Prompt] = []
     for probe in (
         lambda: check_flavour(family, config.model_flavour),
-        lambda: table.check(config, device),
+        lambda: table.validate_optimizer(config, device),
         lambda: trackers.validate_trackers(config.report_to),
-        lambda: policy.check(config, device),
+        lambda: policy.validate_memory_options(config, device),
         lambda: schedulers.changes(config, family.prediction == "flow_matching"),
         lambda: prompts.extend(collect(config)),
         lambda: _writable("output_dir", config.output_dir),
@@ -85,9 +85,9 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
 
 def models_fit(base: Repository) -> None:
     """Raises ConfigError for what the options ask of models that cannot do it, from their settings alone."""
-    placement = policy.Placement(base.options, base.device, base.family.blocks)
+    memory_policy = policy.MemoryPolicy(base.options, base.device, base.family.blocks)
     try:
-        placement.examine(
+        memory_policy.validate_models(
             lambda: [base.empty_model(part) for part in base.trainable_components], lambda: base.empty_model("vae")
         )
     except ModelError:
@@ -108,7 +108,7 @@ def start_fits(base: Repository) -> None:
         with stages.usable("init_lora", config.init_lora, stages.REMEDY_OF_STARTS):
             lora_file.read(config.init_lora)
         return
-    for part, file in stock.files_of(config.init_lora, base.trainable_components).items():
+    for part, file in stock.find_files(config.init_lora, base.trainable_components).items():
         model = base.empty_model(part)
         if isinstance(base.family.control(config), ControlChannels):
             base.family.add_input_channels(model)
@@ -126,7 +126,7 @@ def assistant_fits(base: Repository) -> None:
 
     path, pipeline = base.options.assistant_lora_path, find_class(base.family.validation_pipeline(base.options))
     with stages.usable("assistant_lora_path", path, stages.REMEDY_OF_ASSISTANTS):
-        assistant.read(path, {part: base.empty_model(part) for part in base.trainable_components}, pipeline)
+        assistant.read_assistants(path, {part: base.empty_model(part) for part in base.trainable_components}, pipeline)
 
 
 def shift_is_known(base: Repository) -> None:

@@ -24,14 +24,14 @@ from darkroom.families.shared.audio import encode_batch_audio
 from darkroom.families.shared.classes import find_class
 from darkroom.job.run import Run
 from darkroom.memory import checkpointing
-from darkroom.memory.policy import OFFLOADS, Placement
+from darkroom.memory.policy import OFFLOADS, MemoryPolicy
 from darkroom.objectives import denoise, regularizers
 from darkroom.objectives.base import Generators
 from darkroom.optim import table
 from darkroom.optim.clip import clip
-from darkroom.optim.offload import Offloaded
-from darkroom.optim.release import Released
-from darkroom.optim.schedules import Scheduler, Shape
+from darkroom.optim.offload import OffloadedOptimizer
+from darkroom.optim.release import PerParameterOptimizer
+from darkroom.optim.schedules import Scheduler, ScheduleShape
 from darkroom.pretrained.components import Components
 from darkroom.pretrained.repository import Repository, describe_truncation
 from darkroom.train import distributed
@@ -69,22 +69,22 @@ def latents_of(components: Components, pictures: torch.Tensor) -> torch.Tensor:
     return latents.encode(components.vae(), pictures, components.latents).cpu()
 
 
-def denoiser(run: Run, components: Components, placement: Placement) -> Any:
+def denoiser(run: Run, components: Components, memory_policy: MemoryPolicy) -> Any:
     """The denoiser in the precision that the kind of training wants, where it is to be."""
     full = run.config.model_type == "full" and not run.config.controlnet  # beside a ControlNet it is frozen
     # a new ControlNet is made from the wide weights
-    keeper = None if full or run.config.controlnet else placement.kept
+    keeper = None if full or run.config.controlnet else memory_policy.load_or_quantize
     model = components.denoiser(distributed.trained_dtype(run.config) if full else None, keeper)
     if run.config.gradient_checkpointing:
         interval, backend = run.config.gradient_checkpointing_interval, run.config.gradient_checkpointing_backend
-        checkpointing.enable(model, interval, backend, placement.layers_move)
+        checkpointing.enable_checkpointing(model, interval, backend, memory_policy.streams_single_layers)
     denoisers = components.denoisers_of(model)
     whole = denoisers if full else {CONTROLNET} & denoisers.keys()
-    placement.base(denoisers, whole, distributed.trained_dtype(run.config))
+    memory_policy.prepare_denoisers(denoisers, whole, distributed.trained_dtype(run.config))
     assisted(run.config, components, denoisers)
-    for line in placement.describe():
+    for line in memory_policy.describe():
         run.bars.print_line(f"  {line}")
-    for line in placement.remarks():
+    for line in memory_policy.remarks():
         run.bus.emit(Warn(message=line, about="settings"))
     return model
 
@@ -95,10 +95,10 @@ def assisted(config: Config, components: Components, denoisers: Mapping[str, Any
         return
     own = {part: denoisers[part] for part in components.trainable_components}
     with usable("assistant_lora_path", config.assistant_lora_path, REMEDY_OF_ASSISTANTS):
-        given = assistant.read(
+        given = assistant.read_assistants(
             config.assistant_lora_path, own, find_class(components.family.validation_pipeline(components.options))
         )
-    assistant.assist(own, given, config.validation_assistant_lora)
+    assistant.attach_assistants(own, given, config.validation_assistant_lora)
 
 
 @contextlib.contextmanager
@@ -131,9 +131,9 @@ def start_from(adapter: LoRA, components: Repository, path: str, source: str = "
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := describe_truncation(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
         given = {}
-        for part, file in stock.files_of(path, adapter.members).items():
-            found = lora_file.low_rank(lora_file.read(file), part, adapter.layer_names(part), pipeline)
-            given[part] = lora_file.as_saved(found, part, adapter.scale)
+        for part, file in stock.find_files(path, adapter.members).items():
+            found = lora_file.find_pairs(lora_file.read(file), part, adapter.layer_names(part), pipeline)
+            given[part] = lora_file.to_adapter_tensors(found, part, adapter.scale)
         count = adapter.start_from(given)
     log.info("Started from %d tensors of %s.", count, path)
 
@@ -142,7 +142,7 @@ def trainer(
     run: Run,
     engine: Accelerator,
     adapter: Adapter,
-    placement: Placement,
+    memory_policy: MemoryPolicy,
     scheduler: dict,
     denoisers: Mapping[str, torch.nn.Module],
     steps: int,
@@ -159,15 +159,17 @@ def trainer(
     generators = Generators(run.seed, rank)
     torch.manual_seed(run.seed + rank)
     if config.gradient_precision == "fp32":
-        for parameter in adapter.named.values():
+        for parameter in adapter.trainable_parameters.values():
             parameter.grad_dtype = torch.float32
     if engine.num_processes > 1:
-        refuse_apart(config, placement)
+        refuse_apart(config, memory_policy)
     rate = scaled_rate(config, config.effective_learning_rate, engine.num_processes)
-    row = table.row_of(config.optimizer)
-    raw, way = updater(config, placement, grouped(config, adapter, engine.num_processes), rate, run.seed)
+    row = table.find_optimizer(config.optimizer)
+    raw, way = updater(config, memory_policy, grouped(config, adapter, engine.num_processes), rate, run.seed)
     end = config.lr_end / rate if rate else 0.0
-    shape = Shape(config.lr_warmup_steps, state.schedule_total or steps, config.lr_num_cycles, config.lr_power, end)
+    shape = ScheduleShape(
+        config.lr_warmup_steps, state.schedule_total or steps, config.lr_num_cycles, config.lr_power, end
+    )
     return Stepper(
         accelerator=engine,
         model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
@@ -176,7 +178,7 @@ def trainer(
             config,
             scheduler,
             generators,
-            adapter.disabled,
+            adapter.disable,
             reading(config, adapter, steps),
             regularizers.build(run.family, config, [*denoisers.values()]),
         ),
@@ -184,19 +186,23 @@ def trainer(
         scheduler=Scheduler(
             raw, "constant" if row.schedule_free else config.lr_scheduler, shape, state.find_schedule_position
         ),
-        ema=EMA(adapter.named, config) if config.use_ema else None,
+        ema=EMA(adapter.trainable_parameters, config) if config.use_ema else None,
         options=config,
-        own_clip=row.own_clip,
-        scale_adapter=adapter.scaled,
+        own_clip=row.clips_gradients,
+        scale_adapter=adapter.rescale,
         start_step=generators.start_step,
         start_update=generators.start_update,
         **way,
     )
 
 
-def refuse_apart(config: Config, placement: Placement) -> None:
+def refuse_apart(config: Config, memory_policy: MemoryPolicy) -> None:
     """Raises ConfigError for gradients that leave a process before those of the others are added."""
-    away = ["optimizer_release_gradients", "optimizer_offload_gradients", *(OFFLOADS if placement.learning else ())]
+    away = [
+        "optimizer_release_gradients",
+        "optimizer_offload_gradients",
+        *(OFFLOADS if memory_policy.trained_streamers else ()),
+    ]
     for name in away:
         if getattr(config, name):
             problem = "Several processes add their gradients up, which this one takes away before."
@@ -204,7 +210,7 @@ def refuse_apart(config: Config, placement: Placement) -> None:
 
 
 def updater(
-    config: Config, placement: Placement, groups: list[dict[str, Any]], rate: float, seed: int
+    config: Config, memory_policy: MemoryPolicy, groups: list[dict[str, Any]], rate: float, seed: int
 ) -> tuple[Any, dict[str, Any]]:
     """The optimizer where the options want it, and what a step has to know of that."""
 
@@ -212,24 +218,27 @@ def updater(
         return table.build(config, given, rate, seed + number)
 
     if config.optimizer_cpu_offload_method != "none":
-        away = Offloaded(groups, build, config.optimizer_offload_gradients)
-        return away, {"parameters": list(away.twins.values()), "collect_offloaded_grads": away.collect}
+        away = OffloadedOptimizer(groups, build, config.optimizer_offload_gradients)
+        return away, {"parameters": list(away.master_parameters.values()), "collect_offloaded_grads": away.collect}
     parameters = [p for group in groups for p in group["params"]]
     if config.optimizer_release_gradients:
-        limit = 0.0 if table.row_of(config.optimizer).own_clip else config.max_grad_norm
+        limit = 0.0 if table.find_optimizer(config.optimizer).clips_gradients else config.max_grad_norm
         limited = functools.partial(clip, method=config.grad_clip_method, limit=limit)
-        each = Released(groups, build, limited, together=config.grad_clip_method == "norm")
+        each = PerParameterOptimizer(groups, build, limited, together=config.grad_clip_method == "norm")
         return each, {"parameters": parameters, "get_released_grad_norm": each.size}
-    return build(groups), {"parameters": parameters, "collect_offloaded_grads": placement.settle}
+    return build(groups), {
+        "parameters": parameters,
+        "collect_offloaded_grads": memory_policy.collect_offloaded_grads,
+    }
 
 
 def grouped(config: Config, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
     """The parameters, those of text encoders apart where they learn at a rate of their own."""
     if config.text_encoder_lr is None or not adapter.trainable_text:
-        return [{"params": list(adapter.named.values())}]
+        return [{"params": list(adapter.trainable_parameters.values())}]
     rate = scaled_rate(config, config.text_encoder_lr, processes)
-    text = {name: parameter for name, parameter in adapter.named.items() if adapter.is_text(name)}
-    others = [parameter for name, parameter in adapter.named.items() if name not in text]
+    text = {name: parameter for name, parameter in adapter.trainable_parameters.items() if adapter.is_text(name)}
+    others = [parameter for name, parameter in adapter.trainable_parameters.items() if name not in text]
     return [{"params": others}, {"params": list(text.values()), "lr": rate}]
 
 

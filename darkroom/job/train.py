@@ -51,7 +51,7 @@ from darkroom.job.phases import phase
 from darkroom.job.resume import Resumption
 from darkroom.job.run import Run, dumped, opened
 from darkroom.job.stages import attached, denoiser, latents_of, sample_of, trainer
-from darkroom.memory.policy import Placement
+from darkroom.memory.policy import MemoryPolicy
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.pretrained import deletion
@@ -97,9 +97,13 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
         for note in preflight.remarks(resolved, family):
             run.bus.emit(Warn(message=str(note), about="settings"))
         engine = distributed.start(run.config)
-        placement = Placement(run.config, engine.device, family.blocks, shelf=find_cache_home() / "quantised")
+        memory_policy = MemoryPolicy(
+            run.config, engine.device, family.blocks, quantized_cache_dir=find_cache_home() / "quantised"
+        )
         dtype = distributed.base_dtype(run.config)
-        components = Components(family, run.config, engine.device, dtype, placement.text, placement.vae)
+        components = Components(
+            family, run.config, engine.device, dtype, memory_policy.prepare_text_encoder, memory_policy.prepare_vae
+        )
         if only_caches:
             plan = prepared(run, engine, only_caches)
             prompts = drawn(run, plan, components, prompts)
@@ -117,7 +121,7 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
             return report_finished(run, *done)
         prompts = drawn(run, plan, components, prompts)
         with advised(run, plan, prompts):
-            return trained(run, engine, plan, components, placement, prompts, keeper, settings, start)
+            return trained(run, engine, plan, components, memory_policy, prompts, keeper, settings, start)
 
 
 def report_finished(run: Run, steps: int, result: Path) -> Release:
@@ -141,7 +145,7 @@ def trained(
     engine: Accelerator,
     plan: DatasetPlan,
     components: Components,
-    placement: Placement,
+    memory_policy: MemoryPolicy,
     prompts: list[Prompt],
     keeper: CheckpointManager,
     settings: Mapping[str, Any],
@@ -160,7 +164,7 @@ def trained(
     state.total = steps
 
     with phase(run.bus, "load denoiser"):
-        model = denoiser(run, components, placement)
+        model = denoiser(run, components, memory_policy)
     if config.delete_model_after_load:
         forgotten(run, engine, components)
     text = model.entry if config.train_text_encoder else plan.text
@@ -170,9 +174,9 @@ def trained(
             validator.base(model)
     adapter = attached(run, model, components)
     denoisers = components.denoisers_of(model)
-    placement.attached(adapter.model, denoisers)
+    memory_policy.attach_trained(adapter.model, denoisers)
     start_apart(run, adapter)
-    stepper = trainer(run, engine, adapter, placement, scheduler_config(components), denoisers, steps, state)
+    stepper = trainer(run, engine, adapter, memory_policy, scheduler_config(components), denoisers, steps, state)
     data = {manifest.FILE: plan.manifest(processes).to_bytes()}
     snapshot = Snapshot(adapter, stepper, state, settings, describing(run, components, plan), data)
     go_on(run, engine, keeper, snapshot, start, changes)
@@ -349,11 +353,11 @@ def forgotten(run: Run, engine: Accelerator, components: Components) -> None:
 
 def start_apart(run: Run, adapter: Adapter) -> None:
     """Read what lies beside `init_lora` where this run learns the like; it begins afresh if nothing does."""
-    if not (run.config.init_lora and adapter.apart):
+    if not (run.config.init_lora and adapter.extra_modules):
         return
     path = Path(run.config.init_lora).expanduser()
     try:
-        adapter.read_apart(path if path.is_dir() else path.parent)
+        adapter.load_extra_modules(path if path.is_dir() else path.parent)
     except (OSError, KeyError, RuntimeError, SafetensorError) as cause:
         message = (
             f"Beside init_lora nothing of its attention can be read ({cause}); this run learns it from the beginning."
@@ -534,12 +538,12 @@ def released(
     with phase(run.bus, "final save", step), snapshot.stepper.use_inference_weights():
         if snapshot.adapter.result == "pipeline":
             components.save_pipeline(snapshot.adapter.model, result)
-            snapshot.adapter.save_apart(result)
+            snapshot.adapter.save_extra_modules(result)
         else:
             snapshot.adapter.save(run.output, snapshot.metadata(snapshot.state))
             if run.config.save_text_encoder:
                 for component in snapshot.adapter.trainable_text:
-                    snapshot.adapter.whole(component).save_pretrained(run.output / component)
+                    snapshot.adapter.merge_member(component).save_pretrained(run.output / component)
                     follow_umask(run.output / component)
         if snapshot.stepper.ema:
             with snapshot.stepper.ema.use_average():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 OPTION = "attention_mechanism"
-USUAL = "diffusers"
+DEFAULT_KERNEL = "diffusers"
 # the option's names, and diffusers'
 BACKENDS: Mapping[str, str] = {
     "xformers": "xformers",
@@ -46,7 +46,7 @@ NATIVE: Mapping[str, SDPBackend] = {
     "native-math": SDPBackend.MATH,
 }
 FLEX = "flex"
-ANYWHERE = frozenset({USUAL, "native-flash", "native-math", sla.NAME, FLEX})
+CPU_KERNELS = frozenset({DEFAULT_KERNEL, "native-flash", "native-math", sla.NAME, FLEX})
 
 
 def is_sage(name: str) -> bool:
@@ -54,14 +54,14 @@ def is_sage(name: str) -> bool:
     return name.startswith("sageattention")
 
 
-def check(options: Config, device: torch.device) -> None:
+def validate_attention_options(options: Config, device: torch.device) -> None:
     """Raises ConfigError for a kernel that this machine lacks."""
     name = options.attention_mechanism
-    if name not in ANYWHERE and is_host(device):
+    if name not in CPU_KERNELS and is_host(device):
         problem = "Its kernel needs an accelerator, and there is none here."
-        raise ConfigError(OPTION, name, "", problem, f"Choose one of: {', '.join(sorted(ANYWHERE))}.")
+        raise ConfigError(OPTION, name, "", problem, f"Choose one of: {', '.join(sorted(CPU_KERNELS))}.")
     if name == sla.NAME:
-        sla.check(options, device)
+        sla.validate_sla(options, device)
     if name not in BACKENDS:
         return
     from diffusers.models.attention_dispatch import AttentionBackendName, _check_attention_backend_requirements
@@ -73,46 +73,46 @@ def check(options: Config, device: torch.device) -> None:
         raise ConfigError(OPTION, name, "", first, "Install the package, or choose another kernel.") from cause
 
 
-def on(device: torch.device, name: str) -> str:
+def kernel_for_device(device: torch.device, name: str) -> str:
     """The kernel that computes on a device: flex attention has no backward pass on a CPU."""
-    return USUAL if name == FLEX and is_host(device) else name
+    return DEFAULT_KERNEL if name == FLEX and is_host(device) else name
 
 
-def validate(model: nn.Module, name: str) -> None:
+def validate_kernel(model: nn.Module, name: str) -> None:
     """Raises ConfigError for a kernel that this model has no way to choose."""
-    if name in (USUAL, "xformers") or _is_dispatched(model) or (name in NATIVE and _attentions(model)):
+    if name in (DEFAULT_KERNEL, "xformers") or _is_dispatched(model) or (name in NATIVE and _find_attentions(model)):
         return
     problem = f"{type(model).__name__} does not let its attention kernel be chosen in diffusers."
-    usable = ", ".join([USUAL, *(NATIVE if _attentions(model) else ()), "xformers"])
+    usable = ", ".join([DEFAULT_KERNEL, *(NATIVE if _find_attentions(model) else ()), "xformers"])
     raise ConfigError(OPTION, name, "", problem, f"Choose one of: {usable}.")
 
 
-def use(model: nn.Module, name: str) -> None:
+def set_kernel(model: nn.Module, name: str) -> None:
     """Let every attention of a denoiser be computed by a kernel. Raises ConfigError where it has no choice of them."""
-    validate(model, name)
-    if name == USUAL:
+    validate_kernel(model, name)
+    if name == DEFAULT_KERNEL:
         return
     if _is_dispatched(model):
-        _set(model, BACKENDS[name])
+        _set_backend(model, BACKENDS[name])
     elif name == "xformers":
         model.enable_xformers_memory_efficient_attention()  # type: ignore[operator]
     else:
         # each by itself: gradient checkpointing computes parts of the model again, outside the model's own forward
-        for attention in _attentions(model):
-            attention.forward = _chosen_by_torch(attention.forward, NATIVE[name])
+        for attention in _find_attentions(model):
+            attention.forward = _with_sdpa_backend(attention.forward, NATIVE[name])
 
 
-def _attentions(model: nn.Module) -> list[nn.Module]:
+def _find_attentions(model: nn.Module) -> list[nn.Module]:
     """The attentions of diffusers' kind."""
     return [module for module in model.modules() if hasattr(module, "processor")]
 
 
 def _is_dispatched(model: nn.Module) -> bool:
     """Does diffusers' dispatcher choose the kernel of this model's attentions?"""
-    return any(hasattr(attention.processor, "_attention_backend") for attention in _attentions(model))
+    return any(hasattr(attention.processor, "_attention_backend") for attention in _find_attentions(model))
 
 
-def _set(model: Any, backend: str) -> None:
+def _set_backend(model: Any, backend: str) -> None:
     """Choose a model's kernel, and leave the one that diffusers takes for every other model as it was."""
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
@@ -121,27 +121,27 @@ def _set(model: Any, backend: str) -> None:
     _AttentionBackendRegistry.set_active_backend(usual)
 
 
-def use_in(model: nn.Module, name: str, usage: str) -> None:
+def set_kernel_for_usage(model: nn.Module, name: str, usage: str) -> None:
     """The same in training only, in validation only, or in both (`sageattention_usage`)."""
     if usage == "training+inference":
-        return use(model, name)
-    wanted, chosen = usage == "training", ""
+        return set_kernel(model, name)
+    in_training, current = usage == "training", ""
 
     def before(module: nn.Module, args: Any) -> None:
-        nonlocal chosen
-        fits = name if module.training == wanted else USUAL
-        if fits == chosen:
+        nonlocal current
+        kernel = name if module.training == in_training else DEFAULT_KERNEL
+        if kernel == current:
             return
-        if fits == name:
-            use(module, name)
+        if kernel == name:
+            set_kernel(module, name)
         else:
-            _set(module, "native")
-        chosen = fits
+            _set_backend(module, "native")
+        current = kernel
 
     model.register_forward_pre_hook(before)
 
 
-def _chosen_by_torch(forward: Callable[..., Any], backend: SDPBackend) -> Callable[..., Any]:
+def _with_sdpa_backend(forward: Callable[..., Any], backend: SDPBackend) -> Callable[..., Any]:
     """The same `forward`, in which torch has one kernel to choose from."""
 
     @functools.wraps(forward)

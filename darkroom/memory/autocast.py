@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 # AT_FORALL_FP32, but for what autocast widens on a CPU too
-WIDE = (
+FLOAT32 = (
     "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "sinh",
     "tan", "pow.Tensor_Scalar", "pow.Tensor_Tensor", "pow.Scalar", "softplus", "layer_norm", "native_layer_norm",
     "rms_norm", "group_norm", "cosine_similarity", "kl_div", "l1_loss", "smooth_l1_loss", "huber_loss", "mse_loss",
@@ -26,17 +26,26 @@ WIDE = (
     "upsample_bicubic2d", "_upsample_bicubic2d_aa",
 )  # fmt: skip
 # AT_FORALL_FP32_SET_OPT_DTYPE: they are told to answer in float32
-TOLD = ("prod", "prod.dim_int", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "sum", "sum.dim_IntList")
+FLOAT32_OUTPUT = (
+    "prod",
+    "prod.dim_int",
+    "softmax.int",
+    "log_softmax.int",
+    "cumprod",
+    "cumsum",
+    "sum",
+    "sum.dim_IntList",
+)
 _KEY = torch._C.DispatchKey.AutocastCPU
-_NARROW = (torch.bfloat16, torch.float16)
+_HALF_TYPES = (torch.bfloat16, torch.float16)
 
 
 @contextlib.contextmanager
-def rules_of_gpus() -> Iterator[None]:
+def use_gpu_autocast_rules() -> Iterator[None]:
     """Inside, autocast on the CPU widens what it widens on a GPU."""
     library = torch.library.Library("aten", "IMPL")
     try:
-        for names, kernel in ((WIDE, _widened), (TOLD, _told)):
+        for names, kernel in ((FLOAT32, _run_in_float32), (FLOAT32_OUTPUT, _run_with_float32_output)):
             for name in names:
                 packet, _, overload = name.partition(".")
                 func = getattr(getattr(torch.ops.aten, packet), overload or "default")
@@ -47,22 +56,22 @@ def rules_of_gpus() -> Iterator[None]:
         library._destroy()
 
 
-def _widened(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _run_in_float32(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     def wide(tensor: Tensor) -> Tensor:
-        return tensor.float() if tensor.dtype in _NARROW else tensor
+        return tensor.float() if tensor.dtype in _HALF_TYPES else tensor
 
-    with _past_autocast():
+    with _skip_autocast():
         return func(*pytree.tree_map_only(Tensor, wide, args), **pytree.tree_map_only(Tensor, wide, kwargs))
 
 
-def _told(func: Callable[..., Any], first: Tensor, *args: Any, **kwargs: Any) -> Any:
-    places = {argument.name: number for number, argument in enumerate(func._schema.arguments)}  # type: ignore[attr-defined]
-    given = kwargs.get("dtype") or (args[places["dtype"] - 1] if len(args) >= places["dtype"] else None)
-    if given is None and first.dtype in _NARROW:
-        args, kwargs = args[: places["dtype"] - 1], {**kwargs, "dtype": torch.float32}
-    with _past_autocast():
+def _run_with_float32_output(func: Callable[..., Any], first: Tensor, *args: Any, **kwargs: Any) -> Any:
+    positions = {argument.name: number for number, argument in enumerate(func._schema.arguments)}  # type: ignore[attr-defined]
+    dtype = kwargs.get("dtype") or (args[positions["dtype"] - 1] if len(args) >= positions["dtype"] else None)
+    if dtype is None and first.dtype in _HALF_TYPES:
+        args, kwargs = args[: positions["dtype"] - 1], {**kwargs, "dtype": torch.float32}
+    with _skip_autocast():
         return func(first, *args, **kwargs)
 
 
-def _past_autocast() -> Any:
+def _skip_autocast() -> Any:
     return torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_KEY))

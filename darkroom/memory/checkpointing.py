@@ -1,8 +1,8 @@
-"""Gradient checkpointing: keep a block's input, compute the block again on the way back (1604.06174).
+"""Gradient checkpointing: save a block's input and recompute the block in backward (1604.06174).
 
-diffusers models call `self._gradient_checkpointing_func(block, *inputs)` for every block. An interval n leaves all but
-every n-th of those calls alone, which trades memory for speed on any family without touching its model. The inputs that
-are kept can wait in host memory (as unslothai/unsloth does it).
+diffusers models call `self._gradient_checkpointing_func(block, *inputs)` for every block. With an interval
+n only every n-th call is checkpointed, which trades memory for speed in any family. Saved inputs can be offloaded to
+CPU RAM (as in unslothai/unsloth).
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from torch.utils.checkpoint import checkpoint
 OFFLOADED = "unsloth"
 
 
-class _Kept:
-    """An input of checkpointed blocks. It waits in host memory, unless several blocks are given it: such as a table of
-    rotations or the text, which would be copied there and back for each of them. Those stay where they are.
+class _OffloadedInput:
+    """A saved input of checkpointed blocks, offloaded to CPU RAM unless several blocks share it, such as rotary tables
+    or the text, which would be copied for each block. Shared inputs stay on the device.
     """
 
     def __init__(self, tensor: Tensor):
@@ -35,49 +35,49 @@ class _Kept:
         self.tensor.copy_(tensor, non_blocking=pinned)
 
     def share(self, tensor: Tensor) -> None:
-        """Another block is given the same."""
+        """Keep the tensor on the device: another block has the same input."""
         self.tensor, self.shared = tensor, True
 
-    def back(self) -> Tensor:
-        """The tensor on its device. What was queued there before has filled the host's copy by then."""
+    def restore(self) -> Tensor:
+        """The tensor on its device. Work queued before has filled the CPU copy by then."""
         return self.tensor if self.shared else self.tensor.to(self.device, non_blocking=True)
 
 
-class Offloads(saved_tensors_hooks):
-    """Inside, inputs of checkpointed blocks wait in host memory: each is copied there once, and none is waited for."""
+class OffloadInputs(saved_tensors_hooks):
+    """Context that offloads inputs of checkpointed blocks to CPU RAM, each once, without synchronizing."""
 
     def __init__(self) -> None:
-        super().__init__(self._keep, _Kept.back)
+        super().__init__(self._offload, _OffloadedInput.restore)
         # by what tells tensors apart; the graph of a pass holds what is in here
-        self.kept: weakref.WeakValueDictionary[tuple[Any, ...], _Kept] = weakref.WeakValueDictionary()
+        self.inputs: weakref.WeakValueDictionary[tuple[Any, ...], _OffloadedInput] = weakref.WeakValueDictionary()
 
-    def _keep(self, tensor: Tensor) -> _Kept:
+    def _offload(self, tensor: Tensor) -> _OffloadedInput:
         tensor = tensor.detach()
         address = tensor.untyped_storage()._cdata
         view = tensor.storage_offset(), tensor.shape, tensor.stride(), tensor.dtype, tensor._version
-        known = self.kept.get((address, *view))
-        if known is None:
-            known = self.kept[(address, *view)] = _Kept(tensor)
+        existing = self.inputs.get((address, *view))
+        if existing is None:
+            existing = self.inputs[(address, *view)] = _OffloadedInput(tensor)
         else:
-            known.share(tensor)
-        return known
+            existing.share(tensor)
+        return existing
 
 
 class Checkpoints:
-    """Checkpoints every n-th block of a forward pass, runs the others plainly.
+    """Checkpoints every n-th block of a forward pass and runs the others normally.
 
-    With `offloads` the inputs that are kept wait in host memory. With `layers_move` the layers of a block come and go
-    one by one (`memory.stream`): when the block has been computed again, the weights of most of them have left, and
-    each comes back before its gradient is computed. torch would compare where they are in between.
+    With `offloads` saved inputs are offloaded to CPU RAM. With `streams_single_layers` the layers of a block are
+    streamed one by one (`memory.stream`): after recomputation most weights are on the CPU again, and each returns
+    before its gradient is computed. torch's determinism check would compare their devices in between.
     """
 
-    def __init__(self, interval: int = 1, offloads: bool = False, layers_move: bool = False):
+    def __init__(self, interval: int = 1, offloads: bool = False, streams_single_layers: bool = False):
         self.interval, self.count = interval, 0
-        self.around = Offloads() if offloads else contextlib.nullcontext()
-        self.compared = "none" if layers_move else "default"
+        self.around = OffloadInputs() if offloads else contextlib.nullcontext()
+        self.compared = "none" if streams_single_layers else "default"
 
     def reset(self, *_: Any) -> None:
-        """A forward pass begins."""
+        """Reset the counter at the start of a forward pass."""
         self.count = 0
 
     def __call__(self, block: Any, *inputs: Any, **named: Any) -> Any:
@@ -93,11 +93,13 @@ def checkpoint_each(block: Any, *inputs: Any, **named: Any) -> Any:
     return checkpoint(block, *inputs, use_reentrant=False, **named)
 
 
-def enable(model: Any, interval: int | None, backend: str = "torch", layers_move: bool = False) -> None:
-    """Switch checkpointing on; `interval` above 1 checkpoints only every n-th block."""
-    if (interval or 1) <= 1 and backend != OFFLOADED and not layers_move:
+def enable_checkpointing(
+    model: Any, interval: int | None, backend: str = "torch", streams_single_layers: bool = False
+) -> None:
+    """Enable checkpointing; an `interval` above 1 checkpoints only every n-th block."""
+    if (interval or 1) <= 1 and backend != OFFLOADED and not streams_single_layers:
         model.enable_gradient_checkpointing(checkpoint_each)
         return
-    each = Checkpoints(interval or 1, backend == OFFLOADED, layers_move)
-    model.register_forward_pre_hook(each.reset)
-    model.enable_gradient_checkpointing(each)
+    checkpoints = Checkpoints(interval or 1, backend == OFFLOADED, streams_single_layers)
+    model.register_forward_pre_hook(checkpoints.reset)
+    model.enable_gradient_checkpointing(checkpoints)

@@ -18,14 +18,18 @@ OFF = "no"
 OPTION = "dynamo_backend"
 
 
-def check(options: Config) -> None:
+def validate_backend(options: Config) -> None:
     """Raises ConfigError for a backend that torch does not know here."""
     if options.dynamo_backend == OFF:  # torch's compiler takes a second to be imported
         return
-    known = torch._dynamo.list_backends(exclude_tags=())
-    if options.dynamo_backend not in known:
+    backends = torch._dynamo.list_backends(exclude_tags=())
+    if options.dynamo_backend not in backends:
         raise ConfigError(
-            OPTION, options.dynamo_backend, "", "torch knows no such compiler.", f"Choose one of: {', '.join(known)}."
+            OPTION,
+            options.dynamo_backend,
+            "",
+            "torch knows no such compiler.",
+            f"Choose one of: {', '.join(backends)}.",
         )
 
 
@@ -33,8 +37,8 @@ def compile_blocks(model: nn.Module, blocks: Iterable[nn.Module], options: Confi
     """Compile in place, so that names of weights stay. Hooks are not compiled: they may fetch weights."""
     if options.dynamo_cache_size_limit:
         torch._dynamo.config.recompile_limit = options.dynamo_cache_size_limit
-    whole = not options.dynamo_use_regional_compilation
-    for module in [model] if whole else blocks:
+    compiles_model = not options.dynamo_use_regional_compilation
+    for module in [model] if compiles_model else blocks:
         module.forward = torch.compile(
             module.forward,
             backend=options.dynamo_backend,
@@ -45,17 +49,19 @@ def compile_blocks(model: nn.Module, blocks: Iterable[nn.Module], options: Confi
         )
 
 
-# for pictures; training has `dynamo_backend`
-DRAWING_BACKEND = "inductor"
+# for images; training has `dynamo_backend`
+VALIDATION_BACKEND = "inductor"
 
 
-def compile_for_drawing(blocks: Iterable[nn.Module]) -> None:
+def compile_for_validation(blocks: Iterable[nn.Module]) -> None:
     """Compile blocks for the times when nothing is trained."""
     for block in blocks:
-        block.forward = _while_resting(block, block.forward, torch.compile(block.forward, backend=DRAWING_BACKEND))
+        block.forward = _use_compiled_in_eval(
+            block, block.forward, torch.compile(block.forward, backend=VALIDATION_BACKEND)
+        )
 
 
-def _while_resting(block: nn.Module, plain: Any, compiled: Any) -> Any:
+def _use_compiled_in_eval(block: nn.Module, plain: Any, compiled: Any) -> Any:
     @functools.wraps(plain)
     def forward(*args: Any, **kwargs: Any) -> Any:
         return (plain if block.training else compiled)(*args, **kwargs)

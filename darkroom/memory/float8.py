@@ -15,7 +15,7 @@ from torch import nn
 from darkroom.core.device import device_name, has_fp8, is_host
 from darkroom.core.errors import ConfigError
 from darkroom.core.optional import import_optional
-from darkroom.memory.quantize import chosen
+from darkroom.memory.quantize import iterate_layers
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 OPTION, CHOICE = "mixed_precision", "fp8"
 
 
-def check(options: Config, device: torch.device) -> None:
+def validate_float8(options: Config, device: torch.device) -> None:
     """Raises ConfigError on a GPU that cannot do it, and MissingPackage."""
     if options.mixed_precision != CHOICE:
         return
@@ -33,7 +33,7 @@ def check(options: Config, device: torch.device) -> None:
         raise ConfigError(OPTION, CHOICE, "", problem, "Set it to bf16.")
 
 
-def recipe() -> Any:
+def build_recipe() -> Any:
     """torchao's settings: one scale for a tensor, e4m3 forwards and e5m2 for gradients, any number of tokens."""
     return import_optional("torchao.float8", "quant", f"{OPTION} {CHOICE}").Float8LinearConfig(pad_inner_dim=True)
 
@@ -45,6 +45,6 @@ def convert(model: nn.Module, blocks: Sequence[str]) -> int:
     """
     from torchao.float8 import convert_to_float8_training
 
-    layers = {id(layer) for _, _, layer in chosen(model, blocks)}
-    convert_to_float8_training(model, module_filter_fn=lambda module, _: id(module) in layers, config=recipe())
+    layers = {id(layer) for _, _, layer in iterate_layers(model, blocks)}
+    convert_to_float8_training(model, module_filter_fn=lambda module, _: id(module) in layers, config=build_recipe())
     return len(layers)

@@ -26,7 +26,7 @@ SEPARATE = {part for parts in PARTS.values() for part in parts}
 JOINT = "to_added_qkv"
 
 
-class Fused(nn.Module):
+class FusedAway(nn.Module):
     """Stands where a layer was that another one answers for now."""
 
     def forward(self, *_: Any) -> Any:
@@ -43,45 +43,47 @@ def fuse(model: nn.Module) -> None:
         return
     name = type(model).__name__
     if not hasattr(model, "fuse_qkv_projections"):
-        raise _refused(f"{name} has no fused projections in diffusers.")
+        raise _config_error(f"{name} has no fused projections in diffusers.")
     before = {module: module.processor for module in model.modules() if hasattr(module, "processor")}
     try:
         model.fuse_qkv_projections()  # type: ignore[operator]
     except (ValueError, AttributeError, RuntimeError) as cause:  # each class has its own way to say so
-        raise _refused(f"{name} cannot be fused in diffusers: {str(cause).rstrip('.')}.") from cause
-    settled = [_settle(module, before[module]) for module in before if getattr(module, "fused_projections", False)]
-    if not any(settled):
-        raise _refused(f"diffusers has no attention of {name} that answers the same from one product.")
+        raise _config_error(f"{name} cannot be fused in diffusers: {str(cause).rstrip('.')}.") from cause
+    results = [
+        _keep_or_revert(module, before[module]) for module in before if getattr(module, "fused_projections", False)
+    ]
+    if not any(results):
+        raise _config_error(f"diffusers has no attention of {name} that answers the same from one product.")
 
 
-def _settle(attention: Any, before: Any) -> bool:
+def _keep_or_revert(attention: Any, before: Any) -> bool:
     """Drop the separate layers of a fused attention, or the fused ones if its processor cannot use them."""
-    made = {whole: parts for whole, parts in PARTS.items() if whole in attention._modules}
-    asked, asked_before = (set(_names(type(each).__call__)) for each in (attention.processor, before))
-    own = {name for name, module in attention._modules.items() if module is not None} - SEPARATE
-    # some processors that diffusers puts in forget norms, or do not look whether there is text beside the picture
-    is_worse = attention.processor is not before and (own & asked_before - asked or JOINT in asked - made.keys())
-    if is_worse or not asked & made.keys():
-        for whole in made:
-            delattr(attention, whole)
+    fused = {fused_name: parts for fused_name, parts in PARTS.items() if fused_name in attention._modules}
+    used, used_before = (set(_find_names(type(processor).__call__)) for processor in (attention.processor, before))
+    submodules = {name for name, module in attention._modules.items() if module is not None} - SEPARATE
+    # some processors that diffusers puts in forget norms, or do not look whether there is text beside the image
+    is_worse = attention.processor is not before and (submodules & used_before - used or JOINT in used - fused.keys())
+    if is_worse or not used & fused.keys():
+        for fused_name in fused:
+            delattr(attention, fused_name)
         attention.fused_projections = False
         attention.set_processor(before)
         return False
-    for part in (part for parts in made.values() for part in parts):
-        setattr(attention, part, Fused())
-    attention.fused_parts = made
+    for part in (part for parts in fused.values() for part in parts):
+        setattr(attention, part, FusedAway())
+    attention.fused_parts = fused
     return True
 
 
-def _names(function: Any, seen: frozenset[Any] = frozenset()) -> Iterator[str]:
+def _find_names(function: Any, visited: frozenset[Any] = frozenset()) -> Iterator[str]:
     """Attributes and globals that a function's code asks for, and the functions of its module that it calls."""
     plain = inspect.unwrap(function)
     for name in plain.__code__.co_names:
         yield name
         inner = plain.__globals__.get(name)
-        if inspect.isfunction(inner) and inner.__module__ == plain.__module__ and inner not in seen:
-            yield from _names(inner, seen | {inner})
+        if inspect.isfunction(inner) and inner.__module__ == plain.__module__ and inner not in visited:
+            yield from _find_names(inner, visited | {inner})
 
 
-def _refused(problem: str) -> ConfigError:
+def _config_error(problem: str) -> ConfigError:
     return ConfigError(OPTION, True, "", problem, "Leave it out.")

@@ -34,7 +34,7 @@ from darkroom.core.device import ASSUMED, HOST
 # elements of what is computed for real
 SMALL = 1 << 14
 # the product of the sizes of what is computed with for real: more of it may be far more in the end, such as a mask
-MOST = 1 << 30
+MAX_REAL_WORK = 1 << 30
 # kinds of places where bytes are
 ON_HOST, ON_DEVICE, ON_DISK = "cpu", "device", "disk"
 _DEVICE = torch.ops.prim.device.default
@@ -46,7 +46,7 @@ _INDEXING = (
     torch.ops.aten.index_put_.default,
 )
 # what fake tensors raise where values decide, and how other code complains of them
-WANT_NUMBERS = (
+FAKE_ERRORS = (
     NotImplementedError,
     fake_tensor.UnsupportedFakeTensorException,
     fake_tensor.DynamicOutputShapeException,
@@ -54,10 +54,10 @@ WANT_NUMBERS = (
     fake_tensor.UnsupportedOperatorException,
     fake_tensor.FakeTensorDeviceMismatchError,
 )
-OF_FAKES = ("FakeTensor", "fake tensor", "meta tensor", "data pointer", "data-dependent", "invalid python storage")
+FAKE_MESSAGES = ("FakeTensor", "fake tensor", "meta tensor", "data pointer", "data-dependent", "invalid python storage")
 
 
-def shapes_only() -> FakeTensorMode:
+def build_fake_mode() -> FakeTensorMode:
     """What makes tensors fake; several ledgers share it if they are to know each other's."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     # torch remembers what operators answer by weak references, and then refuses to move a parameter that is remembered
@@ -75,7 +75,7 @@ class _Answer(NamedTuple):
 
 
 class Ledger(TorchDispatchMode):
-    """Counts the bytes of living fake tensors, by kind of place: `now`, and at their highest `peaks` by moment.
+    """Counts the bytes of living fake tensors, by kind of place: `current`, and at their highest `peaks` by moment.
 
     What is on `ASSUMED` is on the device, all else on the host. Small tensors, which have numbers, are on neither: they
     are taken to be where what they meet is.
@@ -83,27 +83,27 @@ class Ledger(TorchDispatchMode):
 
     def __init__(self, fake: FakeTensorMode | None = None) -> None:
         super().__init__()
-        self.fake = fake or shapes_only()
+        self.fake = fake or build_fake_mode()
         # by its address in memory: what tells when a storage goes, the kind of device, bytes
         self.living: dict[int, tuple[weakref.ref[torch.UntypedStorage], str, int]] = {}
-        self.now: Counter[str] = Counter()
+        self.current: Counter[str] = Counter()
         # where new tensors count, if not by their device
-        self._elsewhere: str | None = None
+        self._location_override: str | None = None
         # what the present change of a module's weights has made of each of them: some have several names
         self._change: Any = None
-        self._changed = WeakTensorKeyDictionary()
+        self._converted_weights = WeakTensorKeyDictionary()
         # what operators answer, by what that hangs on: torch's own way to find it again takes longer
         self._answers: dict[Any, _Answer | tuple[_Answer | None, ...]] = {}
         self.peaks: dict[str, Counter[str]] = {}
-        self._seen: Counter[str] = Counter()
+        self._phase_counts: Counter[str] = Counter()
         self._peak: Counter[str] = Counter()
-        self.moment("start")
+        self.begin_phase("start")
 
     @property
     def peak(self) -> Counter[str]:
         """The highest of all moments since the mark, by kind of device."""
-        kinds = {kind for moment in self.peaks.values() for kind in moment}
-        return Counter({kind: max(moment[kind] for moment in self.peaks.values()) for kind in kinds})
+        locations = {location for moment in self.peaks.values() for location in moment}
+        return Counter({location: max(moment[location] for moment in self.peaks.values()) for location in locations})
 
     def __enter__(self) -> Ledger:
         self.fake.__enter__()
@@ -117,151 +117,161 @@ class Ledger(TorchDispatchMode):
     def empty(self, like: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
         """A fake tensor of another's shape."""
         with self.fake:
-            made = torch.empty(like.shape, dtype=dtype or like.dtype, device=device)
-        self._enter(made)
-        return made
+            tensor = torch.empty(like.shape, dtype=dtype or like.dtype, device=device)
+        self._track(tensor)
+        return tensor
 
     def count(self, tensor: Tensor) -> Tensor:
         """Count a tensor that has numbers."""
-        self._enter(tensor)
+        self._track(tensor)
         return tensor
 
-    def hollow(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
+    def make_fake(self, model: nn.Module, device: torch.device, dtype: torch.dtype | None = None) -> nn.Module:
         """Make a model's weights fake, in place; floating ones in `dtype`, but for those that the model keeps wide."""
-        wide = _kept_wide(model, dtype)
-        known: dict[int, nn.Parameter] = {}
+        wide = _find_float32_modules(model, dtype)
+        replaced: dict[int, nn.Parameter] = {}
         for path, module in model.named_modules():
             # torch's own way would exchange the numbers inside each weight, and there are none
-            module._apply = functools.partial(self._converted, module)
+            module._apply = functools.partial(self._convert, module)
             for name, weight in module._parameters.items():
                 if weight is None or isinstance(weight, FakeTensor):
                     continue
-                if id(weight) not in known:  # a weight may have several names
+                if id(weight) not in replaced:  # a weight may have several names
                     keeps = any(part in f"{path}.{name}".split(".") for part in wide)
-                    kind = torch.float32 if keeps else dtype if weight.is_floating_point() else None
-                    known[id(weight)] = nn.Parameter(self.empty(weight, device, kind), weight.requires_grad)
-                module._parameters[name] = known[id(weight)]
+                    weight_dtype = torch.float32 if keeps else dtype if weight.is_floating_point() else None
+                    replaced[id(weight)] = nn.Parameter(self.empty(weight, device, weight_dtype), weight.requires_grad)
+                module._parameters[name] = replaced[id(weight)]
         return model
 
     @contextlib.contextmanager
-    def counted_as(self, kind: str) -> Iterator[None]:
+    def count_as(self, location: str) -> Iterator[None]:
         """Inside, new storages count as bytes of a kind of place, whatever their device."""
-        before, self._elsewhere = self._elsewhere, kind
+        before, self._location_override = self._location_override, location
         try:
             yield
         finally:
-            self._elsewhere = before
+            self._location_override = before
 
-    def _converted(self, module: nn.Module, change: Any, recurse: bool = True) -> nn.Module:
+    def _convert(self, module: nn.Module, change: Any, recurse: bool = True) -> nn.Module:
         """What `Module.to` and its like do, for weights that are fake."""
         for child in module.children() if recurse else ():
             child._apply(change)
         if self._change is not change:
-            self._change, self._changed = change, WeakTensorKeyDictionary()
+            self._change, self._converted_weights = change, WeakTensorKeyDictionary()
         for name, weight in module._parameters.items():
             if weight is None:
                 continue
-            if weight in self._changed:
-                module._parameters[name] = self._changed[weight]
+            if weight in self._converted_weights:
+                module._parameters[name] = self._converted_weights[weight]
                 continue
-            made = _whole(change, weight.detach())
-            if (made.dtype, made.device) != (weight.dtype, weight.device):
-                self._enter(made)
-                self._changed[weight] = module._parameters[name] = nn.Parameter(made, weight.requires_grad)
+            converted = _apply_to_storage(change, weight.detach())
+            if (converted.dtype, converted.device) != (weight.dtype, weight.device):
+                self._track(converted)
+                self._converted_weights[weight] = module._parameters[name] = nn.Parameter(
+                    converted, weight.requires_grad
+                )
         for name, buffer in module._buffers.items():
             module._buffers[name] = None if buffer is None else change(buffer)
         return module
 
-    def move(self, tensor: Tensor, kind: str) -> None:
+    def move(self, tensor: Tensor, location: str) -> None:
         """Count a tensor's storage as one that is at another kind of place."""
         key = tensor.untyped_storage()._cdata
         if key in self.living:
-            storage, was, size = self.living[key]
-            self.living[key] = storage, kind, size
-            self.now[was] -= size
-            self.now[kind] += size
+            storage, previous, size = self.living[key]
+            self.living[key] = storage, location, size
+            self.current[previous] -= size
+            self.current[location] += size
 
-    def mark(self) -> Counter[str]:
+    def reset_peaks(self) -> Counter[str]:
         """Begin to look for a new peak. Returns the bytes that live now."""
         gc.collect()
         self.peaks = {}
-        self._seen.clear()
-        self.moment("start")
-        return self.now.copy()
+        self._phase_counts.clear()
+        self.begin_phase("start")
+        return self.current.copy()
 
-    def moment(self, name: str) -> None:
+    def begin_phase(self, name: str) -> None:
         """A moment begins, whose peak is looked for by itself. One that comes again is another moment."""
-        self._seen[name] += 1
-        self._peak = self.peaks[f"{name} {self._seen[name]}"] = self.now.copy()
+        self._phase_counts[name] += 1
+        self._peak = self.peaks[f"{name} {self._phase_counts[name]}"] = self.current.copy()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
             return args[0].fake_device
         kwargs = kwargs or {}
-        given = [t for t in pytree.arg_tree_leaves(*args, **kwargs) if isinstance(t, Tensor)]
-        if given and not any(isinstance(t, FakeTensor) for t in given) and math.prod(t.numel() for t in given) <= MOST:
+        inputs = [t for t in pytree.arg_tree_leaves(*args, **kwargs) if isinstance(t, Tensor)]
+        if (
+            inputs
+            and not any(isinstance(t, FakeTensor) for t in inputs)
+            and math.prod(t.numel() for t in inputs) <= MAX_REAL_WORK
+        ):
             if func is _MOVE and kwargs.get("device") == ASSUMED and args[0].numel() > SMALL:
                 return self.empty(args[0], ASSUMED, kwargs.get("dtype"))
-            return self._really(func, args, kwargs)
-        if func is _VALUE and given[0].dtype == torch.bool:
+            return self._run_real(func, args, kwargs)
+        if func is _VALUE and inputs[0].dtype == torch.bool:
             return False  # whether something is so throughout, or anywhere not a number, only numbers tell
-        if given and _writes_only(func):
+        if inputs and _writes_only(func):
             return args[0]
-        if _is_of_each(func):
-            if not any(isinstance(t, FakeTensor) for t in given):
-                return self._really(func, args, kwargs)
-            return [self._again(_described(t)) for t in args[0]] if func._schema.returns else None
-        if given and _only_looks(func) and isinstance(args[0], FakeTensor):
-            return self._look(func, args, kwargs)
+        if _is_foreach(func):
+            if not any(isinstance(t, FakeTensor) for t in inputs):
+                return self._run_real(func, args, kwargs)
+            return [self._repeat_answer(_describe(t)) for t in args[0]] if func._schema.returns else None
+        if inputs and _is_view(func) and isinstance(args[0], FakeTensor):
+            return self._make_view(func, args, kwargs)
         if func in _INDEXING:
-            args = (args[0], self._places(args[1]), *args[2:])
-        if len({t.fake_device if isinstance(t, FakeTensor) else None for t in given}) > 1:
-            args, kwargs = self._together(given, args, kwargs)
+            args = (args[0], self._resolve_masks(args[1]), *args[2:])
+        if len({t.fake_device if isinstance(t, FakeTensor) else None for t in inputs}) > 1:
+            args, kwargs = self._align_devices(inputs, args, kwargs)
         key = self._key(func, args, kwargs)
-        if key is not None and (known := self._answers.get(key)) is not None:
-            return self._again(known) if isinstance(known, _Answer) else tuple(k and self._again(k) for k in known)
+        if key is not None and (answer := self._answers.get(key)) is not None:
+            return (
+                self._repeat_answer(answer)
+                if isinstance(answer, _Answer)
+                else tuple(k and self._repeat_answer(k) for k in answer)
+            )
         # chance has no values here
         faked = func(*args, **{**kwargs, **({"generator": None} if "generator" in kwargs else {})})
-        made = [t for t in pytree.tree_leaves(faked) if isinstance(t, FakeTensor)]
-        if not given and made and all(t.numel() <= SMALL for t in made):
-            return self._really(func, args, kwargs)
-        for tensor in made:
-            self._enter(tensor)
-        if key is not None and isinstance(faked, FakeTensor) and _is_plain(faked, given):
-            self._answers[key] = _described(faked)
-        elif key is not None and isinstance(faked, tuple) and all(t is None or _is_plain(t, given) for t in faked):
-            self._answers[key] = tuple(t if t is None else _described(t) for t in faked)
+        outputs = [t for t in pytree.tree_leaves(faked) if isinstance(t, FakeTensor)]
+        if not inputs and outputs and all(t.numel() <= SMALL for t in outputs):
+            return self._run_real(func, args, kwargs)
+        for tensor in outputs:
+            self._track(tensor)
+        if key is not None and isinstance(faked, FakeTensor) and _is_plain(faked, inputs):
+            self._answers[key] = _describe(faked)
+        elif key is not None and isinstance(faked, tuple) and all(t is None or _is_plain(t, inputs) for t in faked):
+            self._answers[key] = tuple(t if t is None else _describe(t) for t in faked)
         return faked
 
     def _key(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """What an operator's answer hangs on; None where that is more than shapes."""
         try:
-            hash(key := (func, *map(_sign, args), *((name, _sign(value)) for name, value in kwargs.items())))
+            hash(key := (func, *map(_key_of, args), *((name, _key_of(value)) for name, value in kwargs.items())))
         except TypeError:
             return None
         return key
 
-    def _look(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _make_view(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         """A view of a fake tensor."""
         with in_kernel_invocation_manager(self.fake):
             bare = func(*args, **kwargs)
-        made = FakeTensor(self.fake, bare, args[0].fake_device)
-        self._enter(made)  # some look where they can, and copy elsewhere
-        return made
+        view = FakeTensor(self.fake, bare, args[0].fake_device)
+        self._track(view)  # some look where they can, and copy elsewhere
+        return view
 
-    def _again(self, answer: _Answer) -> Tensor:
+    def _repeat_answer(self, answer: _Answer) -> Tensor:
         """A new tensor as an operator has answered before."""
         with unset_fake_temporarily():
             bare = torch.empty_strided(answer.shape, answer.stride, dtype=answer.dtype, device="meta")
-        made = FakeTensor(self.fake, bare, answer.device)
-        self._enter(made)
-        return made
+        tensor = FakeTensor(self.fake, bare, answer.device)
+        self._track(tensor)
+        return tensor
 
-    def _together(self, given: Sequence[Tensor], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def _align_devices(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> tuple[Any, Any]:
         """An operator's arguments, with what is small, or came of what is small, where the others are."""
-        device = ASSUMED if any(isinstance(t, FakeTensor) and t.fake_device == ASSUMED for t in given) else HOST
+        device = ASSUMED if any(isinstance(t, FakeTensor) and t.fake_device == ASSUMED for t in tensors) else HOST
 
-        def beside(tensor: Tensor) -> Tensor:
+        def align(tensor: Tensor) -> Tensor:
             if isinstance(tensor, FakeTensor):
                 if tensor.fake_device == device:
                     return tensor
@@ -272,52 +282,52 @@ class Ledger(TorchDispatchMode):
                 bare = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
             return FakeTensor(self.fake, bare, device)
 
-        return pytree.tree_map_only(Tensor, beside, (args, kwargs))
+        return pytree.tree_map_only(Tensor, align, (args, kwargs))
 
-    def _places(self, indices: Any) -> Any:
+    def _resolve_masks(self, indices: Any) -> Any:
         """Masks with numbers, as the places that they name: how many those are is known."""
-        found: list[Any] = []
+        resolved: list[Any] = []
         for index in indices:
             if index is None or isinstance(index, FakeTensor) or index.dtype not in (torch.bool, torch.uint8):
-                found.append(index)
+                resolved.append(index)
             else:
-                found.extend(self._really(torch.nonzero, (index,), {}).unbind(1))
-        return found
+                resolved.extend(self._run_real(torch.nonzero, (index,), {}).unbind(1))
+        return resolved
 
-    def _really(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _run_real(self, func: Any, args: Any, kwargs: Any) -> Any:
         with unset_fake_temporarily():
             return func(*args, **kwargs)
 
-    def _enter(self, tensor: Tensor) -> None:
+    def _track(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
         if key in self.living:
             return
         device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
-        kind, size = self._elsewhere or (ON_DEVICE if device == ASSUMED else ON_HOST), storage.nbytes()
-        self.living[key] = weakref.ref(storage, lambda _: self._leave(key)), kind, size
-        self.now[kind] += size
-        if self.now[kind] > self._peak[kind]:
-            self._peak[kind] = self.now[kind]
+        location, size = self._location_override or (ON_DEVICE if device == ASSUMED else ON_HOST), storage.nbytes()
+        self.living[key] = weakref.ref(storage, lambda _: self._untrack(key)), location, size
+        self.current[location] += size
+        if self.current[location] > self._peak[location]:
+            self._peak[location] = self.current[location]
 
-    def _leave(self, key: int) -> None:
-        _, kind, size = self.living.pop(key)
-        self.now[kind] -= size
+    def _untrack(self, key: int) -> None:
+        _, location, size = self.living.pop(key)
+        self.current[location] -= size
 
 
-def _described(tensor: Tensor) -> _Answer:
+def _describe(tensor: Tensor) -> _Answer:
     device = tensor.fake_device if isinstance(tensor, FakeTensor) else tensor.device
     return _Answer(tensor.shape, tensor.stride(), tensor.dtype, device)
 
 
 @functools.cache
-def _is_of_each(func: Any) -> bool:
+def _is_foreach(func: Any) -> bool:
     """Does an operator do the same with each tensor of a list, and answer nothing, or a tensor like each of them?"""
     name = func._schema.name.removeprefix("aten::")
     return name.startswith("_foreach_") and not name.startswith(("_foreach_norm", "_foreach_max", "_foreach_powsum"))
 
 
-def _sign(value: Any) -> Any:
+def _key_of(value: Any) -> Any:
     """An argument as a part of a key, which holds no tensor. Raises TypeError for what has numbers."""
     if isinstance(value, FakeTensor):
         if value.dtype.is_complex:
@@ -327,7 +337,7 @@ def _sign(value: Any) -> Any:
         return None
     if isinstance(value, Tensor):
         raise TypeError("it has numbers")
-    return type(value), tuple(map(_sign, value)) if isinstance(value, (list, tuple)) else value
+    return type(value), tuple(map(_key_of, value)) if isinstance(value, (list, tuple)) else value
 
 
 @functools.cache
@@ -343,29 +353,29 @@ def _writes_only(func: Any) -> bool:
 
 
 @functools.cache
-def _only_looks(func: Any) -> bool:
+def _is_view(func: Any) -> bool:
     """Is an operator's one answer a view of its first argument?"""
     first = func._schema.arguments[0].alias_info if func._schema.arguments else None
     returned = func._schema.returns
-    is_one = len(returned) == 1 and str(returned[0].type) == "Tensor"
-    is_view = bool(first and not first.is_write and is_one and returned[0].alias_info)
+    is_single = len(returned) == 1 and str(returned[0].type) == "Tensor"
+    is_view = bool(first and not first.is_write and is_single and returned[0].alias_info)
     return is_view or func is torch.ops.aten._unsafe_view.default
 
 
-def _is_plain(answer: Any, given: list[Tensor]) -> bool:
+def _is_plain(answer: Any, inputs: list[Tensor]) -> bool:
     """Is an answer a tensor with a storage of its own, just as large as its strides say?"""
     if not isinstance(answer, FakeTensor):
         return False
     storage = answer.untyped_storage()
     return (
         answer.storage_offset() == 0
-        and all(storage._cdata != t.untyped_storage()._cdata for t in given)
+        and all(storage._cdata != t.untyped_storage()._cdata for t in inputs)
         and storage.nbytes()
         == answer.itemsize * (1 + sum((n - 1) * s for n, s in zip(answer.shape, answer.stride(), strict=True)))
     )
 
 
-def _kept_wide(model: nn.Module, dtype: torch.dtype | None) -> Collection[str]:
+def _find_float32_modules(model: nn.Module, dtype: torch.dtype | None) -> Collection[str]:
     """Names of modules that a library loads in float32 whatever it is asked for.
 
     Those of transformers have a list for float16 alone, and a strict one.
@@ -376,7 +386,7 @@ def _kept_wide(model: nn.Module, dtype: torch.dtype | None) -> Collection[str]:
     return {*wide, *(strict or ())} if dtype == torch.float16 else strict or ()
 
 
-def _whole(change: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
+def _apply_to_storage(change: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
     """What a change makes of a weight, which may be as wide as its layer over a storage as narrow as its bits."""
     size = weight.untyped_storage().nbytes()
     if size >= weight.numel() * weight.itemsize:
@@ -384,6 +394,6 @@ def _whole(change: Callable[[Tensor], Tensor], weight: Tensor) -> Tensor:
     return change(weight.as_strided((size // weight.itemsize,), (1,))).as_strided(weight.shape, weight.stride())
 
 
-def wants_numbers(cause: Exception) -> bool:
+def needs_real_values(cause: Exception) -> bool:
     """Did code fail only because it had shapes without numbers, and not for what would stop it with numbers too?"""
-    return isinstance(cause, WANT_NUMBERS) or any(word in str(cause) for word in OF_FAKES)
+    return isinstance(cause, FAKE_ERRORS) or any(word in str(cause) for word in FAKE_MESSAGES)

@@ -1,7 +1,7 @@
 """3-D convolutions that take their input in pieces: the same numbers with less memory at once.
 
 A video VAE convolves whole clips at full size, and kernels unfold their input on the way. Each piece is read with the
-rows that its neighbours share, so that nothing shows where they meet.
+rows that its neighbors share, so that nothing shows where they meet.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from torch import Tensor, nn
 LIMIT = 2**26
 
 
-def convolutions(model: nn.Module) -> list[nn.Conv3d]:
+def find_convolutions(model: nn.Module) -> list[nn.Conv3d]:
     """The 3-D convolutions of a model."""
     return [module for module in model.modules() if isinstance(module, nn.Conv3d)]
 
 
 def patch(model: nn.Module, limit: int = LIMIT) -> None:
     """Let every 3-D convolution of a model work in pieces of about `limit` numbers."""
-    for conv in convolutions(model):
+    for conv in find_convolutions(model):
         # what a causal convolution pads, it pads before it comes here
-        conv._conv_forward = functools.partial(_in_pieces, conv, limit)  # type: ignore[method-assign]
+        conv._conv_forward = functools.partial(_convolve_in_pieces, conv, limit)  # type: ignore[method-assign]
 
 
-def _in_pieces(conv: Any, limit: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve_in_pieces(conv: Any, limit: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What `conv` makes of x (B, C, F, H, W), piece by piece along its longest axis."""
     if x.numel() <= limit or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return type(conv)._conv_forward(conv, x, weight, bias)
@@ -39,16 +39,16 @@ def _in_pieces(conv: Any, limit: int, x: Tensor, weight: Tensor, bias: Tensor | 
     rows = (length + 2 * around - reach) // stride + 1
     at_once = max(1, rows * limit // x.numel())
     padding = [0 if i == axis else conv.padding[i] for i in range(3)]
-    whole: Any = None
+    joined: Any = None
     for first in range(0, rows, at_once):
         last = min(first + at_once, rows) - 1
         begin, end = first * stride - around, last * stride - around + reach
         piece = x.narrow(axis + 2, max(begin, 0), min(end, length) - max(begin, 0))
         edges = [0, 0] * (2 - axis) + [max(-begin, 0), max(end - length, 0)]
         piece = F.pad(piece, edges) if any(edges) else piece
-        made = F.conv3d(piece, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
-        if whole is None:
-            whole = made.new_empty([rows if i == axis + 2 else size for i, size in enumerate(made.shape)])
+        output = F.conv3d(piece, weight, bias, conv.stride, padding, conv.dilation, conv.groups)
+        if joined is None:
+            joined = output.new_empty([rows if i == axis + 2 else size for i, size in enumerate(output.shape)])
         # joined at the end, they would be there twice
-        whole.narrow(axis + 2, first, made.shape[axis + 2]).copy_(made)
-    return whole
+        joined.narrow(axis + 2, first, output.shape[axis + 2]).copy_(output)
+    return joined

@@ -1,4 +1,4 @@
-"""Quantised denoisers on disk, so that a second start neither reads the wide weights nor quantises them again.
+"""Quantized denoisers on disk, so that a second start neither reads the wide weights nor quantizes them again.
 
 A file holds the tensors of the whole denoiser by name, narrow ones with their scales, and in its header which layers
 are narrow. Only eight-bit floats of our own are kept: the other libraries' tensors have no common form in a file.
@@ -23,19 +23,19 @@ VERSION = 1
 HEADER = "darkroom"
 
 
-def can_keep(preset: str) -> bool:
+def is_serializable(preset: str) -> bool:
     """Do a preset's weights have a form for files?"""
     return preset in fp8.PRESETS
 
 
-def file_in(folder: Path, identity: Sequence[Any]) -> Path:
+def cache_file(folder: Path, identity: Sequence[Any]) -> Path:
     """Where a denoiser is kept that is made of what `identity` says."""
     text = json.dumps([VERSION, *identity], sort_keys=True, default=str)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"
 
 
 def save(model: nn.Module, file: Path) -> None:
-    """Write a quantised model. Raises DiskFullError."""
+    """Write a quantized model. Raises DiskFullError."""
     layers = [name for name, module in model.named_modules() if isinstance(module, fp8.Float8Linear)]
     tensors = {name: tensor.detach().contiguous() for name, tensor in model.state_dict().items()}
     with write_atomically(file) as temporary:
@@ -54,8 +54,8 @@ def load(file: Path, empty: Callable[[], nn.Module]) -> tuple[nn.Module, int]:
     with safe_open(file, "pt") as content:
         layers = json.loads(content.metadata()[HEADER])
         for name in layers:
-            parent, _, own = name.rpartition(".")
-            setattr(model.get_submodule(parent), own, fp8.Float8Linear.hollow(model.get_submodule(name)))
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, fp8.Float8Linear.build_empty(model.get_submodule(name)))
         tensors = {name: content.get_tensor(name) for name in list(content.keys())}
         try:
             model.load_state_dict(tensors, assign=True)

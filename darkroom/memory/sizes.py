@@ -12,10 +12,10 @@ WIDE = 16
 
 
 def weight_bytes(model: nn.Module, blocks: Sequence[str], bits: float = WIDE) -> int:
-    """Bytes of the weights when the linear layers that are quantised take so many `bits` a number, and all else 16.
+    """Bytes of the weights when the linear layers that are quantized take so many `bits` a number, and all else 16.
 
     The model may be empty. `blocks` are its lists of blocks, as its family names them.
     """
-    every = sum(tensor.numel() for tensor in model.state_dict().values())
-    narrow = sum(layer.weight.numel() for _, _, layer in quantize.chosen(model, blocks))
-    return round(((every - narrow) * WIDE + narrow * bits) / 8)
+    total = sum(tensor.numel() for tensor in model.state_dict().values())
+    quantized = sum(layer.weight.numel() for _, _, layer in quantize.iterate_layers(model, blocks))
+    return round(((total - quantized) * WIDE + quantized * bits) / 8)

@@ -2,7 +2,7 @@
 
 For a block of queries the keys' blocks are ranked by the product of their means. Over the best of them, a share of
 `topk`, attention is computed as ever; to that comes linear attention over all keys, through a small projection that is
-learnt and begins with zeros. On a GPU the authors' package computes it; elsewhere the formula below does, which saves
+learned and begins with zeros. On a GPU the authors' package computes it; elsewhere the formula below does, which saves
 nothing.
 
 The projections are trained and belong to no model's file: theirs is `sla_attention.safetensors`, beside the adapter.
@@ -39,7 +39,7 @@ FEATURES: Mapping[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
 }
 # keeps a sum from being zero that divides
-LEAST = 1e-5
+EPS = 1e-5
 
 
 class Settings(BaseModel):
@@ -55,20 +55,20 @@ class Settings(BaseModel):
     use_bf16: bool = True
 
 
-def read(given: Mapping[str, Any] | None) -> Settings:
+def parse_settings(values: Mapping[str, Any] | None) -> Settings:
     """The settings that `sla_config` gives. Raises ConfigError."""
     try:
-        return Settings(**(given or {}))
+        return Settings(**(values or {}))
     except ValidationError as cause:
         first = cause.errors()[0]
         problem = f"{first['loc'][0]}: {first['msg']}."
         change = f"It may hold: {', '.join(Settings.model_fields)}."
-        raise ConfigError(SETTINGS, dict(given or {}), "", problem, change) from cause
+        raise ConfigError(SETTINGS, dict(values or {}), "", problem, change) from cause
 
 
-def check(options: Config, device: torch.device) -> None:
+def validate_sla(options: Config, device: torch.device) -> None:
     """Raises ConfigError for wrong settings, or where a GPU is without the package."""
-    read(options.sla_config)
+    parse_settings(options.sla_config)
     if not is_host(device):
         _package()
 
@@ -84,7 +84,7 @@ def _package() -> Any:
 class SparseLinear(nn.Module):
     """The attention of one layer: q, k, v (B, H, L, D) to the same shape."""
 
-    kept_in = FILE
+    file_name = FILE
 
     def __init__(self, width: int, settings: Settings, dtype: torch.dtype, device: torch.device):
         super().__init__()
@@ -114,9 +114,9 @@ class SparseLinear(nn.Module):
 
     def _by_formula(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         s = self.settings
-        chosen = critical(q, k, s).repeat_interleave(s.blkq, -2).repeat_interleave(s.blkk, -1)
-        sparse = F.scaled_dot_product_attention(q, k, v, attn_mask=chosen[..., : q.shape[2], : k.shape[2]])
-        return sparse + self.proj_l(linear(q, k, v, s.feature_map).to(self.proj_l.weight.dtype)).to(q.dtype)
+        mask = select_blocks(q, k, s).repeat_interleave(s.blkq, -2).repeat_interleave(s.blkk, -1)
+        sparse = F.scaled_dot_product_attention(q, k, v, attn_mask=mask[..., : q.shape[2], : k.shape[2]])
+        return sparse + self.proj_l(linear_attention(q, k, v, s.feature_map).to(self.proj_l.weight.dtype)).to(q.dtype)
 
     def _by_package(self, width: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         s = self.settings
@@ -133,7 +133,7 @@ class SparseLinear(nn.Module):
         return compute
 
 
-def critical(q: Tensor, k: Tensor, settings: Settings) -> Tensor:
+def select_blocks(q: Tensor, k: Tensor, settings: Settings) -> Tensor:
     """Which blocks of keys each block of queries looks at: bool (B, H, L / blkq, L / blkk), rounded up."""
     with torch.no_grad():
         k = k - k.mean(dim=-2, keepdim=True)
@@ -147,22 +147,22 @@ def _means(x: Tensor, block: int) -> Tensor:
     return torch.stack([rows.mean(dim=-2) for rows in x.split(block, dim=-2)], dim=-2)
 
 
-def linear(q: Tensor, k: Tensor, v: Tensor, feature_map: str) -> Tensor:
+def linear_attention(q: Tensor, k: Tensor, v: Tensor, feature_map: str) -> Tensor:
     """Attention without a softmax: the products of features weigh the values. All (B, H, L, D)."""
     q, k = FEATURES[feature_map](q), FEATURES[feature_map](k)
     weights = (q * k.sum(dim=-2, keepdim=True)).sum(dim=-1, keepdim=True)
-    return (q @ (k.transpose(-1, -2) @ v)) / (weights + LEAST)
+    return (q @ (k.transpose(-1, -2) @ v)) / (weights + EPS)
 
 
 # -- in a model --------------------------------------------------------------------------------------------------------
 
 
-class _Instead(TorchFunctionMode):
+class _ReplaceAttention(TorchFunctionMode):
     """Inside, torch's attention is answered by a layer's own."""
 
-    def __init__(self, layer: SparseLinear, where: str):
+    def __init__(self, layer: SparseLinear, name: str):
         super().__init__()
-        self.layer, self.where = layer, where
+        self.layer, self.name = layer, name
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -175,37 +175,37 @@ class _Instead(TorchFunctionMode):
         is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
     ) -> Tensor:  # fmt: skip
         if query.shape[-2] != key.shape[-2]:
-            raise _refused(f"{self.where} looks at something else than itself.")
+            raise _config_error(f"{self.name} looks at something else than itself.")
         if is_causal or (attn_mask is not None and not (attn_mask.dtype == torch.bool and attn_mask.all())):
-            raise _refused(f"{self.where} leaves tokens out, which sparse-linear attention cannot.")
+            raise _config_error(f"{self.name} leaves tokens out, which sparse-linear attention cannot.")
         return self.layer(query, key, value, scale)
 
 
-def use(model: nn.Module, settings: Settings, dtype: torch.dtype, device: torch.device) -> None:
+def add_sparse_linear(model: nn.Module, settings: Settings, dtype: torch.dtype, device: torch.device) -> None:
     """Give each attention of a denoiser that looks at itself a sparse-linear one, to be trained.
 
     Raises ConfigError where there is none, and at the model's first answer where one cannot be.
     """
-    found = {}
+    layers = {}
     for name, attention in model.named_modules():
-        if hasattr(attention, "processor") and hasattr(attention, "inner_dim") and not _looks_elsewhere(attention):
+        if hasattr(attention, "processor") and hasattr(attention, "inner_dim") and not _is_cross_attention(attention):
             layer = SparseLinear(attention.inner_dim // attention.heads, settings, dtype, device)
-            found[name] = layer
-            attention.forward = _with(layer, attention.forward, name)
-    for name, layer in found.items():
+            layers[name] = layer
+            attention.forward = _replace_forward(layer, attention.forward, name)
+    for name, layer in layers.items():
         model.get_submodule(name).add_module(NAME, layer)
-    if not found:
-        raise _refused(f"{type(model).__name__} has no attention of diffusers' kind that looks at itself.")
+    if not layers:
+        raise _config_error(f"{type(model).__name__} has no attention of diffusers' kind that looks at itself.")
 
     def after(*_: Any) -> None:
         handle.remove()
-        if idle := [name for name, layer in found.items() if not layer.calls]:
-            raise _refused(f"{idle[0]} has an attention of its own, and never asks torch for one.")
+        if idle := [name for name, layer in layers.items() if not layer.calls]:
+            raise _config_error(f"{idle[0]} has an attention of its own, and never asks torch for one.")
 
     handle = model.register_forward_hook(after)
 
 
-def _looks_elsewhere(attention: Any) -> bool:
+def _is_cross_attention(attention: Any) -> bool:
     width = getattr(attention, "query_dim", None)
     return bool(
         getattr(attention, "is_cross_attention", False)
@@ -213,10 +213,10 @@ def _looks_elsewhere(attention: Any) -> bool:
     )
 
 
-def _with(layer: SparseLinear, plain: Any, name: str) -> Any:
+def _replace_forward(layer: SparseLinear, plain: Any, name: str) -> Any:
     @functools.wraps(plain)
     def forward(*args: Any, **kwargs: Any) -> Any:
-        with _Instead(layer, name):
+        with _ReplaceAttention(layer, name):
             return plain(*args, **kwargs)
 
     return forward
@@ -225,16 +225,16 @@ def _with(layer: SparseLinear, plain: Any, name: str) -> Any:
 def restore(model: nn.Module, file: Path, component: str) -> None:
     """Give a pipeline's denoiser the attention that a run left in a file. Raises what the reader does, and KeyError."""
     with safe_open(file, "pt") as content:
-        settings = read(json.loads(content.metadata()[SETTINGS]))
+        settings = parse_settings(json.loads(content.metadata()[SETTINGS]))
         tensors = {name: content.get_tensor(name) for name in list(content.keys())}
-    use(model, settings, next(iter(tensors.values())).dtype, next(model.parameters()).device)
+    add_sparse_linear(model, settings, next(iter(tensors.values())).dtype, next(model.parameters()).device)
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, SparseLinear):
-                for own, parameter in module.named_parameters():
-                    parameter.copy_(tensors[f"{component}.{name}.{own}"])
+                for parameter_name, parameter in module.named_parameters():
+                    parameter.copy_(tensors[f"{component}.{name}.{parameter_name}"])
 
 
-def _refused(problem: str) -> ConfigError:
+def _config_error(problem: str) -> ConfigError:
     change = "Choose another attention_mechanism; where captions differ in length, train_batch_size 1 may do."
     return ConfigError(OPTION, NAME, "", problem, change)

@@ -1,9 +1,9 @@
-"""Weights that wait in host memory and come to the device when they are needed.
+"""Weights that are offloaded to CPU RAM and streamed to the device when they are used.
 
 Blocks of a denoiser or single layers ("units") take turns in a few buffers on the device; while one computes, the next
 one is copied on a side stream, on the way forward and on the way back. A unit leaves by being pointed at its host copy
 again; nothing is copied back unless somebody wrote to it on the device. Gradients of weights that are trained go to
-host memory one by one, and the optimizer works there, between passes, on weights that are all at home. After the block
+CPU RAM one by one, and the optimizer works there, between passes, on weights that are all at home. After the block
 swap of kohya-ss/musubi-tuner and SimpleTuner, lodestone-rock/RamTorch, and group offloading in diffusers, whose hooks
 leave weights on the device on the way back.
 """
@@ -27,31 +27,31 @@ from darkroom.core.transfer import HostGradients, when_gradient_is_complete
 ALIGNED = 256
 
 
-def plain_tensors(holder: Any) -> Iterator[Tensor]:
-    """The tensors that hold a tensor's numbers: itself, or what a quantised one is made of."""
+def iterate_plain_tensors(holder: Any) -> Iterator[Tensor]:
+    """The plain tensors of a tensor: itself, or the components of a quantized tensor."""
     if type(holder) in (Tensor, nn.Parameter) or not hasattr(holder, "__tensor_flatten__"):
         yield holder
         return
     names, _ = holder.__tensor_flatten__()
     for name in names:
-        yield from plain_tensors(getattr(holder, name))
+        yield from iterate_plain_tensors(getattr(holder, name))
 
 
-def frozen(modules: Iterable[nn.Module], trained: bool = False) -> Iterator[Tensor]:
-    """The plain tensors of what nobody trains in modules, each once; or all of them, if these are trained as well."""
-    seen: set[int] = set()
+def iterate_tensors(modules: Iterable[nn.Module], trained: bool = False) -> Iterator[Tensor]:
+    """The plain tensors of frozen weights in modules, each once; with `trained` those of all weights."""
+    yielded: set[int] = set()
     for holder in (t for module in modules for t in (*module.parameters(), *module.buffers())):
         if holder.requires_grad and not trained:
             continue
-        for tensor in plain_tensors(holder):
-            if id(tensor) not in seen and tensor.numel():
-                seen.add(id(tensor))
+        for tensor in iterate_plain_tensors(holder):
+            if id(tensor) not in yielded and tensor.numel():
+                yielded.add(id(tensor))
                 yield tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
-    """Where a tensor's bytes are in its unit."""
+class _Span:
+    """The byte range of a tensor in its unit."""
 
     tensor: Tensor
     begin: int
@@ -64,72 +64,72 @@ class _Place:
 
 
 class Unit:
-    """The tensors of modules that travel together, packed into one piece of host memory, or of a file."""
+    """The tensors of modules that are streamed together, packed into one CPU buffer or a memory-mapped file."""
 
     def __init__(
         self, modules: Sequence[nn.Module], pinned: bool, file: Path | None, trained: HostGradients | None = None
     ):
         self.modules = modules
-        self.places: list[_Place] = []
+        self.spans: list[_Span] = []
         # of weights that are trained
         self.gradients = trained
         begin = 0
-        for tensor in frozen(modules, trained is not None):
-            place = _Place(tensor, begin, tensor.dtype, tensor.shape)
-            self.places.append(place)
-            begin = -(-place.end // ALIGNED) * ALIGNED
+        for tensor in iterate_tensors(modules, trained is not None):
+            span = _Span(tensor, begin, tensor.dtype, tensor.shape)
+            self.spans.append(span)
+            begin = -(-span.end // ALIGNED) * ALIGNED
         self.size = begin
         if file:
             self.host = torch.from_file(str(file), shared=True, size=self.size, dtype=torch.uint8)
         else:
             self.host = empty_pinned(self.size) if pinned else torch.empty(self.size, dtype=torch.uint8)
-        for place in self.places:
-            _part(self.host, place).copy_(place.tensor.detach())
+        for span in self.spans:
+            _view_span(self.host, span).copy_(span.tensor.detach())
         self._point(self.host)
-        self.versions = [place.tensor._version for place in self.places]
-        self.leave()
+        self.versions = [span.tensor._version for span in self.spans]
+        self.to_host()
 
-    def enter(self, memory: Tensor) -> None:
-        """Let the modules' tensors be those in `memory`, (size,) bytes on any device, as good as they ever were, unless
-        somebody has changed them at home.
+    def to_device(self, memory: Tensor) -> None:
+        """Point the tensors of the modules to `memory`, (size,) bytes on any device. Autograd versions stay valid
+        unless the weights were changed on the CPU.
         """
-        for number, place in enumerate(self.places):
-            if place.tensor._version != self.versions[number] + 1:
-                self.versions[number] = place.tensor._version
-            if self.gradients is not None and place.tensor.grad is not None:  # zeros, to be added to
-                self.gradients.start_from(place.tensor, place.tensor.grad)
-                place.tensor.grad = None
+        for number, span in enumerate(self.spans):
+            if span.tensor._version != self.versions[number] + 1:
+                self.versions[number] = span.tensor._version
+            if self.gradients is not None and span.tensor.grad is not None:  # zeros, to be added to
+                self.gradients.start_from(span.tensor, span.tensor.grad)
+                span.tensor.grad = None
         self._point(memory)
-        torch._C._autograd._unsafe_set_version_counter(tuple(p.tensor for p in self.places), tuple(self.versions))
+        torch._C._autograd._unsafe_set_version_counter(tuple(p.tensor for p in self.spans), tuple(self.versions))
 
-    def leave(self) -> None:
-        """Let the modules' tensors be those on the host, which no gradient is computed from."""
-        for number, place in enumerate(self.places):
-            if place.tensor._version != self.versions[number]:  # somebody has written to it on the device
-                self.versions[number] = place.tensor._version
-                _part(self.host, place).copy_(place.tensor.detach())
+    def to_host(self) -> None:
+        """Point the modules' tensors to the CPU buffer and mark them as changed, so autograd cannot use them."""
+        for number, span in enumerate(self.spans):
+            if span.tensor._version != self.versions[number]:  # somebody has written to it on the device
+                self.versions[number] = span.tensor._version
+                _view_span(self.host, span).copy_(span.tensor.detach())
         self._point(self.host)
-        for place in self.places:
-            torch.autograd.graph.increment_version(place.tensor)
+        for span in self.spans:
+            torch.autograd.graph.increment_version(span.tensor)
 
-    def take(self, weight: Tensor) -> None:
-        """Send a gradient that is now complete for one pass to host memory, to be added to those of earlier passes."""
+    def accumulate_grad(self, weight: Tensor) -> None:
+        """Move a complete gradient of one pass to CPU RAM and add it to those of earlier passes."""
         assert self.gradients is not None
         assert weight.grad is not None
         new, weight.grad = weight.grad, None
         self.gradients.add(weight, new)
 
     def _point(self, memory: Tensor) -> None:
-        for place in self.places:
-            place.tensor.data = _part(memory, place)
+        for span in self.spans:
+            span.tensor.data = _view_span(memory, span)
 
 
-def _part(memory: Tensor, place: _Place) -> Tensor:
-    return memory[place.begin : place.end].view(place.dtype).view(place.shape)
+def _view_span(memory: Tensor, span: _Span) -> Tensor:
+    return memory[span.begin : span.end].view(span.dtype).view(span.shape)
 
 
-class Stream:
-    """Groups of modules in the order in which a forward pass uses them, and `slots` buffers for them on the device.
+class WeightStreamer:
+    """Streams groups of modules, in the order of a forward pass, through `slots` buffers on the device.
 
     Two slots are enough: one computes while the other is filled. Without gradients a pass is followed by another one
     from the beginning, so that the first unit is fetched while the last one computes.
@@ -138,8 +138,8 @@ class Stream:
     and cannot be told of another place. While a unit is away, its tensors count as changed, so that a gradient that
     would be computed from another unit's weights is an error. So is one from weights that were changed since.
 
-    With `trained` the units hold weights that are trained, too: `catch` says which, and `settle` comes between the last
-    pass of a step and its update.
+    With `trained` the units also hold trained weights: call `hook_gradients` once they require gradients, and
+    `collect_offloaded_grads` between the last pass of a step and its update.
     """
 
     def __init__(
@@ -167,24 +167,24 @@ class Stream:
         self.holds = [-1] * len(sizes)
         self.ready: list[Any] = [None] * len(sizes)
         self.side = torch.cuda.Stream(device) if on_gpu else None
-        self.last, self.way = -1, 1
+        self.last, self.direction = -1, 1
         for number, unit in enumerate(self.units):
             for module in unit.modules:
                 module.register_forward_pre_hook(self._before(number))
                 module.register_forward_hook(self._after(number))
 
-    def catch(self) -> int:
-        """Have gradients of what requires them now go to host memory. Returns of how many weights that is."""
+    def hook_gradients(self) -> int:
+        """Offload gradients of the weights that require them now. Returns the number of weights."""
         count = 0
         for unit in self.units:
-            for place in unit.places:
-                if place.tensor.requires_grad:
-                    when_gradient_is_complete(place.tensor, unit.take)
+            for span in unit.spans:
+                if span.tensor.requires_grad:
+                    when_gradient_is_complete(span.tensor, unit.accumulate_grad)
                     count += 1
         return count
 
-    def settle(self) -> None:
-        """Have all weights at home, where they may be changed, with their gradients."""
+    def collect_offloaded_grads(self) -> None:
+        """Move all weights and gradients to CPU RAM, where the optimizer may change them."""
         if self.side is not None:  # nothing may be read from the host while it changes
             if self.gradients.arrivals.underway:  # for which the host waits anyway
                 torch.cuda.current_stream(self.device).wait_stream(self.side)
@@ -193,20 +193,20 @@ class Stream:
         gradients = self.gradients.collect()
         for slot, number in enumerate(self.holds):
             if number >= 0:
-                self.units[number].leave()
+                self.units[number].to_host()
             self.holds[slot], self.ready[slot] = -1, None
         for weight, gradient in gradients.items():
             weight.grad = gradient
-        self.last, self.way = -1, 1
+        self.last, self.direction = -1, 1
 
     @property
     def bytes_on_device(self) -> int:
-        """What the slots take."""
+        """Bytes of the slots on the device."""
         return sum(slot.numel() for slot in self.slots)
 
     @property
     def bytes_on_host(self) -> int:
-        """What waits."""
+        """Bytes of offloaded weights."""
         return sum(unit.size for unit in self.units)
 
     def _before(self, number: int) -> Any:
@@ -222,15 +222,15 @@ class Stream:
         return hook
 
     def use(self, number: int, back: bool = False) -> None:
-        """Have a unit's weights on the device, and let those of the one that is likely to follow be fetched."""
+        """Bring a unit to the device, and prefetch the unit that is likely to follow."""
         self._fetch(number)
         slot = number % len(self.slots)
         if self.ready[slot] is not None:
             torch.cuda.current_stream(self.device).wait_event(self.ready[slot])
             self.ready[slot] = None
-        self.way = self._direction(number, back)
+        self.direction = self._direction(number, back)
         self.last = number
-        following = number + self.way
+        following = number + self.direction
         # not so with weights that are trained: one that is on its way after the last pass could not be written to
         if not torch.is_grad_enabled() and not back and not self.trained:
             following %= len(self.units)
@@ -238,22 +238,22 @@ class Stream:
             self._fetch(following)
 
     def _direction(self, number: int, back: bool) -> int:
-        """1 for the way forward, -1 for the way back, on which checkpointing enters units forwards again."""
+        """1 for forward, -1 for backward, during which checkpointing runs units forward again."""
         if back:
             return -1
         if not torch.is_grad_enabled() or number == 0:
             return 1
-        return self.way if number == self.last else -1 if number == self.last - 1 else 1
+        return self.direction if number == self.last else -1 if number == self.last - 1 else 1
 
     def _fetch(self, number: int) -> None:
         slot = number % len(self.slots)
         if self.holds[slot] == number:
             return
         if self.holds[slot] >= 0:
-            self.units[self.holds[slot]].leave()
+            self.units[self.holds[slot]].to_host()
         unit, memory = self.units[number], self.slots[slot]
         self.holds[slot], self.ready[slot] = number, self._copy(unit, memory)
-        unit.enter(memory)
+        unit.to_device(memory)
 
     def _copy(self, unit: Unit, memory: Tensor) -> Any:
         if self.side is None:
@@ -266,15 +266,19 @@ class Stream:
             return self.side.record_event()
 
 
-def leaves(
+def find_leaf_layers(
     modules: Iterable[nn.Module], only: tuple[type[nn.Module], ...] = (nn.Module,), patterns: str | None = None
 ) -> list[nn.Module]:
-    """The layers in modules that hold weights and no further layers, quantised ones too, once each.
+    """The leaf layers of modules that have weights, quantized ones too.
 
-    `patterns` are globs behind commas, for a layer's name, its end, or that of something around it; none: all layers.
+    `patterns` are comma-separated globs for a layer's name, its ending or a module around it; None: all layers.
     """
-    wanted = [pattern.strip() for pattern in (patterns or "*").split(",") if pattern.strip()]
-    ways = [way for each in wanted for way in (each, f"*.{each}", f"{each}.*", f"*.{each}.*")]
+    names = [pattern.strip() for pattern in (patterns or "*").split(",") if pattern.strip()]
+    globs = [
+        glob
+        for name_pattern in names
+        for glob in (name_pattern, f"*.{name_pattern}", f"{name_pattern}.*", f"*.{name_pattern}.*")
+    ]
     return [
         layer
         for module in modules
@@ -282,5 +286,5 @@ def leaves(
         if isinstance(layer, only)
         and next(layer.parameters(), None) is not None
         and next(layer.children(), None) is None
-        and any(fnmatch(name, way) for way in ways)
+        and any(fnmatch(name, glob) for glob in globs)
     ]

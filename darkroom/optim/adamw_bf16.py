@@ -41,19 +41,22 @@ def _round(values: Sequence[Tensor], noises: list[Tensor]) -> list[Tensor]:
     """float32 tensors as bfloat16."""
     bits = [value.contiguous().view(torch.int32) for value in values]
     # no operator masks the bits of several tensors, so they are put into one
-    whole = torch.empty(sum(map(Tensor.numel, bits)), dtype=torch.int32, device=values[0].device)
-    parts = [part.view_as(each) for part, each in zip(whole.split([*map(Tensor.numel, bits)]), bits, strict=True)]
+    joined = torch.empty(sum(map(Tensor.numel, bits)), dtype=torch.int32, device=values[0].device)
+    parts = [
+        part.view_as(bit_tensor)
+        for part, bit_tensor in zip(joined.split([*map(Tensor.numel, bits)]), bits, strict=True)
+    ]
     torch._foreach_copy_(parts, bits)
     torch._foreach_add_(parts, noises)
-    whole.bitwise_and_(-65536)
+    joined.bitwise_and_(-65536)
     return _cast([part.view(torch.float32) for part in parts], torch.bfloat16)
 
 
 def _cast(tensors: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list[Tensor]:
     """Copies with the same numbers in another type."""
-    made = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
-    torch._foreach_copy_(made, list(tensors))
-    return made
+    copies = [torch.empty_like(tensor, dtype=dtype) for tensor in tensors]
+    torch._foreach_copy_(copies, list(tensors))
+    return copies
 
 
 class AdamWBF16(torch.optim.Optimizer):
@@ -76,10 +79,10 @@ class AdamWBF16(torch.optim.Optimizer):
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
         self._seed = seed
         self._generators: dict[torch.device, Generator] = {}
-        kinds = {p.dtype for group in self.param_groups for p in group["params"]}
-        if torch.bfloat16 not in kinds or not kinds <= {torch.bfloat16, torch.float32}:
+        dtypes = {p.dtype for group in self.param_groups for p in group["params"]}
+        if torch.bfloat16 not in dtypes or not dtypes <= {torch.bfloat16, torch.float32}:
             raise UserError(
-                f"optimizer = adamw_bf16\n  It trains bfloat16 weights, and these are {', '.join(map(str, kinds))}.\n"
+                f"optimizer = adamw_bf16\n  It trains bfloat16 weights, and these are {', '.join(map(str, dtypes))}.\n"
                 "  Set mixed_precision to bf16, or choose torch-adamw or optimi-adamw."
             )
 
@@ -102,11 +105,11 @@ class AdamWBF16(torch.optim.Optimizer):
         A parameter without a state yet comes alone, as what it owes of decay is drawn just before its noise.
         """
 
-        def kind(p: Tensor) -> tuple[Any, ...]:
+        def group_key(p: Tensor) -> tuple[Any, ...]:
             step = self.state[p].get("step")
             return p.device, p.dtype, step, id(p) if step is None else None
 
-        for _, alike in itertools.groupby(parameters, kind):
+        for _, alike in itertools.groupby(parameters, group_key):
             several: list[Tensor] = []
             for p in alike:
                 if several and sum(map(Tensor.numel, several)) + p.numel() > TOGETHER:
@@ -128,8 +131,8 @@ class AdamWBF16(torch.optim.Optimizer):
             yield from ([_draw(several[0].shape, device, generator)] for _ in range(ROUNDINGS))
             return
         sizes = [ROUNDINGS * p.numel() for p in several]
-        drawn = _draw([sum(sizes)], device, generator).split(sizes)
-        shaped = [noise.view(ROUNDINGS, *p.shape) for noise, p in zip(drawn, several, strict=True)]
+        noises = _draw([sum(sizes)], device, generator).split(sizes)
+        shaped = [noise.view(ROUNDINGS, *p.shape) for noise, p in zip(noises, several, strict=True)]
         yield from ([noise[number] for noise in shaped] for number in range(ROUNDINGS))
 
     def _update(self, several: list[Tensor], group: dict[str, Any]) -> None:
@@ -140,7 +143,7 @@ class AdamWBF16(torch.optim.Optimizer):
             state["step"] += 1
         step, (b1, b2), noises = states[0]["step"], group["betas"], self._noises(several)
 
-        def rounded(exact: Sequence[Tensor]) -> list[Tensor]:
+        def round_noisily(exact: Sequence[Tensor]) -> list[Tensor]:
             return _round(exact, next(noises)) if several[0].dtype is torch.bfloat16 else list(exact)
 
         def wide(name: str) -> list[Tensor]:
@@ -153,17 +156,17 @@ class AdamWBF16(torch.optim.Optimizer):
         grad = _cast([p.grad for p in several])  # type: ignore[misc]
         m = torch._foreach_lerp(wide("m"), grad, 1 - b1)
         v = torch._foreach_lerp(wide("v"), torch._foreach_mul(grad, grad), 1 - b2)
-        put("m", rounded(m))
-        put("v", rounded(v))
+        put("m", round_noisily(m))
+        put("v", round_noisily(v))
 
         # (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + eps)
         root = torch._foreach_sqrt(torch._foreach_div(v, 1 - b2**step))
         update = torch._foreach_div(torch._foreach_div(m, 1 - b1**step), torch._foreach_add(root, group["eps"]))
-        due = rounded(torch._foreach_sub(wide("c"), torch._foreach_mul(update, group["lr"])))
+        due = round_noisily(torch._foreach_sub(wide("c"), torch._foreach_mul(update, group["lr"])))
         due, old = _cast(due), _cast(several)
-        torch._foreach_copy_(several, rounded(torch._foreach_add(old, due)))
+        torch._foreach_copy_(several, round_noisily(torch._foreach_add(old, due)))
         # what the weights did not take of it
-        put("c", rounded(torch._foreach_add(due, torch._foreach_sub(old, _cast(several)))))
+        put("c", round_noisily(torch._foreach_add(due, torch._foreach_sub(old, _cast(several)))))
 
     def _decay(self, several: list[Tensor], group: dict[str, Any]) -> None:
         """Decay is paid in installments large enough to register in bfloat16."""
@@ -187,12 +190,12 @@ class AdamWBF16(torch.optim.Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Put a `state_dict` back, also one of weights that were on another device."""
-        rest = dict(state_dict)
-        positions = rest.pop("generators", {})
+        state = dict(state_dict)
+        positions = state.pop("generators", {})
         for device in {p.device for group in self.param_groups for p in group["params"]} if positions else ():
             position = positions.get(str(device), next(iter(positions.values()))).cpu().to(torch.uint8)
             self._go_on(self._generator(device), position)
-        super().load_state_dict(rest)
+        super().load_state_dict(state)
 
     @staticmethod
     def _go_on(generator: Generator, position: Tensor) -> None:

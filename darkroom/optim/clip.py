@@ -36,5 +36,5 @@ def clip(parameters: Sequence[Tensor], method: str, limit: float) -> Tensor:
 def _sizes(grads: Sequence[Tensor], order: float) -> Tensor:
     """The norm of each gradient, on the GPU if some are there: those of offloaded weights are on the host."""
     devices = sorted({grad.device for grad in grads}, key=lambda device: device.type == "cpu")
-    each = ([grad for grad in grads if grad.device == device] for device in devices)
-    return torch.cat([to_device(torch.stack(torch._foreach_norm(some, order)), devices[0]) for some in each])
+    groups = ([grad for grad in grads if grad.device == device] for device in devices)
+    return torch.cat([to_device(torch.stack(torch._foreach_norm(some, order)), devices[0]) for some in groups])

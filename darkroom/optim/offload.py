@@ -1,4 +1,4 @@
-"""An optimizer in host memory: its state is there, and so are the copies of the weights that it updates.
+"""An optimizer in CPU RAM: its state is there, and so are the copies of the weights that it updates.
 
 After ZeRO-Offload (2101.06840) and torchao's CPUOffloadOptimizer, which runs on GPUs alone, takes gradients away before
 they are clipped, and puts its old copies over the weights that a resume has read.
@@ -18,21 +18,23 @@ from darkroom.core.transfer import HOST, HostGradients, when_gradient_is_complet
 Groups = Sequence[Mapping[str, Any]]
 
 
-class Offloaded:
+class OffloadedOptimizer:
     """`build(groups)` makes an optimizer, here on twins of the weights. Call `collect` before clipping and `step`.
 
-    With `gradients` each gradient leaves the device as soon as it is known, and several batches add up in host memory.
+    With `gradients` each gradient leaves the device as soon as it is known, and several batches add up in CPU RAM.
     Gradients are copied to pinned memory without waiting; `collect` waits for all of them at once.
     """
 
     def __init__(self, groups: Groups, build: Callable[[Groups], Any], gradients: bool = False):
-        self.twins = {p: _twin(p) for group in groups for p in group["params"]}
-        self.seen = {p: p._version for p in self.twins}
+        self.master_parameters = {p: _copy_to_host(p) for group in groups for p in group["params"]}
+        self.versions = {p: p._version for p in self.master_parameters}
         self.gradients = HostGradients()
-        self.inner = build([{**group, "params": [self.twins[p] for p in group["params"]]} for group in groups])
+        self.inner = build(
+            [{**group, "params": [self.master_parameters[p] for p in group["params"]]} for group in groups]
+        )
         if gradients:
-            for p in self.twins:
-                when_gradient_is_complete(p, self._take)
+            for p in self.master_parameters:
+                when_gradient_is_complete(p, self._move_grad)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -42,30 +44,30 @@ class Offloaded:
     @torch.no_grad()
     def collect(self) -> None:
         """Have all gradients at the twins, and the twins as the weights are if somebody else has changed those."""
-        for p, twin in self.twins.items():
-            if p._version != self.seen[p]:
-                twin.copy_(p)
+        for p, master in self.master_parameters.items():
+            if p._version != self.versions[p]:
+                master.copy_(p)
             if p.grad is not None:
-                self._take(p)
+                self._move_grad(p)
         for p, gradient in self.gradients.collect().items():
-            self.twins[p].grad = gradient
+            self.master_parameters[p].grad = gradient
 
     @torch.no_grad()
-    def _take(self, p: Tensor) -> None:
+    def _move_grad(self, p: Tensor) -> None:
         assert p.grad is not None
-        (gradient, p.grad), twin = (p.grad, None), self.twins[p]
-        if twin.grad is not None:  # zeros, to be added to
-            self.gradients.start_from(p, twin.grad)
-            twin.grad = None
+        (gradient, p.grad), master = (p.grad, None), self.master_parameters[p]
+        if master.grad is not None:  # zeros, to be added to
+            self.gradients.start_from(p, master.grad)
+            master.grad = None
         self.gradients.add(p, gradient)
 
     @torch.no_grad()
     def step(self) -> None:
         """Update the twins, then the weights."""
         self.inner.step()
-        for p, twin in self.twins.items():
-            p.copy_(twin, non_blocking=True)
-            self.seen[p] = p._version
+        for p, master in self.master_parameters.items():
+            p.copy_(master, non_blocking=True)
+            self.versions[p] = p._version
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the twins' gradients; the weights' own are gone since `collect`."""
@@ -80,7 +82,7 @@ class Offloaded:
         self.inner.load_state_dict(state)
 
 
-def _twin(p: nn.Parameter) -> nn.Parameter:
-    twin = nn.Parameter(empty_pinned_like(p).copy_(p.detach()) if p.is_cuda else p.detach().to(HOST, copy=True))
-    twin.grad_dtype = p.grad_dtype
-    return twin
+def _copy_to_host(p: nn.Parameter) -> nn.Parameter:
+    master = nn.Parameter(empty_pinned_like(p).copy_(p.detach()) if p.is_cuda else p.detach().to(HOST, copy=True))
+    master.grad_dtype = p.grad_dtype
+    return master

@@ -14,7 +14,7 @@ from torch import Tensor
 from darkroom.core.transfer import when_gradient_is_complete
 
 
-class Released:
+class PerParameterOptimizer:
     """`build(groups, number)` makes an optimizer, here one for each weight, which backward calls.
 
     `clip(parameters)` limits gradients in place and answers how large they were; `size` is the largest since it was
@@ -29,12 +29,12 @@ class Released:
         together: bool = False,
     ):
         self.clip, self.together, self.sizes = clip, together, list[Tensor]()
-        each = [{**group, "params": [p]} for group in groups for p in group["params"]]
-        self.each = [build([group], number) for number, group in enumerate(each)]
+        param_groups = [{**group, "params": [p]} for group in groups for p in group["params"]]
+        self.optimizers = [build([group], number) for number, group in enumerate(param_groups)]
         self.by_weight: dict[Tensor, Any] = {}
-        for group, one in zip(each, self.each, strict=True):
+        for group, optimizer in zip(param_groups, self.optimizers, strict=True):
             (p,) = group["params"]
-            self.by_weight[p] = one
+            self.by_weight[p] = optimizer
             when_gradient_is_complete(p, self._update)
 
     def _update(self, p: Tensor) -> None:
@@ -52,7 +52,7 @@ class Released:
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Those of all optimizers."""
-        return [group for one in self.each for group in one.param_groups]
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def step(self) -> None:
         """Nothing: backward has done it."""
@@ -62,9 +62,9 @@ class Released:
 
     def state_dict(self) -> dict[str, Any]:
         """Those of all optimizers."""
-        return {"each": [one.state_dict() for one in self.each]}
+        return {"each": [optimizer.state_dict() for optimizer in self.optimizers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put a `state_dict` back. Raises ValueError if it is one of other weights."""
-        for one, saved in zip(self.each, state["each"], strict=True):
-            one.load_state_dict(saved)
+        for optimizer, saved in zip(self.optimizers, state["each"], strict=True):
+            optimizer.load_state_dict(saved)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 @dataclasses.dataclass(frozen=True)
-class Shape:
+class ScheduleShape:
     """Length and form of a schedule: `warmup` and `total` in optimizer steps, `end` as a fraction of the base rate."""
 
     warmup: int
@@ -28,39 +28,39 @@ class Shape:
         return min(1.0, max(0.0, (step - self.warmup) / max(1, self.total - self.warmup)))
 
 
-def constant(step: float, shape: Shape) -> float:
+def constant(step: float, shape: ScheduleShape) -> float:
     """1, always."""
     return 1.0
 
 
-def linear(step: float, shape: Shape) -> float:
+def linear(step: float, shape: ScheduleShape) -> float:
     """From 1 to 0 in a straight line."""
     return 1.0 - shape.progress(step)
 
 
-def cosine(step: float, shape: Shape) -> float:
+def cosine(step: float, shape: ScheduleShape) -> float:
     """Half a cosine from 1 to `end`."""
     return shape.end + (1 - shape.end) * 0.5 * (1 + math.cos(math.pi * shape.progress(step)))
 
 
-def cosine_with_restarts(step: float, shape: Shape) -> float:
+def cosine_with_restarts(step: float, shape: ScheduleShape) -> float:
     """`cycles` half cosines, each starting again at 1 (SGDR 1608.03983)."""
     progress = shape.progress(step)
     return 0.0 if progress >= 1 else 0.5 * (1 + math.cos(math.pi * (shape.cycles * progress % 1.0)))
 
 
-def polynomial(step: float, shape: Shape) -> float:
+def polynomial(step: float, shape: ScheduleShape) -> float:
     """(1 - progress) to the `power`, from 1 to `end`."""
     return (1 - shape.end) * (1 - shape.progress(step)) ** shape.power + shape.end
 
 
-def sine(step: float, shape: Shape) -> float:
+def sine(step: float, shape: ScheduleShape) -> float:
     """A sine wave between `end` and 1 whose half period is the warm-up length; it has no warm-up of its own."""
     half = shape.warmup or 1000
     return shape.end + (1 - shape.end) * 0.5 * (1 + math.sin(math.pi * step / half))
 
 
-SCHEDULES: dict[str, Callable[[float, Shape], float]] = {
+SCHEDULES: dict[str, Callable[[float, ScheduleShape], float]] = {
     "constant": constant,
     "constant_with_warmup": constant,
     "linear": linear,
@@ -72,7 +72,7 @@ SCHEDULES: dict[str, Callable[[float, Shape], float]] = {
 WITHOUT_WARMUP = frozenset({"constant", "sine"})
 
 
-def factor(name: str, step: float, shape: Shape) -> float:
+def compute_factor(name: str, step: float, shape: ScheduleShape) -> float:
     """Warm-up, then the named schedule."""
     if name not in WITHOUT_WARMUP and step < shape.warmup:
         return step / shape.warmup
@@ -88,7 +88,7 @@ class Scheduler:
 
     optimizer: object
     name: str
-    shape: Shape
+    shape: ScheduleShape
     scheduled: Callable[[int], float] = float
 
     def __post_init__(self) -> None:
@@ -97,7 +97,7 @@ class Scheduler:
 
     def set(self, step: int) -> float:
         """Set the rates for the update number `step` (from 0) and return the first group's."""
-        scale = factor(self.name, self.scheduled(step), self.shape)
+        scale = compute_factor(self.name, self.scheduled(step), self.shape)
         for group in self.optimizer.param_groups:  # type: ignore[attr-defined]
             rate = group["base_lr"] * scale
             if isinstance(group["lr"], Tensor):  # a compiled update reads it there

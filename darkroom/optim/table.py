@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class OptimizerSpec:
     """One optimizer: its class, the defaults that differ from the library's, the extra that installs it.
 
-    own_clip       it limits its own updates, so gradients are not clipped before it
+    clips_gradients       it limits its own updates, so gradients are not clipped before it
     schedule_free  it averages weights itself: no learning-rate schedule; train() and eval() switch weights
     warmup         the argument that takes `lr_warmup_steps`, for those that warm up by themselves
     compiles       torch compiles its update, for which there has to be a compiler
@@ -36,7 +36,7 @@ class Row:
     sentence: str
     defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     extra: str = "optim"
-    own_clip: bool = False
+    clips_gradients: bool = False
     schedule_free: bool = False
     warmup: str = ""
     compiles: bool = False
@@ -49,11 +49,13 @@ class Row:
         return self.path.split(".")[0].split(":")[0]
 
 
-OPTIMIZERS: Table[Row] = Table("optimizer", entry_points="darkroom.optimizers")
+OPTIMIZERS: Table[OptimizerSpec] = Table("optimizer", entry_points="darkroom.optimizers")
 
 OPTIMIZERS.add(
     "adamw_bf16",
-    Row("darkroom.optim.adamw_bf16:AdamWBF16", "AdamW on bfloat16 weights with stochastic rounding.", extra=""),
+    OptimizerSpec(
+        "darkroom.optim.adamw_bf16:AdamWBF16", "AdamW on bfloat16 weights with stochastic rounding.", extra=""
+    ),
 )
 
 _KAHAN = {"kahan_sum": True}
@@ -67,7 +69,10 @@ for _name, _class, _sentence, _defaults in (
     ("adam", "Adam", "Adam with Kahan summation for low precision.", _KAHAN),
     ("sgd", "SGD", "Plain gradient descent with Kahan summation.", _KAHAN),
 ):
-    OPTIMIZERS.add(f"optimi-{_name}", Row(f"optimi.{_class}", _sentence, _defaults, own_clip=_name == "stableadamw"))
+    OPTIMIZERS.add(
+        f"optimi-{_name}",
+        OptimizerSpec(f"optimi.{_class}", _sentence, _defaults, clips_gradients=_name == "stableadamw"),
+    )
 
 for _name, _sentence, _defaults in (
     ("", "AdamW that needs no schedule: it averages the weights on the way.", {"weight_decay": 0.01}),
@@ -76,17 +81,19 @@ for _name, _sentence, _defaults in (
 ):
     OPTIMIZERS.add(
         f"adamw_schedulefree{_name}",
-        Row("schedulefree.AdamWScheduleFree", _sentence, _defaults, schedule_free=True, warmup="warmup_steps"),
+        OptimizerSpec(
+            "schedulefree.AdamWScheduleFree", _sentence, _defaults, schedule_free=True, warmup="warmup_steps"
+        ),
     )
 
 OPTIMIZERS.add(
     "prodigy",
-    Row(
+    OptimizerSpec(
         "prodigyplus.prodigy_plus_schedulefree:ProdigyPlusScheduleFree",
         "Finds its own learning rate; leave learning_rate at 1.",
         # every run has one group of parameters, and the library prints a line when it finds nothing to split
         {"betas": (0.9, 0.99), "prodigy_steps": 0, "split_groups": False},
-        own_clip=True,
+        clips_gradients=True,
         schedule_free=True,
     ),
 )
@@ -97,7 +104,9 @@ for _name, _class in (
     ("adamax", "Adamax"), ("asgd", "ASGD"),
 ):  # fmt: skip
     _weight_decay = {"weight_decay": 0.01} if _name == "adamw" else {}
-    OPTIMIZERS.add(f"torch-{_name}", Row(f"torch.optim.{_class}", f"torch's {_class}.", _weight_decay, extra=""))
+    OPTIMIZERS.add(
+        f"torch-{_name}", OptimizerSpec(f"torch.optim.{_class}", f"torch's {_class}.", _weight_decay, extra="")
+    )
 
 _ANY, _FP8 = (0, 0), (8, 9)  # eight-bit floats are computed with from there on
 for _name, _class, _sentence, _gpu in (
@@ -107,7 +116,9 @@ for _name, _class, _sentence, _gpu in (
     ("adamwfp8", "AdamWFp8", "AdamW whose state is in eight-bit floats, in blocks of 256.", _FP8),
 ):
     _usual = {"weight_decay": 0.01, "eps": 1e-6}
-    OPTIMIZERS.add(f"ao-{_name}", Row(f"torchao.optim.{_class}", _sentence, _usual, "quant", compiles=True, gpu=_gpu))
+    OPTIMIZERS.add(
+        f"ao-{_name}", OptimizerSpec(f"torchao.optim.{_class}", _sentence, _usual, "quant", compiles=True, gpu=_gpu)
+    )
 
 _settings: dict[str, Any]
 for _name, _class, _sentence, _settings, _pages in (
@@ -118,11 +129,16 @@ for _name, _class, _sentence, _settings, _pages in (
     ("ademamix", "AdEMAMix", "Adam with a second, slower momentum (2409.03137)", {"weight_decay": 0.01}, True),
 ):
     for _bits, _words in (("", ""), ("8bit", ", its state in 8 bits")):
-        _path, _said = f"bitsandbytes.optim.{_class}{_bits}", f"{_sentence}{_words}"
-        OPTIMIZERS.add(f"bnb-{_name}{_bits}", Row(_path, f"{_said}.", _settings, "quant"))
+        _path, _description = f"bitsandbytes.optim.{_class}{_bits}", f"{_sentence}{_words}"
+        OPTIMIZERS.add(f"bnb-{_name}{_bits}", OptimizerSpec(_path, f"{_description}.", _settings, "quant"))
         if _pages:
-            _path, _said = _path.replace(_class, f"Paged{_class}"), f"{_said}, in pages that go to the host and back."
-            OPTIMIZERS.add(f"bnb-{_name}{_bits}-paged", Row(_path, _said, _settings, "quant", on_cpu=False))
+            _path, _description = (
+                _path.replace(_class, f"Paged{_class}"),
+                f"{_description}, in pages that go to the host and back.",
+            )
+            OPTIMIZERS.add(
+                f"bnb-{_name}{_bits}-paged", OptimizerSpec(_path, _description, _settings, "quant", on_cpu=False)
+            )
 
 _SDNQ: dict[str, Any] = {"use_quantized_buffers": True}
 for _name, _class, _sentence, _settings in (
@@ -135,17 +151,17 @@ for _name, _class, _sentence, _settings in (
     ("muon+quantized_matmul", "Muon", "The same, multiplying in 8 bits.",
      {"betas": (0.9, 0.95), "use_quantized_matmul": True, **_SDNQ}),
 ):  # fmt: skip
-    OPTIMIZERS.add(f"sdnq-{_name}", Row(f"sdnq.optim.{_class}", _sentence, _settings, "quant"))
+    OPTIMIZERS.add(f"sdnq-{_name}", OptimizerSpec(f"sdnq.optim.{_class}", _sentence, _settings, "quant"))
 
-OPTIMIZERS.add("soap", Row("pytorch_optimizer.SOAP", "Adam in the axes of Shampoo (2409.11321).", {}))
+OPTIMIZERS.add("soap", OptimizerSpec("pytorch_optimizer.SOAP", "Adam in the axes of Shampoo (2409.11321).", {}))
 
 
-def row_of(name: str) -> Row:
+def find_optimizer(name: str) -> OptimizerSpec:
     """The row of `name`; a dotted path becomes a row of its own. Raises ConfigError with the nearest names."""
     if name in OPTIMIZERS:
         return OPTIMIZERS[name]
     if "." in name or ":" in name:
-        return Row(name, "A class of your own.", extra="")
+        return OptimizerSpec(name, "A class of your own.", extra="")
     try:
         return OPTIMIZERS[name]
     except KeyError as cause:
@@ -154,39 +170,40 @@ def row_of(name: str) -> Row:
         ) from None
 
 
-def check(options: Config, device: torch.device) -> None:
+def validate_optimizer(options: Config, device: torch.device) -> None:
     """Raises MissingPackage, or ConfigError for an optimizer that there is not or that this machine cannot run."""
-    name, row = options.optimizer, row_of(options.optimizer)
+    name, spec = options.optimizer, find_optimizer(options.optimizer)
     if options.optimizer_cpu_offload_method == "cpu":
         device = torch.device("cpu")
-    if is_host(device) and not row.on_cpu:
+    if is_host(device) and not spec.on_cpu:
         problem = "Its state moves between a GPU and the host, and here it would be on the host alone."
         raise ConfigError("optimizer", name, "", problem, f"Choose {name.removesuffix('-paged')}.")
-    if (able := capability(device)) and able < row.gpu:
-        problem = f"Its eight-bit floats need compute capability {_dotted(row.gpu)}, and this GPU has {_dotted(able)}."
+    if (available := capability(device)) and available < spec.gpu:
+        required, actual = _format_version(spec.gpu), _format_version(available)
+        problem = f"Its eight-bit floats need compute capability {required}, and this GPU has {actual}."
         raise ConfigError("optimizer", name, "", problem, "Choose ao-adamw8bit.")
-    if row.extra and importlib.util.find_spec(row.package) is None:
-        raise MissingPackage(row.package, row.extra, f"optimizer = {name}")
-    if row.compiles and not shutil.which(os.environ.get("CXX", "g++")):
+    if spec.extra and importlib.util.find_spec(spec.package) is None:
+        raise MissingPackage(spec.package, spec.extra, f"optimizer = {name}")
+    if spec.compiles and not shutil.which(os.environ.get("CXX", "g++")):
         problem = "torch compiles its update when it first runs, and there is no C++ compiler here."
         raise ConfigError("optimizer", name, "", problem, "Install g++, or choose bnb-adamw8bit.")
     if options.fuse_optimizer:
-        _has_fused(_class_of(row, name), name)
-    apart = [n for n in APART if getattr(options, n) not in (False, "none")]
-    if apart and hasattr(cls := _class_of(row, name), "train") and hasattr(cls, "eval"):
+        _require_fused(_import_class(spec, name), name)
+    blocking = [n for n in NOT_ON_MODEL_WEIGHTS if getattr(options, n) not in (False, "none")]
+    if blocking and hasattr(cls := _import_class(spec, name), "train") and hasattr(cls, "eval"):
         problem = f"{name} changes all weights before they are saved or drawn with, which it has to have together."
-        raise ConfigError(apart[0], getattr(options, apart[0]), "", problem, "Choose another optimizer.")
+        raise ConfigError(blocking[0], getattr(options, blocking[0]), "", problem, "Choose another optimizer.")
 
 
 # with these an optimizer is not on the model's weights themselves, or not on all of them
-APART = ("optimizer_cpu_offload_method", "optimizer_release_gradients")
+NOT_ON_MODEL_WEIGHTS = ("optimizer_cpu_offload_method", "optimizer_release_gradients")
 
 
-def _dotted(capability: tuple[int, int]) -> str:
+def _format_version(capability: tuple[int, int]) -> str:
     return ".".join(map(str, capability))
 
 
-def _has_fused(cls: type, name: str) -> None:
+def _require_fused(cls: type, name: str) -> None:
     if "fused" not in inspect.signature(cls.__init__).parameters:  # type: ignore[misc]
         fit = [n for n in OPTIMIZERS if n in ("torch-adam", "torch-adamw", "torch-sgd", "torch-adagrad")]
         problem = f"{name} has no fused kernels."
@@ -198,70 +215,74 @@ def build(options: Config, parameters: Iterable[Any], rate: float, seed: int) ->
 
     Raises MissingPackage if its library is absent and ConfigError for arguments that its class does not take.
     """
-    row = row_of(options.optimizer)
-    cls = _class_of(row, options.optimizer)
-    arguments, own = _arguments(row, cls, options, rate, seed), options.optimizer_config or {}
+    spec = find_optimizer(options.optimizer)
+    cls = _import_class(spec, options.optimizer)
+    arguments, overrides = _arguments(spec, cls, options, rate, seed), options.optimizer_config or {}
     try:
         optimizer: Any = cls(as_groups(parameters), **arguments)
     except (ValueError, TypeError, AssertionError) as cause:
-        if not own:
+        if not overrides:
             raise
-        said = f"{cls.__name__} refuses it: {str(cause) or 'not every name is one that it knows'}."
-        raise _refused(own, said, "Correct the value or leave it out.") from cause
-    known = {*inspect.signature(cls.__init__).parameters, *(name for g in optimizer.param_groups for name in g)}  # type: ignore[misc]
-    if unknown := own.keys() - known:  # swallowed by a class that takes anything
+        summary = f"{cls.__name__} refuses it: {str(cause) or 'not every name is one that it knows'}."
+        raise _config_error(overrides, summary, "Correct the value or leave it out.") from cause
+    accepted = {*inspect.signature(cls.__init__).parameters, *(name for g in optimizer.param_groups for name in g)}  # type: ignore[misc]
+    if unknown := overrides.keys() - accepted:  # swallowed by a class that takes anything
         problem = f"{cls.__name__} has no argument {', '.join(sorted(unknown))}."
-        raise _refused(own, problem, f"It takes: {', '.join(sorted(known - {'self', 'params', 'kwargs'}))}.")
-    if row.schedule_free:
+        raise _config_error(
+            overrides, problem, f"It takes: {', '.join(sorted(accepted - {'self', 'params', 'kwargs'}))}."
+        )
+    if spec.schedule_free:
         optimizer.train()
     return optimizer
 
 
 def as_groups(parameters: Iterable[Any]) -> list[dict[str, Any]]:
     """Parameters, or groups of them, as groups; those given stay as they are."""
-    given = list(parameters)
-    return [dict(group) for group in given] if isinstance(given[0], dict) else [{"params": given}]
+    items = list(parameters)
+    return [dict(group) for group in items] if isinstance(items[0], dict) else [{"params": items}]
 
 
-def _refused(own: Mapping[str, Any], problem: str, change: str) -> ConfigError:
-    return ConfigError("optimizer_config", own, "", problem, change)
+def _config_error(value: Mapping[str, Any], problem: str, change: str) -> ConfigError:
+    return ConfigError("optimizer_config", value, "", problem, change)
 
 
-def _class_of(row: Row, name: str) -> type:
+def _import_class(spec: OptimizerSpec, name: str) -> type:
     try:
-        return import_path(row.path)
+        return import_path(spec.path)
     except ImportError as cause:
-        if row.extra:
-            raise MissingPackage(row.package, row.extra, f"optimizer = {name}") from cause
+        if spec.extra:
+            raise MissingPackage(spec.package, spec.extra, f"optimizer = {name}") from cause
         raise ConfigError("optimizer", name, "", f"{cause}.", "Check the path of the class.") from cause
 
 
-def _arguments(row: Row, cls: type, options: Config, rate: float, seed: int) -> dict[str, Any]:
+def _arguments(spec: OptimizerSpec, cls: type, options: Config, rate: float, seed: int) -> dict[str, Any]:
     """What the class is called with: the row's defaults, then options of their own, then `optimizer_config`."""
     accepted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     takes_anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
-    own = dict(options.optimizer_config or {})
-    if unknown := [name for name in own if name not in accepted and not takes_anything]:
+    overrides = dict(options.optimizer_config or {})
+    if unknown := [name for name in overrides if name not in accepted and not takes_anything]:
         problem = f"{cls.__name__} has no argument {', '.join(unknown)}."
-        raise _refused(own, problem, f"It takes: {', '.join(n for n in accepted if n not in ('self', 'params'))}.")
+        raise _config_error(
+            overrides, problem, f"It takes: {', '.join(n for n in accepted if n not in ('self', 'params'))}."
+        )
     if options.fuse_optimizer:
-        _has_fused(cls, options.optimizer)
-        own.setdefault("fused", True)
-    arguments = {"lr": rate, "seed": seed, **row.defaults, **_from_options(options, cls), **own}
-    if row.warmup:
-        arguments.setdefault(row.warmup, options.lr_warmup_steps)
+        _require_fused(cls, options.optimizer)
+        overrides.setdefault("fused", True)
+    arguments = {"lr": rate, "seed": seed, **spec.defaults, **_from_options(options, cls), **overrides}
+    if spec.warmup:
+        arguments.setdefault(spec.warmup, options.lr_warmup_steps)
     return {name: value for name, value in arguments.items() if name in accepted or (takes_anything and name != "seed")}
 
 
 def _from_options(options: Config, cls: type) -> dict[str, Any]:
     """Arguments that have options of their own. Those named adam_... count only where the user set them."""
     arguments: dict[str, Any] = {}
-    given = options.model_fields_set
+    set_options = options.model_fields_set
     if "adam" in cls.__name__.lower():
-        if given & {"adam_beta1", "adam_beta2"}:
+        if set_options & {"adam_beta1", "adam_beta2"}:
             arguments["betas"] = (options.adam_beta1, options.adam_beta2)
         for name, argument in (("adam_weight_decay", "weight_decay"), ("adam_epsilon", "eps")):
-            if name in given:
+            if name in set_options:
                 arguments[argument] = getattr(options, name)
     if options.optimizer_beta1 is not None and options.optimizer_beta2 is not None:
         arguments["betas"] = (options.optimizer_beta1, options.optimizer_beta2)

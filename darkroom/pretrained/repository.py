@@ -365,9 +365,9 @@ class Repository:
         try:
             return json.loads((folder / INDEX).read_text(encoding="utf-8"))
         except (OSError, ValueError) as cause:
-            what = f"Its {INDEX} cannot be read: {cause}" if (folder / INDEX).exists() else f"It has no {INDEX}"
+            detail = f"Its {INDEX} cannot be read: {cause}" if (folder / INDEX).exists() else f"It has no {INDEX}"
             change = f"Give a folder in the diffusers layout that holds a {self.family.title} model."
-            raise self._config_error(f"{what}.", change) from cause
+            raise self._config_error(f"{detail}.", change) from cause
 
     def _hub_index(self, base: str) -> dict[str, Any]:
         """model_index.json from the hub's cache, else from the hub, without the library's half minute of retries."""

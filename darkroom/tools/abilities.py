@@ -26,10 +26,10 @@ def table() -> str:
     each = [families.get(name) for name in families.names()]
     works: dict[str, str] = {
         "Families": f"{', '.join(family.title for family in each)}; each also as `tiny`, random weights to try things",
-        "Trained": f"{_names(adapters.KINDS)}; ControlNets: {_having('controlnet')}; control pictures as channels: "
+        "Trained": f"{_names(adapters.ADAPTERS)}; ControlNets: {_having('controlnet')}; control pictures as channels: "
         f"{_having('control')}; text encoders: {_having('train_text_encoder')}",
         "Optimizers": f"{_names(OPTIMIZERS)}; any class by import path",
-        "Frozen weights in fewer bits": _names(quantize.quantisers()),
+        "Frozen weights in fewer bits": _names(quantize.find_quantizers()),
         "Datasets from": _names(storage.STORES),
         "Captions from": _names(SOURCES),
         "Trackers": _names(trackers.TRACKERS_BY_NAME),

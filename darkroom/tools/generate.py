@@ -103,7 +103,7 @@ def load_adapters(
         if not adapter.path.exists():
             raise ModelError(f"There is no adapter at {adapter.path}.\n  Check the path.")
         name = f"adapter_{number}"
-        files = stock.files_of(str(adapter.path), components)
+        files = stock.find_files(str(adapter.path), components)
         each = [_load(pipe, family, part, Path(file), name) for part, file in files.items()]
         counted.append(Loaded(sum(one.matched for one in each), [key for one in each for key in one.unmatched]))
         attend(pipe, components, adapter.path, options)
@@ -156,7 +156,7 @@ def count_keys(pipe: DiffusionPipeline, family: Family, part: str, file: Path, n
             f"The adapter {file} has nothing for the {part} of {family.title}: it holds {held}.\n"
             f"  Give a LoRA file that was made for {family.title}, or the family that this one was made for."
         )
-    adapted = {text: getattr(pipe, text) for text in filter(stock.is_text, pipe.components)} | {part: model}
+    adapted = {text: getattr(pipe, text) for text in filter(stock.is_text_encoder, pipe.components)} | {part: model}
     inside = {
         stock.key_prefix(component) + key: tensor
         for component, its in adapted.items()

@@ -23,7 +23,7 @@ from darkroom.core.errors import ModelError
 from darkroom.families.base import Family
 from darkroom.families.shared.classes import find_class
 from darkroom.media.reference_image import ReferenceImage
-from darkroom.memory.policy import Placement, is_quantised
+from darkroom.memory.policy import MemoryPolicy, has_quantized_weights
 from darkroom.options.config import Config, construct
 from darkroom.pretrained.components import Components, find_accepted_components
 from darkroom.pretrained.repository import locate_repository
@@ -68,14 +68,14 @@ def verify(path: Path) -> Verdict:
     if path.is_dir() and (path / STATE).exists() and (problem := validate_checkpoint(path)):
         return Verdict(0, [], 0, None, problem)
     base = locate_repository(options["$base"], family)
-    placement = Placement(settings, run_device(), family.blocks)
-    components = parts_of_run(family, base, settings, placement)
+    memory_policy = MemoryPolicy(settings, run_device(), family.blocks)
+    components = parts_of_run(family, base, settings, memory_policy)
     mixed = mixes(components)
     own = read_apart(components) if mixed else {}
     if options["model_type"] == "full":
         pipe, matched, unmatched = full_pipeline(components, path, base, own)
         for part in components.trainable_components:
-            placement.speed_up(part, getattr(pipe, part))
+            memory_policy.convert_to_float8(part, getattr(pipe, part))
     else:
         pipe = generate.stock_pipeline(family, base, components.dtype, settings, **own)
         files = [generate.AdapterFile(adapter_file(path))]
@@ -86,14 +86,16 @@ def verify(path: Path) -> Verdict:
         for part in components.trainable_components:
             if part in narrow:
                 put_below(getattr(pipe, part), narrow[part])
-            placement.narrow(part, getattr(pipe, part))
+            memory_policy.quantize_frozen(part, getattr(pipe, part))
         if mixed:
-            for part, file in stock.files_of(str(files[0].path), family.adapter_components(settings)).items():
-                stock.keep_exact(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
+            for part, file in stock.find_files(str(files[0].path), family.adapter_components(settings)).items():
+                stock.restore_precision(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
     trained = family.trainable_components_for(settings.model_flavour)
     if settings.validation_assistant_lora and settings.assistant_lora_path:
         own = {part: getattr(pipe, part) for part in trained}
-        assistant.assist(own, assistant.read(settings.assistant_lora_path, own, type(pipe)), always=True)
+        assistant.attach_assistants(
+            own, assistant.read_assistants(settings.assistant_lora_path, own, type(pipe)), always=True
+        )
     if (
         len(trained) < len(family.denoiser_components_for(settings.model_flavour))
         and not settings.wan_validation_load_other_stage
@@ -112,17 +114,19 @@ def put_below(model: Any, narrow: Any) -> None:
         model.set_submodule(f"{name}.base_layer" if above else name, layer)
 
 
-def parts_of_run(family: Family, base: str, settings: Config, placement: Placement) -> Components:
+def parts_of_run(family: Family, base: str, settings: Config, memory_policy: MemoryPolicy) -> Components:
     """The base's parts in the precisions of the run. Nothing is loaded yet."""
     full = settings.model_type == "full" and not settings.controlnet
     dtype = distributed.trained_dtype(settings) if full else distributed.base_dtype(settings)
     places = settings.model_copy(update={"pretrained_model_name_or_path": base})
-    return Components(family, places, placement.device, dtype, placement.text, placement.vae)
+    return Components(
+        family, places, memory_policy.device, dtype, memory_policy.prepare_text_encoder, memory_policy.prepare_vae
+    )
 
 
 def mixes(components: Components) -> bool:
     """Did the run draw in anything but 32 bit?"""
-    return {components.dtype, components.text_dtype, components.vae_dtype} != {torch.float32} or is_quantised(
+    return {components.dtype, components.text_dtype, components.vae_dtype} != {torch.float32} or has_quantized_weights(
         components.options
     )
 

@@ -29,7 +29,7 @@ def start(options: Config) -> Any:
     if options.torch_num_threads:
         torch.set_num_threads(options.torch_num_threads)
     allow_tf32(False)
-    handlers = [AORecipeKwargs(float8.recipe())] if options.mixed_precision == float8.CHOICE else []
+    handlers = [AORecipeKwargs(float8.build_recipe())] if options.mixed_precision == float8.CHOICE else []
     return Accelerator(
         mixed_precision=options.mixed_precision, cpu=not torch.cuda.is_available(), kwargs_handlers=handlers
     )

@@ -43,7 +43,7 @@ class Bench:
     def train(self, steps: int = 3) -> None:
         """Move the weights by a few real updates."""
         torch.manual_seed(1)
-        optimizer = torch.optim.AdamW(self.adapter.named.values(), lr=0.02)
+        optimizer = torch.optim.AdamW(self.adapter.trainable_parameters.values(), lr=0.02)
         for _ in range(steps):
             optimizer.zero_grad()
             ((answer(self.family, self.model, grad=True) - 1) ** 2).mean().backward()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from darkroom import families
 from darkroom.adapters import assistant
-from darkroom.adapters.lora_file import LowRank
+from darkroom.adapters.lora_file import LoraPair
 from darkroom.adapters.stock import SETTINGS, WEIGHTS
 from tests.adapters.conftest import answer, pipeline
 
@@ -28,7 +28,7 @@ def helper(attach, tmp_path):
 def assisted(path, always=False):
     model = copy.deepcopy(pipeline("flux").transformer).requires_grad_(False)
     own = {"transformer": model}
-    assistant.assist(own, assistant.read(str(path), own, None), always)
+    assistant.attach_assistants(own, assistant.read_assistants(str(path), own, None), always)
     return model
 
 
@@ -55,13 +55,15 @@ def test_it_is_no_part_of_the_model(helper):
 @pytest.mark.parametrize(
     ("pair", "said"),
     [
-        (LowRank(torch.ones(2, 5), torch.ones(32, 2), 1.0), "no linear layer that its matrices"),
-        (LowRank(torch.ones(2, 32), torch.ones(32, 2), 1.0, torch.ones(32)), "DoRA"),
+        (LoraPair(torch.ones(2, 5), torch.ones(32, 2), 1.0), "no linear layer that its matrices"),
+        (LoraPair(torch.ones(2, 32), torch.ones(32, 2), 1.0, torch.ones(32)), "DoRA"),
     ],
 )
 def test_what_does_not_fit_is_refused(pair, said):
     with pytest.raises(ValueError, match=said):
-        assistant.check(dict(pipeline("flux").transformer.named_modules()), {"transformer_blocks.0.attn.to_q": pair})
+        assistant.validate_pairs(
+            dict(pipeline("flux").transformer.named_modules()), {"transformer_blocks.0.attn.to_q": pair}
+        )
 
 
 def test_a_file_at_another_strength_helps_as_strongly_as_it_says(helper, tmp_path):
@@ -70,6 +72,6 @@ def test_a_file_at_another_strength_helps_as_strongly_as_it_says(helper, tmp_pat
     half = {SETTINGS: json.dumps({"transformer.r": 4, "transformer.lora_alpha": 1.0})}
     save_file(tensors, tmp_path / "half.safetensors", half)
 
-    with bench.adapter.scaled(0.5):
+    with bench.adapter.rescale(0.5):
         expected = bench.answer(bench.model.train())
     assert torch.allclose(answer(families.get("flux"), assisted(tmp_path / "half.safetensors").train()), expected)

@@ -22,13 +22,13 @@ NAMES = ["flux", "sdxl"]
 def test_every_weight_trains(attach, name):
     bench = attach(name, model_type="full")
 
-    assert bench.adapter.named.keys() == dict(bench.model.named_parameters()).keys()
+    assert bench.adapter.trainable_parameters.keys() == dict(bench.model.named_parameters()).keys()
 
 
 def test_bitfit_trains_biases_alone(attach):
     bench = attach(model_type="full", layer_freeze_strategy="bitfit")
 
-    assert bench.adapter.named.keys() == {n for n, _ in bench.model.named_parameters() if "bias" in n}
+    assert bench.adapter.trainable_parameters.keys() == {n for n, _ in bench.model.named_parameters() if "bias" in n}
 
 
 def test_bitfit_on_a_model_without_biases_is_refused():
@@ -72,14 +72,14 @@ def test_equal_weights_give_equal_bytes(attach, tmp_path):
 
 
 def test_a_fully_trained_model_has_no_untouched_one_beside_it(attach):
-    with pytest.raises(TypeError, match="no untouched model"), attach(model_type="full").adapter.disabled():
+    with pytest.raises(TypeError, match="no untouched model"), attach(model_type="full").adapter.disable():
         pass
 
 
 def test_weights_take_the_asked_precision(attach):
     bench = attach(model_type="full", dtype=torch.bfloat16)
 
-    assert {p.dtype for p in bench.adapter.named.values()} == {torch.bfloat16}
+    assert {p.dtype for p in bench.adapter.trainable_parameters.values()} == {torch.bfloat16}
 
 
 @each_row("name", families.names())

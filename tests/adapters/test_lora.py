@@ -110,7 +110,7 @@ def test_only_adapter_parameters_train(attach, name):
 
     bench.train()
 
-    assert all(".lora_" in n for n in bench.adapter.named)
+    assert all(".lora_" in n for n in bench.adapter.trainable_parameters)
     assert all(torch.equal(p, frozen[n]) for n, p in bench.model.named_parameters() if n in frozen)
     assert all(p.grad is None for p in bench.model.parameters() if not p.requires_grad)
 
@@ -150,7 +150,7 @@ def test_dropout_acts_in_training_alone(attach):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_adapter_weights_have_the_asked_precision(attach, dtype):
-    assert {p.dtype for p in attach(dtype=dtype).adapter.named.values()} == {dtype}
+    assert {p.dtype for p in attach(dtype=dtype).adapter.trainable_parameters.values()} == {dtype}
 
 
 @pytest.mark.parametrize("start", STARTS.values(), ids=STARTS.keys())
@@ -159,7 +159,7 @@ def test_a_disabled_adapter_leaves_the_untouched_model(attach, base_answer, star
     bench.train()
     trained = bench.answer()
 
-    with bench.adapter.disabled():
+    with bench.adapter.disable():
         torch.testing.assert_close(bench.answer(), base_answer(), atol=1e-5, rtol=1e-4)
 
     assert torch.equal(bench.answer(), trained)
@@ -229,7 +229,7 @@ def test_relative_to_start_is_the_difference_of_the_products():
 
 def test_bfloat16_adapters_keep_the_difference_to_their_exact_start(attach, tmp_path):
     bench = attach(lora_init_type="pissa", dtype=torch.bfloat16)
-    for parameter in bench.adapter.named.values():
+    for parameter in bench.adapter.trainable_parameters.values():
         parameter.data = parameter.data.float()  # compute in float32 with weights that were rounded
 
     bench.adapter.export(tmp_path, {})
@@ -276,7 +276,7 @@ def test_saving_asks_for_no_frozen_weight(attach, tmp_path, monkeypatch):
     bench.adapter.export(tmp_path, {})
 
     assert layers
-    assert len(load_file(tmp_path / WEIGHTS)) == len(bench.adapter.named)
+    assert len(load_file(tmp_path / WEIGHTS)) == len(bench.adapter.trainable_parameters)
 
 
 def test_state_and_load_go_round(attach):
@@ -305,7 +305,7 @@ def test_an_adapter_starts_from_what_the_stock_pipeline_reads(attach, tmp_path, 
 
     count = other.adapter.start_from({other.family.denoiser_component: read[0] if isinstance(read, tuple) else read})
 
-    assert count == len(other.adapter.named)
+    assert count == len(other.adapter.trainable_parameters)
     assert torch.equal(bench.answer(), other.answer())
 
 
@@ -326,14 +326,16 @@ def test_tensors_of_other_components_are_passed_over(attach, tmp_path):
 
     bench = attach()
 
-    assert bench.adapter.start_from({"transformer": load_file(tmp_path / WEIGHTS)}) == len(bench.adapter.named)
+    assert bench.adapter.start_from({"transformer": load_file(tmp_path / WEIGHTS)}) == len(
+        bench.adapter.trainable_parameters
+    )
 
 
 # -- targets ----------------------------------------------------------------------------------------------------------
 
 
 def adapted(bench) -> set[str]:
-    return {name.rsplit(".lora_", 1)[0] for name in bench.adapter.named}
+    return {name.rsplit(".lora_", 1)[0] for name in bench.adapter.trainable_parameters}
 
 
 @pytest.mark.parametrize(
@@ -406,9 +408,9 @@ def test_a_strength_scales_what_the_adapter_adds_and_is_put_back(attach, base_an
     bench = attach()
     bench.train()
     usual = bench.answer()
-    with bench.adapter.scaled(-0.5):
+    with bench.adapter.rescale(-0.5):
         half_back = bench.answer()
-    with bench.adapter.scaled(0.0):
+    with bench.adapter.rescale(0.0):
         nothing = bench.answer()
 
     torch.testing.assert_close(nothing, base_answer("flux"), atol=1e-5, rtol=1e-4)
@@ -419,17 +421,17 @@ def test_a_strength_scales_what_the_adapter_adds_and_is_put_back(attach, base_an
 def test_a_negative_strength_turns_the_gradient_round(attach):
     bench = attach()
     with torch.no_grad():  # B is zero, so only B has a gradient, and it is linear in the strength
-        for name, parameter in bench.adapter.named.items():
+        for name, parameter in bench.adapter.trainable_parameters.items():
             if "lora_B" in name:
                 parameter.zero_()
     from tests.adapters.conftest import answer
 
     def gradient(strength):
-        for parameter in bench.adapter.named.values():
+        for parameter in bench.adapter.trainable_parameters.values():
             parameter.grad = None
-        with bench.adapter.scaled(strength):
+        with bench.adapter.rescale(strength):
             answer(bench.family, bench.model, grad=True).sum().backward()
-        return {n: p.grad.clone() for n, p in bench.adapter.named.items() if "lora_B" in n}
+        return {n: p.grad.clone() for n, p in bench.adapter.trainable_parameters.items() if "lora_B" in n}
 
     forwards, backwards = gradient(0.6), gradient(-0.6)
     assert any(g.abs().max() > 0 for g in forwards.values())

@@ -89,8 +89,8 @@ FORMATS = [diffusers, with_both, kohya, comfyui, peft, rank_stabilized, by_patte
 
 def given(bench: Bench, path: str, pipeline: object = None) -> dict[str, dict[str, Tensor]]:
     part = bench.family.denoiser_component
-    found = lora_file.low_rank(lora_file.read(path), part, bench.adapter.layer_names(part), pipeline)
-    return {part: lora_file.as_saved(found, part, bench.adapter.scale)}
+    found = lora_file.find_pairs(lora_file.read(path), part, bench.adapter.layer_names(part), pipeline)
+    return {part: lora_file.to_adapter_tensors(found, part, bench.adapter.scale)}
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_without_a_word_of_it_matrices_count_fully(trained, attach, tmp_path):
 
     bench.adapter.start_from(given(bench, str(tmp_path / "plain.safetensors")))
 
-    with source.adapter.scaled(RANK / FILE_ALPHA):
+    with source.adapter.rescale(RANK / FILE_ALPHA):
         assert torch.allclose(bench.answer(), source.answer(), atol=1e-5)
 
 
@@ -136,7 +136,7 @@ def test_a_start_at_the_files_own_alpha_takes_its_very_numbers(trained, attach, 
     bench.adapter.start_from(given(bench, str(tmp_path / "own")))
 
     assert all(torch.equal(mine, theirs) for mine, theirs in zip(
-        bench.adapter.named.values(), source.adapter.named.values(), strict=True
+        bench.adapter.trainable_parameters.values(), source.adapter.trainable_parameters.values(), strict=True
     ))  # fmt: skip
 
 

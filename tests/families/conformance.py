@@ -44,7 +44,7 @@ from darkroom.families.shared.spec import AudioSpec, Latents
 from darkroom.memory import checkpointing
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Generators
-from darkroom.optim.schedules import Scheduler, Shape
+from darkroom.optim.schedules import Scheduler, ScheduleShape
 from darkroom.options.config import Config
 from darkroom.options.sources import resolve
 from darkroom.train.step import Stepper
@@ -593,7 +593,7 @@ def padding(case: Case) -> str | None:
 
     for checkpointed in (False, True):
         if checkpointed:
-            _each(model, lambda member: checkpointing.enable(member, None))
+            _each(model, lambda member: checkpointing.enable_checkpointing(member, None))
         plain = asked(text)
         for name, visible in rows.items():
             for shown in (False, True):
@@ -836,7 +836,7 @@ def _fit(case: Case, pipe: Any, many: Any, steps: int) -> None:
         parameters=parameters,
         objective=denoise.build(case.family, settings, dict(pipe.scheduler.config), draws, nullcontext),
         optimizer=optimizer,
-        scheduler=Scheduler(optimizer, "linear", Shape(0, steps)),
+        scheduler=Scheduler(optimizer, "linear", ScheduleShape(0, steps)),
         ema=None,
         options=settings,
     )

@@ -317,7 +317,7 @@ def test_guidance_scales_the_answer_without_text_by_its_projection(pipe):
     pipe._guidance_scale = 4.0
 
     # one answer is the other three times as long: nothing is left between the two
-    torch.testing.assert_close(pipe._guided(torch.cat([told / 3, told])), told)
+    torch.testing.assert_close(pipe._apply_guidance(torch.cat([told / 3, told])), told)
 
 
 def test_a_callback_changes_latents_and_ends_the_sampling(pipe):

@@ -93,7 +93,7 @@ def test_a_file_in_an_original_layout_becomes_the_same_model(cls, number, prefix
     model = model_of(cls)
     want = wanted(cls, **LAYOUTS[cls][number].implied_config)
     original = ORIGINALS[cls, number](model.state_dict())
-    prefix = {"denoiser": "model.diffusion_model.", "vae": "vae.", "text": ""}[want.kind] if prefixed else ""
+    prefix = {"denoiser": "model.diffusion_model.", "vae": "vae.", "text": ""}[want.role] if prefixed else ""
     path = saved(original, tmp_path / "file.safetensors", prefix)
 
     assert find_layout(cls, original) is LAYOUTS[cls][number]

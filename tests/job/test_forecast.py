@@ -253,17 +253,17 @@ def test_layers_that_are_named_by_number_tell_their_blocks_apart():
     with torch.device("meta"):
         model = nn.ModuleDict({"blocks": nn.ModuleList(nn.Linear(8, 8) for _ in range(9))})
 
-    assert [kind.count for kind in repeats.kinds_of(model)] == [9]
-    assert [kind.count for kind in repeats.kinds_of(model, ["blocks.4"])] == [8]
+    assert [kind.count for kind in repeats.find_repeated_blocks(model)] == [9]
+    assert [kind.count for kind in repeats.find_repeated_blocks(model, ["blocks.4"])] == [8]
 
 
 def test_the_highest_of_several_moments_may_be_another_one_with_more_blocks():
     base, more = {"activations 1": 100, "update 1": 60}, {"activations 1": 101, "update 1": 70}
 
-    assert repeats.extend(base, [more], [3]) == 103
-    assert repeats.extend(base, [more], [10]) == 160
+    assert repeats.extrapolate(base, [more], [3]) == 103
+    assert repeats.extrapolate(base, [more], [10]) == 160
     with pytest.raises(ValueError, match="other things happen"):
-        repeats.extend(base, [{"update 1": 70}], [1])
+        repeats.extrapolate(base, [{"update 1": 70}], [1])
 
 
 def test_a_forecast_does_not_count_itself(forecaster, monkeypatch):

@@ -18,7 +18,7 @@ from darkroom.core.errors import ConfigError, ModelError
 from darkroom.families.shared.classes import find_class
 from darkroom.job.stages import refuse_apart
 from darkroom.memory import quantize, sla
-from darkroom.optim.table import row_of
+from darkroom.optim.table import find_optimizer
 from darkroom.options.config import Config
 from darkroom.pretrained import quantized
 from darkroom.report.eventlog import read
@@ -52,7 +52,7 @@ WHOLE = {
 }
 # how far the losses of a few steps may be from those with full weights, as a share of them
 CLOSE = 0.02
-PRESETS = [name for name, by in quantize.quantisers().items() if name not in getattr(by, "NEEDS_GPU", ())]
+PRESETS = [name for name, by in quantize.find_quantizers().items() if name not in getattr(by, "NEEDS_GPU", ())]
 # one of each library in every run
 FEW = ("fp8-block", "int8-quanto", "int8-torchao", "nf4-bnb", "uint8-sdnq")
 # those that diffusers has on a CPU
@@ -127,7 +127,7 @@ def test_weights_that_wait_elsewhere_learn_the_same_bytes(family, go, tmp_path):
     "preset", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in PRESETS]
 )
 def test_a_quantised_base_learns_nearly_the_same(family, preset, go, losses_of, tmp_path, capsys):
-    package = getattr(quantize.quantisers()[preset], "PACKAGE", "")
+    package = getattr(quantize.find_quantizers()[preset], "PACKAGE", "")
     if package and not quantize.is_installed(package):
         pytest.skip(f"{package} is not installed")
     options = {"base_model_precision": preset, "musubi_blocks_to_swap": 1}
@@ -464,8 +464,8 @@ def test_two_denoisers_text_encoders_and_biases_learn_the_same_bytes_elsewhere(f
     ["bnb-adamw8bit", "soap", pytest.param("sdnq-adamw", marks=pytest.mark.slow)],
 )
 def test_a_run_with_a_small_state_resumes_to_the_byte(optimizer, go, tmp_path):
-    if not quantize.is_installed(row_of(optimizer).package):
-        pytest.skip(f"{row_of(optimizer).package} is not installed")
+    if not quantize.is_installed(find_optimizer(optimizer).package):
+        pytest.skip(f"{find_optimizer(optimizer).package} is not installed")
     options = {"model_type": "full", "optimizer": optimizer}
     go("flux", "run", validation_disable=True, **options)
 

@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 from darkroom import families
 from darkroom.memory import checkpointing
 from darkroom.memory.checkpointing import Checkpoints
-from tests.memory.test_place import answer, denoiser
+from tests.memory.test_policy import answer, denoiser
 
 
 def test_every_nth_call_is_recomputed():
@@ -41,13 +41,13 @@ def test_what_several_blocks_are_given_is_offloaded_once_and_stays():
     y = x
     for _ in range(4):
         y = each(lambda y, table: torch.sin(y) * table, y, table)
-    kept = list(each.around.kept.values())
+    kept = list(each.around.inputs.values())
 
     assert len(kept) == 5  # each block's own input, and the table
     assert [k.tensor.data_ptr() for k in kept if k.shared] == [table.data_ptr()]
     assert torch.equal(torch.autograd.grad(y.sum(), x)[0], expected)
     del y, kept
-    assert len(each.around.kept) == 0
+    assert len(each.around.inputs) == 0
 
 
 def test_an_input_that_was_written_to_is_another():
@@ -82,7 +82,7 @@ def test_gradients_are_the_same_as_without(interval, backend):
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     plain = gradients()
-    checkpointing.enable(model, interval, backend)
+    checkpointing.enable_checkpointing(model, interval, backend)
 
     for mine, theirs in zip(gradients(), plain, strict=True):
         torch.testing.assert_close(mine, theirs)

@@ -11,7 +11,7 @@ from torch import nn
 
 from darkroom.core.errors import ConfigError
 from darkroom.memory import float8
-from darkroom.memory.policy import Placement
+from darkroom.memory.policy import MemoryPolicy
 from darkroom.options.config import every_option
 
 pytest.importorskip("torchao.float8")
@@ -65,11 +65,11 @@ def test_a_gpu_without_such_products_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "An older card")
     with pytest.raises(ConfigError, match="An older card has no products of eight-bit floats"):
-        float8.check(FP8, torch.device("cuda"))
+        float8.validate_float8(FP8, torch.device("cuda"))
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    float8.check(FP8, torch.device("cuda"))
-    float8.check(FP8, torch.device("cpu"))
+    float8.validate_float8(FP8, torch.device("cuda"))
+    float8.validate_float8(FP8, torch.device("cpu"))
 
 
 @pytest.mark.parametrize(("width", "words"), [(64, "takes longer without a GPU"), (60, "no layer is large enough")])
@@ -77,8 +77,8 @@ def test_what_it_does_here_is_said(width, words):
     model = nn.Module()
     model.blocks = nn.ModuleList([nn.Linear(width, width)])
     options = SimpleNamespace(**{info.name: info.default for info in every_option()} | {"mixed_precision": "fp8"})
-    placement = Placement(options, torch.device("cpu"), ("blocks",))
-    placement.base({"it": model})
+    memory_policy = MemoryPolicy(options, torch.device("cpu"), ("blocks",))
+    memory_policy.prepare_denoisers({"it": model})
 
-    assert [remark for remark in placement.remarks() if "fp8" in remark and words in remark]
-    assert placement.describe() == (["it: 1 layers compute in fp8"] if width == 64 else [])
+    assert [remark for remark in memory_policy.remarks() if "fp8" in remark and words in remark]
+    assert memory_policy.describe() == (["it: 1 layers compute in fp8"] if width == 64 else [])

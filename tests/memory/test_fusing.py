@@ -10,7 +10,7 @@ from darkroom import families
 from darkroom.adapters import fused
 from darkroom.core.errors import ConfigError
 from darkroom.memory import fusing
-from tests.memory.test_place import answer, denoiser
+from tests.memory.test_policy import answer, denoiser
 
 FUSIBLE = (
     "auraflow", "chroma", "flux", "flux2", "kolors", "longcat_image", "pixart_sigma", "sd1x", "sd2x", "sdxl", "wan",
@@ -31,7 +31,7 @@ def test_a_family_is_fused_and_answers_the_same_or_says_why_not(name):
 
     torch.testing.assert_close(answer(name, model), expected, rtol=1e-4, atol=1e-5)
     assert sum(p.numel() for p in model.parameters()) == weights
-    assert fused.layers(model)
+    assert fused.find_fused_layers(model)
 
 
 @pytest.mark.parametrize(("norm", "dual", "fused_ones"), [(None, (), 2), ("rms_norm", (), 0), (None, (0,), 2)])
@@ -54,7 +54,7 @@ def test_only_what_diffusers_fuses_rightly_is_fused(norm, dual, fused_ones):
             fusing.fuse(model)
 
     torch.testing.assert_close(model(*given, return_dict=False)[0], expected, rtol=1e-4, atol=1e-5)
-    assert sum(name.endswith("to_qkv") for name in fused.layers(model)) == fused_ones
+    assert sum(name.endswith("to_qkv") for name in fused.find_fused_layers(model)) == fused_ones
 
 
 def test_a_part_of_a_fused_layer_says_so():
@@ -68,7 +68,7 @@ def test_targets_become_fused_layers():
     _, model = denoiser("flux")
     fusing.fuse(model)
     usual = LoraConfig(target_modules=["to_q", "to_k", "to_v", "proj_out"])
-    chosen = fused.targets(usual, model).target_modules
+    chosen = fused.select_targets(usual, model).target_modules
     assert "transformer_blocks.0.attn.to_qkv" in chosen
     assert "proj_out" in chosen
     assert not any(name.endswith(("to_q", "to_added_qkv")) for name in chosen)
@@ -78,19 +78,19 @@ def test_a_target_that_is_a_part_alone_is_refused():
     _, model = denoiser("flux")
     fusing.fuse(model)
     with pytest.raises(ConfigError, match="Add to_v to peft_lora_target_modules"):
-        fused.targets(LoraConfig(target_modules=["to_q", "to_k"]), model)
+        fused.select_targets(LoraConfig(target_modules=["to_q", "to_k"]), model)
 
 
 def test_what_is_split_is_joined_again():
     layers = {"x.to_qkv": ["x.to_q", "x.to_k", "x.to_v"]}
     whole = {"x.to_qkv.lora_A.weight": torch.randn(2, 5), "x.to_qkv.lora_B.weight": torch.randn(12, 2)}
     whole |= {"x.to_qkv.lora_magnitude_vector": torch.randn(12), "y.lora_A.weight": torch.randn(2, 5)}
-    apart = fused.split(whole, layers)
+    apart = fused.split_fused(whole, layers)
     a, b = whole["x.to_qkv.lora_A.weight"], whole["x.to_qkv.lora_B.weight"]
 
     product = torch.cat([apart[f"{n}.lora_B.weight"] @ apart[f"{n}.lora_A.weight"] for n in layers["x.to_qkv"]])
     torch.testing.assert_close(product, b @ a)
-    joined = fused.join(apart, layers)
+    joined = fused.join_fused(apart, layers)
     assert joined.keys() == whole.keys()
     assert all(torch.equal(joined[name], whole[name]) for name in whole)
 
@@ -99,4 +99,4 @@ def test_inputs_of_their_own_cannot_be_joined():
     layers = {"x.to_kv": ["x.to_k", "x.to_v"]}
     apart = {f"x.{name}.lora_A.weight": torch.randn(2, 5) for name in ("to_k", "to_v")}
     with pytest.raises(ValueError, match="an A of their own"):
-        fused.join(apart, layers)
+        fused.join_fused(apart, layers)

@@ -7,8 +7,8 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from darkroom.core.device import ASSUMED
-from darkroom.memory.autocast import rules_of_gpus
-from darkroom.memory.fake import HollowPlacement, bits_of
+from darkroom.memory.autocast import use_gpu_autocast_rules
+from darkroom.memory.fake import FakeMemoryPolicy, bits_of
 from darkroom.memory.ledger import ON_DEVICE, ON_HOST, SMALL, Ledger
 
 CPU = torch.device("cpu")
@@ -21,7 +21,7 @@ def squares(ledger: Ledger, count: int) -> nn.Sequential:
     """So many square layers and non-linearities, without numbers."""
     with torch.device("meta"):
         layers = [layer for _ in range(count) for layer in (nn.Linear(SIDE, SIDE, bias=False), nn.GELU())]
-    return ledger.hollow(nn.Sequential(*layers), CPU)
+    return ledger.make_fake(nn.Sequential(*layers), CPU)
 
 
 def test_weights_gradients_and_what_is_kept_between_are_counted():
@@ -57,7 +57,7 @@ def test_a_model_that_no_machine_has_room_for_takes_none():
     ledger = Ledger()
     with torch.device("meta"):
         layer = nn.Linear(10**6, 10**6, bias=False)
-    model = ledger.hollow(layer, CPU, torch.bfloat16)
+    model = ledger.make_fake(layer, CPU, torch.bfloat16)
     with ledger, torch.no_grad():
         assert model(torch.empty(1, 10**6, dtype=torch.bfloat16)).shape == (1, 10**6)
     assert ledger.peak["cpu"] >= 2 * 10**12
@@ -89,13 +89,13 @@ def test_what_is_written_over_takes_nothing_and_what_is_looked_at_is_the_same():
         assert x.add_(1) is x
         assert x.view(-1).untyped_storage()._cdata == x.t().untyped_storage()._cdata == x.untyped_storage()._cdata
         twice = [x * 2, x * 2]
-    assert ledger.now["cpu"] == 3 * SQUARE
+    assert ledger.current["cpu"] == 3 * SQUARE
     del twice
-    assert ledger.now["cpu"] == SQUARE
+    assert ledger.current["cpu"] == SQUARE
     with ledger:
         together = torch.cat([x, x])
         del together, x
-    assert ledger.now["cpu"] == 0
+    assert ledger.current["cpu"] == 0
 
 
 def test_masks_index_and_questions_that_need_numbers_are_denied():
@@ -137,8 +137,8 @@ def test_blocks_that_wait_leave_room_for_two_of_them():
     ledger, options = Ledger(), Options()
     model = nn.Module()
     model.blocks = nn.ModuleList(squares(ledger, 1) for _ in range(4))
-    placement = HollowPlacement(options, torch.device("cpu"), ["blocks"], ledger)
-    placement.base({"denoiser": model})
+    memory_policy = FakeMemoryPolicy(options, torch.device("cpu"), ["blocks"], ledger)
+    memory_policy.prepare_denoisers({"denoiser": model})
     assert ledger.mark()["cpu"] == (4 + 2) * SQUARE  # the device is the host here
 
 
@@ -147,8 +147,8 @@ def test_narrow_layers_take_their_bits():
     options.musubi_blocks_to_swap, options.base_model_precision = 0, "int4-quanto"
     model = nn.Module()
     model.blocks = squares(ledger, 4)
-    ledger.hollow(model, CPU)
-    HollowPlacement(options, CPU, ["blocks"], ledger).base({"denoiser": model})
+    ledger.make_fake(model, CPU)
+    FakeMemoryPolicy(options, CPU, ["blocks"], ledger).prepare_denoisers({"denoiser": model})
     assert ledger.mark()["cpu"] == 4 * SQUARE * bits_of("int4-quanto") / 32
     with ledger:
         x = torch.randn(SIDE, SIDE, requires_grad=True)
@@ -162,14 +162,14 @@ def test_narrow_layers_take_their_bits():
 def test_what_is_moved_to_a_device_is_counted_there_and_leaves_the_host():
     ledger = Ledger()
     model = squares(ledger, 4).requires_grad_(False)
-    assert ledger.now == {ON_HOST: 4 * SQUARE}
+    assert ledger.current == {ON_HOST: 4 * SQUARE}
     ledger.mark()
     model.to(ASSUMED)
     with ledger:
         answer = model(torch.empty(SIDE, SIDE, device=ASSUMED))
         back = answer.cpu()
 
-    assert ledger.now == {ON_HOST: SQUARE, ON_DEVICE: 5 * SQUARE}
+    assert ledger.current == {ON_HOST: SQUARE, ON_DEVICE: 5 * SQUARE}
     # each weight leaves the host as soon as it has arrived
     assert ledger.peak[ON_HOST] <= 5 * SQUARE
     assert (answer.device, back.device) == (ASSUMED, CPU)
@@ -198,24 +198,24 @@ def test_narrow_weights_stay_narrow_where_they_are_sent():
     options.musubi_blocks_to_swap, options.base_model_precision = 0, "int4-quanto"
     model = nn.Module()
     model.blocks = squares(ledger, 4)
-    ledger.hollow(model, CPU)
-    HollowPlacement(options, ASSUMED, ["blocks"], ledger).base({"denoiser": model})
+    ledger.make_fake(model, CPU)
+    FakeMemoryPolicy(options, ASSUMED, ["blocks"], ledger).prepare_denoisers({"denoiser": model})
 
     # the wide ones were never on the device
-    assert ledger.now[ON_DEVICE] == ledger.peak[ON_DEVICE] == 4 * SQUARE * bits_of("int4-quanto") / 32
-    assert ledger.now[ON_HOST] == 0
+    assert ledger.current[ON_DEVICE] == ledger.peak[ON_DEVICE] == 4 * SQUARE * bits_of("int4-quanto") / 32
+    assert ledger.current[ON_HOST] == 0
 
 
 def test_blocks_that_wait_were_never_on_the_device_all_at_once():
     ledger, options = Ledger(), Options()
     model = nn.Module()
     model.blocks = nn.ModuleList(squares(ledger, 1) for _ in range(4))
-    placement = HollowPlacement(options, ASSUMED, ["blocks"], ledger)
-    placement.base({"denoiser": model})
+    memory_policy = FakeMemoryPolicy(options, ASSUMED, ["blocks"], ledger)
+    memory_policy.prepare_denoisers({"denoiser": model})
 
     waiting = options.musubi_blocks_to_swap
-    assert ledger.now == {ON_HOST: waiting * SQUARE, ON_DEVICE: (4 - waiting + 2) * SQUARE}
-    assert ledger.peak[ON_DEVICE] == ledger.now[ON_DEVICE]
+    assert ledger.current == {ON_HOST: waiting * SQUARE, ON_DEVICE: (4 - waiting + 2) * SQUARE}
+    assert ledger.peak[ON_DEVICE] == ledger.current[ON_DEVICE]
 
 
 def test_a_weight_of_two_names_is_counted_once():
@@ -223,18 +223,18 @@ def test_a_weight_of_two_names_is_counted_once():
     with torch.device("meta"):
         model = nn.ModuleDict({"table": nn.Embedding(SIDE, SIDE), "head": nn.Linear(SIDE, SIDE, bias=False)})
     model["head"].weight = model["table"].weight
-    ledger.hollow(model, CPU)
-    assert ledger.now[ON_HOST] == SQUARE
+    ledger.make_fake(model, CPU)
+    assert ledger.current[ON_HOST] == SQUARE
     model.to(ASSUMED)
 
-    assert ledger.now[ON_DEVICE] == SQUARE
+    assert ledger.current[ON_DEVICE] == SQUARE
     assert model["head"].weight is model["table"].weight
 
 
 def test_autocast_widens_what_it_widens_on_a_gpu_and_only_inside():
     x = torch.randn(4, 8).bfloat16()
     found = []
-    for rules in (rules_of_gpus(), torch.no_grad()):
+    for rules in (use_gpu_autocast_rules(), torch.no_grad()):
         with rules, torch.autocast("cpu", torch.bfloat16):
             found.append((nn.functional.layer_norm(x, (8,)).dtype, x.softmax(-1).dtype, x.sum().dtype, x.pow(2).dtype))
 
@@ -252,5 +252,5 @@ def test_optimizers_that_work_on_lists_take_what_they_make():
         optimizer.step()
 
     # two averages, and the roots of one of them for all weights at once
-    assert ledger.now[ON_HOST] == 16 * SQUARE
+    assert ledger.current[ON_HOST] == 16 * SQUARE
     assert 18 * SQUARE <= ledger.peak[ON_HOST] <= 21 * SQUARE

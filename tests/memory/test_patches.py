@@ -53,7 +53,7 @@ def test_a_vae_in_pieces_is_the_same_vae(name, monkeypatch):
 
     torch.testing.assert_close(vae.encode(clip).latent_dist.mode(), latents, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(vae.decode(latents, return_dict=False)[0], pixels, rtol=1e-4, atol=1e-5)
-    assert len(calls) > len(patches.convolutions(vae))
+    assert len(calls) > len(patches.find_convolutions(vae))
 
 
 def test_gradients_pass_through_pieces():

@@ -14,14 +14,14 @@ from torch import nn
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.memory import quantize
 from darkroom.memory.quantize import fp8
-from darkroom.memory.stream import plain_tensors
+from darkroom.memory.stream import iterate_plain_tensors
 from tests.rows import each_row
 
 CPU = torch.device("cpu")
 WIDTH = 128
 # by bits: how far answers may be from those of the full weights, as a share of their size
 MOST = {16: 0.001, 8: 0.03, 7: 0.03, 6: 0.04, 5: 0.05, 4: 0.15, 3: 0.25, 2: 0.9}
-HERE = [name for name, by in quantize.quantisers().items() if name not in getattr(by, "NEEDS_GPU", ())]
+HERE = [name for name, by in quantize.find_quantizers().items() if name not in getattr(by, "NEEDS_GPU", ())]
 
 
 def bits(preset: str) -> int:
@@ -45,14 +45,14 @@ class Net(nn.Module):
 
 
 def narrowed(preset: str, seed: int = 0) -> tuple[Net, Net]:
-    package = getattr(quantize.quantisers()[preset], "PACKAGE", "")
+    package = getattr(quantize.find_quantizers()[preset], "PACKAGE", "")
     if package and not quantize.is_installed(package):
         pytest.skip(f"{package} is not installed")
     full = Net().requires_grad_(False)
     small = copy.deepcopy(full)
     options = SimpleNamespace(fp8_format="e4m3", quantize_activations=False)
     torch.manual_seed(seed)
-    assert quantize.quantise(small, preset, options, CPU, ("blocks",)) == (3, 7)
+    assert quantize.quantize_model(small, preset, options, CPU, ("blocks",)) == (3, 7)
     return full, small
 
 
@@ -84,7 +84,7 @@ def test_weights_are_smaller_and_the_same_each_time(preset):
 
     def numbers(net: Net) -> list[torch.Tensor]:
         layer = net.blocks[0]["proj"]
-        return [t for holder in (*layer.parameters(), *layer.buffers()) for t in plain_tensors(holder)]
+        return [t for holder in (*layer.parameters(), *layer.buffers()) for t in iterate_plain_tensors(holder)]
 
     assert sum(t.nbytes for t in numbers(small)) < sum(t.nbytes for t in numbers(full))
     assert all(torch.equal(one, two) for one, two in zip(numbers(small), numbers(again), strict=True))
@@ -95,12 +95,12 @@ def test_weights_are_smaller_and_the_same_each_time(preset):
 def test_a_preset_of_a_missing_package_or_for_gpus_is_refused(monkeypatch):
     monkeypatch.setattr(quantize, "is_installed", lambda name: True)
     with pytest.raises(ConfigError, match="packs its numbers for GPUs"):
-        quantize.check("base_model_precision", "int4-torchao", has_gpu=False)
+        quantize.validate_precision("base_model_precision", "int4-torchao", has_gpu=False)
     monkeypatch.setattr(quantize, "is_installed", lambda name: False)
     with pytest.raises(MissingPackage, match=r"darkroom-trainer\[quant\]"):
-        quantize.check("base_model_precision", "int8-quanto", has_gpu=True)
-    quantize.check("base_model_precision", "fp8-block", has_gpu=False)
-    quantize.check("base_model_precision", "no_change", has_gpu=False)
+        quantize.validate_precision("base_model_precision", "int8-quanto", has_gpu=True)
+    quantize.validate_precision("base_model_precision", "fp8-block", has_gpu=False)
+    quantize.validate_precision("base_model_precision", "no_change", has_gpu=False)
 
 
 # -- eight-bit floats of our own ---------------------------------------------------------------------------------------
@@ -109,16 +109,18 @@ def test_a_preset_of_a_missing_package_or_for_gpus_is_refused(monkeypatch):
 def test_a_row_of_simple_numbers_survives():
     row = torch.zeros(1, 64)
     row[0, :3] = torch.tensor([448.0, -224.0, 1.0])
-    small, scale = fp8.narrowed(row, "block", torch.float8_e4m3fn)
+    small, scale = fp8.quantize_weight(row, "block", torch.float8_e4m3fn)
     assert scale.flatten().tolist() == [1.0]
-    assert torch.equal(fp8.widened(small, scale, torch.float32), row)
+    assert torch.equal(fp8.dequantize_weight(small, scale, torch.float32), row)
 
 
 def test_two_blocks_have_two_scales():
     row = torch.linspace(-1, 1, 128)[None]
-    small, scale = fp8.narrowed(row, "block", torch.float8_e4m3fn)
+    small, scale = fp8.quantize_weight(row, "block", torch.float8_e4m3fn)
     assert scale.flatten().tolist() == pytest.approx([1 / 448, 1 / 448])
-    assert (fp8.widened(small, scale, torch.float32) - row).abs().max().item() == pytest.approx(0.0348706, abs=1e-6)
+    assert (fp8.dequantize_weight(small, scale, torch.float32) - row).abs().max().item() == pytest.approx(
+        0.0348706, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +134,7 @@ def test_two_blocks_have_two_scales():
     ],
 )
 def test_scales_fall_back_to_wider_shares(shape, mode, expected):
-    small, scale = fp8.narrowed(torch.randn(shape), mode, torch.float8_e5m2)
+    small, scale = fp8.quantize_weight(torch.randn(shape), mode, torch.float8_e5m2)
     assert tuple(scale.shape) == expected
     assert small.shape == shape
 
@@ -142,8 +144,8 @@ def test_scales_fall_back_to_wider_shares(shape, mode, expected):
 def test_normal_numbers_are_off_by_half_a_step_at_most(mode, format, error):
     torch.manual_seed(0)
     weight = torch.randn(64, 256)
-    small, scale = fp8.narrowed(weight, mode, format)
-    back = fp8.widened(small, scale, torch.float32)
+    small, scale = fp8.quantize_weight(weight, mode, format)
+    back = fp8.dequantize_weight(small, scale, torch.float32)
     largest = weight.abs().max()
     ordinary = weight.abs() > largest * 2**-6  # smaller ones lose bits of their own
     assert ((back - weight).abs() / weight.abs())[ordinary].max() <= error

@@ -32,6 +32,6 @@ def test_what_is_told_is_what_a_quantised_network_takes(preset):
     model = network().to(torch.bfloat16)
     told = weight_bytes(model, ("blocks",), bits_of(preset))
     options = SimpleNamespace(fp8_format="e4m3")
-    quantize.quantise(model.requires_grad_(False), preset, options, torch.device("cpu"), ("blocks",))
+    quantize.quantize_model(model.requires_grad_(False), preset, options, torch.device("cpu"), ("blocks",))
 
     assert sum(t.numel() * t.element_size() for t in model.state_dict().values()) == pytest.approx(told, rel=0.05)

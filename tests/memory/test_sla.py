@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from darkroom.core.errors import ConfigError
 from darkroom.memory import sla
-from tests.memory.test_place import answer, denoiser, options
+from tests.memory.test_policy import answer, denoiser, options
 
 CPU = torch.device("cpu")
 
@@ -44,7 +44,7 @@ def by_hand(q, k, v, made, topk, blkq, blkk):
         for i in mine:
             sparse = (q[i] @ k[keys].T / width**0.5).softmax(dim=0) @ v[keys]
             weights = torch.stack([q[i].softmax(dim=0) @ k[j].softmax(dim=0) for j in range(length)])
-            rows.append(sparse + made.proj_l(weights @ v / (weights.sum() + sla.LEAST)))
+            rows.append(sparse + made.proj_l(weights @ v / (weights.sum() + sla.EPS)))
     return torch.stack(rows)
 
 
@@ -85,7 +85,7 @@ def test_scale_and_shared_keys_are_minded():
 def test_in_a_model_it_takes_the_place_of_attention(name):
     _, model = denoiser(name)
     expected, files = answer(name, model), model.state_dict().keys()
-    sla.use(model, sla.Settings(topk=1.0), torch.float32, CPU)
+    sla.add_sparse_linear(model, sla.Settings(topk=1.0), torch.float32, CPU)
     layers = [module for module in model.modules() if isinstance(module, sla.SparseLinear)]
 
     torch.testing.assert_close(answer(name, model), expected, rtol=1e-4, atol=1e-5)
@@ -114,7 +114,7 @@ def test_a_model_that_cannot_have_it_says_why(name, words):
     _, model = denoiser(name)
 
     def answered() -> torch.Tensor:
-        sla.use(model, sla.Settings(), torch.float32, CPU)
+        sla.add_sparse_linear(model, sla.Settings(), torch.float32, CPU)
         return answer(name, model)
 
     with pytest.raises(ConfigError, match=words):
@@ -127,9 +127,9 @@ def test_a_model_that_cannot_have_it_says_why(name, words):
 )
 def test_wrong_settings_are_refused(given, words):
     with pytest.raises(ConfigError, match=words):
-        sla.check(options(sla_config=given), CPU)
+        sla.validate_sla(options(sla_config=given), CPU)
 
 
 def test_a_gpu_needs_the_authors_package():
     with pytest.raises(ConfigError, match="pip install git"):
-        sla.check(options(), torch.device("cuda"))
+        sla.validate_sla(options(), torch.device("cuda"))

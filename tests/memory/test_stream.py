@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from darkroom.memory.checkpointing import Checkpoints
-from darkroom.memory.stream import Stream, leaves
+from darkroom.memory.stream import WeightStreamer, find_leaf_layers
 from tests.rows import each_row
 
 CPU = torch.device("cpu")
@@ -65,7 +65,7 @@ def test_loss_and_gradients_are_the_resident_ones(saving, slots, chosen):
     net = Net(saving=saving)
     x = torch.randn(3, 8)
     twin = copy.deepcopy(net)
-    Stream([[net.blocks[i]] for i in chosen], CPU, slots)
+    WeightStreamer([[net.blocks[i]] for i in chosen], CPU, slots)
 
     for _ in range(3):
         for one, two in zip(grads(net, x), grads(twin, x), strict=True):
@@ -78,7 +78,7 @@ def test_loss_and_gradients_are_the_resident_ones(saving, slots, chosen):
 def test_only_so_many_units_are_on_the_device():
     net = Net(depth=6)
     size = sum(p.numel() * 4 for p in net.blocks[0].parameters() if not p.requires_grad) + 8 * 4
-    stream = Stream([[block] for block in net.blocks[2:]], CPU, slots=2)
+    stream = WeightStreamer([[block] for block in net.blocks[2:]], CPU, slots=2)
 
     grads(net, torch.randn(3, 8))
 
@@ -93,7 +93,7 @@ def test_only_so_many_units_are_on_the_device():
 @pytest.mark.parametrize("saving", [False, True], ids=["plain", "checkpointed"])
 def test_what_follows_is_fetched_before_it_is_asked_for(saving):
     net = Net(depth=6, saving=saving)
-    stream = Stream([[block] for block in net.blocks], CPU, slots=2)
+    stream = WeightStreamer([[block] for block in net.blocks], CPU, slots=2)
     missed = []
     use = stream.use
 
@@ -116,7 +116,7 @@ def test_what_follows_is_fetched_before_it_is_asked_for(saving):
 def test_the_adapter_stays_where_it_is():
     net = Net()
     before = [block.adapter.weight.data_ptr() for block in net.blocks]
-    Stream([[block] for block in net.blocks], CPU)
+    WeightStreamer([[block] for block in net.blocks], CPU)
 
     grads(net, torch.randn(3, 8))
 
@@ -129,12 +129,12 @@ def test_groups_of_blocks_and_single_layers_do_the_same_from_a_file(tmp_path):
     expected = grads(copy.deepcopy(net), x)
     kinds = {
         "pairs": [net.blocks[:2], net.blocks[2:4], net.blocks[4:]],
-        "layers": [[layer] for layer in leaves([net], (nn.Linear,)) if not layer.weight.requires_grad],
+        "layers": [[layer] for layer in find_leaf_layers([net], (nn.Linear,)) if not layer.weight.requires_grad],
     }
     for kind, groups in kinds.items():
         twin = copy.deepcopy((net, [list(group) for group in groups]))
         (tmp_path / kind).mkdir()
-        stream = Stream(twin[1], CPU, slots=2, folder=tmp_path / kind)
+        stream = WeightStreamer(twin[1], CPU, slots=2, folder=tmp_path / kind)
         for one, two in zip(grads(twin[0], x), expected, strict=True):
             assert torch.equal(one, two)
         files = [tmp_path / kind / f"group_{i}.bin" for i in range(len(groups))]
@@ -145,11 +145,11 @@ def test_layers_are_found_by_their_names():
     one, two = (Block(8) for _ in range(2))
     net = nn.ModuleList([one, two])
 
-    assert leaves([net], patterns="one, adapter") == [one.one, one.adapter, two.one, two.adapter]
-    assert leaves([net], patterns="1.t*") == [two.two]
-    assert leaves([net], patterns="0") == [one.one, one.two, one.adapter]
-    assert len(leaves([net])) == len(leaves([net], (nn.Linear,))) == 6
-    assert leaves([net], (nn.Conv2d,)) == []
+    assert find_leaf_layers([net], patterns="one, adapter") == [one.one, one.adapter, two.one, two.adapter]
+    assert find_leaf_layers([net], patterns="1.t*") == [two.two]
+    assert find_leaf_layers([net], patterns="0") == [one.one, one.two, one.adapter]
+    assert len(find_leaf_layers([net])) == len(find_leaf_layers([net], (nn.Linear,))) == 6
+    assert find_leaf_layers([net], (nn.Conv2d,)) == []
 
 
 class Branches(nn.Module):
@@ -175,7 +175,7 @@ def test_layers_in_any_order_give_the_resident_gradients(seed, count, slots):
     torch.manual_seed(seed)
     net = Branches(count, 8, random.Random(seed))
     twin = copy.deepcopy(net)
-    Stream([[layer] for layer in net.layers], CPU, slots)
+    WeightStreamer([[layer] for layer in net.layers], CPU, slots)
     x = torch.randn(2, 3, 8)
 
     for _ in range(2):
@@ -209,24 +209,24 @@ def test_layers_that_move_alone_in_blocks_that_are_computed_again_give_the_resid
     for block in net:
         block.adapter.requires_grad_(True)
     twin = copy.deepcopy(net)
-    frozen_or_all = [layer for layer in leaves([net]) if trained or not layer.weight.requires_grad]
-    stream = Stream([[layer] for layer in frozen_or_all], CPU, slots, trained=trained)
-    stream.catch()
-    again = Checkpoints(layers_move=True)
+    frozen_or_all = [layer for layer in find_leaf_layers([net]) if trained or not layer.weight.requires_grad]
+    stream = WeightStreamer([[layer] for layer in frozen_or_all], CPU, slots, trained=trained)
+    stream.hook_gradients()
+    again = Checkpoints(streams_single_layers=True)
 
     for x in torch.randn(2, 2, 4, 6):
         y = x
         for block in net:
             y = again(block, y)
         y.square().mean().backward()
-        stream.settle()
+        stream.collect_offloaded_grads()
         twin(x).square().mean().backward()
         assert alike(*([p.grad for p in each.parameters() if p.grad is not None] for each in (net, twin)))
 
 
 def test_weights_that_left_before_their_gradient_was_computed_are_an_error():
     layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3)).requires_grad_(False)
-    stream = Stream([[layer] for layer in layers], CPU, slots=1)
+    stream = WeightStreamer([[layer] for layer in layers], CPU, slots=1)
     x = torch.randn(2, 8, requires_grad=True)
     loss = layers[0](x).sum()
     stream.use = lambda number, back=False: None  # nobody fetches it again
@@ -241,10 +241,10 @@ def test_weights_that_left_before_their_gradient_was_computed_are_an_error():
 
 def test_a_model_whose_trained_weights_were_offloaded_is_forgotten_when_nobody_uses_it():
     net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    stream = Stream([[net[0]], [net[1]]], CPU, trained=True)
-    stream.catch()
+    stream = WeightStreamer([[net[0]], [net[1]]], CPU, trained=True)
+    stream.hook_gradients()
     net(torch.ones(1, 2)).sum().backward()
-    stream.settle()
+    stream.collect_offloaded_grads()
     known = weakref.ref(net[0].weight)
 
     del net, stream
@@ -258,9 +258,9 @@ class Learning:
 
     def __init__(self, net: nn.Module, groups=None, slots: int = 2, folder=None, **optimizer):
         self.net = net
-        self.stream = Stream(groups, CPU, slots, folder=folder, trained=True) if groups else None
+        self.stream = WeightStreamer(groups, CPU, slots, folder=folder, trained=True) if groups else None
         if self.stream:
-            self.stream.catch()
+            self.stream.hook_gradients()
         self.optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=0.05)
 
     def passes(self, *given) -> list:
@@ -269,7 +269,7 @@ class Learning:
             losses.append(self.net(x))
             losses[-1].backward()
         if self.stream:
-            self.stream.settle()
+            self.stream.collect_offloaded_grads()
         return losses
 
     def step(self, *given, zeros: bool = False) -> list:
@@ -339,7 +339,7 @@ def test_gradients_of_waiting_weights_leave_the_device_one_by_one():
 
     assert set(held) == {0}
     assert all(p.grad is None for p in net.parameters())
-    waiting.stream.settle()
+    waiting.stream.collect_offloaded_grads()
     assert all(p.grad is not None for p in net.parameters())
 
 
@@ -372,7 +372,7 @@ def test_what_is_written_to_a_weight_on_the_device_goes_home_with_it():
         for p in net.parameters():
             p.fill_(0.25)  # the last two blocks are on the device now
 
-    waiting.stream.settle()
+    waiting.stream.collect_offloaded_grads()
 
     assert all(torch.equal(p, torch.full_like(p, 0.25)) for p in net.parameters())
 
@@ -390,11 +390,11 @@ def test_trained_weights_on_disk_learn_the_same(tmp_path):
 @pytest.mark.parametrize("way", ["update", "write"])
 def test_a_gradient_from_weights_that_were_changed_since_is_an_error(way):
     layers = nn.ModuleList(nn.Linear(8, 8) for _ in range(3))
-    stream = Stream([[layer] for layer in layers], CPU, slots=1, trained=True)
-    stream.catch()
+    stream = WeightStreamer([[layer] for layer in layers], CPU, slots=1, trained=True)
+    stream.hook_gradients()
     loss = layers[1](torch.tanh(layers[0](torch.randn(2, 8)))).sum()
     if way == "update":
-        stream.settle()
+        stream.collect_offloaded_grads()
     with torch.no_grad():
         layers[1].weight.mul_(0.5)
 

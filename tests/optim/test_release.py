@@ -9,9 +9,9 @@ import torch
 
 from darkroom.core.errors import ConfigError
 from darkroom.optim.clip import clip
-from darkroom.optim.release import Released
-from darkroom.optim.schedules import Scheduler, Shape
-from darkroom.optim.table import check
+from darkroom.optim.release import PerParameterOptimizer
+from darkroom.optim.schedules import Scheduler, ScheduleShape
+from darkroom.optim.table import validate_optimizer
 from darkroom.options.config import Config
 from tests.rows import each_row
 
@@ -27,14 +27,18 @@ def uncompiled():
 
 def releasing(limit: float = 0.0, method: str = "value"):
     limited = functools.partial(clip, method=method, limit=limit)
-    return lambda groups, build: Released(groups, build, limited, together=method == "norm")
+    return lambda groups, build: PerParameterOptimizer(groups, build, limited, together=method == "norm")
 
 
 def steps(net, optimizer, seeds, limit: float = 0.0, method: str = "value") -> list[torch.Tensor]:
     sizes = []
     for seed in seeds:
         backward(net, seed)
-        sizes.append(optimizer.size() if isinstance(optimizer, Released) else clip([*net.parameters()], method, limit))
+        sizes.append(
+            optimizer.size()
+            if isinstance(optimizer, PerParameterOptimizer)
+            else clip([*net.parameters()], method, limit)
+        )
         optimizer.step()
         optimizer.zero_grad()
     return sizes
@@ -95,11 +99,11 @@ def test_a_state_survives_a_checkpoint_to_the_byte():
 
 def test_the_schedule_reaches_every_weight():
     _, each = made("torch-adamw", releasing())
-    Scheduler(each, "linear", Shape(0, 4)).set(2)
+    Scheduler(each, "linear", ScheduleShape(0, 4)).set(2)
 
     assert [group["lr"] for group in each.param_groups] == [0.025, 0.025, 0.01, 0.01]
 
 
 def test_an_optimizer_that_looks_at_all_weights_together_is_refused():
     with pytest.raises(ConfigError, match="which it has to have together"):
-        check(Config(model_family="flux", optimizer="prodigy", optimizer_release_gradients=True), CPU)
+        validate_optimizer(Config(model_family="flux", optimizer="prodigy", optimizer_release_gradients=True), CPU)

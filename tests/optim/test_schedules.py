@@ -8,21 +8,21 @@ import diffusers.optimization
 import pytest
 import torch
 
-from darkroom.optim.schedules import SCHEDULES, WITHOUT_WARMUP, Scheduler, Shape, factor
+from darkroom.optim.schedules import SCHEDULES, WITHOUT_WARMUP, Scheduler, ScheduleShape, compute_factor
 from tests.rows import each_row
 
-PLAIN = Shape(warmup=0, total=100)
-WARM = Shape(warmup=10, total=110)
+PLAIN = ScheduleShape(warmup=0, total=100)
+WARM = ScheduleShape(warmup=10, total=110)
 
 
 @each_row("name", sorted(set(SCHEDULES) - WITHOUT_WARMUP))
 @each_row("step, expected", [(0, 0.0), (1, 0.1), (5, 0.5), (10, 1.0)])
 def test_warm_up_rises_in_a_straight_line(name, step, expected):
-    assert factor(name, step, WARM) == pytest.approx(expected)
+    assert compute_factor(name, step, WARM) == pytest.approx(expected)
 
 
 def test_constant_has_no_warm_up():
-    assert [factor("constant", step, WARM) for step in (0, 5, 200)] == [1.0, 1.0, 1.0]
+    assert [compute_factor("constant", step, WARM) for step in (0, 5, 200)] == [1.0, 1.0, 1.0]
 
 
 @pytest.mark.parametrize(
@@ -36,34 +36,34 @@ def test_constant_has_no_warm_up():
     ],
 )
 def test_halfway_at_the_end_and_after_it(name, halfway, end):
-    assert factor(name, 60, WARM) == pytest.approx(halfway)
-    assert factor(name, 110, WARM) == pytest.approx(end)
-    assert factor(name, 500, WARM) == pytest.approx(end)
+    assert compute_factor(name, 60, WARM) == pytest.approx(halfway)
+    assert compute_factor(name, 110, WARM) == pytest.approx(end)
+    assert compute_factor(name, 500, WARM) == pytest.approx(end)
 
 
 @pytest.mark.parametrize(("step", "rate"), [(0, 5.05e-5), (50, 1e-4), (100, 5.05e-5), (150, 1e-6), (200, 5.05e-5)])
 def test_sine_swings_between_the_end_and_the_full_rate(step, rate):
-    shape = Shape(warmup=100, total=1000, end=1e-6 / 1e-4)
+    shape = ScheduleShape(warmup=100, total=1000, end=1e-6 / 1e-4)
 
-    assert 1e-4 * factor("sine", step, shape) == pytest.approx(rate)
+    assert 1e-4 * compute_factor("sine", step, shape) == pytest.approx(rate)
 
 
 def test_polynomial_of_power_08_halfway():
-    shape = Shape(warmup=0, total=100, power=0.8, end=1e-6 / 1e-4)
+    shape = ScheduleShape(warmup=0, total=100, power=0.8, end=1e-6 / 1e-4)
 
-    assert 1e-4 * factor("polynomial", 50, shape) == pytest.approx(5.78606e-5, rel=1e-5)
-    assert 1e-4 * factor("polynomial", 100, shape) == pytest.approx(1e-6)
+    assert 1e-4 * compute_factor("polynomial", 50, shape) == pytest.approx(5.78606e-5, rel=1e-5)
+    assert 1e-4 * compute_factor("polynomial", 100, shape) == pytest.approx(1e-6)
 
 
 @pytest.mark.parametrize(("step", "expected"), [(0, 1.0), (25, 0.5), (50, 1.0), (75, 0.5), (100, 0.0)])
 def test_two_cycles_start_again_halfway(step, expected):
-    assert factor("cosine_with_restarts", step, Shape(0, 100, cycles=2)) == pytest.approx(expected)
+    assert compute_factor("cosine_with_restarts", step, ScheduleShape(0, 100, cycles=2)) == pytest.approx(expected)
 
 
 def test_cosine_ends_at_the_end_value_whatever_the_number_of_cycles():
-    shape = Shape(0, 100, cycles=3, end=0.1)
+    shape = ScheduleShape(0, 100, cycles=3, end=0.1)
 
-    assert [factor("cosine", step, shape) for step in (0, 50, 100)] == pytest.approx([1.0, 0.55, 0.1])
+    assert [compute_factor("cosine", step, shape) for step in (0, 50, 100)] == pytest.approx([1.0, 0.55, 0.1])
 
 
 @pytest.mark.parametrize("name", ["constant_with_warmup", "linear", "cosine", "cosine_with_restarts"])
@@ -73,11 +73,11 @@ def test_factors_agree_with_diffusers(name):
     (function,) = theirs.lr_lambdas
 
     # up to the last step: beyond it their cosine rises again
-    assert [factor(name, k, WARM) for k in range(111)] == pytest.approx([function(k) for k in range(111)])
+    assert [compute_factor(name, k, WARM) for k in range(111)] == pytest.approx([function(k) for k in range(111)])
 
 
 def test_a_run_shorter_than_its_warm_up_does_not_divide_by_zero():
-    assert factor("linear", 12, Shape(warmup=10, total=5)) == 0.0
+    assert compute_factor("linear", 12, ScheduleShape(warmup=10, total=5)) == 0.0
 
 
 def test_every_group_keeps_its_own_base_rate():

@@ -13,8 +13,8 @@ from safetensors.torch import load, save
 from torch import nn
 
 from darkroom.core.errors import ConfigError, MissingPackage, UserError
-from darkroom.optim.schedules import Scheduler, Shape
-from darkroom.optim.table import OPTIMIZERS, build, check, row_of
+from darkroom.optim.schedules import Scheduler, ScheduleShape
+from darkroom.optim.table import OPTIMIZERS, build, find_optimizer, validate_optimizer
 from darkroom.options.config import Config
 from darkroom.options.optimizer import OPTIMIZERS as NAMES
 from darkroom.train.pack import flatten, restore
@@ -140,7 +140,7 @@ def test_a_small_state_is_small(name):
 def test_the_schedule_sets_the_rate_that_is_used(name):
     bowl = Bowl(name)
     before = [p.detach().clone() for p in bowl.parameters]
-    schedule = Scheduler(bowl.optimizer, "constant_with_warmup", Shape(warmup=10, total=100))
+    schedule = Scheduler(bowl.optimizer, "constant_with_warmup", ScheduleShape(warmup=10, total=100))
 
     assert [schedule.set(step) for step in (5, 0)] == pytest.approx([0.025, 0])
     bowl.run(2)
@@ -206,7 +206,7 @@ def test_warm_up_steps_go_into_a_schedule_free_optimizer(name):
 )  # fmt: skip
 def test_defaults_are_the_published_ones(name, values):
     if name not in INSTALLED:
-        pytest.skip(f"{row_of(name).path} is not installed")
+        pytest.skip(f"{find_optimizer(name).path} is not installed")
 
     group = settings(Bowl(name).optimizer)
 
@@ -254,7 +254,7 @@ def test_a_value_that_the_class_refuses_is_a_configuration_error():
 
 def test_an_unknown_name_is_refused_with_the_nearest():
     with pytest.raises(ConfigError) as caught:
-        row_of("torch-adamww")
+        find_optimizer("torch-adamww")
 
     assert "did you mean torch-adamw" in caught.value.problem
     assert "adamw_bf16" in caught.value.change
@@ -267,18 +267,18 @@ def test_every_name_that_is_offered_has_a_row():
 @pytest.mark.parametrize("name", [name for name, row in OPTIMIZERS.items() if not row.on_cpu])
 def test_what_needs_a_gpu_is_refused_without_one(name):
     with pytest.raises(ConfigError, match="on the host alone"):
-        check(options(name), CPU)
+        validate_optimizer(options(name), CPU)
     with pytest.raises(ConfigError, match="on the host alone"):
-        check(options(name, optimizer_cpu_offload_method="cpu"), torch.device("cuda"))
+        validate_optimizer(options(name, optimizer_cpu_offload_method="cpu"), torch.device("cuda"))
 
-    check(options(name.removesuffix("-paged")), CPU)
+    validate_optimizer(options(name.removesuffix("-paged")), CPU)
 
 
 def test_a_compiled_update_is_refused_without_a_compiler(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
 
     with pytest.raises(ConfigError, match="no C\\+\\+ compiler"):
-        check(options("ao-adamw8bit"), CPU)
+        validate_optimizer(options("ao-adamw8bit"), CPU)
 
 
 def test_a_setting_that_a_class_would_swallow_is_refused():
@@ -292,7 +292,7 @@ def test_a_package_that_is_missing_is_known_before_the_start(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
 
     with pytest.raises(MissingPackage, match=r"darkroom-trainer\[quant\]"):
-        check(options("bnb-lion"), CPU)
+        validate_optimizer(options("bnb-lion"), CPU)
 
 
 def test_fused_kernels_are_asked_for_and_give_nearly_the_same():
@@ -307,7 +307,7 @@ def test_fused_kernels_are_asked_for_and_give_nearly_the_same():
 
 def test_fused_kernels_that_do_not_exist_are_refused():
     with pytest.raises(ConfigError, match="optimi-lion has no fused kernels"):
-        check(options("optimi-lion", fuse_optimizer=True), CPU)
+        validate_optimizer(options("optimi-lion", fuse_optimizer=True), CPU)
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):

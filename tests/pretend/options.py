@@ -48,7 +48,7 @@ NEARLY: dict[str, Options] = {
 # the base in fewer bits, waiting or not, quantized on the host or on the device
 QUANTIZED: dict[str, Options] = {
     f"{preset}, {words}": {"base_model_precision": preset, **options}
-    for preset, by in quantize.quantisers().items()
+    for preset, by in quantize.find_quantizers().items()
     if not getattr(by, "NEEDS_GPU", ())
     for words, options in {
         "blocks wait": {"musubi_blocks_to_swap": 1},

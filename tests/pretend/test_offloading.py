@@ -48,7 +48,7 @@ def wide(tmp_path_factory) -> str:
 
 @pytest.mark.parametrize("preset", ["int8-quanto", "int8-torchao", "uint8-sdnq"])
 def test_quantised_weights_that_wait_learn_what_resident_ones_learn(preset, run, wide, tmp_path):
-    if not quantize.is_installed(quantize.quantisers()[preset].PACKAGE):
+    if not quantize.is_installed(quantize.find_quantizers()[preset].PACKAGE):
         pytest.skip(f"its package is not installed: {preset}")
     options = {"base_model_precision": preset, "pretrained_model_name_or_path": wide}
     resident = run("flux", tmp_path / "resident", **options)

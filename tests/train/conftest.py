@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from darkroom.adapters.base import Adapter, save_safetensors
 from darkroom.objectives.base import LossOutput
 from darkroom.optim import table
-from darkroom.optim.schedules import Scheduler, Shape
+from darkroom.optim.schedules import Scheduler, ScheduleShape
 from darkroom.options.config import Config
 from darkroom.train.checkpoint import CheckpointManager, Snapshot
 from darkroom.train.ema import EMA
@@ -94,17 +94,17 @@ def tiny_run(tmp_path):
         torch.manual_seed(0)
         model = nn.Linear(3, 2)
         adapter = Plain(model, "transformer")
-        optimizer = table.build(config, adapter.named.values(), config.learning_rate, seed=0)
+        optimizer = table.build(config, adapter.trainable_parameters.values(), config.learning_rate, seed=0)
         stepper = Stepper(
             accelerator=Accelerator(mixed_precision=precision, cpu=True),
             model=model,
-            parameters=list(adapter.named.values()),
+            parameters=list(adapter.trainable_parameters.values()),
             objective=squared_error,
             optimizer=optimizer,
-            scheduler=Scheduler(optimizer, "constant", Shape(0, 100)),
-            ema=EMA(adapter.named, config) if config.use_ema else None,
+            scheduler=Scheduler(optimizer, "constant", ScheduleShape(0, 100)),
+            ema=EMA(adapter.trainable_parameters, config) if config.use_ema else None,
             options=config,
-            own_clip=table.row_of(config.optimizer).own_clip,
+            own_clip=table.find_optimizer(config.optimizer).clips_gradients,
         )
         snapshot = Snapshot(adapter, stepper, TrainState(), {"seed": 1}, lambda state: {"at": str(state.step)})
         return TinyRun(stepper, snapshot, CheckpointManager(folder, config))

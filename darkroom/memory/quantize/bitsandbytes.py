@@ -1,4 +1,4 @@
-"""Weights as four-bit normal floats by bitsandbytes, with scales that are themselves quantised (QLoRA 2305.14314)."""
+"""Weights as four-bit normal floats by bitsandbytes, with scales that are themselves quantized (QLoRA 2305.14314)."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ PACKAGE = "bitsandbytes"
 BLOCK = 64
 
 
-def fits(layer: nn.Linear) -> bool:
+def supports_layer(layer: nn.Linear) -> bool:
     """Is a row made of whole blocks?"""
     return layer.in_features % BLOCK == 0
 
 
-def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
+def quantize_layer(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as bitsandbytes' own; it is packed where the weight is."""
     bnb = import_optional(PACKAGE, "quant", preset)
     dtype, device = layer.weight.dtype, layer.weight.device
-    made = bnb.nn.Linear4bit(
+    quantized = bnb.nn.Linear4bit(
         layer.in_features, layer.out_features, layer.bias is not None,
         compute_dtype=dtype, compress_statistics=True, quant_type=PRESETS[preset],
     )  # fmt: skip
-    made.weight = bnb.nn.Params4bit(
+    quantized.weight = bnb.nn.Params4bit(
         layer.weight.detach(), requires_grad=False, compress_statistics=True, quant_type=PRESETS[preset]
     )
     if layer.bias is not None:
-        made.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
+        quantized.bias = nn.Parameter(layer.bias.detach(), requires_grad=False)
     # on some CPUs it would pack the weight anew for drawing, and no gradient passes through that
-    made.support_avx512bf16_for_cpu = False
-    return made.to(torch.device(device))
+    quantized.support_avx512bf16_for_cpu = False
+    return quantized.to(torch.device(device))

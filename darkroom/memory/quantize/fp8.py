@@ -18,47 +18,47 @@ if TYPE_CHECKING:
 
 FORMATS: Mapping[str, torch.dtype] = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
 BLOCK = 64
-LEAST_SCALE = 1e-8
+MIN_SCALE = 1e-8
 # by preset: how scales are shared; none at all is a plain cast
 PRESETS: Mapping[str, str | None] = {
     "fp8-cast": None, "fp8-block": "block", "fp8-channel": "channel", "fp8-tensor": "tensor",
 }  # fmt: skip
 
 
-def shared_by(weight: Tensor, mode: str, block: int = BLOCK) -> str:
+def scale_mode(weight: Tensor, mode: str, block: int = BLOCK) -> str:
     """What `mode` becomes for a weight: block needs whole blocks of columns, block and channel a matrix."""
     if weight.ndim != 2:
         return "tensor"
     return "channel" if mode == "block" and weight.shape[1] % block else mode
 
 
-def scales(weight: Tensor, mode: str, largest: float, block: int = BLOCK) -> Tensor:
+def compute_scales(weight: Tensor, mode: str, largest: float, block: int = BLOCK) -> Tensor:
     """float32 scales of a weight (out, in): block (out, in / block, 1), channel (out, 1), tensor (1,)."""
     size = weight.detach().float().abs()
     if mode == "block":
-        most = size.unflatten(1, (-1, block)).amax(-1, keepdim=True)
+        maximum = size.unflatten(1, (-1, block)).amax(-1, keepdim=True)
     elif mode == "channel":
-        most = size.amax(1, keepdim=True)
+        maximum = size.amax(1, keepdim=True)
     else:
-        most = size.amax().view(1)
-    return (most / largest).clamp(min=LEAST_SCALE)
+        maximum = size.amax().view(1)
+    return (maximum / largest).clamp(min=MIN_SCALE)
 
 
-def narrowed(weight: Tensor, mode: str, format: torch.dtype, block: int = BLOCK) -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor, mode: str, format: torch.dtype, block: int = BLOCK) -> tuple[Tensor, Tensor]:
     """A weight (out, in) in eight bits, and its scales in the weight's own precision.
 
     Scales are rounded before anything is divided by them, so that they undo exactly what they did.
     """
-    mode = shared_by(weight, mode, block)
+    mode = scale_mode(weight, mode, block)
     largest = torch.finfo(format).max
-    scale = scales(weight, mode, largest, block).to(weight.dtype)
+    scale = compute_scales(weight, mode, largest, block).to(weight.dtype)
     wide = weight.detach().float()
     spread = wide.unflatten(1, (-1, block)) if mode == "block" else wide
     small = (spread / scale.float()).nan_to_num(0.0).clamp(-largest, largest).reshape(weight.shape)
     return small.to(format), scale
 
 
-def widened(small: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
+def dequantize_weight(small: Tensor, scale: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The weight again, (out, in) in `dtype`. The scale's shape says what shares one."""
     if scale is None:
         return small.to(dtype)
@@ -74,13 +74,13 @@ class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, small: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(small, scale)
-        return F.linear(x, widened(small, scale, x.dtype), None if bias is None else bias.to(x.dtype))
+        return F.linear(x, dequantize_weight(small, scale, x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
         small, scale = ctx.saved_tensors
         (grad,) = grads
-        return grad @ widened(small, scale, grad.dtype), None, None, None
+        return grad @ dequantize_weight(small, scale, grad.dtype), None, None, None
 
 
 class Float8Linear(nn.Linear):
@@ -98,33 +98,33 @@ class Float8Linear(nn.Linear):
         self.register_buffer("scale_weight", scale)
 
     @classmethod
-    def of(cls, layer: nn.Linear, mode: str | None, format: torch.dtype) -> Float8Linear:
+    def from_linear(cls, layer: nn.Linear, mode: str | None, format: torch.dtype) -> Float8Linear:
         """A layer narrowed; without a mode it is only cast."""
         weight = layer.weight.detach()
-        return cls(layer, *((weight.to(format), None) if mode is None else narrowed(weight, mode, format)))
+        return cls(layer, *((weight.to(format), None) if mode is None else quantize_weight(weight, mode, format)))
 
     @classmethod
-    def hollow(cls, layer: Any) -> Float8Linear:
+    def build_empty(cls, layer: Any) -> Float8Linear:
         """One of a layer's shape that waits for tensors of any format and scales of any shape."""
-        made = cls(layer, layer.weight.detach(), layer.weight.new_empty(0))
-        made.register_load_state_dict_pre_hook(_takes_scales)
-        return made
+        empty = cls(layer, layer.weight.detach(), layer.weight.new_empty(0))
+        empty.register_load_state_dict_pre_hook(_match_scales)
+        return empty
 
     def forward(self, x: Tensor) -> Tensor:
-        kind = x.device.type
-        if torch.is_autocast_enabled(kind):
-            x = x.to(torch.get_autocast_dtype(kind))
+        device_type = x.device.type
+        if torch.is_autocast_enabled(device_type):
+            x = x.to(torch.get_autocast_dtype(device_type))
         answer = _Product.apply(x, self.weight, self.scale_weight, self.bias)
         assert isinstance(answer, Tensor)
         return answer
 
 
-def _takes_scales(layer: Any, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+def _match_scales(layer: Any, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
     """Have a buffer of the shape that the state's scales have, or none where it has none."""
     scale = state.get(f"{prefix}scale_weight")
     layer.register_buffer("scale_weight", None if scale is None else torch.empty_like(scale, device="meta"))
 
 
-def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
+def quantize_layer(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer with an eight-bit weight."""
-    return Float8Linear.of(layer, PRESETS[preset], FORMATS[options.fp8_format])
+    return Float8Linear.from_linear(layer, PRESETS[preset], FORMATS[options.fp8_format])

@@ -22,10 +22,10 @@ PRESETS: Mapping[str, str] = {
 PACKAGE = "optimum.quanto"
 
 
-def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
+def quantize_layer(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as quanto's own linear layer, frozen."""
     quanto = import_optional(PACKAGE, "quant", preset)
     activations = quanto.qint8 if options.quantize_activations else None
-    made = quanto.nn.QLinear.from_module(layer, weights=getattr(quanto, PRESETS[preset]), activations=activations)
-    made.freeze()
-    return made.requires_grad_(False)
+    quantized = quanto.nn.QLinear.from_module(layer, weights=getattr(quanto, PRESETS[preset]), activations=activations)
+    quantized.freeze()
+    return quantized.requires_grad_(False)

@@ -18,25 +18,25 @@ PRESETS: Mapping[str, str] = {
     f"{name}-sdnq": {"fp16": "float16"}.get(name, name) for name in FORMATS
 }  # fmt: skip
 # as SimpleTuner sets it: weights in so few bits keep a low-rank part apart
-FEW_BITS = frozenset({"int5", "uint5", "uint4", "uint3", "uint2"})
+LOW_BITS = frozenset({"int5", "uint5", "uint4", "uint3", "uint2"})
 PACKAGE = "sdnq"
 # smaller weights it leaves as they are
-LEAST_NUMBERS, LEAST_EDGE = 128 * 128, 32
+MIN_NUMBERS, MIN_EDGE = 128 * 128, 32
 SEED = 0
 
 
-def fits(layer: nn.Linear) -> bool:
+def supports_layer(layer: nn.Linear) -> bool:
     """Is the layer large enough?"""
-    return layer.weight.numel() >= LEAST_NUMBERS and min(layer.weight.shape) >= LEAST_EDGE
+    return layer.weight.numel() >= MIN_NUMBERS and min(layer.weight.shape) >= MIN_EDGE
 
 
-def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
+def quantize_layer(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer as SDNQ's own."""
     training = import_optional(f"{PACKAGE}.training", "quant", preset)
     name = preset.removesuffix("-sdnq")
     torch.manual_seed(SEED)  # the largest directions of a weight are found from random ones
     holder = training.sdnq_training_post_load_quant(
-        nn.Sequential(layer), weights_dtype=PRESETS[preset], group_size=32, use_svd=name in FEW_BITS,
+        nn.Sequential(layer), weights_dtype=PRESETS[preset], group_size=32, use_svd=name in LOW_BITS,
         svd_rank=32, svd_steps=8, use_quantized_matmul=False, use_static_quantization=True,
         use_stochastic_rounding=False, dequantize_fp32=True,  # frozen weights are rounded once, to what is nearest
     )  # fmt: skip

@@ -21,7 +21,7 @@ PACKAGE = "torchao.quantization"
 NEEDS_GPU = frozenset({"int4-torchao"})
 
 
-def quantised(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
+def quantize_layer(layer: nn.Linear, preset: str, options: Config) -> nn.Module:
     """The layer with a weight of torchao's."""
     ao = import_optional(PACKAGE, "quant", preset)
     holder = nn.Sequential(layer)

@@ -15,8 +15,14 @@ from darkroom import families
 from darkroom.core.errors import ConfigError
 from darkroom.families import tiny
 from darkroom.memory import attention, checkpointing, compiling, quantize, sla
-from darkroom.memory.policy import Placement, check_bf16, move_all_but, spread, tensors_of
-from darkroom.memory.stream import plain_tensors
+from darkroom.memory.policy import (
+    MemoryPolicy,
+    iterate_parameters_and_buffers,
+    move_except,
+    pick_spread_blocks,
+    validate_bf16,
+)
+from darkroom.memory.stream import iterate_plain_tensors
 from darkroom.options.config import every_option
 from darkroom.options.conflicts import WITHOUT_MASKS
 from darkroom.pretrained.repository import Repository
@@ -74,13 +80,13 @@ def test_answers_are_the_same(name, changes):
         pytest.skip("only UNets compute attention in slices")
     family, model = denoiser(name)
     expected = answer(name, model)
-    placement = Placement(options(**changes), CPU, family.blocks)
-    placement.base({"it": model})
-    placement.attached(model, {"it": model})
+    memory_policy = MemoryPolicy(options(**changes), CPU, family.blocks)
+    memory_policy.prepare_denoisers({"it": model})
+    memory_policy.attach_trained(model, {"it": model})
 
     for _ in range(2):
         torch.testing.assert_close(answer(name, model), expected, rtol=1e-4, atol=1e-5)
-    assert bool(placement.streams) == any(
+    assert bool(memory_policy.streamers) == any(
         changes.get(option) for option in ("musubi_blocks_to_swap", "ramtorch", "enable_group_offload")
     )
 
@@ -88,19 +94,19 @@ def test_answers_are_the_same(name, changes):
 @pytest.mark.parametrize(("count", "expected"), [(1, [9]), (2, [4, 9]), (3, [2, 5, 9]), (9, [*range(8), 9])])
 def test_blocks_that_wait_are_far_apart(count, expected):
     blocks = [nn.Linear(1, 1) for _ in range(10)]
-    assert [blocks.index(block) for block in spread(blocks, count)] == expected
+    assert [blocks.index(block) for block in pick_spread_blocks(blocks, count)] == expected
 
 
 def test_one_block_has_to_stay():
     with pytest.raises(ConfigError, match="Choose 2 or less"):
-        spread([nn.Linear(1, 1) for _ in range(3)], 3)
+        pick_spread_blocks([nn.Linear(1, 1) for _ in range(3)], 3)
 
 
 def test_ramtorch_takes_a_share_of_the_layers_that_it_is_told():
     family, model = denoiser("flux")
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     for percent, names, count in ((100, None, len(layers) - 1), (50, None, len(layers) // 2), (100, "to_q", 2)):
-        place = Placement(options(ramtorch_target_modules=names), CPU, family.blocks)
+        place = MemoryPolicy(options(ramtorch_target_modules=names), CPU, family.blocks)
         assert len(place._streamed_layers(model, names, percent)) == count
     # where the model is, is where its first parameter is
     assert next(model.parameters()).device == model.device
@@ -109,28 +115,32 @@ def test_ramtorch_takes_a_share_of_the_layers_that_it_is_told():
 def test_weights_on_disk_leave_nothing_behind(tmp_path):
     family, model = denoiser("flux")
     changes = {"enable_group_offload": True, "group_offload_to_disk_path": str(tmp_path)}
-    placement = Placement(options(**changes), CPU, family.blocks)
-    placement.base({"it": model})
+    memory_policy = MemoryPolicy(options(**changes), CPU, family.blocks)
+    memory_policy.prepare_denoisers({"it": model})
     assert list(tmp_path.glob("stream_*/*.bin"))
 
     del model
-    placement.streams.clear()
+    memory_policy.streamers.clear()
     gc.collect()
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("preset", ["int8-torchao", "fp8-torchao", "int8-quanto", "int4-quanto", "uint8-sdnq"])
 def test_all_that_a_quantised_weight_is_made_of_goes_to_the_device(preset):
-    by = quantize.quantisers()[preset]
+    by = quantize.find_quantizers()[preset]
     pytest.importorskip(by.PACKAGE)
     net = nn.Sequential(*(nn.Sequential(nn.Linear(128, 128)) for _ in range(3))).requires_grad_(False)
-    quantize.quantise(net, preset, options(), CPU)
+    quantize.quantize_model(net, preset, options(), CPU)
     waits = net[1]
 
-    move_all_but(net, {id(t) for t in tensors_of(waits)}, torch.device("meta"))
+    move_except(net, {id(t) for t in iterate_parameters_and_buffers(waits)}, torch.device("meta"))
 
     def places(module: nn.Module) -> set[str]:
-        return {plain.device.type for tensor in tensors_of(module) for plain in plain_tensors(tensor)}
+        return {
+            plain.device.type
+            for tensor in iterate_parameters_and_buffers(module)
+            for plain in iterate_plain_tensors(tensor)
+        }
 
     assert (places(net[0]), places(waits), places(net[2])) == ({"meta"}, {"cpu"}, {"meta"})
 
@@ -148,13 +158,13 @@ def test_text_encoders_are_streamed_too():
     family = families.get("flux")
     pipe = tiny.build(family)
     before = pipe.text_encoder_2(torch.arange(8)[None])[0]
-    placement = Placement(options(ramtorch=True, ramtorch_text_encoder=True), CPU, family.blocks)
-    placement.text(pipe.text_encoder_2.requires_grad_(False), 2)
+    memory_policy = MemoryPolicy(options(ramtorch=True, ramtorch_text_encoder=True), CPU, family.blocks)
+    memory_policy.prepare_text_encoder(pipe.text_encoder_2.requires_grad_(False), 2)
 
     torch.testing.assert_close(pipe.text_encoder_2(torch.arange(8)[None])[0], before)
     layer = pipe.text_encoder_2.encoder.block[1].layer[0].SelfAttention.q
     assert len(layer._forward_pre_hooks) == 1
-    assert placement.streams == []
+    assert memory_policy.streamers == []
 
 
 @pytest.mark.parametrize("name", ["flux", "hunyuanvideo_original"])
@@ -164,8 +174,8 @@ def test_a_vaes_middle_is_streamed(name):
     vae = tiny.build(family).vae.eval().requires_grad_(False)
     clip = torch.rand(1, 3, *(5,) * bool(family.latents.temporal), 32, 32)
     before = vae.encode(clip).latent_dist.mode()
-    placement = Placement(options(ramtorch=True, ramtorch_vae=True), CPU, family.blocks)
-    placement.vae(vae)
+    memory_policy = MemoryPolicy(options(ramtorch=True, ramtorch_vae=True), CPU, family.blocks)
+    memory_policy.prepare_vae(vae)
 
     assert torch.equal(vae.encode(clip).latent_dist.mode(), before)
     streamed = {name for name, module in vae.named_modules() if module._forward_pre_hooks}
@@ -177,33 +187,33 @@ def test_what_is_attached_is_on_the_device_and_trained_alone():
     from peft import LoraConfig, inject_adapter_in_model
 
     family, model = denoiser("flux")
-    placement = Placement(options(musubi_blocks_to_swap=1, base_model_precision="fp8-block"), CPU, family.blocks)
-    placement.base({"transformer": model})
+    memory_policy = MemoryPolicy(options(musubi_blocks_to_swap=1, base_model_precision="fp8-block"), CPU, family.blocks)
+    memory_policy.prepare_denoisers({"transformer": model})
     inject_adapter_in_model(LoraConfig(r=2, target_modules=["to_q"]), model)
-    placement.attached(model, {"transformer": model})
+    memory_policy.attach_trained(model, {"transformer": model})
 
     trained = [p for p in model.parameters() if p.requires_grad]
     assert {p.dtype for p in trained} == {torch.float32}
     assert len(trained) == 4
-    assert "linear layers as fp8-block" in placement.describe()[0]
-    assert any("saves nothing" in line for line in placement.remarks())
+    assert "linear layers as fp8-block" in memory_policy.describe()[0]
+    assert any("saves nothing" in line for line in memory_policy.remarks())
 
 
 def test_a_whole_base_waits_in_its_training_format_and_a_controlnet_beside_a_frozen_one_stays():
     family, model = denoiser("flux")
-    whole = Placement(options(musubi_blocks_to_swap=1, model_type="full"), CPU, family.blocks)
-    whole.base({"transformer": model}, {"transformer"}, torch.bfloat16)
-    whole.attached(model, {"transformer": model})
+    whole = MemoryPolicy(options(musubi_blocks_to_swap=1, model_type="full"), CPU, family.blocks)
+    whole.prepare_denoisers({"transformer": model}, {"transformer"}, torch.bfloat16)
+    whole.attach_trained(model, {"transformer": model})
     assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
-    assert whole.learning == whole.streams
-    assert len(whole.streams) == 1
+    assert whole.trained_streamers == whole.streamers
+    assert len(whole.streamers) == 1
 
     (_, model), (_, control) = denoiser("flux"), denoiser("flux")
-    beside = Placement(options(musubi_blocks_to_swap=1, model_type="full", controlnet=True), CPU, family.blocks)
-    beside.base({"transformer": model, "controlnet": control}, {"controlnet"})
-    beside.attached(control, {"transformer": model, "controlnet": control})
-    assert len(beside.streams) == 1
-    assert beside.learning == []
+    beside = MemoryPolicy(options(musubi_blocks_to_swap=1, model_type="full", controlnet=True), CPU, family.blocks)
+    beside.prepare_denoisers({"transformer": model, "controlnet": control}, {"controlnet"})
+    beside.attach_trained(control, {"transformer": model, "controlnet": control})
+    assert len(beside.streamers) == 1
+    assert beside.trained_streamers == []
 
 
 # -- kernels and compilers ---------------------------------------------------------------------------------------------
@@ -213,7 +223,7 @@ def test_every_kernel_has_a_name_in_diffusers():
     from diffusers.models.attention_dispatch import AttentionBackendName
 
     names = {info.name: info for info in every_option()}["attention_mechanism"].choices
-    assert set(attention.BACKENDS) == set(names) - {attention.USUAL, sla.NAME}
+    assert set(attention.BACKENDS) == set(names) - {attention.DEFAULT_KERNEL, sla.NAME}
     assert set(attention.BACKENDS.values()) <= {backend.value for backend in AttentionBackendName}
 
 
@@ -225,9 +235,9 @@ def test_a_kernel_is_chosen_where_attention_is_computed_again_too(name):
         return [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
     _, model = denoiser(name)
-    attention.use(model.train(), "native-math")
+    attention.set_kernel(model.train(), "native-math")
     plain = gradients(model)
-    checkpointing.enable(model, None)
+    checkpointing.enable_checkpointing(model, None)
     again = gradients(model)
 
     assert len(again) == len(plain)
@@ -237,10 +247,10 @@ def test_a_kernel_is_chosen_where_attention_is_computed_again_too(name):
 def test_the_kernel_of_longcat_video_is_chosen_through_diffusers():
     _, model = denoiser("longcat_video")
     expected = answer("longcat_video", model)
-    attention.use(model, "native-math")
+    attention.set_kernel(model, "native-math")
 
     torch.testing.assert_close(answer("longcat_video", model), expected)
-    attention.use(model, "native-flash")
+    attention.set_kernel(model, "native-flash")
     with pytest.raises(ValueError, match="native flash"):
         model.blocks[0].cross_attn.processor(*(torch.zeros(1, 2, 1, 8),) * 3, mask=torch.ones(1, 1, 1, 2))
 
@@ -250,7 +260,7 @@ def test_a_models_kernel_is_its_own():
 
     before = _AttentionBackendRegistry.get_active_backend()
     _, model = denoiser("flux")
-    attention.use(model, "native-math")
+    attention.set_kernel(model, "native-math")
     chosen = {m.processor._attention_backend for m in model.modules() if hasattr(m, "processor")}
     assert chosen == {AttentionBackendName._NATIVE_MATH}
     assert _AttentionBackendRegistry.get_active_backend() == before
@@ -258,9 +268,9 @@ def test_a_models_kernel_is_its_own():
 
 def test_a_kernel_whose_package_is_missing_is_refused():
     with pytest.raises(ConfigError, match="attention_mechanism"):
-        attention.check(options(attention_mechanism="flash-attn-3"), torch.device("cuda"))
+        attention.validate_attention_options(options(attention_mechanism="flash-attn-3"), torch.device("cuda"))
     with pytest.raises(ConfigError, match="needs an accelerator"):
-        attention.check(options(attention_mechanism="cudnn"), CPU)
+        attention.validate_attention_options(options(attention_mechanism="cudnn"), CPU)
 
 
 @each_row("name", sorted(attention.BACKENDS))
@@ -312,10 +322,10 @@ def test_masks_depend_on_options_where_families_say_so():
 
 def test_a_network_without_a_choice_of_kernels_says_so():
     _, unet = denoiser("sdxl")
-    placement = Placement(options(attention_mechanism="flash-attn-3"), CPU, ())
+    memory_policy = MemoryPolicy(options(attention_mechanism="flash-attn-3"), CPU, ())
     for choose in (
-        lambda: attention.use(unet, "flash-attn-3"),
-        lambda: placement.examine(lambda: [unet], lambda: None),
+        lambda: attention.set_kernel(unet, "flash-attn-3"),
+        lambda: memory_policy.validate_models(lambda: [unet], lambda: None),
     ):
         with pytest.raises(ConfigError, match="does not let its attention kernel be chosen"):
             choose()
@@ -328,7 +338,7 @@ def test_sage_is_used_when_pictures_are_drawn(monkeypatch):
     for usage in ("inference", "training", "training+inference"):
         used.clear()
         _, model = denoiser("flux")
-        attention.use_in(model, "sageattention", usage)
+        attention.set_kernel_for_usage(model, "sageattention", usage)
         for training in (True, False):
             model.train(training)
             answer("flux", model)
@@ -345,10 +355,10 @@ def test_blocks_are_compiled_for_drawing_only(monkeypatch):
         calls.append(1)
         return graph.forward
 
-    monkeypatch.setattr(compiling, "DRAWING_BACKEND", backend)
+    monkeypatch.setattr(compiling, "VALIDATION_BACKEND", backend)
     family, model = denoiser("flux")
-    placement = Placement(options(validation_torch_compile=True), CPU, family.blocks)
-    placement.attached(model, {"it": model})
+    memory_policy = MemoryPolicy(options(validation_torch_compile=True), CPU, family.blocks)
+    memory_policy.attach_trained(model, {"it": model})
 
     answer("flux", model.train())
     assert not calls
@@ -367,10 +377,10 @@ def test_bfloat16_is_refused_on_a_gpu_that_only_imitates_it(monkeypatch, name, r
     with pytest.raises(
         ConfigError, match=f"(?s){name} = 'bf16'.*Turing has compute capability 7.5.*8.0.*Set it to {remedy}"
     ):
-        check_bf16(asked, torch.device("cuda"))
+        validate_bf16(asked, torch.device("cuda"))
 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
-    check_bf16(asked, torch.device("cuda"))
+    validate_bf16(asked, torch.device("cuda"))
 
 
 @pytest.mark.parametrize(("able", "usual"), [((7, 5), torch.float32), ((8, 6), torch.bfloat16)])

@@ -10,7 +10,7 @@ import torch
 from darkroom import families
 from darkroom.families import tiny
 from darkroom.memory import quantize, quantized_cache
-from darkroom.memory.policy import Placement
+from darkroom.memory.policy import MemoryPolicy
 from darkroom.memory.quantize import fp8
 
 CPU = torch.device("cpu")
@@ -35,7 +35,7 @@ def denoiser(name: str):
 def test_what_is_read_is_what_was_written(name, preset, tmp_path):
     family, model = denoiser(name)
     options = SimpleNamespace(**{**vars(OPTIONS), "base_model_precision": preset})
-    few, _ = quantize.quantise(model, preset, options, CPU, family.blocks)
+    few, _ = quantize.quantize_model(model, preset, options, CPU, family.blocks)
     quantized_cache.save(model, tmp_path / "kept.safetensors")
 
     found, count = quantized_cache.load(tmp_path / "kept.safetensors", lambda: type(model).from_config(model.config))
@@ -56,10 +56,10 @@ def test_a_full_disk_costs_the_file_and_not_the_run(tmp_path, caplog, monkeypatc
 
     monkeypatch.setattr(quantized_cache, "save", full)
     family, model = denoiser("flux")
-    place = Placement(OPTIONS, CPU, family.blocks, shelf=tmp_path)
-    place.kept("transformer", "this", lambda: None, lambda: model)
+    place = MemoryPolicy(OPTIONS, CPU, family.blocks, quantized_cache_dir=tmp_path)
+    place.load_or_quantize("transformer", "this", lambda: None, lambda: model)
 
-    assert place.quantised["transformer"][1] > 0
+    assert place.quantized_layers["transformer"][1] > 0
     assert "not kept: the disk is full" in caplog.text
 
 
@@ -73,13 +73,15 @@ def test_the_second_start_does_not_load(tmp_path, caplog):
 
     def start(identity: str = "this", **changes):
         options = SimpleNamespace(**{**vars(OPTIONS), **changes})
-        place = Placement(options, CPU, family.blocks, shelf=tmp_path)
-        return place.kept("transformer", identity, lambda: type(model).from_config(model.config), load), place
+        place = MemoryPolicy(options, CPU, family.blocks, quantized_cache_dir=tmp_path)
+        return place.load_or_quantize(
+            "transformer", identity, lambda: type(model).from_config(model.config), load
+        ), place
 
     first, _ = start()
     second, place = start()
     assert len(loaded) == 1
-    assert place.quantised["transformer"][1] > 0
+    assert place.quantized_layers["transformer"][1] > 0
     assert all(torch.equal(a, b) for a, b in zip(first.buffers(), second.buffers(), strict=True))
 
     start("another")
