@@ -20,7 +20,7 @@ from darkroom.options.config import construct, every_option
 from darkroom.tools import generate
 from darkroom.validate import caches
 from darkroom.validate.recipe import Recipe
-from darkroom.validate.render import call_of
+from darkroom.validate.render import recipe_kwargs
 
 PROMPTS = [f"a {size} {colour} {shape}" for size in ("small", "large") for colour in ("red", "blue", "green")
            for shape in ("circle", "square")]  # fmt: skip
@@ -48,11 +48,20 @@ def main() -> None:
 
     def draw(number: int, cache: dict[str, Any]) -> np.ndarray:
         recipe = Recipe(
-            PROMPTS[number], "", 64, 64, chosen.steps, number, "cpu", call_of(family, 64, 64, options), {}, cache=cache
+            PROMPTS[number],
+            "",
+            64,
+            64,
+            chosen.steps,
+            number,
+            "cpu",
+            recipe_kwargs(family, 64, 64, options),
+            {},
+            cache=cache,
         )
         return np.asarray(generate.render(pipe, family, recipe, options).image, dtype=float)
 
-    ratios = caches.measured(pipe.transformer, chosen.steps, lambda: draw(0, {}))
+    ratios = caches.measure_ratios(pipe.transformer, chosen.steps, lambda: draw(0, {}))
     print(f"ratios: {ratios}")
     calls.clear()
     whole = [draw(number, {}) for number in range(len(PROMPTS))]

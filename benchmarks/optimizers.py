@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darkroom.job.stages import updater
+from darkroom.job.stages import build_optimizer
 from darkroom.memory.policy import MemoryPolicy
 from darkroom.optim.clip import clip
 from darkroom.optim.offload import OffloadedOptimizer
@@ -72,7 +72,7 @@ class Run:
         forget()
         self.loaded = resident()
         self.weights: list[nn.Parameter] = list(self.model.parameters())
-        self.optimizer, way = updater(config, self.memory_policy, [{"params": self.weights}], 1e-4, 0)
+        self.optimizer, way = build_optimizer(config, self.memory_policy, [{"params": self.weights}], 1e-4, 0)
         self.parameters = way["parameters"]
         self.collect_offloaded_grads = way.get("collect_offloaded_grads", lambda: None)
         self.limit = 0.0 if config.optimizer_release_gradients else 2.0

@@ -55,7 +55,7 @@ def test_what_troubleshooting_shows_as_not_offered_is_still_refused():
     shown = re.findall(r"^(\w+) = '(\w+)' .*\n  Not offered yet\. (.*)$", text, re.M)
     assert shown
     for option, choice, reason in shown:
-        assert {option, f"{option}={choice}"} & set(abilities.refused()[reason])
+        assert {option, f"{option}={choice}"} & set(abilities.list_refused()[reason])
 
 
 def test_the_table_of_proofs_names_every_family_and_nothing_in_it_failed():

@@ -34,7 +34,10 @@ def checkout(tmp_path, monkeypatch):
 def test_recipe_resolves_without_a_contradiction(path, checkout):
     resolved = resolve([f"recipes/{path.name}"], {}, checkout, families.defaults)
     family = families.get(resolved.config.model_family)
-    assert conflicts.validate_options(resolved.config, resolved.sources, preflight.facts(family, resolved.config)) == []
+    assert (
+        conflicts.validate_options(resolved.config, resolved.sources, preflight.family_facts(family, resolved.config))
+        == []
+    )
     assert resolved.config.model_flavour in family.flavours
     assert resolved.notes == [], "a setting of the recipe has no effect"
     assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).samples
@@ -44,7 +47,7 @@ def test_recipe_resolves_without_a_contradiction(path, checkout):
 def test_recipe_passes_every_check_before_a_run(path, checkout):
     # on weights that are here: preflight asks the hub about the others
     here = [] if "embedded" in path.stem else ["--model_flavour=tiny"]
-    _, prompts = preflight.check(resolve([f"recipes/{path.name}", *here], {}, checkout, families.defaults))
+    _, prompts = preflight.validate_run(resolve([f"recipes/{path.name}", *here], {}, checkout, families.defaults))
     assert prompts
 
 

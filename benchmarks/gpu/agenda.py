@@ -229,10 +229,10 @@ def family_step(family: Family, tiny: bool) -> Row:
             batch = random_batch(run, engine, settings, ["reference"])
         memory_policy = MemoryPolicy(config, DEVICE, family.blocks)
         parts = RandomParts(family, config, DEVICE, distributed.base_dtype(config), None, None, settings)
-        model = stages.denoiser(run, parts, memory_policy)
-        adapter = stages.attached(run, model, parts)
+        model = stages.load_denoiser(run, parts, memory_policy)
+        adapter = stages.attach_adapter(run, model, parts)
         memory_policy.attach_trained(adapter.model, parts.denoisers_of(model))
-        stepper = stages.trainer(run, engine, adapter, memory_policy, scheduler_config(parts), 10)
+        stepper = stages.build_stepper(run, engine, adapter, memory_policy, scheduler_config(parts), 10)
         there = batch.to(DEVICE)
         found = time_steps(lambda: stepper.update([there], 1), 1 if tiny else 4)
     facts = {"flavour": config.model_flavour, "parameters": sum(p.numel() for p in model.parameters())}

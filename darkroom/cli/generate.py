@@ -42,7 +42,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--frames", type=count, help="the length of clips; left out, what the flavour validates with")
     p.add_argument("--layers", type=count, help="into how many layers a picture is taken apart, by models that do so")
     p.add_argument("--steps", type=count)
-    p.add_argument("--cache", default="none", choices=[caches.OFF, *caches.KINDS], help="guess some of the answers")
+    p.add_argument(
+        "--cache", default="none", choices=[caches.OFF, *caches.CONFIG_CLASSES], help="guess some of the answers"
+    )
     p.add_argument("--magcache_threshold", type=float, help="with --cache magcache, the error that may add up")
     p.add_argument("--magcache_k", type=count, help="steps that are guessed in a row at most")
     p.add_argument("--magcache_retention_ratio", type=float, help="share of the first steps that are always computed")
@@ -97,16 +99,16 @@ def options_of(arguments: argparse.Namespace, family: Family, run_settings: dict
 def validate_arguments(arguments: argparse.Namespace, family: Family, options: Config) -> None:
     """Raises ModelError for pictures or a cache that the model has no use for."""
     from darkroom.core.errors import ModelError
-    from darkroom.validate.render import how_many, why_no_cache, why_no_mask
+    from darkroom.validate.render import describe_count, validate_cache, validate_mask
 
     allowed = family.image_counts(options)
     if arguments.mask:
-        if problem := why_no_mask(family, arguments.image, arguments.mask, options):
+        if problem := validate_mask(family, arguments.image, arguments.mask, options):
             raise ModelError(f"--mask {arguments.mask}: {problem}\n  Leave --mask out, or give another.")
     elif len(arguments.image) not in allowed:
         change = "Give --image, once for each." if allowed[-1] else "Leave --image out."
-        raise ModelError(f"This flavour of {family.title} starts from {how_many(allowed)}.\n  {change}")
-    if problem := why_no_cache(family, options):
+        raise ModelError(f"This flavour of {family.title} starts from {describe_count(allowed)}.\n  {change}")
+    if problem := validate_cache(family, options):
         raise ModelError(f"--cache {arguments.cache}: {problem}\n  Leave it out.")
 
 
@@ -116,7 +118,7 @@ def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> I
     from darkroom.core.files import safe_name
     from darkroom.core.units import parse_resolutions
     from darkroom.validate.recipe import Recipe
-    from darkroom.validate.render import call_of
+    from darkroom.validate.render import recipe_kwargs
 
     facts, fps = family.latents_for(options.model_flavour), family.fps_for(options.model_flavour)
     size = str(arguments.resolution or options.validation_resolution or options.resolution)
@@ -129,7 +131,7 @@ def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> I
         for seed in range(arguments.seed, arguments.seed + arguments.count):
             recipe = Recipe(
                 prompt, arguments.negative_prompt, width, height, options.validation_num_inference_steps,
-                seed, "cpu", call_of(family, width, height, options), {},
+                seed, "cpu", recipe_kwargs(family, width, height, options), {},
                 pictures=tuple(arguments.image), fps=(options.framerate or fps) if fps else 0.0,
                 told=family.pipeline_attributes(options), mask=arguments.mask,
             )  # fmt: skip
@@ -169,13 +171,13 @@ def render_images(
     if options.validation_cache == caches.MAGCACHE and ratios is None:
         first = tasks[0][1]
         network = getattr(pipe, family.denoiser_component)
-        ratios = caches.measured(network, first.steps, lambda: generate.render(pipe, family, first, options))
+        ratios = caches.measure_ratios(network, first.steps, lambda: generate.render(pipe, family, first, options))
         print(f"MagCache's ratios, measured on the first picture: {ratios}")
     for path, recipe in tasks:
         recipe = dataclasses.replace(recipe, cache=caches.settings(options, ratios))
         image = generate.render(pipe, family, recipe, options)
         recipe.save(image.image, path)
-        yield from (path, *image.write_beside(path, recipe.fps))
+        yield from (path, *image.write_extra_files(path, recipe.fps))
 
 
 def is_of_a_run(model: str) -> bool:

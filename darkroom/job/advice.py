@@ -18,7 +18,7 @@ from darkroom.core.errors import DarkroomError
 from darkroom.data.plan import DatasetPlan
 from darkroom.families.base import Family
 from darkroom.job import preflight
-from darkroom.job.forecast import ADVICE, LATENTS, LOAD, PICTURE, SAVE, STEP, TEXT, Forecast, Forecaster
+from darkroom.job.forecast import ADVICE, IMAGE_PHASE, LATENTS, LOAD, SAVE, STEP, TEXT, Forecast, Forecaster
 from darkroom.memory import policy, quantize
 from darkroom.options import conflicts
 from darkroom.options.sources import Resolved
@@ -27,10 +27,10 @@ from darkroom.validate.prompts import Prompt
 Change = Mapping[str, Any]
 Key = frozenset[tuple[str, Any]]
 NOTHING: Key = frozenset()
-TRAINING = (LOAD, STEP, PICTURE, SAVE)
+TRAINING = (LOAD, STEP, IMAGE_PHASE, SAVE)
 PRECISION = "base_model_precision"
 CHECKPOINTS: Change = {"gradient_checkpointing": True}
-ONE_BY_ONE: Change = {"vae_batch_size": 1}
+SINGLE_SAMPLES: Change = {"vae_batch_size": 1}
 TILES: Change = {"vae_enable_tiling": True}
 OF_TEXT = ("int8-quanto", "nf4-bnb")
 # With each change, how much longer a step takes: rules of thumb that put changes into an order. Blocks are computed
@@ -47,7 +47,7 @@ OF_THE_BASE: tuple[tuple[Change, float], ...] = (
 )
 # bytes that leave the device with a byte of a weight that is trained: gradients and two averages go with it
 WITH_STATE = 4
-MOST_FORECASTS = 6
+MAX_FORECASTS = 6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Choice:
     offloaded: int = 0
 
     @property
-    def whole(self) -> Change:
+    def full_change(self) -> Change:
         """All of it as one change."""
         preset = {PRECISION: self.preset} if self.preset else {}
         return {**self.change, **preset, **({policy.SWAP: self.offloaded} if self.offloaded else {})}
@@ -111,7 +111,7 @@ class Adviser:
         """Would it be another run?"""
         return any(getattr(self.resolved.config, name) != value for name, value in change.items())
 
-    def changed(self, change: Change) -> Resolved:
+    def apply_change(self, change: Change) -> Resolved:
         """The run's settings with a change."""
         sources = {**self.resolved.sources, **dict.fromkeys(change, ADVICE)}
         return dataclasses.replace(
@@ -120,12 +120,12 @@ class Adviser:
 
     def is_legal(self, change: Change) -> bool:
         """Would a run start with it on this device?"""
-        made = self.changed(change)
-        facts = preflight.facts(self.family, made.config)
-        if conflicts.validate_options(made.config, made.sources, facts):
+        resolved = self.apply_change(change)
+        facts = preflight.family_facts(self.family, resolved.config)
+        if conflicts.validate_options(resolved.config, resolved.sources, facts):
             return False
         try:
-            policy.validate_memory_options(made.config, run_device())
+            policy.validate_memory_options(resolved.config, run_device())
         except DarkroomError:
             return False
         return True
@@ -133,24 +133,24 @@ class Adviser:
     def forecast(self, change: Change, helps: Collection[str]) -> Forecast:
         """The run's phases with a change that leaves all but those in `helps` as they are."""
         first = self.forecaster
-        first.tell(f"with {shown(change)}")
-        settings, known = first.scene.settings, first.known.but(helps)
-        return Forecaster(self.changed(change), self.family, self.plan, self.prompts, settings, known).forecast()
+        first.tell(f"with {describe_change(change)}")
+        settings, cached = first.scene.settings, first.cache.but(helps)
+        return Forecaster(self.apply_change(change), self.family, self.plan, self.prompts, settings, cached).forecast()
 
     # -- text and samples ----------------------------------------------------------------------------------------------
 
     def _text(self, before: Change, _: Forecast) -> Change | None:
         encoders = self.family.specs_for(self.resolved.config.model_flavour).encoders
         names = policy.TEXT_PRECISIONS[: len(encoders)]
-        return self._first_that_fits(before, (dict.fromkeys(names, preset) for preset in OF_TEXT), TEXT)
+        return self._find_first_fit(before, (dict.fromkeys(names, preset) for preset in OF_TEXT), TEXT)
 
     def _samples(self, before: Change, _: Forecast) -> Change | None:
-        return self._first_that_fits(before, (ONE_BY_ONE, TILES, {**ONE_BY_ONE, **TILES}), LATENTS)
+        return self._find_first_fit(before, (SINGLE_SAMPLES, TILES, {**SINGLE_SAMPLES, **TILES}), LATENTS)
 
-    def _first_that_fits(self, before: Change, changes: Iterable[Change], phase: str) -> Change | None:
+    def _find_first_fit(self, before: Change, changes: Iterable[Change], phase: str) -> Change | None:
         for change in changes:
-            whole = {**before, **change}
-            if self.changes(change) and self.is_legal(whole) and fits(self.forecast(whole, {phase}), {phase}):
+            combined = {**before, **change}
+            if self.changes(change) and self.is_legal(combined) and fits(self.forecast(combined, {phase}), {phase}):
                 return change
         return None
 
@@ -159,20 +159,20 @@ class Adviser:
     def _train(self, before: Change, wrong: Forecast) -> Change | None:
         """Of all ways to train the one that costs least by what is known; the next one where that does not fit."""
         config = self.resolved.config
-        choices = [choice for choice in self._choices() if self.is_legal({**before, **choice.whole})]
-        measured = {NOTHING: self._measured(wrong, Choice({}, "", 1, config.musubi_blocks_to_swap))}
-        least = dict.fromkeys(((choice.key, choice.preset) for choice in choices), 0)
-        for _ in range(MOST_FORECASTS):
-            ready = [self._with_offloading(choice, measured, least, before, wrong) for choice in choices]
-            better = [choice for choice in ready if choice is not None and self.changes(choice.whole)]
+        choices = [choice for choice in self._choices() if self.is_legal({**before, **choice.full_change})]
+        measured = {NOTHING: self._measure(wrong, Choice({}, "", 1, config.musubi_blocks_to_swap))}
+        fewest_blocks = dict.fromkeys(((choice.key, choice.preset) for choice in choices), 0)
+        for _ in range(MAX_FORECASTS):
+            ready = [self._with_offloading(choice, measured, fewest_blocks, before, wrong) for choice in choices]
+            better = [choice for choice in ready if choice is not None and self.changes(choice.full_change)]
             if not better:
                 return None
-            choice = min(better, key=lambda each: each.cost)
-            made = self.forecast({**before, **choice.whole}, TRAINING)
-            if fits(made, TRAINING):
-                return choice.whole
-            measured[choice.key] = self._measured(made, choice)
-            least[choice.key, choice.preset] = choice.offloaded + 1
+            choice = min(better, key=lambda candidate: candidate.cost)
+            forecast = self.forecast({**before, **choice.full_change}, TRAINING)
+            if fits(forecast, TRAINING):
+                return choice.full_change
+            measured[choice.key] = self._measure(forecast, choice)
+            fewest_blocks[choice.key, choice.preset] = choice.offloaded + 1
         return None
 
     def _choices(self) -> Iterator[Choice]:
@@ -193,31 +193,33 @@ class Adviser:
         self,
         choice: Choice,
         measured: Mapping[Key, Measured],
-        least: Mapping[tuple[Key, str], int],
+        fewest_blocks: Mapping[tuple[Key, str], int],
         before: Change,
         wrong: Forecast,
     ) -> Choice | None:
         """A choice with the fewest blocks offloaded with which it may fit, from what is known; None if it cannot."""
         room = wrong.host if wrong.device is None else wrong.device
-        known = measured.get(choice.key) or _at_least(measured[NOTHING], choice.change)
+        baseline = measured.get(choice.key) or _estimate_minimum(measured[NOTHING], choice.change)
         blocks = min(map(len, self.forecaster.weights), default=0)
-        can = wrong.device is not None and self.is_legal({**before, **choice.whole, policy.SWAP: 1})
-        for offloaded in range(least[choice.key, choice.preset], max(1, blocks if can else 0)):
-            made = dataclasses.replace(choice, offloaded=offloaded)
-            more = self._weights(made) - known.weights
-            if room is None or all(size + more <= room for size in known.phases.values()):
-                return dataclasses.replace(made, cost=choice.cost * OFFLOADED ** self._offloaded_share(made))
+        can = wrong.device is not None and self.is_legal({**before, **choice.full_change, policy.SWAP: 1})
+        for offloaded in range(fewest_blocks[choice.key, choice.preset], max(1, blocks if can else 0)):
+            candidate = dataclasses.replace(choice, offloaded=offloaded)
+            growth = self._weights(candidate) - baseline.weights
+            if room is None or all(size + growth <= room for size in baseline.phases.values()):
+                return dataclasses.replace(
+                    candidate, cost=choice.cost * OFFLOADED ** self._compute_offloaded_share(candidate)
+                )
         return None
 
-    def _measured(self, made: Forecast, choice: Choice) -> Measured:
+    def _measure(self, forecast: Forecast, choice: Choice) -> Measured:
         phases: dict[str, int] = {}
-        for row in made.phases:
-            size = row.host if made.device is None else row.device
+        for row in forecast.phases:
+            size = row.host if forecast.device is None else row.device
             if row.phase in TRAINING and size is not None:
                 phases[row.phase] = max(phases.get(row.phase, 0), size)
         return Measured(phases, self._weights(choice))
 
-    def _offloaded_share(self, choice: Choice) -> float:
+    def _compute_offloaded_share(self, choice: Choice) -> float:
         """Bytes that are offloaded, of those that all blocks have now."""
         preset = choice.preset or quantize.NONE
         away = [
@@ -239,21 +241,23 @@ class Adviser:
         return total
 
 
-def fits(made: Forecast, phases: Collection[str]) -> bool:
+def fits(forecast: Forecast, phases: Collection[str]) -> bool:
     """Do some phases fit, as far as is known?"""
-    rows = [row for row in made.phases if row.phase in phases]
-    return all(row.host is not None for row in rows) and not any(row.phase in phases for row in made.too_large)
+    rows = [row for row in forecast.phases if row.phase in phases]
+    return all(row.host is not None for row in rows) and not any(row.phase in phases for row in forecast.too_large)
 
 
-def _at_least(known: Measured, change: Change) -> Measured:
+def _estimate_minimum(baseline: Measured, change: Change) -> Measured:
     """What a change leaves of what was measured without it, where that was not measured: at least the weights."""
-    touched = {PICTURE} if TILES.keys() <= change.keys() else set()
+    touched = {IMAGE_PHASE} if TILES.keys() <= change.keys() else set()
     touched |= {STEP} if change.keys() - TILES.keys() else set()
-    least = known.phases.get(LOAD, 0)
-    return Measured({name: least if name in touched else size for name, size in known.phases.items()}, known.weights)
+    minimum = baseline.phases.get(LOAD, 0)
+    return Measured(
+        {name: minimum if name in touched else size for name, size in baseline.phases.items()}, baseline.weights
+    )
 
 
-def shown(change: Change) -> str:
+def describe_change(change: Change) -> str:
     """A change for a person."""
     rows = (f"{name} to {str(value).lower() if isinstance(value, bool) else value}" for name, value in change.items())
     return ", ".join(rows)
@@ -263,7 +267,7 @@ def words(change: Change | None) -> str:
     """The advice for a person."""
     if change is None:
         return "No change that Darkroom knows makes it fit: take a smaller model or resolution, or a larger machine."
-    return f"It fits with {shown(change)}."
+    return f"It fits with {describe_change(change)}."
 
 
 def remedy(resolved: Resolved, family: Family, plan: DatasetPlan, prompts: list[Prompt]) -> str:

@@ -69,8 +69,8 @@ def identity() -> dict[str, Any]:
 def _other(output: Path) -> str:
     """The run that holds a folder, for people."""
     try:
-        found = json.loads((output / PROCESS).read_text(encoding="utf-8"))
-        started = datetime.datetime.fromtimestamp(found["started"]).strftime("%Y-%m-%d %H:%M:%S")
-        return f"process {found['pid']} on {found['host']}, since {started}"
+        owner = json.loads((output / PROCESS).read_text(encoding="utf-8"))
+        started = datetime.datetime.fromtimestamp(owner["started"]).strftime("%Y-%m-%d %H:%M:%S")
+        return f"process {owner['pid']} on {owner['host']}, since {started}"
     except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "it has not said yet which process it is"

@@ -1,7 +1,7 @@
 """The demo: teach the embedded base a creature it has never seen, and measure what happened.
 
 Everything goes the way a user's own run goes: a config, a dataset file, `train`, and the stock diffusers pipeline for
-the pictures that are judged.
+the images that are judged.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HERE = Path(pictures.__file__).parent
 STEPS = 320
-CONCEPTS, OTHERS = 16, 32
+CONCEPTS, OTHER_SCENES = 16, 32
 # so small a model gains nothing from a second thread, and loses much on a machine that is busy with something else
 THREADS = 1
 CONFIG = {
@@ -59,7 +59,7 @@ DATASETS = [
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Shares of pictures that are right, 0..1. `kept` counts the attributes of ordinary captions."""
+    """Shares of images that are right, 0..1. `kept` counts the attributes of ordinary captions."""
 
     concept: float
     kept: dict[str, float]
@@ -82,7 +82,7 @@ def demo(output: Path, overrides: Sequence[str] = (), say: Callable[[str], None]
     pipe = stock_pipeline(family, base, torch.float32, resolved.config)
     concepts, others = scenes()
     say("Before: asking the untrained model for grumbos, and for ordinary shapes.")
-    before = Drawn(pipe, concepts, others)
+    before = DemoImages(pipe, concepts, others)
     figures_before = before.figures()
 
     say("Training. The same thing by hand: darkroom train " + str(config))
@@ -92,10 +92,10 @@ def demo(output: Path, overrides: Sequence[str] = (), say: Callable[[str], None]
 
     say("After: the stock diffusers pipeline with the adapter that was just saved.")
     load_adapters(pipe, family, [AdapterFile(release.result)], resolved.config)
-    after = Drawn(pipe, concepts, others)
+    after = DemoImages(pipe, concepts, others)
     figures_after = after.figures()
     before_after(output / "before_after.png", before, after)
-    made = {
+    result = {
         "seconds": round(time.monotonic() - started, 1),
         "train_seconds": round(train_seconds, 1),
         "steps": release.steps,
@@ -106,8 +106,8 @@ def demo(output: Path, overrides: Sequence[str] = (), say: Callable[[str], None]
         "kept_by_attribute_before": figures_before.kept,
         "kept_by_attribute_after": figures_after.kept,
     }
-    write_json(output / "demo.json", made)
-    return made
+    write_json(output / "demo.json", result)
+    return result
 
 
 def write_settings(output: Path) -> Path:
@@ -128,12 +128,12 @@ def scenes() -> tuple[list[Scene], list[Scene]]:
     """
     rng = np.random.default_rng(11)
     grumbos = (pictures.grumbo_scene(rng) for _ in range(10 * CONCEPTS))
-    wanted = [scene for scene in grumbos if scene.size != "small"][:CONCEPTS]
-    return wanted, pictures.split_scenes()[1][:OTHERS]
+    captions = [scene for scene in grumbos if scene.size != "small"][:CONCEPTS]
+    return captions, pictures.split_scenes()[1][:OTHER_SCENES]
 
 
-class Drawn:
-    """Pictures of both kinds of captions by the stock pipeline, always from the same noise."""
+class DemoImages:
+    """Images of both kinds of captions by diffusers' pipeline, always from the same noise."""
 
     def __init__(self, pipe: DiffusionPipeline, concepts: list[Scene], others: list[Scene]):
         self.scenes = concepts, others
@@ -151,21 +151,21 @@ class Drawn:
         return Figures(float(np.mean(right)), kept)
 
 
-def draw(pipe: DiffusionPipeline, wanted: list[Scene], seed: int, at_once: int = 16) -> list[np.ndarray]:
-    """One uint8 (64, 64, 3) picture per scene."""
-    drawn: list[np.ndarray] = []
-    for start in range(0, len(wanted), at_once):
-        captions = [pictures.full_caption(scene) for scene in wanted[start : start + at_once]]
+def draw(pipe: DiffusionPipeline, scenes: list[Scene], seed: int, at_once: int = 16) -> list[np.ndarray]:
+    """One uint8 (64, 64, 3) image per scene."""
+    rendered: list[np.ndarray] = []
+    for start in range(0, len(scenes), at_once):
+        captions = [pictures.full_caption(scene) for scene in scenes[start : start + at_once]]
         images = pipe(
             captions, negative_prompt=[""] * len(captions), true_cfg_scale=3.0, width=64, height=64,
             num_inference_steps=16, max_sequence_length=24, output_type="np",
             generator=[torch.Generator().manual_seed(seed + start + i) for i in range(len(captions))],
         ).images  # fmt: skip
-        drawn += [np.round(image * 255).astype(np.uint8) for image in images]
-    return drawn
+        rendered += [np.round(image * 255).astype(np.uint8) for image in images]
+    return rendered
 
 
-def before_after(path: Path, before: Drawn, after: Drawn) -> None:
+def before_after(path: Path, before: DemoImages, after: DemoImages) -> None:
     """The sheet: what was shown, then the same requests before and after, then ordinary requests."""
     shown = [Image.open(file).convert("RGB") for file in sorted((HERE / "concept").glob("*.png"))[:8]]
     rows = [shown]
@@ -179,12 +179,14 @@ def before_after(path: Path, before: Drawn, after: Drawn) -> None:
     grid(rows, labels, scale=2).save(path)
 
 
-def story(made: dict[str, Any], output: Path) -> str:
+def story(result: dict[str, Any], output: Path) -> str:
     """What a person wants to read at the end."""
     return (
-        f"\nGrumbos drawn right: {made['concept_match_before']:.0%} before, {made['concept_match_after']:.0%} after.\n"
-        f"Other captions obeyed: {made['kept_captions_before']:.0%} before, {made['kept_captions_after']:.0%} after.\n"
-        f"{made['steps']} steps, {made['train_seconds']:.0f} s of training, {made['seconds']:.0f} s in all.\n\n"
+        f"\nGrumbos drawn right: {result['concept_match_before']:.0%} before, "
+        f"{result['concept_match_after']:.0%} after.\n"
+        f"Other captions obeyed: {result['kept_captions_before']:.0%} before, "
+        f"{result['kept_captions_after']:.0%} after.\n"
+        f"{result['steps']} steps, {result['train_seconds']:.0f} s of training, {result['seconds']:.0f} s in all.\n\n"
         f"Look at  {output / 'before_after.png'}\n"
         f"Read     {output / 'report.html'}\n"
         "Next     docs/tutorial.md: the same with your own folder of pictures"

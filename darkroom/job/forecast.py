@@ -69,7 +69,7 @@ WORTH = 0.7
 # where an option comes from that is tried
 ADVICE = "advice"
 TEXT, LATENTS, LOAD = "text cache", "latent cache", "load denoiser"
-STEP, PICTURE, SAVE = "step", "picture", "save"
+STEP, IMAGE_PHASE, SAVE = "step", "picture", "save"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,17 +105,17 @@ class Forecast:
     @property
     def too_large(self) -> list[Phase]:
         """The phases that do not fit."""
-        return [phase for phase in self.phases if not self._fits(phase)]
+        return [phase for phase in self.phases if not self._check_fit(phase)]
 
-    def _fits(self, phase: Phase) -> bool:
+    def _check_fit(self, phase: Phase) -> bool:
         if phase.idle:
             return True
-        fits_host = self.host is None or (phase.host or 0) - phase.spare <= self.host
-        return fits_host and (phase.device or 0) <= (self.device or 0)
+        host_fits = self.host is None or (phase.host or 0) - phase.spare <= self.host
+        return host_fits and (phase.device or 0) <= (self.device or 0)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        rows = [dataclasses.asdict(phase) | {"fits": self._fits(phase)} for phase in self.phases]
+        rows = [dataclasses.asdict(phase) | {"fits": self._check_fit(phase)} for phase in self.phases]
         return {"phases": rows, "host": self.host, "device": self.device}
 
 
@@ -149,7 +149,7 @@ class Silent:
 class Scene:
     """What all trials of a forecast share: the run, what it is planned on, and what makes tensors fake.
 
-    `most` samples are in a batch; `settings` is a folder that stands in for the base's own settings.
+    `max_batch_size` samples are in a batch; `settings` is a folder that stands in for the base's own settings.
     """
 
     run: Run
@@ -158,7 +158,7 @@ class Scene:
     prompts: list[Prompt]
     settings: str | None
     fake: Any
-    most: int
+    max_batch_size: int
 
     @property
     def device(self) -> torch.device:
@@ -184,16 +184,16 @@ class Trial:
     def __init__(
         self,
         scene: Scene,
-        kinds: Sequence[RepeatedBlocks] = (),
+        groups: Sequence[RepeatedBlocks] = (),
         counts: Sequence[int] = (),
         patterns: Mapping[str, nn.Module] | None = None,
     ):
         config, family = scene.run.config, scene.run.family
-        self.scene, self.specs, self.counts, self.patterns = scene, kinds, counts, patterns
+        self.scene, self.groups, self.counts, self.patterns = scene, groups, counts, patterns
         self.config, self.family, self.device = config, family, scene.device
         self.ledger = Ledger(scene.fake)
         self.memory_policy = FakeMemoryPolicy(config, self.device, family.blocks, self.ledger, not counts)
-        dtype, place = distributed.base_dtype(config), self.memory_policy
+        dtype, policy = distributed.base_dtype(config), self.memory_policy
         self.components = FakeComponents(
             self.ledger.make_fake,
             self._prepare,
@@ -201,13 +201,13 @@ class Trial:
             config,
             self.device,
             dtype,
-            place.prepare_text_encoder,
-            place.prepare_vae,
+            policy.prepare_text_encoder,
+            policy.prepare_vae,
             scene.settings,
         )
         # by denoiser: the kinds of blocks that repeat in it, and a copy with few of them
-        self.found: dict[str, list[RepeatedBlocks]] = {}
-        self.made: dict[str, nn.Module] = {}
+        self.repeated: dict[str, list[RepeatedBlocks]] = {}
+        self.shortened: dict[str, nn.Module] = {}
         self.model: Any = None
         self.stepper: Any = None
         self.steps = 0
@@ -216,19 +216,24 @@ class Trial:
         """A denoiser without weights, as long as this trial's are."""
         if self.patterns is not None:
             model = copy.deepcopy(self.patterns[part])
-            shorten(model, self.specs, self.counts)
+            shorten(model, self.groups, self.counts)
             return model
         model = make()
         targets = target_modules(self.config, self.family.targets) if self.config.model_type == "lora" else []
-        self.found[part] = find_repeated_blocks(model, [targets] if isinstance(targets, str) else targets)
-        few = find_smallest_counts(self.found[part], self.scene.stride)
-        self.made[part] = copy_shortened(model, list(few), [count + self.scene.stride for count in few.values()])
+        self.repeated[part] = find_repeated_blocks(model, [targets] if isinstance(targets, str) else targets)
+        counts = find_smallest_counts(self.repeated[part], self.scene.stride)
+        self.shortened[part] = copy_shortened(
+            model, list(counts), [count + self.scene.stride for count in counts.values()]
+        )
         return model
 
     def peaks(self) -> Peaks:
         """What was held at most, since the last mark."""
-        kinds = (ON_HOST, ON_DEVICE)
-        return {kind: {name: held[kind] for name, held in self.ledger.peaks.items()} for kind in kinds}
+        locations = (ON_HOST, ON_DEVICE)
+        return {
+            location: {name: bytes_by_location[location] for name, bytes_by_location in self.ledger.peaks.items()}
+            for location in locations
+        }
 
     def text(self) -> dict[str, Any]:
         """A caption's cache entry."""
@@ -236,62 +241,62 @@ class Trial:
         pipe = self.components.text()
         dataset, bucket = shapes(self.scene.plan)[0]
         count = max(1, sum(companion.role == "reference" for companion in dataset.conditioning))
-        pictures = [Image.new("RGB", bucket.target)] * count
+        images = [Image.new("RGB", bucket.target)] * count
         with self.ledger:
             if self.family.flavour(self.config.model_flavour).text_images:
-                return self.family.image_text_cache_entry(pipe, captions[0], pictures, self.config)
+                return self.family.image_text_cache_entry(pipe, captions[0], images, self.config)
             return self.family.encode_captions(pipe, captions, self.config)[0]
 
     def latents(self) -> list[tuple[Any, dict[str, Any]]]:
         """The planned dataset and one sample's entries for each shape of its buckets."""
         self.components.vae()
-        found = []
+        entries = []
         for dataset, bucket in shapes(self.scene.plan):
             width, height = bucket.target
             facts = self.components.latents
             clip = (bucket.frames,) if facts.temporal or facts.layered else ()
             # with numbers, since some are looked at by programs that know no tensors
-            pictures = self.ledger.count(torch.zeros(self.config.vae_batch_size, 3, *clip, height, width))
+            pixels = self.ledger.count(torch.zeros(self.config.vae_batch_size, 3, *clip, height, width))
             with self.ledger:
-                entry = stages.sample_of(self.scene.run, self.components, pictures, [None] * len(pictures))
-                found.append((dataset, {name: tensor[:1] for name, tensor in entry.items()}))
-        return found
+                entry = stages.encode_sample(self.scene.run, self.components, pixels, [None] * len(pixels))
+                entries.append((dataset, {name: tensor[:1] for name, tensor in entry.items()}))
+        return entries
 
     def load(self) -> None:
         """The denoiser, where it is to be."""
         if self.config.keep_vae_loaded:
             self.components.vae()
-        self.model = stages.denoiser(self.scene.run, self.components, self.memory_policy)
+        self.model = stages.load_denoiser(self.scene.run, self.components, self.memory_policy)
         gc.collect()  # what was wide before hangs in circles
 
     def attach(self) -> None:
         """What is trained, and what trains it."""
         run, denoisers = self.scene.run, self.components.denoisers_of(self.model)
         self.ledger.begin_phase("attached")
-        adapter = stages.attached(run, self.model, self.components)
+        adapter = stages.attach_adapter(run, self.model, self.components)
         self.memory_policy.attach_trained(adapter.model, denoisers)
         scheduler = scheduler_config(self.components)
         with self.ledger:
-            self.stepper = stages.trainer(
+            self.stepper = stages.build_stepper(
                 run, self.scene.engine, adapter, self.memory_policy, scheduler, denoisers, STEPS
             )
         self._move_averages()
         for part in self.components.trainable_components if self.counts else ():
-            watch_blocks(denoisers[part], self.specs, functools.partial(self._moment, part))
-        self._tell_of_updates()
+            watch_blocks(denoisers[part], self.groups, functools.partial(self._moment, part))
+        self._watch_updates()
         if not is_host(self.device):
             compute_together(self.stepper, self._waits)
 
     def _move_averages(self) -> None:
         """The averages of weights that wait on the host are there too."""
         for name, shadow in self.stepper.ema.shadows.items() if self.stepper.ema else ():
-            if self._waits(self.stepper.ema.trainable_parameters[name]):
+            if self._waits(self.stepper.ema.named[name]):
                 self.ledger.move(shadow, ON_HOST)
 
     def _moment(self, part: str, name: str) -> None:
         self.ledger.begin_phase(f"{part} {name}")
 
-    def _tell_of_updates(self) -> None:
+    def _watch_updates(self) -> None:
         """What comes after the way back is a moment of its own, and so is the update."""
         stepper, settle = self.stepper, self.stepper.collect_offloaded_grads
 
@@ -306,10 +311,10 @@ class Trial:
     def batch(self, dataset: Any, text: dict[str, Any], sample: dict[str, Any]) -> Batch:
         """A batch as the loader would make it, of one sample again and again."""
         # an entry has the config's, unless it has its own
-        count = min(dataset.entry.train_batch_size, self.scene.most)
+        count = min(dataset.entry.train_batch_size, self.scene.max_batch_size)
         with self.ledger:
-            kept = {name: torch.cat([tensor] * count) for name, tensor in sample.items()}
-            latents = kept.pop("latents")
+            extras = {name: torch.cat([tensor] * count) for name, tensor in sample.items()}
+            latents = extras.pop("latents")
             roles = [companion.role for companion in dataset.conditioning]
             height, width = (edge * self.components.latents.downscale for edge in latents.shape[-2:])
             pixels = (
@@ -327,7 +332,7 @@ class Trial:
                 crops=torch.zeros(count, 2, dtype=torch.long),
                 dropped=torch.zeros(count, dtype=torch.bool),
                 dataset=dataset.id,
-                extras=kept,
+                extras=extras,
                 references=tuple(latents for role in roles if role == "reference"),
                 controls=tuple(pixels for role in roles if role == "control"),
                 mask=torch.ones(count, 1, *latents.shape[2:]) if "mask" in roles else None,
@@ -361,12 +366,12 @@ class Trial:
         """Is a weight that is trained updated on the host?"""
         return id(parameter) in self.memory_policy.offloaded
 
-    def picture(self, entry: dict[str, Any]) -> None:
-        """A validation picture."""
-        renderer = Renderer(self.components, self.config, lambda caption, looks=(): entry)
+    def render_image(self, entry: dict[str, Any]) -> None:
+        """A validation image."""
+        renderer = Renderer(self.components, self.config, lambda caption, images=(): entry)
         self.components.vae()
         with self.ledger:
-            renderer.shortest(self.model, self.scene.prompts, form="pt")
+            renderer.render_shortest(self.model, self.scene.prompts, form="pt")
 
     def save(self) -> None:
         """A file is copied as a whole before it is written."""
@@ -376,11 +381,11 @@ class Trial:
         self.ledger.reset_peaks()
         trained = self.stepper.parameters
         # while averages are saved, the weights themselves are kept beside them
-        kept = trained if self.stepper.ema else []
+        averaged = trained if self.stepper.ema else []
         for name, times, tensors in (
             ("trained", copies, trained),
             ("state", copies, state),
-            ("kept", copies + 1, kept),
+            ("kept", copies + 1, averaged),
         ):
             self.ledger.begin_phase(name)
             extra = times * sum(t.numel() * t.element_size() for t in tensors)
@@ -394,12 +399,12 @@ class Unlike(Exception):
 class Trials:
     """Trials of the same work with more and more blocks, and how often what is more comes on top of the first.
 
-    `more` are bytes, by kind of device, that all moments of the whole network have beyond that.
+    `extra_bytes` are bytes, by kind of device, that all moments of the whole network have beyond that.
     """
 
-    def __init__(self, each: list[Trial], times: Sequence[float] = ()):
-        self.each, self.times = each, times
-        self.more: Counter[str] = Counter()
+    def __init__(self, trials: list[Trial], times: Sequence[float] = ()):
+        self.trials, self.times = trials, times
+        self.extra_bytes: Counter[str] = Counter()
 
     def extend(self, rows: Sequence[Mapping[str, int]]) -> int:
         """Bytes of the whole network at the highest moment, from those of each trial by moment."""
@@ -407,7 +412,7 @@ class Trials:
 
 
 @dataclasses.dataclass
-class Known:
+class ForecastCache:
     """What a forecast has found that another one may take over: phases and what they answered, by their names; and the
     phases from the loading of the denoiser on, which belong together."""
 
@@ -417,17 +422,17 @@ class Known:
     # bytes of this process before anything is forecast
     start: int = 0
 
-    def but(self, phases: Collection[str]) -> Known:
+    def but(self, phases: Collection[str]) -> ForecastCache:
         """The same without some phases."""
         rows = {name: row for name, row in self.phases.items() if name not in phases}
-        training = None if {LOAD, STEP, PICTURE, SAVE} & set(phases) else self.training
-        return Known(self.fake, rows, training, self.start)
+        training = None if {LOAD, STEP, IMAGE_PHASE, SAVE} & set(phases) else self.training
+        return ForecastCache(self.fake, rows, training, self.start)
 
 
 class Forecaster:
     """Runs a run's phases in shapes. `plan` has the scanned datasets, `prompts` what validation draws.
 
-    `settings` is a folder that stands in for the base's own settings; `known` has phases that need not be run again;
+    `settings` is a folder that stands in for the base's own settings; `cache` has phases that need not be run again;
     `tell` is told the name of each phase before it begins. `shortens`: are networks forecast with fewer blocks, where
     these repeat? Left out, where that takes less time.
     """
@@ -439,18 +444,18 @@ class Forecaster:
         plan: DatasetPlan,
         prompts: list[Prompt],
         settings: str | None = None,
-        known: Known | None = None,
+        cache: ForecastCache | None = None,
         tell: Callable[[str], None] = lambda phase: None,
         shortens: bool | None = None,
     ):
         config = resolved.config
         # what is planned for larger batches can be forecast for smaller ones
-        most = config.train_batch_size if resolved.sources["train_batch_size"] == ADVICE else sys.maxsize
+        batch_limit = config.train_batch_size if resolved.sources["train_batch_size"] == ADVICE else sys.maxsize
         run = Run(resolved, family, Path(config.output_dir), Bus(), Silent())  # type: ignore[arg-type]
-        self.known = known or Known()
+        self.cache = cache or ForecastCache()
         self.card, self.is_elsewhere = find_run_card(), get_assumed_card() is not None
         engine = Engine(ASSUMED if self.card else HOST, distributed.DTYPES[config.mixed_precision])
-        self.scene = Scene(run, engine, plan, prompts, settings, self.known.fake, most)
+        self.scene = Scene(run, engine, plan, prompts, settings, self.cache.fake, batch_limit)
         self.device, self.config, self.prompts = self.scene.device, config, prompts
         self.tell, self.shortens = tell, shortens
         self.phases: list[Phase] = []
@@ -463,32 +468,32 @@ class Forecaster:
 
     def forecast(self, until_too_large: bool = False) -> Forecast:
         """All phases in their order, or those up to the first that does not fit."""
-        self.known.start = self.known.start or size_of_process(self.scene)
+        self.cache.start = self.cache.start or size_of_process(self.scene)
         with freeze_garbage(), on_card(self.card):
-            for _ in self._each():
-                if until_too_large and self._made().too_large:
+            for _ in self._run_each():
+                if until_too_large and self._run_phase().too_large:
                     break
-        return self._made()
+        return self._run_phase()
 
-    def _made(self) -> Forecast:
-        start = self.known.start
-        known = [p if p.host is None else dataclasses.replace(p, host=p.host + start) for p in self.phases]
+    def _run_phase(self) -> Forecast:
+        start = self.cache.start
+        entry = [p if p.host is None else dataclasses.replace(p, host=p.host + start) for p in self.phases]
         host, device = memory_of(self.card)
-        return Forecast(known, None if self.is_elsewhere else host, device)
+        return Forecast(entry, None if self.is_elsewhere else host, device)
 
-    def _each(self) -> Iterator[None]:
+    def _run_each(self) -> Iterator[None]:
         reader = Trial(self.scene)
         entry = self._once(TEXT, reader, reader.text)
         yield
         reader.components.unload_text()
         samples = self._once(LATENTS, reader, reader.latents)
         yield
-        if self.known.training is None:
+        if self.cache.training is None:
             ready = len(self.phases)
             yield from self._load_and_train(entry, samples)
-            self.known.training = self.phases[ready:]
+            self.cache.training = self.phases[ready:]
         else:
-            self.phases += self.known.training
+            self.phases += self.cache.training
 
     def _load_and_train(self, entry: Any, samples: Any) -> Iterator[None]:
         first = Trial(self.scene)
@@ -500,7 +505,7 @@ class Forecaster:
             return
         ready = len(self.phases)
         try:
-            yield from self._train(self._shortened(first), entry, samples)
+            yield from self._train(self._shorten_trials(first), entry, samples)
         except Unlike as cause:
             log.debug("The networks cannot be shortened: %s", cause)
             self.unlike = str(cause)
@@ -509,34 +514,34 @@ class Forecaster:
 
     def _training(self) -> list[str]:
         """The phases after the models are loaded."""
-        return [STEP, *([PICTURE] if self.draws else []), SAVE]
+        return [STEP, *([IMAGE_PHASE] if self.renders_images else []), SAVE]
 
     @property
-    def draws(self) -> bool:
-        """Are there validation pictures?"""
+    def renders_images(self) -> bool:
+        """Are there validation images?"""
         return bool(self.prompts) and not self.config.validation_disable
 
     def _train(self, trials: Trials, entry: Any, samples: list[tuple[Any, Any]]) -> Iterator[None]:
-        self._measured(trials, lambda trial: trial.attach(), marks=False)
+        self._measure(trials, lambda trial: trial.attach(), marks=False)
         for dataset, sample in samples:
-            batches = {trial: trial.batch(dataset, entry, sample) for trial in trials.each}
-            one = next(iter(batches.values()))
-            size = "x".join(map(str, reversed(one.latents.shape[2:])))
-            self._phase(STEP, trials, functools.partial(step_of, batches), f"{len(one)} latents of {size}")
+            batches = {trial: trial.batch(dataset, entry, sample) for trial in trials.trials}
+            single = next(iter(batches.values()))
+            size = "x".join(map(str, reversed(single.latents.shape[2:])))
+            self._phase(STEP, trials, functools.partial(step_of, batches), f"{len(single)} latents of {size}")
             yield
-        if self.draws:
-            self._phase(PICTURE, trials, lambda trial: trial.picture(entry))
+        if self.renders_images:
+            self._phase(IMAGE_PHASE, trials, lambda trial: trial.render_image(entry))
             yield
         self._phase(SAVE, trials, lambda trial: trial.save())
         yield
 
     def _once(self, name: str, trial: Trial, work: Callable[[], Any]) -> Any:
         """What a phase answers whose models repeat nothing that is worth it; taken over if it is known."""
-        if name not in self.known.phases:
+        if name not in self.cache.phases:
             answers: list[Any] = []
             self._phase(name, Trials([trial]), lambda _: answers.append(work()))
-            self.known.phases[name] = self.phases.pop(), next(iter(answers), None)
-        phase, answer = self.known.phases[name]
+            self.cache.phases[name] = self.phases.pop(), next(iter(answers), None)
+        phase, answer = self.cache.phases[name]
         self.phases.append(phase)
         return answer
 
@@ -548,39 +553,39 @@ class Forecaster:
         spare = sum(first.components.weight_bytes(part) or 0 for part in first.components.trainable_components)
         self.phases[-1] = dataclasses.replace(row, host=first.memory_policy.while_loading(spare), spare=spare)
         denoisers = first.components.denoisers_of(first.model).values()
-        self.weights = [weights_of(first.memory_policy.blocks_of(each)) for each in denoisers]
+        self.weights = [weights_of(first.memory_policy.blocks_of(denoiser)) for denoiser in denoisers]
         return True
 
-    def _shortened(self, first: Trial) -> Trials:
+    def _shorten_trials(self, first: Trial) -> Trials:
         """Trials with few blocks of each kind, and what their results are to be extended to: those of the first."""
-        each, stride = (
-            [find_smallest_counts(kinds, self.scene.stride) for kinds in first.found.values()],
+        trial_counts, stride = (
+            [find_smallest_counts(groups, self.scene.stride) for groups in first.repeated.values()],
             self.scene.stride,
         )
-        rows = each[0] if each else {}
-        if self.shortens is False or not rows or any(other != rows for other in each):
+        rows = trial_counts[0] if trial_counts else {}
+        if self.shortens is False or not rows or any(other != rows for other in trial_counts):
             return Trials([first])
         if self.card and self.config.model_type == "full" and first.memory_policy.offloaded:
             return Trials([first])  # gradients and state wait with their blocks, and shortened networks have none
         if not self.shortens and not self._is_worth(first, rows):
             return Trials([first])
-        kinds, few = list(rows), list(rows.values())
-        counts = [few, *([*few[:i], few[i] + stride, *few[i + 1 :]] for i in range(len(few)))]
+        groups, smallest = list(rows), list(rows.values())
+        counts = [smallest, *([*smallest[:i], smallest[i] + stride, *smallest[i + 1 :]] for i in range(len(smallest)))]
         trials = Trials(
-            [Trial(self.scene, kinds, numbers, first.made) for numbers in counts],
-            [(kind.count - count) / stride for kind, count in rows.items()],
+            [Trial(self.scene, groups, numbers, first.shortened) for numbers in counts],
+            [(group.count - count) / stride for group, count in rows.items()],
         )
-        for trial in trials.each:
+        for trial in trials.trials:
             try:
                 trial.load()
             except Exception as cause:
                 raise Unlike(str(cause)) from cause
-        now = [{"now": trial.ledger.current} for trial in trials.each]
-        for kind in (ON_HOST, ON_DEVICE):
+        current = [{"now": trial.ledger.current} for trial in trials.trials]
+        for group in (ON_HOST, ON_DEVICE):
             # where blocks wait elsewhere, all of them say it, and the shortened networks stay where they are
-            at = [{"now": row["now"][kind]} for row in now]
-            trials.more[kind] = first.ledger.current[kind] - trials.extend(at)
-        if any(trials.more.values()) and not first.memory_policy.slots:
+            at = [{"now": row["now"][group]} for row in current]
+            trials.extra_bytes[group] = first.ledger.current[group] - trials.extend(at)
+        if any(trials.extra_bytes.values()) and not first.memory_policy.slots:
             raise Unlike("the weights are not those of blocks that repeat")
         return trials
 
@@ -588,21 +593,22 @@ class Forecaster:
     def _is_worth(first: Trial, rows: Mapping[RepeatedBlocks, int]) -> bool:
         """Do all shortened networks together have far fewer modules than the whole one?"""
         total = sum(1 for _ in first.model.modules())
-        gone = sum(kind.modules * (kind.count - few) // kind.count for kind, few in rows.items())
-        more = sum(kind.modules // kind.count for kind in rows)
-        return (len(rows) + 1) * (total - gone) + more < WORTH * total
+        gone = sum(group.modules * (group.count - counts) // group.count for group, counts in rows.items())
+        extra = sum(group.modules // group.count for group in rows)
+        return (len(rows) + 1) * (total - gone) + extra < WORTH * total
 
-    def _measured(self, trials: Trials, work: Callable[[Trial], object], marks: bool = True) -> tuple[int, int | None]:
+    def _measure(self, trials: Trials, work: Callable[[Trial], object], marks: bool = True) -> tuple[int, int | None]:
         """Bytes on the host and on the device at the highest moment of a work. Raises whatever the work does."""
-        found = []
-        for trial in trials.each:
+        peak_bytes = []
+        for trial in trials.trials:
             if marks:
                 trial.ledger.reset_peaks()
             with warnings.catch_warnings(action="ignore"):  # of what has no numbers
                 work(trial)
-            found.append(trial.peaks())
+            peak_bytes.append(trial.peaks())
         host, device = (
-            trials.extend([peaks[kind] for peaks in found]) + trials.more[kind] for kind in (ON_HOST, ON_DEVICE)
+            trials.extend([peaks[location] for peaks in peak_bytes]) + trials.extra_bytes[location]
+            for location in (ON_HOST, ON_DEVICE)
         )
         return host, device if self.card else None
 
@@ -610,10 +616,10 @@ class Forecaster:
         """Adds the phase. Raises Unlike for what shortened networks cannot do."""
         self.tell(name)
         try:
-            host, device = self._measured(trials, work)
+            host, device = self._measure(trials, work)
             self.phases.append(Phase(name, of, host, device, idle=name in self.idle))
         except Exception as cause:  # any code of any model runs here
-            if len(trials.each) > 1:
+            if len(trials.trials) > 1:
                 raise Unlike(str(cause)) from cause
             log.debug("%s in shapes", name, exc_info=True)
             first = next(iter(str(cause).strip().splitlines()), type(cause).__name__)

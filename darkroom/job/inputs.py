@@ -1,4 +1,4 @@
-"""Validation prompts that come from the datasets: a sample's caption, and the pictures that its model starts from."""
+"""Validation prompts that come from the datasets: a sample's caption, and the images that its model starts from."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 FOLDER = "validation_inputs"
 
 
-def come_from_datasets(family: Family, config: Config, prompts: list[Prompt]) -> bool:
-    """Do they? As `validation_using_datasets` asks, or because a picture is needed and no prompt brings one.
+def uses_dataset_prompts(family: Family, config: Config, prompts: list[Prompt]) -> bool:
+    """Do they? As `validation_using_datasets` asks, or because an image is needed and no prompt brings one.
 
-    Raises ConfigError if it is asked for and nothing is drawn from pictures.
+    Raises ConfigError if it is asked for and nothing is drawn from images.
     """
     allowed = family.image_counts(config)
     if config.validation_using_datasets and not allowed[-1]:
@@ -45,64 +45,72 @@ def come_from_datasets(family: Family, config: Config, prompts: list[Prompt]) ->
 def dataset_prompts(plan: DatasetPlan, family: Family, config: Config, output: Path) -> list[Prompt]:
     """The first samples of each dataset, or of `eval_dataset_id`, in the order of their paths.
 
-    Their pictures are written to `validation_inputs` below `output`, so that recipes can name them.
+    Their images are written to `validation_inputs` below `output`, so that recipes can name them.
     """
-    wanted = config.eval_dataset_id
-    chosen = [d for d in plan.datasets if d.id == wanted or (not wanted and d.entry.is_training)]
-    chosen = [d for d in chosen if not d.entry.disable_validation]
-    if wanted and not chosen:
+    image_count = config.eval_dataset_id
+    datasets = [d for d in plan.datasets if d.id == image_count or (not image_count and d.entry.is_training)]
+    datasets = [d for d in datasets if not d.entry.disable_validation]
+    if image_count and not datasets:
         names = ", ".join(d.id for d in plan.datasets)
-        raise ConfigError("eval_dataset_id", wanted, "", "There is no such dataset.", f"Choose one of: {names}.")
+        raise ConfigError("eval_dataset_id", image_count, "", "There is no such dataset.", f"Choose one of: {names}.")
     plan.generate()
-    allowed, whole = family.image_counts(config), isinstance(family.control(config), ControlInput)
-    found = []
-    for d in chosen:
+    allowed, full_clips = family.image_counts(config), isinstance(family.control(config), ControlInput)
+    prompts = []
+    for d in datasets:
         source = plan.source(d)
-        for number, (caption, pictures) in enumerate(_samples(source, config.num_eval_images, allowed, whole)):
+        for number, (caption, images) in enumerate(_samples(source, config.num_eval_images, allowed, full_clips)):
             name = f"{safe_name(d.id)}_{number}"
-            files = [_written(pixels, output / FOLDER, f"{name}_{i}") for i, pixels in enumerate(pictures)]
-            found.append(Prompt(name, caption, pictures=tuple(map(str, files))))
-    if not found:
+            files = [_write_image(pixels, output / FOLDER, f"{name}_{i}") for i, pixels in enumerate(images)]
+            prompts.append(Prompt(name, caption, pictures=tuple(map(str, files))))
+    if not prompts:
         raise DataError(
             "No sample of the datasets can be read, so there is nothing to validate with.\n"
             "  Take disable_validation out of one of them, or set validation_disable."
         )
-    return found
+    return prompts
 
 
-def _samples(source: SampleSource, count: int, allowed: range, whole: bool) -> Iterator[tuple[str, list[np.ndarray]]]:
-    """Captions and pictures of the first `count` samples that can be read: those beside them, else their own.
+def _samples(
+    source: SampleSource, count: int, allowed: range, full_clips: bool
+) -> Iterator[tuple[str, list[np.ndarray]]]:
+    """Captions and images of the first `count` samples that can be read: those beside them, else their own.
 
     Of a clip these are its first frame, and its last where two are needed; or all of it, as one, if it is asked for
-    `whole`, and then the first frame of the sample, where one is needed too.
+    `full_clips`, and then the first frame of the sample, where one is needed too.
     """
     for row in source.index.usable.tolist():
         if not count:
             return
         with suppress(BadImage):
-            beside = [b for b in source.choose_conditioning(row, 0) if b.dataset.role in ("reference", "control")]
-            given = [b.cache.pixels(row) for b in beside] or [source.latents.pixels(row)]
-            if whole and allowed[0] > 1:
-                given = [given[0], *_stills(source.latents.pixels(row), 1)]
-            stills = given if whole else [still for pixels in given for still in _stills(pixels, allowed[0])]
-            yield source.captions_of(row, beside)[0], stills[: allowed[-1]]
+            conditioning = [b for b in source.choose_conditioning(row, 0) if b.dataset.role in ("reference", "control")]
+            images = [b.cache.pixels(row) for b in conditioning] or [source.latents.pixels(row)]
+            if full_clips and allowed[0] > 1:
+                images = [images[0], *_read_images(source.latents.pixels(row), 1)]
+            stills = (
+                images if full_clips else [still for pixels in images for still in _read_images(pixels, allowed[0])]
+            )
+            yield source.captions_of(row, conditioning)[0], stills[: allowed[-1]]
             count -= 1
 
 
-def _stills(pixels: np.ndarray, needed: int) -> list[np.ndarray]:
-    return [pixels] if pixels.ndim == 3 else [pixels[frame] for frame in (0, -1)[: max(1, needed)]]
+def _read_images(pixels: np.ndarray, count: int) -> list[np.ndarray]:
+    return [pixels] if pixels.ndim == 3 else [pixels[frame] for frame in (0, -1)[: max(1, count)]]
 
 
-def _written(pixels: np.ndarray, folder: Path, name: str) -> Path:
-    """A picture as PNG, a clip as TIFF, which keeps frames that are alike; other pixels get another name."""
+def _write_image(pixels: np.ndarray, folder: Path, name: str) -> Path:
+    """An image as PNG, a clip as TIFF, which keeps frames that are alike; other pixels get another name."""
     from PIL import Image
 
-    whole = np.ascontiguousarray(pixels)
-    content = hashlib.sha256(whole.tobytes() + repr(whole.shape).encode()).hexdigest()[:8]
-    kind, more = ("PNG", {}) if whole.ndim == 3 else ("TIFF", {"compression": "tiff_deflate", "save_all": True})
-    first, *others = map(Image.fromarray, whole[None] if whole.ndim == 3 else whole)
-    path = (folder / f"{name}_{content}.{kind.lower()}").absolute()
+    frames = np.ascontiguousarray(pixels)
+    content = hashlib.sha256(frames.tobytes() + repr(frames.shape).encode()).hexdigest()[:8]
+    file_format, arguments = (
+        ("PNG", {}) if frames.ndim == 3 else ("TIFF", {"compression": "tiff_deflate", "save_all": True})
+    )
+    first, *frames_after = map(Image.fromarray, frames[None] if frames.ndim == 3 else frames)
+    path = (folder / f"{name}_{content}.{file_format.lower()}").absolute()
     if not path.exists():
         with write_atomically(path) as temporary:
-            first.save(temporary, format=kind, **more, **({"append_images": others} if others else {}))
+            first.save(
+                temporary, format=file_format, **arguments, **({"append_images": frames_after} if frames_after else {})
+            )
     return path

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 MEDIA = {"images": "image", "video": "video"}
 
 
-def needs(family: Family, config: Config) -> DataRequirements:
+def build_data_requirements(family: Family, config: Config) -> DataRequirements:
     """The family's facts in the words of the data path."""
     supports, latents = family.supports_for(config.model_flavour), family.latents_for(config.model_flavour)
     limits = Repository(family, config, torch.device("cpu"), torch.float32).limits
     return DataRequirements(
         family.name,
         family.title,
-        media=frozenset(kind for word, kind in MEDIA.items() if word in supports),
+        media=frozenset(sample_type for word, sample_type in MEDIA.items() if word in supports),
         frames=FrameRule(family.frame_step(config), family.min_frames(config)),
         fps=config.framerate or family.fps_for(config.model_flavour),
         downscale=latents.downscale,

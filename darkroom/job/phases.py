@@ -24,8 +24,8 @@ class Gauge:
 
     def __init__(self) -> None:
         self.host = self.device = 0
-        self._done = threading.Event()
-        self._looking = threading.Thread(target=self._look, daemon=True)
+        self._stopped = threading.Event()
+        self._looking = threading.Thread(target=self._sample, daemon=True)
 
     def __enter__(self) -> Gauge:
         if torch.cuda.is_available():
@@ -35,15 +35,15 @@ class Gauge:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._done.set()
+        self._stopped.set()
         self._looking.join()
         self.host = max(self.host, resident_bytes())
         if torch.cuda.is_available():
             self.device = torch.cuda.max_memory_allocated()
 
-    def _look(self) -> None:
-        looks = itertools.count()
-        while not self._done.wait(SECONDS if next(looks) < SHORT else LATER_SECONDS):
+    def _sample(self) -> None:
+        samples = itertools.count()
+        while not self._stopped.wait(SECONDS if next(samples) < SHORT else LATER_SECONDS):
             self.host = max(self.host, resident_bytes())
 
 

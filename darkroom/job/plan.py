@@ -23,8 +23,8 @@ from darkroom.families.base import Family
 from darkroom.job import preflight, resume
 from darkroom.job.advice import Adviser, words
 from darkroom.job.forecast import Forecaster
-from darkroom.job.inputs import come_from_datasets
-from darkroom.job.needs import needs
+from darkroom.job.inputs import uses_dataset_prompts
+from darkroom.job.needs import build_data_requirements
 from darkroom.job.rehearse import REHEARSAL
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
@@ -33,18 +33,18 @@ from darkroom.report.eventlog import read
 from darkroom.train import distributed
 from darkroom.train.checkpoint import CheckpointManager
 from darkroom.validate.prompts import Prompt
-from darkroom.validate.render import wanted
+from darkroom.validate.render import collect_captions
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 # bytes that a shard spends on naming one tensor
 TENSOR_HEADER = 140
-MOST_LISTED = 20
+MAX_LISTED = 20
 
 
 @dataclasses.dataclass(frozen=True)
-class Begun:
+class PlanStart:
     """A plan but for memory, `made` as JSON-able data, and what memory is told from.
 
     `published` stands in for the settings of a base that cannot be asked for them.
@@ -58,23 +58,23 @@ class Begun:
     made: dict[str, Any]
 
 
-def begin(resolved: Resolved) -> Begun:
+def begin(resolved: Resolved) -> PlanStart:
     """All that needs no model. Raises what would stop the run."""
     config = resolved.config
     published = find_published_settings(resolved)
     folder = published and published.folder
-    family, prompts = preflight.check(resolved, folder)
+    family, prompts = preflight.validate_run(resolved, folder)
     datasets = read_datasets(config.data_backend_config, config, os.environ)
-    data = data_plan.prepare_plan(config, datasets, Bus(), needs(family, config)).scan()
+    data = data_plan.prepare_plan(config, datasets, Bus(), build_data_requirements(family, config)).scan()
     data.validate()
     repository = Repository(family, config, run_device(), distributed.base_dtype(config), folder)
-    if not config.validation_disable and come_from_datasets(family, config, prompts):
+    if not config.validation_disable and uses_dataset_prompts(family, config, prompts):
         # their captions are encoded for training anyway
-        chosen = [d for d in data.datasets if d.id == config.eval_dataset_id] or data.training
-        drawn = sum(min(config.num_eval_images, len(d.index.usable)) for d in chosen)
+        settings_of_run = [d for d in data.datasets if d.id == config.eval_dataset_id] or data.training
+        renders = sum(min(config.num_eval_images, len(d.index.usable)) for d in settings_of_run)
     else:
-        data.require_captions(*wanted(repository, config, prompts))
-        drawn = len(prompts)
+        data.require_captions(*collect_captions(repository, config, prompts))
+        renders = len(prompts)
     data.use_encoders(
         text_identity=repository.text_identity(),
         latent_identity=repository.sample_identity(),
@@ -82,7 +82,7 @@ def begin(resolved: Resolved) -> Begun:
     )
     point = resume_point(resolved, family, repository, data)
     steps, epochs = point.steps, point.epochs
-    made = {
+    values = {
         "settings": settings(resolved),
         "notes": [str(note) for note in preflight.remarks(resolved, family)],
         "warnings": data.warnings,
@@ -97,14 +97,14 @@ def begin(resolved: Resolved) -> Begun:
         "finished": point.finished,
         "caches": caches(data, family, repository),
         "to_generate": data.count_missing_generated(),
-        "to_delete": [{"dataset": name, "path": path, "reason": why} for name, path, why in data.to_delete()],
+        "to_delete": [{"dataset": name, "path": path, "reason": reason} for name, path, reason in data.to_delete()],
         "disk_free": free_bytes(Path(config.output_dir)),
         "weights": weights(repository, family),
         "sizes": None if published is None else {"why": published.reason, "unknown": published.unknown},
-        "validation": validation(config, drawn, steps, data.lengths.steps_per_epoch),
-        "time": estimated_time(config, steps),
+        "validation": validation(config, renders, steps, data.lengths.steps_per_epoch),
+        "time": estimate_time(config, steps),
     }
-    return Begun(resolved, family, data, prompts, published, made)
+    return PlanStart(resolved, family, data, prompts, published, values)
 
 
 def find_published_settings(resolved: Resolved) -> PublishedSettings | None:
@@ -143,7 +143,7 @@ def resume_point(
     """Where the run would go on. Raises CheckpointError where it would be refused."""
     config, output = resolved.config, Path(resolved.config.output_dir)
     keeper = CheckpointManager(output, config)
-    start = resume.find(resolved, keeper, resume.compared_settings(resolved, family, repository))
+    start = resume.find(resolved, keeper, resume.collect_compared_settings(resolved, family, repository))
     changes = resume.changes_of_data(start, data, 1)
     state = resume.initial_state(start, changes, config)
     steps, epochs = data.steps_and_epochs(1, resume.base_of(state))
@@ -181,7 +181,7 @@ def caches(data: Any, family: Family, repository: Repository) -> dict[str, int |
     }
 
 
-def memory(begun: Begun, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def memory(begun: PlanStart, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
     """The most that each phase takes, what there is, and if that is too little, what to change.
 
     `tell` is told what is being forecast.
@@ -189,15 +189,15 @@ def memory(begun: Begun, tell: Callable[[str], None] = lambda text: None) -> dic
     run = (begun.resolved, begun.family, begun.data, begun.prompts)
     forecaster = Forecaster(*run, begun.published and begun.published.folder, tell=tell)
     forecast = forecaster.forecast()
-    made = forecast.as_dict()
-    made["for"] = str(card) if (card := get_assumed_card()) else None
-    made["measured"] = measured(Path(begun.resolved.config.output_dir))
+    result = forecast.as_dict()
+    result["for"] = str(card) if (card := get_assumed_card()) else None
+    result["measured"] = read_measured(Path(begun.resolved.config.output_dir))
     if forecast.too_large:
-        made["change"] = Adviser(*run, forecaster).advise(forecast)
-    return made
+        result["change"] = Adviser(*run, forecaster).advise(forecast)
+    return result
 
 
-def measured(output: Path) -> dict[str, int]:
+def read_measured(output: Path) -> dict[str, int]:
     """What phases took in an earlier run in the same folder: on the GPU, if it had one, else on the host."""
     log = output / "events.jsonl"
     rows = [row for row in read(log) if row["event"] == "phase" and "host_memory" in row] if log.exists() else []
@@ -207,17 +207,17 @@ def measured(output: Path) -> dict[str, int]:
 def weights(repository: Repository, family: Family) -> dict[str, int | None]:
     """Bytes of each part's weights on disk, where they are local: the least memory its phase needs."""
     text = [repository.weight_bytes(name) for name in family.tiny.encoders]
-    known = [size for size in text if size is not None]
+    sizes = [size for size in text if size is not None]
     denoisers = [size for size in map(repository.weight_bytes, repository.trainable_components) if size is not None]
     return {
-        "text encoders": sum(known) if known else None,
+        "text encoders": sum(sizes) if sizes else None,
         "vae": repository.weight_bytes("vae"),
         "denoiser": sum(denoisers) if denoisers else None,
     }
 
 
 def validation(config: Config, prompts: int, steps: int, per_epoch: int) -> dict[str, int]:
-    """How many times so many prompts are rendered, and how many pictures each time."""
+    """How many times so many prompts are rendered, and how many images each time."""
     if config.validation_disable or not prompts:
         return {"times": 0, "pictures": 0}
     sizes = len(str(config.validation_resolution or config.resolution).split(","))
@@ -230,7 +230,7 @@ def validation(config: Config, prompts: int, steps: int, per_epoch: int) -> dict
     return {"times": len(due | {steps}), "pictures": prompts * sizes * config.num_validation_images}
 
 
-def estimated_time(config: Config, steps: int) -> dict[str, Any]:
+def estimate_time(config: Config, steps: int) -> dict[str, Any]:
     """Seconds, from the pace of an earlier run in the same output folder; unknown before the first."""
     log = Path(config.output_dir) / "events.jsonl"
     paces = [row["metrics"]["seconds"] for row in read(log) if row["event"] == "step"] if log.exists() else []
@@ -240,65 +240,67 @@ def estimated_time(config: Config, steps: int) -> dict[str, Any]:
     return {"seconds": pace * steps, "from": f"the median of {len(paces)} steps of an earlier run here"}
 
 
-def show(made: dict[str, Any]) -> str:
+def show(plan: dict[str, Any]) -> str:
     """The plan but for memory, for a person."""
-    cache, check = made["caches"], made["validation"]
+    cache, check = plan["caches"], plan["validation"]
     lines = ["Settings that are not the general defaults:"]
-    width = max((len(name) for name in made["settings"]), default=0)
-    for name, row in sorted(made["settings"].items()):
+    width = max((len(name) for name in plan["settings"]), default=0)
+    for name, row in sorted(plan["settings"].items()):
         lines.append(f"  {name:<{width}}  {json.dumps(row['value'])}  ({row['from']})")
-    lines += [f"! {note}" for note in made["notes"]]
-    lines += [f"! {warning}" for warning in made["warnings"]]
-    lines += ["", made["table"], ""]
-    start = f", going on from {made['resume']}" if made["resume"] else ""
-    lines += [f"! {sentence}" for sentence in made["resume_changes"]]
-    lines.append(f"Training: {made['steps']} steps, {made['epochs']} epochs{start}.")
-    lines += ["This run is finished: `darkroom train` would do nothing."] if made["finished"] else []
+    lines += [f"! {note}" for note in plan["notes"]]
+    lines += [f"! {warning}" for warning in plan["warnings"]]
+    lines += ["", plan["table"], ""]
+    start = f", going on from {plan['resume']}" if plan["resume"] else ""
+    lines += [f"! {sentence}" for sentence in plan["resume_changes"]]
+    lines.append(f"Training: {plan['steps']} steps, {plan['epochs']} epochs{start}.")
+    lines += ["This run is finished: `darkroom train` would do nothing."] if plan["finished"] else []
     lines.append(
         f"Caches: {cache['latents_to_make']} pictures and {cache['texts_to_make']} captions to encode "
-        f"({known_size(cache['bytes_to_write'])} to write, {show_size(made['disk_free'])} free); "
+        f"({format_size(cache['bytes_to_write'])} to write, {show_size(plan['disk_free'])} free); "
         f"{cache['latents_to_reuse']} and {cache['texts_to_reuse']} are there already."
     )
-    for name, count in made["to_generate"].items():
+    for name, count in plan["to_generate"].items():
         lines.append(f"To generate: {count} conditioning pictures for '{name}'.")
-    if made["to_delete"]:
-        lines.append(f"! To delete from the datasets themselves: {len(made['to_delete'])} files; there is no way back:")
-        lines += [f"    {row['dataset']}: {row['path']} ({row['reason']})" for row in made["to_delete"][:MOST_LISTED]]
-        more = len(made["to_delete"]) - MOST_LISTED
-        lines += [f"    and {more} more; --json lists all"] if more > 0 else []
+    if plan["to_delete"]:
+        lines.append(f"! To delete from the datasets themselves: {len(plan['to_delete'])} files; there is no way back:")
+        lines += [f"    {row['dataset']}: {row['path']} ({row['reason']})" for row in plan["to_delete"][:MAX_LISTED]]
+        further = len(plan["to_delete"]) - MAX_LISTED
+        lines += [f"    and {further} more; --json lists all"] if further > 0 else []
     lines.append(f"Validation: {check['times']} times {check['pictures']} pictures.")
-    seconds = made["time"]["seconds"]
-    lines.append(f"Time for the steps: {show_duration(seconds) if seconds else 'unknown'} ({made['time']['from']}).")
-    if made["sizes"]:
-        lines.append(f"! Sizes are those under which the base was published: {made['sizes']['why'].rstrip('.')}.")
-        unknown = ", ".join(made["sizes"]["unknown"])
+    seconds = plan["time"]["seconds"]
+    lines.append(f"Time for the steps: {show_duration(seconds) if seconds else 'unknown'} ({plan['time']['from']}).")
+    if plan["sizes"]:
+        lines.append(f"! Sizes are those under which the base was published: {plan['sizes']['why'].rstrip('.')}.")
+        unknown = ", ".join(plan["sizes"]["unknown"])
         lines += [f"!   Not known here: {unknown}."] if unknown else []
     return "\n".join(lines)
 
 
-def known_size(size: int | None) -> str:
+def format_size(size: int | None) -> str:
     """A number of bytes for a person."""
     return "an unknown size" if size is None else show_size(size)
 
 
-def show_memory(made: dict[str, Any]) -> str:
+def show_memory(plan: dict[str, Any]) -> str:
     """The phases' memory for a person."""
-    there = [
-        *([f"{show_size(made['host'])} on the host"] if made["host"] is not None else []),
-        *([f"{show_size(made['device'])} on the GPU"] if made["device"] is not None else []),
+    available = [
+        *([f"{show_size(plan['host'])} on the host"] if plan["host"] is not None else []),
+        *([f"{show_size(plan['device'])} on the GPU"] if plan["device"] is not None else []),
     ]
-    lines = [f"Memory, at most ({', '.join(there)}):"]
-    lines[:0] = [f"As on a machine with {made['for']}."] if made.get("for") else []
-    for row in made["phases"]:
+    lines = [f"Memory, at most ({', '.join(available)}):"]
+    lines[:0] = [f"As on a machine with {plan['for']}."] if plan.get("for") else []
+    for row in plan["phases"]:
         sizes = [row["device"] and f"{show_size(row['device'])} on the GPU", row["host"] and show_size(row["host"])]
-        known = ", ".join(size for size in sizes if size) or f"{'fails' if row['fails'] else 'not known'}: {row['why']}"
-        before = made["measured"].get(row["phase"])
-        known += ", and is cached already" * row["idle"]
-        seen = f" (was {show_size(before)} in an earlier run)" if before else ""
+        measured_sizes = (
+            ", ".join(size for size in sizes if size) or f"{'fails' if row['fails'] else 'not known'}: {row['why']}"
+        )
+        before = plan["measured"].get(row["phase"])
+        measured_sizes += ", and is cached already" * row["idle"]
+        shown_phases = f" (was {show_size(before)} in an earlier run)" if before else ""
         mark = "" if row["fits"] and not row["fails"] else "! "
-        lines.append(f"  {mark}{row['phase']:<14} {row['of']:<26} {known}{seen}")
-    if any(row["fails"] for row in made["phases"]):
+        lines.append(f"  {mark}{row['phase']:<14} {row['of']:<26} {measured_sizes}{shown_phases}")
+    if any(row["fails"] for row in plan["phases"]):
         lines.append("! The run would stop there, before its first update.")
-    if "change" in made:
-        lines.append(f"! It does not fit. {words(made['change'])}")
+    if "change" in plan:
+        lines.append(f"! It does not fit. {words(plan['change'])}")
     return "\n".join(lines)

@@ -47,7 +47,7 @@ WITHOUT_EFFECT = {
 """Options whose purpose is met in another way, with how."""
 
 
-def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list[Prompt]]:
+def validate_run(resolved: Resolved, settings: str | None = None) -> tuple[Family, list[Prompt]]:
     """The run's family and its validation prompts. Raises ConfigErrors with all that is wrong at once.
 
     `settings` is a folder that stands in for the base's own, where those cannot be had.
@@ -55,7 +55,7 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
     config = resolved.config
     family = families.get(config.model_family)
     device = run_device()
-    errors = list(conflicts.validate_options(config, resolved.sources, facts(family, config)))
+    errors = list(conflicts.validate_options(config, resolved.sources, family_facts(family, config)))
     prompts: list[Prompt] = []
     for probe in (
         lambda: check_flavour(family, config.model_flavour),
@@ -71,19 +71,23 @@ def check(resolved: Resolved, settings: str | None = None) -> tuple[Family, list
             if getattr(config, option) not in (None, "", "cache")  # "cache" stands for the usual place
         ),
     ):
-        errors += _found(probe)
+        errors += _collect_problem(probe)
     if not errors:
         base = Repository(family, config, torch.device("cpu"), torch.float32, settings)
-        errors = _found(base.examine)
-        errors = errors or [*within_limits(family, config, base.limits), *_found(lambda: models_fit(base))]
-        for fits in (start_fits, assistant_fits, shift_is_known, validate_regularizers) if not errors else ():
-            errors += _found(functools.partial(fits, base))
+        errors = _collect_problem(base.examine)
+        errors = errors or [
+            *validate_limits(family, config, base.limits),
+            *_collect_problem(lambda: validate_models(base)),
+        ]
+        checks = (validate_init_lora, validate_assistant, validate_shift, validate_regularizers)
+        for check in checks if not errors else ():
+            errors += _collect_problem(functools.partial(check, base))
     if errors:
         raise ConfigErrors([add_source(error, resolved.sources) for error in errors])
     return family, prompts
 
 
-def models_fit(base: Repository) -> None:
+def validate_models(base: Repository) -> None:
     """Raises ConfigError for what the options ask of models that cannot do it, from their settings alone."""
     memory_policy = policy.MemoryPolicy(base.options, base.device, base.family.blocks)
     try:
@@ -95,7 +99,7 @@ def models_fit(base: Repository) -> None:
             raise
 
 
-def start_fits(base: Repository) -> None:
+def validate_init_lora(base: Repository) -> None:
     """Raises ConfigError for an `init_lora` that is no start for this run, from its tensors and the model's shapes."""
     config = base.options
     if not config.init_lora or config.model_type != "lora":
@@ -105,7 +109,7 @@ def start_fits(base: Repository) -> None:
     from darkroom.job import stages
 
     if config.controlnet:  # which has layers of its own, known once it is loaded
-        with stages.usable("init_lora", config.init_lora, stages.REMEDY_OF_STARTS):
+        with stages.explain_unusable("init_lora", config.init_lora, stages.REMEDY_OF_STARTS):
             lora_file.read(config.init_lora)
         return
     for part, file in stock.find_files(config.init_lora, base.trainable_components).items():
@@ -117,7 +121,7 @@ def start_fits(base: Repository) -> None:
         stages.start_from(adapter, base, file)
 
 
-def assistant_fits(base: Repository) -> None:
+def validate_assistant(base: Repository) -> None:
     """Raises ConfigError for an `assistant_lora_path` that is not for this model."""
     if not base.options.assistant_lora_path:
         return
@@ -125,11 +129,11 @@ def assistant_fits(base: Repository) -> None:
     from darkroom.job import stages
 
     path, pipeline = base.options.assistant_lora_path, find_class(base.family.validation_pipeline(base.options))
-    with stages.usable("assistant_lora_path", path, stages.REMEDY_OF_ASSISTANTS):
+    with stages.explain_unusable("assistant_lora_path", path, stages.REMEDY_OF_ASSISTANTS):
         assistant.read_assistants(path, {part: base.empty_model(part) for part in base.trainable_components}, pipeline)
 
 
-def shift_is_known(base: Repository) -> None:
+def validate_shift(base: Repository) -> None:
     """Raises ConfigError where the shift should follow sizes, and nobody has published how."""
     if base.options.flow_schedule_auto_shift and base.family.prediction == "flow_matching":
         base.family.build_shift_line(
@@ -150,7 +154,7 @@ def validate_regularizers(base: Repository) -> None:
     regularizers.build(base.family, base.options, denoisers)
 
 
-def within_limits(family: Family, config: Config, limits: Limits) -> Iterator[ConfigError]:
+def validate_limits(family: Family, config: Config, limits: Limits) -> Iterator[ConfigError]:
     """What options ask of the denoiser that it cannot be given."""
     if limits.tokens and config.tokenizer_max_length > limits.tokens:
         yield ConfigError(
@@ -168,26 +172,28 @@ def within_limits(family: Family, config: Config, limits: Limits) -> Iterator[Co
             f"The network of this base model takes edges that are multiples of {limits.step} pixels.",
             f"Set it to {limits.step}.",
         )
-    for width, height in [] if config.validation_disable else drawn_sizes(family, config):
-        shown = f"{width}x{height}"
+    for width, height in [] if config.validation_disable else validation_sizes(family, config):
+        size = f"{width}x{height}"
         if width % limits.step or height % limits.step:
             problem = f"The network of this base model takes edges that are multiples of {limits.step} pixels"
         elif limits.edge and max(width, height) > limits.edge:
             problem = f"The network of this base model has positions for edges of up to {limits.edge} pixels"
         else:
             continue
-        problem = f"{problem}, not {shown}."
+        problem = f"{problem}, not {size}."
         yield ConfigError("validation_resolution", config.validation_resolution, "", problem, "Choose another size.")
 
 
-def drawn_sizes(family: Family, config: Config) -> list[tuple[int, int]]:
-    """Width and height of validation's pictures."""
+def validation_sizes(family: Family, config: Config) -> list[tuple[int, int]]:
+    """Width and height of validation's images."""
     latents = family.latents_for(config.model_flavour)
-    asked = parse_resolutions(config.validation_resolution or str(config.resolution), latents.downscale * latents.patch)
-    return [family.round_size(*size, config) for size in asked]
+    requested = parse_resolutions(
+        config.validation_resolution or str(config.resolution), latents.downscale * latents.patch
+    )
+    return [family.round_size(*size, config) for size in requested]
 
 
-def _found(probe: Callable[[], object]) -> list[ConfigError]:
+def _collect_problem(probe: Callable[[], object]) -> list[ConfigError]:
     """What a check has to say."""
     try:
         probe()
@@ -201,13 +207,13 @@ def _found(probe: Callable[[], object]) -> list[ConfigError]:
 def remarks(resolved: Resolved, family: Family) -> list[Note]:
     """What a person should know of these settings although nothing is wrong with them."""
     config, sources = resolved.config, resolved.sources
-    notes = [*resolved.notes, *conflicts.collect_remarks(config, sources, facts(family, config))]
+    notes = [*resolved.notes, *conflicts.collect_remarks(config, sources, family_facts(family, config))]
     if config.flow_schedule_auto_shift and sources["flow_schedule_auto_shift"] == FAMILY_DEFAULT:
         reason = (
             "noise levels are shifted by the size of samples, as in its pipeline; flow_schedule_shift replaces that"
         )
         notes.append(Note("flow_schedule_auto_shift", True, FAMILY_DEFAULT, reason, ineffective=False))
-    notes += distillation(config, sources, family)
+    notes += note_distillation(config, sources, family)
     for name, reason in WITHOUT_EFFECT.items():
         value = getattr(config, name)
         if value != option_info(name).default:
@@ -215,30 +221,30 @@ def remarks(resolved: Resolved, family: Family) -> list[Note]:
     return notes
 
 
-def distillation(config: Config, sources: Mapping[str, str], family: Family) -> list[Note]:
+def note_distillation(config: Config, sources: Mapping[str, str], family: Family) -> list[Note]:
     """What becomes of a distilled flavour that is trained."""
     flavour = config.model_flavour or family.default_flavour
-    found = family.flavour(flavour)
-    if not found.distilled:
+    flavours = family.flavour(flavour)
+    if not flavours.distilled:
         return []
-    reason = f"{flavour} is distilled to {found.distilled}"
+    reason = f"{flavour} is distilled to {flavours.distilled}"
     if config.assistant_lora_path:
         reason += "; assistant_lora_path is applied while training, and left out of the result"
     else:
-        such = f", such as {found.assistant}" if found.assistant else ""
+        such = f", such as {flavours.assistant}" if flavours.assistant else ""
         reason += (
             f", and training wears the distillation off: set assistant_lora_path to an adapter that undoes it while "
-            f"training{such}; or train another flavour ({', '.join(undistilled(family))})"
+            f"training{such}; or train another flavour ({', '.join(list_full_flavours(family))})"
         )
     return [Note("model_flavour", flavour, sources.get("model_flavour", ""), reason, ineffective=False)]
 
 
-def undistilled(family: Family) -> list[str]:
+def list_full_flavours(family: Family) -> list[str]:
     """The published flavours of a family that are not distilled."""
     return [name for name, flavour in family.flavours.items() if not flavour.distilled]
 
 
-def facts(family: Family, config: Config) -> conflicts.FamilyFacts:
+def family_facts(family: Family, config: Config) -> conflicts.FamilyFacts:
     """What conflict rules need to know of a family."""
     return conflicts.FamilyFacts(
         family=family.name,
@@ -254,15 +260,15 @@ def facts(family: Family, config: Config) -> conflicts.FamilyFacts:
 class _Having(dict[str, str]):
     """Way of control: the families that have it, looked up where a message wants them, as that imports all families."""
 
-    def __missing__(self, way: str) -> str:
-        return ", ".join(having(way))
+    def __missing__(self, method: str) -> str:
+        return ", ".join(list_families_with(method))
 
 
 @functools.cache
-def having(way: str) -> list[str]:
+def list_families_with(method: str) -> list[str]:
     """The families with a flavour that has this way of control."""
-    each = [families.get(name) for name in families.names()]
-    return [f.name for f in each if any(way in f.supports_for(flavour) for flavour in f.flavours)]
+    family_name = [families.get(name) for name in families.names()]
+    return [f.name for f in family_name if any(method in f.supports_for(flavour) for flavour in f.flavours)]
 
 
 def check_flavour(family: Family, flavour: str | None) -> None:
@@ -278,10 +284,10 @@ def check_flavour(family: Family, flavour: str | None) -> None:
         )
 
 
-def _writable(option: str, given: str) -> None:
-    folder = Path(given).expanduser()
+def _writable(option: str, value: str) -> None:
+    folder = Path(value).expanduser()
     if folder.exists() and not folder.is_dir():
-        raise ConfigError(option, given, "", "This is a file, and a folder is needed.", "Choose another folder.")
+        raise ConfigError(option, value, "", "This is a file, and a folder is needed.", "Choose another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
@@ -289,4 +295,4 @@ def _writable(option: str, given: str) -> None:
         probe.unlink()
     except OSError as cause:
         problem = f"Nothing can be written there: {cause.strerror}."
-        raise ConfigError(option, given, "", problem, "Choose another folder.") from cause
+        raise ConfigError(option, value, "", problem, "Choose another folder.") from cause

@@ -1,4 +1,4 @@
-"""Before the first step: steps of the largest batch, one picture and one save, so that a run whose memory or disk is
+"""Before the first step: steps of the largest batch, one image and one save, so that a run whose memory or disk is
 too small ends now and not in the night.
 
 It ends as an interrupted run goes on: everything is put back out of a checkpoint that is written first. A run with a
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 # in the output folder; a later run clears away what a killed one leaves
 FOLDERS = ("checkpoint-rehearsal-before-tmp", "checkpoint-rehearsal-save-tmp")
 REHEARSAL = "rehearsal: "
-STEP, PICTURE, SAVE = f"{REHEARSAL}step", f"{REHEARSAL}picture", f"{REHEARSAL}save"
+STEP, IMAGE, SAVE = f"{REHEARSAL}step", f"{REHEARSAL}picture", f"{REHEARSAL}save"
 
 
-def rehearse(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None] | None) -> dict[str, int]:
+def dry_run(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None] | None) -> dict[str, int]:
     """Do each of a run's works once, `draw` being that of validation, and undo it. Returns the most bytes held in each.
 
     Raises DiskFullError, and whatever the works raise; then the model is no longer what it was.
@@ -37,23 +37,23 @@ def rehearse(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None
     decay = stepper.ema.decay if stepper.ema else 0.0
     works: dict[str, Callable[[], Any]] = {
         STEP: lambda: _take_steps(stepper, batch, step),
-        **({PICTURE: draw} if draw else {}),
+        **({IMAGE: draw} if draw else {}),
         SAVE: lambda: _write(snapshot, saved),
     }
-    held = {}
+    peaks = {}
     try:
         _write(snapshot, before)
         for name, work in works.items():
             with phase(run.bus, name, step) as gauge:
                 work()
-            held[name] = gauge.device or gauge.host
+            peaks[name] = gauge.device or gauge.host
         snapshot.read(before)
     finally:
         for folder in (before, saved):
             shutil.rmtree(folder, ignore_errors=True)
     if stepper.ema:
         stepper.ema.decay = decay
-    return held
+    return peaks
 
 
 def _take_steps(stepper: Stepper, batch: Batch, step: int) -> None:

@@ -17,7 +17,7 @@ from darkroom.data.batches.order import Base
 from darkroom.data.manifest import DataChanges
 from darkroom.data.plan import DatasetPlan
 from darkroom.families.base import Family
-from darkroom.job.run import DEFAULT_SEED, Run, dumped
+from darkroom.job.run import DEFAULT_SEED, Run, config_as_dict
 from darkroom.options.config import every_option, option_info, option_names
 from darkroom.options.sources import Resolved
 from darkroom.pretrained.repository import Repository
@@ -57,10 +57,10 @@ class Resumption:
         return "optimizer" in self.changed
 
 
-def compared_settings(resolved: Resolved, family: Family, repository: Repository) -> dict[str, Any]:
+def collect_compared_settings(resolved: Resolved, family: Family, repository: Repository) -> dict[str, Any]:
     """Of a run's settings those that matter to its resume, as they take effect. A checkpoint keeps them."""
     config = resolved.config
-    values = dumped(config)
+    values = config_as_dict(config)
     effective = {
         "seed": DEFAULT_SEED if config.seed is None else config.seed,
         "model_flavour": config.model_flavour or family.default_flavour,
@@ -68,9 +68,9 @@ def compared_settings(resolved: Resolved, family: Family, repository: Repository
         "lora_alpha": config.lora_alpha or config.lora_rank,
         **{name: values[name] or None for name in _LENGTHS},
     }
-    kept = {info.name: values[info.name] for info in every_option() if info.resume != "free"}
+    compared = {info.name: values[info.name] for info in every_option() if info.resume != "free"}
     identities = repository.base_identity()["denoiser"], repository.text_identity(), repository.vae_identity()
-    return {**kept, **effective, **dict(zip(WEIGHTS, identities, strict=True))}
+    return {**compared, **effective, **dict(zip(WEIGHTS, identities, strict=True))}
 
 
 def find(resolved: Resolved, keeper: CheckpointManager, settings: Mapping[str, Any]) -> Resumption | None:
@@ -139,14 +139,14 @@ def initial_state(resumption: Resumption | None, changes: DataChanges, config: C
 
 def sentences(start: Resumption, changes: DataChanges, state: TrainState) -> list[str]:
     """What is other than it was, and what that means."""
-    found = [f"Since the checkpoint: {describe_change(name, old, new)}" for name, (old, new) in start.changed.items()]
+    lines = [f"Since the checkpoint: {describe_change(name, old, new)}" for name, (old, new) in start.changed.items()]
     if start.fresh_optimizer:
-        found.append("The optimizer begins afresh: the checkpoint has the state of another one.")
-    found += [f"The data have changed. {sentence}" for sentence in changes.sentences]
+        lines.append("The optimizer begins afresh: the checkpoint has the state of another one.")
+    lines += [f"The data have changed. {sentence}" for sentence in changes.sentences]
     if changes.reorders:
-        place = f"at the start of epoch {state.epoch}, after step {state.step}"
-        found.append(f"The order of batches is another with these data, so the run goes on {place}.")
-    return found
+        origin = f"at the start of epoch {state.epoch}, after step {state.step}"
+        lines.append(f"The order of batches is another with these data, so the run goes on {origin}.")
+    return lines
 
 
 def announce(run: Run, start: Resumption, changes: DataChanges, state: TrainState) -> None:
@@ -181,7 +181,7 @@ def clear_leftovers(output: Path) -> None:
         files.clear_folders(output, name)
     # caches may be another run's as well, which may be writing there
     folders = [output, *(path for path in output.glob("*/") if path.name != "cache")]
-    for path in (found for folder in folders for name in files.LEFTOVERS for found in folder.glob(name)):
+    for path in (leftovers for folder in folders for name in files.LEFTOVERS for leftovers in folder.glob(name)):
         path.unlink(missing_ok=True)
 
 
@@ -211,6 +211,6 @@ def find_finished(
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     steps, epochs = plan.steps_and_epochs(ranks, base_of(state))
-    is_done = state.step >= steps or (not config.max_train_steps and state.epoch > epochs)
-    is_done = is_done and row.get("newest") == _newest(keeper)
-    return (state.step, result) if is_done and result.exists() else None
+    is_complete = state.step >= steps or (not config.max_train_steps and state.epoch > epochs)
+    is_complete = is_complete and row.get("newest") == _newest(keeper)
+    return (state.step, result) if is_complete and result.exists() else None

@@ -59,7 +59,7 @@ class Run:
 
 
 @contextlib.contextmanager
-def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None] | None) -> Iterator[Run]:
+def open_run(resolved: Resolved, family: Family, listener: Callable[[Event], None] | None) -> Iterator[Run]:
     """Log, event log, progress and trackers, open for the run and closed whatever happens."""
     config = resolved.config
     for name, value in resolved.exports.items():  # what the process was started with wins
@@ -70,7 +70,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
     bus, bars = Bus(), ProgressBars()
     run = Run(resolved, family, output, bus, bars)
     events = EventLog(output / "events.jsonl", Clock())
-    trackers = Trackers(config, output, dumped(config))
+    trackers = Trackers(config, output, config_as_dict(config))
     bus.on(Step, lambda event: setattr(run, "step", event.step))
     bus.on(Event, events)
     bus.on(Progress, bars.on_progress)
@@ -85,9 +85,9 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
         with interrupt_on_sigterm(), explain_memory_full():
             yield run
     except ConfigError as wrong:
-        told = add_source(wrong, resolved.sources)
-        status, message = "failed", str(told)
-        raise told from wrong
+        explained = add_source(wrong, resolved.sources)
+        status, message = "failed", str(explained)
+        raise explained from wrong
     except (Interrupted, KeyboardInterrupt) as stop:
         status, message = "interrupted", str(stop)
         raise
@@ -99,7 +99,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
     finally:
         bars.close()
         end = RunEnd(step=run.step, status=status, message=message)
-        report = functools.partial(page.write, output, dumped(config), resolved.sources)
+        report = functools.partial(page.write, output, config_as_dict(config), resolved.sources)
         for last in (functools.partial(bus.emit, end), events.close, trackers.close, report):
             try:
                 last()
@@ -109,7 +109,7 @@ def opened(resolved: Resolved, family: Family, listener: Callable[[Event], None]
         logs.end(handler)
 
 
-def dumped(config: Config) -> dict[str, Any]:
+def config_as_dict(config: Config) -> dict[str, Any]:
     """Every option and its value, as JSON has it and as they may be shown: secrets are left out."""
     values = logs.redact_values(config.model_dump(mode="json"))
     hidden = {info.name for info in every_option() if info.secret}

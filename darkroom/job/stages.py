@@ -52,36 +52,36 @@ REMEDY_OF_STARTS = "Use a whole file made for this family with the same rank and
 REMEDY_OF_ASSISTANTS = "Use a LoRA that was made for training this model, or leave assistant_lora_path out."
 
 
-def sample_of(
-    run: Run, components: Components, pictures: torch.Tensor, sounds: Sequence[Any] = ()
+def encode_sample(
+    run: Run, components: Components, pixels: torch.Tensor, waveforms: Sequence[Any] = ()
 ) -> dict[str, torch.Tensor]:
     """All that is cached of samples: latents, and what the family keeps beside them."""
-    z = latents_of(components, pictures)
-    beside = run.family.sample_entries(components, pictures, z, run.config)
-    beside |= encode_batch_audio(
-        run.family, components, sounds, pictures.shape[2] if pictures.ndim == 5 else 1, run.config
+    z = encode_latents(components, pixels)
+    entries = run.family.sample_entries(components, pixels, z, run.config)
+    entries |= encode_batch_audio(
+        run.family, components, waveforms, pixels.shape[2] if pixels.ndim == 5 else 1, run.config
     )
-    return {"latents": z, **{name: tensor.cpu() for name, tensor in beside.items()}}
+    return {"latents": z, **{name: tensor.cpu() for name, tensor in entries.items()}}
 
 
-def latents_of(components: Components, pictures: torch.Tensor) -> torch.Tensor:
-    """Pictures (B, 3, H, W) or clips (B, 3, F, H, W) in -1..1 as latents, on the host."""
-    return latents.encode(components.vae(), pictures, components.latents).cpu()
+def encode_latents(components: Components, pixels: torch.Tensor) -> torch.Tensor:
+    """Images (B, 3, H, W) or clips (B, 3, F, H, W) in -1..1 as latents, on the host."""
+    return latents.encode(components.vae(), pixels, components.latents).cpu()
 
 
-def denoiser(run: Run, components: Components, memory_policy: MemoryPolicy) -> Any:
+def load_denoiser(run: Run, components: Components, memory_policy: MemoryPolicy) -> Any:
     """The denoiser in the precision that the kind of training wants, where it is to be."""
     full = run.config.model_type == "full" and not run.config.controlnet  # beside a ControlNet it is frozen
     # a new ControlNet is made from the wide weights
-    keeper = None if full or run.config.controlnet else memory_policy.load_or_quantize
-    model = components.denoiser(distributed.trained_dtype(run.config) if full else None, keeper)
+    load_or_quantize = None if full or run.config.controlnet else memory_policy.load_or_quantize
+    model = components.denoiser(distributed.trained_dtype(run.config) if full else None, load_or_quantize)
     if run.config.gradient_checkpointing:
         interval, backend = run.config.gradient_checkpointing_interval, run.config.gradient_checkpointing_backend
         checkpointing.enable_checkpointing(model, interval, backend, memory_policy.streams_single_layers)
     denoisers = components.denoisers_of(model)
-    whole = denoisers if full else {CONTROLNET} & denoisers.keys()
-    memory_policy.prepare_denoisers(denoisers, whole, distributed.trained_dtype(run.config))
-    assisted(run.config, components, denoisers)
+    trained = denoisers if full else {CONTROLNET} & denoisers.keys()
+    memory_policy.prepare_denoisers(denoisers, trained, distributed.trained_dtype(run.config))
+    attach_assistant(run.config, components, denoisers)
     for line in memory_policy.describe():
         run.bars.print_line(f"  {line}")
     for line in memory_policy.remarks():
@@ -89,20 +89,22 @@ def denoiser(run: Run, components: Components, memory_policy: MemoryPolicy) -> A
     return model
 
 
-def assisted(config: Config, components: Components, denoisers: Mapping[str, Any]) -> None:
+def attach_assistant(config: Config, components: Components, denoisers: Mapping[str, Any]) -> None:
     """Let denoisers train with `assistant_lora_path`, if there is one. Raises ConfigError."""
     if not config.assistant_lora_path:
         return
-    own = {part: denoisers[part] for part in components.trainable_components}
-    with usable("assistant_lora_path", config.assistant_lora_path, REMEDY_OF_ASSISTANTS):
-        given = assistant.read_assistants(
-            config.assistant_lora_path, own, find_class(components.family.validation_pipeline(components.options))
+    denoisers_to_train = {part: denoisers[part] for part in components.trainable_components}
+    with explain_unusable("assistant_lora_path", config.assistant_lora_path, REMEDY_OF_ASSISTANTS):
+        pairs = assistant.read_assistants(
+            config.assistant_lora_path,
+            denoisers_to_train,
+            find_class(components.family.validation_pipeline(components.options)),
         )
-    assistant.attach_assistants(own, given, config.validation_assistant_lora)
+    assistant.attach_assistants(denoisers_to_train, pairs, config.validation_assistant_lora)
 
 
 @contextlib.contextmanager
-def usable(option: str, path: str, change: str, source: str = "") -> Iterator[None]:
+def explain_unusable(option: str, path: str, change: str, source: str = "") -> Iterator[None]:
     """Raises ConfigError for an adapter file that cannot be used for what is done inside."""
     try:
         yield
@@ -113,7 +115,7 @@ def usable(option: str, path: str, change: str, source: str = "") -> Iterator[No
         raise ConfigError(option, path, source, f"Its weights cannot be used: {reason}.", change) from cause
 
 
-def attached(run: Run, model: Any, components: Components) -> Adapter:
+def attach_adapter(run: Run, model: Any, components: Components) -> Adapter:
     """The adapter on the model, started from `init_lora` if given."""
     config, family = run.config, run.family
     dtype = distributed.trained_dtype(config)
@@ -127,18 +129,18 @@ def attached(run: Run, model: Any, components: Components) -> Adapter:
 def start_from(adapter: LoRA, components: Repository, path: str, source: str = "") -> None:
     """Read an adapter in any format that is known, and begin with what it does. Raises ConfigError."""
     pipeline = find_class(components.family.validation_pipeline(components.options))
-    with usable("init_lora", path, REMEDY_OF_STARTS, source):
+    with explain_unusable("init_lora", path, REMEDY_OF_STARTS, source):
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := describe_truncation(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")
-        given = {}
+        tensors = {}
         for part, file in stock.find_files(path, adapter.members).items():
-            found = lora_file.find_pairs(lora_file.read(file), part, adapter.layer_names(part), pipeline)
-            given[part] = lora_file.to_adapter_tensors(found, part, adapter.scale)
-        count = adapter.start_from(given)
+            pairs = lora_file.find_pairs(lora_file.read(file), part, adapter.layer_names(part), pipeline)
+            tensors[part] = lora_file.to_adapter_tensors(pairs, part, adapter.scale)
+        count = adapter.start_from(tensors)
     log.info("Started from %d tensors of %s.", count, path)
 
 
-def trainer(
+def build_stepper(
     run: Run,
     engine: Accelerator,
     adapter: Adapter,
@@ -162,10 +164,12 @@ def trainer(
         for parameter in adapter.trainable_parameters.values():
             parameter.grad_dtype = torch.float32
     if engine.num_processes > 1:
-        refuse_apart(config, memory_policy)
-    rate = scaled_rate(config, config.effective_learning_rate, engine.num_processes)
+        refuse_offloaded_gradients(config, memory_policy)
+    rate = scale_learning_rate(config, config.effective_learning_rate, engine.num_processes)
     row = table.find_optimizer(config.optimizer)
-    raw, way = updater(config, memory_policy, grouped(config, adapter, engine.num_processes), rate, run.seed)
+    raw, step_arguments = build_optimizer(
+        config, memory_policy, group_parameters(config, adapter, engine.num_processes), rate, run.seed
+    )
     end = config.lr_end / rate if rate else 0.0
     shape = ScheduleShape(
         config.lr_warmup_steps, state.schedule_total or steps, config.lr_num_cycles, config.lr_power, end
@@ -179,7 +183,7 @@ def trainer(
             scheduler,
             generators,
             adapter.disable,
-            reading(config, adapter, steps),
+            build_text_reader(config, adapter, steps),
             regularizers.build(run.family, config, [*denoisers.values()]),
         ),
         optimizer=engine.prepare_optimizer(raw) if engine.scaler else raw,
@@ -192,11 +196,11 @@ def trainer(
         scale_adapter=adapter.rescale,
         start_step=generators.start_step,
         start_update=generators.start_update,
-        **way,
+        **step_arguments,
     )
 
 
-def refuse_apart(config: Config, memory_policy: MemoryPolicy) -> None:
+def refuse_offloaded_gradients(config: Config, memory_policy: MemoryPolicy) -> None:
     """Raises ConfigError for gradients that leave a process before those of the others are added."""
     away = [
         "optimizer_release_gradients",
@@ -209,40 +213,43 @@ def refuse_apart(config: Config, memory_policy: MemoryPolicy) -> None:
             raise ConfigError(name, getattr(config, name), "", problem, "Leave it out.")
 
 
-def updater(
+def build_optimizer(
     config: Config, memory_policy: MemoryPolicy, groups: list[dict[str, Any]], rate: float, seed: int
 ) -> tuple[Any, dict[str, Any]]:
     """The optimizer where the options want it, and what a step has to know of that."""
 
-    def build(given: Any, number: int = 0) -> Any:
-        return table.build(config, given, rate, seed + number)
+    def build(groups_or_parameters: Any, number: int = 0) -> Any:
+        return table.build(config, groups_or_parameters, rate, seed + number)
 
     if config.optimizer_cpu_offload_method != "none":
-        away = OffloadedOptimizer(groups, build, config.optimizer_offload_gradients)
-        return away, {"parameters": list(away.master_parameters.values()), "collect_offloaded_grads": away.collect}
+        offloaded = OffloadedOptimizer(groups, build, config.optimizer_offload_gradients)
+        return offloaded, {
+            "parameters": list(offloaded.master_parameters.values()),
+            "collect_offloaded_grads": offloaded.collect,
+        }
     parameters = [p for group in groups for p in group["params"]]
     if config.optimizer_release_gradients:
         limit = 0.0 if table.find_optimizer(config.optimizer).clips_gradients else config.max_grad_norm
         limited = functools.partial(clip, method=config.grad_clip_method, limit=limit)
-        each = PerParameterOptimizer(groups, build, limited, together=config.grad_clip_method == "norm")
-        return each, {"parameters": parameters, "get_released_grad_norm": each.size}
+        optimizer = PerParameterOptimizer(groups, build, limited, together=config.grad_clip_method == "norm")
+        return optimizer, {"parameters": parameters, "get_released_grad_norm": optimizer.size}
     return build(groups), {
         "parameters": parameters,
         "collect_offloaded_grads": memory_policy.collect_offloaded_grads,
     }
 
 
-def grouped(config: Config, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
+def group_parameters(config: Config, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
     """The parameters, those of text encoders apart where they learn at a rate of their own."""
     if config.text_encoder_lr is None or not adapter.trainable_text:
         return [{"params": list(adapter.trainable_parameters.values())}]
-    rate = scaled_rate(config, config.text_encoder_lr, processes)
+    rate = scale_learning_rate(config, config.text_encoder_lr, processes)
     text = {name: parameter for name, parameter in adapter.trainable_parameters.items() if adapter.is_text(name)}
-    others = [parameter for name, parameter in adapter.trainable_parameters.items() if name not in text]
-    return [{"params": others}, {"params": list(text.values()), "lr": rate}]
+    rest_parameters = [parameter for name, parameter in adapter.trainable_parameters.items() if name not in text]
+    return [{"params": rest_parameters}, {"params": list(text.values()), "lr": rate}]
 
 
-def reading(config: Config, adapter: Adapter, steps: int) -> Callable[[Batch, int], dict[str, torch.Tensor]]:
+def build_text_reader(config: Config, adapter: Adapter, steps: int) -> Callable[[Batch, int], dict[str, torch.Tensor]]:
     """How a step comes to its text: out of the cache, or read anew by encoders that learn."""
     if not config.train_text_encoder:
         return denoise.get_cached_text
@@ -250,13 +257,13 @@ def reading(config: Config, adapter: Adapter, steps: int) -> Callable[[Batch, in
     model: Any = adapter.model
 
     def read(batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        made = model.read(batch.captions, learns=step < until)
-        return {name: value.to(batch.cond[name]) for name, value in made.items()}
+        entries = model.read(batch.captions, learns=step < until)
+        return {name: value.to(batch.cond[name]) for name, value in entries.items()}
 
     return read
 
 
-def scaled_rate(config: Config, rate: float, processes: int) -> float:
+def scale_learning_rate(config: Config, rate: float, processes: int) -> float:
     """A learning rate, times the effective batch (or its root) if `lr_scale` asks for it."""
     if not config.lr_scale:
         return rate

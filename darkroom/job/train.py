@@ -45,12 +45,12 @@ from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.text import find_truncated
 from darkroom.job import advice, preflight, rehearse, resume
 from darkroom.job.claim import claim_folder
-from darkroom.job.inputs import come_from_datasets, dataset_prompts
-from darkroom.job.needs import needs
+from darkroom.job.inputs import dataset_prompts, uses_dataset_prompts
+from darkroom.job.needs import build_data_requirements
 from darkroom.job.phases import phase
 from darkroom.job.resume import Resumption
-from darkroom.job.run import Run, dumped, opened
-from darkroom.job.stages import attached, denoiser, latents_of, sample_of, trainer
+from darkroom.job.run import Run, config_as_dict, open_run
+from darkroom.job.stages import attach_adapter, build_stepper, encode_latents, encode_sample, load_denoiser
 from darkroom.memory.policy import MemoryPolicy
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved
@@ -65,7 +65,7 @@ from darkroom.train.guards import ensure_disk_space
 from darkroom.train.loop import Loop
 from darkroom.train.state import TrainState
 from darkroom.validate.prompts import Prompt
-from darkroom.validate.render import Renderer, wanted
+from darkroom.validate.render import Renderer, collect_captions
 from darkroom.validate.validator import Validator
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ MEASURED = "magcache.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Release:
+class RunResult:
     """What a finished run hands over."""
 
     output: Path
@@ -88,12 +88,12 @@ class Release:
     seconds: float
 
 
-def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Event], None] | None = None) -> Release:
+def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Event], None] | None = None) -> RunResult:
     """Run to the end, or to the filled caches. Raises UserError, or Interrupted once a signalled run is saved."""
-    family, prompts = preflight.check(resolved)
+    family, prompts = preflight.validate_run(resolved)
     gc.collect()  # the models of an earlier run in this process, which hold each other
     output = Path(resolved.config.output_dir)
-    with claim_folder(output, resolved.sources.get("output_dir", "")), opened(resolved, family, listener) as run:
+    with claim_folder(output, resolved.sources.get("output_dir", "")), open_run(resolved, family, listener) as run:
         for note in preflight.remarks(resolved, family):
             run.bus.emit(Warn(message=str(note), about="settings"))
         engine = distributed.start(run.config)
@@ -105,42 +105,42 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
             family, run.config, engine.device, dtype, memory_policy.prepare_text_encoder, memory_policy.prepare_vae
         )
         if only_caches:
-            plan = prepared(run, engine, only_caches)
-            prompts = drawn(run, plan, components, prompts)
-            with advised(run, plan, prompts):
+            plan = scan_datasets(run, engine, only_caches)
+            prompts = collect_prompts(run, plan, components, prompts)
+            with advise_on_full_memory(run, plan, prompts):
                 fill_caches(run, plan, components, prompts, 0)
-            return Release(output, output, output / "events.jsonl", 0, time.monotonic() - run.started)
+            return RunResult(output, output, output / "events.jsonl", 0, time.monotonic() - run.started)
 
         keeper = CheckpointManager(output, run.config)
         if engine.is_main_process:
             resume.clear_leftovers(output)
-        settings = resume.compared_settings(resolved, family, components)
+        settings = resume.collect_compared_settings(resolved, family, components)
         start = resume.find(resolved, keeper, settings)
-        plan = prepared(run, engine, only_caches)
-        if done := resume.find_finished(output, keeper, run.config, plan, engine.num_processes):
-            return report_finished(run, *done)
-        prompts = drawn(run, plan, components, prompts)
-        with advised(run, plan, prompts):
-            return trained(run, engine, plan, components, memory_policy, prompts, keeper, settings, start)
+        plan = scan_datasets(run, engine, only_caches)
+        if finished := resume.find_finished(output, keeper, run.config, plan, engine.num_processes):
+            return report_finished(run, *finished)
+        prompts = collect_prompts(run, plan, components, prompts)
+        with advise_on_full_memory(run, plan, prompts):
+            return train_model(run, engine, plan, components, memory_policy, prompts, keeper, settings, start)
 
 
-def report_finished(run: Run, steps: int, result: Path) -> Release:
+def report_finished(run: Run, steps: int, result: Path) -> RunResult:
     """Say that this run has ended before, and how to train on."""
     run.step = steps
     run.bars.print_line(
         f"This run is finished: {steps} steps, {result}. Nothing was done.\n"
         "  To train on, raise max_train_steps or num_train_epochs; to begin anew, set resume_from_checkpoint to none."
     )
-    return Release(run.output, result, run.output / "report.html", steps, time.monotonic() - run.started)
+    return RunResult(run.output, result, run.output / "report.html", steps, time.monotonic() - run.started)
 
 
 def fill_caches(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt], processes: int) -> None:
     """Encode what the caches lack. With `processes` what is left must make whole batches for so many."""
-    texts(run, plan, components, prompts)
-    pixels(run, plan, components, processes)
+    fill_text_cache(run, plan, components, prompts)
+    fill_latent_cache(run, plan, components, processes)
 
 
-def trained(
+def train_model(
     run: Run,
     engine: Accelerator,
     plan: DatasetPlan,
@@ -150,7 +150,7 @@ def trained(
     keeper: CheckpointManager,
     settings: Mapping[str, Any],
     start: Resumption | None,
-) -> Release:
+) -> RunResult:
     """From the scanned datasets to the result."""
     config, family, processes = run.config, run.family, engine.num_processes
     with import_libraries():
@@ -164,22 +164,22 @@ def trained(
     state.total = steps
 
     with phase(run.bus, "load denoiser"):
-        model = denoiser(run, components, memory_policy)
+        model = load_denoiser(run, components, memory_policy)
     if config.delete_model_after_load:
-        forgotten(run, engine, components)
+        delete_loaded_weights(run, engine, components)
     text = model.entry if config.train_text_encoder else plan.text
-    validator = validation(run, components, text, prompts)
+    validator = build_validator(run, components, text, prompts)
     if validator and not config.disable_benchmark:
         with phase(run.bus, "base pictures"):
             validator.base(model)
-    adapter = attached(run, model, components)
+    adapter = attach_adapter(run, model, components)
     denoisers = components.denoisers_of(model)
     memory_policy.attach_trained(adapter.model, denoisers)
-    start_apart(run, adapter)
-    stepper = trainer(run, engine, adapter, memory_policy, scheduler_config(components), denoisers, steps, state)
+    start_extra_modules(run, adapter)
+    stepper = build_stepper(run, engine, adapter, memory_policy, scheduler_config(components), denoisers, steps, state)
     data = {manifest.FILE: plan.manifest(processes).to_bytes()}
-    snapshot = Snapshot(adapter, stepper, state, settings, describing(run, components, plan), data)
-    go_on(run, engine, keeper, snapshot, start, changes)
+    snapshot = Snapshot(adapter, stepper, state, settings, build_metadata_writer(run, components, plan), data)
+    restore(run, engine, keeper, snapshot, start, changes)
 
     write_lock(run, plan, components)
     announce(run, plan, adapter, state, epochs, resumed=start is not None)
@@ -192,18 +192,18 @@ def trained(
     if validator:
         validator.watch(adapter.model, stepper)
         validator.stopped = lambda: bool(run.stop.name)
-        run.bus.on(Step, guarded(run, validator))
+        run.bus.on(Step, validate_on_step(run, validator))
     if config.rehearsal:
-        rehearsed(run, plan.loader(rank=loader.rank, stack=family.stack_text, order=order), snapshot, validator)
+        run_rehearsal(run, plan.loader(rank=loader.rank, stack=family.stack_text, order=order), snapshot, validator)
     if validator and config.validation_on_startup and not start:
         validator.run(state.step)
     with loader, phase(run.bus, "training", state.step):
-        train_until_done(run, loop, keeper, snapshot)
-    return released(run, components, keeper, snapshot, validator)
+        run_training_loop(run, loop, keeper, snapshot)
+    return export_result(run, components, keeper, snapshot, validator)
 
 
 @contextlib.contextmanager
-def advised(run: Run, plan: DatasetPlan, prompts: list[Prompt]) -> Iterator[None]:
+def advise_on_full_memory(run: Run, plan: DatasetPlan, prompts: list[Prompt]) -> Iterator[None]:
     """Where memory runs out, find out what to change. Raises MemoryFullError."""
     try:
         yield
@@ -226,11 +226,13 @@ def remedy(run: Run, plan: DatasetPlan, prompts: list[Prompt]) -> str:
 # -- data -------------------------------------------------------------------------------------------------------------
 
 
-def prepared(run: Run, engine: Accelerator, only_caches: bool) -> DatasetPlan:
+def scan_datasets(run: Run, engine: Accelerator, only_caches: bool) -> DatasetPlan:
     """The datasets, scanned and bucketed. Filling caches does not ask whether they make whole batches."""
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
     team = ProcessGroup(engine.process_index, engine.num_processes, engine.wait_for_everyone)
-    plan = data_plan.prepare_plan(run.config, datasets, run.bus, needs(run.family, run.config), process_group=team)
+    plan = data_plan.prepare_plan(
+        run.config, datasets, run.bus, build_data_requirements(run.family, run.config), process_group=team
+    )
     refuse_parentless(run, plan)
     with phase(run.bus, "scan"):
         plan.scan()
@@ -241,7 +243,7 @@ def prepared(run: Run, engine: Accelerator, only_caches: bool) -> DatasetPlan:
 
 
 def refuse_parentless(run: Run, plan: DatasetPlan) -> None:
-    """Regularisation data and sliders need an adapter; a full run has none."""
+    """Regularization data and sliders need an adapter; a full run has none."""
     if run.config.model_type != "full":
         return
     for entry in plan.file.training:
@@ -259,10 +261,10 @@ def refuse_parentless(run: Run, plan: DatasetPlan) -> None:
             )
 
 
-def drawn(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt]) -> list[Prompt]:
-    """The validation prompts: those of the settings, or of the datasets where a model starts from pictures."""
+def collect_prompts(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt]) -> list[Prompt]:
+    """The validation prompts: those of the settings, or of the datasets where a model starts from images."""
     config = run.config
-    if config.validation_disable or not come_from_datasets(run.family, config, prompts):
+    if config.validation_disable or not uses_dataset_prompts(run.family, config, prompts):
         if config.eval_dataset_id:
             message = (
                 f"eval_dataset_id = {config.eval_dataset_id} is without effect: validation's prompts come from the "
@@ -275,12 +277,14 @@ def drawn(run: Run, plan: DatasetPlan, components: Components, prompts: list[Pro
         latent_identity=components.sample_identity(),
         plain_identity=components.vae_identity(),
     )
-    found = dataset_prompts(plan, run.family, config, run.output)
-    own = [prompt.name for prompt in prompts if prompt.text]
-    if own:
-        message = f"Validation starts from pictures of the datasets; without a picture is not drawn: {', '.join(own)}."
+    dataset_based = dataset_prompts(plan, run.family, config, run.output)
+    ignored = [prompt.name for prompt in prompts if prompt.text]
+    if ignored:
+        message = (
+            f"Validation starts from pictures of the datasets; without a picture is not drawn: {', '.join(ignored)}."
+        )
         run.bus.emit(Warn(message=message, about="validation"))
-    return found
+    return dataset_based
 
 
 def choose_tf32(run: Run, plan: DatasetPlan, device: torch.device) -> None:
@@ -292,7 +296,7 @@ def choose_tf32(run: Run, plan: DatasetPlan, device: torch.device) -> None:
         run.bus.emit(Warn(message=message, about="settings"))
 
 
-def texts(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt]) -> None:
+def fill_text_cache(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt]) -> None:
     """Fill the text cache and let the encoders go. They are loaded only if something is missing."""
 
     cut: list[str] = []
@@ -301,14 +305,14 @@ def texts(run: Run, plan: DatasetPlan, components: Components, prompts: list[Pro
         cut.extend(find_truncated(components.text(), captions, run.config.tokenizer_max_length))
         return run.family.encode_captions(components.text(), captions, run.config)
 
-    def read(caption: str, pictures: list[Any]) -> dict[str, torch.Tensor]:
-        return run.family.image_text_cache_entry(components.text(), caption, stills(pictures), run.config)
+    def read(caption: str, images: list[Any]) -> dict[str, torch.Tensor]:
+        return run.family.image_text_cache_entry(components.text(), caption, to_images(images), run.config)
 
     with phase(run.bus, "text cache"):
         plan.use_encoders(latent_identity=components.sample_identity(), plain_identity=components.vae_identity())
-        plan.require_captions(*wanted(components, run.config, prompts))
-        looks = run.family.flavour(run.config.model_flavour).text_images
-        plan.fill_text(encode, components.text_identity(), read if looks else None)
+        plan.require_captions(*collect_captions(components, run.config, prompts))
+        text_images = run.family.flavour(run.config.model_flavour).text_images
+        plan.fill_text(encode, components.text_identity(), read if text_images else None)
         if not plan.reads_while_training:
             components.unload_text()
     if cut:
@@ -319,16 +323,16 @@ def texts(run: Run, plan: DatasetPlan, components: Components, prompts: list[Pro
         run.bus.emit(Warn(message=message, about="captions"))
 
 
-def stills(pictures: list[Any]) -> list[Any]:
-    """uint8 (H, W, 3), or (F, H, W, 3) of which the first frame counts, as PIL pictures."""
+def to_images(images: list[Any]) -> list[Any]:
+    """uint8 (H, W, 3), or (F, H, W, 3) of which the first frame counts, as PIL images."""
     from PIL import Image
 
-    return [Image.fromarray(pixels if pixels.ndim == 3 else pixels[0]) for pixels in pictures]
+    return [Image.fromarray(pixels if pixels.ndim == 3 else pixels[0]) for pixels in images]
 
 
-def pixels(run: Run, plan: DatasetPlan, components: Components, processes: int) -> None:
-    """Fill the latent cache and let the VAE go. Pictures that turn out damaged must leave enough for a batch."""
-    plain, encode = functools.partial(latents_of, components), functools.partial(sample_of, run, components)
+def fill_latent_cache(run: Run, plan: DatasetPlan, components: Components, processes: int) -> None:
+    """Fill the latent cache and let the VAE go. Images that turn out damaged must leave enough for a batch."""
+    plain, encode = functools.partial(encode_latents, components), functools.partial(encode_sample, run, components)
     with phase(run.bus, "latent cache"):
         filled = plan.fill_latents(encode, components.sample_identity(), plain=(plain, components.vae_identity()))
         if processes and (filled.dropped or processes > 1):
@@ -340,7 +344,7 @@ def pixels(run: Run, plan: DatasetPlan, components: Components, processes: int) 
 # -- model ------------------------------------------------------------------------------------------------------------
 
 
-def forgotten(run: Run, engine: Accelerator, components: Components) -> None:
+def delete_loaded_weights(run: Run, engine: Accelerator, components: Components) -> None:
     """Delete the downloads that every process of this machine has in memory, or has no more use for."""
     engine.wait_for_everyone()
     if not engine.is_local_main_process:
@@ -351,7 +355,7 @@ def forgotten(run: Run, engine: Accelerator, components: Components) -> None:
     run.bars.print_line(f"Deleted {show_size(freed)} of downloaded weights; the next run downloads them again.")
 
 
-def start_apart(run: Run, adapter: Adapter) -> None:
+def start_extra_modules(run: Run, adapter: Adapter) -> None:
     """Read what lies beside `init_lora` where this run learns the like; it begins afresh if nothing does."""
     if not (run.config.init_lora and adapter.extra_modules):
         return
@@ -365,14 +369,18 @@ def start_apart(run: Run, adapter: Adapter) -> None:
         run.bus.emit(Warn(message=message, about="settings"))
 
 
-def validation(run: Run, components: Components, text: Callable[..., Any], prompts: list[Prompt]) -> Validator | None:
+def build_validator(
+    run: Run, components: Components, text: Callable[..., Any], prompts: list[Prompt]
+) -> Validator | None:
     """The validator, unless there is nothing to render; `text` gives the condition of a caption."""
     if run.config.validation_disable or not prompts:
         return None
-    return Validator(Renderer(components, run.config, text, kept=run.output / MEASURED), prompts, run.output, run.bus)
+    return Validator(
+        Renderer(components, run.config, text, ratios_file=run.output / MEASURED), prompts, run.output, run.bus
+    )
 
 
-def guarded(run: Run, validator: Validator) -> Callable[[Step], None]:
+def validate_on_step(run: Run, validator: Validator) -> Callable[[Step], None]:
     """Validation that fails is reported and training goes on, also on a full disk: the next save is what counts."""
 
     def on_step(event: Step) -> None:
@@ -387,7 +395,7 @@ def guarded(run: Run, validator: Validator) -> Callable[[Step], None]:
 
 @contextlib.contextmanager
 def forgiving(run: Run, step: int) -> Iterator[None]:
-    """A picture that cannot be rendered is reported, for it is not worth a run; the user's own errors go on."""
+    """An image that cannot be rendered is reported, for it is not worth a run; the user's own errors go on."""
     try:
         yield
     except DarkroomError:
@@ -409,7 +417,9 @@ def forget_frames(cause: BaseException) -> None:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def describing(run: Run, components: Components, plan: DatasetPlan) -> Callable[[TrainState], dict[str, str]]:
+def build_metadata_writer(
+    run: Run, components: Components, plan: DatasetPlan
+) -> Callable[[TrainState], dict[str, str]]:
     """Writes the metadata of saved weights."""
     words = [p for d in plan.training for p in _prompts(d.entry.instance_prompt)]
     flavour = run.config.model_flavour or run.family.default_flavour
@@ -420,7 +430,7 @@ def _prompts(value: str | list[str] | tuple[str, ...] | None) -> list[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-def go_on(
+def restore(
     run: Run,
     engine: Accelerator,
     keeper: CheckpointManager,
@@ -446,7 +456,7 @@ def write_lock(run: Run, plan: DatasetPlan, components: Components) -> None:
     """`run.lock.json`."""
     lock.write(
         run.output / "run.lock.json",
-        dumped(run.config),
+        config_as_dict(run.config),
         run.resolved.sources,
         plan.manifest_hash(),
         components.base_identity(),
@@ -473,14 +483,14 @@ def announce(run: Run, plan: DatasetPlan, adapter: Adapter, state: TrainState, e
     run.bars.print_line("\n".join(f"  {name}: {value}" for name, value in {**summary, "steps": state.total}.items()))
 
 
-def rehearsed(run: Run, loader: Any, snapshot: Snapshot, validator: Validator | None) -> None:
-    """Try the largest step, a picture and a save, and say what they took."""
+def run_rehearsal(run: Run, loader: Any, snapshot: Snapshot, validator: Validator | None) -> None:
+    """Try the largest step, an image and a save, and say what they took."""
     with loader:
         loader.debug_log = NO_DEBUG_LOG
         batch = rehearse.largest(loader, snapshot.state.epoch)
-    held = rehearse.rehearse(run, snapshot, batch, validator.rehearse if validator else None)
-    said = ", ".join(f"{name.removeprefix(rehearse.REHEARSAL)} {show_size(size)}" for name, size in held.items())
-    run.bars.print_line(f"  most memory in a rehearsal: {said}")
+    peaks = rehearse.dry_run(run, snapshot, batch, validator.rehearse if validator else None)
+    summary = ", ".join(f"{name.removeprefix(rehearse.REHEARSAL)} {show_size(size)}" for name, size in peaks.items())
+    run.bars.print_line(f"  most memory in a rehearsal: {summary}")
 
 
 def give_back_when_due(run: Run, event: Step) -> None:
@@ -504,14 +514,14 @@ def save_when_due(run: Run, keeper: CheckpointManager, snapshot: Snapshot, event
         save(run, keeper, snapshot, "rolling")
 
 
-def save(run: Run, keeper: CheckpointManager, snapshot: Snapshot, kind: str) -> None:
+def save(run: Run, keeper: CheckpointManager, snapshot: Snapshot, reason: str) -> None:
     """Write a checkpoint and tell the bus."""
     ensure_disk_space(run.output, run.config, stopped=lambda: bool(run.stop.name))
-    path = keeper.save(snapshot, rolling=kind == "rolling")
-    run.bus.emit(Checkpoint(step=snapshot.state.step, path=str(path), kind=kind))
+    path = keeper.save(snapshot, rolling=reason == "rolling")
+    run.bus.emit(Checkpoint(step=snapshot.state.step, path=str(path), kind=reason))
 
 
-def train_until_done(run: Run, loop: Loop, keeper: CheckpointManager, snapshot: Snapshot) -> None:
+def run_training_loop(run: Run, loop: Loop, keeper: CheckpointManager, snapshot: Snapshot) -> None:
     """The loop; a signal leaves a checkpoint of the last finished step."""
     with run.stop as stop, keep_freed_memory(), freeze_garbage():
         try:
@@ -529,10 +539,10 @@ def train_until_done(run: Run, loop: Loop, keeper: CheckpointManager, snapshot: 
             raise
 
 
-def released(
+def export_result(
     run: Run, components: Components, keeper: CheckpointManager, snapshot: Snapshot, validator: Validator | None
-) -> Release:
-    """Final weights, final pictures."""
+) -> RunResult:
+    """Final weights, final images."""
     step = snapshot.state.step
     result = run.output / snapshot.adapter.result
     with phase(run.bus, "final save", step), snapshot.stepper.use_inference_weights():
@@ -553,4 +563,4 @@ def released(
             validator.final(step)
     resume.write_finished(run.output, keeper, snapshot.state, result)
     run.bars.print_line(f"Done: {result}")
-    return Release(run.output, result, run.output / "report.html", step, time.monotonic() - run.started)
+    return RunResult(run.output, result, run.output / "report.html", step, time.monotonic() - run.started)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom.core.device import HOST
-from darkroom.core.quantized import find_narrowable_layers
+from darkroom.core.narrow import find_narrowable_layers
 from darkroom.core.transfer import when_gradient_is_complete
 from darkroom.memory import attention, quantize, quantized_cache
 from darkroom.memory.ledger import ON_DISK, ON_HOST, Ledger

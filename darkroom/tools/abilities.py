@@ -23,9 +23,9 @@ BEGIN, END = "<!-- written by python -m darkroom.tools.abilities -->", "<!-- end
 
 def table() -> str:
     """Both tables, as Markdown."""
-    each = [families.get(name) for name in families.names()]
+    titles = ", ".join(families.get(name).title for name in families.names())
     works: dict[str, str] = {
-        "Families": f"{', '.join(family.title for family in each)}; each also as `tiny`, random weights to try things",
+        "Families": f"{titles}; each also as `tiny`, random weights to try things",
         "Trained": f"{_names(adapters.ADAPTERS)}; ControlNets: {_having('controlnet')}; control pictures as channels: "
         f"{_having('control')}; text encoders: {_having('train_text_encoder')}",
         "Optimizers": f"{_names(OPTIMIZERS)}; any class by import path",
@@ -34,26 +34,28 @@ def table() -> str:
         "Captions from": _names(SOURCES),
         "Trackers": _names(trackers.TRACKERS_BY_NAME),
     }
-    lines = ["| Part | Works now |", "|---|---|", *(f"| {part} | {what} |" for part, what in works.items())]
+    lines = ["| Part | Works now |", "|---|---|", *(f"| {part} | {state} |" for part, state in works.items())]
     lines += ["", "| Refused for now, with this reason | Options and choices |", "|---|---|"]
-    rows = (f"| {reason} | {', '.join(f'`{name}`' for name in names)} |" for reason, names in sorted(refused().items()))
+    rows = (
+        f"| {reason} | {', '.join(f'`{name}`' for name in names)} |" for reason, names in sorted(list_refused().items())
+    )
     return "\n".join([*lines, *rows])
 
 
-def refused() -> dict[str, list[str]]:
+def list_refused() -> dict[str, list[str]]:
     """Options, and choices as `option=choice`, that are declared and not offered yet, by the reason."""
-    found: dict[str, list[str]] = defaultdict(list)
+    reasons: dict[str, list[str]] = defaultdict(list)
     for info in map(option_info, option_names()):
         if info.pending:
-            found[info.pending].append(info.name)
+            reasons[info.pending].append(info.name)
         for choice, reason in (info.pending_choices or {}).items():
-            found[reason].append(f"{info.name}={choice}")
-    return found
+            reasons[reason].append(f"{info.name}={choice}")
+    return reasons
 
 
-def _having(way: str) -> str:
-    each = [families.get(name) for name in families.names()]
-    return _names(f.name for f in each if any(way in f.supports_for(flavour) for flavour in f.flavours))
+def _having(method: str) -> str:
+    family_name = [families.get(name) for name in families.names()]
+    return _names(f.name for f in family_name if any(method in f.supports_for(flavour) for flavour in f.flavours))
 
 
 def _names(names: Iterable[str]) -> str:
@@ -62,8 +64,8 @@ def _names(names: Iterable[str]) -> str:
 
 def page(text: str) -> str:
     """The README with the tables in their place."""
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
+    before, _, remaining = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{remaining.partition(END)[2]}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Pictures and clips from a base model and adapter files, through the stock diffusers pipeline and nothing else."""
+"""Images and clips from a base model and adapter files, through the stock diffusers pipeline and nothing else."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from darkroom.memory import sla
 from darkroom.pretrained.components import Components, explain_load_errors, silence_libraries
 from darkroom.pretrained.repository import describe_truncation, is_local_path
 from darkroom.validate import caches, schedulers
-from darkroom.validate.clip import Made
+from darkroom.validate.clip import Rendered
 from darkroom.validate.recipe import Recipe
-from darkroom.validate.render import arguments, finished, pictures_read
+from darkroom.validate.render import call_kwargs, convert_output, text_encoder_images
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -53,7 +53,7 @@ class Loaded:
 
 
 def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Config, **components: Any) -> Any:
-    """The stock pipeline of a base folder, file or hub id, complete, with these parts in place of its own.
+    """The diffusers pipeline of a base folder, file or hub id, complete, with these parts in place of its own.
 
     Where the options name a ControlNet it is read too. Raises ModelError.
     """
@@ -66,29 +66,29 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Confi
         name = family.validation_pipeline(options)
         cls = find_class(name)
         idle = {part: None for part in family.unused_components if part not in cls._optional_components}
-        # whole: where diffusers quantises, it finds no place for some adapters
+        # whole: where diffusers quantizes, it finds no place for some adapters
         places = options.model_copy(update={"pretrained_model_name_or_path": base, "quantize_via": "cpu"})
-        whole = Components(family, places, torch.device("cpu"), dtype)
-        if not components.keys() & set(whole.trainable_components):
-            whole.validate_separate_denoiser()
-        own = whole.load_separate_components(set(components))
-        own |= whole.load_bundled_components(but={*own, *components})
-        own |= whole.load_extra_components(name, dtype, but={*own, *components, *idle})
-        folder = whole.settings_base
-        components = {**idle, **family.default_components(options.model_flavour, renders=True), **own, **components}
+        base_components = Components(family, places, torch.device("cpu"), dtype)
+        if not components.keys() & set(base_components.trainable_components):
+            base_components.validate_separate_denoiser()
+        loaded = base_components.load_separate_components(set(components))
+        loaded |= base_components.load_bundled_components(but={*loaded, *components})
+        loaded |= base_components.load_extra_components(name, dtype, but={*loaded, *components, *idle})
+        folder = base_components.settings_base
+        components = {**idle, **family.default_components(options.model_flavour, renders=True), **loaded, **components}
         if options.controlnet and CONTROLNET not in components:
             assert family.controlnet is not None
             components[CONTROLNET] = find_class(family.controlnet.cls).from_pretrained(
                 options.controlnet_model_name_or_path, dtype=dtype
             )
-        if "text" in whole.bundled_components:
+        if "text" in base_components.bundled_components:
             pipe = cls.from_single_file(base, config=folder, dtype=dtype, **components)
         else:
             pipe = cls.from_pretrained(folder, dtype=dtype, **components)
     pipe.set_progress_bar_config(disable=True)
     pipe.to("cuda" if torch.cuda.is_available() else "cpu")
     if (Path(base) / sla.FILE).exists():
-        attend(pipe, whole.trainable_components, Path(base), options)
+        attend(pipe, base_components.trainable_components, Path(base), options)
     return pipe
 
 
@@ -104,8 +104,13 @@ def load_adapters(
             raise ModelError(f"There is no adapter at {adapter.path}.\n  Check the path.")
         name = f"adapter_{number}"
         files = stock.find_files(str(adapter.path), components)
-        each = [_load(pipe, family, part, Path(file), name) for part, file in files.items()]
-        counted.append(Loaded(sum(one.matched for one in each), [key for one in each for key in one.unmatched]))
+        component = [_load(pipe, family, part, Path(file), name) for part, file in files.items()]
+        counted.append(
+            Loaded(
+                sum(adapter_file.matched for adapter_file in component),
+                [key for adapter_file in component for key in adapter_file.unmatched],
+            )
+        )
         attend(pipe, components, adapter.path, options)
     if adapters:
         strengths = {f"adapter_{i}": adapter.strength for i, adapter in enumerate(adapters)}
@@ -116,7 +121,7 @@ def load_adapters(
 def attend(pipe: DiffusionPipeline, components: Sequence[str], path: Path, options: Config) -> None:
     """Give denoisers the sparse-linear attention that lies beside an adapter, or in a pipeline's folder, if one does.
 
-    Raises ModelError, also where a run has learnt with one and it is not there.
+    Raises ModelError, also where a run has learned with one and it is not there.
     """
     file = (path if path.is_dir() else path.parent) / sla.FILE
     if not file.exists():
@@ -151,9 +156,9 @@ def count_keys(pipe: DiffusionPipeline, family: Family, part: str, file: Path, n
     model = getattr(pipe, part)
     tensors = {key: t for key, t in load_file(file).items() if not key.endswith(".alpha")}
     if name not in getattr(model, "peft_config", {}):
-        held = ", ".join(sorted({key.split(".")[0] for key in tensors})) or "nothing"
+        saved = ", ".join(sorted({key.split(".")[0] for key in tensors})) or "nothing"
         raise ModelError(
-            f"The adapter {file} has nothing for the {part} of {family.title}: it holds {held}.\n"
+            f"The adapter {file} has nothing for the {part} of {family.title}: it holds {saved}.\n"
             f"  Give a LoRA file that was made for {family.title}, or the family that this one was made for."
         )
     adapted = {text: getattr(pipe, text) for text in filter(stock.is_text_encoder, pipe.components)} | {part: model}
@@ -165,21 +170,25 @@ def count_keys(pipe: DiffusionPipeline, family: Family, part: str, file: Path, n
     }
     unmatched = []
     for key, tensor in tensors.items():
-        mine = inside.get(key, inside.get(stock.key_prefix(part) + key))
-        if mine is None or mine.shape != tensor.shape or not torch.equal(mine.cpu(), tensor.to(mine.dtype)):
+        expected = inside.get(key, inside.get(stock.key_prefix(part) + key))
+        if (
+            expected is None
+            or expected.shape != tensor.shape
+            or not torch.equal(expected.cpu(), tensor.to(expected.dtype))
+        ):
             unmatched.append(key)
     return Loaded(len(tensors) - len(unmatched), unmatched)
 
 
-def render(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> Made:
+def render(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> Rendered:
     """What a recipe makes, by a plain pipeline call with the prompt as text."""
     pipe = family.select_pipeline(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
-    call = family.filter_kwargs({**prompt, **arguments(family, recipe, options)}, options, bool(recipe.mask))
+    call = family.filter_kwargs({**prompt, **call_kwargs(family, recipe, options)}, options, bool(recipe.mask))
     family.prepare(pipe, recipe.width, recipe.height, options)
-    with caches.guessing(getattr(pipe, family.denoiser_component), recipe.cache, recipe.steps):
-        return finished(pipe, family, pipe(**call, return_dict=False))
+    with caches.use_cache(getattr(pipe, family.denoiser_component), recipe.cache, recipe.steps):
+        return convert_output(pipe, family, pipe(**call, return_dict=False))
 
 
 def _prompt(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
@@ -189,8 +198,8 @@ def _prompt(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Co
     if recipe.prompt and is_caption and family.matches_pipeline_text(options):
         return family.pipeline_kwargs_from_prompt(recipe.prompt, recipe.negative, options)
     captions = [recipe.prompt, recipe.negative]
-    if seen := pictures_read(family, recipe, options):
-        entries = [family.image_text_cache_entry(pipe, caption, seen, options) for caption in captions]
+    if images := text_encoder_images(family, recipe, options):
+        entries = [family.image_text_cache_entry(pipe, caption, images, options) for caption in captions]
     else:
         entries = family.encode_captions(pipe, captions, options)
     return family.pipeline_kwargs_from_embeds(*(family.stack_text([entry]) for entry in entries))

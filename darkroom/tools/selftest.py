@@ -96,20 +96,20 @@ def resume(
     first.start()
     first.join()
     common = [*argv, f"--max_train_steps={steps}", "--num_train_epochs=0", "--resume_from_checkpoint=latest"]
-    whole = folder / "uninterrupted"
+    uninterrupted = folder / "uninterrupted"
     started = time.monotonic()
     begun = datetime.datetime.now(datetime.UTC)
-    _finish(context, common, whole, steps)
+    _finish(context, common, uninterrupted, steps)
     seconds = time.monotonic() - started
     say(f"uninterrupted: {steps} steps in {seconds:.1f} s")
-    wanted = last_checkpoint(whole, steps)
+    expected = last_checkpoint(uninterrupted, steps)
     chance = random.Random(seed)
-    kinds = stages(read(whole / "events.jsonl"), begun, chance)
+    kinds = stages(read(uninterrupted / "events.jsonl"), begun, chance)
     trials = []
     for number in range(1, kills + 1):
         output = folder / f"killed-{number}"
         stage = _kill_inside(context, common, output, kinds[(number - 1) % len(kinds)], chance)
-        trial = _finish_and_compare(context, common, output, steps, wanted, stage)
+        trial = _finish_and_compare(context, common, output, steps, expected, stage)
         shutil.rmtree(output, ignore_errors=True)
         trials.append(trial)
         verdict = "same bytes" if trial.holds else f"DIFFERS: {', '.join(trial.differing + trial.unreadable)}"
@@ -141,10 +141,12 @@ def stages(rows: list[dict[str, Any]], begun: datetime.datetime, chance: random.
     return kinds
 
 
-def _after_step(rows: list[dict[str, Any]], kind: str) -> list[tuple[int, float]]:
+def _after_step(rows: list[dict[str, Any]], family: str) -> list[tuple[int, float]]:
     """(step, seconds since the event before) of each event of a kind that follows a step."""
     inside = ("step", "checkpoint", "validation")
-    pairs = [(last, row) for last, row in itertools.pairwise(rows) if row["event"] == kind and last["event"] in inside]
+    pairs = [
+        (last, row) for last, row in itertools.pairwise(rows) if row["event"] == family and last["event"] in inside
+    ]
     return [(row["step"], (_time(row) - _time(last)).total_seconds()) for last, row in pairs if row["step"]]
 
 
@@ -186,12 +188,12 @@ def _time(row: dict[str, Any]) -> datetime.datetime:
 
 
 def _kill_inside(
-    context: ForkServerContext, argv: list[str], output: Path, kind: Callable[[], Stage], chance: random.Random
+    context: ForkServerContext, argv: list[str], output: Path, family: Callable[[], Stage], chance: random.Random
 ) -> str:
     """Start a run and kill it inside a stage. Returns the stage's name. Raises UserError if that is never met."""
     for _ in range(TRIES):
         shutil.rmtree(output, ignore_errors=True)
-        stage = kind()
+        stage = family()
         child = _start(context, argv, output)
         while child.is_alive() and not stage.begins(output):
             time.sleep(POLL_SECONDS)
@@ -205,15 +207,15 @@ def _kill_inside(
 
 
 def _finish_and_compare(
-    context: ForkServerContext, argv: list[str], output: Path, steps: int, wanted: dict[str, str], stage: str
+    context: ForkServerContext, argv: list[str], output: Path, steps: int, expected: dict[str, str], stage: str
 ) -> Trial:
     """Let a killed run go on to its end and compare it."""
     unreadable = [
         path.name for path in list_checkpoints(output) if (path / MANIFEST).exists() and validate_checkpoint(path)
     ]
     _finish(context, argv, output, steps)
-    mine = last_checkpoint(output, steps)
-    differing = sorted(name for name in wanted.keys() | mine.keys() if wanted.get(name) != mine.get(name))
+    actual = last_checkpoint(output, steps)
+    differing = sorted(name for name in expected.keys() | actual.keys() if expected.get(name) != actual.get(name))
     return Trial(stage, differing, unreadable)
 
 

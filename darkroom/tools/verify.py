@@ -1,8 +1,9 @@
-"""Does what a run saved load elsewhere, and does it look there as it looked here?
+"""Load what a run saved with stock diffusers, and compare its images with those of the run.
 
-Pictures are made again in the number formats in which the run drew them. A run in 32 bit is held to a plain call of the
-stock pipeline, prompt as text. A run that mixes formats (weights in bf16; text, VAE and adapter in 32 bit) is no such
-call: there the stock pipeline loads and samples, and text and pixels go the way that they went in the run.
+Images are rendered again in the run's precisions. A float32 run is compared with a plain call of the diffusers
+pipeline, with the prompt as text. A run with mixed precisions (bf16 weights; text encoders, VAE and adapter in float32) cannot be
+reproduced by a plain call: there the diffusers pipeline loads and samples, and text and pixels are processed as in the
+run.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from darkroom.pretrained.repository import locate_repository
 from darkroom.tools import generate
 from darkroom.train import distributed
 from darkroom.train.checkpoint import STATE, validate_checkpoint
-from darkroom.validate.clip import Made
+from darkroom.validate.clip import Rendered
 from darkroom.validate.recipe import Recipe
 from darkroom.validate.render import Renderer
 
@@ -52,13 +53,13 @@ class Verdict:
 
     @property
     def holds(self) -> bool:
-        """Every key found its place and every picture is the same to 1/255."""
+        """Every key found its place and every image is the same to 1/255."""
         close = self.difference is None or self.difference <= LIMIT
         return self.problem is None and not self.unmatched and close
 
 
 def verify(path: Path) -> Verdict:
-    """Load a checkpoint folder, an adapter file, or a run's result into the stock pipeline and compare pictures.
+    """Load a checkpoint folder, an adapter file, or a run's result into diffusers' pipeline and compare images.
 
     Raises ModelError when there is nothing to load.
     """
@@ -71,45 +72,45 @@ def verify(path: Path) -> Verdict:
     memory_policy = MemoryPolicy(settings, run_device(), family.blocks)
     components = parts_of_run(family, base, settings, memory_policy)
     mixed = mixes(components)
-    own = read_apart(components) if mixed else {}
+    readers = load_reader_components(components) if mixed else {}
     if options["model_type"] == "full":
-        pipe, matched, unmatched = full_pipeline(components, path, base, own)
+        pipe, matched, unmatched = full_pipeline(components, path, base, readers)
         for part in components.trainable_components:
             memory_policy.convert_to_float8(part, getattr(pipe, part))
     else:
-        pipe = generate.stock_pipeline(family, base, components.dtype, settings, **own)
+        pipe = generate.stock_pipeline(family, base, components.dtype, settings, **readers)
         files = [generate.AdapterFile(adapter_file(path))]
         (loaded,) = generate.load_adapters(pipe, family, files, settings)
         matched, unmatched = loaded.matched, loaded.unmatched
-        # only now: diffusers finds no place for an adapter in some kinds of quantised weights
-        narrow = components.denoisers_of(components.denoiser()) if settings.quantize_via == "pipeline" else {}
+        # only now: diffusers finds no place for an adapter in some kinds of quantized weights
+        quantized = components.denoisers_of(components.denoiser()) if settings.quantize_via == "pipeline" else {}
         for part in components.trainable_components:
-            if part in narrow:
-                put_below(getattr(pipe, part), narrow[part])
+            if part in quantized:
+                put_below(getattr(pipe, part), quantized[part])
             memory_policy.quantize_frozen(part, getattr(pipe, part))
         if mixed:
             for part, file in stock.find_files(str(files[0].path), family.adapter_components(settings)).items():
                 stock.restore_precision(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
     trained = family.trainable_components_for(settings.model_flavour)
     if settings.validation_assistant_lora and settings.assistant_lora_path:
-        own = {part: getattr(pipe, part) for part in trained}
+        readers = {part: getattr(pipe, part) for part in trained}
         assistant.attach_assistants(
-            own, assistant.read_assistants(settings.assistant_lora_path, own, type(pipe)), always=True
+            readers, assistant.read_assistants(settings.assistant_lora_path, readers, type(pipe)), always=True
         )
     if (
         len(trained) < len(family.denoiser_components_for(settings.model_flavour))
         and not settings.wan_validation_load_other_stage
     ):
-        family.use_single_expert(pipe, trained[0])  # as the run drew its pictures
+        family.use_single_expert(pipe, trained[0])  # as the run drew its images
     pictures = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]
     made = as_in_the_run(pipe, components) if mixed else as_anywhere(pipe, components)
     worst = max((difference(pipe, components, picture, made) for picture in pictures), default=None)
     return Verdict(matched, unmatched, len(pictures), worst)
 
 
-def put_below(model: Any, narrow: Any) -> None:
-    """Give a model with adapters the linear layers of another one of its kind that was quantised while it loaded."""
-    for name, layer in [row for row in narrow.named_modules() if isinstance(row[1], torch.nn.Linear)]:
+def put_below(model: Any, quantized: Any) -> None:
+    """Give a model with adapters the linear layers of another one of its kind that was quantized while it loaded."""
+    for name, layer in [row for row in quantized.named_modules() if isinstance(row[1], torch.nn.Linear)]:
         above = hasattr(model.get_submodule(name), "base_layer")
         model.set_submodule(f"{name}.base_layer" if above else name, layer)
 
@@ -131,22 +132,22 @@ def mixes(components: Components) -> bool:
     )
 
 
-def read_apart(components: Components) -> dict[str, Any]:
+def load_reader_components(components: Components) -> dict[str, Any]:
     """The parts of the pipeline that read text and pixels, which have precisions of their own, by component."""
-    taken = find_accepted_components(components.family.validation_pipeline(components.options))
-    found = {name: part for name, part in components.text().components.items() if isinstance(part, torch.nn.Module)}
-    found |= {name: components.extra(name) for name in components.specs.extras}
-    found["vae"] = cast(torch.nn.Module, components.vae())
-    return {name: part for name, part in found.items() if name in taken}
+    accepted = find_accepted_components(components.family.validation_pipeline(components.options))
+    loaded = {name: part for name, part in components.text().components.items() if isinstance(part, torch.nn.Module)}
+    loaded |= {name: components.extra(name) for name in components.specs.extras}
+    loaded["vae"] = cast(torch.nn.Module, components.vae())
+    return {name: part for name, part in loaded.items() if name in accepted}
 
 
-def as_anywhere(pipe: DiffusionPipeline, components: Components) -> Callable[[Recipe], Made]:
-    """Draws recipes by a plain call of the stock pipeline."""
+def as_anywhere(pipe: DiffusionPipeline, components: Components) -> Callable[[Recipe], Rendered]:
+    """Draws recipes by a plain call of diffusers' pipeline."""
     return lambda recipe: generate.render(pipe, components.family, recipe, components.options)
 
 
-def as_in_the_run(pipe: DiffusionPipeline, components: Components) -> Callable[[Recipe], Made]:
-    """Draws recipes as the run did, with a stock pipeline that holds what it saved."""
+def as_in_the_run(pipe: DiffusionPipeline, components: Components) -> Callable[[Recipe], Rendered]:
+    """Draws recipes as the run did, with a diffusers pipeline that holds what it saved."""
     reader, family = components.text(), components.family
     reading = {name: getattr(pipe, name) for name in components.specs.encoders if name in pipe.components}
     reader.register_modules(**{name: part for name, part in reading.items() if name in reader.components})
@@ -161,9 +162,9 @@ def as_in_the_run(pipe: DiffusionPipeline, components: Components) -> Callable[[
 
     renderer = Renderer(components, components.options, text)
 
-    def made(recipe: Recipe) -> Made:
+    def made(recipe: Recipe) -> Rendered:
         with torch.no_grad():
-            return renderer.made(pipe, recipe)
+            return renderer.render_recipe(pipe, recipe)
 
     return made
 
@@ -176,26 +177,26 @@ def adapter_file(path: Path) -> Path:
     return file
 
 
-def full_pipeline(components: Components, path: Path, base: str, own: dict[str, Any]) -> tuple[Any, int, list[str]]:
-    """The stock pipeline with fully trained parts; their keys are checked by a strict load."""
+def full_pipeline(components: Components, path: Path, base: str, readers: dict[str, Any]) -> tuple[Any, int, list[str]]:
+    """The diffusers pipeline with fully trained parts; their keys are checked by a strict load."""
     family, options, dtype = components.family, components.options, distributed.trained_dtype(components.options)
     trained = family.adapter_components(options)
     folder = next((f for f in (path / "pipeline", path) if (f / trained[0]).is_dir()), None)
     if folder is None:
         raise ModelError(f"There is no {trained[0]}/ in {path}.\n  Give a checkpoint or output folder.")
     net = family.controlnet if options.controlnet else None
-    kinds = family.specs_for(options.model_flavour)
-    classes = dict.fromkeys(trained, net.cls if net else kinds.denoiser.cls)
+    model_classes = family.specs_for(options.model_flavour)
+    classes = dict.fromkeys(trained, net.cls if net else model_classes.denoiser.cls)
     if options.train_text_encoder:
         texts = family.trainable_text_for(options.model_flavour)
-        classes |= {name: kinds.encoders[name].cls for name in texts}
+        classes |= {name: model_classes.encoders[name].cls for name in texts}
     loaded, matched, odd = {}, 0, []
     for part, cls in classes.items():
         model, info = find_class(cls).from_pretrained(folder, subfolder=part, dtype=dtype, output_loading_info=True)
         loaded[part] = model
         odd += [*info["missing_keys"], *info["unexpected_keys"], *info["mismatched_keys"]]
         matched += len(model.state_dict()) - len(info["missing_keys"])
-    pipe = generate.stock_pipeline(family, base, components.dtype, options, **{**own, **loaded})
+    pipe = generate.stock_pipeline(family, base, components.dtype, options, **{**readers, **loaded})
     generate.attend(pipe, trained, folder, options)
     return pipe, matched, list(map(str, odd))
 
@@ -208,24 +209,26 @@ def step_of(path: Path) -> int | None:
 
 
 def originals(output: Path, step: int | None) -> list[Path]:
-    """Unstitched validation pictures of a step, or of the last one rendered."""
-    found: dict[int, list[Path]] = {}
+    """Unstitched validation images of a step, or of the last one rendered."""
+    images: dict[int, list[Path]] = {}
     for path in sorted((output / "validation_images" / "originals").glob("step_*.png")):
         if "__ema" not in path.stem:
-            found.setdefault(int(path.stem.split("_")[1]), []).append(path)
+            images.setdefault(int(path.stem.split("_")[1]), []).append(path)
     if step is None:
-        return found[max(found)] if found else []
-    return found.get(step, [])
+        return images[max(images)] if images else []
+    return images.get(step, [])
 
 
-def difference(pipe: DiffusionPipeline, components: Components, picture: Path, made: Callable[[Recipe], Made]) -> float:
-    """Largest difference of a picture, or of the frames it shows, and what is made of its recipe, in steps of 1/255."""
-    recipe = Recipe.read(picture)
+def difference(
+    pipe: DiffusionPipeline, components: Components, image: Path, render: Callable[[Recipe], Rendered]
+) -> float:
+    """Largest difference of an image, or of the frames it shows, and what is made of its recipe, in steps of 1/255."""
+    recipe = Recipe.read(image)
     if recipe.strength != 1.0:
         stock.set_strengths(
             pipe, components.family.adapter_components(components.options), {"adapter_0": recipe.strength}
         )
-    with Image.open(picture) as saved:
-        mine = np.asarray(saved, dtype=np.int16)
-    theirs = np.asarray(made(recipe).image, dtype=np.int16)
-    return float(np.abs(mine - theirs).max()) if mine.shape == theirs.shape else 255.0
+    with Image.open(image) as saved:
+        rendered = np.asarray(saved, dtype=np.int16)
+    original = np.asarray(render(recipe).image, dtype=np.int16)
+    return float(np.abs(rendered - original).max()) if rendered.shape == original.shape else 255.0

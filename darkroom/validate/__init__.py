@@ -1,1 +1,1 @@
-"""Is it learning? Pictures through the stock pipeline, beside the base model's."""
+"""Is it learning? Images through diffusers' pipeline, beside the base model's."""

@@ -1,4 +1,4 @@
-"""Denoiser answers that are guessed from those of earlier steps while pictures are drawn, by diffusers' hooks.
+"""Denoiser answers that are guessed from those of earlier steps while images are drawn, by diffusers' hooks.
 
 MagCache (2506.09045) knows by how much the answer of the blocks grows from step to step, ratios that are measured once,
 and repeats the last answer for as long as the error that adds up stays below a threshold. First-block cache repeats it
@@ -22,7 +22,7 @@ log = logger(__name__)
 
 OFF, MAGCACHE = "none", "magcache"
 # choices of `validation_cache`, and diffusers' settings of each
-KINDS: Mapping[str, str] = {
+CONFIG_CLASSES: Mapping[str, str] = {
     MAGCACHE: "MagCacheConfig",
     "first-block": "FirstBlockCacheConfig",
     "taylorseer": "TaylorSeerCacheConfig",
@@ -32,14 +32,14 @@ _LEADER = "mag_cache_leader_block_hook"
 
 
 def settings(options: Config, ratios: list[float] | None) -> dict[str, Any]:
-    """What a recipe keeps of the cache that a picture is drawn with; empty if without one."""
-    kind = options.validation_cache
-    if kind == OFF:
+    """What a recipe keeps of the cache that an image is drawn with; empty if without one."""
+    cache_name = options.validation_cache
+    if cache_name == OFF:
         return {}
-    if kind != MAGCACHE:
-        return {"kind": kind, **(options.validation_cache_config or {})}
+    if cache_name != MAGCACHE:
+        return {"kind": cache_name, **(options.validation_cache_config or {})}
     return {
-        "kind": kind,
+        "kind": cache_name,
         "threshold": options.magcache_threshold,
         "max_skip_steps": options.magcache_k,
         "retention_ratio": options.magcache_retention_ratio,
@@ -47,7 +47,7 @@ def settings(options: Config, ratios: list[float] | None) -> dict[str, Any]:
     }
 
 
-def kept(file: Path, steps: int) -> list[float] | None:
+def read_ratios(file: Path, steps: int) -> list[float] | None:
     """MagCache's ratios for so many steps out of a file, if it has them; one that is damaged is reported."""
     if not file.exists():
         return None
@@ -65,8 +65,8 @@ def kept(file: Path, steps: int) -> list[float] | None:
 
 
 @contextlib.contextmanager
-def guessing(model: Any, cache: Mapping[str, Any], steps: int) -> Iterator[None]:
-    """Inside, a denoiser's answers may be guessed as a recipe's cache says; `steps` of them make a picture."""
+def use_cache(model: Any, cache: Mapping[str, Any], steps: int) -> Iterator[None]:
+    """Inside, a denoiser's answers may be guessed as a recipe's cache says; `steps` of them make an image."""
     if not cache:
         yield
         return
@@ -75,18 +75,18 @@ def guessing(model: Any, cache: Mapping[str, Any], steps: int) -> Iterator[None]
     arguments = {name: value for name, value in cache.items() if name != "kind"}
     if cache["kind"] == MAGCACHE:
         arguments["num_inference_steps"] = steps
-    model.enable_cache(getattr(diffusers, KINDS[cache["kind"]])(**arguments))
+    model.enable_cache(getattr(diffusers, CONFIG_CLASSES[cache["kind"]])(**arguments))
     try:
         yield
     finally:
         model.disable_cache()
 
 
-def measured(model: Any, steps: int, draw: Callable[[], object]) -> list[float]:
-    """MagCache's ratios of each step to the one before, from a picture that `draw` makes; `steps` numbers from 1."""
+def measure_ratios(model: Any, steps: int, draw: Callable[[], object]) -> list[float]:
+    """MagCache's ratios of each step to the one before, from an image that `draw` makes; `steps` numbers from 1."""
     from diffusers import MagCacheConfig
 
-    found: dict[str, list[float]] = {}
+    ratios: dict[str, list[float]] = {}
     with contextlib.ExitStack() as undo:
         # with a step more than there is, the hook neither prints its ratios nor forgets them
         model.enable_cache(MagCacheConfig(calibrate=True, num_inference_steps=steps + 1))
@@ -96,9 +96,9 @@ def measured(model: Any, steps: int, draw: Callable[[], object]) -> list[float]:
 
         def after(*_: Any) -> None:
             states = leader.state_manager._state_cache.items()
-            found.update({context: list(state.calibration_ratios) for context, state in states})
+            ratios.update({context: list(state.calibration_ratios) for context, state in states})
 
         undo.callback(model.register_forward_hook(after).remove)  # a pipeline that is done forgets them
         draw()
     # calls with guidance and without have ratios of their own, and diffusers takes one list for both
-    return [round(sum(each) / len(each), DIGITS) for each in zip(*found.values(), strict=True)]
+    return [round(sum(step_ratios) / len(step_ratios), DIGITS) for step_ratios in zip(*ratios.values(), strict=True)]

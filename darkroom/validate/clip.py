@@ -1,4 +1,4 @@
-"""What a pipeline made, as frames of bytes with their sound; a picture is one frame. Frames side by side.
+"""What a pipeline made, as frames of bytes with their audio; an image is one frame. Frames side by side.
 
 Layers are frames with alpha, (F, H, W, 4): the channels tell them from a clip.
 """
@@ -16,21 +16,21 @@ from torch import Tensor
 from darkroom.core.files import write_atomically
 
 Frames = NDArray[np.uint8]
-SHOWN = 16
+MAX_FRAMES = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Made:
-    """Frames (F, H, W, 3), or layers (F, H, W, 4), and the sound, (channels, N) in -1..1 and its samples a second, of
+class Rendered:
+    """Frames (F, H, W, 3), or layers (F, H, W, 4), and the audio, (channels, N) in -1..1 and its samples a second, of
     clips that have some."""
 
     frames: Frames
-    sound: tuple[NDArray[np.float32], int] | None = None
+    audio: tuple[NDArray[np.float32], int] | None = None
 
     @property
     def image(self) -> Any:
-        """The picture, or the clip's frames or the layers side by side."""
-        return film(self.frames)
+        """The image, or the clip's frames or the layers side by side."""
+        return tile_frames(self.frames)
 
     @property
     def is_clip(self) -> bool:
@@ -42,18 +42,18 @@ class Made:
         """Are these layers?"""
         return self.frames.shape[-1] == 4
 
-    def write_beside(self, picture: Path, fps: float) -> list[Path]:
-        """What a picture of it cannot hold, written beside that: a clip as MP4, layers in a folder, each as PNG."""
+    def write_extra_files(self, image_path: Path, fps: float) -> list[Path]:
+        """What an image of it cannot hold, written beside that: a clip as MP4, layers in a folder, each as PNG."""
         from darkroom.media.video import write_mp4
 
         if self.is_clip:
-            path = picture.with_suffix(".mp4")
-            write_mp4(path, self.frames, fps, audio=self.sound)
+            path = image_path.with_suffix(".mp4")
+            write_mp4(path, self.frames, fps, audio=self.audio)
             return [path]
-        paths = [picture.with_suffix("") / f"layer_{number}.png" for number in range(len(self.frames))]
+        paths = [image_path.with_suffix("") / f"layer_{number}.png" for number in range(len(self.frames))]
         for path, layer in zip(paths, self.frames, strict=True) if self.is_layered else ():
             with write_atomically(path) as temporary:
-                film(layer[None]).save(temporary, format="PNG")
+                tile_frames(layer[None]).save(temporary, format="PNG")
         return paths if self.is_layered else []
 
 
@@ -64,34 +64,34 @@ def from_pixels(pixels: Tensor) -> Frames:
 
 
 def from_output(output: Any) -> Frames:
-    """The first of what a pipeline returns, as frames (F, H, W, 3), with alpha (F, H, W, 4): PIL pictures, lists of
+    """The first of what a pipeline returns, as frames (F, H, W, 3), with alpha (F, H, W, 4): PIL images, lists of
     them, or arrays in 0..1."""
     first = output[0]
     if isinstance(first, np.ndarray):
         return _bytes(first if first.ndim == 4 else first[None])
-    pictures = first if isinstance(first, list) else [first]
-    kind = "RGBA" if pictures[0].mode == "RGBA" else "RGB"
-    return np.stack([np.asarray(picture.convert(kind)) for picture in pictures])
+    images = first if isinstance(first, list) else [first]
+    mode = "RGBA" if images[0].mode == "RGBA" else "RGB"
+    return np.stack([np.asarray(image.convert(mode)) for image in images])
 
 
 def _bytes(values: NDArray[Any]) -> Frames:
-    """0..1 to 0..255, rounded as the stock pipelines round."""
+    """0..1 to 0..255, rounded as the diffusers pipelines round."""
     return (values * 255).round().astype(np.uint8)
 
 
-def film(frames: Frames, most: int = SHOWN) -> Any:
-    """Frames as one PIL picture without gaps, row by row: all of them, or `most` evenly spaced ones with both ends.
+def tile_frames(frames: Frames, maximum: int = MAX_FRAMES) -> Any:
+    """Frames as one PIL image without gaps, row by row: all of them, or `maximum` evenly spaced ones with both ends.
 
-    Nothing is scaled, so two films are equal where these frames are. One frame is a film of its own.
+    Nothing is scaled, so two videos are equal where these frames are. One frame is a video of its own.
     """
     from PIL import Image
 
-    shown = frames[np.linspace(0, len(frames) - 1, min(len(frames), most)).round().astype(int)]
-    columns = int(np.ceil(len(shown) ** 0.5))
-    rows = -(-len(shown) // columns)
+    selected = frames[np.linspace(0, len(frames) - 1, min(len(frames), maximum)).round().astype(int)]
+    columns = int(np.ceil(len(selected) ** 0.5))
+    rows = -(-len(selected) // columns)
     _, height, width, channels = frames.shape
     sheet = np.full((rows * height, columns * width, channels), 255, np.uint8)
-    for i, frame in enumerate(shown):
+    for i, frame in enumerate(selected):
         top, left = i // columns * height, i % columns * width
         sheet[top : top + height, left : left + width] = frame
     return Image.fromarray(sheet)

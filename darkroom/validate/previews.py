@@ -1,4 +1,4 @@
-"""Pictures while they are made: latents of single sampling steps through a tiny decoder (madebyollin/taesd)."""
+"""Images while they are made: latents of single sampling steps through a tiny decoder (madebyollin/taesd)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.validate.clip import Made, from_pixels
+from darkroom.validate.clip import Rendered, from_pixels
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -22,7 +22,7 @@ OPTION = "validation_preview"
 HOOK = "callback_on_step_end"
 
 
-def check(family: Family, options: Config) -> None:
+def validate_preview_options(family: Family, options: Config) -> None:
     """Raises ConfigError where previews are wanted and cannot be had."""
     if not options.validation_preview:
         return
@@ -34,15 +34,15 @@ def check(family: Family, options: Config) -> None:
         raise ConfigError(OPTION, True, "", problem, "Leave it out.")
 
 
-def looking(
+def preview_arguments(
     pipe: DiffusionPipeline,
     family: Family,
     decoder: Any,
     size: tuple[int, int],
     options: Config,
-    show: Callable[[int, Made], None],
+    show: Callable[[int, Rendered], None],
 ) -> Mapping[str, Any]:
-    """An argument for a stock pipeline's call that has `show` see every so many steps, counted from 1.
+    """An argument for a diffusers pipeline's call that has `show` see every so many steps, counted from 1.
 
     The latents are as noisy as they are by then. `size` is (height, width) of the latent.
     """
@@ -51,10 +51,10 @@ def looking(
         if (index + 1) % options.validation_preview_steps == 0:
             with torch.no_grad():
                 pixels = decoder.decode(family.from_pipeline(latents, *size).to(decoder.dtype)).sample
-            show(index + 1, Made(from_pixels(pixels.float())))
+            show(index + 1, Rendered(from_pixels(pixels.float())))
 
-    def after(_: Any, index: int, __: Any, given: dict[str, Any]) -> dict[str, Any]:
-        see(index, given["latents"])
+    def after(_: Any, index: int, __: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+        see(index, inputs["latents"])
         return {}
 
     if HOOK in inspect.signature(pipe.__call__).parameters:

@@ -19,8 +19,8 @@ LIBRARY = Path(__file__).parent / "library.json"
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-    """One picture to make: a short name for files, the text, the adapter's strength for it, pictures to start from,
-    a mask of what is drawn anew in the one picture."""
+    """One image to make: a short name for files, the text, the adapter's strength for it, images to start from,
+    a mask of what is drawn anew in the one image."""
 
     name: str
     text: str
@@ -53,14 +53,14 @@ def read_library(path: Path, option: str) -> list[Prompt]:
 
 def _distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
     """The prompts with a number behind names that became equal as file names, such as two in another script."""
-    found: dict[str, Prompt] = {}
+    by_name: dict[str, Prompt] = {}
     for prompt in prompts:
         name, number = prompt.name, 1
-        while name in found:
+        while name in by_name:
             number += 1
             name = f"{prompt.name}_{number}"
-        found[name] = dataclasses.replace(prompt, name=name)
-    return list(found.values())
+        by_name[name] = dataclasses.replace(prompt, name=name)
+    return list(by_name.values())
 
 
 def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
@@ -72,11 +72,11 @@ def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
         image = value.get("image") or []
         images = [image] if isinstance(image, str) else image
         mask = value.get("mask") or ""
-        is_list = isinstance(images, list) and all(isinstance(one, str) for one in images)
+        is_list = isinstance(images, list) and all(isinstance(item, str) for item in images)
         if isinstance(text, str) and isinstance(strength, (int, float)) and isinstance(mask, str) and is_list:
-            found = tuple(_found(one, name, option, path) for one in images)
+            paths = tuple(_locate_image(item, name, option, path) for item in images)
             return Prompt(
-                safe_name(name), text, float(strength), found, _found(mask, name, option, path) if mask else ""
+                safe_name(name), text, float(strength), paths, _locate_image(mask, name, option, path) if mask else ""
             )
     raise ConfigError(
         option,
@@ -87,24 +87,24 @@ def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
     )
 
 
-def _found(image: str, name: str, option: str, library: Path) -> str:
+def _locate_image(image: str, name: str, option: str, library: Path) -> str:
     """The path of an entry's image, seen from its library."""
-    place = (expand_home(str(library)).parent / expand_home(image)).absolute()
-    if is_file(place):
-        return str(place)
-    problem = f"The image of the entry '{name}' is not there: {place}."
+    path = (expand_home(str(library)).parent / expand_home(image)).absolute()
+    if is_file(path):
+        return str(path)
+    problem = f"The image of the entry '{name}' is not there: {path}."
     raise ConfigError(option, str(library), "", problem, "Correct its path; it may be relative to the library.")
 
 
 def collect(options: Config) -> list[Prompt]:
     """Every prompt of a validation, in order; later ones of the same name win."""
-    found: list[Prompt] = []
+    prompts: list[Prompt] = []
     if not options.validation_disable_unconditional:
-        found.append(Prompt("unconditional", ""))
+        prompts.append(Prompt("unconditional", ""))
     if options.validation_prompt_library:
-        found += read_library(LIBRARY, "validation_prompt_library")
+        prompts += read_library(LIBRARY, "validation_prompt_library")
     if options.user_prompt_library:
-        found += read_library(Path(options.user_prompt_library), "user_prompt_library")
+        prompts += read_library(Path(options.user_prompt_library), "user_prompt_library")
     if options.validation_prompt:
-        found.append(Prompt("validation", options.validation_prompt))
-    return list({prompt.name: prompt for prompt in found}.values())
+        prompts.append(Prompt("validation", options.validation_prompt))
+    return list({prompt.name: prompt for prompt in prompts}.values())

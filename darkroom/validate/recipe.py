@@ -1,4 +1,4 @@
-"""Everything needed to make a picture again, stored inside the picture."""
+"""Everything needed to make an image again, stored inside the image."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KEY = "darkroom"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How one picture was made. `call`: the stock pipeline's other arguments; `scheduler`: changes to the base's.
+    """How one image was made. `call`: diffusers' pipeline's other arguments; `scheduler`: changes to the base's.
 
     told      what the pipeline is told otherwise than by its call
-    pictures  paths of the pictures that it started from; mask: of what was drawn anew in the one picture
+    images  paths of the images that it started from; mask: of what was drawn anew in the one image
     cache     how answers of the denoiser were guessed from earlier ones
     fps       frames per second of a clip, else 0
     """
@@ -51,24 +51,24 @@ class Recipe:
             image.save(temporary, format="PNG", pnginfo=header)
 
     @property
-    def shown(self) -> Recipe:
+    def redacted(self) -> Recipe:
         """The recipe as it is written, without secrets."""
         return dataclasses.replace(self, **{**redact_values(dataclasses.asdict(self)), "pictures": self.pictures})
 
     @property
     def is_whole(self) -> bool:
-        """Can the picture be drawn again, as nothing in its recipe was hidden?"""
+        """Can the image be drawn again, as nothing in its recipe was hidden?"""
         return HIDDEN not in json.dumps([self.prompt, self.negative, self.call, self.told])
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """The recipe inside a picture. Raises ValueError if it has none."""
+        """The recipe inside an image. Raises ValueError if it has none."""
         from PIL import Image
 
         with Image.open(path) as image:
             text = image.info.get(KEY)
         if text is None:
             raise ValueError(f"{path} holds no recipe; it was not made by a validation of Darkroom")
-        found = json.loads(text)
-        single = found.pop("picture", "")  # as earlier versions wrote it
-        return cls(**{**found, "pictures": tuple(found.get("pictures") or filter(None, [single]))})
+        values = json.loads(text)
+        single = values.pop("picture", "")  # as earlier versions wrote it
+        return cls(**{**values, "pictures": tuple(values.get("pictures") or filter(None, [single]))})

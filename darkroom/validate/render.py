@@ -1,4 +1,4 @@
-"""Pictures and clips from live weights through the stock diffusers pipeline."""
+"""Images and clips from live weights through the stock diffusers pipeline."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from darkroom.media.reference_image import ReferenceImage
 from darkroom.pretrained.components import Components
 from darkroom.pretrained.repository import Repository
 from darkroom.validate import caches, clip, previews, schedulers
-from darkroom.validate.clip import Made
+from darkroom.validate.clip import Rendered
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
 
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 
     from darkroom.options.config import Config
 
-# sampling steps that show what a picture takes
-FEW_STEPS = 2
+# sampling steps that show what an image takes
+REHEARSAL_STEPS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
-    """A rendered prompt: `index` counts pictures of the same prompt."""
+class RenderedImage:
+    """A rendered prompt: `index` counts images of the same prompt."""
 
     prompt: Prompt
     index: int
-    made: Made
+    output: Rendered
     recipe: Recipe
 
     @property
@@ -55,7 +55,7 @@ class Picture:
 
 
 @contextlib.contextmanager
-def resting(model: nn.Module) -> Iterator[None]:
+def eval_mode(model: nn.Module) -> Iterator[None]:
     """Inside, the model is in eval mode without gradients, and torch's global generators are left as they were."""
     was_training = model.training
     model.eval()
@@ -69,10 +69,10 @@ def resting(model: nn.Module) -> Iterator[None]:
 
 class Renderer:
     """Renders prompts whose text is encoded already: `text(prompt, looks)` gives the condition of one caption, read
-    with the pictures that are seen with it.
+    with the images that are seen with it.
 
-    `start` is the path of the picture that prompts start from which bring none, where the flavour starts from some.
-    `kept` is a file for what MagCache was measured to be, so that it is measured once in a run.
+    `start` is the path of the image that prompts start from which bring none, where the flavour starts from some.
+    `ratios_file` is a file for what MagCache was measured to be, so that it is measured once in a run.
     """
 
     def __init__(
@@ -81,67 +81,67 @@ class Renderer:
         options: Config,
         text: Callable[..., dict[str, Tensor]],
         start: str = "",
-        kept: Path | None = None,
+        ratios_file: Path | None = None,
     ):
         self.components, self.options, self.text, self.family = components, options, text, components.family
-        self.start, self.kept = start, kept
+        self.start, self.ratios_file = start, ratios_file
         self.ratios: list[float] | None = options.magcache_mag_ratios
-        # told of every picture on its way: prompt, number, recipe, sampling steps taken, what it is by then
-        self.on_preview: Callable[[Prompt, int, Recipe, int, Made], None] | None = None
+        # told of every image on its way: prompt, number, recipe, sampling steps taken, what it is by then
+        self.on_preview: Callable[[Prompt, int, Recipe, int, Rendered], None] | None = None
         self._decoder: Any = None
         self.changes = schedulers.changes(options, self.family.prediction == "flow_matching")
 
-    def check(self, prompts: Iterable[Prompt]) -> None:
-        """Raises ConfigError if a prompt lacks the picture it has to start from, or clips the package to write them."""
+    def validate_prompts(self, prompts: Iterable[Prompt]) -> None:
+        """Raises ConfigError if a prompt lacks the image it has to start from, or clips the package to write them."""
         if self.fps:
             import_optional("av", "video", "Validation of a model that makes clips")
         if self.options.model_flavour not in self.family.tiny_names():
             for package in self.family.render_packages:
                 import_optional(package, "", f"Validation of {self.family.title}")
-        previews.check(self.family, self.options)
-        if problem := why_no_cache(self.family, self.options):
-            kind = self.options.validation_cache
-            raise ConfigError("validation_cache", kind, "", problem, "Set it to none.")
+        previews.validate_preview_options(self.family, self.options)
+        if problem := validate_cache(self.family, self.options):
+            cache_name = self.options.validation_cache
+            raise ConfigError("validation_cache", cache_name, "", problem, "Set it to none.")
         allowed = self.family.image_counts(self.options)
         prompts = list(prompts)
         for prompt in prompts:
-            if prompt.mask and (problem := why_no_mask(self.family, prompt.pictures, prompt.mask, self.options)):
+            if prompt.mask and (problem := validate_mask(self.family, prompt.pictures, prompt.mask, self.options)):
                 change = 'Take its "mask" out of the prompt library, or correct it.'
                 raise ConfigError("validation_prompt", prompt.name, "", problem, change)
         plain = [prompt for prompt in prompts if not prompt.mask]
-        wrong = {prompt.name: count for prompt in plain if (count := len(self._pictures_of(prompt))) not in allowed}
+        wrong = {prompt.name: count for prompt in plain if (count := len(self._images_of(prompt))) not in allowed}
         if wrong:
             raise ConfigError(
                 "validation_prompt",
                 ", ".join(wrong),
                 "",
-                f"{self.family.title} starts from {how_many(allowed)} here, and these prompts bring "
+                f"{self.family.title} starts from {describe_count(allowed)} here, and these prompts bring "
                 f"{', '.join(map(str, wrong.values()))}.",
                 'Give them as "name": {"prompt": "...", "image": "start.png"} in a user_prompt_library, several as a '
                 "list, and set validation_disable_unconditional, or set validation_disable.",
             )
 
     def measure(self, model: nn.Module, prompts: Sequence[Prompt]) -> None:
-        """Find MagCache's ratios on the first picture, unless they are given or kept already."""
+        """Find MagCache's ratios on the first image, unless they are given or kept already."""
         if self.options.validation_cache != caches.MAGCACHE or self.ratios is not None:
             return
         steps = self.options.validation_num_inference_steps
-        if self.kept:
-            self.ratios = caches.kept(self.kept, steps)
+        if self.ratios_file:
+            self.ratios = caches.read_ratios(self.ratios_file, steps)
         if self.ratios is None and prompts:
             with self._pipeline(model) as pipe:
                 _, _, recipe = next(self.recipes(prompts, 0, "base"))
                 plain = dataclasses.replace(recipe, cache={})
                 network = getattr(pipe, self.family.denoiser_component)
-                self.ratios = caches.measured(network, steps, lambda: self.made(pipe, plain))
-            if self.kept:
-                write_json(self.kept, {str(steps): self.ratios})
+                self.ratios = caches.measure_ratios(network, steps, lambda: self.render_recipe(pipe, plain))
+            if self.ratios_file:
+                write_json(self.ratios_file, {str(steps): self.ratios})
 
     @contextlib.contextmanager
     def _pipeline(self, model: nn.Module) -> Iterator[Any]:
-        """Inside, the stock pipeline around the resting model; its parts take turns on the device if that is asked."""
+        """Inside, diffusers' pipeline around the resting model; its parts take turns on the device if that is asked."""
         device, turns = self.components.device, self.options.enable_model_cpu_offload
-        with resting(model):
+        with eval_mode(model):
             pipe = self.components.assemble(model, self.components.vae(), self.components.scheduler())
             try:
                 if turns:
@@ -153,7 +153,7 @@ class Renderer:
                     for part in (part for part in pipe.components.values() if isinstance(part, nn.Module)):
                         part.to(device)
 
-    def _pictures_of(self, prompt: Prompt) -> tuple[str, ...]:
+    def _images_of(self, prompt: Prompt) -> tuple[str, ...]:
         if prompt.mask:
             return prompt.pictures
         allowed = self.family.image_counts(self.options)
@@ -163,16 +163,16 @@ class Renderer:
 
     @property
     def fps(self) -> float:
-        """Frames per second of what is rendered; 0 for pictures."""
+        """Frames per second of what is rendered; 0 for images."""
         rate = self.family.fps_for(self.options.model_flavour)
         return float(self.options.framerate or rate) if rate else 0.0
 
     def recipes(self, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[tuple[Prompt, int, Recipe]]:
-        """Every picture to make: prompts x resolutions x images, in that order."""
+        """Every image to make: prompts x resolutions x images, in that order."""
         o = self.options
         multiple = self.components.latents.downscale * self.components.latents.patch
-        asked = parse_resolutions(o.validation_resolution or str(o.resolution), multiple)
-        sizes = [self.family.round_size(*size, o) for size in asked]
+        requested = parse_resolutions(o.validation_resolution or str(o.resolution), multiple)
+        sizes = [self.family.round_size(*size, o) for size in requested]
         first = o.validation_seed if o.validation_seed is not None else o.seed or 0
         if o.validation_randomize:
             first = int(torch.randint(2**31, ()))
@@ -189,12 +189,12 @@ class Renderer:
                         steps=o.validation_num_inference_steps,
                         seed=first + index % o.num_validation_images,
                         seed_device="cpu" if o.validation_seed_source == "cpu" else self.components.device.type,
-                        call=call_of(self.family, width, height, o),
+                        call=recipe_kwargs(self.family, width, height, o),
                         scheduler=self.changes,
                         strength=prompt.strength,
                         step=step,
                         weights=weights,
-                        pictures=self._pictures_of(prompt),
+                        pictures=self._images_of(prompt),
                         fps=self.fps,
                         told=self.family.pipeline_attributes(o),
                         mask=prompt.mask,
@@ -202,85 +202,87 @@ class Renderer:
                     ),
                 )
 
-    def render(self, model: nn.Module, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[Picture]:
-        """Pictures of the model's present weights."""
+    def render(self, model: nn.Module, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[RenderedImage]:
+        """Images of the model's present weights."""
         with self._pipeline(model) as pipe:
             for prompt, index, recipe in self.recipes(prompts, step, weights):
-                look = functools.partial(self._looking, prompt, index, recipe) if self.on_preview else None
+                preview = functools.partial(self._preview_arguments, prompt, index, recipe) if self.on_preview else None
                 with _strength(model, recipe.strength):
-                    yield Picture(prompt, index, self.made(pipe, recipe, look), recipe)
+                    yield RenderedImage(prompt, index, self.render_recipe(pipe, recipe, preview), recipe)
 
-    def _looking(self, prompt: Prompt, index: int, recipe: Recipe, pipe: DiffusionPipeline) -> Mapping[str, Any]:
+    def _preview_arguments(
+        self, prompt: Prompt, index: int, recipe: Recipe, pipe: DiffusionPipeline
+    ) -> Mapping[str, Any]:
         if self._decoder is None:
             self._decoder = self.components.preview_decoder()
         assert self.on_preview is not None
         show, scale = functools.partial(self.on_preview, prompt, index, recipe), self.components.latents.downscale
         size = recipe.height // scale, recipe.width // scale
-        return previews.looking(pipe, self.family, self._decoder, size, self.options, show)
+        return previews.preview_arguments(pipe, self.family, self._decoder, size, self.options, show)
 
-    def made(
-        self, pipe: DiffusionPipeline, recipe: Recipe, look: Callable[[Any], Mapping[str, Any]] | None = None
-    ) -> Made:
-        """What a recipe makes with a pipeline that has no text encoders. `look` gives further arguments of its call."""
-        return draw(pipe, self.components, recipe, self.prompt_of(pipe, recipe), self.options, look)
+    def render_recipe(
+        self, pipe: DiffusionPipeline, recipe: Recipe, preview: Callable[[Any], Mapping[str, Any]] | None = None
+    ) -> Rendered:
+        """Render a recipe with a pipeline without text encoders; `preview` returns further arguments of its call."""
+        return draw(pipe, self.components, recipe, self.prompt_kwargs(pipe, recipe), self.options, preview)
 
-    def shortest(self, model: nn.Module, prompts: Sequence[Prompt], form: str = "np") -> Any:
-        """What `sampled` answers for the largest picture after a few steps: it takes the memory of all others."""
-        each = [recipe for _, _, recipe in self.recipes(prompts, 0, "")]
-        largest = max(each, key=lambda recipe: recipe.width * recipe.height)
-        recipe = dataclasses.replace(largest, steps=min(FEW_STEPS, largest.steps), cache={})
+    def render_shortest(self, model: nn.Module, prompts: Sequence[Prompt], form: str = "np") -> Any:
+        """What `sample` answers for the largest image after a few steps: it takes the memory of all others."""
+        recipes = [recipe for _, _, recipe in self.recipes(prompts, 0, "")]
+        largest = max(recipes, key=lambda recipe: recipe.width * recipe.height)
+        recipe = dataclasses.replace(largest, steps=min(REHEARSAL_STEPS, largest.steps), cache={})
         with self._pipeline(model) as pipe:
-            return sampled(pipe, self.components, recipe, self.prompt_of(pipe, recipe), self.options, form=form)
+            return sample(pipe, self.components, recipe, self.prompt_kwargs(pipe, recipe), self.options, form=form)
 
-    def prompt_of(self, pipe: DiffusionPipeline, recipe: Recipe) -> dict[str, Any]:
+    def prompt_kwargs(self, pipe: DiffusionPipeline, recipe: Recipe) -> dict[str, Any]:
         """The pipeline's arguments for a recipe's prompt, read already."""
         model = getattr(pipe, self.family.denoiser_component)
-        looks = looks_of(self.family, recipe, self.options)
-        text, negative = (self._condition(t, looks, model) for t in (recipe.prompt, recipe.negative))
+        images = reference_images(self.family, recipe, self.options)
+        text, negative = (self._condition(t, images, model) for t in (recipe.prompt, recipe.negative))
         return self.family.pipeline_kwargs_from_embeds(text, negative)
 
-    def _condition(self, caption: str, looks: list[ReferenceImage], model: Any) -> dict[str, Tensor]:
-        entry = self.family.stack_text([self.text(caption, looks)])
+    def _condition(self, caption: str, images: list[ReferenceImage], model: Any) -> dict[str, Tensor]:
+        entry = self.family.stack_text([self.text(caption, images)])
         return {
             name: value.to(self.components.device, model.dtype if value.is_floating_point() else value.dtype)
             for name, value in entry.items()
         }
 
 
-def wanted(
+def collect_captions(
     components: Repository, options: Config, prompts: Iterable[Prompt]
 ) -> tuple[list[str], list[tuple[str, list[ReferenceImage]]]]:
-    """What validation needs encoded: captions, and captions with the pictures that are seen with them."""
-    alone: list[str] = []
-    seen: list[tuple[str, list[ReferenceImage]]] = []
+    """What validation needs encoded: captions, and captions with the images that are seen with them."""
+    plain: list[str] = []
+    with_images: list[tuple[str, list[ReferenceImage]]] = []
     # recipes ask for sizes and names alone, and those a repository knows before anything is loaded
     renderer = Renderer(components, options, dict)  # type: ignore[arg-type]
     for _, _, recipe in [] if options.validation_disable else renderer.recipes(prompts, 0, ""):
-        looks = looks_of(components.family, recipe, options)
+        images = reference_images(components.family, recipe, options)
         for caption in (recipe.prompt, recipe.negative):
-            if looks:
-                seen.append((caption, looks))
+            if images:
+                with_images.append((caption, images))
             else:
-                alone.append(caption)
-    return alone, seen
+                plain.append(caption)
+    return plain, with_images
 
 
-def pictures_read(family: Family, recipe: Recipe, options: Config) -> list[Any]:
-    """The PIL pictures that the text encoder looks at with a recipe's prompt."""
+def text_encoder_images(family: Family, recipe: Recipe, options: Config) -> list[Any]:
+    """The PIL images that the text encoder looks at with a recipe's prompt."""
     if not recipe.pictures or not family.flavour(options.model_flavour).text_images or family.control(options):
         return []
-    given = started_from(family, recipe, options)["image"]
-    return given if isinstance(given, list) else [given]
+    inputs = input_kwargs(family, recipe, options)["image"]
+    return inputs if isinstance(inputs, list) else [inputs]
 
 
-def looks_of(family: Family, recipe: Recipe, options: Config) -> list[ReferenceImage]:
-    """The same as pictures with names."""
-    found = []
-    for picture in pictures_read(family, recipe, options):
-        pixels = np.asarray(picture.convert("RGB"))
+def reference_images(family: Family, recipe: Recipe, options: Config) -> list[ReferenceImage]:
+    """The same as images with names."""
+    references = []
+    for image in text_encoder_images(family, recipe, options):
+        pixels = np.asarray(image.convert("RGB"))
         name = hashlib.sha256(pixels.tobytes() + repr(pixels.shape).encode()).hexdigest()
-        found.append(ReferenceImage(name, pixels.view))
-    return found
+        references.append(ReferenceImage(name, pixels.view))
+    return references
 
 
 def draw(
@@ -289,38 +291,38 @@ def draw(
     recipe: Recipe,
     prompt: dict[str, Any],
     options: Config,
-    look: Callable[[Any], Mapping[str, Any]] | None = None,
-) -> Made:
+    preview: Callable[[Any], Mapping[str, Any]] | None = None,
+) -> Rendered:
     """What a recipe makes."""
-    answer = sampled(pipe, components, recipe, prompt, options, look)
+    answer = sample(pipe, components, recipe, prompt, options, preview)
     if components.family.decodes_in_pipeline(options.model_flavour):
-        return finished(pipe, components.family, answer)
-    return Made(clip.from_pixels(answer))
+        return convert_output(pipe, components.family, answer)
+    return Rendered(clip.from_pixels(answer))
 
 
-def sampled(
+def sample(
     pipe: DiffusionPipeline,
     components: Components,
     recipe: Recipe,
     prompt: dict[str, Any],
     options: Config,
-    look: Callable[[Any], Mapping[str, Any]] | None = None,
+    preview: Callable[[Any], Mapping[str, Any]] | None = None,
     form: str = "np",
 ) -> Any:
     """What the pipeline returns where it decodes in a way of its own, in `form`; else pixels (B, 3, H, W) or
     (B, 3, F, H, W): the pipeline samples, and the VAE decodes in its own precision, which may be wider."""
     pipe = components.family.select_pipeline(pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
-    call = arguments(components.family, recipe, options)
-    given = components.family.filter_kwargs({**prompt, **call}, options, bool(recipe.mask))
-    given |= look(pipe) if look else {}
+    call = call_kwargs(components.family, recipe, options)
+    kwargs = components.family.filter_kwargs({**prompt, **call}, options, bool(recipe.mask))
+    kwargs |= preview(pipe) if preview else {}
     components.family.prepare(pipe, recipe.width, recipe.height, options)
     network = getattr(pipe, components.family.denoiser_component)
-    encoding = _encoding_in_its_own_precision(getattr(pipe, "vae", None))
-    with encoding, caches.guessing(network, recipe.cache, recipe.steps):
+    encoding = _encode_in_vae_precision(getattr(pipe, "vae", None))
+    with encoding, caches.use_cache(network, recipe.cache, recipe.steps):
         if components.family.decodes_in_pipeline(options.model_flavour):
-            return pipe(**given, output_type=form, return_dict=False)
-        latents = pipe(**given, output_type=components.family.raw_output, return_dict=False)[0]
+            return pipe(**kwargs, output_type=form, return_dict=False)
+        latents = pipe(**kwargs, output_type=components.family.raw_output, return_dict=False)[0]
     scale = components.latents.downscale
     latents = components.family.from_pipeline(latents, recipe.height // scale, recipe.width // scale)
     vae = components.vae()
@@ -330,18 +332,18 @@ def sampled(
 
 
 @contextlib.contextmanager
-def _encoding_in_its_own_precision(vae: Any) -> Iterator[None]:
+def _encode_in_vae_precision(vae: Any) -> Iterator[None]:
     """Inside, the VAE takes pixels of any precision and answers in theirs: some pipelines give it the denoiser's."""
     if "encode" not in dir(vae):
         yield
         return
-    plain, own = vae.encode, vars(vae).get("encode")
+    plain, override = vae.encode, vars(vae).get("encode")
 
     def encode(pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
         answer = plain(pixels.to(vae.dtype), *args, **kwargs)
         if pixels.dtype != vae.dtype and hasattr(answer, "latent_dist"):
-            known = answer.latent_dist
-            answer.latent_dist = type(known)(known.parameters.to(pixels.dtype))
+            distribution = answer.latent_dist
+            answer.latent_dist = type(distribution)(distribution.parameters.to(pixels.dtype))
         return answer
 
     vae.encode = encode
@@ -349,46 +351,46 @@ def _encoding_in_its_own_precision(vae: Any) -> Iterator[None]:
         yield
     finally:
         del vae.encode
-        if own:
-            vae.encode = own
+        if override:
+            vae.encode = override
 
 
-def finished(pipe: DiffusionPipeline, family: Family, returned: Any) -> Made:
-    """What a stock pipeline returned."""
-    return Made(clip.from_output(returned[0]), family.extract_audio(pipe, returned))
+def convert_output(pipe: DiffusionPipeline, family: Family, returned: Any) -> Rendered:
+    """What a diffusers pipeline returned."""
+    return Rendered(clip.from_output(returned[0]), family.extract_audio(pipe, returned))
 
 
-def call_of(family: Family, width: int, height: int, options: Config) -> dict[str, Any]:
+def recipe_kwargs(family: Family, width: int, height: int, options: Config) -> dict[str, Any]:
     """What a recipe keeps of the pipeline's call; the size itself is a line of its own there."""
     call = {**family.pipeline_kwargs(options), **family.size_kwargs(width, height, options)}
     return {name: value for name, value in call.items() if name not in ("width", "height")}
 
 
-def arguments(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
-    """A recipe as arguments of the stock pipeline's call, all but the prompt. Reads the picture that it starts from."""
+def call_kwargs(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
+    """A recipe as arguments of diffusers' pipeline's call, all but the prompt. Reads the image that it starts from."""
     call = {**recipe.call, **family.size_kwargs(recipe.width, recipe.height, options)}
     if recipe.pictures:
-        call |= started_from(family, recipe, options)
+        call |= input_kwargs(family, recipe, options)
     call["num_inference_steps"] = recipe.steps
     return {**call, "generator": torch.Generator(recipe.seed_device).manual_seed(recipe.seed)}
 
 
-def started_from(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
-    """The recipe's pictures as arguments of the call: first what is followed, if anything is, then what starts."""
+def input_kwargs(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
+    """The recipe's images as arguments of the call: first what is followed, if anything is, then what starts."""
     call: dict[str, Any] = {}
     starts = list(recipe.pictures)
     if family.control(options):
-        shown, *starts = starts
-        first = _as_trained(shown)  # also says what cannot be read
-        with images.open_image(shown) as several:
-            picture = several if getattr(several, "n_frames", 1) > 1 else first
-            call = family.control_kwargs(picture, recipe.width, recipe.height, options)
+        control_path, *starts = starts
+        first = _as_trained(control_path)  # also says what cannot be read
+        with images.open_image(control_path) as several:
+            control = several if getattr(several, "n_frames", 1) > 1 else first
+            call = family.control_kwargs(control, recipe.width, recipe.height, options)
     layered = family.latents_for(options.model_flavour).layered
-    pictures = [_as_trained(path, layered) for path in starts]
+    inputs = [_as_trained(path, layered) for path in starts]
     if recipe.mask:
         mask = _as_trained(recipe.mask, convert=False)
-        return family.inpainting_kwargs(pictures[0], mask, recipe.width, recipe.height, options)
-    return call | (family.images_kwargs(pictures, recipe.width, recipe.height, options) if pictures else {})
+        return family.inpainting_kwargs(inputs[0], mask, recipe.width, recipe.height, options)
+    return call | (family.images_kwargs(inputs, recipe.width, recipe.height, options) if inputs else {})
 
 
 def _as_trained(path: str, layered: bool = False, convert: bool = True) -> Image.Image:
@@ -400,7 +402,7 @@ def _as_trained(path: str, layered: bool = False, convert: bool = True) -> Image
         raise DataError(f"The image {path} of a prompt cannot be read: {cause}.\n  Replace it.") from cause
 
 
-def why_no_cache(family: Family, options: Config) -> str:
+def validate_cache(family: Family, options: Config) -> str:
     """What is wrong with guessing a denoiser's answers, if anything is."""
     if options.validation_cache == caches.OFF:
         return ""
@@ -409,15 +411,15 @@ def why_no_cache(family: Family, options: Config) -> str:
     return "" if family.caches else f"diffusers has no caches for {family.title} that tell guided answers from others."
 
 
-def why_no_mask(family: Family, pictures: Sequence[str], mask: str, options: Config) -> str:
-    """What is wrong with drawing a picture anew where a mask is white; empty if nothing is."""
+def validate_mask(family: Family, image_paths: Sequence[str], mask: str, options: Config) -> str:
+    """What is wrong with drawing an image anew where a mask is white; empty if nothing is."""
     if not family.active_inpainting(options):
         other = " with a control picture" if family.control(options) else ""
         return f"{family.title} has no stock pipeline that draws parts of a picture anew{other}."
-    if len(pictures) != 1:
-        return f"A mask goes with one picture, and there are {len(pictures)}."
+    if len(image_paths) != 1:
+        return f"A mask goes with one picture, and there are {len(image_paths)}."
     try:
-        sizes = images.read_size(pictures[0]), images.read_size(mask)
+        sizes = images.read_size(image_paths[0]), images.read_size(mask)
     except (OSError, images.BadImage) as cause:
         return f"The picture or its mask cannot be read: {cause}."
     if sizes[0] != sizes[1]:
@@ -425,11 +427,11 @@ def why_no_mask(family: Family, pictures: Sequence[str], mask: str, options: Con
     return ""
 
 
-def how_many(allowed: range) -> str:
-    """A number of pictures, for people."""
-    least, most = allowed[0], allowed[-1]
-    number = str(most) if least == most else f"{least} to {most}"
-    return f"{number} picture{'' if most == 1 else 's'}"
+def describe_count(allowed: range) -> str:
+    """A number of images, for people."""
+    minimum, maximum = allowed[0], allowed[-1]
+    number = str(maximum) if minimum == maximum else f"{minimum} to {maximum}"
+    return f"{number} picture{'' if maximum == 1 else 's'}"
 
 
 @contextlib.contextmanager

@@ -62,7 +62,11 @@ def apply(scheduler: Any, changed: dict[str, Any]) -> Any:
     settings = dict(changed)
     cls = getattr(diffusers, settings.pop("_class", type(scheduler).__name__))
     config = dict(scheduler.config)
-    for mine, other in (("shift", "flow_shift"), ("flow_shift", "shift")):
-        if mine in inspect.signature(cls.__init__).parameters and mine not in config and other in config:
-            settings.setdefault(mine, config[other])
+    for current_config, other in (("shift", "flow_shift"), ("flow_shift", "shift")):
+        if (
+            current_config in inspect.signature(cls.__init__).parameters
+            and current_config not in config
+            and other in config
+        ):
+            settings.setdefault(current_config, config[other])
     return cls.from_config(config, **settings)

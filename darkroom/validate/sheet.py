@@ -1,4 +1,4 @@
-"""Pictures side by side with labels, and the prompt below."""
+"""Images side by side with labels, and the prompt below."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ SQUARE = 8
 
 
 def stitch(panels: Sequence[tuple[str, Any]], prompt: str = "") -> Any:
-    """One PIL picture of labelled panels, left to right, centred on white; the prompt stands in a margin below.
+    """One PIL image of labelled panels, left to right, centred on white; the prompt stands in a margin below.
 
     Panels narrower than 160 pixels are shown larger, by a whole factor without smoothing, so that a person sees them.
     """
     from PIL import Image
 
-    shown = [(label, _enlarged(_on_squares(image))) for label, image in panels]
-    height = max(image.height for _, image in shown)
-    width = sum(image.width for _, image in shown) + GAP * (len(shown) - 1)
+    scaled = [(label, _enlarge(_on_squares(image))) for label, image in panels]
+    height = max(image.height for _, image in scaled)
+    width = sum(image.width for _, image in scaled) + GAP * (len(scaled) - 1)
     sheet = Image.new("RGB", (width, height), "white")
     left = 0
-    for label, image in shown:
+    for label, image in scaled:
         sheet.paste(image, (left, (height - image.height) // 2))
-        if label and len(shown) > 1:
+        if label and len(scaled) > 1:
             _label(sheet, label, left)
         left += image.width
         if left < width:
@@ -35,7 +35,7 @@ def stitch(panels: Sequence[tuple[str, Any]], prompt: str = "") -> Any:
 
 
 def grid(rows: Sequence[Sequence[Any]], row_labels: Sequence[str] = (), scale: int = 1) -> Any:
-    """Rows of equal-sized PIL pictures as one, each enlarged by a whole factor, with optional labels above the rows."""
+    """Rows of equal-sized PIL images as one, each enlarged by a whole factor, with optional labels above the rows."""
     from PIL import Image, ImageDraw
 
     width, height = (rows[0][0].width * scale, rows[0][0].height * scale)
@@ -53,7 +53,7 @@ def grid(rows: Sequence[Sequence[Any]], row_labels: Sequence[str] = (), scale: i
 
 
 def _on_squares(image: Any) -> Any:
-    """A picture with alpha on grey and white squares, so that a person sees what is transparent."""
+    """An image with alpha on gray and white squares, so that a person sees what is transparent."""
     from PIL import Image
 
     if image.mode != "RGBA":
@@ -68,7 +68,7 @@ def _on_squares(image: Any) -> Any:
     return squares
 
 
-def _enlarged(image: Any) -> Any:
+def _enlarge(image: Any) -> Any:
     from PIL import Image
 
     factor = -(-SMALL // min(image.size)) if min(image.size) < SMALL else 1

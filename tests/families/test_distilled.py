@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from darkroom import families
-from darkroom.job.preflight import distillation, undistilled
+from darkroom.job.preflight import list_full_flavours, note_distillation
 from darkroom.options.sources import resolve
 from tests.rows import each_row
 
@@ -31,7 +31,7 @@ def told(name: str, flavour: str, *argv: str) -> str:
     made = resolve(
         [f"--model_family={name}", f"--model_flavour={flavour}", *argv], {}, Path.cwd(), families.defaults, partial=True
     )
-    return " ".join(map(str, distillation(made.config, made.sources, families.get(name))))
+    return " ".join(map(str, note_distillation(made.config, made.sources, families.get(name))))
 
 
 def test_all_of_them_are_known():
@@ -49,7 +49,7 @@ def test_a_run_of_a_distilled_flavour_says_what_it_loses_and_what_helps(name, fl
 
     assert f"{flavour} is distilled to {families.get(name).flavour(flavour).distilled}" in said
     assert "training wears the distillation off: set assistant_lora_path" in said
-    assert all(other in said for other in undistilled(families.get(name)))
+    assert all(other in said for other in list_full_flavours(families.get(name)))
 
 
 def test_the_published_assistants_are_named():

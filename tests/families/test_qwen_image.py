@@ -10,7 +10,7 @@ from darkroom import families
 from darkroom.families import tiny
 from darkroom.tools import generate
 from darkroom.validate.recipe import Recipe
-from darkroom.validate.render import call_of
+from darkroom.validate.render import recipe_kwargs
 from tests.families import conformance
 
 FAMILY, FLAVOUR = families.get("qwen_image"), "tiny-layered"
@@ -39,7 +39,7 @@ def test_an_empty_prompt_is_not_replaced_by_a_description(tmp_path, monkeypatch)
     options = conformance.options("qwen_image", FLAVOUR)
     pipe = tiny.build(FAMILY, flavour=FLAVOUR)
     monkeypatch.setattr(pipe.text_encoder, "generate", None)
-    call = call_of(FAMILY, 64, 64, options)
+    call = recipe_kwargs(FAMILY, 64, 64, options)
     pictures = (str(tmp_path / "start.png"),)
 
     made = generate.render(pipe, FAMILY, Recipe("", "", 64, 64, 2, 0, "cpu", call, {}, pictures=pictures), options)

@@ -277,7 +277,7 @@ def test_a_file_that_changes_between_scan_and_encoding_is_left_out(kind, told, s
     from darkroom.job import train as job
 
     folder = pictures(4 if kind in ("one", "size") else 2)
-    texts = job.texts
+    texts = job.fill_text_cache
 
     def meanwhile(*arguments: Any) -> None:
         if kind == "size":
@@ -286,7 +286,7 @@ def test_a_file_that_changes_between_scan_and_encoding_is_left_out(kind, told, s
             path.unlink()
         texts(*arguments)
 
-    monkeypatch.setattr(job, "texts", meanwhile)
+    monkeypatch.setattr(job, "fill_text_cache", meanwhile)
     said = told(DONE if kind in ("one", "size") else MISTAKE, "train", *short(folder))
     assert {
         "one": "not used: 1 vanished. For example p1.png (vanished)",
@@ -900,7 +900,7 @@ SIGNALS = {
     "caching latents": "darkroom.families.shared.latents.encode",
     "saving": "darkroom.train.checkpoint.write_manifest",
     "rendering": "darkroom.validate.render.draw",
-    "the final save": "darkroom.job.train.released",
+    "the final save": "darkroom.job.train.export_result",
 }
 
 

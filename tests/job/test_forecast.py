@@ -26,7 +26,7 @@ from darkroom.job import forecast as forecasts
 from darkroom.job import plan, preflight
 from darkroom.job.advice import Adviser
 from darkroom.job.forecast import Forecast, Forecaster, Phase
-from darkroom.job.needs import needs
+from darkroom.job.needs import build_data_requirements
 from darkroom.memory import repeats
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import resolve
@@ -91,10 +91,10 @@ def forecaster(arguments, settings, tmp_path):
                 file.write_text(json.dumps({**json.loads(file.read_text()), **MIDDLE_SIZED[name]}, default=list))
         argv = arguments(name, pretrained_model_name_or_path=base, **{**settings(name, "tiny"), **options})
         resolved = resolve(argv, {}, Path.cwd(), families.defaults)
-        family, prompts = preflight.check(resolved)
+        family, prompts = preflight.validate_run(resolved)
         config = resolved.config
         datasets = read_datasets(config.data_backend_config, config, os.environ)
-        data = data_plan.prepare_plan(config, datasets, Bus(), needs(family, config)).scan()
+        data = data_plan.prepare_plan(config, datasets, Bus(), build_data_requirements(family, config)).scan()
         repository = Repository(family, config, torch.device("cpu"), torch.float32)
         data.use_encoders(
             text_identity=repository.text_identity(),
@@ -313,7 +313,7 @@ def test_an_error_inside_a_step_is_a_finding_and_not_something_unknown(forecaste
 def test_a_plan_shows_its_data_before_its_memory_and_says_what_it_forecasts(arguments, capsys, monkeypatch):
     seen: list[str] = []
 
-    def memory(begun: plan.Begun, tell: Any) -> dict[str, Any]:
+    def memory(begun: plan.PlanStart, tell: Any) -> dict[str, Any]:
         tell("step")
         seen.append(capsys.readouterr().out)
         return {"phases": [], "host": 1, "device": None, "measured": {}}

@@ -50,7 +50,7 @@ def test_families_of_most_kinds_can():
 @pytest.mark.parametrize(("name", "flavour"), MASKABLE)
 def test_what_is_drawn_anew_is_what_the_stock_pipeline_draws(name, flavour, masked):
     made, model = renderer(name, flavour)
-    made.check([masked])
+    made.validate_prompts([masked])
     (picture,) = made.render(model, [masked], 1, "adapter")
 
     pipe = tiny.build(made.family, flavour=flavour)
@@ -58,8 +58,8 @@ def test_what_is_drawn_anew_is_what_the_stock_pipeline_draws(name, flavour, mask
     stock = generate.render(pipe, made.family, picture.recipe, made.options)
 
     assert picture.recipe.mask == masked.mask
-    assert picture.made.frames.shape == (1, 64, 64, 3)
-    assert np.abs(picture.made.frames.astype(int) - stock.frames.astype(int)).max() <= 1
+    assert picture.output.frames.shape == (1, 64, 64, 3)
+    assert np.abs(picture.output.frames.astype(int) - stock.frames.astype(int)).max() <= 1
 
 
 @pytest.mark.parametrize(("name", "flavour"), MASKABLE)
@@ -74,7 +74,7 @@ def test_what_is_not_masked_is_kept(name, flavour, masked, monkeypatch):
 
     pictures = list(made.render(model, [masked, other], 1, "adapter"))
 
-    one, two = sampled or [torch.from_numpy(p.made.frames).movedim(-1, -3).float() for p in pictures]
+    one, two = sampled or [torch.from_numpy(p.output.frames).movedim(-1, -3).float() for p in pictures]
     edge = one.shape[-1] * HALF // 64
     assert torch.equal(one[..., :edge], two[..., :edge])
     assert not torch.equal(one[..., edge:], two[..., edge:])
@@ -123,7 +123,7 @@ def test_a_mask_that_cannot_be_used_is_refused_before_anything_is_drawn(
     made, _ = renderer(name, flavour)
 
     with pytest.raises(ConfigError, match=problem):
-        made.check([dataclasses.replace(masked, **change)])
+        made.validate_prompts([dataclasses.replace(masked, **change)])
 
     words = ["generate", "--model_family", name, "--model_flavour", flavour, "--prompt", "x"]
     pictures = change.get("pictures", masked.pictures)
@@ -136,7 +136,7 @@ def test_a_control_run_takes_no_mask(masked):
     made.options = SimpleNamespace(**{**vars(made.options), "controlnet": True})
 
     with pytest.raises(ConfigError, match="anew with a control picture"):
-        made.check([masked])
+        made.validate_prompts([masked])
 
 
 def test_the_mask_of_a_library_is_found_beside_it(masked, tmp_path):

@@ -16,7 +16,7 @@ from darkroom import families
 from darkroom.cli.main import main
 from darkroom.core.errors import ConfigError, ModelError
 from darkroom.families.shared.classes import find_class
-from darkroom.job.stages import refuse_apart
+from darkroom.job.stages import refuse_offloaded_gradients
 from darkroom.memory import quantize, sla
 from darkroom.optim.table import find_optimizer
 from darkroom.options.config import Config
@@ -476,6 +476,6 @@ def test_a_run_with_a_small_state_resumes_to_the_byte(optimizer, go, tmp_path):
 def test_several_processes_cannot_add_up_gradients_that_are_taken_away(option):
     config = Config(model_family="flux", **{option: True})
     with pytest.raises(ConfigError, match="Several processes add their gradients up"):
-        refuse_apart(config, SimpleNamespace(learning=["a stream"]))
+        refuse_offloaded_gradients(config, SimpleNamespace(learning=["a stream"]))
 
-    refuse_apart(Config(model_family="flux", ramtorch=True), SimpleNamespace(learning=[]))
+    refuse_offloaded_gradients(Config(model_family="flux", ramtorch=True), SimpleNamespace(learning=[]))

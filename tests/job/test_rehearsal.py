@@ -78,7 +78,7 @@ def test_memory_that_runs_out_is_answered_with_what_fits(arguments, monkeypatch,
     assert re.search(r"! It does not fit. It fits with .*gradient_checkpointing to true", said), said
 
     with monkeypatch.context() as patched:
-        patched.setattr(rehearse, "rehearse", full)
+        patched.setattr(rehearse, "dry_run", full)
         assert main(["train", *arguments(**options, rehearsal=True)]) == 2
     said = capsys.readouterr().err
     assert "Out of memory" in said
@@ -96,7 +96,7 @@ def test_a_rehearsal_measures_a_step_that_finds_the_optimizers_state(tiny_run, t
         return learn(*given)
 
     run.stepper.objective = watched
-    rehearse.rehearse(SimpleNamespace(bus=Bus(), output=tmp_path), run.snapshot, rows(1), None)
+    rehearse.dry_run(SimpleNamespace(bus=Bus(), output=tmp_path), run.snapshot, rows(1), None)
 
     assert finds == [False, True]
     assert torch.equal(run.weight, before)

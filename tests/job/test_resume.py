@@ -79,7 +79,7 @@ def test_what_makes_another_model_or_another_order_is_refused_before_anything_is
     name, value, said, arguments, capsys, tmp_path, monkeypatch
 ):
     main(["train", *arguments(**QUIET, max_train_steps=2)])
-    monkeypatch.setattr("darkroom.job.train.prepared", lambda *_: pytest.fail("it went on to the data"))
+    monkeypatch.setattr("darkroom.job.train.scan_datasets", lambda *_: pytest.fail("it went on to the data"))
     assert main(["train", *arguments(**QUIET, max_train_steps=4, **{name: value})]) == 2
     text = capsys.readouterr().err
     assert said in text

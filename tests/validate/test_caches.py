@@ -74,7 +74,7 @@ def test_steps_are_left_out_as_the_ratios_allow_and_the_same_in_the_stock_pipeli
     pipe = tiny.build(made.family, flavour=flavour)
     pipe.set_progress_bar_config(disable=True)
     stock = generate.render(pipe, made.family, picture.recipe, made.options)
-    gap = np.abs(picture.made.frames.astype(int) - stock.frames.astype(int)).max()
+    gap = np.abs(picture.output.frames.astype(int) - stock.frames.astype(int)).max()
     assert gap <= 1
     # nothing stays behind
     calls.clear()
@@ -102,17 +102,17 @@ def test_the_other_caches_run(kind):
 def test_what_cannot_be_cached_is_refused(name, flavour, words):
     made, _, _ = drawn(name, flavour, validation_cache="magcache")
     with pytest.raises(ConfigError, match=words):
-        made.check([PROMPT])
+        made.validate_prompts([PROMPT])
 
 
 def test_what_was_measured_is_kept(tmp_path):
     made, model, _ = drawn("flux", "tiny", validation_cache="magcache", validation_num_inference_steps=4)
-    made.kept = tmp_path / "magcache.json"
+    made.ratios_file = tmp_path / "magcache.json"
     made.measure(model, [PROMPT])
-    assert json.loads(made.kept.read_text()) == {"4": made.ratios}
+    assert json.loads(made.ratios_file.read_text()) == {"4": made.ratios}
 
     again, model, calls = drawn("flux", "tiny", validation_cache="magcache", validation_num_inference_steps=4)
-    again.kept = made.kept
+    again.ratios_file = made.ratios_file
     again.measure(model, [PROMPT])
     assert (again.ratios, calls) == (made.ratios, [])
 
@@ -134,7 +134,7 @@ def test_generate_draws_close_pictures_with_half_the_calls_on_the_embedded_base(
 
 
 def test_guessing_without_a_cache_is_nothing():
-    with caches.guessing(None, {}, 4):
+    with caches.use_cache(None, {}, 4):
         pass
 
 
@@ -142,13 +142,13 @@ def test_guessing_without_a_cache_is_nothing():
 def test_ratios_that_somebody_broke_are_measured_again(text, tmp_path, caplog):
     file = tmp_path / "magcache.json"
     file.write_text(text)
-    assert caches.kept(file, 2) is None
+    assert caches.read_ratios(file, 2) is None
     assert "measured again" in caplog.text
 
 
 def test_ratios_that_are_kept_are_taken(tmp_path):
     file = tmp_path / "magcache.json"
-    assert caches.kept(file, 2) is None
+    assert caches.read_ratios(file, 2) is None
     file.write_text('{"2": [1.0, 1.5]}')
-    assert caches.kept(file, 2) == [1.0, 1.5]
-    assert caches.kept(file, 3) is None
+    assert caches.read_ratios(file, 2) == [1.0, 1.5]
+    assert caches.read_ratios(file, 3) is None

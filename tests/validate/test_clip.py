@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from darkroom.validate.clip import Made, film, from_output, from_pixels
+from darkroom.validate.clip import Rendered, from_output, from_pixels, tile_frames
 
 
 def numbered(count: int, height: int = 2, width: int = 3) -> np.ndarray:
@@ -16,20 +16,20 @@ def numbered(count: int, height: int = 2, width: int = 3) -> np.ndarray:
 
 
 def test_one_frame_is_a_picture():
-    image = film(numbered(1, 4, 6))
+    image = tile_frames(numbered(1, 4, 6))
 
     assert image.size == (6, 4)
 
 
 def test_a_short_clip_is_shown_whole_row_by_row():
-    sheet = np.asarray(film(numbered(5)))
+    sheet = np.asarray(tile_frames(numbered(5)))
 
     assert sheet.shape == (2 * 2, 3 * 3, 3)
     assert sheet[::2, ::3, 0].tolist() == [[0, 1, 2], [3, 4, 255]]
 
 
 def test_a_long_clip_is_shown_from_end_to_end():
-    sheet = np.asarray(film(numbered(81), most=5))
+    sheet = np.asarray(tile_frames(numbered(81), maximum=5))
 
     assert sheet[::2, ::3, 0].tolist() == [[0, 20, 40], [60, 80, 255]]
 
@@ -69,9 +69,9 @@ def test_pixels_are_rounded_as_the_stock_processors_round(shape):
 
 def test_layers_are_written_one_by_one_with_their_alpha(tmp_path):
     layers = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 3, 4), np.uint8)
-    made = Made(layers)
+    made = Rendered(layers)
 
-    written = made.write_beside(tmp_path / "cat.png", 0.0)
+    written = made.write_extra_files(tmp_path / "cat.png", 0.0)
 
     assert [path.relative_to(tmp_path).as_posix() for path in written] == [f"cat/layer_{i}.png" for i in range(3)]
     assert [np.asarray(Image.open(path)).tolist() for path in written] == layers.tolist()
@@ -80,7 +80,7 @@ def test_layers_are_written_one_by_one_with_their_alpha(tmp_path):
 
 
 def test_beside_a_picture_nothing_is_written(tmp_path):
-    assert Made(numbered(1)).write_beside(tmp_path / "cat.png", 0.0) == []
+    assert Rendered(numbered(1)).write_extra_files(tmp_path / "cat.png", 0.0) == []
 
 
 def test_pictures_of_a_pipeline_keep_their_alpha():

@@ -59,7 +59,7 @@ def test_every_step_can_be_looked_at_and_the_picture_stays_the_same(name, flavou
 
     (picture,) = made.render(model, [PROMPT], 1, "adapter")
 
-    assert np.array_equal(picture.made.frames, plain.made.frames)
+    assert np.array_equal(picture.output.frames, plain.output.frames)
     assert [step for _, step, _ in seen] == [1, 2, 3, 4]
     assert {size for *_, size in seen} == {(64, 64)}
 
@@ -71,7 +71,7 @@ def test_previews_that_cannot_be_are_refused(name, words):
     made, _ = renderer(name, "tiny")
     made.options = SimpleNamespace(**{**vars(made.options), "validation_preview": True})
     with pytest.raises(ConfigError, match=words):
-        made.check([PROMPT])
+        made.validate_prompts([PROMPT])
 
 
 def test_a_decoder_of_other_latents_is_refused(tmp_path):

@@ -19,10 +19,10 @@ from darkroom.families.hunyuanvideo_original import CUT
 from darkroom.media.images import load_rgb
 from darkroom.pretrained.components import Components
 from darkroom.validate import render
-from darkroom.validate.clip import film, from_output
+from darkroom.validate.clip import from_output, tile_frames
 from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
-from darkroom.validate.render import Renderer, arguments, looks_of, started_from
+from darkroom.validate.render import Renderer, call_kwargs, input_kwargs, reference_images
 from darkroom.validate.validator import Validator
 from tests.families import conformance
 from tests.media.profiles import rgb_profile
@@ -71,19 +71,19 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
         family.use_single_expert(pipe, *family.trainable_components_for(flavour))
     family.prepare(pipe, recipe.width, recipe.height, made.options)
     pipe = family.select_pipeline(pipe, bool(recipe.pictures), made.options)
-    looks = looks_of(family, recipe, made.options)
+    looks = reference_images(family, recipe, made.options)
     text = [family.stack_text([made.text(caption, looks)]) for caption in (recipe.prompt, recipe.negative)]
     stock = pipe(
-        **family.pipeline_kwargs_from_embeds(*text), **arguments(family, recipe, made.options), return_dict=False
+        **family.pipeline_kwargs_from_embeds(*text), **call_kwargs(family, recipe, made.options), return_dict=False
     )[0]
 
-    gap = np.abs(picture.made.frames.astype(int) - from_output(stock).astype(int)).max()
+    gap = np.abs(picture.output.frames.astype(int) - from_output(stock).astype(int)).max()
     assert gap <= 1
-    assert family.decodes_in_pipeline(flavour) or picture.made.frames.shape[1:] == (recipe.height, recipe.width, 3)
+    assert family.decodes_in_pipeline(flavour) or picture.output.frames.shape[1:] == (recipe.height, recipe.width, 3)
     shortest = max(made.options.validation_num_video_frames or 1, family.min_frames(made.options))
     shortest -= CUT if flavour == "tiny-i2v-33ch" else 0
     stills = made.options.validation_num_layers if "layers" in family.supports_for(flavour) else 1
-    assert len(picture.made.frames) == (shortest if recipe.fps else stills)
+    assert len(picture.output.frames) == (shortest if recipe.fps else stills)
     facts = family.flavour(flavour)
     assert bool(recipe.pictures) == (facts.image_input != "none" or facts.control is not None)
 
@@ -93,7 +93,7 @@ def test_a_denoiser_of_less_precision_than_its_vae_is_given_pictures_all_the_sam
     made, model = renderer("qwen_image", flavour, start)
     (picture,) = made.render(model.to(torch.bfloat16), [PROMPT], 1, "adapter")
     assert made.components.vae().dtype == torch.float32
-    assert len(np.unique(picture.made.frames)) > 1
+    assert len(np.unique(picture.output.frames)) > 1
     assert "encode" not in vars(made.components.vae())
 
 
@@ -131,7 +131,7 @@ def test_the_vae_goes_after_a_failure_too(way, keeps, tmp_path, monkeypatch):
     def fail(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(render, "sampled", fail)
+    monkeypatch.setattr(render, "sample", fail)
     with pytest.raises(torch.OutOfMemoryError):
         {"base": lambda: validator.base(model), "run": lambda: validator.run(1), "rehearse": validator.rehearse}[way]()
 
@@ -144,15 +144,15 @@ def test_a_clip_of_one_frame_is_a_picture():
 
     (picture,) = made.render(model, [PROMPT], 1, "adapter")
 
-    assert not picture.made.is_clip
-    assert picture.made.image.size == (64, 64)
+    assert not picture.output.is_clip
+    assert picture.output.image.size == (64, 64)
 
 
 def test_a_prompt_without_the_picture_that_it_needs_is_refused():
     made, _ = renderer("wan", "tiny-i2v")
 
     with pytest.raises(ConfigError, match="starts from 1 picture here") as caught:
-        made.check([PROMPT])
+        made.validate_prompts([PROMPT])
 
     assert "user_prompt_library" in caught.value.change
 
@@ -177,7 +177,7 @@ def test_a_recipe_of_an_earlier_version_can_still_be_read(tmp_path):
     header, path = PngInfo(), tmp_path / "old.png"
     header.add_text("darkroom", json.dumps(old))
     data = io.BytesIO()
-    film(np.zeros((1, 8, 8, 3), np.uint8)).save(data, format="PNG", pnginfo=header)
+    tile_frames(np.zeros((1, 8, 8, 3), np.uint8)).save(data, format="PNG", pnginfo=header)
     path.write_bytes(data.getvalue())
 
     assert Recipe.read(path) == Recipe("p", "", 8, 8, 1, 0, "cpu", {}, {}, pictures=("start.png",))
@@ -212,7 +212,7 @@ def test_parts_take_turns_on_the_device(monkeypatch):
 
     assert turns == ["FluxTransformer2DModel", "AutoencoderKL"]
     # moved weights lie at other addresses, and some processors add up otherwise there
-    assert np.abs(picture.made.frames.astype(int) - plain.made.frames.astype(int)).max() <= 1
+    assert np.abs(picture.output.frames.astype(int) - plain.output.frames.astype(int)).max() <= 1
     assert not any(hasattr(module, "_hf_hook") for part in (model, made.components.vae()) for module in part.modules())
 
 
@@ -229,6 +229,6 @@ def test_a_prompts_image_is_seen_as_a_sample_is_upright_and_in_srgb(tmp_path, ki
         images_kwargs=lambda pictures, *rest: {"image": pictures},
     )
     recipe = SimpleNamespace(pictures=(str(path),), mask="", width=32, height=48)
-    (seen,) = started_from(family, recipe, SimpleNamespace(model_flavour=None))["image"]
+    (seen,) = input_kwargs(family, recipe, SimpleNamespace(model_flavour=None))["image"]
     assert seen.size == (32, 48)
     assert np.array_equal(np.asarray(seen), np.asarray(load_rgb(path.read_bytes())))

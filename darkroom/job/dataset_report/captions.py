@@ -37,7 +37,7 @@ COMMON = frozenset(
     "a an and are as at be been by for from has have he her him his in into is it its of on or over "  # noqa: SIM905
     "she that the their them then there they this to under up was we were while who with without you your".split()
 )
-"""English words that say nothing about what a picture shows."""
+"""English words that say nothing about what an image shows."""
 
 MARKUP = re.compile(
     r"</?[a-zA-Z][^<>]{0,200}>|&(?:[a-zA-Z]{2,8}|#\d{2,6});|https?://\S+|!?\[[^\]]*\]\([^)]*\)|<\|[^|]*\|>|\*\*[^*]+\*\*"

@@ -34,7 +34,7 @@ REMOTE_BYTES = 2 * 2**30
 PIECE = 2**20
 
 CLIP_SHARE = 10
-"""One clip takes about as long as so many pictures."""
+"""One clip takes about as long as so many images."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def candidates(index: Index) -> np.ndarray:
 
 
 def choose(index: Index, limit: int) -> np.ndarray:
-    """The rows to look at: spread evenly, within `limit` pictures, and within bounds of what is read from afar."""
+    """The rows to look at: spread evenly, within `limit` images, and within bounds of what is read from afar."""
     rows = candidates(index)
     if len(rows) and is_clip(index.path(int(rows[0]))):
         limit = max(1, limit // CLIP_SHARE)
@@ -154,7 +154,7 @@ def first_frame(index: Index, row: int) -> Image.Image:
 
 
 def picture_of(index: Index, row: int) -> Image.Image:
-    """The whole picture of a row, or the first frame of its part. Raises BadPicture, Missing, Refused."""
+    """The whole image of a row, or the first frame of its part. Raises BadPicture, Missing, Refused."""
     path = index.path(row)
     if is_clip(path):
         return first_frame(index, row)
@@ -162,7 +162,7 @@ def picture_of(index: Index, row: int) -> Image.Image:
 
 
 def as_trained(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> Image.Image:
-    """The part of a picture that the crop keeps, at thumbnail size and the target's aspect."""
+    """The part of an image that the crop keeps, at thumbnail size and the target's aspect."""
     left, top, width, height = quality.crop_region(sizes, crop)
     w, h = image.size
     box = (left * w, top * h, (left + width) * w, (top + height) * h)
@@ -181,14 +181,14 @@ def thumbnail(image: Image.Image, most: tuple[int, int] = SMALL) -> tuple[bytes,
 
 
 class Album:
-    """Thumbnails of one dataset, within `room` bytes of them; after that, tiles come without a picture."""
+    """Thumbnails of one dataset, within `room` bytes of them; after that, tiles come without an image."""
 
     def __init__(self, index: Index, looks: Sequence[Look], room: int):
         self.index, self.room = index, room
         self.looks = {one.row: one for one in looks}
 
     def tile(self, row: int, note: str = "", *, framed: bool = False, name: str | None = None) -> Tile:
-        """A row's picture; `framed` draws what the crop keeps."""
+        """A row's image; `framed` draws what the crop keeps."""
         row = int(row)
         shown = self._look(row)
         if shown.bad:
@@ -203,7 +203,7 @@ class Album:
         return self.looks[row]
 
     def spend(self, picture: bytes) -> bytes:
-        """The picture, if there is room for it."""
+        """The image, if there is room for it."""
         if len(picture) > self.room:
             return b""
         self.room -= len(picture)

@@ -25,7 +25,7 @@ from darkroom.media.images import INSTALL, READERS, Traits
 from darkroom.report.dataset_facts import Finding, Level, Passage, Tile, many, number
 
 ENLARGED, SHRUNK, CUT_OFF = 1.1, 2.0, 0.25
-"""A picture is enlarged by more than a tenth; keeps less than a quarter of its pixels; loses a quarter of its area."""
+"""An image is enlarged by more than a tenth; keeps less than a quarter of its pixels; loses a quarter of its area."""
 
 RATE_OFF = 0.05
 """Frame rates that differ by less are the same: 23.976 and 24, 29.97 and 30."""
@@ -142,7 +142,7 @@ class Case:
 
 
 def size_of(case: Case, row: int) -> str:
-    """Width and height of the stored picture."""
+    """Width and height of the stored image."""
     at = case.d.index.numbers
     return f"{at['width'][row]} × {at['height'][row]}"
 
@@ -305,11 +305,11 @@ def alone(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-# ---------------------------------------------------------------------- what the pictures show
+# ---------------------------------------------------------------------- what the images show
 
 
 def duplicates(case: Case) -> Iterator[Finding]:
-    """The same bytes more than once, wherever in the dataset, and pictures that only look the same."""
+    """The same bytes more than once, wherever in the dataset, and images that only look the same."""
     exact, is_all = same_bytes(case)
     if exact:
         extra = sum(len(group) - 1 for group in exact)
@@ -358,7 +358,7 @@ def same_bytes(case: Case) -> tuple[list[list[int]], bool]:
 
 
 def looks_bad(case: Case) -> Iterator[Finding]:
-    """Blurred, empty and transparent pictures."""
+    """Blurred, empty and transparent images."""
     fine = [one for one in case.looks if not one.bad]
     flat = [one.row for one in fine if one.contrast < quality.FLAT]
     shows = [one for one in fine if one.contrast >= quality.FLAT]
@@ -389,7 +389,7 @@ def looks_bad(case: Case) -> Iterator[Finding]:
 
 
 def resolution(case: Case) -> Iterator[Finding]:
-    """Enlarged pictures, and detail that is thrown away."""
+    """Enlarged images, and detail that is thrown away."""
     at, rows = case.d.index.numbers, case.once
     if not len(rows):
         return
@@ -487,7 +487,7 @@ def passage(case: Case, i: int) -> Passage:
 
 
 def said_by_captions(case: Case) -> Iterator[Finding]:
-    """Markup, one caption on many pictures, a trigger word that is missing."""
+    """Markup, one caption on many images, a trigger word that is missing."""
     captions = case.captions
     marked = np.array([i for i, text in enumerate(captions.texts) if MARKUP.search(text)], np.int64)
     if len(marked):
@@ -657,7 +657,7 @@ def findings(case: Case) -> list[Finding]:
 
 
 def between(cases: Sequence[Case]) -> list[Finding]:
-    """Pictures that are both trained on and held out."""
+    """Images that are both trained on and held out."""
     trained = [(case, look) for case in cases if case.d.entry.is_training for look in case.looks if _shows(look)]
     held = [(case, look) for case in cases if not case.d.entry.is_training for look in case.looks if _shows(look)]
     if not trained or not held:

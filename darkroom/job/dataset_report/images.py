@@ -29,7 +29,7 @@ FILMED = (176, 112)
 PAIRS = 6
 
 TINT = np.array([214, 60, 60], np.float32)
-"""Laid over the parts of a picture that its mask leaves out."""
+"""Laid over the parts of an image that its mask leaves out."""
 
 
 def gallery(case: Case) -> list[Tile]:

@@ -1,4 +1,4 @@
-"""A page about the datasets of a run: read some samples closely, say what is worth saying, show it in pictures.
+"""A page about the datasets of a run: read some samples closely, say what is worth saying, show it in images.
 
     report = gather(resolved, bus, limit=2000)
     dataset_page.write(path, report)
@@ -25,7 +25,7 @@ from darkroom.job.dataset_report import images as shown
 from darkroom.job.dataset_report.captions import Reader, read_captions, readers, summary
 from darkroom.job.dataset_report.examine import Album, candidates, choose, examine
 from darkroom.job.dataset_report.findings import Case, between, findings
-from darkroom.job.needs import needs
+from darkroom.job.needs import build_data_requirements
 from darkroom.job.preflight import check_flavour
 from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import Resolved
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 LIMIT = 2000
-"""Pictures that are looked at closely, if nobody says otherwise: a minute or two."""
+"""Images that are looked at closely, if nobody says otherwise: a minute or two."""
 
 ROOM = 5 * 2**20
 """Bytes of thumbnails on the whole page; base64 makes a third more of it."""
@@ -54,10 +54,10 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> DatasetReport:
     family = families.get(config.model_family)
     check_flavour(family, config.model_flavour)
     file = read_datasets(config.data_backend_config, config, os.environ)
-    plan = prepare_plan(config, file, bus, needs(family, config)).scan(lenient=True)
+    plan = prepare_plan(config, file, bus, build_data_requirements(family, config)).scan(lenient=True)
     tokenizers, why_not = readers(family, config)
     cases = [_examined(plan, d, tokenizers, bus, limit) for d in plan.datasets]
-    across = between(cases)  # what is between datasets matters most, so it may take room for its pictures first
+    across = between(cases)  # what is between datasets matters most, so it may take room for its images first
     sheets = [_sheet(case, why_not) for case in cases]
     lead, facts = _summary(plan, family, config, sheets)
     notes = [redact(text) for text in file.warnings]
@@ -82,7 +82,7 @@ def _noun(d: PlannedDataset) -> str:
 
 
 def _sheet(case: Case, why_not: str) -> Sheet:
-    """One dataset of the page. Findings come first when room for pictures is short."""
+    """One dataset of the page. Findings come first when room for images is short."""
     d = case.d
     found = findings(case)
     pairs, more = shown.beside(case)
