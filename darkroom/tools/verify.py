@@ -2,8 +2,8 @@
 
 Images are rendered again in the run's precisions. A float32 run is compared with a plain call of the diffusers
 pipeline, with the prompt as text. A run with mixed precisions (bf16 weights; text encoders, VAE and adapter in float32)
-cannot be reproduced by a plain call: there the diffusers pipeline loads and samples, and text and pixels are processed as in the
-run.
+cannot be reproduced by a plain call: there the diffusers pipeline loads and samples, and text and pixels are processed
+as in the run.
 """
 
 from __future__ import annotations

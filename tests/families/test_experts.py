@@ -8,7 +8,7 @@ from torch import nn
 
 from darkroom import families
 from darkroom.families.shared.experts import Experts
-from darkroom.objectives.denoise import flow_timesteps
+from darkroom.objectives.denoise import build_flow_timesteps
 from darkroom.options.config import Config
 from tests.families import conformance
 
@@ -64,7 +64,7 @@ def test_a_lone_expert_is_trained_where_it_answers(flavour, expected):
 @pytest.mark.parametrize(("flavour", "low", "high"), [("tiny-high", 0.6, 1.0), ("tiny-low", 0.0, 0.6)])
 def test_the_boundary_of_the_run_holds(flavour, low, high):
     config = Config(model_family="wan", model_flavour=flavour, timestep_boundary=0.6)
-    sampler = flow_timesteps(families.get("wan"), config, {})
+    sampler = build_flow_timesteps(families.get("wan"), config, {})
 
     drawn = sampler.draw(torch.zeros(500, 16, 1, 8, 8), torch.Generator().manual_seed(0))
 

@@ -11,7 +11,7 @@ from torch import Generator
 from darkroom import families
 from darkroom.core.errors import ConfigError
 from darkroom.diffusion.shift import ShiftLine, shift_time
-from darkroom.objectives.denoise import flow_timesteps
+from darkroom.objectives.denoise import build_flow_timesteps
 from darkroom.options.sources import FAMILY_DEFAULT, resolve
 from tests.families import conformance
 from tests.rows import each_row
@@ -62,7 +62,7 @@ def test_ltx_trains_much_of_the_noise_that_its_pipeline_draws_at(name):
     tokens = family.latents_for(None).tokens(*shape[2:], shape[1])
     line = ShiftLine.from_scheduler(dict(scheduler.config))
 
-    trained = flow_timesteps(family, config, dict(scheduler.config)).draw(
+    trained = build_flow_timesteps(family, config, dict(scheduler.config)).draw(
         torch.zeros(4000, 1, 1, 1, 1).expand(4000, *shape), Generator().manual_seed(1)
     )
     sampled = shift_time(torch.linspace(1, 1 / 40, 40), line.shift(tokens))
