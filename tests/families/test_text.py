@@ -52,6 +52,18 @@ def test_a_captions_entry_holds_no_more_numbers_than_the_plan_counts(name, flavo
     assert held == counted or (held < counted and is_short)
 
 
+@each_row("name", [name for name in families.names() if not families.get(name).flavour("tiny").text_images])
+def test_captions_that_are_encoded_together_are_what_each_is_alone(name):
+    family, options = families.get(name), conformance.options(name, "tiny")
+    pipe, captions = tiny.build(family), ["a cat on a mat", ""]
+
+    together = family.encode_captions(pipe, captions, options)
+
+    for caption, entry in zip(captions, together, strict=True):
+        (alone,) = family.encode_captions(pipe, [caption], options)
+        torch.testing.assert_close(entry, alone, rtol=1e-4, atol=1e-5)
+
+
 def test_captions_given_are_left_as_they_are():
     family, captions = families.get("z_image"), ["a cat"]
 
