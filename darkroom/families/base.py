@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from darkroom.data.batches.batch import Batch
     from darkroom.diffusion.shift import ShiftLine
-    from darkroom.families.shared.types import Autoencoder, Cond, Kwargs, SampleEncoders, Settings
+    from darkroom.families.shared.encoders import SampleEncoders
+    from darkroom.families.shared.types import Autoencoder, Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 

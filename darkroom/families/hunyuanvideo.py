@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs, SampleEncoders
+    from darkroom.families.shared.encoders import SampleEncoders
+    from darkroom.families.shared.types import Kwargs
     from darkroom.options.config import Config
 
 REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs, SampleEncoders, Settings
+    from darkroom.families.shared.encoders import SampleEncoders
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 SMALL = range(480, 855)

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Cond, Kwargs, SampleEncoders, Settings
+    from darkroom.families.shared.encoders import SampleEncoders
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 IMAGE_TO_VIDEO_FIELDS: Settings = {"image_input": "optional", "image_pipeline": "LTX2ImageToVideoPipeline"}

@@ -12,7 +12,7 @@ from torch import Tensor
 from darkroom.families.base import Family
 
 if TYPE_CHECKING:
-    from darkroom.families.shared.types import SampleEncoders
+    from darkroom.families.shared.encoders import SampleEncoders
     from darkroom.options.config import Config
 
 

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from darkroom.families.shared.spec import Latents
-
 Settings = Mapping[str, Any]
 """A component's settings, as its `config.json` has them."""
 
@@ -38,16 +36,3 @@ class Autoencoder(Protocol):
 
     def decode(self, latents: Tensor, /, return_dict: bool = True) -> Any:
         """The way back."""
-
-
-class SampleEncoders(Protocol):
-    """The models that see samples before training, each loaded when it is asked for."""
-
-    @property
-    def latents(self) -> Latents: ...
-
-    def vae(self) -> Any:
-        """The autoencoder."""
-
-    def extra(self, name: str) -> Any:
-        """Another component: an image encoder, a processor."""

@@ -1,0 +1,21 @@
+"""The models that see samples, as families ask for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from darkroom.families.shared.spec import Latents
+
+
+class SampleEncoders(Protocol):
+    """The models that see samples before training, each loaded when it is asked for."""
+
+    @property
+    def latents(self) -> Latents: ...
+
+    def vae(self) -> Any:
+        """The autoencoder."""
+
+    def extra(self, name: str) -> Any:
+        """Another component: an image encoder, a processor."""
