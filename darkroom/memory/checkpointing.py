@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 OFFLOADED = "unsloth"
 
@@ -80,7 +83,7 @@ class Checkpoints:
         """Reset the counter at the start of a forward pass."""
         self.count = 0
 
-    def __call__(self, block: Any, *inputs: Any, **named: Any) -> Any:
+    def __call__(self, block: Module, *inputs: Any, **named: Any) -> Any:
         self.count += 1
         if self.count % self.interval:
             return block(*inputs, **named)
@@ -88,7 +91,7 @@ class Checkpoints:
             return checkpoint(block, *inputs, use_reentrant=False, determinism_check=self.compared, **named)
 
 
-def checkpoint_each(block: Any, *inputs: Any, **named: Any) -> Any:
+def checkpoint_each(block: Module, *inputs: Any, **named: Any) -> Any:
     """Checkpoint a block. diffusers' own takes no named inputs, with which some of its networks call it."""
     return checkpoint(block, *inputs, use_reentrant=False, **named)
 

@@ -21,6 +21,8 @@ from darkroom.memory.quantize.fp8 import Float8Linear
 from darkroom.memory.stream import ALIGNED, iterate_tensors
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from darkroom.options.config import Config
 
 # the attention kernel that keeps its scores
@@ -53,7 +55,7 @@ class FakeMemoryPolicy(MemoryPolicy):
         """Record the bytes when everything is loaded; fake tensors need no realignment."""
         self.loaded = max(self.loaded, self.ledger.current[ON_HOST])
 
-    def _fuse(self, model: Any) -> Any:
+    def _fuse(self, model: Module) -> Any:
         return self.ledger.make_fake(super()._fuse(model), HOST)  # fusing makes new layers
 
     def _quantize(self, name: str, model: nn.Module, preset: str, blocks: Sequence[str] = ()) -> None:

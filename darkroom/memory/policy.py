@@ -33,6 +33,8 @@ from darkroom.memory import quantized_cache as kept
 from darkroom.memory.stream import WeightStreamer, find_leaf_layers, iterate_plain_tensors
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from darkroom.options.config import Config
 
 Block = TypeVar("Block")
@@ -183,7 +185,7 @@ class MemoryPolicy:
             log.warning("The quantised weights are not kept: %s", cause)
         return model
 
-    def _fuse(self, model: Any) -> Any:
+    def _fuse(self, model: Module) -> Any:
         """Fuse the denoiser's projections if the options ask for it."""
         if self.options.fuse_qkv_projections:
             fusing.fuse(model)

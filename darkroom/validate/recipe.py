@@ -5,10 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.files import write_atomically
 from darkroom.core.log import HIDDEN, redact_values
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 KEY = "darkroom"
 
@@ -41,7 +44,7 @@ class Recipe:
     mask: str = ""
     cache: dict[str, Any] = dataclasses.field(default_factory=dict)
 
-    def save(self, image: Any, path: Path) -> None:
+    def save(self, image: PILImage, path: Path) -> None:
         """Write `image` as PNG with the recipe in its header. Raises DiskFullError."""
         from PIL.PngImagePlugin import PngInfo
 

@@ -32,6 +32,7 @@ from darkroom.validate.recipe import Recipe
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
     from PIL import Image
+    from torch.nn import Module
 
     from darkroom.options.config import Config
 
@@ -241,7 +242,7 @@ class Renderer:
         text, negative = (self._condition(t, images, model) for t in (recipe.prompt, recipe.negative))
         return self.family.pipeline_kwargs_from_embeds(text, negative)
 
-    def _condition(self, caption: str, images: list[ReferenceImage], model: Any) -> dict[str, Tensor]:
+    def _condition(self, caption: str, images: list[ReferenceImage], model: Module) -> dict[str, Tensor]:
         entry = self.family.stack_text([self.text(caption, images)])
         return {
             name: value.to(self.components.device, model.dtype if value.is_floating_point() else value.dtype)
@@ -435,7 +436,7 @@ def describe_count(allowed: range) -> str:
 
 
 @contextlib.contextmanager
-def _strength(model: Any, strength: float) -> Iterator[None]:
+def _strength(model: Module, strength: float) -> Iterator[None]:
     """Inside, the adapter counts `strength` times."""
     if strength == 1.0:
         yield

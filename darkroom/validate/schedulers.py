@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 from darkroom.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from diffusers import SchedulerMixin
+
     from darkroom.options.config import Config
 
 DISCRETE = {
@@ -53,7 +55,7 @@ def changes(options: Config, is_flow: bool) -> dict[str, Any]:
     return changed
 
 
-def apply(scheduler: Any, changed: dict[str, Any]) -> Any:
+def apply(scheduler: SchedulerMixin, changed: dict[str, Any]) -> Any:
     """A fresh scheduler from `scheduler`'s settings and `changes`. A flow's shift goes along by each class's name."""
     import inspect
 

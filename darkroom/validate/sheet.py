@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
 
 GAP = 5
 SEPARATOR = (211, 211, 211)
@@ -52,7 +55,7 @@ def grid(rows: Sequence[Sequence[Any]], row_labels: Sequence[str] = (), scale: i
     return sheet
 
 
-def _on_squares(image: Any) -> Any:
+def _on_squares(image: PILImage) -> PILImage:
     """An image with alpha on gray and white squares, so that a person sees what is transparent."""
     from PIL import Image
 
@@ -68,20 +71,20 @@ def _on_squares(image: Any) -> Any:
     return squares
 
 
-def _enlarge(image: Any) -> Any:
+def _enlarge(image: PILImage) -> PILImage:
     from PIL import Image
 
     factor = -(-SMALL // min(image.size)) if min(image.size) < SMALL else 1
     return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
 
 
-def _label(sheet: Any, label: str, left: int) -> None:
+def _label(sheet: PILImage, label: str, left: int) -> None:
     from PIL import ImageDraw
 
     ImageDraw.Draw(sheet).text((left + 8, 8), label, fill="white", font=_font(13), stroke_width=2, stroke_fill="black")
 
 
-def _with_caption(sheet: Any, prompt: str) -> Any:
+def _with_caption(sheet: PILImage, prompt: str) -> PILImage:
     import textwrap
 
     from PIL import Image, ImageDraw

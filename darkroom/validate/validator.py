@@ -26,6 +26,8 @@ from darkroom.validate.render import RenderedImage, Renderer
 from darkroom.validate.sheet import stitch
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from darkroom.train.step import Stepper
 
 
@@ -42,7 +44,7 @@ class Validator:
         # says whether somebody waits for the end of the run, so that images that are left are not drawn
         self.stopped: Callable[[], bool] = lambda: False
 
-    def watch(self, model: Any, stepper: Stepper) -> None:
+    def watch(self, model: Module, stepper: Stepper) -> None:
         """Render these weights from now on."""
         self.model, self.stepper = model, stepper
 
@@ -68,7 +70,7 @@ class Validator:
         """Where the base model's images are."""
         return self.output / "benchmarks" / "base_model"
 
-    def base(self, model: Any) -> None:
+    def base(self, model: Module) -> None:
         """Make the base model's images from untouched weights, unless they are there for these very recipes."""
         with self.renderer.components.vae_in_use():
             self.renderer.measure(model, self.prompts)
@@ -105,7 +107,7 @@ class Validator:
         with self.renderer.components.vae_in_use():
             self.renderer.render_shortest(self.model, self.prompts)
 
-    def _render_images(self, model: Any, prompts: list[Prompt], step: int, weights: str) -> Iterable[RenderedImage]:
+    def _render_images(self, model: Module, prompts: list[Prompt], step: int, weights: str) -> Iterable[RenderedImage]:
         total = sum(1 for _ in self.renderer.recipes(prompts, step, weights))
         for count, image in enumerate(self.renderer.render(model, prompts, step, weights), 1):
             self.bus.emit(Progress(step=step, phase="validation", done=count, total=total, unit="pictures"))

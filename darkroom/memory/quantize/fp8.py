@@ -104,7 +104,7 @@ class Float8Linear(nn.Linear):
         return cls(layer, *((weight.to(format), None) if mode is None else quantize_weight(weight, mode, format)))
 
     @classmethod
-    def build_empty(cls, layer: Any) -> Float8Linear:
+    def build_empty(cls, layer: nn.Linear) -> Float8Linear:
         """One of a layer's shape that waits for tensors of any format and scales of any shape."""
         empty = cls(layer, layer.weight.detach(), layer.weight.new_empty(0))
         empty.register_load_state_dict_pre_hook(_match_scales)
@@ -119,7 +119,7 @@ class Float8Linear(nn.Linear):
         return answer
 
 
-def _match_scales(layer: Any, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+def _match_scales(layer: nn.Linear, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
     """Have a buffer of the shape that the state's scales have, or none where it has none."""
     scale = state.get(f"{prefix}scale_weight")
     layer.register_buffer("scale_weight", None if scale is None else torch.empty_like(scale, device="meta"))
