@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import (
     in_kernel_invocation_manager,
     unset_fake_temporarily,
 )
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -35,9 +36,12 @@ from darkroom.core.device import ASSUMED, HOST
 SMALL = 1 << 14
 # the product of the sizes of what is computed with for real: more of it may be far more in the end, such as a mask
 MAX_REAL_WORK = 1 << 30
+# elements of an answer that is never computed for real, whatever it is made of
+LARGE = 1 << 26
 # kinds of places where bytes are
 ON_HOST, ON_DEVICE, ON_DISK = "cpu", "device", "disk"
 _DEVICE = torch.ops.prim.device.default
+_REPEAT = torch.ops.aten.repeat.default
 _MOVE = torch.ops.aten._to_copy.default
 _VALUE = torch.ops.aten._local_scalar_dense.default
 _INDEXING = (
@@ -74,6 +78,16 @@ class _Answer(NamedTuple):
     device: torch.device
 
 
+class _Fills(TorchFunctionMode):
+    """Leaves out that a number is put into places of a fake tensor: it changes no bytes, and a loop over the rows of a
+    mask would be hundreds of thousands of operators."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.__setitem__ and _is_fill(*args):
+            return None
+        return func(*args, **(kwargs or {}))
+
+
 class Ledger(TorchDispatchMode):
     """Counts the bytes of living fake tensors, by kind of place: `current`, and at their highest `peaks` by moment.
 
@@ -84,6 +98,7 @@ class Ledger(TorchDispatchMode):
     def __init__(self, fake: FakeTensorMode | None = None) -> None:
         super().__init__()
         self.fake = fake or build_fake_mode()
+        self._fills = _Fills()
         # by its address in memory: what tells when a storage goes, the kind of device, bytes
         self.living: dict[int, tuple[weakref.ref[torch.UntypedStorage], str, int]] = {}
         self.current: Counter[str] = Counter()
@@ -99,6 +114,10 @@ class Ledger(TorchDispatchMode):
         self._peak: Counter[str] = Counter()
         self.begin_phase("start")
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would guard each operator against its compiler, which is not at work here
+
     @property
     def peak(self) -> Counter[str]:
         """The highest of all moments since the mark, by kind of device."""
@@ -108,9 +127,11 @@ class Ledger(TorchDispatchMode):
     def __enter__(self) -> Ledger:
         self.fake.__enter__()
         super().__enter__()
+        self._fills.__enter__()
         return self
 
     def __exit__(self, *cause: Any) -> None:
+        self._fills.__exit__(*cause)
         super().__exit__(*cause)
         self.fake.__exit__(*cause)
 
@@ -208,7 +229,8 @@ class Ledger(TorchDispatchMode):
         ):
             if func is _MOVE and kwargs.get("device") == ASSUMED and args[0].numel() > SMALL:
                 return self.empty(args[0], ASSUMED, kwargs.get("dtype"))
-            return self._run_real(func, args, kwargs)
+            if not _makes_large(func, args):
+                return self._run_real(func, args, kwargs)
         if func is _VALUE and inputs[0].dtype == torch.bool:
             return False  # whether something is so throughout, or anywhere not a number, only numbers tell
         if inputs and _writes_only(func):
@@ -313,6 +335,25 @@ class Ledger(TorchDispatchMode):
     def _untrack(self, key: int) -> None:
         _, location, size = self.living.pop(key)
         self.current[location] -= size
+
+
+def _is_fill(tensor: Any, places: Any, value: Any) -> bool:
+    """Is a number put into places of a fake tensor that are named by numbers and slices?"""
+    each = places if isinstance(places, tuple) else (places,)
+    return (
+        isinstance(tensor, FakeTensor)
+        and not tensor.requires_grad
+        and isinstance(value, (bool, int, float))
+        and all(place is None or place is ... or isinstance(place, (int, slice)) for place in each)
+    )
+
+
+def _makes_large(func: Any, args: Any) -> bool:
+    """Is an operator told to answer too much to be computed for real, such as a mask of every token by every other?"""
+    sizes = [math.prod(a) for a in args if isinstance(a, (list, tuple)) and a and all(type(n) is int for n in a)]
+    if not sizes or _is_view(func):
+        return False
+    return max(sizes) * (args[0].numel() if func is _REPEAT else 1) > LARGE
 
 
 def _describe(tensor: Tensor) -> _Answer:

@@ -55,7 +55,9 @@ def load(file: Path, empty: Callable[[], nn.Module]) -> tuple[nn.Module, int]:
         layers = json.loads(content.metadata()[HEADER])
         for name in layers:
             parent, _, child = name.rpartition(".")
-            setattr(model.get_submodule(parent), child, fp8.Float8Linear.build_empty(model.get_submodule(name)))
+            layer = model.get_submodule(name)
+            assert isinstance(layer, nn.Linear)
+            setattr(model.get_submodule(parent), child, fp8.Float8Linear.build_empty(layer))
         tensors = {name: content.get_tensor(name) for name in list(content.keys())}
         try:
             model.load_state_dict(tensors, assign=True)
