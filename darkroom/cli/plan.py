@@ -49,8 +49,8 @@ def print_plan(settings: Resolved, as_json: bool) -> None:
 
     begun = plan.begin(settings)
     if not as_json:
-        print(redact(plan.show(begun.made)), flush=True)
+        print(redact(plan.show(begun.values)), flush=True)
     with status("memory") as tell:
         memory = plan.memory(begun, tell)
-    complete = {**begun.made, "memory": memory}
+    complete = {**begun.values, "memory": memory}
     print(redact(json.dumps(complete, indent=2, default=str) if as_json else plan.show_memory(memory)))

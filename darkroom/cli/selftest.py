@@ -39,15 +39,15 @@ def run(argv: list[str]) -> int:
 
 def example(folder: Path) -> Path:
     """A config with all that could be forgotten: two datasets, accumulation, EMA, dropout of captions and weights."""
-    pictures = Path(__file__).parent.parent / "demo"
+    images = Path(__file__).parent.parent / "demo"
     datasets = [
         {
             "id": "concept",
             "type": "local",
-            "instance_data_dir": str(pictures / "concept"),
+            "instance_data_dir": str(images / "concept"),
             "caption_strategy": "textfile",
         },
-        {"id": "keep", "type": "local", "instance_data_dir": str(pictures / "keep"), "caption_strategy": "textfile"},
+        {"id": "keep", "type": "local", "instance_data_dir": str(images / "keep"), "caption_strategy": "textfile"},
     ]
     (folder / "datasets.json").write_text(json.dumps(datasets), encoding="utf-8")
     config = {

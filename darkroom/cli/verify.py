@@ -30,7 +30,7 @@ def run(argv: list[str]) -> int:
         raise ModelError(f"There is nothing at {path}.\n  Check the path.")
     verdict = verify(path)
     if as_json:
-        rows = {"matched": verdict.matched, "unmatched": verdict.unmatched, "pictures": verdict.pictures}
+        rows = {"matched": verdict.matched, "unmatched": verdict.unmatched, "pictures": verdict.images}
         print(
             json.dumps({**rows, "difference": verdict.difference, "problem": verdict.problem, "holds": verdict.holds})
         )
@@ -41,6 +41,6 @@ def run(argv: list[str]) -> int:
         if verdict.difference is None:
             print("pictures: the run has none of this step to compare with")
         else:
-            print(f"pictures: {verdict.pictures} made again, largest difference {verdict.difference:g}/255")
+            print(f"pictures: {verdict.images} made again, largest difference {verdict.difference:g}/255")
         print(verdict.problem or ("It holds." if verdict.holds else "It does not hold."))
     return 0 if verdict.holds else 2

@@ -200,15 +200,15 @@ class DatasetPlan:
                     "lengths in one batch need a mask, which this attention_mechanism does not take.\n"
                     f"  Set its train_batch_size to {self.requirements.batch}, or choose another attention_mechanism."
                 )
-            picture = str(entry.conditioning_type)
+            file_type = str(entry.conditioning_type)
             takes = (
                 self.requirements.references
-                if picture.startswith("reference")
+                if file_type.startswith("reference")
                 else self.requirements.control is not None
             )
-            if kind == "conditioning" and picture not in LOSS_MASKS and not takes and entry.source_dataset_id:
+            if kind == "conditioning" and file_type not in LOSS_MASKS and not takes and entry.source_dataset_id:
                 raise DataError(
-                    f"Dataset '{entry.id}' brings {picture} pictures, and {self.requirements.display_name} takes "
+                    f"Dataset '{entry.id}' brings {file_type} pictures, and {self.requirements.display_name} takes "
                     "none as it is "
                     "trained here.\n  Take it out of conditioning_data, or choose a family or flavour that takes them."
                 )
@@ -247,14 +247,16 @@ class DatasetPlan:
     def _pair_conditioning(self, entry: SampleDataset, index: Index) -> list[ConditioningDataset]:
         """Everything beside a dataset. Pictures that are still to be generated count as being there."""
         conditioning = []
-        for companion in self.file.conditioning_of(entry):
-            if companion.generator is not None and generated.missing(index, companion):
+        for conditioning_entry in self.file.conditioning_of(entry):
+            if conditioning_entry.generator is not None and generated.missing(index, conditioning_entry):
                 conditioning.append(
-                    ConditioningDataset(companion, index.select_rows(np.arange(len(index)), absent="missing companion"))
+                    ConditioningDataset(
+                        conditioning_entry, index.select_rows(np.arange(len(index)), absent="missing companion")
+                    )
                 )
                 conditioning[-1].index.numbers["unfit"][:] = 0
             else:
-                conditioning.append(pair_conditioning(index, self._build_index(companion), companion))
+                conditioning.append(pair_conditioning(index, self._build_index(conditioning_entry), conditioning_entry))
         if (
             self.requirements.requires_control
             and entry.is_training
@@ -517,16 +519,16 @@ class DatasetPlan:
         )
         table = table_of(d.entry, d.index.store)
         assign_sizes(index, np.arange(len(index)), d.entry, sizing, (self.seed, n), table)
-        companions = [self._with_crops_of(index, c) for c in d.conditioning]
-        dataset = PlannedDataset(d.entry, index, Buckets(()), companions)
+        conditioning = [self._with_crops_of(index, c) for c in d.conditioning]
+        dataset = PlannedDataset(d.entry, index, Buckets(()), conditioning)
         self._bucket(dataset)
         return dataset
 
     @staticmethod
-    def _with_crops_of(source: Index, companion: ConditioningDataset) -> ConditioningDataset:
-        if not companion.entry.is_aligned or companion.index.origin is None:
-            return companion
-        return pair_conditioning(source, companion.index.origin[0], companion.entry)
+    def _with_crops_of(source: Index, conditioning: ConditioningDataset) -> ConditioningDataset:
+        if not conditioning.entry.is_aligned or conditioning.index.origin is None:
+            return conditioning
+        return pair_conditioning(source, conditioning.index.origin[0], conditioning.entry)
 
     # ------------------------------------------------------------------ caches
 
@@ -645,9 +647,9 @@ class DatasetPlan:
 
     def _pairs(self, d: PlannedDataset, rows: np.ndarray) -> int:
         """How many captions of these samples are read with pictures, at most."""
-        pictures = sum(c.role != "mask" for c in d.conditioning)
+        images = sum(c.role != "mask" for c in d.conditioning)
         per_image = sum(len(d.index.captions_of(int(row))) for row in rows) + len(rows) * (self.caption_dropout > 0)
-        return per_image * (1 if self.combined else max(1, pictures))
+        return per_image * (1 if self.combined else max(1, images))
 
     def fill_latents(
         self, encode: EncodePixels, identity: str, plain: tuple[EncodePixels, str] | None = None

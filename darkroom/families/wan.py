@@ -336,11 +336,11 @@ class Wan(FirstFrameFamily):
 
     def sample_identity(self, options: Config) -> dict[str, object]:
         end = {"ends_with": "last frame"} if self._ends_with_image(options) else {}
-        grey = {"kept of a control clip": "nothing"} if self._is_vace(options) else {}
+        gray = {"kept of a control clip": "nothing"} if self._is_vace(options) else {}
         first_frame = (
             {"starts_from": "first frame alone"} if self.control(options) and self.is_image_to_video(options) else {}
         )
-        return {**super().sample_identity(options), **end, **grey, **first_frame}
+        return {**super().sample_identity(options), **end, **gray, **first_frame}
 
     # -- the step --------------------------------------------------------------------------------------------------
 

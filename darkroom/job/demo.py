@@ -59,40 +59,42 @@ DATASETS = [
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
-    """Shares of images that are right, 0..1. `kept` counts the attributes of ordinary captions."""
+    """Shares of images that are right, 0..1. `ordinary` counts the attributes of ordinary captions."""
 
     concept: float
-    kept: dict[str, float]
+    ordinary: dict[str, float]
 
     @property
-    def kept_mean(self) -> float:
+    def ordinary_mean(self) -> float:
         """Mean over the attributes."""
-        return sum(self.kept.values()) / len(self.kept)
+        return sum(self.ordinary.values()) / len(self.ordinary)
 
 
-def demo(output: Path, overrides: Sequence[str] = (), say: Callable[[str], None] = print) -> dict[str, Any]:
+def demo(output: Path, overrides: Sequence[str] = (), report_progress: Callable[[str], None] = print) -> dict[str, Any]:
     """Run it all into `output`; returns what `demo.json` holds."""
     started = time.monotonic()
     torch.set_num_threads(THREADS)
     config = write_settings(output)
-    say(f"The built-in model draws simple shapes. {CONCEPTS} pictures will teach it a creature: the grumbo.\n")
+    report_progress(
+        f"The built-in model draws simple shapes. {CONCEPTS} pictures will teach it a creature: the grumbo.\n"
+    )
     resolved = resolve([str(config), *overrides], {}, Path.cwd(), families.defaults)
     family = families.get("flux")
     base = locate_repository(family.flavour("embedded").repository, family)
     pipe = stock_pipeline(family, base, torch.float32, resolved.config)
-    concepts, others = scenes()
-    say("Before: asking the untrained model for grumbos, and for ordinary shapes.")
-    before = DemoImages(pipe, concepts, others)
+    concepts, other_scenes = scenes()
+    report_progress("Before: asking the untrained model for grumbos, and for ordinary shapes.")
+    before = DemoImages(pipe, concepts, other_scenes)
     figures_before = before.figures()
 
-    say("Training. The same thing by hand: darkroom train " + str(config))
+    report_progress("Training. The same thing by hand: darkroom train " + str(config))
     training = time.monotonic()
     release = train(resolved)
     train_seconds = time.monotonic() - training
 
-    say("After: the stock diffusers pipeline with the adapter that was just saved.")
+    report_progress("After: the stock diffusers pipeline with the adapter that was just saved.")
     load_adapters(pipe, family, [AdapterFile(release.result)], resolved.config)
-    after = DemoImages(pipe, concepts, others)
+    after = DemoImages(pipe, concepts, other_scenes)
     figures_after = after.figures()
     before_after(output / "before_after.png", before, after)
     result = {
@@ -101,10 +103,10 @@ def demo(output: Path, overrides: Sequence[str] = (), say: Callable[[str], None]
         "steps": release.steps,
         "concept_match_before": figures_before.concept,
         "concept_match_after": figures_after.concept,
-        "kept_captions_before": figures_before.kept_mean,
-        "kept_captions_after": figures_after.kept_mean,
-        "kept_by_attribute_before": figures_before.kept,
-        "kept_by_attribute_after": figures_after.kept,
+        "kept_captions_before": figures_before.ordinary_mean,
+        "kept_captions_after": figures_after.ordinary_mean,
+        "kept_by_attribute_before": figures_before.ordinary,
+        "kept_by_attribute_after": figures_after.ordinary,
     }
     write_json(output / "demo.json", result)
     return result
@@ -135,20 +137,20 @@ def scenes() -> tuple[list[Scene], list[Scene]]:
 class DemoImages:
     """Images of both kinds of captions by diffusers' pipeline, always from the same noise."""
 
-    def __init__(self, pipe: DiffusionPipeline, concepts: list[Scene], others: list[Scene]):
-        self.scenes = concepts, others
-        self.concepts, self.others = draw(pipe, concepts, 1000), draw(pipe, others, 2000)
+    def __init__(self, pipe: DiffusionPipeline, concepts: list[Scene], other_scenes: list[Scene]):
+        self.scenes = concepts, other_scenes
+        self.concepts, self.other_scenes = draw(pipe, concepts, 1000), draw(pipe, other_scenes, 2000)
 
     def figures(self) -> Figures:
         """Judge them with the checker, which the model never saw."""
-        concepts, others = self.scenes
+        concepts, other_images = self.scenes
         right = [
             checker.is_grumbo(p, s) and all(checker.check(p, s)[name] for name in ("background", "position"))
             for p, s in zip(self.concepts, concepts, strict=True)
         ]
-        checks = [checker.check(p, s) for p, s in zip(self.others, others, strict=True)]
-        kept = {name: float(np.mean([c[name] for c in checks])) for name in checks[0]}
-        return Figures(float(np.mean(right)), kept)
+        checks = [checker.check(p, s) for p, s in zip(self.other_scenes, other_images, strict=True)]
+        ordinary = {name: float(np.mean([c[name] for c in checks])) for name in checks[0]}
+        return Figures(float(np.mean(right)), ordinary)
 
 
 def draw(pipe: DiffusionPipeline, scenes: list[Scene], seed: int, at_once: int = 16) -> list[np.ndarray]:
@@ -167,14 +169,17 @@ def draw(pipe: DiffusionPipeline, scenes: list[Scene], seed: int, at_once: int =
 
 def before_after(path: Path, before: DemoImages, after: DemoImages) -> None:
     """The sheet: what was shown, then the same requests before and after, then ordinary requests."""
-    shown = [Image.open(file).convert("RGB") for file in sorted((HERE / "concept").glob("*.png"))[:8]]
-    rows = [shown]
+    tiles = [Image.open(file).convert("RGB") for file in sorted((HERE / "concept").glob("*.png"))[:8]]
+    rows = [tiles]
     labels = [f"What it was shown (8 of {len(list((HERE / 'concept').glob('*.png')))} pictures)"]
-    for name, drawn in (("Before", before), ("After", after)):
-        rows += [[Image.fromarray(p) for p in drawn.concepts[:8]], [Image.fromarray(p) for p in drawn.concepts[8:16]]]
+    for name, rendered in (("Before", before), ("After", after)):
+        rows += [
+            [Image.fromarray(p) for p in rendered.concepts[:8]],
+            [Image.fromarray(p) for p in rendered.concepts[8:16]],
+        ]
         labels += [f"{name}: asked for grumbos in other places, sizes and colours", ""]
-    for name, drawn in (("Before", before), ("After", after)):
-        rows.append([Image.fromarray(p) for p in drawn.others[:8]])
+    for name, rendered in (("Before", before), ("After", after)):
+        rows.append([Image.fromarray(p) for p in rendered.other_scenes[:8]])
         labels.append(f"{name}: asked for ordinary shapes")
     grid(rows, labels, scale=2).save(path)
 

@@ -110,8 +110,8 @@ class Forecast:
     def _check_fit(self, phase: Phase) -> bool:
         if phase.idle:
             return True
-        host_fits = self.host is None or (phase.host or 0) - phase.spare <= self.host
-        return host_fits and (phase.device or 0) <= (self.device or 0)
+        is_host_enough = self.host is None or (phase.host or 0) - phase.spare <= self.host
+        return is_host_enough and (phase.device or 0) <= (self.device or 0)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -240,7 +240,7 @@ class Trial:
         captions = (self.scene.plan.captions() or [""])[: self.scene.plan.file.default_text.text_encoder_batch_size]
         pipe = self.components.text()
         dataset, bucket = shapes(self.scene.plan)[0]
-        count = max(1, sum(companion.role == "reference" for companion in dataset.conditioning))
+        count = max(1, sum(conditioning.role == "reference" for conditioning in dataset.conditioning))
         images = [Image.new("RGB", bucket.target)] * count
         with self.ledger:
             if self.family.flavour(self.config.model_flavour).text_images:
@@ -298,13 +298,13 @@ class Trial:
 
     def _watch_updates(self) -> None:
         """What comes after the way back is a moment of its own, and so is the update."""
-        stepper, settle = self.stepper, self.stepper.collect_offloaded_grads
+        stepper, collect_grads = self.stepper, self.stepper.collect_offloaded_grads
 
-        def settled() -> None:
+        def collect() -> None:
             self.ledger.begin_phase("gradients")
-            settle()
+            collect_grads()
 
-        stepper.collect_offloaded_grads = settled
+        stepper.collect_offloaded_grads = collect
         if hasattr(stepper.optimizer, "register_step_pre_hook"):
             stepper.optimizer.register_step_pre_hook(lambda *_: self.ledger.begin_phase("update"))
 
@@ -315,7 +315,7 @@ class Trial:
         with self.ledger:
             extras = {name: torch.cat([tensor] * count) for name, tensor in sample.items()}
             latents = extras.pop("latents")
-            roles = [companion.role for companion in dataset.conditioning]
+            roles = [conditioning.role for conditioning in dataset.conditioning]
             height, width = (edge * self.components.latents.downscale for edge in latents.shape[-2:])
             pixels = (
                 torch.empty(count, 3, height, width)
@@ -637,7 +637,7 @@ def shapes(plan: DatasetPlan) -> list[tuple[Any, Any]]:
     rows = [(dataset, bucket) for dataset in plan.training for bucket in dataset.buckets.buckets]
     largest: dict[tuple[str, ...], tuple[Any, Any]] = {}
     for dataset, bucket in sorted(rows, key=lambda row: row[0].entry.train_batch_size * numbers_in(row[1])):
-        largest[tuple(sorted(companion.role for companion in dataset.conditioning))] = dataset, bucket
+        largest[tuple(sorted(conditioning.role for conditioning in dataset.conditioning))] = dataset, bucket
     return list(largest.values())
 
 

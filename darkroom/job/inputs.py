@@ -39,7 +39,7 @@ def uses_dataset_prompts(family: Family, config: Config, prompts: list[Prompt]) 
             f"{family.title} starts from no picture here.",
             "Leave it out, or choose a flavour that edits or starts from pictures.",
         )
-    return bool(config.validation_using_datasets or (allowed[0] and not any(prompt.pictures for prompt in prompts)))
+    return bool(config.validation_using_datasets or (allowed[0] and not any(prompt.images for prompt in prompts)))
 
 
 def dataset_prompts(plan: DatasetPlan, family: Family, config: Config, output: Path) -> list[Prompt]:
@@ -61,7 +61,7 @@ def dataset_prompts(plan: DatasetPlan, family: Family, config: Config, output: P
         for number, (caption, images) in enumerate(_samples(source, config.num_eval_images, allowed, full_clips)):
             name = f"{safe_name(d.id)}_{number}"
             files = [_write_image(pixels, output / FOLDER, f"{name}_{i}") for i, pixels in enumerate(images)]
-            prompts.append(Prompt(name, caption, pictures=tuple(map(str, files))))
+            prompts.append(Prompt(name, caption, images=tuple(map(str, files))))
     if not prompts:
         raise DataError(
             "No sample of the datasets can be read, so there is nothing to validate with.\n"

@@ -45,7 +45,7 @@ MAX_LISTED = 20
 
 @dataclasses.dataclass(frozen=True)
 class PlanStart:
-    """A plan but for memory, `made` as JSON-able data, and what memory is told from.
+    """A plan but for memory, `values` as JSON-able data, and what memory is told from.
 
     `published` stands in for the settings of a base that cannot be asked for them.
     """
@@ -55,7 +55,7 @@ class PlanStart:
     data: data_plan.DatasetPlan
     prompts: list[Prompt]
     published: PublishedSettings | None
-    made: dict[str, Any]
+    values: dict[str, Any]
 
 
 def begin(resolved: Resolved) -> PlanStart:
@@ -296,9 +296,9 @@ def show_memory(plan: dict[str, Any]) -> str:
         )
         before = plan["measured"].get(row["phase"])
         measured_sizes += ", and is cached already" * row["idle"]
-        shown_phases = f" (was {show_size(before)} in an earlier run)" if before else ""
+        phases_printed = f" (was {show_size(before)} in an earlier run)" if before else ""
         mark = "" if row["fits"] and not row["fails"] else "! "
-        lines.append(f"  {mark}{row['phase']:<14} {row['of']:<26} {measured_sizes}{shown_phases}")
+        lines.append(f"  {mark}{row['phase']:<14} {row['of']:<26} {measured_sizes}{phases_printed}")
     if any(row["fails"] for row in plan["phases"]):
         lines.append("! The run would stop there, before its first update.")
     if "change" in plan:

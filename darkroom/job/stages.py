@@ -245,8 +245,8 @@ def group_parameters(config: Config, adapter: Adapter, processes: int) -> list[d
         return [{"params": list(adapter.trainable_parameters.values())}]
     rate = scale_learning_rate(config, config.text_encoder_lr, processes)
     text = {name: parameter for name, parameter in adapter.trainable_parameters.items() if adapter.is_text(name)}
-    rest_parameters = [parameter for name, parameter in adapter.trainable_parameters.items() if name not in text]
-    return [{"params": rest_parameters}, {"params": list(text.values()), "lr": rate}]
+    denoiser_parameters = [parameter for name, parameter in adapter.trainable_parameters.items() if name not in text]
+    return [{"params": denoiser_parameters}, {"params": list(text.values()), "lr": rate}]
 
 
 def build_text_reader(config: Config, adapter: Adapter, steps: int) -> Callable[[Batch, int], dict[str, torch.Tensor]]:

@@ -488,7 +488,7 @@ def run_rehearsal(run: Run, loader: Any, snapshot: Snapshot, validator: Validato
     with loader:
         loader.debug_log = NO_DEBUG_LOG
         batch = rehearse.largest(loader, snapshot.state.epoch)
-    peaks = rehearse.dry_run(run, snapshot, batch, validator.rehearse if validator else None)
+    peaks = rehearse.dry_run(run, snapshot, batch, validator.dry_run if validator else None)
     summary = ", ".join(f"{name.removeprefix(rehearse.REHEARSAL)} {show_size(size)}" for name, size in peaks.items())
     run.bars.print_line(f"  most memory in a rehearsal: {summary}")
 

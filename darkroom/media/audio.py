@@ -159,8 +159,8 @@ def _seconds(container: InputContainer, stream: AudioStream) -> float:
 def _origin(container: InputContainer, stream: AudioStream) -> float:
     """Second 0: the start of the film, or else of the sound."""
     av = import_optional("av", "video", "Reading sound files")
-    films = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    for track in (*films[:1], stream):
+    video_streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
+    for track in (*video_streams[:1], stream):
         if track.start_time is not None and track.time_base:
             return max(0.0, float(track.start_time * track.time_base))
     return 0.0

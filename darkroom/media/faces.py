@@ -111,8 +111,8 @@ def _haar(cv2: Any, file: Path) -> Callable[[np.ndarray], Sequence[Box]]:
     cascade = cv2.CascadeClassifier(str(file))
 
     def find(image: np.ndarray) -> Sequence[Box]:
-        grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        return [_box(face) for face in cascade.detectMultiScale(grey, _STEP, _NEIGHBOURS)]
+        gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
+        return [_box(face) for face in cascade.detectMultiScale(gray, _STEP, _NEIGHBOURS)]
 
     return find
 

@@ -22,7 +22,7 @@ than the middle one. Photographs that are sharp have hundreds to thousands; a bl
 FLAT = 4.0
 """Standard deviation (of 0..255) below which a picture shows next to nothing."""
 
-NEAR_BITS, NEAR_COLOUR = 10, 16.0
+NEAR_BITS, NEAR_COLOR = 10, 16.0
 """Two pictures are the same to the eye when at most so many of 64 bits differ, and colours by so much on average."""
 
 TILES, MINIATURE = 8, 16
@@ -109,7 +109,7 @@ def group_similar(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int
     Each group is around its first picture, in order; a picture is in one group at most.
     """
     count = len(outlines)
-    colours = miniatures.reshape(count, -1).astype(np.int16)
+    colors = miniatures.reshape(count, -1).astype(np.int16)
     is_free = np.ones(count, bool)
     groups = []
     for i in range(count):
@@ -119,7 +119,7 @@ def group_similar(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int
         near = candidates[np.bitwise_count(outlines[candidates] ^ outlines[i]) <= NEAR_BITS]
         if not len(near):
             continue
-        near = near[np.abs(colours[near] - colours[i]).mean(1) <= NEAR_COLOUR]
+        near = near[np.abs(colors[near] - colors[i]).mean(1) <= NEAR_COLOR]
         if len(near):
             is_free[near] = False
             groups.append([i, *near.tolist()])

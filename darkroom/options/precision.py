@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal, get_args
 
 from darkroom.options.field import SET, Section, option
 
-Quantised = Literal[
+Quantized = Literal[
     "no_change",
     "int8-quanto",
     "int4-quanto",
@@ -55,7 +55,7 @@ Attention = Literal[
     "sageattention-int8-fp8-cuda",
 ]
 # the only ones that can also round what is between the layers
-_QUANTO = tuple(name for name in get_args(Quantised) if name.endswith("-quanto"))
+_QUANTO = tuple(name for name in get_args(Quantized) if name.endswith("-quanto"))
 _FLOATS = ("fp8-cast", "fp8-block", "fp8-channel", "fp8-tensor")
 
 
@@ -77,7 +77,7 @@ class PrecisionOptions(Section):
         resume="warn",
         level="advanced",
     )
-    base_model_precision: Quantised = option(
+    base_model_precision: Quantized = option(
         "no_change", "Keep the frozen base in fewer bits to save memory.", resume="warn"
     )
     fp8_format: Literal["e4m3", "e5m2"] = option(
@@ -94,25 +94,25 @@ class PrecisionOptions(Section):
         level="advanced",
         when={"base_model_precision": _FLOATS},
     )
-    text_encoder_1_precision: Quantised = option(
+    text_encoder_1_precision: Quantized = option(
         "no_change",
         "Keep the first text encoder in fewer bits to save memory.",
         resume="warn",
         level="advanced",
     )
-    text_encoder_2_precision: Quantised = option(
+    text_encoder_2_precision: Quantized = option(
         "no_change",
         "Keep the second text encoder in fewer bits to save memory.",
         resume="warn",
         level="advanced",
     )
-    text_encoder_3_precision: Quantised = option(
+    text_encoder_3_precision: Quantized = option(
         "no_change",
         "Keep the third text encoder in fewer bits to save memory.",
         resume="warn",
         level="advanced",
     )
-    text_encoder_4_precision: Quantised = option(
+    text_encoder_4_precision: Quantized = option(
         "no_change",
         "Keep the fourth text encoder in fewer bits to save memory.",
         resume="warn",

@@ -95,7 +95,7 @@ def resolve(
 
 
 @dataclass(frozen=True)
-class _GivenValue:
+class _SourceValue:
     value: Any
     source: str
 
@@ -107,12 +107,12 @@ class _OptionReader:
         self.environ, self.cwd = dict(environ), cwd
         self.errors: list[ConfigError] = []
         self.notes: list[Note] = []
-        self.values: dict[str, _GivenValue] = {}
+        self.values: dict[str, _SourceValue] = {}
         self.exports: dict[str, str] = {}
-        self.compiling: dict[str, _GivenValue] = {}  # of musubi-tuner, whose two options for it are one here
-        self.switches: dict[str, _GivenValue] = {}  # musubi-tuner's, which say what options here are
+        self.compiling: dict[str, _SourceValue] = {}  # of musubi-tuner, whose two options for it are one here
+        self.switches: dict[str, _SourceValue] = {}  # musubi-tuner's, which say what options here are
         self.unsupported: list[ConfigError] = []
-        self.variables: dict[str, _GivenValue] = {}  # of a config.env, those that are no settings
+        self.variables: dict[str, _SourceValue] = {}  # of a config.env, those that are no settings
         self.mentioned: set[str] = set()  # variables that a {env:NAME} stood for
         self.unreadable = False  # the config could not be read, so nothing is known about what is missing
 
@@ -213,7 +213,7 @@ class _OptionReader:
         elif name in compat.LAUNCHER_VARIABLES:
             self.notes.append(Note(name, value, source, "only SimpleTuner's start script reads it", ineffective=False))
         else:
-            self.variables[name] = _GivenValue(value, source)
+            self.variables[name] = _SourceValue(value, source)
             self.environ.setdefault(name, value)
 
     def _resolve_variables(self) -> None:
@@ -279,7 +279,7 @@ class _OptionReader:
             return
         if value is None or (isinstance(value, str) and value.strip() == "" and not info.empty):
             return
-        self.values[info.name] = _GivenValue(self._parse_structured(info, value, source), source)
+        self.values[info.name] = _SourceValue(self._parse_structured(info, value, source), source)
 
     def _set_unknown(self, name: str, value: Any, source: str) -> None:
         if name == "vae_cache_preprocess":
@@ -287,14 +287,14 @@ class _OptionReader:
                 self._set("vae_cache_ondemand", True, source)
             return
         if name in (compat.COMPILE, compat.COMPILE_BACKEND):
-            self.compiling[name] = _GivenValue(self._substitute(name, value, source), source)
+            self.compiling[name] = _SourceValue(self._substitute(name, value, source), source)
         elif name in compat.DATASET_KEYS:
             reason = "it belongs into the dataset file and is not read here"
             self.notes.append(Note(name, value, source, reason))
         elif name in compat.FORM_KEYS or name.startswith("__"):
             self.notes.append(Note(name, value, source, "only a web form reads it", ineffective=False))
         elif name in compat.MUSUBI_SWITCHES:
-            self.switches[name] = _GivenValue(value, source)
+            self.switches[name] = _SourceValue(value, source)
         elif name in compat.MUSUBI_WITHOUT_EFFECT:
             if str(value).strip().lower() in _TRUE:
                 self.notes.append(Note(name, value, source, f"no effect: {compat.MUSUBI_WITHOUT_EFFECT[name]}"))
@@ -362,7 +362,7 @@ class _OptionReader:
         elif schedule.value == "constant" and warmup is not None and str(warmup.value).strip() not in ("0", "0.0"):
             read_as = "constant_with_warmup"
         if read_as:
-            self.values["lr_scheduler"] = _GivenValue(read_as, schedule.source)
+            self.values["lr_scheduler"] = _SourceValue(read_as, schedule.source)
             reason = f"{schedule.value} is read as {read_as}"
             self.notes.append(Note("lr_scheduler", schedule.value, schedule.source, reason, ineffective=False))
 
@@ -370,7 +370,7 @@ class _OptionReader:
         """musubi-tuner's `compile` and `compile_backend` as `dynamo_backend`, unless that is given as well."""
         switch, backend = (self.compiling.get(name) for name in (compat.COMPILE, compat.COMPILE_BACKEND))
         if switch and str(switch.value).strip().lower() in _TRUE:
-            self.values.setdefault("dynamo_backend", backend or _GivenValue("inductor", switch.source))
+            self.values.setdefault("dynamo_backend", backend or _SourceValue("inductor", switch.source))
         elif backend:
             reason = f"it acts only when {compat.COMPILE} is true"
             self.notes.append(Note(compat.COMPILE_BACKEND, backend.value, backend.source, reason))
@@ -385,7 +385,7 @@ class _OptionReader:
             value = None if switch is None else on if str(switch.value).strip().lower() in _TRUE else off
             if switch is None or value is None:
                 continue
-            counts = self.values.setdefault(option, _GivenValue(value, switch.source)).value
+            counts = self.values.setdefault(option, _SourceValue(value, switch.source)).value
             reason = f"{option} is {counts}"
             self.notes.append(Note(name, switch.value, switch.source, reason, ineffective=False))
 
@@ -416,7 +416,7 @@ class _OptionReader:
         already_set = set(self.values)
         for key, value in preferred.items():
             if YIELDS_TO.get(key) not in already_set:
-                self.values.setdefault(option_names()[key].name, _GivenValue(value, FAMILY_DEFAULT))
+                self.values.setdefault(option_names()[key].name, _SourceValue(value, FAMILY_DEFAULT))
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 

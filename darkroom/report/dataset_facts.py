@@ -23,12 +23,12 @@ Frame = tuple[float, float, float, float]
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A small picture with words under it. Without `picture` (JPEG) its place is taken by `instead`."""
+    """A small picture with words under it. Without `jpeg` (JPEG) its place is taken by `instead`."""
 
     name: str
     note: str = ""
-    picture: bytes = b""
-    size: tuple[int, int] = (1, 1)  # of `picture`
+    jpeg: bytes = b""
+    size: tuple[int, int] = (1, 1)  # of `jpeg`
     frame: Frame | None = None
     instead: str = "not shown"
 
@@ -102,7 +102,7 @@ class Moment:
 
     frame: int
     seconds: float | None
-    picture: bytes
+    jpeg: bytes
 
 
 @dataclasses.dataclass(frozen=True)

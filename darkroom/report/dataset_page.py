@@ -142,7 +142,7 @@ def _passage(p: Passage) -> str:
 
 def _tile(tile: Tile, tall: int = TALL, wide: int = WIDE) -> str:
     width, height = _fit_size(tile.size, tall, wide)
-    is_noted = not tile.picture and tile.note == tile.instead
+    is_noted = not tile.jpeg and tile.note == tile.instead
     note = f"<b>{_text(tile.name)}</b>{'' if is_noted else _text(tile.note)}"
     column = max(width, 118)
     return f"<figure style='width:{column}px'>{_photo(tile, width, height)}<figcaption>{note}</figcaption></figure>"
@@ -150,13 +150,13 @@ def _tile(tile: Tile, tall: int = TALL, wide: int = WIDE) -> str:
 
 def _photo(tile: Tile, width: int, height: int) -> str:
     style = f"style='width:{width}px;height:{height}px'"
-    if not tile.picture:
+    if not tile.jpeg:
         return f"<span class='photo none' {style}>{_text(tile.instead)}</span>"
     frame = ""
     if tile.frame and min(tile.frame[2:]) < MAX_CURVE_SHARE:
         left, top, wide, high = (f"{100 * share:.2f}%" for share in tile.frame)
         frame = f"<i style='left:{left};top:{top};width:{wide};height:{high}'></i>"
-    return f"<span class='photo' {style}><img alt='{_text(tile.name)}' src='{_data(tile.picture)}'>{frame}</span>"
+    return f"<span class='photo' {style}><img alt='{_text(tile.name)}' src='{_data(tile.jpeg)}'>{frame}</span>"
 
 
 def _fit_size(size: tuple[int, int], tall: int, wide: int) -> tuple[int, int]:
@@ -165,8 +165,8 @@ def _fit_size(size: tuple[int, int], tall: int, wide: int) -> tuple[int, int]:
     return max(8, round(size[0] * scale)), max(8, round(size[1] * scale))
 
 
-def _data(picture: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(picture).decode()}"
+def _data(jpeg: bytes) -> str:
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 # ---------------------------------------------------------------------- a dataset
@@ -213,7 +213,7 @@ def _shape(shape: BucketFacts, max_samples: int, longest: int) -> str:
     if shape.filled:
         text += f", {number(shape.filled)} repeated to fill the last"
     frames = f" · {many(shape.frames, 'frame')}" if shape.frames > 1 else ""
-    tiles = "".join(_tile(Tile("", "", t.picture, t.size, t.frame, t.instead), 64, 110) for t in shape.tiles)
+    tiles = "".join(_tile(Tile("", "", t.jpeg, t.size, t.frame, t.instead), 64, 110) for t in shape.tiles)
     small = tiles.replace("<figcaption><b></b></figcaption>", "").replace("width:118px", "")
     return (
         f"<article class='shape{' out' if shape.is_left_out else ''}'><div class='who'>"
@@ -261,8 +261,8 @@ def _bars(words: Words) -> str:
         tall = (height - BASE - 16) * count / highest
         is_over = words.limit is not None and end > words.limit
         position = f"x='{i * step + 1:.1f}' y='{height - BASE - tall:.1f}' width='{step - 2:.1f}' height='{tall:.1f}'"
-        colour = "var(--fix)" if is_over else "var(--green)"
-        columns.append(f"<rect {position} rx='2' fill='{colour}'><title>{many(count, 'caption')}</title></rect>")
+        color = "var(--fix)" if is_over else "var(--green)"
+        columns.append(f"<rect {position} rx='2' fill='{color}'><title>{many(count, 'caption')}</title></rect>")
         if len(words.bars) <= 12 or i % 2 == 1:
             labels.append(f"<text x='{(i + 1) * step:.1f}' y='{height - 8}' text-anchor='end'>{number(end)}</text>")
     top = f"<text x='0' y='12'>most: {many(highest, 'caption')}</text>"
@@ -284,10 +284,10 @@ def _bars(words: Words) -> str:
 
 def _strip(strip: Strip) -> str:
     frames = "".join(
-        f"<figure><img alt='frame {m.frame}' src='{_data(m.picture)}'>"
+        f"<figure><img alt='frame {m.frame}' src='{_data(m.jpeg)}'>"
         f"<figcaption>{m.frame}{'' if m.seconds is None else f'<br>{m.seconds:.2f} s'}</figcaption></figure>"
         for m in strip.moments
-        if m.picture
+        if m.jpeg
     )
     caption = f"{_text(strip.note)} · frames {_text(strip.frames)}"
     return (

@@ -17,7 +17,7 @@ from darkroom.core.units import show_duration, show_size
 from darkroom.report.eventlog import read
 
 BANDS = ((0.0, 0.25, "nearly clean"), (0.25, 0.5, "lightly noisy"), (0.5, 0.75, "noisy"), (0.75, 1.01, "nearly noise"))
-COLOURS = ("#2f6f4f", "#3d7ea6", "#c07c2c", "#a33f52", "#222222")
+COLORS = ("#2f6f4f", "#3d7ea6", "#c07c2c", "#a33f52", "#222222")
 WIDTH, HEIGHT, LEFT, BOTTOM = 860, 300, 56, 28
 MAX_POINTS = 400
 
@@ -96,7 +96,7 @@ def _losses(steps: list[dict]) -> str:
     loss = [sum(row["terms"].values()) for row in steps]
     window = max(10, len(steps) // 40)
     curves = [("each step", "#c9c9c2", list(zip(numbers, loss, strict=True)))]
-    curves.append((f"mean of {window}", COLOURS[4], list(zip(numbers, smooth(loss, window), strict=True))))
+    curves.append((f"mean of {window}", COLORS[4], list(zip(numbers, smooth(loss, window), strict=True))))
     chart = _chart(curves)
     bands: dict[int, list[tuple[int, float]]] = defaultdict(list)
     for row in steps:
@@ -105,7 +105,7 @@ def _losses(steps: list[dict]) -> str:
     by_band = []
     for i, points in sorted(bands.items()):
         means = smooth([e for _, e in points], max(10, len(points) // 20))
-        by_band.append((BANDS[i][2], COLOURS[i], [(s, m) for (s, _), m in zip(points, means, strict=True)]))
+        by_band.append((BANDS[i][2], COLORS[i], [(s, m) for (s, _), m in zip(points, means, strict=True)]))
     note = "<p class='dim'>The same by noise level. A band that rises while the others fall is worth a look.</p>"
     return chart + note + _chart(by_band)
 
@@ -129,8 +129,8 @@ def _chart(curves: list[tuple[str, str, list[tuple[int, float]]]]) -> str:
         return f"{x:.1f},{y:.1f}"
 
     lines = "".join(
-        f"<polyline fill='none' stroke='{colour}' stroke-width='1.6' points='{path}'/>"
-        for _, colour, points in curves
+        f"<polyline fill='none' stroke='{color}' stroke-width='1.6' points='{path}'/>"
+        for _, color, points in curves
         if (path := " ".join(locate(*point) for point in _thin(points)))
     )
     ticks = "".join(
@@ -139,8 +139,8 @@ def _chart(curves: list[tuple[str, str, list[tuple[int, float]]]]) -> str:
     )
     ends = f"<text x='{WIDTH - 10}' y='{HEIGHT - 8}' text-anchor='end' font-size='12'>step {last}</text>"
     names = "".join(
-        f"<text x='{WIDTH - 150}' y='{20 + 16 * i}' font-size='12' style='fill:{colour}'>{_text(name)}</text>"
-        for i, (name, colour, _) in enumerate(curves)
+        f"<text x='{WIDTH - 150}' y='{20 + 16 * i}' font-size='12' style='fill:{color}'>{_text(name)}</text>"
+        for i, (name, color, _) in enumerate(curves)
     )
     return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{lines}{ticks}{ends}{names}</svg>"
 
@@ -152,12 +152,14 @@ def _samples(rows: list[dict], output: Path) -> str:
     by_prompt: dict[str, dict[int, dict]] = defaultdict(dict)
     for row in rows:
         if row["event"] == "validation":
-            for picture in row["pictures"]:
-                by_prompt[f"{picture['name']} {picture['resolution']} {picture['path'][-12:-4]}"][row["step"]] = picture
+            for image_row in row["pictures"]:
+                by_prompt[f"{image_row['name']} {image_row['resolution']} {image_row['path'][-12:-4]}"][row["step"]] = (
+                    image_row
+                )
     grouped: dict[str, list[tuple[int, dict]]] = defaultdict(list)
-    for pictures in by_prompt.values():
-        for step, picture in pictures.items():
-            grouped[f"{picture['prompt'] or '(no prompt)'} · {picture['resolution']}"].append((step, picture))
+    for image_rows in by_prompt.values():
+        for step, image_row in image_rows.items():
+            grouped[f"{image_row['prompt'] or '(no prompt)'} · {image_row['resolution']}"].append((step, image_row))
     parts = []
     for title, images in grouped.items():
         figures = "".join(

@@ -83,7 +83,7 @@ def resume(
     steps: int = 60,
     kills: int = 3,
     seed: int = 0,
-    say: Callable[[str], None] = print,
+    report_progress: Callable[[str], None] = print,
 ) -> Proof:
     """Train `argv` for `steps` in peace, then `kills` times with a SIGKILL each, and compare the last checkpoints.
 
@@ -101,21 +101,21 @@ def resume(
     begun = datetime.datetime.now(datetime.UTC)
     _finish(context, common, uninterrupted, steps)
     seconds = time.monotonic() - started
-    say(f"uninterrupted: {steps} steps in {seconds:.1f} s")
+    report_progress(f"uninterrupted: {steps} steps in {seconds:.1f} s")
     expected = last_checkpoint(uninterrupted, steps)
     chance = random.Random(seed)
-    kinds = stages(read(uninterrupted / "events.jsonl"), begun, chance)
+    checks = stages(read(uninterrupted / "events.jsonl"), begun, chance)
     trials = []
     for number in range(1, kills + 1):
         output = folder / f"killed-{number}"
-        stage = _kill_inside(context, common, output, kinds[(number - 1) % len(kinds)], chance)
+        stage = _kill_inside(context, common, output, checks[(number - 1) % len(checks)], chance)
         trial = _finish_and_compare(context, common, output, steps, expected, stage)
         shutil.rmtree(output, ignore_errors=True)
         trials.append(trial)
         verdict = "same bytes" if trial.holds else f"DIFFERS: {', '.join(trial.differing + trial.unreadable)}"
-        say(f"kill {number} of {kills}, during {stage}: {verdict}")
+        report_progress(f"kill {number} of {kills}, during {stage}: {verdict}")
     proof = Proof(steps, seconds, trials)
-    say(f"kills by stage: {', '.join(f'{name} {count}' for name, count in proof.fell.items())}")
+    report_progress(f"kills by stage: {', '.join(f'{name} {count}' for name, count in proof.fell.items())}")
     return proof
 
 
@@ -130,15 +130,15 @@ def stages(rows: list[dict[str, Any]], begun: datetime.datetime, chance: random.
     ends = {row["phase"]: row for row in rows if row["event"] == "phase"}
     scanned = (_time(ends["scan"]) - begun).total_seconds() - ends["scan"]["seconds"]
     caching = sum(ends[name]["seconds"] for name in CACHES)
-    kinds: list[Callable[[], Stage]] = [
+    checks: list[Callable[[], Stage]] = [
         lambda: Stage("start", lambda output: True, scanned),
         lambda: Stage("caches", lambda output: "scan" in _phases(output), caching),
         lambda: Stage("loading", lambda output: CACHES[-1] in _phases(output), ends["load denoiser"]["seconds"]),
     ]
-    for kind, name in (("step", "step"), ("checkpoint", "save"), ("validation", "validation")):
-        if moments := _after_step(rows, kind):
-            kinds.append(functools.partial(_draw, name, moments, chance))
-    return kinds
+    for event, name in (("step", "step"), ("checkpoint", "save"), ("validation", "validation")):
+        if moments := _after_step(rows, event):
+            checks.append(functools.partial(_draw, name, moments, chance))
+    return checks
 
 
 def _after_step(rows: list[dict[str, Any]], family: str) -> list[tuple[int, float]]:

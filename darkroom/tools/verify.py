@@ -47,7 +47,7 @@ class Verdict:
 
     matched: int
     unmatched: list[str]
-    pictures: int
+    images: int
     difference: float | None
     problem: str | None = None
 
@@ -102,10 +102,10 @@ def verify(path: Path) -> Verdict:
         and not settings.wan_validation_load_other_stage
     ):
         family.use_single_expert(pipe, trained[0])  # as the run drew its images
-    pictures = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]
-    made = as_in_the_run(pipe, components) if mixed else as_anywhere(pipe, components)
-    worst = max((difference(pipe, components, picture, made) for picture in pictures), default=None)
-    return Verdict(matched, unmatched, len(pictures), worst)
+    images = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]
+    render = as_in_the_run(pipe, components) if mixed else as_anywhere(pipe, components)
+    worst = max((difference(pipe, components, image, render) for image in images), default=None)
+    return Verdict(matched, unmatched, len(images), worst)
 
 
 def put_below(model: Any, quantized: Any) -> None:
@@ -153,20 +153,20 @@ def as_in_the_run(pipe: DiffusionPipeline, components: Components) -> Callable[[
     reader.register_modules(**{name: part for name, part in reading.items() if name in reader.components})
     pipe.register_modules(**dict.fromkeys(reading))
 
-    def text(caption: str, looks: list[ReferenceImage]) -> dict[str, torch.Tensor]:
-        if looks:
+    def text(caption: str, images: list[ReferenceImage]) -> dict[str, torch.Tensor]:
+        if images:
             return family.image_text_cache_entry(
-                reader, caption, [Image.fromarray(look.pixels()) for look in looks], components.options
+                reader, caption, [Image.fromarray(look.pixels()) for look in images], components.options
             )
         return family.encode_captions(reader, [caption], components.options)[0]
 
     renderer = Renderer(components, components.options, text)
 
-    def made(recipe: Recipe) -> Rendered:
+    def render_one(recipe: Recipe) -> Rendered:
         with torch.no_grad():
             return renderer.render_recipe(pipe, recipe)
 
-    return made
+    return render_one
 
 
 def adapter_file(path: Path) -> Path:

@@ -25,7 +25,7 @@ class Prompt:
     name: str
     text: str
     strength: float = 1.0
-    pictures: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
     mask: str = ""
 
 

@@ -106,7 +106,7 @@ class Renderer:
         allowed = self.family.image_counts(self.options)
         prompts = list(prompts)
         for prompt in prompts:
-            if prompt.mask and (problem := validate_mask(self.family, prompt.pictures, prompt.mask, self.options)):
+            if prompt.mask and (problem := validate_mask(self.family, prompt.images, prompt.mask, self.options)):
                 change = 'Take its "mask" out of the prompt library, or correct it.'
                 raise ConfigError("validation_prompt", prompt.name, "", problem, change)
         plain = [prompt for prompt in prompts if not prompt.mask]
@@ -156,11 +156,11 @@ class Renderer:
 
     def _images_of(self, prompt: Prompt) -> tuple[str, ...]:
         if prompt.mask:
-            return prompt.pictures
+            return prompt.images
         allowed = self.family.image_counts(self.options)
         if not allowed[-1]:
             return ()
-        return prompt.pictures or (self.start,) * max(1, allowed[0]) * bool(self.start)
+        return prompt.images or (self.start,) * max(1, allowed[0]) * bool(self.start)
 
     @property
     def fps(self) -> float:

@@ -102,7 +102,7 @@ class Validator:
         self.last = self.last if self.stopped() else step
         self.bus.emit(Validation(step=step, pictures=rows))
 
-    def rehearse(self) -> None:
+    def dry_run(self) -> None:
         """Draw the largest image in few steps, and keep nothing of it."""
         with self.renderer.components.vae_in_use():
             self.renderer.render_shortest(self.model, self.prompts)
@@ -142,14 +142,14 @@ class Validator:
         }
         return {**row, "clip": f"validation_images/originals/{name}.mp4"} if first.output.is_clip else row
 
-    def _preview(self, prompt: Prompt, index: int, recipe: Recipe, done: int, rendered: Any) -> None:
+    def _preview(self, prompt: Prompt, index: int, recipe: Recipe, steps_taken: int, rendered: Any) -> None:
         """One file for an image on its way, over which each later look is written."""
         name = f"previews/{prompt.name}_{index}_{recipe.width}x{recipe.height}.png"
         path = self.output / "validation_images" / name
         with write_atomically(path) as temporary:
             rendered.image.save(temporary, format="PNG")
         self.bus.emit(
-            Preview(step=recipe.step, prompt=recipe.prompt, path=f"validation_images/{name}", done=done,
+            Preview(step=recipe.step, prompt=recipe.prompt, path=f"validation_images/{name}", done=steps_taken,
                     total=recipe.steps)
         )  # fmt: skip
 

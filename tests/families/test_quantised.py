@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
-from darkroom.options.precision import Quantised
+from darkroom.options.precision import Quantized
 from darkroom.pretrained import quantized
 from darkroom.pretrained.repository import Repository
 from tests.families import conformance
@@ -44,7 +44,7 @@ def refused(o) -> str:
 
 
 def test_precisions_that_diffusers_has_are_choices():
-    assert set(quantized.PRESETS) < set(get_args(Quantised))
+    assert set(quantized.PRESETS) < set(get_args(Quantized))
 
 
 @pytest.mark.parametrize(

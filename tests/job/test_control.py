@@ -44,7 +44,7 @@ def test_a_new_controlnet_is_a_folder_that_the_stock_pipeline_draws_with(name, c
     folder = tmp_path / "out" / "controlnet"
     assert (folder / "config.json").is_file()
     verdict = verify(tmp_path / "out")
-    assert (verdict.unmatched, verdict.pictures) == ([], 1)
+    assert (verdict.unmatched, verdict.images) == ([], 1)
     assert verdict.difference <= 1
 
 
@@ -89,7 +89,7 @@ def test_a_control_picture_as_further_channels(kind, controlled, tmp_path):
 
     verdict = verify(tmp_path / "out")
     assert verdict.matched > 0
-    assert (verdict.unmatched, verdict.pictures) == ([], 1)
+    assert (verdict.unmatched, verdict.images) == ([], 1)
     assert verdict.difference <= 1
 
 

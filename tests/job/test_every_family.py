@@ -39,7 +39,7 @@ def test_a_lora_run_loads_elsewhere_looks_the_same_there_and_resumes_exactly(
     cell("picture", f"{verdict.difference:.0f}")
     assert verdict.unmatched == []
     assert verdict.matched > 0
-    assert verdict.pictures == prompts_of(name, flavour)
+    assert verdict.images == prompts_of(name, flavour)
     assert verdict.difference <= 1
 
     shutil.copytree(whole / "checkpoint-2", parts / "checkpoint-2")
@@ -61,5 +61,5 @@ def test_a_full_run_leaves_a_pipeline_that_draws_the_same_picture(
 
     verdict = verify(tmp_path / "out")
     assert verdict.unmatched == []
-    assert verdict.pictures == prompts_of(name, flavour)
+    assert verdict.images == prompts_of(name, flavour)
     assert verdict.difference <= 1

@@ -44,5 +44,5 @@ def test_a_run_that_reads_padding_in_its_own_way_is_drawn_so_elsewhere(family, o
     assert main(["train", *arguments(family, **usual, **options)]) == 0
 
     verdict = verify(tmp_path / "out")
-    assert verdict.pictures == 1
+    assert verdict.images == 1
     assert verdict.holds

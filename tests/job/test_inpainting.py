@@ -87,7 +87,7 @@ def test_a_run_draws_a_library_with_masks_and_verify_draws_the_same(masked, argu
     assert main(["train", *arguments("sd1x", user_prompt_library=library, max_train_steps=2)]) == 0
 
     verdict = verify(tmp_path / "out")
-    assert (verdict.unmatched, verdict.pictures) == ([], 2)
+    assert (verdict.unmatched, verdict.images) == ([], 2)
     assert verdict.difference <= 1
 
     again = [

@@ -46,7 +46,7 @@ def test_a_controlnet_is_validated_with_control_pictures_of_its_dataset(argument
     said = [row["message"] for row in read(tmp_path / "out/events.jsonl") if row["event"] == "warning"]
     assert any("is not drawn: validation" in message for message in said)
     verdict = verify(tmp_path / "out")
-    assert verdict.pictures == 2
+    assert verdict.images == 2
     assert verdict.difference <= 1
 
 
@@ -123,7 +123,7 @@ def test_control_clips_are_validated_with_whole(arguments, dataset_file, tmp_pat
             assert getattr(first, "n_frames", 1) == 1
     assert [np.asarray(frame).mean() > 150 for frame in given] == [False] * 5
     verdict = verify(tmp_path / "out")
-    assert verdict.pictures == 1
+    assert verdict.images == 1
     assert verdict.difference <= 1
 
 

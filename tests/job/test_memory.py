@@ -105,7 +105,7 @@ def resumed_exactly(go, family: str, tmp_path, **options) -> bool:
 
 def holds(path) -> bool:
     verdict = verify(path)
-    return verdict.holds and verdict.matched > 0 and verdict.pictures == 1
+    return verdict.holds and verdict.matched > 0 and verdict.images == 1
 
 
 @pytest.mark.parametrize("family", FIRST)

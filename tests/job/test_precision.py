@@ -44,7 +44,7 @@ def test_what_looks_at_pictures_has_the_precision_that_it_had(
     assert main(["train", *argv]) == 0
 
     verdict = verify(tmp_path / "out")
-    assert verdict.pictures == 1
+    assert verdict.images == 1
     assert verdict.holds
 
 
@@ -56,7 +56,7 @@ def test_an_intact_run_in_bfloat16_holds(kind: str, arguments, tmp_path: Path) -
 
     verdict = verify(tmp_path / "out")
     assert verdict.unmatched == []
-    assert verdict.pictures == 1
+    assert verdict.images == 1
     assert verdict.difference is not None
     assert verdict.difference <= 1
     assert verdict.holds

@@ -166,7 +166,7 @@ def test_changed_data_are_named_and_the_run_goes_on_with_the_right_counts(kind, 
     keys: dict = {}
     change(folder, keys)
     again = arguments(**options, data_backend_config=write(**keys))
-    planned = begin(resolve_arguments(again)).made
+    planned = begin(resolve_arguments(again)).values
     assert main(["train", *again]) == 0
 
     assert planned["resume"] == "checkpoint-8"

@@ -46,7 +46,7 @@ def test_a_lora_run_leaves_what_it_promises_and_loads_in_the_stock_pipeline(fami
     verdict = verify(out)
     assert verdict.unmatched == []
     assert verdict.matched > 0
-    assert verdict.pictures == 1
+    assert verdict.images == 1
     assert verdict.difference is not None
     assert verdict.difference <= 1
 
@@ -58,7 +58,7 @@ def test_a_full_run_leaves_a_pipeline_that_draws_the_same_picture(family, argume
 
     verdict = verify(tmp_path / "out")
     assert verdict.unmatched == []
-    assert verdict.pictures == 1
+    assert verdict.images == 1
     assert verdict.difference <= 1
 
 

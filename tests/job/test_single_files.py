@@ -36,6 +36,6 @@ def test_a_run_on_one_file_holds(name, kind, suffix, arguments, tmp_path):
     assert main(["train", *arguments(name, **given)]) == 0
 
     verdict = verify(tmp_path / "out")
-    assert (verdict.unmatched, verdict.pictures) == ([], 1)
+    assert (verdict.unmatched, verdict.images) == ([], 1)
     assert verdict.matched > 0
     assert verdict.difference <= 1

@@ -74,7 +74,7 @@ def test_what_was_learnt_is_drawn_by_the_stock_pipeline(name, kind, arguments, t
 
     base = tiny.build(families.get(name))
     verdict = verify(tmp_path / "out")
-    assert (verdict.unmatched, verdict.pictures) == ([], 1)
+    assert (verdict.unmatched, verdict.images) == ([], 1)
     assert verdict.difference <= 1
     if kind == "full":
         for part in families.get(name).trainable_text_for("tiny"):

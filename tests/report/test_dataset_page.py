@@ -35,7 +35,7 @@ def report_with(text: str, picture: bytes = b"\xff\xd8") -> DatasetReport:
     finding = Finding("duplicate", "fix", text, text, 2, [text, text + "2"], [[tile]], [Passage(text, text, 3)])
     words = Words(text, 3, 2, "tokens", [(5, 2), (10, 1)], 5, [Encoder(text, 5, 9, 4, 1)], [(text, 2, 0.66)], text)
     sheet = Sheet(
-        text, text, text, text, [(text, text)], 3, {text: 1}, 2, [tile, replace(tile, picture=b"")], [finding],
+        text, text, text, text, [(text, text)], 3, {text: 1}, 2, [tile, replace(tile, jpeg=b"")], [finding],
         [BucketFacts(text, (640, 480), 9, 3, 2, 1, False, [tile]), BucketFacts(text, (64, 640), 1, 1, 0, 0, True, [])],
         text, words, [Strip(text, text, text, text, [Moment(3, 0.125, picture), Moment(4, None, picture)])],
         [ConditioningFacts(text, text, 2, 3, text, [[tile, tile]])], text,
@@ -92,7 +92,7 @@ def test_the_facts_are_json_without_pictures():
 
     assert json.loads(json.dumps(data)) == data
     assert data["sheets"][0]["findings"][0]["files"] == [EVIL, EVIL + "2"]
-    assert "picture" not in data["sheets"][0]["gallery"][0]
+    assert "jpeg" not in data["sheets"][0]["gallery"][0]
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,7 @@ def test_an_entry_may_bring_the_picture_that_it_starts_from(tmp_path):
 
     start = str(tmp_path / "start.png")
     assert read_library(path, "user_prompt_library") == [
-        Prompt("clip", "it moves", pictures=(start,)), Prompt("two", "both", pictures=(start, start)),
+        Prompt("clip", "it moves", images=(start,)), Prompt("two", "both", images=(start, start)),
     ]  # fmt: skip
 
 

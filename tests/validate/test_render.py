@@ -121,7 +121,7 @@ def test_a_clip_leaves_its_frames_with_the_recipe_and_a_video(tmp_path):
 
 
 @pytest.mark.parametrize("keeps", [False, True])
-@pytest.mark.parametrize("way", ["base", "run", "rehearse"])
+@pytest.mark.parametrize("way", ["base", "run", "dry_run"])
 def test_the_vae_goes_after_a_failure_too(way, keeps, tmp_path, monkeypatch):
     made, model = renderer("flux", "tiny")
     made.options = made.components.options = made.options.model_copy(update={"keep_vae_loaded": keeps})
@@ -133,7 +133,7 @@ def test_the_vae_goes_after_a_failure_too(way, keeps, tmp_path, monkeypatch):
 
     monkeypatch.setattr(render, "sample", fail)
     with pytest.raises(torch.OutOfMemoryError):
-        {"base": lambda: validator.base(model), "run": lambda: validator.run(1), "rehearse": validator.rehearse}[way]()
+        {"base": lambda: validator.base(model), "run": lambda: validator.run(1), "dry_run": validator.dry_run}[way]()
 
     assert (made.components._vae is not None) == keeps
 
@@ -160,7 +160,7 @@ def test_a_prompt_without_the_picture_that_it_needs_is_refused():
 def test_a_prompts_own_picture_comes_first(start):
     made, _ = renderer("wan", "tiny-i2v", start="elsewhere.png")
 
-    recipes = [recipe for *_, recipe in made.recipes([PROMPT, Prompt("own", "x", pictures=(start,))], 0, "base")]
+    recipes = [recipe for *_, recipe in made.recipes([PROMPT, Prompt("own", "x", images=(start,))], 0, "base")]
 
     assert [recipe.pictures for recipe in recipes] == [("elsewhere.png",), (start,)]
 

@@ -192,7 +192,7 @@ def gather_images(
         ]
         for row in rows
     ]
-    shapes = {tuple(tuple(picture.shape) for picture in sample) for sample in images}
+    shapes = {tuple(tuple(image.shape) for image in sample) for sample in images}
     if len(shapes) > 1:
         raise DataError(
             f"Dataset '{source.id}': the {role} pictures of one batch differ in size: {sorted(shapes)}.\n"

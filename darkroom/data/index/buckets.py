@@ -61,7 +61,7 @@ class Buckets:
 def make_buckets(
     index: Index,
     dataset: SampleDataset,
-    companions: Sequence[ConditioningDataset] = (),
+    conditioning: Sequence[ConditioningDataset] = (),
     *,
     prune: bool,
     oversubscribe: bool = False,
@@ -73,7 +73,7 @@ def make_buckets(
     at = index.numbers
     at["unfit"][at["unfit"] == CODE["insufficient_for_batch"]] = 0
     rows = index.usable
-    groups = _groups([column[rows] for column in shape_columns(index, companions)])
+    groups = _groups([column[rows] for column in shape_columns(index, conditioning)])
     order = np.argsort(groups, kind="stable")
     parts = np.split(rows[order], np.cumsum(np.bincount(groups))[:-1]) if len(rows) else []
     by_frames = dataset.video is not None and dataset.video.bucket_strategy == "resolution_frames"

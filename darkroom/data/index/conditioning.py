@@ -86,27 +86,27 @@ def _by_prefix(source: Index, files_index: Index, number: int) -> np.ndarray:
     return rows
 
 
-def drop_incomplete_samples(source: Index, companions: Sequence[ConditioningDataset], combined: bool) -> None:
+def drop_incomplete_samples(source: Index, conditioning: Sequence[ConditioningDataset], combined: bool) -> None:
     """Mark the samples that lack what they need: every mask, and all pictures (`combined`) or at least one of them."""
     unfit = source.numbers["unfit"]
     unfit[unfit == CODE["missing companion"]] = 0
-    if not companions:
+    if not conditioning:
         return
     lacking = np.zeros(len(source), bool)
-    for c in companions:
+    for c in conditioning:
         if c.role == "mask" or (combined and not c.entry.optional):
             lacking |= ~c.present
-    pictures = [c.present for c in companions if c.role != "mask" and not c.entry.optional]
-    if pictures and not combined:
-        lacking |= ~np.logical_or.reduce(pictures)
+    present_images = [c.present for c in conditioning if c.role != "mask" and not c.entry.optional]
+    if present_images and not combined:
+        lacking |= ~np.logical_or.reduce(present_images)
     unfit[lacking & (unfit == 0)] = CODE["missing companion"]
 
 
-def shape_columns(index: Index, companions: Sequence[ConditioningDataset]) -> list[np.ndarray]:
+def shape_columns(index: Index, conditioning: Sequence[ConditioningDataset]) -> list[np.ndarray]:
     """What samples of one batch have in common: their own size and frames, and those of everything beside them."""
     at = index.numbers
     columns = [at["target_width"], at["target_height"], at["count"]]
-    for c in companions:
+    for c in conditioning:
         present = c.present
         if c.entry.is_aligned and present.all() and not c.entry.optional:
             continue

@@ -103,8 +103,8 @@ def _make_image(source: Index, path: str, target: Path, name: str, params: dict[
             raise DataError(
                 f"'{path}' is a picture, and {name} is made from clips.\n  Use it in a dataset of type video."
             )
-        picture = np.asarray(load_rgb(source.store.read(path), source.convert))
-        _save(target, control(picture, params, generator))
+        pixels = np.asarray(load_rgb(source.store.read(path), source.convert))
+        _save(target, control(pixels, params, generator))
         return
     clip = source.store.local(path) or io.BytesIO(source.store.read(path))
     facts = video.probe(clip)
@@ -117,9 +117,9 @@ def _make_image(source: Index, path: str, target: Path, name: str, params: dict[
             video.write_mp4(temporary, frames, facts.fps or 24.0)
 
 
-def _save(target: Path, picture: np.ndarray) -> None:
+def _save(target: Path, pixels: np.ndarray) -> None:
     with files.write_atomically(target) as temporary:
-        Image.fromarray(picture).save(temporary, format="PNG")
+        Image.fromarray(pixels).save(temporary, format="PNG")
 
 
 def _record(folder: Path, settings: str) -> dict[str, tuple[int, int]]:

@@ -158,7 +158,7 @@ def _header(store: Store, path: str, size: int, faces: bool) -> Row:
         return *NOTHING, CODE["unreadable"]
 
 
-def _locate_face(picture: np.ndarray) -> tuple[float, float]:
+def _locate_face(pixels: np.ndarray) -> tuple[float, float]:
     from darkroom.media.faces import locate_face
 
-    return locate_face(picture) or NO_FACE
+    return locate_face(pixels) or NO_FACE

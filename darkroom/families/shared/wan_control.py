@@ -79,12 +79,12 @@ def build_vace_inputs(batch: Batch, downscale: int) -> Tensor:
     """What VACE sees of the control clips, (B, 96, F, h, w): gray ones where they are left out."""
     import torch
 
-    grey = batch.extras["grey"].to(batch.latents)
+    gray = batch.extras["grey"].to(batch.latents)
     control = read_control_latents(batch)
     if batch.unconditioned is not None:
-        control = torch.where(batch.unconditioned.view(-1, 1, 1, 1, 1), grey, control)
-    mask = torch.ones_like(grey[:, :1]).expand(-1, downscale**2, -1, -1, -1)
-    return torch.cat([grey, control, mask], dim=1)
+        control = torch.where(batch.unconditioned.view(-1, 1, 1, 1, 1), gray, control)
+    mask = torch.ones_like(gray[:, :1]).expand(-1, downscale**2, -1, -1, -1)
+    return torch.cat([gray, control, mask], dim=1)
 
 
 def build_fun_control_inputs(batch: Batch) -> Tensor:

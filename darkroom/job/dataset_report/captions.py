@@ -22,10 +22,10 @@ from darkroom.report.dataset_facts import Encoder, Words, number
 if TYPE_CHECKING:
     from darkroom.options.config import Config
 
-MOST_READ = 20_000
+MAX_READ = 20_000
 """Captions that are read; more of them say nothing new."""
 
-MOST_LETTERS = 20_000
+MAX_LETTERS = 20_000
 """Longer captions are measured up to here: no encoder reads a hundredth of it."""
 
 NO_LIMIT = 10**6
@@ -56,21 +56,21 @@ class Reader:
         """(n,) int64 tokens of each caption, with the marks that the tokenizer adds."""
         if not texts:
             return np.zeros(0, np.int64)
-        found = self.tokenizer([text[:MOST_LETTERS] for text in texts], truncation=False)["input_ids"]
-        return np.array([len(ids) for ids in found], np.int64)
+        counts = self.tokenizer([text[:MAX_LETTERS] for text in texts], truncation=False)["input_ids"]
+        return np.array([len(ids) for ids in counts], np.int64)
 
     def end(self, text: str) -> int | None:
         """The character from which on nothing is read, at the start of a word; None when all of it is read."""
         if self.limit is None:
             return None
         keeps = max(0, self.limit - self.tokenizer.num_special_tokens_to_add())
-        text = text[:MOST_LETTERS]
+        text = text[:MAX_LETTERS]
         if not self.tokenizer.is_fast:
-            return self._end_by_trying(text, keeps)
+            return self._search_end(text, keeps)
         offsets = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
         return None if len(offsets) <= keeps else word_start(text, offsets[keeps][0])
 
-    def _end_by_trying(self, text: str, keeps: int) -> int | None:
+    def _search_end(self, text: str, keeps: int) -> int | None:
         """For tokenizers that do not tell where their tokens stand: the longest beginning that fits."""
 
         def fits(end: int) -> bool:
@@ -101,8 +101,8 @@ def readers(family: Family, config: Config) -> tuple[list[Reader], str]:
     except ConfigError as cause:
         return [], redact(cause.problem)
     except (UserError, OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as cause:
-        said = str(cause).strip() or type(cause).__name__
-        return [], redact(said.splitlines()[0])
+        problem = str(cause).strip() or type(cause).__name__
+        return [], redact(problem.splitlines()[0])
 
 
 def _load(family: Family, config: Config) -> list[Reader]:
@@ -113,7 +113,7 @@ def _load(family: Family, config: Config) -> list[Reader]:
 
     transformers.logging.set_verbosity_error()
     repository = Repository(family, config, torch.device("cpu"), torch.float32)
-    made = []
+    loaded = []
     for part in repository.specs.tokenizers:
         home = repository.config_source(part)
         is_here = home == repository.settings_base
@@ -121,10 +121,10 @@ def _load(family: Family, config: Config) -> list[Reader]:
         tokenizer = cls.from_pretrained(home, subfolder=part, **(repository.hub if is_here else {}))
         limits = [n for n in (config.tokenizer_max_length, tokenizer.model_max_length) if n and n < NO_LIMIT]
         encoder = part.replace("tokenizer", "text_encoder")
-        kind = repository.specs.encoders[encoder].cls if encoder in repository.specs.encoders else ""
-        short = re.sub(r"(Text|Encoder|Model|For|With).*", "", kind) or part
-        made.append(Reader(f"{short} ({encoder})", tokenizer, min(limits, default=None)))
-    return made
+        spec = repository.specs.encoders[encoder].cls if encoder in repository.specs.encoders else ""
+        short = re.sub(r"(Text|Encoder|Model|For|With).*", "", spec) or part
+        loaded.append(Reader(f"{short} ({encoder})", tokenizer, min(limits, default=None)))
+    return loaded
 
 
 @dataclass
@@ -152,8 +152,8 @@ class Captions:
     def end(self, i: int) -> int | None:
         """Where the encoder that reads farthest stops reading caption `i`."""
         ends = [reader.end(self.texts[i]) for reader in self.readers]
-        known = [end for end in ends if end is not None]
-        return max(known) if known and len(known) == len(ends) else None
+        ends_known = [end for end in ends if end is not None]
+        return max(ends_known) if ends_known and len(ends_known) == len(ends) else None
 
 
 def read_captions(d: PlannedDataset, tokenizers: list[Reader]) -> Captions:
@@ -164,13 +164,13 @@ def read_captions(d: PlannedDataset, tokenizers: list[Reader]) -> Captions:
     if index.captions is None:
         rows, texts = usable[:1].repeat(len(index.constant)), list(index.constant) if len(usable) else []
     else:
-        chosen = evenly(usable, MOST_READ)
-        lists = index.captions.take(pa.array(chosen)).to_pylist()
-        rows = np.repeat(chosen, [len(variants or ()) for variants in lists])
+        sampled = evenly(usable, MAX_READ)
+        lists = index.captions.take(pa.array(sampled)).to_pylist()
+        rows = np.repeat(sampled, [len(variants or ()) for variants in lists])
         texts = [text for variants in lists for text in variants or ()]
     distinct = sorted(set(texts))
-    place = {text: i for i, text in enumerate(distinct)}
-    which = np.array([place[text] for text in texts], np.int64)
+    position = {text: i for i, text in enumerate(distinct)}
+    which = np.array([position[text] for text in texts], np.int64)
     lengths = [reader.lengths(distinct)[which] if texts else np.zeros(0, np.int64) for reader in tokenizers]
     return Captions(rows, texts, len(usable), tokenizers, lengths)
 
@@ -185,11 +185,11 @@ def word_shares(captions: Captions) -> list[tuple[str, int, float]]:
     counts: Counter[str] = Counter()
     for text in captions.texts:
         counts.update(set(words_of(text)) - COMMON)
-    most = sorted(((w, n) for w, n in counts.items() if n > 1), key=lambda pair: (-pair[1], pair[0]))[:FREQUENT]
-    return [(word, count, count / len(captions.texts)) for word, count in most]
+    maximum = sorted(((w, n) for w, n in counts.items() if n > 1), key=lambda pair: (-pair[1], pair[0]))[:FREQUENT]
+    return [(word, count, count / len(captions.texts)) for word, count in maximum]
 
 
-def summary(d: PlannedDataset, captions: Captions, why_not: str) -> Words | None:
+def summary(d: PlannedDataset, captions: Captions, error: str) -> Words | None:
     """What the page says about the captions of a dataset; None when it has none."""
     if not captions.texts:
         return None
@@ -204,7 +204,7 @@ def summary(d: PlannedDataset, captions: Captions, why_not: str) -> Words | None
         values, limit, unit = np.array([len(words_of(text)) for text in captions.texts]), None, "words"
     notes = []
     if not captions.readers:
-        notes.append(f"Lengths are in words: no tokenizer was at hand. {why_not}".strip())
+        notes.append(f"Lengths are in words: no tokenizer was at hand. {error}".strip())
     if d.index.captions is not None and len(np.unique(captions.rows)) < captions.total:
         read = number(len(np.unique(captions.rows)))
         notes.append(f"The captions of {read} of {number(captions.total)} samples were read, evenly chosen.")
@@ -229,6 +229,6 @@ def histogram(values: np.ndarray, limit: int | None) -> list[tuple[int, int]]:
     if limit is not None and reach == limit:
         step = next(s for s in range(step, limit + 1) if limit % s == 0)
     ends = list(range(step, min(top + step, step * (BARS + 1)), step))
-    place = np.minimum((values - 1).clip(0) // step, len(ends) - 1)
-    counts = np.bincount(place, minlength=len(ends))
+    bin_index = np.minimum((values - 1).clip(0) // step, len(ends) - 1)
+    counts = np.bincount(bin_index, minlength=len(ends))
     return [(end, int(count)) for end, count in zip(ends, counts, strict=True)]

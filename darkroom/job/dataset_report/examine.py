@@ -38,7 +38,7 @@ CLIP_SHARE = 10
 
 
 @dataclass(frozen=True)
-class Look:
+class DecodedSample:
     """What was seen of one row. With `bad`, the reason why nothing could be seen."""
 
     row: int
@@ -49,7 +49,7 @@ class Look:
     outline: int = 0
     miniature: np.ndarray = field(default_factory=lambda: np.zeros((16, 16, 3), np.uint8))
     is_transparent: bool = False
-    picture: bytes = b""
+    jpeg: bytes = b""
     size: tuple[int, int] = (1, 1)
 
 
@@ -76,39 +76,41 @@ def choose(index: Index, limit: int) -> np.ndarray:
     return evenly(rows, limit)
 
 
-def examine(index: Index, rows: np.ndarray, say: OnProgress | None = None) -> list[Look]:
+def examine(index: Index, rows: np.ndarray, report_progress: OnProgress | None = None) -> list[DecodedSample]:
     """Look at these rows, by threads. What cannot be read is told by its `bad`. Raises Unreachable."""
     store = index.store
     workers = store.connections if store.remote else os.cpu_count() or 1
-    looks: list[Look] = []
-    for chunk in in_chunks(lambda row: look(index, row), [int(row) for row in rows], min(workers, 32), store.remote):
-        looks += chunk
-        if say is not None:
-            say(len(looks), len(rows))
-    return looks
+    samples: list[DecodedSample] = []
+    for chunk in in_chunks(
+        lambda row: decode_sample(index, row), [int(row) for row in rows], min(workers, 32), store.remote
+    ):
+        samples += chunk
+        if report_progress is not None:
+            report_progress(len(samples), len(rows))
+    return samples
 
 
-def look(index: Index, row: int) -> Look:
+def decode_sample(index: Index, row: int) -> DecodedSample:
     """One row."""
     path = index.path(row)
     try:
         if is_clip(path):
-            return _seen(row, first_frame(index, row))
+            return _decode(row, first_frame(index, row))
         data = index.store.read(path)
         through = quality.is_see_through(data)
-        return _seen(row, quality.load_small(data, EDGE, index.convert), hashlib.sha256(data).hexdigest(), through)
+        return _decode(row, quality.load_small(data, EDGE, index.convert), hashlib.sha256(data).hexdigest(), through)
     except BadImage as bad:
-        return Look(row, bad.reason)
+        return DecodedSample(row, bad.reason)
     except Missing:
-        return Look(row, "vanished")
+        return DecodedSample(row, "vanished")
     except Refused:
-        return Look(row, "unreadable")
+        return DecodedSample(row, "unreadable")
 
 
-def _seen(row: int, image: Image.Image, content: str = "", is_transparent: bool = False) -> Look:
+def _decode(row: int, image: Image.Image, content: str = "", is_transparent: bool = False) -> DecodedSample:
     brightness = quality.to_gray(image, EDGE)
     small, size = thumbnail(image)
-    return Look(
+    return DecodedSample(
         row,
         "",
         content,
@@ -153,7 +155,7 @@ def first_frame(index: Index, row: int) -> Image.Image:
         return Image.fromarray(video.read_frames(source, np.asarray([first]))[0])
 
 
-def picture_of(index: Index, row: int) -> Image.Image:
+def to_image(index: Index, row: int) -> Image.Image:
     """The whole image of a row, or the first frame of its part. Raises BadPicture, Missing, Refused."""
     path = index.path(row)
     if is_clip(path):
@@ -171,40 +173,40 @@ def as_trained(image: Image.Image, sizes: Sizes, crop: tuple[int, int]) -> Image
     return image.resize(size, Image.Resampling.LANCZOS, box, reducing_gap=2.0)
 
 
-def thumbnail(image: Image.Image, most: tuple[int, int] = SMALL) -> tuple[bytes, tuple[int, int]]:
+def thumbnail(image: Image.Image, max_edge: tuple[int, int] = SMALL) -> tuple[bytes, tuple[int, int]]:
     """A small JPEG and its size."""
     small = image.copy()
-    small.thumbnail(most, Image.Resampling.LANCZOS, reducing_gap=2.0)
-    held = io.BytesIO()
-    small.save(held, "JPEG", quality=74, optimize=True)
-    return held.getvalue(), small.size
+    small.thumbnail(max_edge, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    converted = io.BytesIO()
+    small.save(converted, "JPEG", quality=74, optimize=True)
+    return converted.getvalue(), small.size
 
 
 class Album:
     """Thumbnails of one dataset, within `room` bytes of them; after that, tiles come without an image."""
 
-    def __init__(self, index: Index, looks: Sequence[Look], room: int):
+    def __init__(self, index: Index, samples: Sequence[DecodedSample], room: int):
         self.index, self.room = index, room
-        self.looks = {one.row: one for one in looks}
+        self.samples = {sample.row: sample for sample in samples}
 
     def tile(self, row: int, note: str = "", *, framed: bool = False, name: str | None = None) -> Tile:
         """A row's image; `framed` draws what the crop keeps."""
         row = int(row)
-        shown = self._look(row)
-        if shown.bad:
-            return Tile(name or self.index.path(row), note, instead=shown.bad)
+        sample = self._decode_row(row)
+        if sample.bad:
+            return Tile(name or self.index.path(row), note, instead=sample.bad)
         frame = quality.crop_region(self.index.sizes(row), self.index.crop(row)) if framed else None
-        return Tile(name or self.index.path(row), note, self.spend(shown.picture), shown.size, frame)
+        return Tile(name or self.index.path(row), note, self.spend(sample.jpeg), sample.size, frame)
 
-    def _look(self, row: int) -> Look:
-        if row not in self.looks:
+    def _decode_row(self, row: int) -> DecodedSample:
+        if row not in self.samples:
             bad = int(self.index.numbers["bad"][row])
-            self.looks[row] = Look(row, REASONS[bad]) if bad else look(self.index, row)
-        return self.looks[row]
+            self.samples[row] = DecodedSample(row, REASONS[bad]) if bad else decode_sample(self.index, row)
+        return self.samples[row]
 
-    def spend(self, picture: bytes) -> bytes:
+    def spend(self, jpeg: bytes) -> bytes:
         """The image, if there is room for it."""
-        if len(picture) > self.room:
+        if len(jpeg) > self.room:
             return b""
-        self.room -= len(picture)
-        return picture
+        self.room -= len(jpeg)
+        return jpeg

@@ -19,7 +19,7 @@ from darkroom.data.index.table import REASONS
 from darkroom.data.plan import DatasetPlan
 from darkroom.data.planned import PlannedDataset
 from darkroom.job.dataset_report.captions import MARKUP, Captions, word_shares
-from darkroom.job.dataset_report.examine import Album, Look, content_of
+from darkroom.job.dataset_report.examine import Album, DecodedSample, content_of
 from darkroom.media import quality
 from darkroom.media.images import INSTALL, READERS, Traits
 from darkroom.report.dataset_facts import Finding, Level, Passage, Tile, many, number
@@ -32,8 +32,8 @@ RATE_OFF = 0.05
 
 NOT_INSTALLED = frozenset(reader.missing for reader in READERS)
 
-MOST_NAMED = 1000
-MOST_TILES, MOST_GROUPS, MOST_PASSAGES = 12, 6, 6
+MAX_NAMED = 1000
+MAX_TILES, MAX_GROUPS, MAX_PASSAGES = 12, 6, 6
 
 CAPTION_REASONS = {
     "missing caption": ("caption_missing", "no caption", "Write a text file of the same name beside each."),
@@ -88,7 +88,7 @@ class Case:
 
     plan: DatasetPlan
     d: PlannedDataset
-    looks: Sequence[Look]
+    samples: Sequence[DecodedSample]
     album: Album
     captions: Captions
     total: int  # samples that could be looked at
@@ -106,15 +106,15 @@ class Case:
 
     def paths(self, rows: Sequence[int] | np.ndarray) -> list[str]:
         """The files of rows, each once, up to a bound."""
-        return list(dict.fromkeys(self.d.index.path(int(row)) for row in rows[:MOST_NAMED]))
+        return list(dict.fromkeys(self.d.index.path(int(row)) for row in rows[:MAX_NAMED]))
 
-    def seen(self) -> str:
+    def count_decoded(self) -> str:
         """How many were looked at, if not all."""
-        return f" (of {number(len(self.looks))} looked at)" if len(self.looks) < self.total else ""
+        return f" (of {number(len(self.samples))} looked at)" if len(self.samples) < self.total else ""
 
     def find(
         self,
-        kind: str,
+        category: str,
         level: Level,
         rows: Sequence[int] | np.ndarray,
         title: str,
@@ -123,12 +123,12 @@ class Case:
         framed: bool = False,
     ) -> Finding:
         """A finding about rows, the worst first."""
-        shown = [self.album.tile(row, note(int(row)), framed=framed) for row in rows[:MOST_TILES]]
-        return Finding(kind, level, title, remedy, len(rows), self.paths(rows), [shown] if shown else [])
+        tiles = [self.album.tile(row, note(int(row)), framed=framed) for row in rows[:MAX_TILES]]
+        return Finding(category, level, title, remedy, len(rows), self.paths(rows), [tiles] if tiles else [])
 
     def group(
         self,
-        kind: str,
+        category: str,
         level: Level,
         groups: Sequence[Sequence[int]],
         title: str,
@@ -136,9 +136,9 @@ class Case:
         note: Callable[[int], str],
     ) -> Finding:
         """A finding about rows that belong together; `count` counts the superfluous ones."""
-        shown = [[self.album.tile(row, note(row)) for row in group[:MOST_TILES]] for group in groups[:MOST_GROUPS]]
+        tiles = [[self.album.tile(row, note(row)) for row in group[:MAX_TILES]] for group in groups[:MAX_GROUPS]]
         rows = [row for group in groups for row in group]
-        return Finding(kind, level, title, remedy, sum(len(g) - 1 for g in groups), self.paths(rows), shown)
+        return Finding(category, level, title, remedy, sum(len(g) - 1 for g in groups), self.paths(rows), tiles)
 
 
 def size_of(case: Case, row: int) -> str:
@@ -160,8 +160,8 @@ def would_not_start(case: Case) -> Iterator[Finding]:
     d = case.d
     if d.buckets.count == 0:
         left = "; ".join(f"{number(count)} {reason}" for reason, count in sorted(d.drop_counts.items()))
-        said = f"Left out: {left}." if left else f"Nothing of that kind was found in {redact(d.index.store.name)}."
-        yield Finding("nothing_usable", "fix", f"Nothing here can be used: a run would not start. {said}",
+        sentence = f"Left out: {left}." if left else f"Nothing of that kind was found in {redact(d.index.store.name)}."
+        yield Finding("nothing_usable", "fix", f"Nothing here can be used: a run would not start. {sentence}",
                       "Put right what is listed below, or point the entry to another folder.", 1)  # fmt: skip
         return
     try:
@@ -173,33 +173,33 @@ def would_not_start(case: Case) -> Iterator[Finding]:
         yield Finding("batch_not_filled", "fix", f"A run would not start. {first}", last.strip(), 1)
 
 
-def deleted(case: Case) -> Iterator[Finding]:
+def find_deleted(case: Case) -> Iterator[Finding]:
     """What filling the caches would remove from the user's own folder."""
-    found = {path: reason for name, path, reason in case.plan.to_delete() if name == case.d.id}
+    results = {path: reason for name, path, reason in case.plan.to_delete() if name == case.d.id}
     if case.d.entry.delete_problematic_images and case.d.index.store.writable:
-        found |= {case.d.index.path(look.row): look.bad for look in case.looks if look.bad in DAMAGED}
-    if not found:
+        results |= {case.d.index.path(advice.row): advice.bad for advice in case.samples if advice.bad in DAMAGED}
+    if not results:
         return
-    rows = [row for row, path in _named(case, found)]
+    rows = [row for row, path in _list_names(case, results)]
     yield case.find(
         "deleted", "fix", rows, f"Training would delete {many(len(rows), 'file')} from this folder",
         "That is what delete_unwanted_images and delete_problematic_images ask for. Copy the files away, or set these "
         "to false: then they are only left out.",
-        lambda row: found[case.d.index.path(row)],
+        lambda row: results[case.d.index.path(row)],
     )  # fmt: skip
 
 
-def _named(case: Case, paths: dict[str, str]) -> list[tuple[int, str]]:
+def _list_names(case: Case, paths: dict[str, str]) -> list[tuple[int, str]]:
     """(row, path) of paths, in order of rows, a clip once."""
-    seen = {path: row for row, path in reversed(list(enumerate(case.d.index.paths.to_pylist()))) if path in paths}
-    return sorted((row, path) for path, row in seen.items())
+    names = {path: row for row, path in reversed(list(enumerate(case.d.index.paths.to_pylist()))) if path in paths}
+    return sorted((row, path) for path, row in names.items())
 
 
-def broken(case: Case) -> Iterator[Finding]:
+def find_broken(case: Case) -> Iterator[Finding]:
     """Files that cannot be read, by the scan or by the closer look."""
     index = case.d.index
     bad = {int(row): REASONS[index.numbers["bad"][row]] for row in np.flatnonzero(index.numbers["bad"])}
-    bad |= {look.row: look.bad for look in case.looks if look.bad}
+    bad |= {advice.row: advice.bad for advice in case.samples if advice.bad}
     lacking = {row: reason for row, reason in bad.items() if reason in NOT_INSTALLED}
     bad = {row: reason for row, reason in bad.items() if row not in lacking}
     if lacking:
@@ -210,27 +210,27 @@ def broken(case: Case) -> Iterator[Finding]:
         )  # fmt: skip
     rows = sorted(row for row in bad if index.numbers["part"][row] == 0)
     if rows:
-        kinds = ", ".join(f"{number(n)} {reason}" for reason, n in sorted(Counter(bad[r] for r in rows).items()))
+        categories = ", ".join(f"{number(n)} {reason}" for reason, n in sorted(Counter(bad[r] for r in rows).items()))
         yield case.find(
-            "broken", "fix", rows, f"{many(len(rows), 'file')} cannot be read: {kinds}",
+            "broken", "fix", rows, f"{many(len(rows), 'file')} cannot be read: {categories}",
             "Export or download them again, or take them away. Training leaves them out and goes on.",
             lambda row: bad[row],
         )  # fmt: skip
     if index.problems:
-        what = ", ".join(f"{number(count)} {problem}" for problem, count in sorted(index.problems.items()))
-        yield Finding("not_listed", "fix", f"Some of the folder could not be listed: {what}",
+        description = ", ".join(f"{number(count)} {problem}" for problem, count in sorted(index.problems.items()))
+        yield Finding("not_listed", "fix", f"Some of the folder could not be listed: {description}",
                       "Check permissions and links.", sum(index.problems.values()))  # fmt: skip
     if index.other_files:
         total = index.other_files.total()
-        what = ", ".join(f"{number(count)} {reason}" for reason, count in sorted(index.other_files.items()))
+        description = ", ".join(f"{number(count)} {reason}" for reason, count in sorted(index.other_files.items()))
         yield Finding("other_files", "look", f"{many(total, 'file')} {_is(total)} no "
-                      f"sample: {what}", "Convert what you want to train on; the rest does no harm.",
+                      f"sample: {description}", "Convert what you want to train on; the rest does no harm.",
                       total)  # fmt: skip
     if index.leaving:
         yield Finding("links_out", "look", f"{many(len(index.leaving), 'symbolic link')} "
                       f"{'leads' if len(index.leaving) == 1 else 'lead'} out of the folder",
                       "What is there is trained on. Take the links out if that is not meant.",
-                      len(index.leaving), index.leaving[:MOST_NAMED])  # fmt: skip
+                      len(index.leaving), index.leaving[:MAX_NAMED])  # fmt: skip
 
 
 def _is(count: int) -> str:
@@ -248,9 +248,10 @@ def headers(case: Case) -> Iterator[Finding]:
             "Only the first frame of each is used. To train on movement, save them as clips.",
         )  # fmt: skip
     if len(rows := d.rows_with(Traits.PROFILE)):
-        said = "converted to sRGB" if d.index.convert else "not converted to sRGB, as color_profiles says"
+        sentence = "converted to sRGB" if d.index.convert else "not converted to sRGB, as color_profiles says"
         yield case.find(
-            "color_profile", "know", rows, f"{many(len(rows), 'image')} with a color profile {_is(len(rows))} {said}",
+            "color_profile", "know", rows,
+            f"{many(len(rows), 'image')} with a color profile {_is(len(rows))} {sentence}",
             "color_profiles decides: convert shows the model what a viewer shows, ignore takes the stored values.",
         )  # fmt: skip
     if len(rows := d.rows_with(Traits.ODD_PROFILE)):
@@ -263,31 +264,31 @@ def headers(case: Case) -> Iterator[Finding]:
 
 def without_caption(case: Case) -> Iterator[Finding]:
     """Samples that are left out for their caption."""
-    for reason, (kind, words, remedy) in CAPTION_REASONS.items():
+    for reason, (category, words, remedy) in CAPTION_REASONS.items():
         rows = rows_left_out(case, reason)
         if len(rows):
             title = f"{many(len(rows), case.noun)} with {words}: left out"
-            yield case.find(kind, "fix", rows, title, remedy)
+            yield case.find(category, "fix", rows, title, remedy)
 
 
 def outside_limits(case: Case) -> Iterator[Finding]:
     """Samples that can be read and are left out all the same."""
     at = case.d.index.numbers
-    for reason, (kind, words, remedy) in LIMIT_REASONS.items():
+    for reason, (category, words, remedy) in LIMIT_REASONS.items():
         rows = rows_left_out(case, reason)
         if not len(rows):
             continue
-        level: Level = "fix" if kind == "missing_companion" else "look"
-        told = (
+        level: Level = "fix" if category == "missing_companion" else "look"
+        sentence = (
             (lambda row: f"{at['frames'][row]} frames, {at['duration'][row]:.1f} s")
             if reason in ("too_short", "too_long")
             else (lambda row: size_of(case, row))
         )
         title = f"{many(len(rows), case.noun)} left out: {words}"
-        yield case.find(kind, level, rows, title, remedy, told)
+        yield case.find(category, level, rows, title, remedy, sentence)
 
 
-def alone(case: Case) -> Iterator[Finding]:
+def find_single_samples(case: Case) -> Iterator[Finding]:
     """Samples whose shape is too rare for a batch."""
     d = case.d
     rows = np.concatenate([b.rows for b in d.buckets.pruned]) if d.buckets.pruned else np.zeros(0, np.int64)
@@ -321,14 +322,16 @@ def duplicates(case: Case) -> Iterator[Finding]:
             lambda row: size_of(case, row),
         )  # fmt: skip
     copies = {row for group in exact for row in group[1:]}
-    sharp = [one for one in case.looks if not one.bad and one.row not in copies and one.contrast >= quality.FLAT]
-    outlines = np.array([one.outline for one in sharp], np.uint64)
-    near = quality.group_similar(outlines, np.array([one.miniature for one in sharp], np.uint8).reshape(-1, 16, 16, 3))
+    sharp = [noun for noun in case.samples if not noun.bad and noun.row not in copies and noun.contrast >= quality.FLAT]
+    outlines = np.array([noun.outline for noun in sharp], np.uint64)
+    near = quality.group_similar(
+        outlines, np.array([noun.miniature for noun in sharp], np.uint8).reshape(-1, 16, 16, 3)
+    )
     if near:
         extra = sum(len(group) - 1 for group in near)
         yield case.group(
             "near_duplicate", "look", [[sharp[i].row for i in group] for group in near],
-            f"{many(extra, case.noun)} {'looks' if extra == 1 else 'look'} the same as another{case.seen()}",
+            f"{many(extra, case.noun)} {'looks' if extra == 1 else 'look'} the same as another{case.count_decoded()}",
             "Saved twice, resized, or a burst of one moment? Keep the best: the model learns repeated ones by heart.",
             lambda row: size_of(case, row),
         )  # fmt: skip
@@ -339,16 +342,16 @@ def same_bytes(case: Case) -> tuple[list[list[int]], bool]:
     bytes and pixels are read, no more of them than were looked at."""
     index = case.d.index
     at = index.numbers
-    content = {one.row: one.content for one in case.looks if one.content}
+    content = {noun.row: noun.content for noun in case.samples if noun.content}
     rows = np.flatnonzero((at["bad"] == 0) & (at["part"] == 0) & (at["size"] > 0))
     is_all = True
     if len(rows):
         facts = np.stack([at[name][rows].astype(np.int64) for name in ("size", "width", "height")], 1)
         _, which, counts = np.unique(facts, axis=0, return_inverse=True, return_counts=True)
-        twins = [int(row) for row in rows[counts[which.reshape(-1)] > 1] if int(row) not in content]
-        most = max(100, len(case.looks))
-        is_all = len(twins) <= most
-        for row in twins[:most]:
+        same_size_rows = [int(row) for row in rows[counts[which.reshape(-1)] > 1] if int(row) not in content]
+        maximum = max(100, len(case.samples))
+        is_all = len(same_size_rows) <= maximum
+        for row in same_size_rows[:maximum]:
             content[row] = content_of(index, row)
     groups: dict[str, list[int]] = {}
     for row in sorted(content):
@@ -357,32 +360,33 @@ def same_bytes(case: Case) -> tuple[list[list[int]], bool]:
     return [group for group in groups.values() if len(group) > 1], is_all
 
 
-def looks_bad(case: Case) -> Iterator[Finding]:
+def find_bad_quality(case: Case) -> Iterator[Finding]:
     """Blurred, empty and transparent images."""
-    fine = [one for one in case.looks if not one.bad]
-    flat = [one.row for one in fine if one.contrast < quality.FLAT]
-    shows = [one for one in fine if one.contrast >= quality.FLAT]
-    scores = np.array([one.sharpness for one in shows])
+    fine = [noun for noun in case.samples if not noun.bad]
+    flat = [noun.row for noun in fine if noun.contrast < quality.FLAT]
+    shows = [noun for noun in fine if noun.contrast >= quality.FLAT]
+    scores = np.array([noun.sharpness for noun in shows])
     blurred = [shows[i] for i in np.flatnonzero(quality.soft(scores))]
-    blurred.sort(key=lambda one: (one.sharpness, one.row))
+    blurred.sort(key=lambda noun: (noun.sharpness, noun.row))
     if blurred:
         middle = float(np.median(scores))
-        by = {one.row: one.sharpness for one in blurred}
+        by = {noun.row: noun.sharpness for noun in blurred}
         yield case.find(
-            "blurred", "look", [one.row for one in blurred],
-            f"{many(len(blurred), case.noun)} {'is' if len(blurred) == 1 else 'are'} blurred{case.seen()}",
+            "blurred", "look", [noun.row for noun in blurred],
+            f"{many(len(blurred), case.noun)} {'is' if len(blurred) == 1 else 'are'} blurred{case.count_decoded()}",
             "Take them out unless the blur is what you want to teach: the model learns it as part of the subject.",
             lambda row: f"sharpness {by[row]:.0f}; the middle one has {number(round(middle))}",
         )  # fmt: skip
     if flat:
         yield case.find(
-            "flat", "look", flat, f"{many(len(flat), case.noun)} of a single colour{case.seen()}",
+            "flat", "look", flat, f"{many(len(flat), case.noun)} of a single colour{case.count_decoded()}",
             "There is nothing to see; take them out unless that is what you want to teach.",
         )  # fmt: skip
-    through = [one.row for one in fine if one.is_transparent]
+    through = [noun.row for noun in fine if noun.is_transparent]
     if through:
         yield case.find(
-            "transparent", "look", through, f"{many(len(through), case.noun)} with transparent parts{case.seen()}",
+            "transparent", "look", through,
+            f"{many(len(through), case.noun)} with transparent parts{case.count_decoded()}",
             "Transparency is dropped, so the colours stored under it are trained on, often black or noise; they are "
             "shown here. Put the subject on a background of your choice.",
         )  # fmt: skip
@@ -399,7 +403,7 @@ def resolution(case: Case) -> Iterator[Finding]:
     factor = dict(zip(rows.tolist(), scale.tolist(), strict=True))
     enlarged = [int(row) for row in order if factor[int(row)] > ENLARGED]
 
-    def told(row: int) -> str:
+    def describe(row: int) -> str:
         return f"{size_of(case, row)} → {at['inter_width'][row]} × {at['inter_height'][row]}"
 
     if enlarged:
@@ -409,7 +413,7 @@ def resolution(case: Case) -> Iterator[Finding]:
             f"{'' if len(enlarged) == 1 else 'the worst '}{factor[enlarged[0]]:.1f} times",
             "Enlarging adds no detail and teaches softness. Bring larger ones, lower resolution, or set "
             "minimum_image_size to leave them out.",
-            lambda row: f"{told(row)}, {factor[row]:.1f} times",
+            lambda row: f"{describe(row)}, {factor[row]:.1f} times",
         )  # fmt: skip
     shrunk = [int(row) for row in order[::-1] if factor[int(row)] < 1 / SHRUNK]
     if shrunk:
@@ -417,11 +421,11 @@ def resolution(case: Case) -> Iterator[Finding]:
             "shrunk", "know", shrunk,
             f"{many(len(shrunk), case.noun)} {'has' if len(shrunk) == 1 else 'have'} more detail than is trained on",
             "Nothing is wrong with that. If the detail matters, raise resolution, or crop to the subject beforehand.",
-            lambda row: f"{told(row)}, {100 * factor[row] ** 2:.0f} % of the pixels",
+            lambda row: f"{describe(row)}, {100 * factor[row] ** 2:.0f} % of the pixels",
         )  # fmt: skip
 
 
-def cropped(case: Case) -> Iterator[Finding]:
+def find_cropped(case: Case) -> Iterator[Finding]:
     """What the crop cuts off."""
     at, rows = case.d.index.numbers, case.once
     area = at["inter_width"][rows].astype(np.int64) * at["inter_height"][rows]
@@ -449,7 +453,7 @@ def cut_captions(case: Case) -> Iterator[Finding]:
     if len(over):
         longest = np.max([lengths[over] for lengths in captions.lengths], axis=0)
         over = over[np.lexsort((over, -longest))]
-        passages = [passage(case, int(i)) for i in over[:MOST_PASSAGES]]
+        passages = [passage(case, int(i)) for i in over[:MAX_PASSAGES]]
         limits = max(reader.limit or 0 for reader in captions.readers)
         rows = _rows(case, over)
         yield Finding(
@@ -480,19 +484,19 @@ def passage(case: Case, i: int) -> Passage:
     """Caption `i` around the place where it is cut off."""
     text, cut = case.captions.texts[i], case.captions.end(i)
     start = max(0, (cut or 0) - 240)
-    shown = ("…" if start else "") + text[start : (cut or 0) + 400] + ("…" if len(text) > (cut or 0) + 400 else "")
+    excerpt = ("…" if start else "") + text[start : (cut or 0) + 400] + ("…" if len(text) > (cut or 0) + 400 else "")
     return Passage(
-        case.d.index.path(int(case.captions.rows[i])), shown, None if cut is None else cut - start + bool(start)
+        case.d.index.path(int(case.captions.rows[i])), excerpt, None if cut is None else cut - start + bool(start)
     )
 
 
-def said_by_captions(case: Case) -> Iterator[Finding]:
+def find_caption_claims(case: Case) -> Iterator[Finding]:
     """Markup, one caption on many images, a trigger word that is missing."""
     captions = case.captions
     marked = np.array([i for i, text in enumerate(captions.texts) if MARKUP.search(text)], np.int64)
     if len(marked):
         passages = [
-            Passage(case.d.index.path(int(captions.rows[i])), captions.texts[i][:300]) for i in marked[:MOST_PASSAGES]
+            Passage(case.d.index.path(int(captions.rows[i])), captions.texts[i][:300]) for i in marked[:MAX_PASSAGES]
         ]
         yield Finding(
             "caption_markup", "look",
@@ -511,13 +515,13 @@ def _same_caption(case: Case) -> Iterator[Finding]:
     holders: dict[str, dict[int, None]] = {}
     for row, text in zip(captions.rows.tolist(), captions.texts, strict=True):
         holders.setdefault(text, {})[row] = None
-    least = max(3, round(0.02 * len(set(captions.rows.tolist()))))
-    same = [(text, list(rows)) for text, rows in holders.items() if len(rows) >= least]
+    minimum = max(3, round(0.02 * len(set(captions.rows.tolist()))))
+    same = [(text, list(rows)) for text, rows in holders.items() if len(rows) >= minimum]
     same.sort(key=lambda pair: (-len(pair[1]), pair[0]))
     if not same:
         return
-    groups = [[case.album.tile(row) for row in rows[:6]] for _, rows in same[:MOST_GROUPS]]
-    passages = [Passage(f"on {many(len(rows), case.noun)}", text[:300]) for text, rows in same[:MOST_PASSAGES]]
+    groups = [[case.album.tile(row) for row in rows[:6]] for _, rows in same[:MAX_GROUPS]]
+    passages = [Passage(f"on {many(len(rows), case.noun)}", text[:300]) for text, rows in same[:MAX_PASSAGES]]
     rows = [row for _, rows in same for row in rows]
     title = f"One caption stands on {many(len(rows), case.noun)}" if len(same) == 1 else (
         f"{number(len(same))} captions stand on {many(len(rows), case.noun)}"
@@ -535,35 +539,36 @@ def _trigger(case: Case) -> Iterator[Finding]:
     if source_name(entry) == "instanceprompt" or not captions.texts:
         return
     if entry.prompts and not entry.prepend_instance_prompt:
-        wanted = [prompt.lower() for prompt in entry.prompts]
-        shown = " or ".join(f"'{prompt}'" for prompt in entry.prompts[:3])
+        threshold = [prompt.lower() for prompt in entry.prompts]
+        examples = " or ".join(f"'{prompt}'" for prompt in entry.prompts[:3])
     else:
-        made_up = [w for w, n, share in word_shares(captions) if 0.8 <= share < 1 and n >= 8 and _is_made_up(w)]
-        if not made_up:
+        invented = [w for w, n, share in word_shares(captions) if 0.8 <= share < 1 and n >= 8 and _is_invented_word(w)]
+        if not invented:
             return
-        wanted, shown = made_up[:1], f"'{made_up[0]}'"
-    lacking = np.array([i for i, t in enumerate(captions.texts) if not any(w in t.lower() for w in wanted)], np.int64)
+        threshold, examples = invented[:1], f"'{invented[0]}'"
+    lacking = np.array(
+        [i for i, t in enumerate(captions.texts) if not any(w in t.lower() for w in threshold)], np.int64
+    )
     if not len(lacking):
         return
     if len(lacking) == len(captions.texts):
-        title = f"instance_prompt {shown} stands in no caption"
+        title = f"instance_prompt {examples} stands in no caption"
         remedy = (
             "It is only used when there is no other caption. Set prepend_instance_prompt to put it in front of each."
         )
     else:
-        title = (
-            f"{many(len(lacking), 'caption')} {'lacks' if len(lacking) == 1 else 'lack'} {shown}, which the others have"
-        )
+        lack = "lacks" if len(lacking) == 1 else "lack"
+        title = f"{many(len(lacking), 'caption')} {lack} {examples}, which the others have"
         remedy = "Add it, or set instance_prompt to it and prepend_instance_prompt to true."
     passages = [
-        Passage(case.d.index.path(int(captions.rows[i])), captions.texts[i][:300]) for i in lacking[:MOST_PASSAGES]
+        Passage(case.d.index.path(int(captions.rows[i])), captions.texts[i][:300]) for i in lacking[:MAX_PASSAGES]
     ]
     yield Finding(
         "trigger_missing", "look", title, remedy, len(lacking), case.paths(_rows(case, lacking)), [], passages
     )
 
 
-def _is_made_up(word: str) -> bool:
+def _is_invented_word(word: str) -> bool:
     """Does it look like a trigger word: digits among letters, or letters without a vowel?"""
     has_digit, has_letter = any(c.isdigit() for c in word), any(c.isalpha() for c in word)
     return has_letter and (has_digit or (len(word) >= 3 and word.isascii() and not set(word) & set("aeiouy")))
@@ -581,7 +586,7 @@ def frame_rates(case: Case) -> Iterator[Finding]:
     if block is None or not len(rows):
         return
 
-    def told(row: int) -> str:
+    def describe(row: int) -> str:
         return f"{at['fps'][row]:.4g} frames a second"
 
     if block.fps:
@@ -592,7 +597,7 @@ def frame_rates(case: Case) -> Iterator[Finding]:
                 f"{many(len(slow), 'clip')} with fewer than {block.fps:.4g} frames a second",
                 "Frames are repeated to reach that rate, and the model learns the stutter. Lower fps in the video "
                 "block, or leave these out.",
-                told,
+                describe,
             )  # fmt: skip
         return
     believed = block.source_fps if block.source_fps and needs.fps else needs.fps
@@ -600,15 +605,15 @@ def frame_rates(case: Case) -> Iterator[Finding]:
         return
     off = rows[np.abs(at["fps"][rows] / believed - 1) > RATE_OFF]
     if len(off):
-        said = (
+        sentence = (
             f"source_fps says {believed:.4g}"
             if block.source_fps
             else f"{needs.display_name} takes them for {believed:.4g} frames a second"
         )
         yield case.find(
-            "rate", "look", off, f"{many(len(off), 'clip')} would be taught at the wrong speed: {said}",
+            "rate", "look", off, f"{many(len(off), 'clip')} would be taught at the wrong speed: {sentence}",
             f"Set fps to {needs.fps:.4g} in the video block: frames are then taken by their time stamps.",
-            told,
+            describe,
         )  # fmt: skip
 
 
@@ -629,18 +634,18 @@ def later(case: Case) -> Iterator[Finding]:
 
 FINDERS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
     would_not_start,
-    deleted,
-    broken,
+    find_deleted,
+    find_broken,
     headers,
     without_caption,
     outside_limits,
     duplicates,
     cut_captions,
-    alone,
-    looks_bad,
+    find_single_samples,
+    find_bad_quality,
     resolution,
-    cropped,
-    said_by_captions,
+    find_cropped,
+    find_caption_claims,
     frame_rates,
     later,
 )
@@ -648,9 +653,9 @@ FINDERS: tuple[Callable[[Case], Iterator[Finding]], ...] = (
 
 def findings(case: Case) -> list[Finding]:
     """Everything worth saying about a dataset, what must be put right first."""
-    found = [one for finder in FINDERS for one in finder(case)]
+    results = [single_case for finder in FINDERS for single_case in finder(case)]
     order = ("fix", "look", "know")
-    return sorted(found, key=lambda one: order.index(one.level))
+    return sorted(results, key=lambda single_case: order.index(single_case.level))
 
 
 # ---------------------------------------------------------------------- between datasets
@@ -658,25 +663,29 @@ def findings(case: Case) -> list[Finding]:
 
 def between(cases: Sequence[Case]) -> list[Finding]:
     """Images that are both trained on and held out."""
-    trained = [(case, look) for case in cases if case.d.entry.is_training for look in case.looks if _shows(look)]
-    held = [(case, look) for case in cases if not case.d.entry.is_training for look in case.looks if _shows(look)]
-    if not trained or not held:
+    trained = [
+        (case, sample) for case in cases if case.d.entry.is_training for sample in case.samples if _shows(sample)
+    ]
+    held_out = [
+        (case, sample) for case in cases if not case.d.entry.is_training for sample in case.samples if _shows(sample)
+    ]
+    if not trained or not held_out:
         return []
-    both = [*held, *trained]
-    pictures = np.array([look.miniature for _, look in both], np.uint8)
-    groups = quality.group_similar(np.array([look.outline for _, look in both], np.uint64), pictures)
+    both = [*held_out, *trained]
+    images = np.array([sample.miniature for _, sample in both], np.uint8)
+    groups = quality.group_similar(np.array([sample.outline for _, sample in both], np.uint64), images)
     pairs = [
-        [i for i in group if i < len(held)][:1] + [i for i in group if i >= len(held)][:5]
+        [i for i in group if i < len(held_out)][:1] + [i for i in group if i >= len(held_out)][:5]
         for group in groups
-        if any(i < len(held) for i in group) and any(i >= len(held) for i in group)
+        if any(i < len(held_out) for i in group) and any(i >= len(held_out) for i in group)
     ]
     if not pairs:
         return []
 
     def tile(i: int) -> Tile:
-        case, look = both[i]
-        name = f"{case.d.id}: {case.d.index.path(look.row)}"
-        return case.album.tile(look.row, "held out" if i < len(held) else "trained on", name=name)
+        case, sample = both[i]
+        name = f"{case.d.id}: {case.d.index.path(sample.row)}"
+        return case.album.tile(sample.row, "held out" if i < len(held_out) else "trained on", name=name)
 
     files = [f"{both[i][0].d.id}: {both[i][0].d.index.path(both[i][1].row)}" for group in pairs for i in group]
     return [
@@ -684,10 +693,10 @@ def between(cases: Sequence[Case]) -> list[Finding]:
             "held_out_seen", "fix",
             f"{many(len(pairs), 'held-out picture')} {'is' if len(pairs) == 1 else 'are'} also trained on",
             "The loss on held-out pictures then says nothing about new ones. Take them out of one of the two.",
-            len(pairs), files[:MOST_NAMED], [[tile(i) for i in group] for group in pairs[:MOST_GROUPS]],
+            len(pairs), files[:MAX_NAMED], [[tile(i) for i in group] for group in pairs[:MAX_GROUPS]],
         )
     ]  # fmt: skip
 
 
-def _shows(look: Look) -> bool:
-    return not look.bad and look.contrast >= quality.FLAT
+def _shows(sample: DecodedSample) -> bool:
+    return not sample.bad and sample.contrast >= quality.FLAT

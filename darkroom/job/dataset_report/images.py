@@ -15,7 +15,7 @@ from darkroom.data.index.clips import Clipping, frame_numbers
 from darkroom.data.index.conditioning import ConditioningDataset
 from darkroom.data.index.listing import is_clip
 from darkroom.data.mask_check import inspect_masks, kind_of
-from darkroom.job.dataset_report.examine import Album, as_trained, evenly, picture_of, source_of, thumbnail
+from darkroom.job.dataset_report.examine import Album, as_trained, evenly, source_of, thumbnail, to_image
 from darkroom.job.dataset_report.findings import Case, size_of
 from darkroom.media import video
 from darkroom.media.images import BadImage
@@ -23,8 +23,8 @@ from darkroom.media.masks import loss_mask
 from darkroom.report.dataset_facts import BucketFacts, ConditioningFacts, Finding, Moment, Strip, Tile, many, number
 from darkroom.storage.base import Missing, Refused
 
-GALLERY, PER_SHAPE, MOST_SHAPES = 10, 4, 24
-STRIPS_PER_SHAPE, MOST_STRIPS, MOMENTS = 2, 12, 8
+GALLERY, PER_SHAPE, MAX_SHAPES = 10, 4, 24
+STRIPS_PER_SHAPE, MAX_STRIPS, MOMENTS = 2, 12, 8
 FILMED = (176, 112)
 PAIRS = 6
 
@@ -35,12 +35,12 @@ TINT = np.array([214, 60, 60], np.float32)
 def gallery(case: Case) -> list[Tile]:
     """Some samples, evenly chosen, each over its caption."""
     index = case.d.index
-    bad = [one.row for one in case.looks if one.bad]
+    bad = [row_index.row for row_index in case.samples if row_index.bad]
     rows = evenly(np.setdiff1d(case.once, bad), GALLERY)
-    return [case.album.tile(row, shortened(index.captions_of(int(row))), name=index.path(int(row))) for row in rows]
+    return [case.album.tile(row, shorten(index.captions_of(int(row))), name=index.path(int(row))) for row in rows]
 
 
-def shortened(captions: Sequence[str], letters: int = 90) -> str:
+def shorten(captions: Sequence[str], letters: int = 90) -> str:
     """The first caption, cut to a few words."""
     text = next(iter(captions), "")
     return text if len(text) <= letters else text[: letters - 1].rstrip() + "…"
@@ -64,13 +64,13 @@ def shapes(case: Case) -> tuple[list[BucketFacts], str]:
         for bucket, n in zip(d.buckets.buckets, dealt.tolist(), strict=True)
     ]
     rows += [(bucket, 0, 0, True) for bucket in d.buckets.pruned]
-    kept = sorted(sorted(rows, key=lambda row: -len(row[0]))[:MOST_SHAPES], key=lambda row: (row[3], *_order(row[0])))
-    rest = len(rows) - len(kept)
-    more = ""
-    if rest:
-        held = sum(len(row[0]) for row in rows) - sum(len(row[0]) for row in kept)
-        more = f"and {many(rest, 'smaller shape')} with {many(held, case.noun)} in all"
-    return [_shape(case, *row) for row in kept], more
+    largest = sorted(sorted(rows, key=lambda row: -len(row[0]))[:MAX_SHAPES], key=lambda row: (row[3], *_order(row[0])))
+    remaining = len(rows) - len(largest)
+    further = ""
+    if remaining:
+        counts = sum(len(row[0]) for row in rows) - sum(len(row[0]) for row in largest)
+        further = f"and {many(remaining, 'smaller shape')} with {many(counts, case.noun)} in all"
+    return [_shape(case, *row) for row in largest], further
 
 
 def _order(bucket: Bucket) -> tuple[Any, ...]:
@@ -78,7 +78,7 @@ def _order(bucket: Bucket) -> tuple[Any, ...]:
 
 
 def _shape(case: Case, bucket: Bucket, batches: int, filled: int, is_left_out: bool) -> BucketFacts:
-    bad = [one.row for one in case.looks if one.bad]
+    bad = [shape_row.row for shape_row in case.samples if shape_row.bad]
     rows = evenly(np.setdiff1d(bucket.rows, bad), PER_SHAPE)
     tiles = [case.album.tile(row, size_of(case, int(row)), framed=True) for row in rows]
     return BucketFacts(bucket.key, bucket.target, bucket.frames, len(bucket), batches, filled, is_left_out, tiles)
@@ -91,13 +91,13 @@ def strips(case: Case) -> list[Strip]:
     """For some samples of every bucket of clips: which frames of the file they are."""
     d = case.d
     clipping = Clipping(d.entry.video, case.plan.requirements) if d.entry.video is not None else None
-    made: list[Strip] = []
+    tiles: list[Strip] = []
     for bucket in d.buckets.buckets:
         rows = [int(row) for row in bucket.rows if is_clip(d.index.path(int(row)))]
         for row in evenly(np.array(rows, np.int64), STRIPS_PER_SHAPE).tolist() if rows else []:
-            if len(made) < MOST_STRIPS and (strip := _strip(case, bucket, row, clipping)) is not None:
-                made.append(strip)
-    return made
+            if len(tiles) < MAX_STRIPS and (strip := _strip(case, bucket, row, clipping)) is not None:
+                tiles.append(strip)
+    return tiles
 
 
 def _strip(case: Case, bucket: Bucket, row: int, clipping: Clipping | None) -> Strip | None:
@@ -109,12 +109,12 @@ def _strip(case: Case, bucket: Bucket, row: int, clipping: Clipping | None) -> S
         frames = frame_numbers(clipping, seconds, int(at["start"][row]), int(at["count"][row]), fps)
         some = frames[np.unique(np.linspace(0, len(frames) - 1, MOMENTS).round().astype(int))]
         with source_of(index, row) as source:
-            pictures = video.read_frames(source, some)
+            images = video.read_frames(source, some)
     except (BadImage, Missing, Refused):
         return None
     sizes, crop = index.sizes(row), index.crop(row)
     moments = []
-    for number_, pixels in zip(some.tolist(), pictures, strict=True):
+    for number_, pixels in zip(some.tolist(), images, strict=True):
         small = thumbnail(as_trained(Image.fromarray(pixels), sizes, crop), FILMED)[0]
         moments.append(Moment(number_, round(float(seconds[number_]), 3), case.album.spend(small)))
     note = f"{many(len(frames), 'frame')} of {number(int(at['frames'][row]))}, stored at {fps:.4g} a second"
@@ -138,48 +138,48 @@ def runs(frames: Sequence[int]) -> str:
 # ---------------------------------------------------------------------- beside the samples
 
 
-def beside(case: Case) -> tuple[list[ConditioningFacts], list[Finding]]:
+def render_conditioning(case: Case) -> tuple[list[ConditioningFacts], list[Finding]]:
     """Conditioning datasets, some pairs of each, and what is wrong with them."""
-    shown, found = [], []
+    sections, pairs = [], []
     for c in case.d.conditioning:
-        made, problems = _one_beside(case, c)
-        shown.append(made)
-        found += problems
-    return shown, found
+        tiles, problems = _render_one(case, c)
+        sections.append(tiles)
+        pairs += problems
+    return sections, pairs
 
 
-def _one_beside(case: Case, c: ConditioningDataset) -> tuple[ConditioningFacts, list[Finding]]:
+def _render_one(case: Case, c: ConditioningDataset) -> tuple[ConditioningFacts, list[Finding]]:
     d = case.d
     rows = case.once[c.present[case.once]]
     waiting = set(generated.missing(d.index, c.entry)) if c.entry.generator else set()
     rows = rows[[int(row) not in waiting for row in rows]] if waiting else rows
     missing = np.flatnonzero(~c.present & (d.index.numbers["bad"] == 0) & (d.index.numbers["part"] == 0))
-    what = {"mask": "masks for the loss", "control": "control pictures", "reference": "reference pictures"}[c.role]
+    label = {"mask": "masks for the loss", "control": "control pictures", "reference": "reference pictures"}[c.role]
     note = f"{number(len(waiting))} are still to be generated" if waiting else ""
     pairs = [pair for row in evenly(rows, PAIRS) if (pair := _pair(case, c, int(row)))]
-    made = ConditioningFacts(
-        c.entry.id, f"{what} ({c.entry.conditioning_type})", len(rows), len(case.once), note, pairs
+    tiles = ConditioningFacts(
+        c.entry.id, f"{label} ({c.entry.conditioning_type})", len(rows), len(case.once), note, pairs
     )
-    found = []
+    match = []
     if len(missing) and c.entry.optional:
-        found.append(
+        match.append(
             case.find(
                 "companion_absent", "know", missing, f"{many(len(missing), case.noun)} without one in '{c.entry.id}'",
                 "It may be left out, so they are trained on without.",
             )
         )  # fmt: skip
-    found += _other_shapes(case, c, rows)
+    match += _other_shapes(case, c, rows)
     if c.role == "mask":
-        found += _useless_masks(case, c) if not waiting else []
-    return made, found
+        match += _useless_masks(case, c) if not waiting else []
+    return tiles, match
 
 
 def _pair(case: Case, c: ConditioningDataset, row: int) -> list[Tile]:
     """A sample as it is trained on, its companion, and for a mask the sample with the ignored parts tinted."""
     d = case.d
     try:
-        sample = as_trained(picture_of(d.index, row), d.index.sizes(row), d.index.crop(row))
-        other = as_trained(picture_of(c.index, row), c.index.sizes(row), c.index.crop(row))
+        sample = as_trained(to_image(d.index, row), d.index.sizes(row), d.index.crop(row))
+        other = as_trained(to_image(c.index, row), c.index.sizes(row), c.index.crop(row))
     except (BadImage, Missing, Refused):
         return []
     tiles = [
@@ -190,8 +190,10 @@ def _pair(case: Case, c: ConditioningDataset, row: int) -> list[Tile]:
         weight = loss_mask(np.asarray(other), kind_of(c), sample.height, sample.width)[..., None]
         pixels = np.asarray(sample, np.float32)
         tinted = pixels * weight + (0.45 * pixels + 0.55 * TINT) * (1 - weight)
-        laid = Image.fromarray(tinted.round().astype(np.uint8))
-        tiles.append(_tile(case.album, laid, d.index.path(row), f"counts: {100 * float(weight.mean()):.0f} % of it"))
+        overlaid = Image.fromarray(tinted.round().astype(np.uint8))
+        tiles.append(
+            _tile(case.album, overlaid, d.index.path(row), f"counts: {100 * float(weight.mean()):.0f} % of it")
+        )
     return tiles
 
 
@@ -204,10 +206,10 @@ def _other_shapes(case: Case, c: ConditioningDataset, rows: np.ndarray) -> list[
     """Aligned companions that have to be stretched."""
     if not c.entry.is_aligned or not len(rows):
         return []
-    own, other = case.d.index.numbers, c.index.numbers
-    aspect = own["width"][rows] / np.maximum(own["height"][rows], 1)
-    theirs = other["width"][rows] / np.maximum(other["height"][rows], 1)
-    off = rows[np.abs(theirs / aspect - 1) > 0.03]
+    sample_shapes, other = case.d.index.numbers, c.index.numbers
+    aspect = sample_shapes["width"][rows] / np.maximum(sample_shapes["height"][rows], 1)
+    other_shapes = other["width"][rows] / np.maximum(other["height"][rows], 1)
+    off = rows[np.abs(other_shapes / aspect - 1) > 0.03]
     if not len(off):
         return []
     return [
@@ -223,9 +225,9 @@ def _other_shapes(case: Case, c: ConditioningDataset, rows: np.ndarray) -> list[
 def _useless_masks(case: Case, c: ConditioningDataset) -> list[Finding]:
     """Masks that leave nothing to learn, or nothing out."""
     check = inspect_masks(case.d.index, c)
-    found = []
+    masks = []
     for flaw, rows in check.rows.items():
         problem, remedy = check.words(c, flaw)
         title = f"{many(len(rows), 'mask')} of {number(check.looked_at)} looked at in '{c.entry.id}' {problem}"
-        found.append(case.find(f"mask_{flaw}", "fix", rows, title, remedy))
-    return found
+        masks.append(case.find(f"mask_{flaw}", "fix", rows, title, remedy))
+    return masks

@@ -55,39 +55,39 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> DatasetReport:
     check_flavour(family, config.model_flavour)
     file = read_datasets(config.data_backend_config, config, os.environ)
     plan = prepare_plan(config, file, bus, build_data_requirements(family, config)).scan(lenient=True)
-    tokenizers, why_not = readers(family, config)
-    cases = [_examined(plan, d, tokenizers, bus, limit) for d in plan.datasets]
+    tokenizers, error = readers(family, config)
+    cases = [_examine_datasets(plan, d, tokenizers, bus, limit) for d in plan.datasets]
     across = between(cases)  # what is between datasets matters most, so it may take room for its images first
-    sheets = [_sheet(case, why_not) for case in cases]
+    sheets = [_sheet(case, error) for case in cases]
     lead, facts = _summary(plan, family, config, sheets)
     notes = [redact(text) for text in file.warnings]
     notes += [f"{name} is switched off in the dataset file and not looked at." for name in file.disabled]
     return DatasetReport(_title(sheets), lead, facts, sheets, across, notes)
 
 
-def _examined(plan: DatasetPlan, d: PlannedDataset, tokenizers: list[Reader], bus: Bus, limit: int) -> Case:
+def _examine_datasets(plan: DatasetPlan, d: PlannedDataset, tokenizers: list[Reader], bus: Bus, limit: int) -> Case:
     """One dataset, looked at closely."""
 
     def say(done: int, total: int) -> None:
         bus.emit(Progress(phase=f"look at {d.id}", done=done, total=total, unit=_noun(d) + "s"))
 
     total = len(candidates(d.index))
-    looks = examine(d.index, choose(d.index, limit), say)
-    album = Album(d.index, looks, ROOM // len(plan.datasets))
-    return Case(plan, d, looks, album, read_captions(d, tokenizers), total)
+    samples = examine(d.index, choose(d.index, limit), say)
+    album = Album(d.index, samples, ROOM // len(plan.datasets))
+    return Case(plan, d, samples, album, read_captions(d, tokenizers), total)
 
 
 def _noun(d: PlannedDataset) -> str:
     return "clip" if d.entry.dataset_type == "video" else "picture"
 
 
-def _sheet(case: Case, why_not: str) -> Sheet:
+def _sheet(case: Case, error: str) -> Sheet:
     """One dataset of the page. Findings come first when room for images is short."""
     d = case.d
-    found = findings(case)
-    pairs, more = shown.beside(case)
+    findings_list = findings(case)
+    pairs, further = shown.render_conditioning(case)
     gallery = shown.gallery(case)
-    boxes, rest = shown.shapes(case)
+    boxes, remaining = shown.shapes(case)
     batches = _batches(case)
     return Sheet(
         d.id,
@@ -96,13 +96,13 @@ def _sheet(case: Case, why_not: str) -> Sheet:
         redact(d.index.store.name),
         _facts(case, sum(box.filled for box in boxes)),
         _samples(case),
-        _left_out(case),
+        _count_left_out(case),
         batches,
         gallery,
-        sorted([*found, *more], key=lambda one: ("fix", "look", "know").index(one.level)),
+        sorted([*findings_list, *further], key=lambda noun: ("fix", "look", "know").index(noun.level)),
         boxes,
-        rest,
-        summary(d, case.captions, why_not),
+        remaining,
+        summary(d, case.captions, error),
         shown.strips(case),
         pairs,
         _how_examined(case),
@@ -112,14 +112,14 @@ def _sheet(case: Case, why_not: str) -> Sheet:
 def _unreadable(case: Case) -> list[str]:
     """Why samples that the scan took for good, since their headers are, cannot be used."""
     dropped = case.d.index.is_dropped
-    return [one.bad for one in case.looks if one.bad and dropped[one.row] == 0]
+    return [noun.bad for noun in case.samples if noun.bad and dropped[noun.row] == 0]
 
 
 def _samples(case: Case) -> int:
     return case.d.buckets.count - len(_unreadable(case))
 
 
-def _left_out(case: Case) -> dict[str, int]:
+def _count_left_out(case: Case) -> dict[str, int]:
     counts = Counter(case.d.drop_counts)
     counts.update(_unreadable(case))
     return dict(sorted(counts.items()))
@@ -148,7 +148,7 @@ def _headline(case: Case, batches: int) -> str:
     parts = [many(_samples(case), "sample" if _has_parts(d) else case.noun)]
     if _has_parts(d):
         parts[0] += f" from {many(len(candidates(d.index)), 'clip')}"
-    left = sum(_left_out(case).values())
+    left = sum(_count_left_out(case).values())
     parts += [f"{number(left)} left out"] if left else []
     parts.append(many(len(d.buckets.buckets), "shape"))
     parts.append(f"{many(batches, 'batch')} per epoch" if d.entry.is_training else "held out, read one by one")
@@ -164,7 +164,7 @@ def _facts(case: Case, filled: int) -> list[tuple[str, str]]:
     e = case.d.entry
     unit = {"pixel": "shorter edge", "area": "megapixels", "pixel_area": "area of a square"}[e.resolution_type]
     crop = f"{e.crop_aspect}, {e.crop_style}" if e.crop else "only to whole steps of the model"
-    rows = [("For", told)] if (told := ROLES.get(_role(e).split()[0], "")) else []
+    rows = [("For", facts)] if (facts := ROLES.get(_role(e).split()[0], "")) else []
     rows += [("Resolution", f"{e.resolution:g} ({unit})"), ("Crop", crop)]
     if e.is_training:
         rows += [
@@ -185,10 +185,10 @@ def _how_examined(case: Case) -> str:
     if not case.total:
         return ""
     noun = "clip" if is_clip(case.d.index.path(int(candidates(case.d.index)[0]))) else case.noun
-    if len(case.looks) == case.total:
+    if len(case.samples) == case.total:
         return f"All {many(case.total, noun)} were opened and looked at closely."
     return (
-        f"{number(len(case.looks))} of {many(case.total, noun)} were opened and looked at closely, evenly chosen; "
+        f"{number(len(case.samples))} of {many(case.total, noun)} were opened and looked at closely, evenly chosen; "
         "sizes, shapes and left-out files are about all of them. --limit looks at more."
     )
 

@@ -29,5 +29,5 @@ class Canny(Control):
 
     def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
         cv2 = import_optional("cv2", "vision", "The control generator canny")
-        grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-        return gray_to_rgb(cv2.Canny(grey, params["low_threshold"], params["high_threshold"]))
+        gray = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+        return gray_to_rgb(cv2.Canny(gray, params["low_threshold"], params["high_threshold"]))

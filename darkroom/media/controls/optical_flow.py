@@ -44,8 +44,8 @@ class OpticalFlow(Control):
             return np.full_like(frames, 255)  # too little to see motion in: everything rests
         cv2 = import_optional("cv2", "vision", "The control generator optical_flow")
         method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        grey = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
-        flows = [method.calc(a, b, None) for a, b in itertools.pairwise(grey)]
+        gray = [cv2.cvtColor(np.ascontiguousarray(frame), cv2.COLOR_RGB2GRAY) for frame in frames]
+        flows = [method.calc(a, b, None) for a, b in itertools.pairwise(gray)]
         return flow_to_color(np.stack([*flows, flows[-1]]))
 
 

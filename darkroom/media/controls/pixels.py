@@ -28,6 +28,6 @@ def compress_jpeg(image: np.ndarray, quality: int, **options: Any) -> np.ndarray
         return np.asarray(decoded.convert("RGB"))
 
 
-def gray_to_rgb(grey: np.ndarray) -> np.ndarray:
+def gray_to_rgb(gray: np.ndarray) -> np.ndarray:
     """uint8 (H, W) to (H, W, 3)."""
-    return np.repeat(grey[..., None], 3, axis=2)
+    return np.repeat(gray[..., None], 3, axis=2)

@@ -258,7 +258,7 @@ def link_datasets(written: Sequence[WrittenEntry], notes: Notes) -> list[SampleD
             notes.problem(name, "source_dataset_id", source, "No enabled entry has this id.", _list_names(by_id))
         elif name not in names[source]:
             names[source].append(name)
-    sources = {name: source for source, companions in names.items() for name in companions}
+    sources = {name: source for source, conditioning_names in names.items() for name in conditioning_names}
     behind = {name: {sources[name]} & set(by_id) if name in sources else set() for name in by_id}
     try:
         order = list(TopologicalSorter(behind).static_order())
@@ -385,8 +385,8 @@ def _validate_sampling(samples: Sequence[SampleDataset], config: Any, notes: Not
         return
     by_id = {d.id: d for d in samples}
     for d in samples:
-        companions = [by_id[name] for name in d.conditioning_data if name in by_id]
-        images = [c for c in companions if c.conditioning_type not in LOSS_MASKS]
+        conditioning = [by_id[name] for name in d.conditioning_data if name in by_id]
+        images = [c for c in conditioning if c.conditioning_type not in LOSS_MASKS]
         for c in images if len(images) > 1 else []:
             if c.caption_strategy is not None:
                 notes.problem(
