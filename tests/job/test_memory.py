@@ -476,6 +476,6 @@ def test_a_run_with_a_small_state_resumes_to_the_byte(optimizer, go, tmp_path):
 def test_several_processes_cannot_add_up_gradients_that_are_taken_away(option):
     config = Config(model_family="flux", **{option: True})
     with pytest.raises(ConfigError, match="Several processes add their gradients up"):
-        refuse_offloaded_gradients(config, SimpleNamespace(learning=["a stream"]))
+        refuse_offloaded_gradients(config, SimpleNamespace(trained_streamers=["a stream"]))
 
-    refuse_offloaded_gradients(Config(model_family="flux", ramtorch=True), SimpleNamespace(learning=[]))
+    refuse_offloaded_gradients(Config(model_family="flux", ramtorch=True), SimpleNamespace(trained_streamers=[]))

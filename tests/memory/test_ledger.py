@@ -27,13 +27,13 @@ def squares(ledger: Ledger, count: int) -> nn.Sequential:
 def test_weights_gradients_and_what_is_kept_between_are_counted():
     ledger = Ledger()
     model = squares(ledger, 4)
-    assert ledger.mark()["cpu"] == 4 * SQUARE
+    assert ledger.reset_peaks()["cpu"] == 4 * SQUARE
     with ledger:
         model(torch.randn(SIDE, SIDE)).sum().backward()
     # on the way forward each of four layers keeps its input and GELU's; on the way back gradients take their place
     assert 4 * SQUARE + 8 * SQUARE <= ledger.peak["cpu"] <= 4 * SQUARE + 11 * SQUARE
     model.zero_grad(set_to_none=True)
-    assert ledger.mark()["cpu"] == 4 * SQUARE
+    assert ledger.reset_peaks()["cpu"] == 4 * SQUARE
 
 
 def test_what_is_computed_again_is_not_kept():
@@ -41,7 +41,7 @@ def test_what_is_computed_again_is_not_kept():
     for again in (False, True):
         ledger = Ledger()
         model = squares(ledger, 16).requires_grad_(False)
-        ledger.mark()
+        ledger.reset_peaks()
         with ledger:
             x = torch.randn(SIDE, SIDE, requires_grad=True)
             for block in (model[i : i + 8] for i in range(0, 32, 8)):
@@ -119,9 +119,9 @@ def test_a_model_is_converted_as_others_are():
     ledger = Ledger()
     model = squares(ledger, 1)
     assert model.to(CPU)[0].weight.dtype == torch.float32
-    ledger.mark()
+    ledger.reset_peaks()
     assert model.to(torch.bfloat16)[0].weight.dtype == torch.bfloat16
-    assert ledger.mark()["cpu"] == SQUARE // 2
+    assert ledger.reset_peaks()["cpu"] == SQUARE // 2
 
 
 class Options:
@@ -139,7 +139,7 @@ def test_blocks_that_wait_leave_room_for_two_of_them():
     model.blocks = nn.ModuleList(squares(ledger, 1) for _ in range(4))
     memory_policy = FakeMemoryPolicy(options, torch.device("cpu"), ["blocks"], ledger)
     memory_policy.prepare_denoisers({"denoiser": model})
-    assert ledger.mark()["cpu"] == (4 + 2) * SQUARE  # the device is the host here
+    assert ledger.reset_peaks()["cpu"] == (4 + 2) * SQUARE  # the device is the host here
 
 
 def test_narrow_layers_take_their_bits():
@@ -149,7 +149,7 @@ def test_narrow_layers_take_their_bits():
     model.blocks = squares(ledger, 4)
     ledger.make_fake(model, CPU)
     FakeMemoryPolicy(options, CPU, ["blocks"], ledger).prepare_denoisers({"denoiser": model})
-    assert ledger.mark()["cpu"] == 4 * SQUARE * bits_of("int4-quanto") / 32
+    assert ledger.reset_peaks()["cpu"] == 4 * SQUARE * bits_of("int4-quanto") / 32
     with ledger:
         x = torch.randn(SIDE, SIDE, requires_grad=True)
         model.blocks(x).sum().backward()
@@ -163,7 +163,7 @@ def test_what_is_moved_to_a_device_is_counted_there_and_leaves_the_host():
     ledger = Ledger()
     model = squares(ledger, 4).requires_grad_(False)
     assert ledger.current == {ON_HOST: 4 * SQUARE}
-    ledger.mark()
+    ledger.reset_peaks()
     model.to(ASSUMED)
     with ledger:
         answer = model(torch.empty(SIDE, SIDE, device=ASSUMED))
@@ -248,7 +248,7 @@ def test_optimizers_that_work_on_lists_take_what_they_make():
         for parameter in model.parameters():
             parameter.grad = torch.empty_like(parameter)
         optimizer = torch.optim.AdamW(model.parameters(), foreach=True)
-        ledger.mark()
+        ledger.reset_peaks()
         optimizer.step()
 
     # two averages, and the roots of one of them for all weights at once

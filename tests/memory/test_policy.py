@@ -107,7 +107,7 @@ def test_ramtorch_takes_a_share_of_the_layers_that_it_is_told():
     layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
     for percent, names, count in ((100, None, len(layers) - 1), (50, None, len(layers) // 2), (100, "to_q", 2)):
         place = MemoryPolicy(options(ramtorch_target_modules=names), CPU, family.blocks)
-        assert len(place._streamed_layers(model, names, percent)) == count
+        assert len(place._pick_streamed_layers(model, names, percent)) == count
     # where the model is, is where its first parameter is
     assert next(model.parameters()).device == model.device
 
