@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[1] / "darkroom"
-# layers whose names have been looked through; `train`, `objectives` and `demo` follow
+# layers whose names have been looked through; `train`, `objectives` and `demo` are not listed yet
 DONE = (
     "adapters", "cli", "core", "data", "diffusion", "families", "job", "media", "memory", "optim", "options",
     "pretrained", "report", "storage", "tools", "validate",

@@ -29,7 +29,7 @@ COMMAND, FILL = "new-family", "FILL IN"
 # the layers that adapters of other families go to, as diffusers calls them
 ADAPTED = ("to_k", "to_q", "to_v", "to_out.0", "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")
 # arguments of a pipeline's call that are given for every family, or never
-GIVEN = frozenset({
+COMMON_ARGUMENTS = frozenset({
     "height", "width", "num_inference_steps", "timesteps", "sigmas", "num_images_per_prompt", "eta",
     "num_videos_per_prompt", "generator", "latents", "output_type", "return_dict", "attention_kwargs",
     "callback_on_step_end", "callback_on_step_end_tensor_inputs",
@@ -260,7 +260,7 @@ class Pipeline:
 
     def own_arguments(self) -> list[str]:
         """The arguments of its call that not every family has."""
-        return [key for key in self.parameters("__call__") if key not in GIVEN and "prompt" not in key]
+        return [key for key in self.parameters("__call__") if key not in COMMON_ARGUMENTS and "prompt" not in key]
 
     def defaults(self) -> dict[str, str]:
         """Defaults of options."""
