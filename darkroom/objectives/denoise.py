@@ -86,8 +86,8 @@ class Denoise:
         sample_losses = {p.stream.name: self._compute_sample_losses(p) for p in predictions}  # (B,) each
         titles = {LATENTS: "regularisation" if batch.is_regularization else "denoise"}
         losses = {titles.get(s.name, s.name): average(sample_losses[s.name], s.weight) for s in streams}
-        for regularizer, found in zip(self.regularizers, recorded, strict=True):
-            losses[regularizer.name] = regularizer(found, predictions)
+        for regularizer, hidden_states in zip(self.regularizers, recorded, strict=True):
+            losses[regularizer.name] = regularizer(hidden_states, predictions)
         return LossOutput(losses, sample_losses[LATENTS].detach(), self.process.level(t).detach())
 
     # -- drawing; the order of what is drawn from each generator decides a run's bytes ----------------------------
@@ -114,8 +114,8 @@ class Denoise:
 
     def _draw_model_inputs(self, batch: Batch, levels: Tensor) -> Cond:
         """Inputs of the network besides x_t and text."""
-        drawn = self.family.model_inputs(batch, self.options, self.generators.structure)
-        inputs = map_tensors(lambda tensor: to_device(tensor, batch.latents.device), drawn)
+        cond = self.family.model_inputs(batch, self.options, self.generators.structure)
+        inputs = map_tensors(lambda tensor: to_device(tensor, batch.latents.device), cond)
         inputs[ON_HOST] = {"t": levels} | (batch.cond_on_host if self.get_text is get_cached_text else {})
         return inputs
 
@@ -123,8 +123,8 @@ class Denoise:
 
     def _find_clean_latents(self, batch: Batch) -> dict[str, Tensor]:
         """The latents of each stream (B, C, ...), the image's or the video's first, in float32."""
-        others = {name: batch.extras[name].float() for name in self.family.extra_streams}
-        return {LATENTS: batch.latents.float(), **others}
+        extra = {name: batch.extras[name].float() for name in self.family.extra_streams}
+        return {LATENTS: batch.latents.float(), **extra}
 
     def _add_noise(
         self,
@@ -137,11 +137,11 @@ class Denoise:
         """The streams of a batch, the image or video first; all have the sample's noise level (B,)."""
         t = to_device(levels, batch.latents.device)
         main = add_noise(self.process, LATENTS, clean[LATENTS], noise[LATENTS], t, noise_share, batch.mask)
-        others = [
+        extra = [
             add_noise(self.process, name, clean[name], noise[name], t, weight=batch.extras.get(f"{name}_counts"))
             for name in self.family.extra_streams
         ]
-        return [main, *others]
+        return [main, *extra]
 
     def _predict_without_adapter(
         self, model: nn.Module, x_t: dict[str, Tensor], t: Tensor, cond: Callable[[], Cond]

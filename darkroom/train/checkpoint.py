@@ -196,24 +196,24 @@ class CheckpointManager:
         Returns the folder they are in now and their names, or None if there are none. Later ones are of a branch that
         is left, and would be taken for the newest of this one.
         """
-        mine = start is not None and start.parent.resolve() == self.output.resolve()
-        step = _parse_step(start) if start is not None and mine else -1
-        left = [path for path in self.folders() if path != start and _parse_step(path) > step]
-        if not left:
+        is_own = start is not None and start.parent.resolve() == self.output.resolve()
+        step = _parse_step(start) if start is not None and is_own else -1
+        later = [path for path in self.folders() if path != start and _parse_step(path) > step]
+        if not later:
             return None
-        taken = [int(match[1]) for path in self.output.glob("abandoned-*") if (match := _ABANDONED.match(path.name))]
-        target = self.output / f"abandoned-{max(taken, default=0) + 1}"
+        numbers = [int(match[1]) for path in self.output.glob("abandoned-*") if (match := _ABANDONED.match(path.name))]
+        target = self.output / f"abandoned-{max(numbers, default=0) + 1}"
         target.mkdir()
-        for path in left:
+        for path in later:
             os.replace(path, target / path.name)
         files.fsync(self.output)
-        return target, [path.name for path in left]
+        return target, [path.name for path in later]
 
     def _delete_surplus(self, rolling: bool, keep: str) -> None:
         limit = self.options.checkpoints_rolling_total_limit if rolling else self.options.checkpoints_total_limit
-        mine = [path for path in self.folders() if path.name.endswith("-rolling") == rolling and path.name != keep]
+        same_kind = [path for path in self.folders() if path.name.endswith("-rolling") == rolling and path.name != keep]
         if limit:
-            for path in mine[: max(0, len(mine) - (limit - 1))]:
+            for path in same_kind[: max(0, len(same_kind) - (limit - 1))]:
                 _delete(path)
 
     # -- finding ---------------------------------------------------------------------------------------------------
@@ -222,32 +222,32 @@ class CheckpointManager:
         """Folders named like checkpoints, oldest step first; whether they are whole is not asked."""
         return list_checkpoints(self.output)
 
-    def find(self, chosen: str | None) -> Path | None:
+    def find(self, name: str | None) -> Path | None:
         """The checkpoint to resume from: None, `latest`, a name in the output folder, or a path.
 
         `latest` passes over damaged ones with a warning. A named one that is absent or damaged raises CheckpointError.
         """
-        if not chosen or chosen.lower() == "none":
+        if not name or name.lower() == "none":
             return None
-        if chosen == "latest":
+        if name == "latest":
             for path in reversed(self.folders()):
                 problem = validate_checkpoint(path)
                 if problem is None:
                     return path
                 log.warning("%s is passed over: %s", path.name, problem)
             return None
-        path = files.expand_home(chosen)
+        path = files.expand_home(name)
         if not path.is_dir():
-            path = self.output / chosen
+            path = self.output / name
         if not path.is_dir():
-            known = ", ".join(p.name for p in self.folders()) or "none"
+            names = ", ".join(p.name for p in self.folders()) or "none"
             raise CheckpointError(
-                f"resume_from_checkpoint = '{chosen}'\n  There is no such folder, here or in {self.output}.\n"
-                f"  Checkpoints there: {known}."
+                f"resume_from_checkpoint = '{name}'\n  There is no such folder, here or in {self.output}.\n"
+                f"  Checkpoints there: {names}."
             )
         if problem := validate_checkpoint(path):
             raise CheckpointError(
-                f"resume_from_checkpoint = '{chosen}'\n  {path} cannot be used: {problem}.\n"
+                f"resume_from_checkpoint = '{name}'\n  {path} cannot be used: {problem}.\n"
                 "  Choose an earlier checkpoint, or 'latest', which takes the newest that is whole."
             )
         return path
@@ -300,8 +300,8 @@ def _find_problem(folder: Path) -> str | None:
         if problem := _find_file_problem(folder, row["path"], row["size"], row["sha256"]):
             return problem
     listed = {row["path"] for row in rows}
-    there = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _READ and path.name != MANIFEST)
-    unlisted = [path.relative_to(folder).as_posix() for path in there]
+    readable = (path for path in folder.rglob("*") if path.is_file() and path.suffix in _READ and path.name != MANIFEST)
+    unlisted = [path.relative_to(folder).as_posix() for path in readable]
     missing = [name for name in (*_NEEDED, *sorted(unlisted)) if name not in listed]
     return f"its manifest does not name {missing[0]}" if missing else None
 

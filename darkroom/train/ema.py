@@ -24,10 +24,10 @@ def compute_decay(step: int, top: float) -> float:
 
 def is_on_accelerator(options: Config) -> bool:
     """Are shadows on the accelerator? Those of an adapter are small; a whole model's would take as much again."""
-    chosen = options.ema_device
-    if chosen == "auto":
-        chosen = "cpu" if options.model_type == "full" else "accelerator"
-    return chosen == "accelerator" and not options.ema_cpu_only
+    device = options.ema_device
+    if device == "auto":
+        device = "cpu" if options.model_type == "full" else "accelerator"
+    return device == "accelerator" and not options.ema_cpu_only
 
 
 class EMA:

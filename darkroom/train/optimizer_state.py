@@ -54,32 +54,34 @@ def load(
     rates = [{"base_lr": group["base_lr"]} if "base_lr" in group else {} for group in optimizer.param_groups]
     optimizer.load_state_dict(state)
     _restore_dtypes(optimizer, state)
-    for group, rate, own in zip(optimizer.param_groups, rates, changed, strict=True):
-        group.update(rate | own)
+    for group, rate, change in zip(optimizer.param_groups, rates, changed, strict=True):
+        group.update(rate | change)
 
 
-def _find_changes(then: Sequence[Mapping[str, Any]], now: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _find_changes(saved: Sequence[Mapping[str, Any]], current: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Of each group, the hyperparameters that the settings of now give another value."""
-    if len(then) != len(now):
-        raise ValueError(f"its optimizer has {len(then)} groups of parameters, and this run's has {len(now)}")
-    found = []
-    for before, after in zip(then, now, strict=True):
-        own = {k: v for k, v in after.items() if k in before and _as_lists(before[k]) != _as_lists(v)}
-        for name, value in own.items():
+    if len(saved) != len(current):
+        raise ValueError(f"its optimizer has {len(saved)} groups of parameters, and this run's has {len(current)}")
+    changes = []
+    for before, after in zip(saved, current, strict=True):
+        change = {k: v for k, v in after.items() if k in before and _as_lists(before[k]) != _as_lists(v)}
+        for name, value in change.items():
             if name not in _EXECUTION and not _have_same_form(name, before[name], value):
                 raise ValueError(
                     f"the optimizer's {name} was {before[name]!r} then and is {value!r} now, which keeps another state"
                 )
-        found.append(own)
-    return found
+        changes.append(change)
+    return changes
 
 
-def _have_same_form(name: str, then: Any, now: Any) -> bool:
+def _have_same_form(name: str, before: Any, after: Any) -> bool:
     """Does an optimizer keep the same tensors with both values? Numbers only enter an update, but for no momentum."""
-    if isinstance(then, list | tuple) and isinstance(now, list | tuple):
-        return len(then) == len(now) and all(_have_same_form(name, a, b) for a, b in zip(then, now, strict=True))
-    are_numbers = not any(isinstance(v, bool) or not isinstance(v, int | float) for v in (then, now))
-    return are_numbers and ("momentum" not in name or (then == 0) == (now == 0))
+    if isinstance(before, list | tuple) and isinstance(after, list | tuple):
+        return len(before) == len(after) and all(
+            _have_same_form(name, a, b) for a, b in zip(before, after, strict=True)
+        )
+    are_numbers = not any(isinstance(v, bool) or not isinstance(v, int | float) for v in (before, after))
+    return are_numbers and ("momentum" not in name or (before == 0) == (after == 0))
 
 
 def _as_lists(value: Any) -> Any:

@@ -38,13 +38,13 @@ class TrainState:
 
         Raises ValueError for a value that is no number.
         """
-        found: dict[str, Any] = {}
+        counters: dict[str, Any] = {}
         for field in dataclasses.fields(cls):
             value = saved.get(field.name, field.default)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"its {field.name} is {value!r}, which is no number")
-            found[field.name] = float(value) if field.name == "schedule_at" else int(value)
-        return cls(**found)
+            counters[field.name] = float(value) if field.name == "schedule_at" else int(value)
+        return cls(**counters)
 
     def advance(self, position: int, epoch_length: int, samples: int) -> bool:
         """Count one finished step whose next micro-batch is `position`; True if that step ended an epoch."""
@@ -72,5 +72,5 @@ class TrainState:
         """Where `step` stands on the learning-rate schedule, which ends with the run although the data changed."""
         if not self.schedule_total:
             return step
-        left = max(1, self.total - self.base_step)
-        return self.schedule_at + (step - self.base_step) * (self.schedule_total - self.schedule_at) / left
+        remaining = max(1, self.total - self.base_step)
+        return self.schedule_at + (step - self.base_step) * (self.schedule_total - self.schedule_at) / remaining

@@ -128,7 +128,7 @@ class Stepper:
         sample_losses, noise_levels = [o.sample_losses for o in outputs], [o.noise_levels for o in outputs]
         flat = torch.cat([torch.stack([*means, grad_norm]), *sample_losses, *noise_levels]).tolist()
         losses = dict(zip(names, flat, strict=False))
-        count = sum(each.numel() for each in sample_losses)
+        count = sum(map(len, sample_losses))
         losses_by_level = list(zip(flat[-count:], flat[-2 * count : -count], strict=True))
         if not all(map(math.isfinite, losses.values())):
             raise UserError(self._explain_nan(losses, batches))
@@ -162,8 +162,8 @@ class Stepper:
             inner.train()
             # there and back is not exact in floating point, and a resume must see the same bytes
             with torch.no_grad():
-                for parameter, kept in zip(self.parameters, trained, strict=True):
-                    parameter.copy_(kept)
+                for parameter, weight in zip(self.parameters, trained, strict=True):
+                    parameter.copy_(weight)
 
     @property
     def is_schedule_free(self) -> bool:

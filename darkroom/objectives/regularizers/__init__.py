@@ -1,7 +1,7 @@
 """Further terms of the loss, on what happens inside the network. One file each.
 
 A regularizer is a file here with a class `REGULARIZER` that has the members of `base.Regularizer`. Its options are in
-`options/regularisers.py`; nothing else has to be told of it.
+`options/regularisers.py`; no other file lists it.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def list_regularizers() -> tuple[type[Regularizer], ...]:
 
 def find_enabled(options: Config) -> list[type[Regularizer]]:
     """The regularizers that the options ask for."""
-    return [each for each in list_regularizers() if each.is_enabled(options)]
+    return [cls for cls in list_regularizers() if cls.is_enabled(options)]
 
 
 def build(family: Family, options: Config, denoisers: Sequence[nn.Module]) -> list[Regularizer]:
@@ -39,13 +39,13 @@ def build(family: Family, options: Config, denoisers: Sequence[nn.Module]) -> li
 
     Raises ConfigError for options that a regularizer, or tapping, cannot follow.
     """
-    chosen = find_enabled(options)
-    if chosen and options.dynamo_backend != "no" and not options.dynamo_use_regional_compilation:
+    enabled = find_enabled(options)
+    if enabled and options.dynamo_backend != "no" and not options.dynamo_use_regional_compilation:
         raise ConfigError(
             "dynamo_use_regional_compilation",
             False,
             "",
-            f"The {chosen[0].name} loss reads blocks inside the network, which a whole compiled network does not show.",
+            f"The {enabled[0].name} loss reads blocks of the network, and one compiled as a whole does not show them.",
             "Set dynamo_use_regional_compilation to true, or dynamo_backend to no.",
         )
-    return [each(family, options, denoisers) for each in chosen]
+    return [cls(family, options, denoisers) for cls in enabled]

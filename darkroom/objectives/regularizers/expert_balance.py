@@ -41,9 +41,9 @@ class ExpertBalance:
     def __call__(self, recorded: Recorded, predictions: Sequence[Prediction]) -> Tensor:
         """The sum of the gates' losses, each of which has the gate's own weight in it, a scalar."""
         losses = []
-        for gate, found in zip(self.gates, recorded.values(), strict=True):
+        for gate, gate_losses in zip(self.gates, recorded.values(), strict=True):
             factor = 1.0 if self.weight is None else self.weight / gate.alpha  # type: ignore[operator]
-            losses += [loss * factor for loss in found]
+            losses += [loss * factor for loss in gate_losses]
         return sum(losses[1:], losses[0])
 
 

@@ -59,8 +59,8 @@ class LayerSync:
 def compare_tokens(student: Tensor, teacher: Tensor, image: Literal["first", "last"]) -> Tensor:
     """Cosines (B, N) of tokens (B, N, D), in float32. Where one has text beside the image, the image alone counts."""
     count = min(student.shape[1], teacher.shape[1])
-    kept = slice(0, count) if image == "first" else slice(-count, None)
-    return cosine_similarity(student[:, kept].float(), teacher[:, kept].detach().float(), dim=-1)
+    image_tokens = slice(0, count) if image == "first" else slice(-count, None)
+    return cosine_similarity(student[:, image_tokens].float(), teacher[:, image_tokens].detach().float(), dim=-1)
 
 
 def find_block_index(option: str, number: int | None, count: int) -> int:
