@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
+from torch._subclasses import FakeTensor
 from torch.utils.checkpoint import checkpoint
 
 from darkroom.core.device import ASSUMED
@@ -254,3 +256,26 @@ def test_optimizers_that_work_on_lists_take_what_they_make():
     # two averages, and the roots of one of them for all weights at once
     assert ledger.current[ON_HOST] == 16 * SQUARE
     assert 18 * SQUARE <= ledger.peak[ON_HOST] <= 21 * SQUARE
+
+
+def test_numbers_put_into_places_of_a_mask_cost_no_operators(monkeypatch):
+    with Ledger() as ledger:
+        mask = torch.full((300, 300), float("-inf"))
+        before = ledger.now.copy()
+        monkeypatch.setattr(Ledger, "__torch_dispatch__", lambda *given: pytest.fail("an operator"))
+        for row in range(300):
+            mask[row, : row + 1] = 0
+        monkeypatch.undo()
+
+    assert ledger.now == before
+
+
+def test_a_mask_of_all_tokens_by_all_is_counted_and_not_computed():
+    tokens = 1 << 14
+    with Ledger() as ledger:
+        row = torch.ones(1, 1, 1, 8, dtype=torch.bool).repeat(1, 1, 1, tokens // 8)
+        square = row.repeat(1, 1, tokens, 1)
+
+    assert not isinstance(row, FakeTensor)
+    assert isinstance(square, FakeTensor)
+    assert ledger.now[ON_HOST] >= tokens**2
