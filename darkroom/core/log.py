@@ -66,7 +66,7 @@ def redact(text: str) -> str:
     return _TOKEN.sub("***", text)
 
 
-def redact_values(value: Any) -> Any:
+def redact_values(value: object) -> Any:
     """A JSON value with its texts redacted, and whatever stands under a secret's name replaced by `***`."""
     if isinstance(value, str):
         return redact(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any
 
 ESCAPES = 'In double quotes a backslash starts an escape: write "D:\\\\train\\\\new" or "D:/train/new".'
 """What to do about a path of Windows whose backslashes were read as escapes."""
@@ -38,7 +37,7 @@ def find_slip(text: str, single_line: bool = False) -> str:
     return ""
 
 
-def iterate_texts(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+def iterate_texts(value: object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     """Every text of a JSON value, keys too, with the keys on the way to it."""
     if isinstance(value, str):
         yield path, value

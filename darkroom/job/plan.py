@@ -55,7 +55,7 @@ class PlanStart:
     data: data_plan.DatasetPlan
     prompts: list[Prompt]
     published: PublishedSettings | None
-    values: dict[str, Any]
+    values: dict[str, object]
 
 
 def begin(resolved: Resolved) -> PlanStart:

@@ -73,7 +73,7 @@ def collect_compared_settings(resolved: Resolved, family: Family, repository: Re
     return {**compared, **effective, **dict(zip(WEIGHTS, identities, strict=True))}
 
 
-def find(resolved: Resolved, keeper: CheckpointManager, settings: Mapping[str, Any]) -> Resumption | None:
+def find(resolved: Resolved, keeper: CheckpointManager, settings: Mapping[str, object]) -> Resumption | None:
     """The checkpoint to go on from, if there is one. Raises CheckpointError if it belongs to another run."""
     config = resolved.config
     folder = keeper.find(config.resume_from_checkpoint)

@@ -148,7 +148,7 @@ def train_model(
     memory_policy: MemoryPolicy,
     prompts: list[Prompt],
     keeper: CheckpointManager,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     start: Resumption | None,
 ) -> RunResult:
     """From the scanned datasets to the result."""

@@ -77,7 +77,7 @@ class CheckpointOptions(Section):
 
     @field_validator("resume_from_checkpoint", mode="before")
     @classmethod
-    def _start_anew(cls, value: Any) -> Any:
+    def _start_anew(cls, value: object) -> Any:
         return None if value == "" else value
 
     @field_validator("disk_low_threshold")

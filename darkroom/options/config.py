@@ -142,5 +142,5 @@ def not_offered(config: Config, sources: Mapping[str, str] | None = None) -> lis
     return errors
 
 
-def _as_values(info: OptionInfo, value: Any) -> list[Any]:
+def _as_values(info: OptionInfo, value: object) -> list[Any]:
     return value.split(",") if info.many and isinstance(value, str) else [value] if info.kind == "choice" else []

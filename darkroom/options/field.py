@@ -135,7 +135,7 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _read(cls, value: Any, info: ValidationInfo) -> Any:
+    def _read(cls, value: object, info: ValidationInfo) -> Any:
         assert info.field_name is not None
         return coerce(_describe_cached(cls, info.field_name), value)
 
@@ -219,7 +219,7 @@ class OptionInfo:
         words = f"{words} ({self.range})" if self.range else words
         return f"{words}, or {self.also_words}" if self.also_words else words
 
-    def show(self, value: Any) -> str:
+    def show(self, value: object) -> str:
         """`value` as it is written in a config."""
         if value is None:
             return "not set"
@@ -237,7 +237,7 @@ class OptionInfo:
         """`when` as words: [("use_ema", "true")]."""
         return [(name, _words(expected)) for name, expected in self.when.items()]
 
-    def safe(self, value: Any) -> Any:
+    def safe(self, value: object) -> Any:
         """`value` as it may stand in a message: secrets are not shown."""
         return "(hidden)" if self.secret and value is not None else value
 
@@ -251,7 +251,7 @@ class OptionInfo:
         return ""
 
 
-def _meets(value: Any, expected: Any) -> bool:
+def _meets(value: object, expected: Any) -> bool:
     if expected == SET:
         return value not in (None, 0, 0.0, False, "", "none")
     return value in expected if isinstance(expected, list | tuple) else value == expected
@@ -341,7 +341,7 @@ def _bounds(declared: FieldInfo) -> dict[str, Any]:
 # ---- reading a value -------------------------------------------------------------------------------------------------
 
 
-def coerce(info: OptionInfo, value: Any) -> Any:
+def coerce(info: OptionInfo, value: object) -> Any:
     """Bring the forms in which the readers deliver a value to one; pydantic checks type and range afterwards."""
     if isinstance(value, str) and info.nullable and value.strip().lower() in _NONE_WORDS and value not in info.choices:
         return None
@@ -356,7 +356,7 @@ def coerce(info: OptionInfo, value: Any) -> Any:
     return value
 
 
-def _coerce_json(info: OptionInfo, value: Any) -> Any:
+def _coerce_json(info: OptionInfo, value: object) -> Any:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)
@@ -365,7 +365,7 @@ def _coerce_json(info: OptionInfo, value: Any) -> Any:
     return [value] if info.listing and isinstance(value, dict) else value
 
 
-def _coerce_number(info: OptionInfo, value: Any) -> Any:
+def _coerce_number(info: OptionInfo, value: object) -> Any:
     if isinstance(value, bool):
         raise ValueError("true and false are not numbers")
     if info.kind == "integer" and isinstance(value, str):
@@ -377,14 +377,14 @@ def _coerce_number(info: OptionInfo, value: Any) -> Any:
     return value
 
 
-def _coerce_choice(info: OptionInfo, value: Any) -> Any:
+def _coerce_choice(info: OptionInfo, value: object) -> Any:
     if info.many:
         words = value if isinstance(value, list | tuple) else str(value).split(",")
         return ",".join(str(_coerce_single_choice(info, str(word).strip())) for word in words)
     return _coerce_single_choice(info, value)
 
 
-def _coerce_single_choice(info: OptionInfo, value: Any) -> Any:
+def _coerce_single_choice(info: OptionInfo, value: object) -> Any:
     """The declared choice that `value` means: whatever its letter case, and for numbers also as text."""
     if value in info.choices and not isinstance(value, bool):
         return value

@@ -142,6 +142,6 @@ class ModelOptions(Section):
 
     @field_validator("model_family", mode="before")
     @classmethod
-    def _with_underscores(cls, value: Any) -> Any:
+    def _with_underscores(cls, value: object) -> Any:
         """`z-image` is accepted for `z_image`."""
         return value.replace("-", "_") if isinstance(value, str) else value

@@ -255,7 +255,7 @@ class OptimizerOptions(Section):
 
     @field_validator("optimizer_config", mode="before")
     @classmethod
-    def _pairs(cls, value: Any) -> Any:
+    def _pairs(cls, value: object) -> Any:
         return parse_pairs(value) if isinstance(value, str | list) else value
 
 

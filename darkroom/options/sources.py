@@ -488,7 +488,7 @@ def find_ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
     return notes
 
 
-def invalid_values(values: Mapping[str, Any]) -> dict[str, Any]:
+def invalid_values(values: Mapping[str, object]) -> dict[str, Any]:
     """What pydantic finds wrong with the values that are there: option name to its first finding."""
     stand_in = {"model_family": option_names()["model_family"].choices[0]}
     wrong_values: dict[str, Any] = {}

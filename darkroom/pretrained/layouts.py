@@ -43,7 +43,7 @@ class Layout:
     drops: str = ""
     implied_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def convert(self, state: State, config: Mapping[str, Any]) -> State:
+    def convert(self, state: State, config: Mapping[str, object]) -> State:
         """The weights under the names of the class; consumes `state`. Raises what diffusers' converter raises."""
         state = {key: tensor for key, tensor in state.items() if not (self.drops and re.match(self.drops, key))}
         state = self._rename_keys(self._swap_halves(self._split(state)))

@@ -109,7 +109,7 @@ def validate_quantization_config(
             _try_torchao(settings, config.quant_type, device, trains=not is_text)
 
 
-def build_config(settings: Mapping[str, Any], cls: type, dtype: torch.dtype, skip: Sequence[str] = ()) -> Any:
+def build_config(settings: Mapping[str, object], cls: type, dtype: torch.dtype, skip: Sequence[str] = ()) -> Any:
     """The quantization config object of the library of `cls`; layers compute in `dtype`.
 
     `skip` are names of layers to leave, unless `settings` lists its own. The libraries match layers at the
@@ -164,7 +164,7 @@ def _build_torchao_config(module: Any, value: Any) -> Any:
         raise ConfigError(OPTION, {"quant_type": value}, "", f"{cause}.", change) from cause
 
 
-def _try_torchao(settings: Mapping[str, Any], config: Any, device: torch.device, trains: bool) -> None:
+def _try_torchao(settings: Mapping[str, object], config: Config, device: torch.device, trains: bool) -> None:
     """Raises ConfigError if torchao cannot quantize a layer on the device, or if gradients do not pass through it."""
     layer = nn.Sequential(nn.Linear(PROBE, PROBE, dtype=torch.bfloat16, device=device)).requires_grad_(False)
     x = torch.zeros(PROBE, PROBE, dtype=torch.bfloat16, device=device, requires_grad=True)

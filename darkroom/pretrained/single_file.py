@@ -218,7 +218,7 @@ def _load_text(expected: ExpectedComponent, path: Path, tensors: State, dtype: t
     return model.eval()
 
 
-def build_empty(cls: str, config: Mapping[str, Any]) -> Any:
+def build_empty(cls: str, config: Mapping[str, object]) -> Any:
     """A model with parameters on the meta device and real buffers."""
     from accelerate import init_empty_weights
 
@@ -226,13 +226,13 @@ def build_empty(cls: str, config: Mapping[str, Any]) -> Any:
         return find_class(cls).from_config(drop_quantization(config))
 
 
-def build_shapes(cls: str, config: Mapping[str, Any]) -> Any:
+def build_shapes(cls: str, config: Mapping[str, object]) -> Any:
     """A model with parameters and buffers on the meta device, for counting."""
     with torch.device("meta"):
         return find_class(cls).from_config(drop_quantization(config))
 
 
-def drop_quantization(config: Mapping[str, Any]) -> dict[str, Any]:
+def drop_quantization(config: Mapping[str, object]) -> dict[str, Any]:
     """A config without quantization settings: files are read unquantized here."""
     return {key: value for key, value in config.items() if key != "quantization_config"}
 

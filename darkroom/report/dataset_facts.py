@@ -162,7 +162,7 @@ class DatasetReport:
     notes: list[str]
 
 
-def as_dict(value: Any) -> Any:
+def as_dict(value: object) -> Any:
     """The facts as JSON-able data, without pictures."""
     if dataclasses.is_dataclass(value):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))

@@ -11,7 +11,6 @@ import html
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import Template
-from typing import Any
 
 from darkroom.core.files import write_text
 from darkroom.report.dataset_facts import (
@@ -65,7 +64,7 @@ def render(report: DatasetReport) -> str:
     return template.substitute(title=_text(report.title), body="\n".join(part for part in parts if part))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return html.escape(str(value))
 
 

@@ -57,7 +57,7 @@ def write(output: Path, options: dict[str, Any], sources: dict[str, str], notes:
     return path
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return html.escape(str(value))
 
 

@@ -50,12 +50,12 @@ def _import_class(path: str) -> Any:
 class Trackers:
     """Sends step metrics and validation pictures to every tracker in `report_to`."""
 
-    def __init__(self, options: Config, output: Path, settings: dict[str, Any]):
+    def __init__(self, options: Config, output: Path, settings: dict[str, object]):
         validate_trackers(options.report_to)
         self.output = output
         self.trackers = [self._open(name, options, settings) for name in names(options.report_to)]
 
-    def _open(self, name: str, options: Config, settings: dict[str, Any]) -> Any:
+    def _open(self, name: str, options: Config, settings: dict[str, object]) -> Any:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         project, run = options.tracker_project_name, options.tracker_run_name

@@ -226,7 +226,7 @@ class HubStore(ReadOnly):
             part = table.slice(start, len(rows)) if everything else table.take(list(rows))
             yield from part.to_pylist()
 
-    def _captions(self, row: dict[str, Any]) -> list[str]:
+    def _captions(self, row: dict[str, object]) -> list[str]:
         location = self.location
         captions = [text for name in location.caption_column for text in _texts(_get_nested(row, name))]
         if not captions and location.audio_caption_fields:
@@ -268,7 +268,7 @@ class HubStore(ReadOnly):
         if not columns:
             return list(range(self.source.count))
 
-        def passes(row: dict[str, Any]) -> bool:
+        def passes(row: dict[str, object]) -> bool:
             if rule.collection and _get_nested(row, "collection") not in rule.collection:
                 return False
             if any(least is not None and (_number(_get_nested(row, name)) or 0) < least for name, least in sides):
@@ -288,7 +288,7 @@ class HubStore(ReadOnly):
 # ---------------------------------------------------------------------- values
 
 
-def _get_nested(row: dict[str, Any], name: str) -> Any:
+def _get_nested(row: dict[str, object], name: str) -> Any:
     """A column, or a nested field by its dotted name. Lists are gone through."""
     if name in row:
         return row[name]

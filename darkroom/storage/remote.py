@@ -320,7 +320,7 @@ class UrlStore(RemoteStore):
         self.fs.mv(f"{folder}/.{name}.tmp", full)
 
 
-def _stamp(info: dict[str, Any]) -> int:
+def _stamp(info: dict[str, object]) -> int:
     """A number that changes with the content, from what a file system tells about a file."""
     for key in (*TIMES, *MARKS, "created"):
         value = info.get(key)

@@ -69,7 +69,7 @@ class Snapshot:
     adapter: Adapter
     stepper: Stepper
     state: TrainState
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     metadata: Callable[[TrainState], dict[str, str]]
     attached: Mapping[str, bytes] = dataclasses.field(default_factory=dict)
 
@@ -348,7 +348,7 @@ def read_state(folder: Path) -> tuple[TrainState, dict[str, Any]]:
         ) from cause
 
 
-def find_differences(saved: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def find_differences(saved: Mapping[str, object], settings: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
     """Settings that differ from those of a checkpoint: name to (then, now)."""
     now = json.loads(json.dumps(dict(settings), default=str))
     return {name: (saved[name], now[name]) for name in saved if name in now and saved[name] != now[name]}

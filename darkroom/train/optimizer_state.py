@@ -30,7 +30,7 @@ def collect_hyperparameters(optimizer: Optimizer) -> list[dict[str, Any]]:
     return [{k: v for k, v in group.items() if _is_plain(v)} for group in groups]
 
 
-def _is_plain(value: Any) -> bool:
+def _is_plain(value: object) -> bool:
     if isinstance(value, list | tuple):
         return all(map(_is_plain, value))
     return value is None or isinstance(value, bool | int | float | str)
@@ -84,7 +84,7 @@ def _have_same_form(name: str, before: Any, after: Any) -> bool:
     return are_numbers and ("momentum" not in name or (before == 0) == (after == 0))
 
 
-def _as_lists(value: Any) -> Any:
+def _as_lists(value: object) -> Any:
     return [_as_lists(v) for v in value] if isinstance(value, list | tuple) else value
 
 
@@ -98,7 +98,7 @@ def _restore_dtypes(optimizer: Optimizer, saved: Any) -> None:
 
 
 def _iterate_tensors(
-    value: Any, path: str = "", holder: Any = None, key: Any = None
+    value: object, path: str = "", holder: Any = None, key: Any = None
 ) -> Iterator[tuple[str, Tensor, Any, Any]]:
     """Every tensor of a state_dict with its path, and where it hangs."""
     if isinstance(value, Tensor):

@@ -25,7 +25,7 @@ _KINDS: Mapping[str, str] = {
 }
 
 
-def flatten(value: Any, path: str = "", tensors: dict[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
+def flatten(value: object, path: str = "", tensors: dict[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
     """A nest of dicts, lists, tuples, numbers, texts and tensors as (JSON value, tensors by path).
 
     Keys that are not text keep their type; quantized tensors of the libraries in the table become their parts. Raises
@@ -62,7 +62,7 @@ def flatten(value: Any, path: str = "", tensors: dict[str, Tensor] | None = None
     raise TypeError(f"{path or 'the state'} holds a {kind}, which cannot be saved")
 
 
-def restore(value: Any, tensors: dict[str, Tensor]) -> Any:
+def restore(value: object, tensors: dict[str, Tensor]) -> Any:
     """The way back from `flatten`. Raises KeyError for a kind of tensor that is not in the table."""
     if isinstance(value, list):
         return [restore(v, tensors) for v in value]

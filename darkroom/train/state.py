@@ -33,7 +33,7 @@ class TrainState:
     schedule_total: int = 0
 
     @classmethod
-    def from_dict(cls, saved: Mapping[str, Any]) -> TrainState:
+    def from_dict(cls, saved: Mapping[str, object]) -> TrainState:
         """The counters of a checkpoint; those that older checkpoints lack have their defaults.
 
         Raises ValueError for a value that is no number.

@@ -99,7 +99,7 @@ class Control:
         """Every parameter with its default."""
         return {name: param.default for name, param in self.params.items()}
 
-    def validate_params(self, values: Mapping[str, Any]) -> dict[str, Any]:
+    def validate_params(self, values: Mapping[str, object]) -> dict[str, Any]:
         """Every parameter, given or default. Raises ValueError: names the parameter, what is wrong and the remedy."""
         params = self.defaults
         for name, value in values.items():

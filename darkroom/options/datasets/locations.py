@@ -8,12 +8,12 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 
-def lower(value: Any) -> Any:
+def lower(value: object) -> Any:
     """A text in lower case; anything else as it is."""
     return value.strip().lower() if isinstance(value, str) else value
 
 
-def as_tuple(value: Any) -> Any:
+def as_tuple(value: object) -> Any:
     """One text as a tuple of one."""
     return (value,) if isinstance(value, str) else value
 

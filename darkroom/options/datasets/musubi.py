@@ -278,7 +278,7 @@ class _Conversion:
             return {"mode": "fit", "resolution": resolution, "step": step} if resolution else None
         return {"mode": "own", "step": step} | ({"resolution": resolution, "capped": True} if resolution else {})
 
-    def _problem(self, key: str, value: Any, problem: str, change: str) -> None:
+    def _problem(self, key: str, value: object, problem: str, change: str) -> None:
         self.notes.problem(self.name, key, value, problem, change)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.errors import ConfigError, ConfigErrors
 from darkroom.core.registry import find_nearest
@@ -20,7 +19,7 @@ class Notes:
     problems: list[ConfigError] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
-    def problem(self, entry: str, key: str, value: Any, problem: str, change: str) -> None:
+    def problem(self, entry: str, key: str, value: object, problem: str, change: str) -> None:
         """Something that the user must change."""
         self.problems.append(ConfigError(key, value, f"{self.path}, dataset '{entry}'", problem, change))
 
@@ -28,7 +27,7 @@ class Notes:
         """Something that the user should know."""
         self.warnings.append(f"Dataset '{entry}': {message}")
 
-    def refuse_entry(self, entry: str, key: str, value: Any, reason: str) -> None:
+    def refuse_entry(self, entry: str, key: str, value: object, reason: str) -> None:
         """An entry that is known and cannot be used: an error, or left out with a warning."""
         if self.lenient:
             self.warnings.append(f"Dataset '{entry}' is left out: {reason}.")
@@ -36,7 +35,7 @@ class Notes:
             change = "Remove the entry, set its 'disabled' to true, or set ignore_unsupported."
             self.problem(entry, key, value, sentence(reason), change)
 
-    def refuse_key(self, entry: str, key: str, value: Any, reason: str) -> None:
+    def refuse_key(self, entry: str, key: str, value: object, reason: str) -> None:
         """A key that is known and cannot be used, unless it asks for nothing."""
         if value in (None, False, "", [], {}):
             return
@@ -45,7 +44,7 @@ class Notes:
         else:
             self.problem(entry, key, value, sentence(reason), "Remove the key, or set ignore_unsupported.")
 
-    def unknown_key(self, entry: str, key: str, value: Any, names: Iterable[str]) -> None:
+    def unknown_key(self, entry: str, key: str, value: object, names: Iterable[str]) -> None:
         """A key that nobody knows."""
         hint = find_nearest(key, names)
         advice = f"Did you mean {' or '.join(hint)}?" if hint else "See docs/datasets.md for all keys."

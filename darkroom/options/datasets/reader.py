@@ -59,7 +59,7 @@ _SET_BY_READERS = {
 _READ_HERE = {"conditioning", *(key for group in k.STORAGE_KEYS.values() for key in group), "aws", "huggingface"}
 
 
-def local_path(value: Any) -> Path:
+def local_path(value: object) -> Path:
     """A path as people write it: `~` means the home folder, a trailing slash nothing."""
     return expand_home(str(value).strip())
 
@@ -85,7 +85,7 @@ def _array(path: Path, raw: Any) -> list[dict[str, Any]]:
     return raw
 
 
-def _kind(value: Any) -> str:
+def _kind(value: object) -> str:
     names: dict[type, str] = {dict: "one object", list: "an array with something else than objects", str: "a text"}
     return names.get(type(value), "a single value")
 
@@ -187,7 +187,7 @@ class _DatasetReader:
         named = {**filled, **words}
         return {k.ALIASES.get(key, key): value for key, value in named.items() if key not in ("disabled", "disable")}
 
-    def fill(self, value: Any, entry: str) -> Any:
+    def fill(self, value: object, entry: str) -> Any:
         """Placeholders replaced in every text, also in nested lists and objects."""
         if isinstance(value, dict):
             filled = {key: self.fill(item, entry) for key, item in value.items()}

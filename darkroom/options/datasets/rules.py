@@ -25,7 +25,7 @@ from darkroom.options.datasets.locations import LocalFiles
 from darkroom.options.datasets.notes import Notes, choose
 
 
-def has_name(entry: Mapping[str, Any]) -> bool:
+def has_name(entry: Mapping[str, object]) -> bool:
     """Whether an entry has an id that can be used."""
     name = entry.get("id")
     return isinstance(name, str) and bool(name.strip())
