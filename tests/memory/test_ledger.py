@@ -261,13 +261,13 @@ def test_optimizers_that_work_on_lists_take_what_they_make():
 def test_numbers_put_into_places_of_a_mask_cost_no_operators(monkeypatch):
     with Ledger() as ledger:
         mask = torch.full((300, 300), float("-inf"))
-        before = ledger.now.copy()
+        before = ledger.current.copy()
         monkeypatch.setattr(Ledger, "__torch_dispatch__", lambda *given: pytest.fail("an operator"))
         for row in range(300):
             mask[row, : row + 1] = 0
         monkeypatch.undo()
 
-    assert ledger.now == before
+    assert ledger.current == before
 
 
 def test_a_mask_of_all_tokens_by_all_is_counted_and_not_computed():
@@ -278,4 +278,4 @@ def test_a_mask_of_all_tokens_by_all_is_counted_and_not_computed():
 
     assert not isinstance(row, FakeTensor)
     assert isinstance(square, FakeTensor)
-    assert ledger.now[ON_HOST] >= tokens**2
+    assert ledger.current[ON_HOST] >= tokens**2
