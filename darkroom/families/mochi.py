@@ -29,6 +29,8 @@ class Mochi(Family):
     name, title = "mochi", "Mochi 1"
     pipeline, denoiser = "MochiPipeline", "MochiTransformer3DModel"
     prediction = "flow_matching"
+    # where it pools the text
+    attention_masks = "always"
     latents = Latents(channels=12, downscale=8, patch=2, normalizer="channels", temporal=6)
     blocks = ("transformer_blocks",)
     text_components = {"pretrained_t5_model_name_or_path": "text_encoder"}
