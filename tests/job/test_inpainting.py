@@ -92,7 +92,7 @@ def test_a_run_draws_a_library_with_masks_and_verify_draws_the_same(masked, argu
 
     again = [
         "generate", "--adapter", str(tmp_path / "out/pytorch_lora_weights.safetensors"), "--prompt", masked.text,
-        "--image", masked.pictures[0], "--mask", masked.mask, "--seed", "5", "--output", str(tmp_path / "again"),
+        "--image", masked.images[0], "--mask", masked.mask, "--seed", "5", "--output", str(tmp_path / "again"),
     ]  # fmt: skip
     assert main(again) == 0
     (path,) = (tmp_path / "again").glob("*.png")
@@ -108,7 +108,7 @@ def test_a_run_draws_a_library_with_masks_and_verify_draws_the_same(masked, argu
     [
         ("auraflow", "tiny", {}, "no stock pipeline that draws parts"),
         ("sdxl", "tiny-refiner", {}, "no stock pipeline that draws parts"),
-        ("sd1x", "tiny", {"pictures": ()}, "A mask goes with one picture, and there are 0"),
+        ("sd1x", "tiny", {"images": ()}, "A mask goes with one picture, and there are 0"),
         ("sd1x", "tiny", {"mask": "small.png"}, "The mask is 8x9 and its picture 64x64"),
         ("sd1x", "tiny", {"mask": "torn.png"}, "cannot be read"),
     ],
@@ -126,7 +126,7 @@ def test_a_mask_that_cannot_be_used_is_refused_before_anything_is_drawn(
         made.validate_prompts([dataclasses.replace(masked, **change)])
 
     words = ["generate", "--model_family", name, "--model_flavour", flavour, "--prompt", "x"]
-    pictures = change.get("pictures", masked.pictures)
+    pictures = change.get("images", masked.images)
     words += [word for path in pictures for word in ("--image", path)]
     assert main([*words, "--mask", change.get("mask", masked.mask)]) == 2
 

@@ -146,7 +146,7 @@ def test_layers_that_stay_as_they_are_get_no_adapter(arguments, tmp_path):
     ("family", "options", "problem"),
     [
         ("wan", {}, "has no CLIP text encoder"),
-        ("sdxl", {"controlnet": True, "model_type": "full"}, "not with what shows it a control picture"),
+        ("sdxl", {"controlnet": True, "model_type": "full"}, "not with what shows it a control image"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(family, options, problem, arguments, capfd):
