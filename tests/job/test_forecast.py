@@ -212,7 +212,7 @@ def test_what_is_advised_fits_by_its_own_forecast(share, forecaster):
         run = first.scene.run
         adviser = Adviser(run.resolved, run.family, first.scene.plan, first.prompts, first)
         change = adviser.advise(wrong)
-        again = Forecaster(adviser.changed(change), run.family, first.scene.plan, first.prompts).forecast()
+        again = Forecaster(adviser.apply_change(change), run.family, first.scene.plan, first.prompts).forecast()
 
     assert wrong.too_large
     assert change
