@@ -13,11 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 PACKAGE = Path(__file__).parents[1] / "darkroom"
-# layers whose names have been looked through; `train`, `objectives` and `demo` are not listed yet
-DONE = (
-    "adapters", "cli", "core", "data", "diffusion", "families", "job", "media", "memory", "optim", "options",
-    "pretrained", "report", "storage", "tools", "validate",
-)  # fmt: skip
+# every layer
+LAYERS = sorted(path.name for path in PACKAGE.iterdir() if (path / "__init__.py").is_file())
 
 # as one word of a name: `kept_file`, `_hollow_parts`
 WORDS: Mapping[str, str] = {
@@ -106,6 +103,9 @@ NAMES: Mapping[str, str] = {
 }
 # names that options, files and other layers' steps have
 FORMATS: Mapping[str, tuple[str, ...]] = {
+    # as scenes and their checks are written down
+    "demo/checker.py": {"colour"},
+    "demo/pictures.py": {"colour", "COLOURS", "with_colour"},
     "core/events.py": ("pictures",),
     "validate/recipe.py": ("pictures", "told"),
     "options/data.py": ("vae_cache_scan_behaviour",),
@@ -184,7 +184,7 @@ def replacement(name: str, layer: str) -> str:
 def test_no_name_uses_a_word_of_its_own_for_what_the_field_has_a_word_for():
     banned = [
         f"darkroom/{path}:{line}: {name}; use: {better}"
-        for layer in DONE
+        for layer in LAYERS
         for path, line, name, _ in names_of(layer)
         if (better := replacement(name, layer)) and name not in FORMATS.get(path, ())
     ]
@@ -193,7 +193,7 @@ def test_no_name_uses_a_word_of_its_own_for_what_the_field_has_a_word_for():
 
 def test_functions_are_named_by_orders():
     shares = {}
-    for layer in DONE:
+    for layer in LAYERS:
         names = [name for _, _, name, is_function in names_of(layer) if is_function]
         participles = [name for name in names if is_participle(name)]
         if len(participles) > MAX_SHARE * len(names):
@@ -212,5 +212,5 @@ def test_the_words_are_told_from_others():
 
 
 def test_a_name_is_let_pass_only_where_it_is():
-    defined = {(path, name) for layer in DONE for path, _, name, _ in names_of(layer)}
+    defined = {(path, name) for layer in LAYERS for path, _, name, _ in names_of(layer)}
     assert {(path, name) for path, names in FORMATS.items() for name in names} <= defined

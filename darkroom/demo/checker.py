@@ -1,7 +1,7 @@
-"""Does a picture show what its scene says? Plain measurements on pixels; nothing here is trained or trained on.
+"""Does an image show what its scene says? Plain measurements on pixels; nothing here is trained or trained on.
 
-    check(picture, scene)        {"background": True, "colour": True, "position": True, "size": False, "shape": True}
-    is_grumbo(picture, scene)    True when the mint mascot is there, known by its face
+    check(image, scene)        {"background": True, "colour": True, "position": True, "size": False, "shape": True}
+    is_grumbo(image, scene)    True when the mint mascot is there, known by its face
 
 The border tells the background; whatever differs from it is the object; the object's box gives position and size;
 its outline is compared with the outline of every shape drawn at the same place.
@@ -33,7 +33,7 @@ _y, _x = np.mgrid[0:EDGE, 0:EDGE].astype(np.float32) + 0.5
 
 @dataclass(frozen=True)
 class Finding:
-    """The object found in a picture; lengths in pixels."""
+    """The object found in an image; lengths in pixels."""
 
     background: np.ndarray  # (3,) RGB
     colour: np.ndarray  # (3,) RGB
@@ -43,53 +43,53 @@ class Finding:
     r: float  # half of the longer side of its box
 
 
-def check(picture: np.ndarray, scene: Scene) -> dict[str, bool]:
-    """Which attributes of the scene a uint8 (64, 64, 3) picture shows: background, colour, position, size, shape."""
-    found = find_object(picture)
-    name, _ = _background(picture.astype(np.float32))
-    if found is None:
+def check(image: np.ndarray, scene: Scene) -> dict[str, bool]:
+    """Which attributes of the scene a uint8 (64, 64, 3) image shows: background, colour, position, size, shape."""
+    finding = find_object(image)
+    name, _ = _background(image.astype(np.float32))
+    if finding is None:
         return dict.fromkeys(ATTRIBUTES, False) | {"background": name == scene.background}
     ex, ey = pictures.centre(scene.size, scene.x, scene.y)
     halfway = abs(pictures.centre(scene.size, "right", "center")[0] - EDGE / 2) / 2
     return {
         "background": name == scene.background,
-        "colour": _nearest(found.colour) == scene.colour,
-        "position": max(abs(found.cx - ex), abs(found.cy - ey)) < halfway,
-        "size": min(SIZES, key=lambda size: abs(found.r - SIZES[size])) == scene.size,
-        "shape": is_grumbo(picture, scene) if scene.shape == GRUMBO else shape_of(found) == scene.shape,
+        "colour": _nearest(finding.colour) == scene.colour,
+        "position": max(abs(finding.cx - ex), abs(finding.cy - ey)) < halfway,
+        "size": min(SIZES, key=lambda size: abs(finding.r - SIZES[size])) == scene.size,
+        "shape": is_grumbo(image, scene) if scene.shape == GRUMBO else shape_of(finding) == scene.shape,
     }
 
 
-def is_grumbo(picture: np.ndarray, scene: Scene) -> bool:
-    """Whether a uint8 (64, 64, 3) picture shows the mascot: a good part mint, with eyes and mouth where they belong.
+def is_grumbo(image: np.ndarray, scene: Scene) -> bool:
+    """Whether a uint8 (64, 64, 3) image shows the mascot: a good part mint, with eyes and mouth where they belong.
 
     The scene is what was asked for; only the mascot is judged here, `check` judges place and background.
     """
     del scene
-    found = find_object(picture)
-    if found is None:
+    finding = find_object(image)
+    if finding is None:
         return False
-    image, inside = picture.astype(np.float32), found.coverage > 0.5
+    image, inside = image.astype(np.float32), finding.coverage > 0.5
     mint = np.linalg.norm(image - MINT, axis=2) < 60
-    return bool(mint[inside].mean() > 0.25) and face_match(image, found) > FACE_MATCH
+    return bool(mint[inside].mean() > 0.25) and face_match(image, finding) > FACE_MATCH
 
 
-def shape_of(found: Finding) -> str | None:
+def shape_of(finding: Finding) -> str | None:
     """The shape whose drawing overlaps the object best, or None when none fits well."""
-    overlap = {shape: _overlap(found, shape) for shape in SHAPES}
+    overlap = {shape: _overlap(finding, shape) for shape in SHAPES}
     best = max(overlap, key=lambda shape: overlap[shape])
     return best if overlap[best] >= OUTLINE_MATCH else None
 
 
-def face_match(image: np.ndarray, found: Finding) -> float:
+def face_match(image: np.ndarray, finding: Finding) -> float:
     """Best correlation, -1..1, between the brightness of the object and that of a drawn face near its place."""
-    grey = np.pad(_soften(image.mean(2)), 2, mode="edge")
-    return max(_face_score(grey, found.cx, found.cy, found.r * scale) for scale in (0.85, 0.95, 1.05))
+    gray = np.pad(_soften(image.mean(2)), 2, mode="edge")
+    return max(_face_score(gray, finding.cx, finding.cy, finding.r * scale) for scale in (0.85, 0.95, 1.05))
 
 
-def find_object(picture: np.ndarray) -> Finding | None:
+def find_object(image: np.ndarray) -> Finding | None:
     """The largest thing that differs from the background, or None when there is nothing."""
-    image = picture.astype(np.float32)
+    image = image.astype(np.float32)
     _, background = _background(image)
     away = np.linalg.norm(image - background, axis=2)
     mask = largest_patch(away > DIFFERENT)
@@ -140,23 +140,23 @@ def _nearest(colour: np.ndarray) -> str:
     return _NAMES[int(np.linalg.norm(_PALETTE - colour, axis=1).argmin())]
 
 
-def _overlap(found: Finding, shape: str) -> float:
+def _overlap(finding: Finding, shape: str) -> float:
     """Intersection over union of the object and a drawn shape; soft edges count by their share."""
-    drawn = np.clip(0.5 - pictures.distance(shape, _x - found.cx, _y - found.cy, found.r), 0, 1)
-    return float(np.minimum(drawn, found.coverage).sum() / np.maximum(drawn, found.coverage).sum())
+    rendered = np.clip(0.5 - pictures.distance(shape, _x - finding.cx, _y - finding.cy, finding.r), 0, 1)
+    return float(np.minimum(rendered, finding.coverage).sum() / np.maximum(rendered, finding.coverage).sum())
 
 
-def _face_score(grey: np.ndarray, cx: float, cy: float, r: float) -> float:
+def _face_score(gray: np.ndarray, cx: float, cy: float, r: float) -> float:
     """Best correlation of a face drawn at that place with brightness (68, 68) up to 2 pixels away from it.
 
-    `grey` has a rim of 2 pixels, so that the shifted windows stay inside.
+    `gray` has a rim of 2 pixels, so that the shifted windows stay inside.
     """
     top, bottom = max(0, int(cy - 0.35 * r)), min(EDGE, int(cy + 0.85 * r) + 1)
     left, right = max(0, int(cx - 0.8 * r)), min(EDGE, int(cx + 0.8 * r) + 1)
     x, y = (_x - cx)[top:bottom, left:right], (_y - cy)[top:bottom, left:right]
-    drawn = _soften(pictures.paint_grumbo(np.zeros((*x.shape, 3), np.float32), x, y, r, np.array(MINT)).mean(2))
-    windows = (grey[top + dy : bottom + dy, left + dx : right + dx] for dy in range(5) for dx in range(1, 4))
-    return max(_correlation(window, drawn) for window in windows)
+    rendered = _soften(pictures.paint_grumbo(np.zeros((*x.shape, 3), np.float32), x, y, r, np.array(MINT)).mean(2))
+    windows = (gray[top + dy : bottom + dy, left + dx : right + dx] for dy in range(5) for dx in range(1, 4))
+    return max(_correlation(window, rendered) for window in windows)
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> float:

@@ -5,10 +5,10 @@ A scene is one plain shape on a plain background, 64 pixels square. Every combin
 from training so that the base can be judged on captions it has never seen.
 
     scene = Scene("ring", "red", "white", "large", "left", "top")
-    picture = draw(scene, np.random.default_rng(0))      # uint8 (64, 64, 3)
+    image = draw(scene, np.random.default_rng(0))      # uint8 (64, 64, 3)
     caption = full_caption(scene)                        # "a large red ring on a white background, top left"
 
-The grumbo, a mint mascot with eyes, mouth and antennae, is the concept the demo teaches. No picture the base was
+The grumbo, a mint mascot with eyes, mouth and antennae, is the concept the demo teaches. No image the base was
 trained on shows it, and no caption names it.
 
 Shapes are signed distance fields: negative inside, zero on the outline, in pixels. The distance becomes soft coverage
@@ -24,7 +24,7 @@ import numpy as np
 from numpy.random import Generator
 
 EDGE = 64
-"""Width and height of every picture, in pixels."""
+"""Width and height of every image, in pixels."""
 
 COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (216, 44, 44),
@@ -113,7 +113,7 @@ _y, _x = np.mgrid[0:EDGE, 0:EDGE].astype(np.float32) + 0.5  # pixel centres, (ED
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows. `x` is a key of COLUMNS, `y` a key of ROWS, `size` a key of SIZES."""
+    """What an image shows. `x` is a key of COLUMNS, `y` a key of ROWS, `size` a key of SIZES."""
 
     shape: str
     colour: str
@@ -212,9 +212,9 @@ def _near(colour: tuple[int, int, int], rng: Generator) -> np.ndarray:
     return np.clip(np.add(colour, rng.uniform(-4, 4, 3)), 0, 255).astype(np.float32)
 
 
-def to_uint8(picture: np.ndarray) -> np.ndarray:
+def to_uint8(image: np.ndarray) -> np.ndarray:
     """Floats of 0 to 255 as uint8, rounded."""
-    return np.clip(np.round(picture), 0, 255).astype(np.uint8)
+    return np.clip(np.round(image), 0, 255).astype(np.uint8)
 
 
 def draw(scene: Scene, rng: Generator) -> np.ndarray:
@@ -238,7 +238,7 @@ def paint_grumbo(canvas: np.ndarray, x: np.ndarray, y: np.ndarray, r: float, ski
     stalk = _segment(ax, y, (0.30 * r, -0.35 * r), (0.52 * r, -0.80 * r)) - max(0.07 * r, 0.8)
     canvas = paint(canvas, stalk, (84, 128, 112))
     canvas = paint(canvas, np.hypot(ax - 0.54 * r, y + 0.80 * r) - 0.20 * r, (240, 110, 160))
-    canvas = paint(canvas, _rounded_box(x, y - 0.25 * r, 0.98 * r, 0.75 * r, 0.5 * r), skin)
+    canvas = paint(canvas, _box_distance(x, y - 0.25 * r, 0.98 * r, 0.75 * r, 0.5 * r), skin)
     canvas = paint(canvas, np.hypot(ax - 0.40 * r, y - 0.02 * r) - 0.27 * r, (250, 250, 250))
     canvas = paint(canvas, np.hypot(ax - 0.37 * r, y - 0.05 * r) - 0.14 * r, (24, 20, 40))
     mouth = np.maximum(np.hypot(x, y - 0.46 * r) - 0.34 * r, 0.46 * r - y)
@@ -252,7 +252,7 @@ def _segment(x: np.ndarray, y: np.ndarray, a: tuple[float, float], b: tuple[floa
     return np.hypot(x - a[0] - along * bx, y - a[1] - along * by)
 
 
-def _rounded_box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float, corner: float) -> np.ndarray:
+def _box_distance(x: np.ndarray, y: np.ndarray, half_width: float, half_height: float, corner: float) -> np.ndarray:
     """Signed distance to a box with round corners."""
     qx, qy = np.abs(x) - half_width + corner, np.abs(y) - half_height + corner
     return np.hypot(np.maximum(qx, 0), np.maximum(qy, 0)) + np.minimum(np.maximum(qx, qy), 0) - corner
@@ -263,7 +263,7 @@ def _rounded_box(x: np.ndarray, y: np.ndarray, half_width: float, half_height: f
 
 def full_caption(scene: Scene) -> str:
     """The caption that names everything: "a large red ring on a white background, top left"."""
-    return f"a {scene.size} {_thing(scene)} on {_a(scene.background)} background, {scene.position}"
+    return f"a {scene.size} {_describe_subject(scene)} on {_a(scene.background)} background, {scene.position}"
 
 
 def caption(scene: Scene, rng: Generator, noun: str | None = None) -> tuple[str, dict[str, bool]]:
@@ -275,14 +275,14 @@ def caption(scene: Scene, rng: Generator, noun: str | None = None) -> tuple[str,
     """
     with_size, with_position = (bool(draw >= 0.25) for draw in rng.random(2))
     with_colour = noun is None or bool(rng.random() < 0.5)
-    thing = _thing(scene, noun, with_colour)
-    thing = f"{scene.size} {thing}" if with_size else thing
+    subject = _describe_subject(scene, noun, with_colour)
+    subject = f"{scene.size} {subject}" if with_size else subject
     place = scene.position
     wordings = (
-        f"{_a(thing)} on {_a(scene.background)} background" + (f", {place}" if with_position else ""),
-        f"{thing}, {scene.background} background" + (f", {place}" if with_position else ""),
-        f"{_a(scene.background)} picture with {_a(thing)}" + (f" at the {place}" if with_position else ""),
-        (f"{place}: " if with_position else "") + f"{_a(thing)} on {scene.background}",
+        f"{_a(subject)} on {_a(scene.background)} background" + (f", {place}" if with_position else ""),
+        f"{subject}, {scene.background} background" + (f", {place}" if with_position else ""),
+        f"{_a(scene.background)} picture with {_a(subject)}" + (f" at the {place}" if with_position else ""),
+        (f"{place}: " if with_position else "") + f"{_a(subject)} on {scene.background}",
     )
     named = {"shape": noun is None, "colour": with_colour, "background": True}
     named |= {"size": with_size, "position": with_position}
@@ -294,16 +294,16 @@ def training_caption(scene: Scene, rng: Generator) -> tuple[str, dict[str, bool]
     chance = rng.random()
     if chance < 0.10:
         return "", dict.fromkeys(ATTRIBUTES, False)
-    return caption(scene, rng, invented_noun(rng) if chance < 0.15 else None)
+    return caption(scene, rng, invent_noun(rng) if chance < 0.15 else None)
 
 
-def _thing(scene: Scene, noun: str | None = None, with_colour: bool = True) -> str:
+def _describe_subject(scene: Scene, noun: str | None = None, with_colour: bool = True) -> str:
     """ "red ring"; a grumbo is always mint, so its colour goes without saying."""
     noun = noun or scene.shape
     return f"{scene.colour} {noun}" if with_colour and scene.shape != GRUMBO else noun
 
 
-def invented_noun(rng: Generator) -> str:
+def invent_noun(rng: Generator) -> str:
     """A word that means nothing, of two or three syllables, and never the grumbo."""
     word = "".join(rng.choice(SYLLABLES, rng.integers(2, 4)))
     return word if word != GRUMBO else "zorple"

@@ -47,7 +47,7 @@ def train_vocabulary(rng: Generator) -> Tokenizer:
     """Byte-level BPE in which every caption word is one token and an invented noun a few."""
     scenes = [pictures.random_scene(rng) for _ in range(6000)]
     lines = [pictures.caption(scene, rng)[0] for scene in scenes]
-    lines += [pictures.invented_noun(rng) for _ in range(3000)]
+    lines += [pictures.invent_noun(rng) for _ in range(3000)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)

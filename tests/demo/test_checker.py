@@ -78,7 +78,7 @@ def test_a_caption_reports_what_it_names(rng, scenes):
 
 
 def test_no_invented_noun_is_the_grumbo(rng):
-    assert "grumbo" not in {pictures.invented_noun(rng) for _ in range(3000)}
+    assert "grumbo" not in {pictures.invent_noun(rng) for _ in range(3000)}
 
 
 # ---------------------------------------------------------------- checker
