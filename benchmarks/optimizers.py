@@ -99,9 +99,7 @@ class Run:
 
     def bytes_each(self) -> dict[str, float]:
         """Bytes on the device for each weight: weights, gradients, state."""
-        waiting = {
-            place.tensor for s in self.memory_policy.trained_streamers for unit in s.units for place in unit.places
-        }
+        waiting = {span.tensor for s in self.memory_policy.trained_streamers for unit in s.units for span in unit.spans}
         slots = sum(stream.bytes_on_device for stream in self.memory_policy.trained_streamers)
         most, held = 0, dict.fromkeys(self.weights, 0)
 

@@ -17,7 +17,6 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from darkroom.core.events import Bus
 from darkroom.core.units import show_size
 from darkroom.data.plan import DatasetPlan, prepare_plan
 from darkroom.data.requirements import DataRequirements
+from darkroom.options.config import construct
 from darkroom.options.datasets import read_datasets
 
 SHAPES = ((96, 64), (64, 64), (64, 96), (128, 96))
@@ -87,10 +87,10 @@ def plan_of(folder: Path, **keys: Any) -> DatasetPlan:
     entry = {"id": "bench", "instance_data_dir": str(folder / "pictures"), "resolution": 64, **keys}
     file = folder / "datasets.json"
     file.write_text(json.dumps([entry]))
-    config = SimpleNamespace(
-        output_dir=str(folder / "out"), model_family="bench", aspect_bucket_alignment=8, train_batch_size=4, seed=0,
-        caption_dropout_probability=0.0,
-    )  # fmt: skip
+    config = construct({
+        "output_dir": str(folder / "out"), "model_family": "bench", "aspect_bucket_alignment": 8,
+        "train_batch_size": 4, "seed": 0, "caption_dropout_probability": 0.0, "compress_disk_cache": True,
+    })  # fmt: skip
     return prepare_plan(config, read_datasets(file, config, {}), Bus(), DataRequirements("bench"))
 
 

@@ -231,8 +231,9 @@ def family_step(family: Family, tiny: bool) -> Row:
         parts = RandomParts(family, config, DEVICE, distributed.base_dtype(config), None, None, settings)
         model = stages.load_denoiser(run, parts, memory_policy)
         adapter = stages.attach_adapter(run, model, parts)
-        memory_policy.attach_trained(adapter.model, parts.denoisers_of(model))
-        stepper = stages.build_stepper(run, engine, adapter, memory_policy, scheduler_config(parts), 10)
+        denoisers = parts.denoisers_of(model)
+        memory_policy.attach_trained(adapter.model, denoisers)
+        stepper = stages.build_stepper(run, engine, adapter, memory_policy, scheduler_config(parts), denoisers, 10)
         there = batch.to(DEVICE)
         found = time_steps(lambda: stepper.update([there], 1), 1 if tiny else 4)
     facts = {"flavour": config.model_flavour, "parameters": sum(p.numel() for p in model.parameters())}
@@ -267,7 +268,7 @@ def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[st
     edge = round(float(config.resolution) * (1 if config.resolution > 8 else 1000)) // 64 * 64
     frames = FRAMES if "video" in family.supports_for(config.model_flavour) else 1
     dataset = SimpleNamespace(
-        companions=[SimpleNamespace(role=role) for role in roles], entry=SimpleNamespace(train_batch_size=1),
+        conditioning=[SimpleNamespace(role=role) for role in roles], entry=SimpleNamespace(train_batch_size=1),
         buckets=SimpleNamespace(buckets=[SimpleNamespace(target=(edge, edge), frames=frames)]),
     )  # fmt: skip
     default_text = SimpleNamespace(text_encoder_batch_size=1)
