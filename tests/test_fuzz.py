@@ -300,7 +300,7 @@ ENTRY = {"id": "a", "cache_dir_vae": Path("cache"), "caption_strategy": "textfil
 
 def entry(folder: Path, **keys: Any) -> SampleDataset:
     """A checked entry over a folder."""
-    return SampleDataset.model_validate(ENTRY | {"where": {"type": "local", "root": folder}} | keys)
+    return SampleDataset.model_validate(ENTRY | {"location": {"type": "local", "root": folder}} | keys)
 
 
 @reader("captions")

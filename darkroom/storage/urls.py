@@ -246,13 +246,9 @@ class LinkStore(ReadOnly):
                 continue
             try:
                 stat = (link.file or self.folder / path).stat()
-            except OSError as cause:
-                _count_problem(
-                    listing,
-                    "missing" if isinstance(cause, FileNotFoundError) else "unreadable",
-                    link,
-                    str(cause.strerror),
-                )
+            except (OSError, ValueError) as cause:  # ValueError: its name holds a zero byte
+                reason = "missing" if isinstance(cause, FileNotFoundError) else "unreadable"
+                _count_problem(listing, reason, link, str(getattr(cause, "strerror", cause)))
                 continue
             rows.append((path, stat.st_size, stat.st_mtime_ns))
         return FileListing.from_rows(

@@ -279,7 +279,7 @@ def test_what_was_done_to_the_weights_is_said(go, capsys):
             },
             "no such file",
         ),
-        ({"quantize_via": "pipeline", "quantization_config": '{"transformer": {"bits": 4}}'}, "which library quantizes"),
+        ({"quantize_via": "pipeline", "quantization_config": '{"transformer": {"bits": 4}}'}, "which library"),
         ({"quantize_via": "pipeline", "quantization_config": '{"default": {"weights_dtype": "int3"}}'}, "take it"),
         ({"quantize_via": "pipeline", "quantization_config": '{"default": {"quant_type": "Int3"}}'}, "has no Int3"),
         ({"quantize_via": "pipeline", "quantization_config": '{"default": "fp8-block"}'}, "no such precision"),

@@ -17,13 +17,13 @@ from tests.pretend import device
 card = device.install(memory=1 << 30)
 import torch
 from torch import nn
-from darkroom.memory.stream import Stream
+from darkroom.memory.stream import WeightStreamer
 torch.zeros(1, device="cuda")
 blocks = [nn.Linear(700, 700).requires_grad_(False) for _ in range(5)]
 x = torch.randn(2, 700)
 wanted = nn.Sequential(*blocks)(x)
 card.reset_peak()
-stream = Stream([[block] for block in blocks], torch.device("cuda:0"))
+stream = WeightStreamer([[block] for block in blocks], torch.device("cuda:0"))
 with card.watched() as seen:
     found = nn.Sequential(*blocks)(x.cuda())
 same = torch.allclose(found.cpu(), wanted, atol=1e-4)

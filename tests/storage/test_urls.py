@@ -118,12 +118,12 @@ def test_local_rows_are_beside_the_table_absolute_or_file_urls(listed, tmp_path)
     places = [tmp_path / "beside.png", tmp_path / "elsewhere/a b.png", tmp_path / "elsewhere/c.png"]
     for place in places:
         place.write_bytes(PICTURE)
-    links = ["beside.png", str(places[1]), places[2].as_uri(), "gone.png", "ftp://host/x.png", ""]
+    links = ["beside.png", str(places[1]), places[2].as_uri(), "gone.png", "zero\0byte.png", "ftp://host/x.png", ""]
     store = listed.store(*links)
     found = store.find(ENDINGS)
 
     assert found.paths == sorted(links[:3])
-    assert found.problems == {"missing": 1, "unknown kind of link": 1, "empty link": 1}
+    assert found.problems == {"missing": 1, "unreadable": 1, "unknown kind of link": 1, "empty link": 1}
     assert [store.local(link) for link in links[:3]] == places
     assert listed.kept() == []
 
