@@ -1,3 +1,3 @@
-"""Darkroom: teach an image or video diffusion model your own pictures."""
+"""Darkroom: teach an image or video diffusion model your own images."""
 
 __version__ = "0.1.0"

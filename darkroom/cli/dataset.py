@@ -1,4 +1,4 @@
-"""`darkroom dataset report`: a page about the pictures, clips and captions that a run would learn from."""
+"""`darkroom dataset report`: a page about the images, clips and captions that a run would learn from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`darkroom generate`: pictures and clips from a base and adapters."""
+"""`darkroom generate`: images and clips from a base and adapters."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(argv: list[str]) -> int:
-    """Render and say where the pictures are."""
+    """Render and say where the images are."""
     arguments = parser().parse_args(argv)
     from darkroom.tools import generate
 
@@ -97,7 +97,7 @@ def options_of(arguments: argparse.Namespace, family: Family, run_settings: dict
 
 
 def validate_arguments(arguments: argparse.Namespace, family: Family, options: Config) -> None:
-    """Raises ModelError for pictures or a cache that the model has no use for."""
+    """Raises ModelError for images or a cache that the model has no use for."""
     from darkroom.core.errors import ModelError
     from darkroom.validate.render import describe_count, validate_cache, validate_mask
 
@@ -113,7 +113,7 @@ def validate_arguments(arguments: argparse.Namespace, family: Family, options: C
 
 
 def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> Iterator[tuple[Path, Recipe]]:
-    """Every picture to make, and where it goes: prompts x count. Raises ModelError for a size that is none."""
+    """Every image to make, and where it goes: prompts x count. Raises ModelError for a size that is none."""
     from darkroom.core.errors import ModelError
     from darkroom.core.files import safe_name
     from darkroom.core.units import parse_resolutions

@@ -42,14 +42,17 @@ def run_device() -> torch.device:
 
 
 def seed_torch(seed: int) -> None:
-    """Seed torch's global generators, those of the host and of the GPUs.
+    """Seed torch's global generators, those of the CPU and of every device of this machine.
 
-    As `torch.manual_seed`, which also writes down the stack once for each kind of device that the machine has not got:
-    a millisecond in a step.
+    As `torch.manual_seed`, which also records a stack trace for each kind of device that the machine lacks: a
+    millisecond per step.
     """
     torch.default_generator.manual_seed(seed)
-    if torch.cuda.is_available():
-        torch.cuda.manual_seed_all(seed)
+    for devices in (torch.cuda, torch.xpu):
+        if devices.is_available():
+            devices.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
 
 
 def is_host(device: torch.device) -> bool:

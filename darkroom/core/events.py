@@ -78,7 +78,7 @@ class Checkpoint(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Validation(Event):
-    """Pictures were rendered: rows of `{name, prompt, path, resolution}`."""
+    """Images were rendered: rows of `{name, prompt, path, resolution}`."""
 
     pictures: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -86,7 +86,7 @@ class Validation(Event):
 
 @dataclasses.dataclass(frozen=True)
 class Preview(Event):
-    """A validation picture after `done` of `total` sampling steps is at `path`."""
+    """A validation image after `done` of `total` sampling steps is at `path`."""
 
     prompt: str = ""
     path: str = ""

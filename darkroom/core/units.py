@@ -1,4 +1,4 @@
-"""Sizes, durations and picture resolutions as people write them."""
+"""Sizes, durations and image resolutions as people write them."""
 
 from __future__ import annotations
 

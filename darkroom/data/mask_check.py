@@ -84,7 +84,7 @@ def inspect_masks(source: Index, c: ConditioningDataset, limit: int = MASKS_READ
 
 
 def _mask(index: Index, row: int) -> Image.Image:
-    """One mask as RGBA; of a clip the first frame. Raises BadPicture, Missing, Refused."""
+    """One mask as RGBA; of a clip the first frame. Raises BadImage, Missing, Refused."""
     path = index.path(row)
     if is_clip(path):
         source = index.store.local(path) or io.BytesIO(index.store.read(path))

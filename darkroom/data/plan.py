@@ -245,7 +245,7 @@ class DatasetPlan:
         return dataset
 
     def _pair_conditioning(self, entry: SampleDataset, index: Index) -> list[ConditioningDataset]:
-        """Everything beside a dataset. Pictures that are still to be generated count as being there."""
+        """Everything beside a dataset. Images that are still to be generated count as being there."""
         conditioning = []
         for conditioning_entry in self.file.conditioning_of(entry):
             if conditioning_entry.generator is not None and generated.missing(index, conditioning_entry):
@@ -283,7 +283,7 @@ class DatasetPlan:
         d.buckets = make_buckets(d.index, d.entry, d.conditioning, prune=self.prune, oversubscribe=self.oversubscribe)
 
     def generate(self) -> int:
-        """Make the conditioning pictures that are still missing. Returns how many. Raises DataError, DiskFullError."""
+        """Make the conditioning images that are still missing. Returns how many. Raises DataError, DiskFullError."""
         count = 0
         for d in self.datasets:
             wanting = [c.entry for c in d.conditioning if c.entry.generator and generated.missing(d.index, c.entry)]
@@ -296,7 +296,7 @@ class DatasetPlan:
         return count
 
     def count_missing_generated(self) -> dict[str, int]:
-        """Conditioning dataset to the number of pictures that are still to be generated for it."""
+        """Conditioning dataset to the number of images that are still to be generated for it."""
         return {
             c.entry.id: count
             for d in self.datasets
@@ -392,7 +392,7 @@ class DatasetPlan:
     def require_captions(
         self, captions: Iterable[str], image_captions: Iterable[tuple[str, Sequence[ReferenceImage]]] = ()
     ) -> DatasetPlan:
-        """Keep these captions, alone or with pictures, in the default text cache too: validation prompts."""
+        """Keep these captions, alone or with images, in the default text cache too: validation prompts."""
         self.required_captions = frozenset([*self.required_captions, *captions])
         self.required_image_captions = [*self.required_image_captions, *image_captions]
         return self
@@ -575,7 +575,7 @@ class DatasetPlan:
         return missing
 
     def _missing_image_captions(self, entry: TextEmbeds) -> list[str]:
-        """The same for captions that are read with pictures; those of pictures that were never read are missing."""
+        """The same for captions that are read with images; those of images that were never read are missing."""
         missing: list[str] = []
         cache = self.text_cache(entry.id) if self.caches.text_identity else None
         for d in self._image_datasets(entry):
@@ -603,7 +603,7 @@ class DatasetPlan:
     ) -> FillReport:
         """Encode all captions that are not cached. Raises DiskFullError and what the encoder raises.
 
-        `seen` encodes those that are read with pictures; the identities of latents must be in `use` for it.
+        `seen` encodes those that are read with images; the identities of latents must be in `use` for it.
         """
         self.use_encoders(text_identity=identity)
         self.caches.set_text_encoders(TextEncoders(encode, encode_with_images))
@@ -628,7 +628,7 @@ class DatasetPlan:
         return total
 
     def _fill_image_captions(self, entry: TextEmbeds, encode: EncodeTextWithImages) -> FillReport:
-        """Encode what is read with pictures and belongs in this text cache."""
+        """Encode what is read with images and belongs in this text cache."""
         cache, on_progress, total = self.text_cache(entry.id), self._report_progress("encode text"), FillReport()
         for d in self._image_datasets(entry):
             rows = self.process_group.share(d.index.usable, entry.write_batch_size)
@@ -641,12 +641,12 @@ class DatasetPlan:
         return total
 
     def _image_datasets(self, entry: TextEmbeds) -> list[PlannedDataset]:
-        """The datasets of a text cache whose captions are read with pictures."""
+        """The datasets of a text cache whose captions are read with images."""
         datasets = [d for d in self.datasets if self.file.text_of(d.entry) is entry and not d.entry.skips("text")]
         return [d for d in datasets if self.requirements.text_images]
 
     def _pairs(self, d: PlannedDataset, rows: np.ndarray) -> int:
-        """How many captions of these samples are read with pictures, at most."""
+        """How many captions of these samples are read with images, at most."""
         images = sum(c.role != "mask" for c in d.conditioning)
         per_image = sum(len(d.index.captions_of(int(row))) for row in rows) + len(rows) * (self.caption_dropout > 0)
         return per_image * (1 if self.combined else max(1, images))
@@ -656,7 +656,7 @@ class DatasetPlan:
     ) -> FillReport:
         """Encode all samples that are not cached. Undecodable ones are left out, reported, and remembered.
 
-        `plain` encodes pictures beside samples, when it is another encoder than the one of the samples.
+        `plain` encodes images beside samples, when it is another encoder than the one of the samples.
         """
         self.use_encoders(latent_identity=identity, plain_identity=plain[1] if plain else identity)
         self.caches.set_sample_encoders(encode, plain[0] if plain else encode)
@@ -700,7 +700,7 @@ class DatasetPlan:
         return FillReport(report.encoded, report.reused, dropped, report.seconds)
 
     def text(self, caption: str, images: Sequence[ReferenceImage] = ()) -> dict[str, Tensor]:
-        """The condition of a caption, read with these pictures, from the default text cache."""
+        """The condition of a caption, read with these images, from the default text cache."""
         return self.text_cache(self.file.default_text.id).get(caption, images)
 
     # ------------------------------------------------------------------ batches

@@ -18,12 +18,12 @@ class DataRequirements:
     fps         frames per second that it was trained with, None when it has no rate of its own
     downscale   pixels per latent position along an edge; `temporal` frames per latent frame after the first, 0 for none
     may_start   its clips may start from their own first frame, as a dataset says
-    references  it takes other pictures beside the noised one
+    references  it takes other images beside the noised one
     reads       what its text encoder looks at beside a caption: "references", the "start" of the sample, or nothing
-    control     how a control picture reaches it: as "latents", as "pixels", or not at all; wants_control: every sample
+    control     how a control image reaches it: as "latents", as "pixels", or not at all; wants_control: every sample
                 must bring one
     sound       the sound of clips that it trains on: samples a second, and channels
-    layers      its samples are pictures with their layers
+    layers      its samples are images with their layers
     pixels      the largest area of a sample, and edge the longest edge; None where there is no limit
     step        edges are multiples of this many pixels
     batch       the most samples of a batch; None where there is no limit
@@ -50,7 +50,7 @@ class DataRequirements:
 
     @property
     def has_frames(self) -> bool:
-        """Whether its latents have an axis of frames or layers, also for a single picture."""
+        """Whether its latents have an axis of frames or layers, also for a single image."""
         return self.temporal > 0 or self.layers
 
     @property

@@ -1,1 +1,1 @@
-"""A small world of drawn pictures: what the embedded base learned, and what the demo teaches it."""
+"""A small world of drawn images: what the embedded base learned, and what the demo teaches it."""

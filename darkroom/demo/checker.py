@@ -17,7 +17,7 @@ from darkroom.demo import pictures
 from darkroom.demo.pictures import ATTRIBUTES, COLOURS, EDGE, GRUMBO, MINT, SHAPES, SIZES, Scene
 
 DIFFERENT = 40.0
-"""RGB distance from the background above which a pixel may be part of the object; the closest two colours are 86."""
+"""RGB distance from the background above which a pixel may be part of the object; the closest two colors are 86."""
 SMALLEST_OBJECT = 30
 """Pixels; anything less is a blemish."""
 OUTLINE_MATCH = 0.70
@@ -98,7 +98,7 @@ def find_object(image: np.ndarray) -> Finding | None:
     colour = np.median(image[mask & (away >= np.median(away[mask]))], axis=0)
     axis = colour - background
     along = np.clip((image - background) @ axis / (axis @ axis), 0, 1)
-    # A soft edge pixel counts by its share; a part of another colour (an eye, a mouth) is still object.
+    # A soft edge pixel counts by its share; a part of another color (an eye, a mouth) is still object.
     coverage = np.where(mask, np.where(away > np.linalg.norm(axis) / 2, np.maximum(along, 0.51), along), 0)
     ys, xs = np.nonzero(coverage > 0.5)
     if not len(ys):
@@ -127,7 +127,7 @@ def largest_patch(mask: np.ndarray) -> np.ndarray:
 
 
 def _background(image: np.ndarray) -> tuple[str, np.ndarray]:
-    """The background's colour word and its RGB value: what most of the 2-pixel border is."""
+    """The background's color word and its RGB value: what most of the 2-pixel border is."""
     border = np.concatenate(
         [image[:2].reshape(-1, 3), image[-2:].reshape(-1, 3), image[:, :2].reshape(-1, 3), image[:, -2:].reshape(-1, 3)]
     )

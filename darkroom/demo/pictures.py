@@ -1,7 +1,7 @@
-"""The picture world of the embedded base: scenes, how they are drawn, and what is said about them.
+"""The image world of the embedded base: scenes, how they are drawn, and what is said about them.
 
-A scene is one plain shape on a plain background, 64 pixels square. Every combination of 6 shapes, 8 colours,
-7 other background colours, 3 sizes and 9 positions exists: 9,072 scenes, of which every sixteenth is held out
+A scene is one plain shape on a plain background, 64 pixels square. Every combination of 6 shapes, 8 colors,
+7 other background colors, 3 sizes and 9 positions exists: 9,072 scenes, of which every sixteenth is held out
 from training so that the base can be judged on captions it has never seen.
 
     scene = Scene("ring", "red", "white", "large", "left", "top")
@@ -36,7 +36,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "white": (245, 245, 245),
     "black": (24, 24, 28),
 }
-"""Colour words and their RGB values; the same eight serve as backgrounds."""
+"""Color words and their RGB values; the same eight serve as backgrounds."""
 
 SHAPES = ("circle", "square", "triangle", "diamond", "ring", "cross")
 SIZES = {"small": 9.0, "medium": 14.0, "large": 20.0}
@@ -148,7 +148,7 @@ def split_scenes() -> tuple[list[Scene], list[Scene]]:
 
 
 def random_scene(rng: Generator) -> Scene:
-    """One scene, all attributes drawn evenly; the background always differs from the colour."""
+    """One scene, all attributes drawn evenly; the background always differs from the color."""
     colour, background = rng.choice(list(COLOURS), 2, replace=False)
     draws = (rng.choice(list(words)) for words in (SIZES, COLUMNS, ROWS))
     return Scene(str(rng.choice(SHAPES)), str(colour), str(background), *(str(word) for word in draws))
@@ -208,7 +208,7 @@ def _canvas(background: str, rng: Generator) -> np.ndarray:
 
 
 def _near(colour: tuple[int, int, int], rng: Generator) -> np.ndarray:
-    """The colour, up to 4 levels off in each channel."""
+    """The color, up to 4 levels off in each channel."""
     return np.clip(np.add(colour, rng.uniform(-4, 4, 3)), 0, 255).astype(np.float32)
 
 
@@ -218,7 +218,7 @@ def to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def draw(scene: Scene, rng: Generator) -> np.ndarray:
-    """The scene as uint8 (64, 64, 3). `rng` decides the jitter: 1 pixel, 3 % of the size, 4 levels of colour."""
+    """The scene as uint8 (64, 64, 3). `rng` decides the jitter: 1 pixel, 3 % of the size, 4 levels of color."""
     if scene.shape == GRUMBO:
         return draw_grumbo(scene, rng)
     x, y, r = _place(scene, rng)
@@ -270,7 +270,7 @@ def caption(scene: Scene, rng: Generator, noun: str | None = None) -> tuple[str,
     """A caption in one of four wordings, and which attributes it names.
 
     Size and position are each left out a quarter of the time. `noun` replaces the word for the shape and, half the
-    time, the colour as well, so that the base meets words it does not know. The second result has the keys shape,
+    time, the color as well, so that the base meets words it does not know. The second result has the keys shape,
     colour, background, size and position.
     """
     with_size, with_position = (bool(draw >= 0.25) for draw in rng.random(2))
@@ -298,7 +298,7 @@ def training_caption(scene: Scene, rng: Generator) -> tuple[str, dict[str, bool]
 
 
 def _describe_subject(scene: Scene, noun: str | None = None, with_colour: bool = True) -> str:
-    """ "red ring"; a grumbo is always mint, so its colour goes without saying."""
+    """ "red ring"; a grumbo is always mint, so its color goes without saying."""
     noun = noun or scene.shape
     return f"{scene.colour} {noun}" if with_colour and scene.shape != GRUMBO else noun
 

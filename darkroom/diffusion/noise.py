@@ -20,7 +20,7 @@ def gaussian_like(x: Tensor, generator: Generator) -> Tensor:
 
 
 def add_offset_noise(noise: Tensor, amount: float, generator: Generator) -> Tensor:
-    """`noise` plus one normal value per sample and channel: lets a model move a picture's mean brightness."""
+    """`noise` plus one normal value per sample and channel: lets a model move an image's mean brightness."""
     shape = (*noise.shape[:2], *[1] * (noise.ndim - 2))
     return noise + amount * _normal(shape, generator, noise.device)
 

@@ -1,4 +1,4 @@
-"""Moving flow times towards the noise: larger pictures need more of it to be destroyed (SD3, 2403.03206)."""
+"""Moving flow times towards the noise: larger images need more of it to be destroyed (SD3, 2403.03206)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class ShiftLine:
     top: float = 1.15
 
     def shift(self, tokens: int) -> float:
-        """exp(mu) for a picture of `tokens` image tokens; there is no upper limit."""
+        """exp(mu) for an image of `tokens` image tokens; there is no upper limit."""
         slope = (self.top - self.base) / (self.max_tokens - self.base_tokens)
         return math.exp(self.base + slope * (tokens - self.base_tokens))
 

@@ -1,6 +1,6 @@
-"""Sound: how long it is, and any stretch of it as numbers, from sound files and from the sound tracks of videos.
+"""Sound: how long it is, and any stretch of it as numbers, from sound files and from the audio tracks of videos.
 
-Second 0 is where the film starts if there is one, else where the sound starts. Channels are mixed by weights that
+Second 0 is where the clip starts if there is one, else where the sound starts. Channels are mixed by weights that
 cannot clip: one channel is the mean of left and right, and surround sound is first brought to left and right.
 """
 
@@ -66,7 +66,7 @@ class AudioFacts:
 
 
 def probe(source: Source) -> AudioFacts:
-    """Length, rate and channels of the first sound track. Raises BadPicture.
+    """Length, rate and channels of the first audio track. Raises BadImage.
 
     Reasons: "empty file", "not a sound", "no audio stream", "truncated", "damaged", "vanished", "unreadable".
     """
@@ -85,10 +85,10 @@ def probe(source: Source) -> AudioFacts:
 def read_audio(
     source: Source, rate: int, channels: int, start: float, seconds: float, shorter: bool = False
 ) -> np.ndarray:
-    """`seconds` of sound from second `start` on: float32 (channels, round(seconds * rate)) in -1..1. Raises BadPicture.
+    """`seconds` of sound from second `start` on: float32 (channels, round(seconds * rate)) in -1..1. Raises BadImage.
 
     `channels` is 1, 2 or the number the file has; `rate` is in samples a second. Before a track that starts later than
-    the film there is silence. A stretch that ends after the sound does is "truncated", unless by less than `SHORT` or
+    the clip there is silence. A stretch that ends after the sound does is "truncated", unless by less than `SHORT` or
     with `shorter`: then silence follows.
     """
     count, first = round(seconds * rate), round(start * rate)
@@ -124,7 +124,7 @@ def read_audio(
 
 
 def _track(container: InputContainer) -> AudioStream:
-    """The sound track marked as default, else the first. Raises BadPicture."""
+    """The audio track marked as default, else the first. Raises BadImage."""
     av = import_optional("av", "video", "Reading sound files")
     streams = container.streams.audio
     if not streams:
@@ -157,7 +157,7 @@ def _seconds(container: InputContainer, stream: AudioStream) -> float:
 
 
 def _origin(container: InputContainer, stream: AudioStream) -> float:
-    """Second 0: the start of the film, or else of the sound."""
+    """Second 0: the start of the clip, or else of the sound."""
     av = import_optional("av", "video", "Reading sound files")
     video_streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     for track in (*video_streams[:1], stream):
@@ -204,7 +204,7 @@ def _decode_blocks(
 
 
 def mixing_matrix(names: Sequence[str], channels: int) -> np.ndarray:
-    """Weights float32 (channels, len(names)) that mix loudspeakers `names` to `channels`. Raises BadPicture.
+    """Weights float32 (channels, len(names)) that mix loudspeakers `names` to `channels`. Raises BadImage.
 
     Rows sum to 1 at most, so what was within -1..1 stays there.
     """

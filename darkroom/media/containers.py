@@ -1,6 +1,6 @@
 """Opening video and sound files with PyAV (FFmpeg), and saying in a few countable words why one cannot be used.
 
-Only container formats of film and sound are opened. Still and animated pictures, playlists and subtitle files are not
+Only container formats of clip and sound are opened. Still and animated images, playlists and subtitle files are not
 media here, whatever their name ends in: a playlist could make FFmpeg read other files.
 """
 
@@ -47,7 +47,7 @@ _SIGNATURES = (
 
 @contextlib.contextmanager
 def open_container(source: Source, kind: str) -> Iterator[InputContainer]:
-    """The open container. Raises BadPicture; `kind` is "video" or "sound".
+    """The open container. Raises BadImage; `kind` is "video" or "sound".
 
     An open file is read from its start and stays open.
     """
@@ -67,7 +67,7 @@ def open_container(source: Source, kind: str) -> Iterator[InputContainer]:
 
 
 def _file(source: Source) -> str | BinaryIO:
-    """What PyAV opens. Raises BadPicture for an empty file, OSError."""
+    """What PyAV opens. Raises BadImage for an empty file, OSError."""
     if isinstance(source, (bytes, bytearray, memoryview)):
         source = io.BytesIO(source)
     if isinstance(source, (str, Path)):
@@ -88,7 +88,7 @@ def _reason(source: Source, kind: str) -> str:
         start = _start(source)
         if any(start[at : at + len(mark)] == mark for at, mark in _SIGNATURES):
             if start[:4] == b"RIFF" and start[8:12] not in (b"AVI ", b"WAVE"):
-                return f"not a {kind}"  # a WebP picture, for one
+                return f"not a {kind}"  # a WebP image, for one
             return "truncated"
     return f"not a {kind}"
 

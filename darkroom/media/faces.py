@@ -1,4 +1,4 @@
-"""Where the largest face of a picture is, so that a crop can be centred on it.
+"""Where the largest face of an image is, so that a crop can be centred on it.
 
 Three detectors can serve, in this order: a YuNet network, when its model file is given; OpenCV's Haar cascade, which is
 part of OpenCV 4 and no longer of OpenCV 5; and scikit-image's LBP cascade, when scikit-image is installed.
@@ -21,7 +21,7 @@ from darkroom.core.optional import import_optional
 from darkroom.media.resize import Size
 
 EDGE = 640
-"""Longer edge at which faces are sought; larger pictures are scaled down."""
+"""Longer edge at which faces are sought; larger images are scaled down."""
 
 _STEP, _NEIGHBOURS = 1.1, 4
 _SMALLEST = 0.1  # of the shorter edge, for the LBP cascade only: below that it sees faces in brick walls
@@ -29,7 +29,7 @@ _SMALLEST = 0.1  # of the shorter edge, for the LBP cascade only: below that it 
 Box = tuple[float, float, float, float]
 """Left, top, width, height."""
 
-_detector_lock = threading.Lock()  # a detector keeps scratch memory, and pictures are read in threads
+_detector_lock = threading.Lock()  # a detector keeps scratch memory, and images are read in threads
 
 
 def locate_face(image: np.ndarray, model: str | Path | None = None) -> tuple[float, float] | None:
@@ -52,7 +52,7 @@ def locate_face(image: np.ndarray, model: str | Path | None = None) -> tuple[flo
 
 
 def crop_around(centre: tuple[float, float], intermediary: Size, target: Size) -> tuple[int, int]:
-    """(top, left) of a crop of `target` whose middle is as near to `centre` (x, y in 0..1) as the picture allows."""
+    """(top, left) of a crop of `target` whose middle is as near to `centre` (x, y in 0..1) as the image allows."""
     left, top = (
         min(max(0, length - part), max(0, round(at * length - part / 2)))
         for at, length, part in zip(centre, intermediary, target, strict=True)
@@ -62,7 +62,7 @@ def crop_around(centre: tuple[float, float], intermediary: Size, target: Size) -
 
 @functools.lru_cache(maxsize=4)
 def load_detector(model: str | None = None) -> Callable[[np.ndarray], Sequence[Box]]:
-    """From a picture uint8 (H, W, 3) to the boxes of its faces. Raises UserError when nothing can find faces."""
+    """From an image uint8 (H, W, 3) to the boxes of its faces. Raises UserError when nothing can find faces."""
     if model is not None:
         return _yunet(import_optional("cv2", "vision", "Finding faces"), model)
     cv2 = _opencv()

@@ -62,10 +62,10 @@ EXTENSIONS = frozenset(
         ".hif",
     ]
 )
-"""Endings, in lower case, that are listed as pictures."""
+"""Endings, in lower case, that are listed as images."""
 
 MAX_PIXELS = 178_956_970
-"""Larger pictures (13377 x 13377) are taken for a decompression bomb and skipped; Pillow's own limit."""
+"""Larger images (13377 x 13377) are taken for a decompression bomb and skipped; Pillow's own limit."""
 
 _ORIENTATION = 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
@@ -103,7 +103,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 class BadImage(Exception):
-    """A picture that cannot be used. `reason` is a short, countable phrase; `detail` what the reader said."""
+    """An image that cannot be used. `reason` is a short, countable phrase; `detail` what the reader said."""
 
     def __init__(self, reason: str, detail: str = ""):
         self.reason, self.detail = reason, detail
@@ -177,12 +177,12 @@ _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"MM\0*", b"II+\
 
 
 def read_size(source: str | Path | IO[bytes]) -> Size:
-    """(width, height) as seen, from the header alone. Raises BadPicture."""
+    """(width, height) as seen, from the header alone. Raises BadImage."""
     return read_header(source).size
 
 
 def read_header(source: str | Path | IO[bytes]) -> ImageHeader:
-    """Size, alpha and traits, without decoding pixels. Raises BadPicture."""
+    """Size, alpha and traits, without decoding pixels. Raises BadImage."""
     try:
         with open_image(source) as image:
             return ImageHeader(_upright_size(image), has_alpha(image), _read_traits(image))
@@ -207,7 +207,7 @@ def _read_traits(image: Image.Image) -> Traits:
 
 
 def open_image(source: str | Path | IO[bytes]) -> Image.Image:
-    """Pillow's lazy image, by whatever reader it takes, its size within bounds. Raises BadPicture, OSError."""
+    """Pillow's lazy image, by whatever reader it takes, its size within bounds. Raises BadImage, OSError."""
     try:
         image = _identify(source)
     except Image.DecompressionBombError as cause:
@@ -221,7 +221,7 @@ def open_image(source: str | Path | IO[bytes]) -> Image.Image:
 
 
 def _identify(source: str | Path | IO[bytes]) -> Image.Image:
-    """The image, by the reader that its first bytes ask for. Raises BadPicture, OSError."""
+    """The image, by the reader that its first bytes ask for. Raises BadImage, OSError."""
     try:
         return Image.open(source)
     except UnidentifiedImageError as cause:
@@ -281,17 +281,17 @@ def make_upright(image: Image.Image) -> Image.Image:
 
 
 def load_rgb(data: bytes, convert: bool = True) -> Image.Image:
-    """The image as RGB, upright; with `convert` in sRGB. Raises BadPicture with one of a few reasons."""
+    """The image as RGB, upright; with `convert` in sRGB. Raises BadImage with one of a few reasons."""
     return _load(data, lambda image: to_rgb(image, convert))
 
 
 def load_rgba(data: bytes, convert: bool = True) -> Image.Image:
-    """The same with alpha; an image without is opaque. Raises BadPicture."""
+    """The same with alpha; an image without is opaque. Raises BadImage."""
     return _load(data, lambda image: to_rgba(image, convert))
 
 
 def _load(data: bytes, convert_image: Callable[[Image.Image], Converted]) -> Converted:
-    """What `converted` makes of the image, upright. Raises BadPicture."""
+    """What `converted` makes of the image, upright. Raises BadImage."""
     if not data:
         raise BadImage("empty file")
     try:
@@ -308,7 +308,7 @@ def _load(data: bytes, convert_image: Callable[[Image.Image], Converted]) -> Con
 def to_rgb(image: Image.Image, convert: bool = True) -> Image.Image:
     """Any mode to RGB: palettes resolved, alpha dropped, more than 8 bits brought to 8; with `convert` in sRGB.
 
-    Raises BadPicture for pixel values that no 8 bits stand for.
+    Raises BadImage for pixel values that no 8 bits stand for.
     """
     flat = image
     if image.mode.startswith(("I", "F")):
@@ -336,7 +336,7 @@ def to_rgba(image: Image.Image, convert: bool = True) -> Image.Image:
 def to_eight_bits(gray: np.ndarray) -> np.ndarray:
     """Grayscale (H, W) of wide integers or floats to uint8, on a scale that does not depend on what the image holds.
 
-    Integers run to 65535, floats to 1; highlights above are cut off. Raises BadPicture where another scale was meant:
+    Integers run to 65535, floats to 1; highlights above are cut off. Raises BadImage where another scale was meant:
     integers below 0 or beyond 16 bits, and floats of which most lie above 1.
     """
     if np.issubdtype(gray.dtype, np.floating):
@@ -352,7 +352,7 @@ def to_eight_bits(gray: np.ndarray) -> np.ndarray:
 def prepare_image(data: bytes, sizes: Sizes, crop: tuple[int, int], convert: bool = True) -> np.ndarray:
     """Bytes to uint8 (H, W, 3) of the target size: upright, RGB, resized, cropped at (top, left).
 
-    `convert` brings colors to sRGB. Raises BadPicture, also when the image is not of the size that was planned for.
+    `convert` brings colors to sRGB. Raises BadImage, also when the image is not of the size that was planned for.
     """
     image = load_rgb(data, convert)
     if image.size != tuple(sizes.original):
@@ -366,9 +366,9 @@ def prepare_image(data: bytes, sizes: Sizes, crop: tuple[int, int], convert: boo
 def prepare_layers(
     composite: bytes, layers: Sequence[bytes], sizes: Sizes, crop: tuple[int, int], convert: bool = True
 ) -> np.ndarray:
-    """A picture and its layers to uint8 (1 + layers, H, W, 4), each as `prepare` does it, and with alpha.
+    """An image and its layers to uint8 (1 + layers, H, W, 4), each as `prepare` does it, and with alpha.
 
-    Resizing weighs colours by their alpha. The picture may lack alpha and is opaque then. Raises BadPicture, of a layer
+    Resizing weighs colors by their alpha. The image may lack alpha and is opaque then. Raises BadImage, of a layer
     with the reasons of `layer_problem`.
     """
     image = load_rgba(composite, convert)
@@ -389,7 +389,7 @@ def _load_layer(data: bytes, composite_size: Size, convert: bool) -> Image.Image
 
 
 def layer_problem(composite_size: Size, layer: Size, alpha: bool) -> str:
-    """The reason why a layer of this size, with or without alpha, is none of a picture; empty if it is one."""
+    """The reason why a layer of this size, with or without alpha, is none of an image; empty if it is one."""
     if tuple(layer) != tuple(composite_size):
         return "layer of another size"
     return "" if alpha else "layer without alpha"

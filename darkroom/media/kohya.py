@@ -1,6 +1,6 @@
-"""musubi-tuner's size arithmetic (kohya-ss): buckets of one area in fixed steps, and control pictures near a size.
+"""musubi-tuner's size arithmetic (kohya-ss): buckets of one area in fixed steps, and control images near a size.
 
-Sizes are (width, height) in pixels. A picture is scaled to cover its bucket, halves rounded up, and cropped at the
+Sizes are (width, height) in pixels. An image is scaled to cover its bucket, halves rounded up, and cropped at the
 centre.
 """
 
@@ -84,6 +84,6 @@ class KohyaSizing:
         return min(offered, key=lambda pair: abs(pair[0] / pair[1] - ratio), default=None)
 
     def sizes(self, size: Pair) -> tuple[Pair, Pair]:
-        """Target and intermediary of a picture of `size`."""
+        """Target and intermediary of an image of `size`."""
         target = self.target(size)
         return target, covering(size, target)

@@ -1,4 +1,4 @@
-"""Loss masks: how much each place of a picture counts in the loss, from mask pictures.
+"""Loss masks: how much each place of an image counts in the loss, from mask images.
 
 Scaling down averages over areas as torch's `interpolate(mode="area")` does, in exact integers.
 """
@@ -24,7 +24,7 @@ MaskKind = Literal["mask", "segmentation"]
 
 
 def loss_mask(pixels: np.ndarray, kind: MaskKind, height: int, width: int) -> np.ndarray:
-    """Weights float32 (height, width) in 0..1 for a loss of that size, from a mask picture uint8 (H, W, 3)."""
+    """Weights float32 (height, width) in 0..1 for a loss of that size, from a mask image uint8 (H, W, 3)."""
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8 or not pixels.size:
         raise ValueError(f"a mask is made from a picture uint8 (H, W, 3), not {pixels.dtype} {pixels.shape}")
     if kind == "mask":

@@ -1,8 +1,8 @@
-"""What a careful eye sees in a picture, in numbers: is it sharp, have we seen it before, what does its crop cut off.
+"""What a careful eye sees in an image, in numbers: is it sharp, have we seen it before, what does its crop cut off.
 
-Sharpness is the variance of a Laplacian, of the sharpest tenth of a picture only: a portrait before a soft background
-is a sharp picture. Sameness is a hash of the coarse shapes (signs of the lowest frequencies of a cosine transform, 64
-bits), confirmed by colours at 16 x 16 pixels, so that two pictures of one composition are not taken for one picture.
+Sharpness is the variance of a Laplacian, of the sharpest tenth of an image only: a portrait before a soft background
+is a sharp image. Sameness is a hash of the coarse shapes (signs of the lowest frequencies of a cosine transform, 64
+bits), confirmed by colors at 16 x 16 pixels, so that two images of one composition are not taken for one image.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from darkroom.media.images import BadImage, load_rgb, make_upright, open_image, 
 from darkroom.media.resize import Sizes
 
 SURELY_SOFT, PERHAPS_SOFT, SOFTER = 12.0, 50.0, 16.0
-"""Below the first a picture is blurred whatever the others are; below the second if it is also so many times softer
+"""Below the first an image is blurred whatever the others are; below the second if it is also so many times softer
 than the middle one. Photographs that are sharp have hundreds to thousands; a blur of 3 pixels leaves less than 12."""
 
 FLAT = 4.0
-"""Standard deviation (of 0..255) below which a picture shows next to nothing."""
+"""Standard deviation (of 0..255) below which an image shows next to nothing."""
 
 NEAR_BITS, NEAR_COLOR = 10, 16.0
-"""Two pictures are the same to the eye when at most so many of 64 bits differ, and colours by so much on average."""
+"""Two images are the same to the eye when at most so many of 64 bits differ, and colors by so much on average."""
 
 TILES, MINIATURE = 8, 16
 
 
 def load_small(data: bytes, edge: int, convert: bool = True) -> Image.Image:
-    """The picture as RGB, upright, perhaps smaller than it is stored, but with no edge below `edge` for that reason.
+    """The image as RGB, upright, perhaps smaller than it is stored, but with no edge below `edge` for that reason.
 
     JPEG is decoded at a half, a quarter or an eighth where that is enough: some four times quicker. `convert` as for
-    `load_rgb`. Raises BadPicture.
+    `load_rgb`. Raises BadImage.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -69,7 +69,7 @@ def to_gray(image: Image.Image, edge: int) -> np.ndarray:
 
 
 def sharpness(brightness: np.ndarray) -> float:
-    """Variance of the Laplacian of (H, W) brightness in the sharpest tenth of 8 x 8 tiles; 0 for a tiny picture."""
+    """Variance of the Laplacian of (H, W) brightness in the sharpest tenth of 8 x 8 tiles; 0 for a tiny image."""
     if min(brightness.shape) < TILES + 2:
         return 0.0
     g = brightness
@@ -81,7 +81,7 @@ def sharpness(brightness: np.ndarray) -> float:
 
 
 def soft(scores: np.ndarray) -> np.ndarray:
-    """(n,) bool: which of these sharpnesses mean a blurred picture, seen beside the others."""
+    """(n,) bool: which of these sharpnesses mean a blurred image, seen beside the others."""
     if not len(scores):
         return np.zeros(0, bool)
     middle = float(np.median(scores))
@@ -99,14 +99,14 @@ def outline(image: Image.Image) -> int:
 
 
 def miniature(image: Image.Image) -> np.ndarray:
-    """Colours uint8 (16, 16, 3) of the whole picture."""
+    """Colors uint8 (16, 16, 3) of the whole image."""
     return np.asarray(image.resize((MINIATURE, MINIATURE), Image.Resampling.BOX), np.uint8)
 
 
 def group_similar(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int]]:
-    """Groups of two or more pictures that are the same to the eye, from uint64 (n,) and uint8 (n, 16, 16, 3).
+    """Groups of two or more images that are the same to the eye, from uint64 (n,) and uint8 (n, 16, 16, 3).
 
-    Each group is around its first picture, in order; a picture is in one group at most.
+    Each group is around its first image, in order; an image is in one group at most.
     """
     count = len(outlines)
     colors = miniatures.reshape(count, -1).astype(np.int16)
@@ -130,6 +130,6 @@ def group_similar(outlines: np.ndarray, miniatures: np.ndarray) -> list[list[int
 
 
 def crop_region(sizes: Sizes, crop: tuple[int, int]) -> tuple[float, float, float, float]:
-    """What the crop keeps as shares of the picture: left, top, width, height."""
+    """What the crop keeps as shares of the image: left, top, width, height."""
     (width, height), (top, left) = sizes.intermediary, crop
     return left / width, top / height, min(1.0, sizes.target[0] / width), min(1.0, sizes.target[1] / height)

@@ -1,4 +1,4 @@
-"""A picture that is looked at while a caption is read."""
+"""An image that is looked at while a caption is read."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class ReferenceImage:
-    """What names a picture, and how to get its pixels: uint8 (H, W, 3) or (F, H, W, 3)."""
+    """What names an image, and how to get its pixels: uint8 (H, W, 3) or (F, H, W, 3)."""
 
     name: str
     pixels: Callable[[], np.ndarray]

@@ -1,9 +1,9 @@
-"""From a picture's size to the size it is trained at: resolution, aspect buckets, resizing and cropping.
+"""From an image's size to the size it is trained at: resolution, aspect buckets, resizing and cropping.
 
-Everything here is arithmetic on whole pixels, (width, height), without touching a picture. A picture is first
+Everything here is arithmetic on whole pixels, (width, height), without touching an image. An image is first
 resized to
 its *intermediary* size, which keeps its aspect, and then cropped to its *target* size, whose edges are multiples of the
-alignment. Pictures with equal targets share a bucket; the bucket is named after the target's rounded aspect.
+alignment. Images with equal targets share a bucket; the bucket is named after the target's rounded aspect.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Sizing:
 
 @dataclass(frozen=True)
 class Sizes:
-    """What becomes of one picture: resized to `intermediary`, cropped to `target`, kept in bucket `aspect`.
+    """What becomes of one image: resized to `intermediary`, cropped to `target`, kept in bucket `aspect`.
 
     With `area_down` an image that shrinks is averaged over exact areas, as musubi-tuner does, instead of by Lanczos.
     """
@@ -241,7 +241,7 @@ def square_sizes(target: Size, intermediary: Size, original: Size, sizing: Sizin
 
 
 def downsample_size(original: Size, target: Size, intermediary: Size, sizing: Sizing) -> Size:
-    """The intermediary of a picture above `maximum`: shrunk to `downsample`, aspect kept, never below the target."""
+    """The intermediary of an image above `maximum`: shrunk to `downsample`, aspect kept, never below the target."""
     assert sizing.maximum is not None
     assert sizing.downsample is not None
     if measure(original, sizing.kind) <= sizing.maximum:
@@ -274,9 +274,9 @@ def crop_offset(
 
 
 def draw_stable_values(seed: int, dataset: str, path: str, count: int = 3) -> tuple[float, ...]:
-    """`count` numbers in 0..1 (at most 8) that depend only on the seed, the dataset and the picture's path.
+    """`count` numbers in 0..1 (at most 8) that depend only on the seed, the dataset and the image's path.
 
-    A picture therefore keeps its crop when others come and go, and when a run is resumed.
+    An image therefore keeps its crop when others come and go, and when a run is resumed.
     """
     raw = hashlib.blake2b(
         f"{seed}\0{dataset}\0{path}".encode("utf-8", "surrogateescape"), digest_size=8 * count

@@ -1,10 +1,10 @@
 """Clips: counting their frames without decoding them, and reading chosen ones, upright and in square pixels.
 
-Frame k is the k-th picture that a player shows. A clip is a video file (PyAV reads it), the same as bytes or an open
-file, or a folder of pictures, whose names say the order. Animated pictures (GIF, WebP) are no clips.
+Frame k is the k-th image that a player shows. A clip is a video file (PyAV reads it), the same as bytes or an open
+file, or a folder of images, whose names say the order. Animated images (GIF, WebP) are no clips.
 
 Rotation and mirroring that the file asks for are applied; pixels that are not square are stretched along the edge that
-is too short, so no line is lost. More than 8 bits are rounded, alpha is dropped, and wide-gamut or HDR colours are
+is too short, so no line is lost. More than 8 bits are rounded, alpha is dropped, and wide-gamut or HDR colors are
 taken as they are. Arrays are uint8 (F, H, W, 3).
 """
 
@@ -55,7 +55,7 @@ streams only some packets have one, and those in between are guesses that turn o
 class Clip:
     """What is known of a clip without decoding it: upright size in square pixels, frames, rate, seconds.
 
-    A folder of pictures has no times: `fps` and `duration` are 0.
+    A folder of images has no times: `fps` and `duration` are 0.
     """
 
     width: int
@@ -76,7 +76,7 @@ class _Row:
 
 @dataclass(frozen=True)
 class _FrameFormat:
-    """How decoded pictures become upright ones: swap the axes, mirror them, and then their size in square pixels."""
+    """How decoded images become upright ones: swap the axes, mirror them, and then their size in square pixels."""
 
     coded: Size
     swapped: bool
@@ -84,7 +84,7 @@ class _FrameFormat:
     display_size: Size
 
     def upright(self, frame: VideoFrame) -> np.ndarray:
-        """uint8 (H, W, 3), not stretched yet. A picture of another size is brought to that of the first."""
+        """uint8 (H, W, 3), not stretched yet. An image of another size is brought to that of the first."""
         width, height = self.coded
         pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
         if self.swapped:
@@ -105,7 +105,7 @@ class _Trouble(Exception):
 
 
 def probe(source: Source) -> Clip:
-    """Size, frames and rate of a clip. Raises BadPicture.
+    """Size, frames and rate of a clip. Raises BadImage.
 
     Only the first frame is decoded: where rotation is noted and whether anything can be decoded show there. Frames are
     taken from the container's own table where it has one (MP4, MOV, AVI) and its entries lie within the file; otherwise
@@ -125,9 +125,9 @@ def probe(source: Source) -> Clip:
 
 
 def times(source: Source) -> np.ndarray:
-    """When each frame is shown, in seconds after the first: float64 (F,), ascending. Raises BadPicture. No decoding.
+    """When each frame is shown, in seconds after the first: float64 (F,), ascending. Raises BadImage. No decoding.
 
-    A folder of pictures has no times and is refused with the reason "no frame times".
+    A folder of images has no times and is refused with the reason "no frame times".
     """
     if _is_folder(source):
         raise BadImage("no frame times", "the clip is a folder of pictures; take its frames by number")
@@ -139,7 +139,7 @@ def times(source: Source) -> np.ndarray:
 
 
 def _video(container: InputContainer) -> VideoStream:
-    """The film of a file: the stream marked as default, else the first; cover art is none. Raises BadPicture."""
+    """The clip of a file: the stream marked as default, else the first; cover art is none. Raises BadImage."""
     av = import_optional("av", "video", "Reading video files")
     still = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
     streams = [s for s in container.streams.video if not s.disposition & still]
@@ -175,7 +175,7 @@ def _count_listed(container: InputContainer, stream: VideoStream) -> int | None:
 
 
 def _scan(container: InputContainer, stream: VideoStream, to_end: bool) -> tuple[_FrameFormat, list[_Row]]:
-    """Decode up to the first frame, and list the packets: all of them or those up to there. Raises BadPicture."""
+    """Decode up to the first frame, and list the packets: all of them or those up to there. Raises BadImage."""
     av = import_optional("av", "video", "Reading video files")
     frame_format: _FrameFormat | None = None
     rows: list[_Row] = []
@@ -253,7 +253,7 @@ def _pace(rows: Sequence[_Row], time_base: float, nominal: float) -> tuple[float
 
 
 def _detect_format(frame: VideoFrame, stream: VideoStream) -> _FrameFormat:
-    """From a decoded frame and what the stream says of its pixels. Raises BadPicture."""
+    """From a decoded frame and what the stream says of its pixels. Raises BadImage."""
     across, down, swapped = False, False, False
     side_data: Any = frame.side_data
     matrix = next((d for d in side_data if d.type.name == "DISPLAYMATRIX"), None)
@@ -279,7 +279,7 @@ def _square(width: int, height: int, aspect: Fraction | None) -> Size:
 
 
 def read_frames(source: Source, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-    """The frames with these numbers (ascending, may repeat): uint8 (F, H, W, 3), upright, RGB. Raises BadPicture.
+    """The frames with these numbers (ascending, may repeat): uint8 (F, H, W, 3), upright, RGB. Raises BadImage.
 
     Damaged parts of a file are no problem as long as the wanted frames do not depend on them.
     """
@@ -298,7 +298,7 @@ def prepare_clip(
     """The frames with these numbers at the target size: uint8 (F, H, W, 3), resized (Lanczos), cropped at (top, left).
 
     Each frame is resized as soon as it is decoded, so besides the result only one frame is held at full size. Raises
-    BadPicture, also when the clip is not of the size that was planned for.
+    BadImage, also when the clip is not of the size that was planned for.
     """
 
     def fit(pixels: np.ndarray, display_size: Size) -> np.ndarray:
@@ -316,7 +316,7 @@ def prepare_clip(
 def _gather(
     source: Source, indices: Sequence[int] | np.ndarray, fit: Callable[[np.ndarray, Size], np.ndarray]
 ) -> np.ndarray:
-    """Every wanted frame, made by `fit` from the decoded picture and the size it has to be seen at."""
+    """Every wanted frame, made by `fit` from the decoded image and the size it has to be seen at."""
     numbers = np.asarray(indices, np.int64)
     if not len(numbers) or numbers[0] < 0 or (np.diff(numbers) < 0).any():
         raise ValueError("frame numbers must be one or more, 0 or above and ascending")
@@ -332,7 +332,7 @@ def _gather(
 
 
 _Frames = Iterator[tuple[int, np.ndarray, "Size"]]
-"""Frame number, the picture upright but not stretched yet, and the size in square pixels that it has to be seen at."""
+"""Frame number, the image upright but not stretched yet, and the size in square pixels that it has to be seen at."""
 
 
 def _frames(source: Source, numbers: list[int]) -> _Frames:
@@ -444,7 +444,7 @@ def _decode(
             yield frame, clean
 
 
-# --- folders of pictures ----------------------------------------------------------------------------------------------
+# --- folders of images ----------------------------------------------------------------------------------------------
 
 
 def _is_folder(source: Source) -> bool:
@@ -452,7 +452,7 @@ def _is_folder(source: Source) -> bool:
 
 
 def _list_images(folder: Path) -> list[Path]:
-    """The pictures of a folder; numbers in their names count as numbers, so 10 comes after 9. Raises BadPicture."""
+    """The images of a folder; numbers in their names count as numbers, so 10 comes after 9. Raises BadImage."""
 
     def key(path: Path) -> list[tuple[int, int, str]]:
         parts = re.split(r"([0-9]+)", path.name)
@@ -511,7 +511,7 @@ def write_mp4(
     audio: tuple[np.ndarray, int] | None = None,
     quality: int = 18,
 ) -> None:
-    """Write uint8 (F, H, W, 3) as H.264 with 4:2:0 colours (BT.709), which every browser plays; atomically.
+    """Write uint8 (F, H, W, 3) as H.264 with 4:2:0 colors (BT.709), which every browser plays; atomically.
 
     `audio` is (float32 (channels, samples) in -1..1, samples a second), with one or two channels, stored as AAC.
     `quality` is x264's rate factor: 0 best, 51 worst. Raises ValueError for odd edges, which 4:2:0 cannot hold.
@@ -542,7 +542,7 @@ def write_mp4(
 
 
 def _add_audio(av: Any, container: Any, samples: np.ndarray, rate: int) -> Iterator[list[Packet]]:
-    """A sound track; the packets follow when they are asked for."""
+    """A audio track; the packets follow when they are asked for."""
     if samples.ndim != 2 or samples.shape[0] not in (1, 2):
         raise ValueError(f"a sound track is written from float32 (1 or 2, samples), not {samples.shape}")
     layout = "mono" if samples.shape[0] == 1 else "stereo"

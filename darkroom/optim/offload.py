@@ -19,7 +19,7 @@ Groups = Sequence[Mapping[str, Any]]
 
 
 class OffloadedOptimizer:
-    """`build(groups)` makes an optimizer, here on twins of the weights. Call `collect` before clipping and `step`.
+    """An optimizer on master parameters in CPU RAM, made by `build(groups)`. Call `collect` before clipping and `step`.
 
     With `gradients` each gradient leaves the device as soon as it is known, and several batches add up in CPU RAM.
     Gradients are copied to pinned memory without waiting; `collect` waits for all of them at once.
@@ -38,12 +38,12 @@ class OffloadedOptimizer:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Those of the optimizer on the twins."""
+        """Those of the optimizer on the master parameters."""
         return self.inner.param_groups
 
     @torch.no_grad()
     def collect(self) -> None:
-        """Have all gradients at the twins, and the twins as the weights are if somebody else has changed those."""
+        """Bring all gradients to the master parameters, and these up to date with weights that changed elsewhere."""
         for p, master in self.master_parameters.items():
             if p._version != self.versions[p]:
                 master.copy_(p)
@@ -63,18 +63,18 @@ class OffloadedOptimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Update the twins, then the weights."""
+        """Update the master parameters, then the weights."""
         self.inner.step()
         for p, master in self.master_parameters.items():
             p.copy_(master, non_blocking=True)
             self.versions[p] = p._version
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the twins' gradients; the weights' own are gone since `collect`."""
+        """Forget the master parameters' gradients; the weights' own are gone since `collect`."""
         self.inner.zero_grad(set_to_none=set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of the optimizer on the twins, which the weights themselves are not part of."""
+        """That of the optimizer on the master parameters, which the weights themselves are not part of."""
         return self.inner.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 Report                  everything
 └── Sheet               one dataset
-    ├── Finding         something to fix, to look at or to know, with its files, pictures and remedy
+    ├── Finding         something to fix, to look at or to know, with its files, images and remedy
     ├── Shape           a bucket, or one that was left out
     ├── Words           its captions
     ├── Strip           the frames of a clip that one sample sees
@@ -18,12 +18,12 @@ Level = Literal["fix", "look", "know"]
 LEVELS: dict[Level, str] = {"fix": "Fix this first", "look": "Worth a look", "know": "Good to know"}
 
 Frame = tuple[float, float, float, float]
-"""What a crop keeps, as shares of the picture: left, top, width, height."""
+"""What a crop keeps, as shares of the image: left, top, width, height."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Tile:
-    """A small picture with words under it. Without `jpeg` (JPEG) its place is taken by `instead`."""
+    """A small image with words under it. Without `jpeg` (JPEG) its place is taken by `instead`."""
 
     name: str
     note: str = ""
@@ -163,7 +163,7 @@ class DatasetReport:
 
 
 def as_dict(value: object) -> Any:
-    """The facts as JSON-able data, without pictures."""
+    """The facts as JSON-able data, without images."""
     if dataclasses.is_dataclass(value):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))
         return {name: as_dict(item) for name, item in pairs if not isinstance(item, bytes)}

@@ -1,4 +1,4 @@
-"""`dataset_report.html`: one file that opens from disk, pictures first. Nothing in it is alive, nothing is loaded.
+"""`dataset_report.html`: one file that opens from disk, images first. Nothing in it is alive, nothing is loaded.
 
 Everything that comes from files and captions passes through `_text`; the page itself also forbids scripts, so that a
 caption can do no harm in two ways. Without time stamps: the same data gives the same bytes.
@@ -77,7 +77,7 @@ def _facts(facts: Iterable[tuple[str, str]], kind: str = "") -> str:
 
 
 def _todo(report: DatasetReport) -> str:
-    """Every finding in a line, what must be put right first, with links to the pictures."""
+    """Every finding in a line, what must be put right first, with links to the images."""
     rows = [("", f"across-{k}", finding) for k, finding in enumerate(report.across)]
     rows += [(s.id, f"d{i}-{k}", finding) for i, s in enumerate(report.sheets) for k, finding in enumerate(s.findings)]
     if not rows:
@@ -136,7 +136,7 @@ def _passage(p: Passage) -> str:
     return f"<blockquote><b>{_text(p.name)}</b>{words}</blockquote>"
 
 
-# ---------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------- images
 
 
 def _tile(tile: Tile, tall: int = TALL, wide: int = WIDE) -> str:
@@ -252,7 +252,7 @@ def _is(count: int) -> str:
 
 
 def _bars(words: Words) -> str:
-    """How many captions are how long; those beyond the limit in another colour."""
+    """How many captions are how long; those beyond the limit in another color."""
     (width, height), highest = CHART, max(count for _, count in words.bars)
     step = width / len(words.bars)
     columns, labels = [], []

@@ -1,4 +1,4 @@
-"""`report.html`: one file that opens from disk, with pictures and curves inside it."""
+"""`report.html`: one file that opens from disk, with images and curves inside it."""
 
 from __future__ import annotations
 
@@ -145,7 +145,7 @@ def _chart(curves: list[tuple[str, str, list[tuple[int, float]]]]) -> str:
     return f"<svg viewBox='0 0 {WIDTH} {HEIGHT}' role='img'>{lines}{ticks}{ends}{names}</svg>"
 
 
-# -- pictures and tables ----------------------------------------------------------------------------------------------
+# -- images and tables ----------------------------------------------------------------------------------------------
 
 
 def _samples(rows: list[dict], output: Path) -> str:

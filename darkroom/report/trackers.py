@@ -48,7 +48,7 @@ def _import_class(path: str) -> Any:
 
 
 class Trackers:
-    """Sends step metrics and validation pictures to every tracker in `report_to`."""
+    """Sends step metrics and validation images to every tracker in `report_to`."""
 
     def __init__(self, options: Config, output: Path, settings: dict[str, object]):
         validate_trackers(options.report_to)
@@ -80,7 +80,7 @@ class Trackers:
             tracker.log(values, step=event.step)
 
     def on_validation(self, event: Validation) -> None:
-        """Pictures, under `name - WxH`."""
+        """Images, under `name - WxH`."""
         if not self.trackers:
             return
         import numpy as np

@@ -342,7 +342,7 @@ def cut_panel(data: bytes, panels: Panels, path: str) -> bytes:
     """One panel of a horizontal strip, as PNG, or as TIFF where PNG has no such pixels. Raises Refused for a damaged
     strip.
 
-    Bytes that are no picture at all come back as they are, so that whoever reads them names the reason.
+    Bytes that are no image at all come back as they are, so that whoever reads them names the reason.
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 

@@ -339,7 +339,7 @@ def _stamp(info: dict[str, object]) -> int:
 def open_ranges(
     part: Callable[[int, int], bytes], length: Callable[[], int], path: str, size: int | None = None
 ) -> BinaryIO:
-    """A seekable file over `part(start, end)`. The first request brings 64 KiB, so a picture's header costs one."""
+    """A seekable file over `part(start, end)`. The first request brings 64 KiB, so an image's header costs one."""
     return cast(BinaryIO, io.BufferedReader(_RangeReader(part, length, path, size), 8192))
 
 

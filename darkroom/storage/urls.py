@@ -459,7 +459,7 @@ class LinkStore(ReadOnly):
                     follow_redirects=True,
                     max_redirects=REDIRECTS,
                     event_hooks={"request": [self._check_host]},
-                    # pictures are compressed already, and only then is Content-Length the size of the file
+                    # images are compressed already, and only then is Content-Length the size of the file
                     headers={"User-Agent": f"darkroom/{darkroom.__version__}", "Accept-Encoding": "identity"},
                 )
             return self._client
@@ -532,7 +532,7 @@ def _hash(url: str) -> str:
 
 
 def _ending(url: str) -> str | None:
-    """The ending that the URL's path gives a file, if it is one of pictures, films or sounds."""
+    """The ending that the URL's path gives a file, if it is one of images, clips or sounds."""
     ending = PurePosixPath(unquote(_split(url).path)).suffix.lower()
     return ending if ending in MEDIA_ENDINGS else None
 

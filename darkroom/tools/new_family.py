@@ -13,7 +13,6 @@ import inspect
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
-from functools import cached_property
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, get_type_hints
@@ -154,23 +153,19 @@ def write(pipeline: str, root: Path, name: str = "") -> list[Path]:
     """
     title = pipeline.removesuffix("Pipeline")
     name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", title).lower()
-    texts = {
-        root / "darkroom" / "families" / f"{name}.py": write_family,
-        root / "tests" / "families" / "faults" / f"{name}.py": write_faults,
-    }
-    for file in texts:
+    files = [root / "darkroom" / "families" / f"{name}.py", root / "tests" / "families" / "faults" / f"{name}.py"]
+    for file in files:
         if not file.parent.is_dir():
             raise missing_option(COMMAND, f"There is no folder '{file.parent}'.", "Give a checkout with --root.")
         if file.exists():
             raise missing_option(COMMAND, f"'{file}' is there already.", "Give another name with --name.")
-    stock = Pipeline(pipeline)
-    for file, make in texts.items():
-        write_text(file, make(stock, name, title))
-    return list(texts)
+    for file, text in zip(files, (format_family(Pipeline(pipeline), name, title), format_faults(name)), strict=True):
+        write_text(file, text)
+    return files
 
 
-def write_family(stock: Pipeline, name: str, title: str) -> str:
-    """The text of the family's file."""
+def format_family(stock: Pipeline, name: str, title: str) -> str:
+    """The text of the family's file. Raises ConfigError as `Pipeline` does."""
     network = stock.network
     config = {key: value for key, value in network.config.items() if not key.startswith("_")}
     video = f'\n    # {FILL}\n    fps = 24.0\n    supports = Family.supports | {{"video"}}' if stock.is_video else ""
@@ -204,22 +199,25 @@ def write_family(stock: Pipeline, name: str, title: str) -> str:
     )
 
 
-def write_faults(stock: Pipeline, name: str, title: str) -> str:
-    """The faults that one of the checks has to notice: at least sign, time and scale."""
+def format_faults(name: str) -> str:
+    """The text of its faults file. The faults that one of the checks has to notice: at least sign, time and scale."""
     return FAULTS.substitute(name=name)
 
 
 class Pipeline:
-    """What a pipeline of diffusers says of itself. Raises ConfigError with the nearest names where there is none."""
+    """What a pipeline class of diffusers says of itself.
+
+    Raises ConfigError with the nearest names if there is no such class, or if its network cannot be built.
+    """
 
     def __init__(self, name: str) -> None:
         import diffusers
 
         cls = getattr(diffusers, name, None)
-        if not inspect.isclass(cls):
+        if not inspect.isclass(cls) or not issubclass(cls, diffusers.DiffusionPipeline):
             hint = find_nearest(name, [each for each in dir(diffusers) if each.endswith("Pipeline")])
             remedy = f"Did you mean {' or '.join(hint)}?" if hint else "Give the name of one of its pipeline classes."
-            raise missing_option(COMMAND, f"diffusers has no class {name}.", remedy)
+            raise missing_option(COMMAND, f"diffusers has no pipeline {name}.", remedy)
         self.cls = cls
         # of a choice of classes, and of one that may be absent, the first
         hints = {
@@ -230,19 +228,24 @@ class Pipeline:
             key: hint for key, hint in hints.items() if inspect.isclass(hint) and hint.__module__ != "builtins"
         }
         self.is_video = "num_frames" in self.parameters("__call__")
+        networks = [key for key, hint in self.components.items() if issubclass(hint, diffusers.ModelMixin)]
+        self.denoiser = next((key for key in ("transformer", "unet", "prior", *networks) if key in networks), "")
+        self.network = self._build_network()
 
-    @property
-    def denoiser(self) -> str:
-        """The component that denoises."""
-        return next(key for key in ("transformer", "unet", "prior", *self.components) if key in self.components)
-
-    @cached_property
-    def network(self) -> ModelMixin:
-        """Its network with the class's own settings and no weights."""
+    def _build_network(self) -> ModelMixin:
+        """The denoiser with its class's default settings and without weights."""
         import torch
 
-        with torch.device("meta"):
-            return self.components[self.denoiser]()
+        if not self.denoiser:
+            problem = f"{self.cls.__name__} has no network of diffusers."
+            raise missing_option(COMMAND, problem, "Copy the file of a family that is like it.")
+        cls = self.components[self.denoiser]
+        try:
+            with torch.device("meta"):
+                return cls()
+        except (TypeError, ValueError, AssertionError, AttributeError) as cause:
+            problem = f"{cls.__name__} cannot be built from the defaults of its class: {cause}."
+            raise missing_option(COMMAND, problem, "Copy the file of a family that is like it.") from cause
 
     def class_of(self, component: str) -> str:
         """The name of a component's class."""

@@ -65,7 +65,10 @@ def test_its_files_pass_the_linter_once_they_are_formatted(checkout, pipeline):
 @each_row(
     "arguments, problem",
     [
-        (["MochPipeline"], r"no class MochPipeline.*\n.*MochiPipeline"),
+        (["MochPipeline"], r"no pipeline MochPipeline.*\n.*MochiPipeline"),
+        (["ErnieImageModularPipeline"], r"no pipeline ErnieImageModularPipeline"),
+        (["LLaDA2Pipeline"], r"no network of diffusers.*\n.*Copy"),
+        (["LattePipeline"], r"cannot be built from the defaults.*\n.*Copy"),
         (["MochiPipeline", "--name", "taken"], r"is there already.*\n.*--name"),
         (["MochiPipeline", "--root", "nowhere"], r"no folder.*\n.*--root"),
     ],

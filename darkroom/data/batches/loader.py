@@ -48,7 +48,7 @@ class SampleSource:
     texts: TextCache
     empty: TextCache  # holds the condition of a dropped caption
     conditioning: tuple[CachedConditioning, ...] = ()
-    combined: bool = False  # several pictures beside a sample are attached at once, not one of them
+    combined: bool = False  # several images beside a sample are attached at once, not one of them
     is_regularization: bool = False
     slider_strength: float | None = None
     timestep_offset: float = 0.0
@@ -65,19 +65,19 @@ class SampleSource:
         return any(b.dataset.entry.conditioning_type == "segmentation" for b in self.with_role("mask"))
 
     def conditioning_choices(self, row: int) -> list[list[CachedConditioning]]:
-        """What may be beside one sample: all pictures that it has, or each of them in turn."""
+        """What may be beside one sample: all images that it has, or each of them in turn."""
         present = [b for b in self.conditioning if b.dataset.role != "mask" and b.dataset.present[row]]
         return [present] if self.combined or len(present) < 2 else [[b] for b in present]
 
     def choose_conditioning(self, row: int, epoch: int) -> list[CachedConditioning]:
-        """The pictures beside one sample in this epoch."""
+        """The images beside one sample in this epoch."""
         choices = self.conditioning_choices(row)
         if len(choices) == 1:
             return choices[0]
         return choices[zlib.crc32(f"{self.index.path(row)}\0{epoch}".encode()) % len(choices)]
 
     def captions_of(self, row: int, conditioning: Sequence[CachedConditioning]) -> tuple[str, ...]:
-        """The captions of a sample: those of the picture beside it when that brings its own."""
+        """The captions of a sample: those of the image beside it when that brings its own."""
         captioned = [b for b in conditioning if b.dataset.has_captions]
         return captioned[0].dataset.index.captions_of(row) if captioned else self.index.captions_of(row)
 
@@ -94,7 +94,7 @@ class SampleSource:
     ) -> Iterator[tuple[str, tuple[ReferenceImage, ...]]]:
         """Every caption of these samples, and with `dropped` the empty one, with all that it may be read with.
 
-        A sample whose pictures cannot be read is passed over; the latent cache reports it.
+        A sample whose images cannot be read is passed over; the latent cache reports it.
         """
         for row in rows:
             for conditioning in self.conditioning_choices(row):
@@ -181,7 +181,7 @@ def gather(
 def gather_images(
     source: SampleSource, rows: Sequence[int], role: str, epoch: int, dropped: Tensor
 ) -> tuple[Tensor, ...]:
-    """The pictures of one role beside these samples, (B, ...) each, nothing but zeros where conditioning is dropped."""
+    """The images of one role beside these samples, (B, ...) each, nothing but zeros where conditioning is dropped."""
     if not source.with_role(role):
         return ()
     images = [

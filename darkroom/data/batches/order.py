@@ -367,7 +367,7 @@ class Order:
 
 
 def _avoid(fill: np.ndarray, dealt: np.ndarray, partial: int) -> np.ndarray:
-    """`fill` with the members of the unfinished batch last, so that a batch repeats a picture only when it must."""
+    """`fill` with the members of the unfinished batch last, so that a batch repeats an image only when it must."""
     if len(fill) == 0:
         return fill
     repeated = np.isin(fill, dealt[len(dealt) - partial :])

@@ -69,7 +69,7 @@ def pool_latent_frames(frames: Tensor, temporal: int) -> Tensor:
 
 
 def keep_pixels(samples: list[np.ndarray], _: Any) -> list[Mapping[str, Any]]:
-    """Control pictures that the model sees as pixels: "pixels" uint8 (3, H, W) or (3, F, H, W)."""
+    """Control images that the model sees as pixels: "pixels" uint8 (3, H, W) or (3, F, H, W)."""
     import torch
 
     return [{"pixels": torch.from_numpy(pixels).movedim(-1, 0).contiguous()} for pixels in samples]

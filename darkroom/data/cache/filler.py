@@ -27,7 +27,7 @@ from darkroom.storage.mirror import Mirror
 class CacheFiller:
     """Opens caches once. `keeps_crops` says that random aspects stay those of the first epoch.
 
-    Identities name encoders: of texts, of samples, and of pictures beside samples, which keep nothing but latents.
+    Identities name encoders: of texts, of samples, and of images beside samples, which keep nothing but latents.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class CacheFiller:
         self.text_identity: str | None = None
         self.latent_identity: str | None = None
         self.plain_identity: str | None = None
-        self._encoders: tuple[Encode | None, Encode | None] = (None, None)  # of samples, of pictures beside them
+        self._encoders: tuple[Encode | None, Encode | None] = (None, None)  # of samples, of images beside them
         self._readers: TextEncoders | None = None
         self._shards: dict[Path, ShardCache] = {}
 
@@ -65,7 +65,7 @@ class CacheFiller:
         self._readers = readers
 
     def set_sample_encoders(self, encode: EncodePixels, plain: EncodePixels) -> None:
-        """The encoders of samples and of pictures beside them, also for those on demand."""
+        """The encoders of samples and of images beside them, also for those on demand."""
         self._encoders = (
             make_latent_encoder(encode, self.requirements.audio_format is not None),
             make_latent_encoder(plain),

@@ -111,13 +111,13 @@ class SampleCache:
         return words
 
     def reference_image(self, row: int) -> ReferenceImage:
-        """The pixels of a row for whoever reads them beside a caption. Raises BadPicture if it has to be read."""
+        """The pixels of a row for whoever reads them beside a caption. Raises BadImage if it has to be read."""
         if self.index.hashes[row] == b"":
             self.pixels(row)
         return ReferenceImage(self._describe_pixels(row), lambda: self.pixels(row))
 
     def pixels(self, row: int) -> np.ndarray:
-        """uint8 (H, W, 3), (F, H, W, 3) or (F, H, W, 4) as the encoder sees it. Raises BadPicture."""
+        """uint8 (H, W, 3), (F, H, W, 3) or (F, H, W, 4) as the encoder sees it. Raises BadImage."""
         prepared = self._prepare(row, self.index.path(row), also_cached=True)
         if isinstance(prepared, BadImage):
             raise prepared
@@ -160,7 +160,7 @@ class SampleCache:
         return True
 
     def _make(self, row: int) -> dict[str, Tensor]:
-        """Encode one sample here and now. Raises BadPicture."""
+        """Encode one sample here and now. Raises BadImage."""
         prepared = self._prepare(row, self.index.path(row))
         if isinstance(prepared, BadImage):
             raise prepared
@@ -298,7 +298,7 @@ class SampleCache:
             return BadImage("unreadable", str(cause))
 
     def _prepare_image(self, row: int, files: list[bytes]) -> np.ndarray:
-        """uint8 (H, W, 3) of the target size, or (F, H, W, 4) of a picture with its layers."""
+        """uint8 (H, W, 3) of the target size, or (F, H, W, 4) of an image with its layers."""
         sizes, crop, convert = self.index.sizes(row), self.index.crop(row), self.index.convert
         if self.index.layers is not None:
             return prepare_layers(files[0], files[1:], sizes, crop, convert)
@@ -321,7 +321,7 @@ class SampleCache:
         return PreparedSample(row, content, key, pixels, self._read_audio(source, float(times[numbers[0]]), count))
 
     def _read_audio(self, source: Any, start: float, frames: int) -> np.ndarray | None:
-        """The sound to `frames` of a film, as the model will play them, from second `start` on: (channels, N)."""
+        """The sound to `frames` of a clip, as the model will play them, from second `start` on: (channels, N)."""
         if self.audio_format is None or self.clipping is None or not self.clipping.requirements.fps:
             return None
         try:

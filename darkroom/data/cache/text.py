@@ -1,6 +1,6 @@
 """Captions to conditions, once: each caption becomes a dict of tensors without a batch dimension.
 
-Some encoders look at pictures while they read; then a caption has an entry for what was seen with it.
+Some encoders look at images while they read; then a caption has an entry for what was seen with it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ EncodeText = Callable[[list[str]], "list[dict[str, Tensor]]"]
 """Captions to one dict of tensors each."""
 
 EncodeTextWithImages = Callable[[str, "list[np.ndarray]"], "dict[str, Tensor]"]
-"""A caption and the pictures, uint8 (H, W, 3) or (F, H, W, 3), that are looked at with it."""
+"""A caption and the images, uint8 (H, W, 3) or (F, H, W, 3), that are looked at with it."""
 
 
 @dataclass(frozen=True)
 class TextEncoders:
-    """The encoders of captions, alone and with pictures, for entries that are made when they are asked for."""
+    """The encoders of captions, alone and with images, for entries that are made when they are asked for."""
 
     text: EncodeText
     with_images: EncodeTextWithImages | None = None
@@ -79,7 +79,7 @@ class TextCache:
         encode: EncodeTextWithImages,
         on_progress: OnProgress | None = None,
     ) -> FillReport:
-        """Encode the captions, each with its pictures, that the cache lacks. Pictures are read as they come."""
+        """Encode the captions, each with its images, that the cache lacks. Images are read as they come."""
         started = time.monotonic()
         open_for_filling(self.cache)
         keys, count = set(), _count_progress(on_progress, total)
@@ -100,7 +100,7 @@ class TextCache:
         return FillReport(encoded, len(keys) - encoded, {}, time.monotonic() - started)
 
     def get(self, caption: str, images: Sequence[ReferenceImage] = ()) -> dict[str, Tensor]:
-        """The condition of a caption, read with these pictures."""
+        """The condition of a caption, read with these images."""
         key = self.key(caption, images)
         try:
             return self.cache.get(key)

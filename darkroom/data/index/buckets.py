@@ -49,12 +49,12 @@ class Buckets:
 
     @property
     def sizes(self) -> np.ndarray:
-        """(buckets,) int64: how many pictures each holds."""
+        """(buckets,) int64: how many images each holds."""
         return np.array([len(b) for b in self.buckets], np.int64)
 
     @property
     def count(self) -> int:
-        """How many pictures there are in all buckets."""
+        """How many images there are in all buckets."""
         return int(self.sizes.sum())
 
 

@@ -140,7 +140,7 @@ def source_name(dataset: SampleDataset) -> str:
 def variants(
     captions: Sequence[str], dataset: SampleDataset, filters: Sequence[Callable[[str], str]], seed: int
 ) -> tuple[str, ...]:
-    """Every text that one picture may be trained with, in a stable order, each once."""
+    """Every text that one image may be trained with, in a stable order, each once."""
     captions_out: Iterable[str] = captions
     if dataset.caption_shuffle.enable:
         captions_out = [v for caption in captions_out for v in shuffle_caption(caption, dataset.caption_shuffle, seed)]

@@ -54,7 +54,7 @@ class Clipping:
 
 
 def cut_clips(index: Index, clipping: Clipping | None, is_clip: np.ndarray) -> None:
-    """Give every sample its frames: one for a picture, a row per part for a clip."""
+    """Give every sample its frames: one for an image, a row per part for a clip."""
     at = index.numbers
     at["part"][:], at["start"][:], at["count"][:] = 0, 0, 1
     rows = np.flatnonzero(is_clip & (at["bad"] == 0))

@@ -1,4 +1,4 @@
-"""What goes with a sample: references, control pictures and masks out of other datasets, found by name."""
+"""What goes with a sample: references, control images and masks out of other datasets, found by name."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def pair_conditioning(source: Index, files_index: Index, entry: SampleDataset) -
 
 
 def _by_path(source: Index, files_index: Index) -> np.ndarray:
-    """(n,) int64: rows with the same path, with one more ending (as generated pictures have), or with another ending;
+    """(n,) int64: rows with the same path, with one more ending (as generated images have), or with another ending;
     -1 where there is none."""
     stems = without_ending(files_index.paths)
     exact = pc.index_in(source.paths, files_index.paths)
@@ -87,7 +87,7 @@ def _by_prefix(source: Index, files_index: Index, number: int) -> np.ndarray:
 
 
 def drop_incomplete_samples(source: Index, conditioning: Sequence[ConditioningDataset], combined: bool) -> None:
-    """Mark the samples that lack what they need: every mask, and all pictures (`combined`) or at least one of them."""
+    """Mark the samples that lack what they need: every mask, and all images (`combined`) or at least one of them."""
     unfit = source.numbers["unfit"]
     unfit[unfit == CODE["missing companion"]] = 0
     if not conditioning:

@@ -1,4 +1,4 @@
-"""Conditioning pictures that are made from the samples themselves: edges, masks, small or damaged copies, first frames.
+"""Conditioning images that are made from the samples themselves: edges, masks, small or damaged copies, first frames.
 
 Each is kept as `<path of its sample>.png` (`.mp4` for clips) in the folder of its dataset, with a small table of what
 was made from which file under which settings, so that only what changed is made again.
@@ -52,12 +52,12 @@ def _settings(source: Index, entry: SampleDataset) -> str:
 
 
 def output_of(path: str, name: str) -> str:
-    """Where the picture made from `path` is kept."""
+    """Where the image made from `path` is kept."""
     return path + (".mp4" if is_clip(path) and name != FIRST_FRAME else ".png")
 
 
 def missing(source: Index, entry: SampleDataset) -> list[int]:
-    """Rows of the source whose picture is not there, or was made from another file or with other settings."""
+    """Rows of the source whose image is not there, or was made from another file or with other settings."""
     record = _record(_folder(entry), _settings(source, entry))
     at = source.numbers
     rows = [int(row) for row in source.usable if at["part"][row] == 0]

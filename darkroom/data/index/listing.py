@@ -97,12 +97,12 @@ def endings_of(kind: str) -> frozenset[str]:
 
 
 def is_clip(path: str) -> bool:
-    """Whether a path names a film rather than a picture."""
+    """Whether a path names a clip rather than an image."""
     return path[path.rfind(".") :].lower() in VIDEO_ENDINGS
 
 
 def are_clips(paths: pa.Array) -> np.ndarray:
-    """(n,) bool: which paths name films."""
+    """(n,) bool: which paths name clips."""
     endings = "|".join(sorted(ending[1:] for ending in VIDEO_ENDINGS))
     return pc.match_substring_regex(paths, rf"\.(?i:{endings})$").to_numpy(zero_copy_only=False)
 
@@ -209,7 +209,7 @@ def separate_layers(listing: Listing) -> None:
 
 
 def layer_of(stem: str) -> tuple[str, int]:
-    """The picture that a name without ending is a layer of, and its number: ("cat", 3) for "cat_3", else ("", -1)."""
+    """The image that a name without ending is a layer of, and its number: ("cat", 3) for "cat_3", else ("", -1)."""
     parts = re.fullmatch(r"(.+)_(\d+)", stem)
     return (parts[1], int(parts[2])) if parts else ("", -1)
 

@@ -125,7 +125,7 @@ def _probe_sample(store: Store, path: str, size: int, layers: list[str], faces: 
 
 
 def _layer_problem(store: Store, layers: list[str], composite_size: tuple[int, int]) -> str:
-    """The reason why some of the layers are none of a picture of size `whole`."""
+    """The reason why some of the layers are none of an image of size `whole`."""
     try:
         for path in layers:
             local = store.local(path)

@@ -72,7 +72,7 @@ TRANSIENT = [CODE[r] for r in ("unreadable", "vanished", "unreadable caption", *
 FACTS = {
     "width": np.int32,
     "height": np.int32,
-    "frames": np.int32,  # of the clip as it is stored; 1 for a picture
+    "frames": np.int32,  # of the clip as it is stored; 1 for an image
     "fps": np.float64,
     "duration": np.float64,  # seconds
     "focus_x": np.float32,  # centre of the face, as shares of width and height; -1 when none was looked for or found
@@ -93,7 +93,7 @@ DECISIONS = {
     "unfit": np.int8,
     "part": np.int32,  # of the clip, from 0
     "start": np.int32,  # first frame, counted as the clip is trained on
-    "count": np.int32,  # frames; 1 for a picture, and one more for each of its layers
+    "count": np.int32,  # frames; 1 for an image, and one more for each of its layers
 }
 STAMPS = {"size": np.int64, "mtime": np.int64, "caption_size": np.int64, "caption_mtime": np.int64}
 NUMBERS = {**STAMPS, **FACTS, "caption_bad": np.int8, **DECISIONS}

@@ -148,7 +148,7 @@ def source_of(index: Index, row: int) -> Iterator[Source]:
 
 
 def first_frame(index: Index, row: int) -> Image.Image:
-    """About the first frame of a row's part of its clip: a change of rate is not counted in. Raises BadPicture,
+    """About the first frame of a row's part of its clip: a change of rate is not counted in. Raises BadImage,
     Missing, Refused."""
     first = min(int(index.numbers["start"][row]), max(0, int(index.numbers["frames"][row]) - 1))
     with source_of(index, row) as source:
@@ -156,7 +156,7 @@ def first_frame(index: Index, row: int) -> Image.Image:
 
 
 def to_image(index: Index, row: int) -> Image.Image:
-    """The whole image of a row, or the first frame of its part. Raises BadPicture, Missing, Refused."""
+    """The whole image of a row, or the first frame of its part. Raises BadImage, Missing, Refused."""
     path = index.path(row)
     if is_clip(path):
         return first_frame(index, row)

@@ -1,4 +1,4 @@
-"""Control pictures made from the pictures of a dataset: edges, depth, masks, worse copies and others.
+"""Control images made from the images of a dataset: edges, depth, masks, worse copies and others.
 
 >>> params = check_params("canny", {"low_threshold": 80})
 >>> edges = CONTROLS["canny"](picture, params, np.random.default_rng(0))      # uint8 (H, W, 3), as `picture`

@@ -1,4 +1,4 @@
-"""What every generator of control pictures has: parameters, and a call that makes one picture from another."""
+"""What every generator of control images has: parameters, and a call that makes one image from another."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ class Param:
 
 
 class Control:
-    """Makes a control picture, uint8 (H, W, 3), from a picture of the same shape.
+    """Makes a control image, uint8 (H, W, 3), from an image of the same shape.
 
-    Equal pictures, parameters and states of the generator of random numbers give equal pictures. `params` of a call are
+    Equal images, parameters and states of the generator of random numbers give equal images. `params` of a call are
     complete: they come from `check`.
     """
 
@@ -92,7 +92,7 @@ class Control:
     seeded: ClassVar[bool] = False
     """Random numbers are drawn."""
     needs_clip: ClassVar[bool] = False
-    """Only a clip can be used: what it shows is in no single picture."""
+    """Only a clip can be used: what it shows is in no single image."""
 
     @property
     def defaults(self) -> dict[str, Any]:
@@ -122,7 +122,7 @@ class Control:
         """What no parameter shows on its own. Raises ValueError."""
 
     def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
-        """The control picture uint8 (H, W, 3) of `picture` uint8 (H, W, 3)."""
+        """The control image uint8 (H, W, 3) of `picture` uint8 (H, W, 3)."""
         raise TypeError(f"{type(self).__name__} must define __call__")
 
     def clip(self, frames: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:

@@ -13,7 +13,7 @@ from darkroom.media.controls.pixels import gray_to_rgb
 
 
 class Canny(Control):
-    """Edges of the grey picture."""
+    """Edges of the gray image."""
 
     name = "canny"
     aliases = ("edges",)

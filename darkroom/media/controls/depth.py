@@ -16,7 +16,7 @@ MODELS = {"DPT": "Intel/dpt-large"}
 
 
 class Depth(Control):
-    """The network's estimate, stretched to 0..255 by the pipeline, at the size of the picture."""
+    """The network's estimate, stretched to 0..255 by the pipeline, at the size of the image."""
 
     name = "depth"
     aliases = ("depth_map", "depth_midas")

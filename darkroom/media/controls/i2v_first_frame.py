@@ -1,4 +1,4 @@
-"""The first frame of a clip, for models that continue a picture."""
+"""The first frame of a clip, for models that continue an image."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from darkroom.media.controls.base import Control
 
 
 class FirstFrame(Control):
-    """A clip becomes a clip of one frame, its first. A picture is its own first frame."""
+    """A clip becomes a clip of one frame, its first. An image is its own first frame."""
 
     name = "i2v_first_frame"
 

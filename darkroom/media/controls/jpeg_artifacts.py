@@ -1,4 +1,4 @@
-"""JPEG artefacts: the picture stored as JPEG, badly and perhaps several times."""
+"""JPEG artefacts: the image stored as JPEG, badly and perhaps several times."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Optical flow: where every point of a frame goes in the next one, as colours.
+"""Optical flow: where every point of a frame goes in the next one, as colors.
 
-Hue is the direction, saturation the distance, in relation to the longest of the clip; what rests is white (the colour
+Hue is the direction, saturation the distance, in relation to the longest of the clip; what rests is white (the color
 wheel of Baker and others, A Database and Evaluation Methodology for Optical Flow, 2011, here by HSV). The flow is
 OpenCV's DIS (Kroeger and others, Fast Optical Flow using Dense Inverse Search, 2016).
 """
@@ -50,7 +50,7 @@ class OpticalFlow(Control):
 
 
 def flow_to_color(flow: np.ndarray) -> np.ndarray:
-    """Displacements float32 (F, H, W, 2) in pixels (right, down) to colours uint8 (F, H, W, 3)."""
+    """Displacements float32 (F, H, W, 2) in pixels (right, down) to colors uint8 (F, H, W, 3)."""
     length = np.linalg.norm(flow, axis=-1)
     longest = max(float(length.max(initial=0)), 1.0)  # less than a pixel is mostly noise
     hue = np.arctan2(flow[..., 1], flow[..., 0]) / (2 * np.pi) % 1.0

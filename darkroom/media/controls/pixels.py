@@ -1,4 +1,4 @@
-"""Small operations on pictures that several generators share. Arrays are uint8 (H, W, 3)."""
+"""Small operations on images that several generators share. Arrays are uint8 (H, W, 3)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def compress_jpeg(image: np.ndarray, quality: int, **options: Any) -> np.ndarray:
-    """The picture after it was stored as JPEG once; `options` are Pillow's."""
+    """The image after it was stored as JPEG once; `options` are Pillow's."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "jpeg", quality=quality, **options)
     with Image.open(buffer) as decoded:

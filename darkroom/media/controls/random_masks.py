@@ -19,7 +19,7 @@ _Values = Mapping[str, Any]
 
 
 class RandomMasks(Control):
-    """White shapes on black that cover a share of the picture between two bounds; or the picture with them cut out."""
+    """White shapes on black that cover a share of the image between two bounds; or the image with them cut out."""
 
     name = "random_masks"
     aliases = ("masks", "inpainting")

@@ -1,6 +1,6 @@
 """Scene light to a display's range: values proportional to light are scaled and put through a transfer curve.
 
-The values of the picture are taken as light: 255 stands for `input_scale`. Curves: Rec. 709 (ITU-R BT.709, 1.2), sRGB
+The values of the image are taken as light: 255 stands for `input_scale`. Curves: Rec. 709 (ITU-R BT.709, 1.2), sRGB
 (IEC 61966-2-1), and ARRI LogC3 at exposure index 800 (ALEXA Log C Curve, 2017).
 """
 
@@ -28,7 +28,7 @@ def srgb(light: np.ndarray) -> np.ndarray:
 
 
 def logc3(light: np.ndarray) -> np.ndarray:
-    """Light from 0, 0.18 is mid-grey, to signal; 1 is reached at light 55."""
+    """Light from 0, 0.18 is mid-gray, to signal; 1 is reached at light 55."""
     x = np.maximum(light, 0)
     bent = 0.247190 * np.log10(5.555556 * x + 0.052272) + 0.385537
     return np.where(x > 0.010591, bent, 5.367655 * x + 0.092809)
@@ -38,7 +38,7 @@ CURVES: dict[str, Callable[[np.ndarray], np.ndarray]] = {"rec709": rec709, "srgb
 
 
 class Sdr(Control):
-    """The picture, read as light, as a display shows it."""
+    """The image, read as light, as a display shows it."""
 
     name = "sdr"
     aliases: ClassVar[tuple[str, ...]] = ("sdr_downsample", "hdr_to_sdr")

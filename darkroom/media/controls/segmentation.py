@@ -1,4 +1,4 @@
-"""Segmentation: a level of grey for every class that a network tells apart."""
+"""Segmentation: a level of gray for every class that a network tells apart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from darkroom.media.controls.pixels import gray_to_rgb
 
 
 class Segmentation(Control):
-    """Class i of n becomes the level int(i / n * 255): equal things have equal levels in all pictures."""
+    """Class i of n becomes the level int(i / n * 255): equal things have equal levels in all images."""
 
     name = "segmentation"
     aliases = ("semantic_segmentation",)

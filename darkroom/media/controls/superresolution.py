@@ -1,4 +1,4 @@
-"""Superresolution: the picture made worse, so that a model learns to make it better."""
+"""Superresolution: the image made worse, so that a model learns to make it better."""
 
 from __future__ import annotations
 
