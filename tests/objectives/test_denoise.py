@@ -252,6 +252,18 @@ def test_a_step_is_seeded_as_torch_would_without_a_look_at_the_stack(monkeypatch
     generators.start_update(7)
 
 
+@pytest.mark.parametrize("kind", ["cuda", "xpu", "mps"])
+def test_a_step_seeds_every_device_of_the_machine(kind, monkeypatch):
+    seeds = []
+    devices = torch.backends.mps if kind == "mps" else getattr(torch, kind)
+    monkeypatch.setattr(devices, "is_available", lambda: True)
+    monkeypatch.setattr(getattr(torch, kind), "manual_seed" if kind == "mps" else "manual_seed_all", seeds.append)
+
+    Generators(1).start_step(7)
+
+    assert seeds == [derive_seed(1, 0, 3, 7)]
+
+
 def test_an_update_draws_the_same_in_every_process():
     numbers = []
     for rank in (0, 1):
