@@ -194,5 +194,5 @@ def story(result: dict[str, Any], output: Path) -> str:
         f"{result['steps']} steps, {result['train_seconds']:.0f} s of training, {result['seconds']:.0f} s in all.\n\n"
         f"Look at  {output / 'before_after.png'}\n"
         f"Read     {output / 'report.html'}\n"
-        "Next     docs/tutorial.md: the same with your own folder of pictures"
+        "Next     docs/tutorial.md: the same with your own folder of images"
     )

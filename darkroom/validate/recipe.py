@@ -21,7 +21,7 @@ class Recipe:
     """How one image was made. `call`: diffusers' pipeline's other arguments; `scheduler`: changes to the base's.
 
     told      what the pipeline is told otherwise than by its call
-    images  paths of the images that it started from; mask: of what was drawn anew in the one image
+    pictures  paths of the images that it started from; mask: of what was drawn anew in the one image
     cache     how answers of the denoiser were guessed from earlier ones
     fps       frames per second of a clip, else 0
     """

@@ -41,7 +41,7 @@ def test_a_controlnet_is_validated_with_control_pictures_of_its_dataset(argument
     found = drawn(tmp_path)
     assert list(found) == ["set0_0", "set0_1"]
     assert [recipe.prompt for recipe in found.values()] == ["a photograph of chelsea", "a photograph of coffee"]
-    edges = np.asarray(Image.open(found["set0_0"].images[0]))
+    edges = np.asarray(Image.open(found["set0_0"].pictures[0]))
     assert {*np.unique(edges).tolist()} == {0, 255}
     said = [row["message"] for row in read(tmp_path / "out/events.jsonl") if row["event"] == "warning"]
     assert any("is not drawn: validation" in message for message in said)
