@@ -61,7 +61,7 @@ def test_memory_that_runs_out_is_answered_with_what_fits(arguments, monkeypatch,
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:121] DefaultCPUAllocator: can't allocate memory")
 
     room = 10**12
-    monkeypatch.setattr(forecast, "held", lambda: 0)
+    monkeypatch.setattr(forecast, "resident_bytes", lambda: 0)
     monkeypatch.setattr(forecast, "memory_of", lambda device: (room, None))
     options = {"train_batch_size": 3, "validation_disable": True, "base_model_precision": "int8-quanto"}
     steps = {}
