@@ -35,12 +35,12 @@ def main() -> None:
     parser.add_argument("--retention", type=float, default=0.2)
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    family = families.get("flux")
-    values = {info.name: info.default for info in every_option()} | family.option_defaults("embedded")
+    family = families.get("flux", "embedded")
+    values = {info.name: info.default for info in every_option()} | family.spec.defaults
     options = construct({**values, "model_flavour": "embedded"})
     from darkroom.pretrained.repository import locate_repository
 
-    base = locate_repository(family.flavour("embedded").repository, family)
+    base = locate_repository(family.spec.flavour.repository, family)
     pipe = generate.stock_pipeline(family, base, torch.float32, options)
     calls: list[int] = []
     last = pipe.transformer.single_transformer_blocks[-1].proj_out

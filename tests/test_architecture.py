@@ -133,7 +133,7 @@ class A:
 HEAVY = "sys.exit(', '.join(sorted({'torch', 'diffusers', 'transformers', 'numpy'} & set(sys.modules))) or 0)"
 CHEAP_CODE = {
     "core and options": "import darkroom.core.files, darkroom.core.log, darkroom.options.config",
-    "every family": "from darkroom import families; [families.get(n).option_defaults(None) for n in families.names()]",
+    "every family": "from darkroom import families; [families.get(n).spec.defaults for n in families.names()]",
     "the import of the program": "import darkroom.cli.main",
     "darkroom --help": "from darkroom.cli.main import main; main(['--help'])",
     "darkroom options": "from darkroom.cli.main import main; main(['options'])",

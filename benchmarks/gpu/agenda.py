@@ -36,6 +36,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+from darkroom.families.shared.model_spec import resolve_flavour
+
 if TYPE_CHECKING:
     import torch
 
@@ -248,7 +250,7 @@ def settings_of(family: Family, tiny: bool, folder: str) -> Any:
     chosen: dict[str, Any] = {
         "model_family": family.name, "model_flavour": flavour, "output_dir": folder, "data_backend_config": "none",
         "train_batch_size": 1, "mixed_precision": "bf16", "optimizer": "adamw_bf16", "validation_disable": True,
-        "gradient_checkpointing": "gradient_checkpointing" in family.supports_for(flavour),
+        "gradient_checkpointing": "gradient_checkpointing" in resolve_flavour(family, flavour).supports,
     }  # fmt: skip
     return resolve_arguments([f"--{name}={value}" for name, value in chosen.items()])
 
@@ -266,7 +268,7 @@ def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[st
 
     family, config = run.family, run.config
     edge = round(float(config.resolution) * (1 if config.resolution > 8 else 1000)) // 64 * 64
-    frames = FRAMES if "video" in family.supports_for(config.model_flavour) else 1
+    frames = FRAMES if "video" in family.spec.supports else 1
     dataset = SimpleNamespace(
         conditioning=[SimpleNamespace(role=role) for role in roles], entry=SimpleNamespace(train_batch_size=1),
         buckets=SimpleNamespace(buckets=[SimpleNamespace(target=(edge, edge), frames=frames)]),

@@ -8,6 +8,7 @@ from typing import Any
 
 from darkroom import families
 from darkroom.families.base import Family
+from darkroom.families.shared.model_spec import flavour_names, resolve_flavour
 
 
 def run(argv: list[str]) -> int:
@@ -19,17 +20,17 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--make_tiny", metavar="DIR", help="write the family's tiny random model as a diffusers folder")
     arguments = parser.parse_args(argv)
     names = [arguments.name] if arguments.name else families.names()
-    rows = {name: describe(families.get(name)) for name in names}
+    rows = {name: describe(families.load(name)) for name in names}
     if arguments.make_tiny:
         return make_tiny(names, arguments.make_tiny)
     if arguments.markdown:
-        print(page(rows, {name: sizes(families.get(name)) for name in names}))
+        print(page(rows, {name: sizes(families.load(name)) for name in names}))
         return 0
     print(json.dumps(rows, indent=2) if arguments.json else "\n\n".join(show(name, row) for name, row in rows.items()))
     return 0
 
 
-def describe(family: Family) -> dict[str, Any]:
+def describe(family: type[Family]) -> dict[str, Any]:
     """A family as data."""
     return {
         "title": family.title,
@@ -37,29 +38,31 @@ def describe(family: Family) -> dict[str, Any]:
         "denoiser": family.denoiser,
         "prediction": family.prediction,
         "latents": f"{family.latents.channels} channels, 1/{family.latents.downscale} of the size",
-        "supports": sorted(family.supports_for(None)),
+        "supports": sorted(resolve_flavour(family, None).supports),
         "targets": sorted(family.targets),
         "corrects": family.corrects,
         "default_flavour": family.default_flavour,
         "flavours": {
             name: {
-                "repository": family.flavour(name).repository,
-                "defaults": dict(family.option_defaults(name)),
-                "note": "; ".join(filter(None, [family.flavour(name).about, *differences(family, name)])),
+                "repository": resolve_flavour(family, name).flavour.repository,
+                "defaults": dict(resolve_flavour(family, name).defaults),
+                "note": "; ".join(
+                    filter(None, [resolve_flavour(family, name).flavour.about, *differences(family, name)])
+                ),
             }
-            for name in family.flavour_names()
+            for name in flavour_names(family)
         },
     }
 
 
-def differences(family: Family, flavour: str) -> list[str]:
+def differences(family: type[Family], flavour: str) -> list[str]:
     """What a flavour can do that the default one cannot, and the other way round."""
-    supports, usual = family.supports_for(flavour), family.supports_for(None)
+    supports, usual = resolve_flavour(family, flavour).supports, resolve_flavour(family, None).supports
     words = {"also": supports - usual, "without": usual - supports}
     return [f"{word} {', '.join(sorted(names))}" for word, names in words.items() if names]
 
 
-def sizes(family: Family) -> dict[str, str]:
+def sizes(family: type[Family]) -> dict[str, str]:
     """By flavour: billions of numbers in a denoiser, and the memory that its weights take in 16, 8 and 4 bits."""
     from darkroom.core.units import show_size
     from darkroom.memory.fake import bits_of
@@ -79,8 +82,8 @@ def sizes(family: Family) -> dict[str, str]:
         return f"{billions:.3g} B: {', '.join(map(show_size, byte_counts))}"
 
     by_precision = {}
-    for flavour in family.flavour_names():
-        if (settings := family.denoiser_sizes(flavour)) is not None:
+    for flavour in flavour_names(family):
+        if (settings := resolve_flavour(family, flavour).denoiser_sizes) is not None:
             key = json.dumps(settings)
             sizes_of[key] = by_precision[flavour] = sizes_of.get(key) or size(settings)
     return by_precision

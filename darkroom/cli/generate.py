@@ -74,15 +74,10 @@ def run(argv: list[str]) -> int:
 
 
 def family_of(run_settings: dict[str, Any]) -> Family:
-    """The family. Raises ModelError if it has not the flavour."""
+    """The family and flavour. Raises ConfigError if there is no such one."""
     from darkroom import families
-    from darkroom.core.errors import ModelError
 
-    family, flavour = families.get(run_settings["model_family"]), run_settings["model_flavour"]
-    if flavour and flavour not in family.flavour_names():
-        names = ", ".join(family.flavour_names())
-        raise ModelError(f"{family.title} has no flavour '{flavour}'.\n  Choose one of: {names}.")
-    return family
+    return families.get(run_settings["model_family"], run_settings["model_flavour"])
 
 
 def options_of(arguments: argparse.Namespace, family: Family, run_settings: dict[str, Any]) -> Config:
@@ -120,7 +115,7 @@ def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> I
     from darkroom.validate.recipe import Recipe
     from darkroom.validate.render import recipe_kwargs
 
-    facts, fps = family.latents_for(options.model_flavour), family.fps_for(options.model_flavour)
+    facts, fps = family.spec.latents, family.spec.fps
     size = str(arguments.resolution or options.validation_resolution or options.resolution)
     try:
         requested_size, *_ = parse_resolutions(size, facts.downscale * facts.patch)
@@ -133,7 +128,7 @@ def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> I
                 prompt, arguments.negative_prompt, width, height, options.validation_num_inference_steps,
                 seed, "cpu", recipe_kwargs(family, width, height, options), {},
                 pictures=tuple(arguments.image), fps=(options.framerate or fps) if fps else 0.0,
-                told=family.pipeline_attributes(options), mask=arguments.mask,
+                told={name: getattr(options, name) for name in family.prepared_options}, mask=arguments.mask,
             )  # fmt: skip
             yield Path(arguments.output) / f"{safe_name(prompt, 60)}_{seed}.png", recipe
 
@@ -147,11 +142,7 @@ def pipeline(
     from darkroom.pretrained.repository import locate_repository
     from darkroom.tools import generate
 
-    base = (
-        arguments.model
-        or run_settings.get("$base")
-        or locate_repository(family.flavour(run_settings["model_flavour"]).repository, family)
-    )
+    base = arguments.model or run_settings.get("$base") or locate_repository(family.spec.flavour.repository, family)
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     pipe = generate.stock_pipeline(family, base, dtype, options)
     counted = generate.load_adapters(pipe, family, adapters, options)
@@ -231,4 +222,4 @@ def defaults(family: Any, run_settings: dict[str, Any]) -> dict[str, Any]:
     from darkroom.options.config import every_option
 
     general = {info.name: info.default for info in every_option()}
-    return {**general, **family.option_defaults(run_settings.get("model_flavour"))}
+    return {**general, **family.spec.defaults}

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
+from darkroom.core.errors import ConfigError
+
 # where diffusers keeps the names of settings that a config lacked
 FILLED_IN = "_use_default_values"
 
@@ -46,3 +48,19 @@ class ShiftLine:
         if usual is None:
             raise KeyError(missing[0])
         return usual
+
+
+def find_shift_line(scheduler: Mapping[str, Any], published: tuple[int, int, float, float] | None) -> ShiftLine:
+    """The line of a base's scheduler config, else the family's `published` one. Raises ConfigError if neither is."""
+    try:
+        return ShiftLine.from_scheduler(scheduler, published and ShiftLine(*published))
+    except KeyError as cause:
+        static = scheduler.get("flow_shift") or scheduler.get("shift")
+        hint = f", such as {static:g}, which it has instead" if static else ""
+        raise ConfigError(
+            "flow_schedule_auto_shift",
+            True,
+            "",
+            f"The scheduler of this base model says nothing of shifts by size ({cause.args[0]} and its like).",
+            f"Take it out, and set flow_schedule_shift{hint}.",
+        ) from cause

@@ -14,8 +14,9 @@ import importlib
 import importlib.metadata
 from typing import TYPE_CHECKING
 
-from darkroom.core.errors import missing_option
+from darkroom.core.errors import ConfigError, missing_option
 from darkroom.core.registry import find_nearest
+from darkroom.families.shared.model_spec import flavour_names, resolve_flavour
 from darkroom.options.model import families_here
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ def names() -> list[str]:
 
 
 @functools.cache
-def get(name: str) -> Family:
-    """The family called `name`. Raises ConfigError with the nearest names."""
+def load(name: str) -> type[Family]:
+    """The class of the family called `name`. Raises ConfigError with the nearest names."""
     if name not in names():
         hint = find_nearest(name, names()) or names()
         raise missing_option("model_family", f"There is no family '{name}'.", f"Choose one of: {', '.join(hint)}.")
@@ -38,8 +39,25 @@ def get(name: str) -> Family:
     return importlib.import_module(f"darkroom.families.{name}").FAMILY
 
 
+@functools.cache
+def get(name: str, flavour: str | None = None) -> Family:
+    """A flavour of the family called `name`; None: the default one. Raises ConfigError with the nearest names."""
+    family = load(name)
+    if flavour and flavour not in flavour_names(family):
+        hint = find_nearest(flavour, flavour_names(family))
+        raise ConfigError(
+            "model_flavour",
+            flavour,
+            "",
+            f"{family.title} has no such flavour" + (f"; did you mean {' or '.join(hint)}?" if hint else "."),
+            f"Choose one of: {', '.join(flavour_names(family))}.",
+        )
+    return family(flavour)
+
+
 def defaults(name: str, flavour: str | None) -> dict[str, object]:
     """Option defaults of a family and flavour, the flavour's on top."""
     if name not in names():
         return {}
-    return get(name).option_defaults(flavour)
+    family = load(name)
+    return dict(resolve_flavour(family, flavour if flavour in flavour_names(family) else None).defaults)

@@ -111,4 +111,4 @@ class AuraFlow(Family):
         }
 
 
-FAMILY = AuraFlow()
+FAMILY = AuraFlow

@@ -169,4 +169,4 @@ def _pass_mask_to_checkpoints(model: Any, mask: Tensor) -> Iterator[None]:
         model._gradient_checkpointing_func = plain
 
 
-FAMILY = Chroma()
+FAMILY = Chroma

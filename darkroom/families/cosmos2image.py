@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from darkroom.families.shared.pipeline_call import Stage
     from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
@@ -146,9 +147,9 @@ class Cosmos2Image(Family):
     def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+    def default_components(self, stage: Stage) -> dict[str, Any]:
         """The guardrail: NVIDIA's own wherever a published model makes images."""
-        if renders and flavour not in self.tiny_names():
+        if stage == "render" and not self.spec.is_tiny:
             from darkroom.core.optional import import_optional
 
             (package,) = self.render_packages
@@ -163,4 +164,4 @@ class Cosmos2Image(Family):
         return latents.squeeze(2) if latents.ndim == 5 else latents
 
 
-FAMILY = Cosmos2Image()
+FAMILY = Cosmos2Image

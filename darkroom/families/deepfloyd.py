@@ -136,7 +136,7 @@ class DeepFloyd(Family):
 
     def _enlarges(self, options: Config) -> bool:
         """Is this stage II?"""
-        return self.specs_for(options.model_flavour) is TINY_II
+        return self.spec.components is TINY_II
 
     def sample_entries(
         self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
@@ -211,4 +211,4 @@ def draw_noise(images: Tensor, generator: Generator) -> Tensor:
     return gaussian_like(images, generator)
 
 
-FAMILY = DeepFloyd()
+FAMILY = DeepFloyd

@@ -115,4 +115,4 @@ class Ernie(Family):
         return {"prompt_embeds": list(text["text"]), "negative_prompt_embeds": list(negative["text"])}
 
 
-FAMILY = Ernie()
+FAMILY = Ernie

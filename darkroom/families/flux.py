@@ -11,17 +11,10 @@ import functools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.base import EMBEDDED, Family, read_config
-from darkroom.families.shared.spec import (
-    ComponentSpec,
-    ComponentSpecs,
-    ControlChannels,
-    ControlNet,
-    Flavour,
-    HiddenStates,
-    Inpainting,
-    Latents,
-)
+from darkroom.families.base import Family, read_config
+from darkroom.families.shared.control_methods import ControlChannels, ControlNet
+from darkroom.families.shared.model_spec import EMBEDDED
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Inpainting, Latents
 from darkroom.families.shared.text import count_tokens, stack_entries, stack_padded, zero_padding
 from darkroom.families.sizes import CLIP_L, FLUX_VAE, T5_XXL
 from darkroom.families.tiny.components import clip, kl_vae, t5
@@ -78,9 +71,13 @@ class Flux(Family):
     text_components = {"pretrained_t5_model_name_or_path": "text_encoder_2"}
     guidance_input = True
     guidance_off = {}
+    unlike_pipeline_text = {"t5_padding": "zero", "flux_attention_masked_training": True}
     shift_line = (256, 4096, 0.5, 1.15)
     controlnet = ControlNet(
-        "FluxControlNetModel", "FluxControlNetPipeline", ("controlnet_block_samples", "controlnet_single_block_samples")
+        "FluxControlNetModel",
+        "FluxControlNetPipeline",
+        ("controlnet_block_samples", "controlnet_single_block_samples"),
+        inherited=("attention_head_dim", "num_attention_heads"),
     )
     control_channels = ControlChannels(
         "FluxControlPipeline",
@@ -199,9 +196,6 @@ class Flux(Family):
         """Only where the padding of its text is hidden."""
         return frozenset({"training", "inference"} if options.flux_attention_masked_training else ())
 
-    def matches_pipeline_text(self, options: Config) -> bool:
-        return super().matches_pipeline_text(options) and not options.flux_attention_masked_training
-
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         text = options.tokenizer_max_length * configs["text_encoder_2"]["d_model"]
         return text + configs["text_encoder"]["hidden_size"]
@@ -233,7 +227,7 @@ class Flux(Family):
         if options.flux_guidance_mode == "random-range":
             low, high = options.flux_guidance_min, options.flux_guidance_max
             inputs["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
-        if "references" in self.supports_for(options.model_flavour):
+        if "references" in self.spec.supports:
             inputs["references"] = batch.references
         return inputs
 
@@ -264,19 +258,6 @@ class Flux(Family):
         )[0]
         return unpack(tokens[:, : self.latents.tokens(height, width)], height, width)
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
-        """The first blocks of the transformer."""
-        from darkroom.families.shared.control import build_from_transformer
-
-        sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
-        return build_from_transformer(cls, denoiser, {**sizes, **custom})
-
-    def add_input_channels(self, denoiser: Any) -> None:
-        from darkroom.families.shared.control import double_inputs
-
-        denoiser.x_embedder = double_inputs(denoiser.x_embedder)
-        denoiser.register_to_config(in_channels=2 * denoiser.config.in_channels, out_channels=denoiser.out_channels)
-
     def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
@@ -286,7 +267,7 @@ class Flux(Family):
 
     def size_kwargs(self, width: int, height: int, options: Config) -> Kwargs:
         size = super().size_kwargs(width, height, options)
-        if "references" not in self.supports_for(options.model_flavour):
+        if "references" not in self.spec.supports:
             return size
         # Kontext's pipeline would make every image one of about a million pixels
         return {**size, "max_area": width * height}
@@ -325,4 +306,4 @@ class Flux(Family):
         return unpack(latents, height, width)
 
 
-FAMILY = Flux()
+FAMILY = Flux

@@ -98,6 +98,8 @@ class Flux2(Family):
     hidden_states = HiddenStates(output=1)
     guidance_input = True
     negative_is_caption = False
+    # dev and klein read text each in its own way
+    flavours_encode_text = True
     supports = Family.supports | {"references"}
     inpainting = Inpainting("Flux2KleinInpaintPipeline")
     caches = True
@@ -131,6 +133,7 @@ class Flux2(Family):
         "dev": Flavour(
             "black-forest-labs/FLUX.2-dev",
             pipeline=DEV_PIPELINE,
+            guidance_off={},
             tiny=_tiny(
                 mistral3(DEV_LAYERS[-1] + 1),
                 guided=True,
@@ -160,20 +163,14 @@ class Flux2(Family):
 
     # -- text ------------------------------------------------------------------------------------------------------
 
-    def text_pipeline_for(self, flavour: str | None) -> str:
-        """dev and klein read text each in its own way."""
-        return self.pipeline_for(flavour)
-
     def text_layers(self, options: Config) -> tuple[int, ...]:
         """The three layers of the language model that make a text."""
-        usual = DEV_LAYERS if self._is_dev(options) else KLEIN_LAYERS
+        usual = DEV_LAYERS if self._is_dev else KLEIN_LAYERS
         return tuple(options.custom_text_encoder_intermediary_layers or usual)
 
-    def guidance_off_for(self, flavour: str | None) -> Settings:
-        return {} if self.base_flavour(flavour) == "dev" else self.guidance_off
-
-    def _is_dev(self, options: Config) -> bool:
-        return self.pipeline_for(options.model_flavour) == DEV_PIPELINE
+    @property
+    def _is_dev(self) -> bool:
+        return self.spec.pipeline == DEV_PIPELINE
 
     def text_identity(self, options: Config) -> dict[str, object]:
         return {**super().text_identity(options), "layers": self.text_layers(options)}
@@ -181,7 +178,7 @@ class Flux2(Family):
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         config = configs["text_encoder"]
         width = config.get("text_config", config)["hidden_size"]
-        return options.tokenizer_max_length * len(self.text_layers(options)) * width + self._is_dev(options)
+        return options.tokenizer_max_length * len(self.text_layers(options)) * width + self._is_dev
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, 3D), where padding counts as text; for dev also the mark that there is no negative one, (B,)."""
@@ -190,7 +187,7 @@ class Flux2(Family):
             max_sequence_length=options.tokenizer_max_length,
             text_encoder_out_layers=self.text_layers(options),
         )
-        return {"text": text, NO_NEGATIVE: text.new_ones(len(text))} if self._is_dev(options) else {"text": text}
+        return {"text": text, NO_NEGATIVE: text.new_ones(len(text))} if self._is_dev else {"text": text}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -260,4 +257,4 @@ class Flux2(Family):
         return latents.transpose(1, 2).unflatten(2, (height, width)) if latents.ndim == 3 else latents
 
 
-FAMILY = Flux2()
+FAMILY = Flux2

@@ -119,13 +119,7 @@ class FramePack(FramePackNetwork):
         FORWARD: _flavour("lllyasviel/FramePack_F1_I2V_HY_20250503", "draws the first section first"),
     }
     tinies = {"tiny-f1": FORWARD}
-
-    def frame_step(self, options: Config) -> int:
-        """Clips are whole sections."""
-        return self.latents.temporal * options.framepack_latent_window_size
-
-    def min_frames(self, options: Config) -> int:
-        return 1 + self.frame_step(options)
+    section_option = "framepack_latent_window_size"
 
     # -- what a sample brings --------------------------------------------------------------------------------------
 
@@ -160,13 +154,13 @@ class FramePack(FramePackNetwork):
         if count < 1:
             raise DataError(
                 f"A clip of dataset '{batch.dataset}' has {batch.latents.shape[2]} latent frames, and a section of "
-                f"{self.title} takes {1 + window}.\n  Ask for clips of {self.min_frames(options)} frames or more, "
+                f"{self.title} takes {1 + window}.\n  Ask for clips of {self.spec.min_frames(options)} frames or more, "
                 "or set framepack_latent_window_size."
             )
         number = int(torch.randint(count, (), generator=generator))
         section = slice(1 + number * window, 1 + (number + 1) * window)
         frames = torch.cat([batch.extras["start"].to(batch.latents), batch.latents[:, :, 1:]], dim=2)
-        is_forward = self.base_flavour(options.model_flavour) == FORWARD
+        is_forward = self.spec.published == FORWARD
         inputs = (forward if is_forward else backward)(frames, number, count, window)
         mask = batch.mask if batch.mask is None or batch.mask.shape[2] == 1 else batch.mask[:, :, section]
         extras = {"image": batch.extras["image"], **inputs}
@@ -181,7 +175,7 @@ class FramePack(FramePackNetwork):
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
     def pipeline_kwargs(self, options: Config) -> Kwargs:
-        is_forward = self.base_flavour(options.model_flavour) == FORWARD
+        is_forward = self.spec.published == FORWARD
         return {
             **super().pipeline_kwargs(options),
             "latent_window_size": options.framepack_latent_window_size,
@@ -247,4 +241,4 @@ def _network_inputs(
     }
 
 
-FAMILY = FramePack()
+FAMILY = FramePack

@@ -105,4 +105,4 @@ def places(options: Config) -> dict[str, Any]:
     }
 
 
-FAMILY = FramePackOneFrame()
+FAMILY = FramePackOneFrame

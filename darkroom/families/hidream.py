@@ -181,4 +181,4 @@ def _unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return grid.permute(0, 1, 2, 4, 3, 5).reshape(*tokens.shape[:2], height, width)
 
 
-FAMILY = HiDream()
+FAMILY = HiDream

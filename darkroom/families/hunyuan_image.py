@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
+    from darkroom.families.shared.pipeline_call import Stage
     from darkroom.families.shared.types import Kwargs
     from darkroom.options.config import Config
 
@@ -109,7 +110,7 @@ class HunyuanImage(ReadsGlyphs):
             return_dict=False,
         )[0]
 
-    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+    def default_components(self, stage: Stage) -> dict[str, Any]:
         """What guides: components of the pipeline, and no argument of its call."""
         from diffusers.guiders import AdaptiveProjectedMixGuidance
 
@@ -128,4 +129,4 @@ class HunyuanImage(ReadsGlyphs):
         return {}
 
 
-FAMILY = HunyuanImage()
+FAMILY = HunyuanImage

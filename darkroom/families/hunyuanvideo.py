@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from darkroom.data.batches.batch import Batch
     from darkroom.families.shared.encoders import SampleEncoders
+    from darkroom.families.shared.pipeline_call import Stage
     from darkroom.families.shared.types import Kwargs
     from darkroom.options.config import Config
 
@@ -141,7 +142,7 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
 
         from darkroom.families.shared.latents import encode
 
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         encoder = components.extra("image_encoder")
@@ -160,7 +161,7 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
 
         count, _, *grid = batch.latents.shape
         condition = batch.latents.new_zeros(count, self.latents.channels + 1, *grid)
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return {"given": condition}
         start = batch.extras["start"].to(condition)
         condition[:, :, :1] = torch.cat([start, torch.ones_like(start[:, :1])], dim=1)
@@ -184,18 +185,17 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
-        """What guides: it is a part of the pipelines, and not an argument of their call."""
+    def default_components(self, stage: Stage) -> dict[str, Any]:
+        """What guides; and for captions a small VAE, which the pipelines ask for its channels even then."""
         from diffusers.guiders import ClassifierFreeGuidance
 
-        return {"guider": ClassifierFreeGuidance()}
-
-    def dummy_components(self, flavour: str | None) -> dict[str, Any]:
-        """A small VAE: the pipelines ask theirs for its channels even where they only read captions."""
         from darkroom.families.shared.classes import find_class
 
+        guider = {"guider": ClassifierFreeGuidance()}
+        if stage != "text":
+            return guider
         assert TINY.vae is not None
-        return {"vae": find_class(TINY.vae.cls)(**TINY.vae.config)}
+        return {**guider, "vae": find_class(TINY.vae.cls)(**TINY.vae.config)}
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         pipe.guider.guidance_scale = options.validation_guidance
@@ -205,10 +205,10 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
         pipe.video_processor.calculate_default_height_width = lambda **_: (height, width)
 
     def pipeline_kwargs(self, options: Config) -> Kwargs:
-        return {"num_frames": self.clip_frames(options)}
+        return {"num_frames": self.spec.clip_frames(options)}
 
     def size_kwargs(self, width: int, height: int, options: Config) -> Kwargs:
-        return {} if self.is_image_to_video(options) else super().size_kwargs(width, height, options)
+        return {} if self.is_image_to_video else super().size_kwargs(width, height, options)
 
 
-FAMILY = HunyuanVideo()
+FAMILY = HunyuanVideo

@@ -98,6 +98,11 @@ def _image_to_video_flavour(repository: str, note: str, defaults: Mapping[str, A
         supports=frozenset({IMAGE_TO_VIDEO}),
         image_input="needed",
         text_images="start",
+        encodes_text=True,
+        # it would be read with a black image
+        negative_is_caption=False,
+        # it decodes all frames and then cuts
+        pipeline_decodes=denoiser["image_condition_type"] == BEHIND,
     )
 
 
@@ -191,17 +196,6 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         text = (options.tokenizer_max_length + image_tokens) * (width + 1)
         return int(text + configs["text_encoder_2"]["hidden_size"])
 
-    def text_pipeline_for(self, flavour: str | None) -> str:
-        return self.pipeline_for(flavour) if self._reads(flavour) else self.pipeline
-
-    def _reads(self, flavour: str | None) -> bool:
-        """Is the first frame read with the caption?"""
-        return self.flavours[self.base_flavour(flavour)].text_images == "start"
-
-    def negative_is_caption_for(self, flavour: str | None) -> bool:
-        # it would be read with a black image
-        return super().negative_is_caption_for(flavour) and not self._reads(flavour)
-
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Tensor]:
         """text (B, L, D) from Llama with its mask (B, L), pooled (B, P) from CLIP."""
         text, pooled, mask = pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length)
@@ -216,7 +210,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         """
         from PIL import Image
 
-        every = EVERY[self._image_condition_type(options.model_flavour)]
+        every = EVERY[self._image_condition_type]
         image = images[0] if caption else Image.new("RGB", images[0].size)
         text, pooled, mask = pipe.encode_prompt(
             image=image,
@@ -240,9 +234,10 @@ class HunyuanVideoOriginal(FirstFrameFamily):
 
     # -- the first frame -------------------------------------------------------------------------------------------
 
-    def _image_condition_type(self, flavour: str | None) -> str:
-        """How the network of a flavour is given the first frame, if its config says so."""
-        return str(self.specs_for(flavour).denoiser.config.get("image_condition_type"))
+    @property
+    def _image_condition_type(self) -> str:
+        """How the network is given the first frame, if its config says so."""
+        return str(self.spec.components.denoiser.config.get("image_condition_type"))
 
     def sample_entries(
         self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
@@ -253,7 +248,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         """
         from darkroom.families.shared.latents import encode
 
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(components.vae(), first, components.latents)}
@@ -262,14 +257,14 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         """The clips; with the first frame as the latent of an image, where it replaces their own."""
         import torch
 
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return batch
         if batch.latents.shape[2] < 2:
             raise DataError(
                 f"Dataset '{batch.dataset}' has samples of a single frame, and {self.title} draws what comes after the "
                 "first.\n  Train this flavour on clips of five frames or more, or choose model_flavour t2v."
             )
-        if self._image_condition_type(options.model_flavour) != REPLACED:
+        if self._image_condition_type != REPLACED:
             return batch
         start = batch.extras["start"].to(batch.latents)
         return dataclasses.replace(batch, latents=torch.cat([start, batch.latents[:, :, 1:]], dim=2))
@@ -286,9 +281,9 @@ class HunyuanVideoOriginal(FirstFrameFamily):
             guidance = low + (high - low) * torch.rand(count, generator=generator)
         else:
             guidance = torch.full((count,), float(options.flux_guidance_value))
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return {"guidance": guidance}
-        if self._image_condition_type(options.model_flavour) == REPLACED:
+        if self._image_condition_type == REPLACED:
             return {"guidance": guidance, "noisy": noise_fractions(batch.latents, torch.zeros(count))}
         return {"guidance": guidance, "given": self._build_condition(batch, options)}
 
@@ -298,7 +293,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
 
         condition = torch.zeros_like(batch.latents)
         condition[:, :, :1] = batch.extras["start"].to(condition)
-        if self._image_condition_type(options.model_flavour) != BEHIND:
+        if self._image_condition_type != BEHIND:
             return condition
         mask = torch.zeros_like(condition[:, :1])
         mask[:, :, 0] = 1
@@ -322,13 +317,9 @@ class HunyuanVideoOriginal(FirstFrameFamily):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def decodes_in_pipeline(self, flavour: str | None) -> bool:
-        # it decodes all frames and then cuts
-        return super().decodes_in_pipeline(flavour) or self._image_condition_type(flavour) == BEHIND
-
     def pipeline_kwargs(self, options: Config) -> Kwargs:
-        frames = self.clip_frames(options)
-        if self._image_condition_type(options.model_flavour) == BEHIND and frames <= CUT:
+        frames = self.spec.clip_frames(options)
+        if self._image_condition_type == BEHIND and frames <= CUT:
             raise ConfigError(
                 "validation_num_video_frames",
                 options.validation_num_video_frames,
@@ -355,4 +346,4 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         }
 
 
-FAMILY = HunyuanVideoOriginal()
+FAMILY = HunyuanVideoOriginal

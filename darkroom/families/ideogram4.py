@@ -200,4 +200,4 @@ def _places(height: int, width: int, device: Any) -> Tensor:
     return places + FIRST_POSITION
 
 
-FAMILY = Ideogram4()
+FAMILY = Ideogram4

@@ -197,4 +197,4 @@ class Kandinsky5Image(Kandinsky5):
         return latents.movedim(-1, 2).squeeze(1)
 
 
-FAMILY = Kandinsky5Image()
+FAMILY = Kandinsky5Image

@@ -138,7 +138,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
         """start (B, 16, 1, H, W): the latent of the first frame by itself."""
         from darkroom.families.shared.latents import encode
 
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return {}
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(components.vae(), first, components.latents)}
@@ -147,7 +147,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
         """The clips with their first frame as the latent of an image, where they start from it."""
         import torch
 
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return batch
         start = batch.extras["start"].to(batch.latents)
         return dataclasses.replace(batch, latents=torch.cat([start, batch.latents[:, :, 1:]], dim=2))
@@ -157,7 +157,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
     def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """given (B, 1, F, 1, 1), 1 for frames that are given; noisy, where one is."""
         clean_mask = batch.latents.new_zeros(len(batch.latents), 1, batch.latents.shape[2], 1, 1)
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return {"given": clean_mask}
         clean_mask[:, :, 0] = 1
         return {
@@ -187,8 +187,8 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
     def pipeline_kwargs(self, options: Config) -> Kwargs:
-        frames = self.clip_frames(options)
-        if self.is_image_to_video(options) and frames < MIN_FRAMES:
+        frames = self.spec.clip_frames(options)
+        if self.is_image_to_video and frames < MIN_FRAMES:
             raise ConfigError(
                 "validation_num_video_frames",
                 options.validation_num_video_frames,
@@ -200,7 +200,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
 
     def round_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
         """In whole groups of tokens where attention is sparse."""
-        step = self.option_defaults(options.model_flavour)["aspect_bucket_alignment"]
+        step = self.spec.defaults["aspect_bucket_alignment"]
         if step < GROUP * self.latents.patch * self.latents.downscale:
             return width, height
         return max(step, round(width / step) * step), max(step, round(height / step) * step)
@@ -218,4 +218,4 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
         return latents.movedim(-1, 1)
 
 
-FAMILY = Kandinsky5Video()
+FAMILY = Kandinsky5Video

@@ -83,4 +83,4 @@ class Kolors(SDXL):
         return {"prompt": prompt, "negative_prompt": negative}
 
 
-FAMILY = Kolors()
+FAMILY = Kolors

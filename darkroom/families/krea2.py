@@ -138,4 +138,4 @@ class Krea2(Family):
         return unpack(latents, height, width)
 
 
-FAMILY = Krea2()
+FAMILY = Krea2

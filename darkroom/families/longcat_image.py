@@ -135,4 +135,4 @@ class LongCatImage(Family):
         return unpack(latents, height, width)
 
 
-FAMILY = LongCatImage()
+FAMILY = LongCatImage

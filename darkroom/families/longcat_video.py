@@ -135,7 +135,7 @@ class LongCatVideo(Family):
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.clip_frames(options),
+            "num_frames": self.spec.clip_frames(options),
         }
 
     def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
@@ -147,4 +147,4 @@ class LongCatVideo(Family):
         }
 
 
-FAMILY = LongCatVideo()
+FAMILY = LongCatVideo

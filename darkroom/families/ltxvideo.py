@@ -163,7 +163,7 @@ class LTXVideo(Family):
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.clip_frames(options),
+            "num_frames": self.spec.clip_frames(options),
             "frame_rate": options.framerate or self.fps,
         }
 
@@ -182,4 +182,4 @@ class LTXVideo(Family):
         return latents.mT.unflatten(2, (-1, height, width))
 
 
-FAMILY = LTXVideo()
+FAMILY = LTXVideo

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import LATENTS
 from darkroom.families.ltxvideo import SINGLE_LAYER, SMALL_CHANNELS, LTXVideo
+from darkroom.families.shared.audio_stream import AudioSpec, AudioStream
 from darkroom.families.shared.first_frame import noise_fractions, token_times
-from darkroom.families.shared.spec import AudioSpec, ComponentSpec, ComponentSpecs, Flavour
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour
 from darkroom.families.shared.text import encode_prompt
 from darkroom.families.sizes import DEFAULT, GEMMA3_12B
 from darkroom.families.tiny.components import gemma3
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.base import Family
     from darkroom.families.shared.encoders import SampleEncoders
     from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
@@ -62,6 +64,70 @@ _VOCODER = {
 }
 
 
+class LTX2Audio(AudioStream):
+    """What is heard with a video: mel spectrograms, and latents of them for the network."""
+
+    format = AudioSpec(rate=16000, channels=2)
+
+    def encode(self, components: SampleEncoders, waveforms: Tensor, seconds: float) -> dict[str, Tensor]:
+        """audio (B, T, D): normalized latents of the waveforms (B, channels, N)."""
+        import torch
+
+        vae = components.extra("audio_vae")
+        facts = vae.config
+        per_second = facts.sample_rate / facts.mel_hop_length / vae.temporal_compression_ratio
+        count = round(seconds * per_second)
+        mels = log_mels(waveforms, facts.sample_rate, facts.mel_hop_length, facts.mel_bins)
+        mels = mels[:, :, : (count - 1) * vae.temporal_compression_ratio + 1]
+        with torch.no_grad():
+            latents = vae.encode(mels.to(vae.device, vae.dtype)).latent_dist.mode().float()  # (B, C, T, bands)
+        return {"sound": self.normalize(vae, latents)}
+
+    def normalize(self, vae: Any, latents: Tensor) -> Tensor:
+        packed = latents.transpose(1, 2).flatten(2)
+        return (packed - vae.latents_mean.to(packed)) / vae.latents_std.to(packed)
+
+    def predict(
+        self, family: Family, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond
+    ) -> dict[str, Tensor]:
+        """Velocity from data to noise: of the video (B, 128, F, H, W), and of the audio, "sound" (B, T, D)."""
+        from darkroom.families.shared.classes import unwrap
+
+        video, audio, time = x_t[LATENTS], x_t["sound"], t.float() * 1000
+        frames, height, width = video.shape[2:]
+        times: dict[str, Tensor] = {"timestep": time}
+        if "noisy" in cond:
+            tokens = token_times(time, cond["noisy"], family.latents.tokens(height, width))
+            times = {"timestep": tokens, "audio_timestep": time}
+        network, count = unwrap(model), len(video)
+        video_answer, audio_answer = model(
+            hidden_states=family.to_pipeline(video),
+            audio_hidden_states=audio,
+            encoder_hidden_states=cond["text"],
+            audio_encoder_hidden_states=cond["sound_text"],
+            sigma=time,
+            encoder_attention_mask=cond["mask"],
+            audio_encoder_attention_mask=cond["mask"],
+            num_frames=frames,
+            height=height,
+            width=width,
+            fps=cond["rate"],
+            audio_num_frames=audio.shape[1],
+            video_coords=network.rope.prepare_video_coords(
+                count, frames, height, width, video.device, fps=cond["rate"]
+            ),
+            audio_coords=network.audio_rope.prepare_audio_coords(count, audio.shape[1], video.device),
+            use_cross_timestep=not cond["own_times"],
+            **times,
+            return_dict=False,
+        )
+        return {LATENTS: family.from_pipeline(video_answer, height, width), "sound": audio_answer}
+
+    def extract(self, pipe: DiffusionPipeline, output: Any) -> tuple[Any, int]:
+        """The audio (channels, N) in -1..1 and its rate, of what the pipeline returned."""
+        return output[1][0].float().cpu().numpy(), pipe.vocoder.config.output_sampling_rate
+
+
 class LTXVideo2(LTXVideo):
     name, title = "ltxvideo2", "LTX-2"
     pipeline, denoiser = "LTX2Pipeline", "LTX2VideoTransformer3DModel"
@@ -69,7 +135,7 @@ class LTXVideo2(LTXVideo):
     pipeline_decodes = True
     guidance_off = {"guidance_scale": 1.0, "audio_guidance_scale": 1.0}
     extra_streams = {"sound": "audio_hidden_states"}
-    audio = AudioSpec(rate=16000, channels=2)
+    audio = LTX2Audio()
     component_sizes = {
         "": {
             "text_encoder": GEMMA3_12B,
@@ -180,28 +246,8 @@ class LTXVideo2(LTXVideo):
         text, audio_text, mask = pipe.connectors(layers, mask, padding_side=pipe.tokenizer.padding_side)
         return {"text": text, "sound_text": audio_text, "mask": mask}
 
-    # -- audio ----------------------------------------------------------------------------------------------------
-
     def sample_identity(self, options: Config) -> dict[str, object]:
-        return {"sound": list(self.audio), "frames_per_second": options.framerate or self.fps}
-
-    def encode_audio(self, components: SampleEncoders, waveforms: Tensor, seconds: float) -> dict[str, Tensor]:
-        """audio (B, T, D): normalized latents of the waveforms (B, channels, N)."""
-        import torch
-
-        vae = components.extra("audio_vae")
-        facts = vae.config
-        per_second = facts.sample_rate / facts.mel_hop_length / vae.temporal_compression_ratio
-        count = round(seconds * per_second)
-        mels = log_mels(waveforms, facts.sample_rate, facts.mel_hop_length, facts.mel_bins)
-        mels = mels[:, :, : (count - 1) * vae.temporal_compression_ratio + 1]
-        with torch.no_grad():
-            latents = vae.encode(mels.to(vae.device, vae.dtype)).latent_dist.mode().float()  # (B, C, T, bands)
-        return {"sound": self.normalize_audio_latents(vae, latents)}
-
-    def normalize_audio_latents(self, vae: Any, latents: Tensor) -> Tensor:
-        packed = latents.transpose(1, 2).flatten(2)
-        return (packed - vae.latents_mean.to(packed)) / vae.latents_std.to(packed)
+        return {"sound": list(LTX2Audio.format), "frames_per_second": options.framerate or self.fps}
 
     # -- the step --------------------------------------------------------------------------------------------------
 
@@ -209,45 +255,11 @@ class LTXVideo2(LTXVideo):
         """rate: frames per second; own_times: see OWN_TIMES; noisy, where clips start from their first frame."""
         inputs: dict[str, Any] = {
             "rate": float(options.framerate or self.fps or 0),
-            "own_times": self.base_flavour(options.model_flavour) in SEPARATE_TIMES,
+            "own_times": self.spec.published in SEPARATE_TIMES,
         }
         if batch.is_i2v:
             inputs["noisy"] = noise_fractions(batch.latents, batch.latents.new_zeros(len(batch.latents)))
         return inputs
-
-    def predict_streams(self, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond) -> dict[str, Tensor]:
-        """Velocity from data to noise: of the video (B, 128, F, H, W), and of the audio, "sound" (B, T, D)."""
-        from darkroom.families.shared.classes import unwrap
-
-        video, audio, time = x_t[LATENTS], x_t["sound"], t.float() * 1000
-        frames, height, width = video.shape[2:]
-        times: dict[str, Tensor] = {"timestep": time}
-        if "noisy" in cond:
-            tokens = token_times(time, cond["noisy"], self.latents.tokens(height, width))
-            times = {"timestep": tokens, "audio_timestep": time}
-        network, count = unwrap(model), len(video)
-        video_answer, audio_answer = model(
-            hidden_states=self.to_pipeline(video),
-            audio_hidden_states=audio,
-            encoder_hidden_states=cond["text"],
-            audio_encoder_hidden_states=cond["sound_text"],
-            sigma=time,
-            encoder_attention_mask=cond["mask"],
-            audio_encoder_attention_mask=cond["mask"],
-            num_frames=frames,
-            height=height,
-            width=width,
-            fps=cond["rate"],
-            audio_num_frames=audio.shape[1],
-            video_coords=network.rope.prepare_video_coords(
-                count, frames, height, width, video.device, fps=cond["rate"]
-            ),
-            audio_coords=network.audio_rope.prepare_audio_coords(count, audio.shape[1], video.device),
-            use_cross_timestep=not cond["own_times"],
-            **times,
-            return_dict=False,
-        )
-        return {LATENTS: self.from_pipeline(video_answer, height, width), "sound": audio_answer}
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
@@ -263,7 +275,7 @@ class LTXVideo2(LTXVideo):
             "guidance_rescale": options.validation_guidance_rescale or 0.0,
             "audio_guidance_rescale": options.validation_guidance_rescale or 0.0,
             "spatio_temporal_guidance_blocks": None,
-            "use_cross_timestep": self.base_flavour(options.model_flavour) not in SEPARATE_TIMES,
+            "use_cross_timestep": self.spec.published not in SEPARATE_TIMES,
         }
 
     def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
@@ -289,10 +301,6 @@ class LTXVideo2(LTXVideo):
             text_width = facts.caption_channels if facts.use_prompt_embeddings else facts.cross_attention_dim
             pipe.connectors = PrecomputedConnectors(pipe.connectors, text_width)
 
-    def extract_audio(self, pipe: DiffusionPipeline, output: Any) -> tuple[Any, int]:
-        """The audio (channels, N) in -1..1 and its rate, of what the pipeline returned."""
-        return output[1][0].float().cpu().numpy(), pipe.vocoder.config.output_sampling_rate
-
 
 def log_mels(waveforms: Tensor, rate: int, hop: int, bands: int) -> Tensor:
     """Waveforms (B, channels, N) to logarithms of mel magnitudes, (B, channels, N / hop + 1, bands)."""
@@ -307,4 +315,4 @@ def log_mels(waveforms: Tensor, rate: int, hop: int, bands: int) -> Tensor:
     return mels.clamp(min=FLOOR).log().unflatten(0, waveforms.shape[:2])
 
 
-FAMILY = LTXVideo2()
+FAMILY = LTXVideo2

@@ -119,4 +119,4 @@ class Lumina2(Family):
         }
 
 
-FAMILY = Lumina2()
+FAMILY = Lumina2

@@ -105,7 +105,7 @@ class Mochi(Family):
 
     def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
-            "num_frames": self.clip_frames(options),
+            "num_frames": self.spec.clip_frames(options),
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
         }
@@ -119,4 +119,4 @@ class Mochi(Family):
         }
 
 
-FAMILY = Mochi()
+FAMILY = Mochi

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
     from transformers import PreTrainedTokenizerBase
 
+    from darkroom.families.shared.pipeline_call import Stage
     from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
@@ -192,7 +193,7 @@ class OmniGen(Family):
         prompt.ids, prompt.negative = text["text"][0].tolist(), negative["text"][0].tolist()
         return {"prompt": prompt}
 
-    def default_components(self, flavour: str | None, renders: bool) -> dict[str, Any]:
+    def default_components(self, stage: Stage) -> dict[str, Any]:
         """No part, but a name that diffusers 0.42 leaves out without torchvision and asks for all the same."""
         from diffusers.pipelines.omnigen import pipeline_omnigen
 
@@ -236,4 +237,4 @@ def layout(lengths: Tensor, longest: int, pixels: int) -> tuple[Tensor, Tensor]:
     return mask, torch.cat([number.clamp(min=0), behind], dim=1)
 
 
-FAMILY = OmniGen()
+FAMILY = OmniGen

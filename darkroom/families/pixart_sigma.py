@@ -131,4 +131,4 @@ class PixArtSigma(Family):
         }
 
 
-FAMILY = PixArtSigma()
+FAMILY = PixArtSigma

@@ -18,15 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
 from darkroom.families.flux import pack, unpack
-from darkroom.families.shared.spec import (
-    ComponentSpec,
-    ComponentSpecs,
-    ControlNet,
-    Flavour,
-    HiddenStates,
-    Inpainting,
-    Latents,
-)
+from darkroom.families.shared.control_methods import ControlNet
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Inpainting, Latents
 from darkroom.families.shared.text import stack_padded
 from darkroom.families.sizes import DEFAULT, QWEN25_VL_7B
 from darkroom.families.tiny.components import qwen2_vl, qwen2_vl_processor, qwen_image_vae
@@ -117,6 +110,8 @@ def _build_layered_flavour(repository: str) -> Flavour:
         tiny=dataclasses.replace(components, vae=vae, defaults={"validation_num_layers": 2}),
         supports=frozenset({"layers"}),
         image_input="needed",
+        # asked for latents, the pipeline returns nothing that exists
+        pipeline_decodes=True,
     )
 
 
@@ -130,9 +125,15 @@ class QwenImage(Family):
     latents = SPACE
     blocks = ("transformer_blocks",)
     hidden_states = HiddenStates(output=1)
-    controlnet = ControlNet("QwenImageControlNetModel", "QwenImageControlNetPipeline", ("controlnet_block_samples",))
+    controlnet = ControlNet(
+        "QwenImageControlNetModel",
+        "QwenImageControlNetPipeline",
+        ("controlnet_block_samples",),
+        inherited=("attention_head_dim", "num_attention_heads"),
+    )
     inpainting = Inpainting("QwenImageInpaintPipeline")
     caches = True
+    flavours_encode_text = True
     component_sizes = {"": {"text_encoder": QWEN25_VL_7B, "vae": DEFAULT}}
     sizes = {"": {}}
     default_flavour = "v2.0"
@@ -158,16 +159,13 @@ class QwenImage(Family):
 
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         """At most: a caption is stored in its own length, with what is seen of an image where one is read with it."""
-        area = {EDIT: FULL_SIZE, EDIT_PLUS: SMALL_SIZE}.get(self.pipeline_for(options.model_flavour), 0)
+        area = {EDIT: FULL_SIZE, EDIT_PLUS: SMALL_SIZE}.get(self.spec.pipeline, 0)
         tokens = options.tokenizer_max_length + area // EYE**2
         return tokens * configs["text_encoder"]["text_config"]["hidden_size"]
 
     def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
         """text, B tensors (L, D), of the last layer, without the instruction that stands before every caption."""
         return _rows(*pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length))
-
-    def text_pipeline_for(self, flavour: str | None) -> str:
-        return self.pipeline_for(flavour)
 
     def encode_text_with_images(
         self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
@@ -190,7 +188,7 @@ class QwenImage(Family):
 
     def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
         """references: latents (B, 16, h, w) each, of any size; of a layered image, the image itself."""
-        if self._is_layered(options):
+        if self._is_layered:
             return {"references": (batch.latents[:, :, 0],)}
         return {"references": batch.references} if batch.references else {}
 
@@ -214,27 +212,21 @@ class QwenImage(Family):
         )[0]
         return self.from_pipeline(tokens[:, : len(noised) * height * width // 4], height, width)
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
-        """The first blocks of the transformer."""
-        from darkroom.families.shared.control import build_from_transformer
-
-        sizes = {name: denoiser.config[name] for name in ("attention_head_dim", "num_attention_heads")}
-        return build_from_transformer(cls, denoiser, {**sizes, **custom})
-
     def pipeline_kwargs(self, options: Config) -> Kwargs:
-        layers = {"layers": options.validation_num_layers} if self._is_layered(options) else {}
+        layers = {"layers": options.validation_num_layers} if self._is_layered else {}
         return {
             "true_cfg_scale": options.validation_guidance_real,
             "max_sequence_length": options.tokenizer_max_length,
             **layers,
         }
 
-    def _is_layered(self, options: Config) -> bool:
-        return self.latents_for(options.model_flavour).layered
+    @property
+    def _is_layered(self) -> bool:
+        return self.spec.latents.layered
 
     def round_size(self, width: int, height: int, options: Config) -> tuple[int, int]:
         """Layers have the shape of their image and one of two areas."""
-        if not self._is_layered(options):
+        if not self._is_layered:
             return width, height
         area = self.size_kwargs(width, height, options)["resolution"] ** 2
         size = self._dimensions(area, width / height, options)
@@ -247,21 +239,17 @@ class QwenImage(Family):
         """Width and height that the flavour's diffusers pipeline computes."""
         from darkroom.families.shared.classes import find_class
 
-        stock = sys.modules[find_class(self.pipeline_for(options.model_flavour)).__module__]
+        stock = sys.modules[find_class(self.spec.pipeline).__module__]
         width, height = stock.calculate_dimensions(area, aspect)[:2]
         return int(width), int(height)
 
-    def decodes_in_pipeline(self, flavour: str | None) -> bool:
-        """The pipeline for layers cannot hand over latents: asked for them, it returns nothing that exists."""
-        return self.latents_for(flavour).layered
-
     def size_kwargs(self, width: int, height: int, options: Config) -> Kwargs:
-        if not self._is_layered(options):
+        if not self._is_layered:
             return super().size_kwargs(width, height, options)
         return {"resolution": min(LAYERED_SIZES, key=lambda edge: abs(edge - (width * height) ** 0.5))}
 
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
-        if not self._is_layered(options):
+        if not self._is_layered:
             return
         # it would have its language model describe the image in place of an empty prompt, and does so before it
         # looks whether the prompt is encoded already
@@ -273,7 +261,7 @@ class QwenImage(Family):
         """The image in its own shape, in the size that the pipeline would make it; one to part is cut to size."""
         from PIL import Image, ImageOps
 
-        if self._is_layered(options):
+        if self._is_layered:
             return {"image": ImageOps.fit(image.convert("RGBA"), (width, height), Image.Resampling.LANCZOS)}
         size = self._dimensions(FULL_SIZE, image.width / image.height, options)
         return {"image": image.convert("RGB").resize(size, Image.Resampling.LANCZOS)}
@@ -308,4 +296,4 @@ def _rows(text: Tensor, mask: Tensor | None) -> dict[str, Any]:
     return {"text": list(text) if mask is None else [row[real.bool()] for row, real in zip(text, mask, strict=True)]}
 
 
-FAMILY = QwenImage()
+FAMILY = QwenImage

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.base import Family, read_config
-from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, ControlNet, Flavour, Latents
+from darkroom.families.shared.control_methods import ControlNet
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
 from darkroom.families.sizes import DC_AE_F32C32, GEMMA2_2B
 from darkroom.families.tiny.components import gemma2
 
@@ -30,6 +31,23 @@ WIDTHS = (8, 8, 16, 16, 32, 32)
 SCALES = ((), (), (), (5,), (5,), (5,))
 
 
+class SanaControlNet(ControlNet):
+    """A ControlNet for which diffusers has no maker."""
+
+    def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+        """The first blocks of the transformer."""
+        import inspect
+
+        parameters = inspect.signature(cls.__init__).parameters
+        config = {name: value for name, value in denoiser.config.items() if name in parameters}
+        config["num_layers"] = min(config["num_layers"], parameters["num_layers"].default)
+        net = cls(**{**config, **custom})
+        state = net.state_dict()
+        shared = {name: value for name, value in denoiser.state_dict().items() if name in state}
+        net.load_state_dict(shared, strict=False)
+        return net
+
+
 class Sana(Family):
     name, title = "sana", "Sana"
     pipeline, denoiser = "SanaPipeline", "SanaTransformer2DModel"
@@ -38,7 +56,7 @@ class Sana(Family):
     latents = Latents(channels=32, downscale=32)
     blocks = ("transformer_blocks",)
     negative_is_caption = False
-    controlnet: ClassVar[ControlNet | None] = ControlNet(
+    controlnet: ClassVar[ControlNet | None] = SanaControlNet(
         "SanaControlNetModel", "SanaControlNetPipeline", ("controlnet_block_samples",)
     )
     text_components = {"pretrained_gemma_model_name_or_path": "text_encoder"}
@@ -155,19 +173,6 @@ class Sana(Family):
             return_dict=False,
         )[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
-        """The first blocks of the transformer; diffusers has no maker for this one."""
-        import inspect
-
-        parameters = inspect.signature(cls.__init__).parameters
-        config = {name: value for name, value in denoiser.config.items() if name in parameters}
-        config["num_layers"] = min(config["num_layers"], parameters["num_layers"].default)
-        net = cls(**{**config, **custom})
-        state = net.state_dict()
-        shared = {name: value for name, value in denoiser.state_dict().items() if name in state}
-        net.load_state_dict(shared, strict=False)
-        return net
-
     def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
@@ -197,4 +202,4 @@ def _instruction(options: Config) -> dict[str, list[str] | None]:
     return {} if text is None else {"complex_human_instruction": [text] if text else None}
 
 
-FAMILY = Sana()
+FAMILY = Sana

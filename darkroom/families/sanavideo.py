@@ -120,7 +120,7 @@ class SanaVideo(Sana):
         )[0]
 
     def pipeline_kwargs(self, options: Config) -> Kwargs:
-        return {**super().pipeline_kwargs(options), "frames": self.clip_frames(options)}
+        return {**super().pipeline_kwargs(options), "frames": self.spec.clip_frames(options)}
 
 
-FAMILY = SanaVideo()
+FAMILY = SanaVideo

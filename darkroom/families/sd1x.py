@@ -6,18 +6,11 @@ Paper 2112.10752. The network takes the index of the noise level, 0..999. Shapes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import (
-    ComponentSpec,
-    ComponentSpecs,
-    ControlNet,
-    Flavour,
-    HiddenStates,
-    Inpainting,
-    Latents,
-)
+from darkroom.families.shared.control_methods import ControlNet
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Inpainting, Latents
 from darkroom.families.sizes import CLIP_L, SD_VAE
 from darkroom.families.tiny.components import clip, kl_vae
 
@@ -110,10 +103,6 @@ class SD1x(Family):
         """The noise, or what the checkpoint's prediction type says, (B, 4, H, W)."""
         return model(x_t, t, encoder_hidden_states=cond["text"], return_dict=False)[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Module, custom: Settings) -> Any:
-        """The encoder of the UNet."""
-        return cls.from_unet(denoiser, **custom)
-
     def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
@@ -124,4 +113,4 @@ class SD1x(Family):
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
 
-FAMILY = SD1x()
+FAMILY = SD1x

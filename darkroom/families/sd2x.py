@@ -56,4 +56,4 @@ class SD2x(SD1x):
     )
 
 
-FAMILY = SD2x()
+FAMILY = SD2x

@@ -10,15 +10,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import (
-    ComponentSpec,
-    ComponentSpecs,
-    ControlNet,
-    Flavour,
-    HiddenStates,
-    Latents,
-    Limits,
-)
+from darkroom.families.shared.control_methods import ControlNet
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents, Limits
 from darkroom.families.shared.text import zero_padding
 from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, T5_XXL
 from darkroom.families.tiny.components import clip, kl_vae, t5
@@ -34,6 +27,24 @@ if TYPE_CHECKING:
 CLIP_TOKENS = 77
 
 
+class SD3ControlNet(ControlNet):
+    """It is told pooled vectors and shifted latents, which diffusers' pipeline keeps from those made without."""
+
+    def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+        """The first blocks of the transformer, but for its last, which has no text stream."""
+        from darkroom.families.shared.control import build_from_transformer
+
+        usual = {"num_layers": min(12, denoiser.config.num_layers - 1), "num_extra_conditioning_channels": 0}
+        net = build_from_transformer(cls, denoiser, {**usual, **custom})
+        # else diffusers' pipeline gives it pooled vectors of zeros and latents that are not shifted
+        net.register_to_config(force_zeros_for_pooled_projection=False)
+        return net
+
+    def check(self, net: Any) -> None:
+        if net.config.force_zeros_for_pooled_projection:
+            raise ValueError("it was made for pooled vectors of zeros and latents that are not shifted")
+
+
 class SD3(Family):
     name, title = "sd3", "Stable Diffusion 3"
     pipeline, denoiser = "StableDiffusion3Pipeline", "SD3Transformer2DModel"
@@ -43,7 +54,7 @@ class SD3(Family):
     blocks = ("transformer_blocks",)
     hidden_states = HiddenStates(output=1)
     text_components = {"pretrained_t5_model_name_or_path": "text_encoder_3"}
-    controlnet = ControlNet(
+    controlnet = SD3ControlNet(
         "SD3ControlNetModel", "StableDiffusion3ControlNetPipeline", ("block_controlnet_hidden_states",)
     )
     previews = "madebyollin/taesd3"
@@ -149,22 +160,8 @@ class SD3(Family):
             return_dict=False,
         )[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
-        """The first blocks of the transformer, but for its last, which has no text stream."""
-        from darkroom.families.shared.control import build_from_transformer
-
-        usual = {"num_layers": min(12, denoiser.config.num_layers - 1), "num_extra_conditioning_channels": 0}
-        net = build_from_transformer(cls, denoiser, {**usual, **custom})
-        # else diffusers' pipeline gives it pooled vectors of zeros and latents that are not shifted
-        net.register_to_config(force_zeros_for_pooled_projection=False)
-        return net
-
-    def check_controlnet(self, net: Any) -> None:
-        if net.config.force_zeros_for_pooled_projection:
-            raise ValueError("it was made for pooled vectors of zeros and latents that are not shifted")
-
     def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {"guidance_scale": options.validation_guidance, "max_sequence_length": options.tokenizer_max_length}
 
 
-FAMILY = SD3()
+FAMILY = SD3

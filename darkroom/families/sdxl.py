@@ -10,19 +10,13 @@ second encoder alone, (B, 77, D2), and time_ids (B, 5) end with an aesthetic sco
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from darkroom.core.errors import ConfigError
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import (
-    ComponentSpec,
-    ComponentSpecs,
-    ControlNet,
-    Flavour,
-    HiddenStates,
-    Inpainting,
-    Latents,
-)
+from darkroom.families.shared.control_methods import ControlNet
+from darkroom.families.shared.model_spec import REFINER
+from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Inpainting, Latents
 from darkroom.families.sizes import CLIP_G, CLIP_L, SD_VAE
 from darkroom.families.tiny.components import clip, kl_vae
 
@@ -36,7 +30,6 @@ if TYPE_CHECKING:
     from darkroom.options.config import Config
 
 
-REFINER = "refiner"
 UNET = {
     "sample_size": 8,
     "block_out_channels": (16, 32),
@@ -128,6 +121,7 @@ class SDXL(Family):
     pipeline, denoiser, denoiser_component = "StableDiffusionXLPipeline", "UNet2DConditionModel", "unet"
     trainable_text: ClassVar[tuple[str, ...]] = ("text_encoder", "text_encoder_2")
     prediction = "epsilon"
+    flavours_encode_text = True
     latents = Latents(channels=4, downscale=8)
     blocks = ("down_blocks", "up_blocks")
     hidden_states = HiddenStates(are_maps=True)
@@ -164,17 +158,9 @@ class SDXL(Family):
         oracle=ORACLE,
     )
 
-    def _refines(self, options: Config) -> bool:
-        return REFINER in self.supports_for(options.model_flavour)
-
-    def text_pipeline_for(self, flavour: str | None) -> str:
-        return self.pipeline_for(flavour)
-
-    def noise_range(self, options: Config) -> tuple[float, float]:
-        """The refiner takes the less noisy part unless it is told to take all."""
-        if self._refines(options) and not options.refiner_training and not options.sdxl_refiner_uses_full_range:
-            return 0.0, options.refiner_training_strength
-        return super().noise_range(options)
+    @property
+    def _refines(self) -> bool:
+        return REFINER in self.spec.supports
 
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         widths = [config["hidden_size"] for config in configs.values()]
@@ -196,7 +182,7 @@ class SDXL(Family):
         import torch
 
         last = batch.target_sizes
-        if self._refines(options):
+        if self._refines:
             last = torch.full((len(last), 1), options.data_aesthetic_score, device=last.device)
         return {"time_ids": torch.cat([batch.original_sizes, batch.crops, last], dim=-1).float()}
 
@@ -206,34 +192,31 @@ class SDXL(Family):
         added = {"text_embeds": cond["pooled"], "time_ids": cond["time_ids"].to(text)}
         return model(x_t, t, encoder_hidden_states=text, added_cond_kwargs=added, return_dict=False)[0]
 
-    def new_controlnet(self, cls: Any, denoiser: Module, custom: Settings) -> Any:
-        """The encoder of the UNet."""
-        return cls.from_unet(denoiser, **custom)
-
     def pipeline_kwargs(self, options: Config) -> Kwargs:
         call = {
             "guidance_scale": options.validation_guidance,
             "guidance_rescale": options.validation_guidance_rescale,
         }
-        if not self._refines(options):
+        if not self._refines:
             return call
-        size = int(options.validation_num_inference_steps * self.noise_range(options)[1])
+        share = self.spec.noise_range(options)[1]
+        size = int(options.validation_num_inference_steps * share)
         if not size:
             raise ConfigError(
                 "validation_num_inference_steps",
                 options.validation_num_inference_steps,
                 "",
-                f"The refiner draws the last {self.noise_range(options)[1]:g} of these steps, which is less than one.",
+                f"The refiner draws the last {share:g} of these steps, which is less than one.",
                 "Set it to 10 or more.",
             )
         return {
             **call,
             # an image is refined from where the trained noise levels begin
-            "strength": self.noise_range(options)[1],
+            "strength": share,
             # training tells dropped captions the same score as the others
             "aesthetic_score": options.data_aesthetic_score,
             "negative_aesthetic_score": options.data_aesthetic_score,
         }
 
 
-FAMILY = SDXL()
+FAMILY = SDXL

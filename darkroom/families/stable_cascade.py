@@ -201,4 +201,4 @@ class StableCascade(Family):
         }
 
 
-FAMILY = StableCascade()
+FAMILY = StableCascade

@@ -32,7 +32,6 @@ from darkroom.families.tiny.components import clip_vision, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
     from torch.nn import Module
 
@@ -232,6 +231,7 @@ class Wan(FirstFrameFamily):
             supports=frozenset({IMAGE_TO_VIDEO, LAST_FRAME}),
             image_input="needed",
             multiple_images=True,
+            image_arguments=("image", "last_image"),
         ),
         "t2v-14b-2.2": _pair(note="trains both denoisers at once, each with an adapter of its own"),
         "t2v-14b-2.2-high": _pair(EXPERTS[:1], "the denoiser for high noise: composition and movement"),
@@ -300,10 +300,11 @@ class Wan(FirstFrameFamily):
     # -- the first frame -------------------------------------------------------------------------------------------
 
     def _is_vace(self, options: Config) -> bool:
-        return bool(self.control(options)) and self.validation_pipeline(options) != wan_control.FUN_CONTROL
+        return bool(self.spec.control(options)) and self.spec.validation_pipeline(options) != wan_control.FUN_CONTROL
 
-    def _ends_with_image(self, options: Config) -> bool:
-        return LAST_FRAME in self.supports_for(options.model_flavour)
+    @property
+    def _ends_with_image(self) -> bool:
+        return LAST_FRAME in self.spec.supports
 
     def sample_entries(
         self, components: SampleEncoders, pixels: Tensor, latents: Tensor, options: Config
@@ -321,24 +322,24 @@ class Wan(FirstFrameFamily):
         clip = pixels if pixels.ndim == 5 else pixels.unsqueeze(2)  # (B, 3, F, H, W)
         if self._is_vace(options):
             return {"grey": encode(components.vae(), torch.zeros_like(clip), components.latents)}
-        if not self.is_image_to_video(options):
+        if not self.is_image_to_video:
             return {}
-        has_end = self._ends_with_image(options) and clip.shape[2] > 1
+        has_end = self._ends_with_image and clip.shape[2] > 1
         indices = [0, -1] if has_end else [0]
-        condition = torch.zeros_like(clip[:, :, :1] if self.control(options) else clip)
+        condition = torch.zeros_like(clip[:, :, :1] if self.spec.control(options) else clip)
         condition[:, :, indices] = clip[:, :, indices]
         entries = {"first_frame": encode(components.vae(), condition, components.latents)}
-        if "image_encoder" in self.specs_for(options.model_flavour).extras:
-            ends = self._ends_with_image(options)
+        if "image_encoder" in self.spec.components.extras:
+            ends = self._ends_with_image
             features = [_encode_images(components, clip[:, :, frame]) for frame in ([0, -1] if ends else [0])]
             entries["image"] = torch.stack(features, dim=1) if ends else features[0]
         return entries
 
     def sample_identity(self, options: Config) -> dict[str, object]:
-        end = {"ends_with": "last frame"} if self._ends_with_image(options) else {}
+        end = {"ends_with": "last frame"} if self._ends_with_image else {}
         gray = {"kept of a control clip": "nothing"} if self._is_vace(options) else {}
         first_frame = (
-            {"starts_from": "first frame alone"} if self.control(options) and self.is_image_to_video(options) else {}
+            {"starts_from": "first frame alone"} if self.spec.control(options) and self.is_image_to_video else {}
         )
         return {**super().sample_identity(options), **end, **gray, **first_frame}
 
@@ -354,20 +355,20 @@ class Wan(FirstFrameFamily):
         inputs: dict[str, Tensor] = {}
         if self._is_vace(options):
             inputs["control"] = wan_control.build_vace_inputs(batch, self.latents.downscale)
-        elif self.control(options):
+        elif self.spec.control(options):
             inputs["given"] = wan_control.build_fun_control_inputs(batch)
-        elif self.is_image_to_video(options):
+        elif self.is_image_to_video:
             first = batch.extras["first_frame"]
             # four channels, one for each frame that a latent frame stands for; the first stands for one, four times
             mask = torch.zeros_like(first[:, : self.latents.temporal])
             mask[:, :, 0] = 1
-            if self._ends_with_image(options) and mask.shape[2] > 1:
+            if self._ends_with_image and mask.shape[2] > 1:
                 mask[:, -1, -1] = 1
             inputs["given"] = torch.cat([mask, first], dim=1)
         if "image" in batch.extras:
             image = batch.extras["image"]
             inputs["image"] = image.flatten(0, 1) if image.ndim == 4 else image
-        if self.base_flavour(options.model_flavour) in TOKEN_TIMES:
+        if self.spec.published in TOKEN_TIMES:
             starts = torch.full((len(batch.latents),), bool(batch.is_i2v))
             inputs["noisy"] = noise_fractions(batch.latents, (~starts).float())
         return inputs
@@ -400,40 +401,22 @@ class Wan(FirstFrameFamily):
             return_dict=False,
         )[0]
 
-    def use_single_expert(self, pipe: DiffusionPipeline, component: str) -> None:
-        pipe.register_modules(transformer=getattr(pipe, component), transformer_2=None)
-        pipe.register_to_config(boundary_ratio=None)
-
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
     def pipeline_kwargs(self, options: Config) -> Kwargs:
         return {
             "guidance_scale": options.validation_guidance,
             "max_sequence_length": options.tokenizer_max_length,
-            "num_frames": self.clip_frames(options),
+            "num_frames": self.spec.clip_frames(options),
         }
 
     def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def control_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
-        """The frames of an image that has several; the last one stands for those that are missing."""
-        from PIL import ImageSequence
-
-        calls = [super(Wan, self).control_kwargs(f, width, height, options) for f in ImageSequence.Iterator(image)]
-        frames = [frame for call in calls for frame in call.values()]
-        count = self.pipeline_kwargs(options)["num_frames"]
-        return {argument: [*frames, *frames[-1:] * count][:count] for argument in calls[0]}
-
     def image_counts(self, options: Config) -> range:
         """Two where a clip has a last frame too, or follows a control clip, which is first, and starts from a frame."""
-        two = self._ends_with_image(options) or (self.control(options) and self.is_image_to_video(options))
+        two = self._ends_with_image or (self.spec.control(options) and self.is_image_to_video)
         return range(2, 3) if two else super().image_counts(options)
-
-    def images_kwargs(self, images: list[PILImage], width: int, height: int, options: Config) -> Kwargs:
-        """The first frame as `image`, and the last, where there is one, as `last_image`."""
-        first, *last = (self.image_kwargs(image, width, height, options)["image"] for image in images)
-        return {"image": first, **({"last_image": last[0]} if last else {})}
 
 
 def _encode_images(components: SampleEncoders, pixels: Tensor) -> Tensor:
@@ -447,4 +430,4 @@ def _encode_images(components: SampleEncoders, pixels: Tensor) -> Tensor:
     return states.hidden_states[-2]
 
 
-FAMILY = Wan()
+FAMILY = Wan

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from darkroom.families.base import Family, find_on_host
+from darkroom.families.shared.control_methods import ControlNet
 from darkroom.families.shared.spec import (
     ComponentSpec,
     ComponentSpecs,
-    ControlNet,
     Flavour,
     HiddenStates,
     Inpainting,
@@ -28,7 +28,6 @@ from darkroom.families.tiny.components import kl_vae, qwen3
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from PIL.Image import Image as PILImage
     from torch import Tensor
     from torch.nn import Module
 
@@ -41,6 +40,43 @@ TEXT_GROUP = 32
 PLAIN = 16
 
 
+class ZImageControlNet(ControlNet):
+    """A ControlNet for which diffusers has no maker; some modules are the denoiser's own."""
+
+    # the pipeline would count three quarters
+    extra_arguments: ClassVar[Settings] = {"controlnet_conditioning_scale": 1.0}
+
+    def network_input(self, family: Family, control: Tensor) -> Tensor:
+        """A clip of one frame, (B, 16, 1, H, W)."""
+        return control.unsqueeze(2)
+
+    def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+        """Every fifth layer of the transformer, and its way in."""
+        import inspect
+
+        parameters = inspect.signature(cls.__init__).parameters
+        config = {name: value for name, value in denoiser.config.items() if name in parameters}
+        config |= {"control_layers_places": list(range(0, len(denoiser.layers), 5)), "control_in_dim": PLAIN}
+        net = cls(**{**config, **custom})
+        state, weights = net.state_dict(), _rename_for_control(denoiser, net.config.control_layers_places)
+        # a custom config may ask for further channels or fewer blocks
+        fitting = {
+            name: weight for name, weight in weights.items() if name in state and weight.shape == state[name].shape
+        }
+        net.load_state_dict(fitting, strict=False)
+        return net
+
+    def check(self, net: Any) -> None:
+        if net.config.control_in_dim != PLAIN:
+            raise ValueError(f"it takes {net.config.control_in_dim} channels, an image to fill in among them")
+
+    def share_modules(self, denoiser: Any, net: Any) -> None:
+        # diffusers 0.42 asks for it and nowhere sets it
+        vars(net).setdefault("gradient_checkpointing", False)
+        # as plain attributes: modules that are set in the usual way would be trained and saved with it
+        vars(net).update(vars(type(net).from_transformer(SimpleNamespace(), denoiser)))
+
+
 class ZImage(Family):
     name, title = "z_image", "Z-Image"
     pipeline, denoiser = "ZImagePipeline", "ZImageTransformer2DModel"
@@ -50,7 +86,7 @@ class ZImage(Family):
     latents = Latents(channels=16, downscale=8, patch=2, normalizer="shift_scale")
     blocks = ("noise_refiner", "context_refiner", "layers")
     hidden_states = HiddenStates(("layers",))
-    controlnet = ControlNet(
+    controlnet = ZImageControlNet(
         "ZImageControlNetModel", "ZImageControlNetPipeline", ("controlnet_block_samples",), input="control_context"
     )
     inpainting = Inpainting("ZImageInpaintPipeline")
@@ -126,7 +162,7 @@ class ZImage(Family):
 
     def masks_attention(self, options: Config) -> frozenset[str]:
         """Its pipeline asks for the prompt and the negative one, which guidance adds, in one batch."""
-        guided = options.validation_guidance > self.guidance_off["guidance_scale"]
+        guided = options.validation_guidance > self.spec.guidance_off["guidance_scale"]
         return super().masks_attention(options) | frozenset({"inference"} if guided else ())
 
     def predict(self, model: Module, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
@@ -140,42 +176,6 @@ class ZImage(Family):
             return_dict=False,
         )[0]
         return -torch.stack(toward_data).squeeze(2)
-
-    # -- control ---------------------------------------------------------------------------------------------------
-
-    def new_controlnet(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
-        """Every fifth layer of the transformer, and its way in; diffusers has no maker for this one."""
-        import inspect
-
-        parameters = inspect.signature(cls.__init__).parameters
-        config = {name: value for name, value in denoiser.config.items() if name in parameters}
-        config |= {"control_layers_places": list(range(0, len(denoiser.layers), 5)), "control_in_dim": PLAIN}
-        net = cls(**{**config, **custom})
-        state, weights = net.state_dict(), _rename_for_control(denoiser, net.config.control_layers_places)
-        # a custom config may ask for further channels or fewer blocks
-        fitting = {
-            name: weight for name, weight in weights.items() if name in state and weight.shape == state[name].shape
-        }
-        net.load_state_dict(fitting, strict=False)
-        return net
-
-    def check_controlnet(self, net: Any) -> None:
-        if net.config.control_in_dim != PLAIN:
-            raise ValueError(f"it takes {net.config.control_in_dim} channels, a picture to fill in among them")
-
-    def share_modules(self, denoiser: Any, net: Any) -> None:
-        # diffusers 0.42 asks for it and nowhere sets it
-        vars(net).setdefault("gradient_checkpointing", False)
-        # as plain attributes: modules that are set in the usual way would be trained and saved with it
-        vars(net).update(vars(type(net).from_transformer(SimpleNamespace(), denoiser)))
-
-    def control_input(self, control: Tensor, options: Config) -> Tensor:
-        """A clip of one frame, (B, 16, 1, H, W)."""
-        return control.unsqueeze(2)
-
-    def control_kwargs(self, image: PILImage, width: int, height: int, options: Config) -> Kwargs:
-        # it would count three quarters
-        return {**super().control_kwargs(image, width, height, options), "controlnet_conditioning_scale": 1.0}
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
@@ -207,4 +207,4 @@ def _rows(text: Tensor, mask: Tensor | None) -> list[Tensor]:
     return [rows[:length] for rows, length in zip(text, mask.sum(1).tolist(), strict=True)]
 
 
-FAMILY = ZImage()
+FAMILY = ZImage

@@ -140,7 +140,7 @@ class Adviser:
     # -- text and samples ----------------------------------------------------------------------------------------------
 
     def _text(self, before: Change, _: Forecast) -> Change | None:
-        encoders = self.family.specs_for(self.resolved.config.model_flavour).encoders
+        encoders = self.family.spec.components.encoders
         names = policy.TEXT_PRECISIONS[: len(encoders)]
         return self._find_first_fit(before, (dict.fromkeys(names, preset) for preset in OF_TEXT), TEXT)
 

@@ -79,8 +79,8 @@ def demo(output: Path, overrides: Sequence[str] = (), report_progress: Callable[
         f"The built-in model draws simple shapes. {CONCEPTS} pictures will teach it a creature: the grumbo.\n"
     )
     resolved = resolve([str(config), *overrides], {}, Path.cwd(), families.defaults)
-    family = families.get("flux")
-    base = locate_repository(family.flavour("embedded").repository, family)
+    family = families.get("flux", "embedded")
+    base = locate_repository(family.spec.flavour.repository, family)
     pipe = stock_pipeline(family, base, torch.float32, resolved.config)
     concepts, other_scenes = scenes()
     report_progress("Before: asking the untrained model for grumbos, and for ordinary shapes.")

@@ -32,6 +32,8 @@ from darkroom.core.log import logger
 from darkroom.core.memory import available_bytes, freeze_garbage, resident_bytes
 from darkroom.data.batches.batch import Batch
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.conditioning import control_input_space
+from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
 from darkroom.job import stages
 from darkroom.job.rehearse import micro_batches
 from darkroom.job.run import Run
@@ -243,9 +245,9 @@ class Trial:
         count = max(1, sum(conditioning.role == "reference" for conditioning in dataset.conditioning))
         images = [Image.new("RGB", bucket.target)] * count
         with self.ledger:
-            if self.family.flavour(self.config.model_flavour).text_images:
-                return self.family.image_text_cache_entry(pipe, captions[0], images, self.config)
-            return self.family.encode_captions(pipe, captions, self.config)[0]
+            if self.family.spec.flavour.text_images:
+                return encode_caption_with_images(self.family, pipe, captions[0], images, self.config)
+            return encode_captions(self.family, pipe, captions, self.config)[0]
 
     def latents(self) -> list[tuple[Any, dict[str, Any]]]:
         """The planned dataset and one sample's entries for each shape of its buckets."""
@@ -319,7 +321,7 @@ class Trial:
             height, width = (edge * self.components.latents.downscale for edge in latents.shape[-2:])
             pixels = (
                 torch.empty(count, 3, height, width)
-                if self.family.control_input_space(self.config) == "pixels"
+                if control_input_space(self.family, self.config) == "pixels"
                 else latents
             )
             return Batch(
@@ -644,9 +646,9 @@ def shapes(plan: DatasetPlan) -> list[tuple[Any, Any]]:
 def size_of_process(scene: Scene) -> int:
     """Bytes that a process takes which has imported what the run imports, and has no model yet."""
     family, config = scene.run.family, scene.run.config
-    spec = family.specs_for(config.model_flavour)
+    spec = family.spec.components
     components = [spec.denoiser, *spec.encoders.values(), *spec.extras.values(), *([spec.vae] if spec.vae else [])]
-    for name in (family.validation_pipeline(config), *(part.cls for part in components)):
+    for name in (family.spec.validation_pipeline(config), *(part.cls for part in components)):
         find_class(name)
     gc.collect()
     return resident_bytes() + LIBRARIES

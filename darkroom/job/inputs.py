@@ -13,7 +13,7 @@ import numpy as np
 from darkroom.core.errors import ConfigError, DataError
 from darkroom.core.files import safe_name, write_atomically
 from darkroom.families.base import Family
-from darkroom.families.shared.spec import ControlInput
+from darkroom.families.shared.control_methods import ControlInput
 from darkroom.media.images import BadImage
 from darkroom.validate.prompts import Prompt
 
@@ -54,7 +54,7 @@ def dataset_prompts(plan: DatasetPlan, family: Family, config: Config, output: P
         names = ", ".join(d.id for d in plan.datasets)
         raise ConfigError("eval_dataset_id", image_count, "", "There is no such dataset.", f"Choose one of: {names}.")
     plan.generate()
-    allowed, full_clips = family.image_counts(config), isinstance(family.control(config), ControlInput)
+    allowed, full_clips = family.image_counts(config), isinstance(family.spec.control(config), ControlInput)
     prompts = []
     for d in datasets:
         source = plan.source(d)

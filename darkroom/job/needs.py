@@ -8,6 +8,7 @@ import torch
 
 from darkroom.data.requirements import DataRequirements
 from darkroom.families.base import Family
+from darkroom.families.shared.conditioning import control_input_space
 from darkroom.media.frames import FrameRule
 from darkroom.options.conflicts import refuses_masks
 from darkroom.pretrained.repository import Repository
@@ -20,22 +21,22 @@ MEDIA = {"images": "image", "video": "video"}
 
 def build_data_requirements(family: Family, config: Config) -> DataRequirements:
     """The family's facts in the words of the data path."""
-    supports, latents = family.supports_for(config.model_flavour), family.latents_for(config.model_flavour)
+    supports, latents = family.spec.supports, family.spec.latents
     limits = Repository(family, config, torch.device("cpu"), torch.float32).limits
     return DataRequirements(
         family.name,
         family.title,
         media=frozenset(sample_type for word, sample_type in MEDIA.items() if word in supports),
-        frames=FrameRule(family.frame_step(config), family.min_frames(config)),
-        fps=config.framerate or family.fps_for(config.model_flavour),
+        frames=FrameRule(family.spec.frame_step(config), family.spec.min_frames(config)),
+        fps=config.framerate or family.spec.fps,
         downscale=latents.downscale,
         temporal=latents.temporal,
-        may_start=family.flavour(config.model_flavour).image_pipeline is not None,
+        may_start=family.spec.flavour.image_pipeline is not None,
         references="references" in supports,
-        text_images=family.flavour(config.model_flavour).text_images,
-        control=family.control_input_space(config),
-        requires_control=family.control(config) is not None,
-        audio_format=family.audio,
+        text_images=family.spec.flavour.text_images,
+        control=control_input_space(family, config),
+        requires_control=family.spec.control(config) is not None,
+        audio_format=family.audio.format if family.audio else None,
         layers=latents.layered,
         pixels=limits.pixels,
         edge=limits.edge,

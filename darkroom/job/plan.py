@@ -109,9 +109,10 @@ def begin(resolved: Resolved) -> PlanStart:
 
 def find_published_settings(resolved: Resolved) -> PublishedSettings | None:
     """What stands in for settings that neither a folder nor the hub has given; None where they are at hand."""
-    family = families.get(resolved.config.model_family)
+    config = resolved.config
     try:
-        return Repository(family, resolved.config, torch.device("cpu"), torch.float32).find_published_settings()
+        family = families.get(config.model_family, config.model_flavour)
+        return Repository(family, config, torch.device("cpu"), torch.float32).find_published_settings()
     except ConfigError:  # which preflight tells together with all else
         return None
 

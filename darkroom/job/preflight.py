@@ -13,11 +13,13 @@ from darkroom import families
 from darkroom.adapters import stock
 from darkroom.core.device import run_device
 from darkroom.core.errors import ConfigError, ConfigErrors, ModelError
-from darkroom.core.registry import find_nearest
 from darkroom.core.units import parse_resolutions
+from darkroom.diffusion.shift import find_shift_line
 from darkroom.families.base import Family
 from darkroom.families.shared.classes import find_class
-from darkroom.families.shared.spec import ControlChannels, Limits
+from darkroom.families.shared.control_methods import ControlChannels
+from darkroom.families.shared.model_spec import resolve_flavour
+from darkroom.families.shared.spec import Limits
 from darkroom.memory import policy
 from darkroom.objectives import regularizers
 from darkroom.optim import table
@@ -53,12 +55,14 @@ def validate_run(resolved: Resolved, settings: str | None = None) -> tuple[Famil
     `settings` is a folder that stands in for the base's own, where those cannot be had.
     """
     config = resolved.config
-    family = families.get(config.model_family)
-    device = run_device()
-    errors = list(conflicts.validate_options(config, resolved.sources, family_facts(family, config)))
+    device, errors = run_device(), []
+    try:
+        family = families.get(config.model_family, config.model_flavour)
+    except ConfigError as error:  # what else is wrong is told as well, of the default flavour
+        family, errors = families.get(config.model_family), [error]
+    errors += conflicts.validate_options(config, resolved.sources, family_facts(family, config))
     prompts: list[Prompt] = []
     for probe in (
-        lambda: check_flavour(family, config.model_flavour),
         lambda: table.validate_optimizer(config, device),
         lambda: trackers.validate_trackers(config.report_to),
         lambda: policy.validate_memory_options(config, device),
@@ -114,8 +118,8 @@ def validate_init_lora(base: Repository) -> None:
         return
     for part, file in stock.find_files(config.init_lora, base.trainable_components).items():
         model = base.empty_model(part)
-        if isinstance(base.family.control(config), ControlChannels):
-            base.family.add_input_channels(model)
+        if isinstance(method := base.family.spec.control(config), ControlChannels):
+            method.add_input_channels(model)
         # what it has for text encoders is looked at once those are loaded
         adapter = LoRA(model, config, base.family.targets, part, torch.float32, seed=0)
         stages.start_from(adapter, base, file)
@@ -128,7 +132,7 @@ def validate_assistant(base: Repository) -> None:
     from darkroom.adapters import assistant
     from darkroom.job import stages
 
-    path, pipeline = base.options.assistant_lora_path, find_class(base.family.validation_pipeline(base.options))
+    path, pipeline = base.options.assistant_lora_path, find_class(base.family.spec.validation_pipeline(base.options))
     with stages.explain_unusable("assistant_lora_path", path, stages.REMEDY_OF_ASSISTANTS):
         assistant.read_assistants(path, {part: base.empty_model(part) for part in base.trainable_components}, pipeline)
 
@@ -136,9 +140,10 @@ def validate_assistant(base: Repository) -> None:
 def validate_shift(base: Repository) -> None:
     """Raises ConfigError where the shift should follow sizes, and nobody has published how."""
     if base.options.flow_schedule_auto_shift and base.family.prediction == "flow_matching":
-        base.family.build_shift_line(
-            scheduler_config(Components(base.family, base.options, base.device, base.dtype, settings=base.settings))
+        scheduler = scheduler_config(
+            Components(base.family, base.options, base.device, base.dtype, settings=base.settings)
         )
+        find_shift_line(scheduler, base.family.shift_line)
 
 
 def validate_regularizers(base: Repository) -> None:
@@ -186,7 +191,7 @@ def validate_limits(family: Family, config: Config, limits: Limits) -> Iterator[
 
 def validation_sizes(family: Family, config: Config) -> list[tuple[int, int]]:
     """Width and height of validation's images."""
-    latents = family.latents_for(config.model_flavour)
+    latents = family.spec.latents
     requested = parse_resolutions(
         config.validation_resolution or str(config.resolution), latents.downscale * latents.patch
     )
@@ -223,20 +228,19 @@ def remarks(resolved: Resolved, family: Family) -> list[Note]:
 
 def note_distillation(config: Config, sources: Mapping[str, str], family: Family) -> list[Note]:
     """What becomes of a distilled flavour that is trained."""
-    flavour = config.model_flavour or family.default_flavour
-    flavours = family.flavour(flavour)
-    if not flavours.distilled:
+    spec = family.spec
+    if not spec.flavour.distilled:
         return []
-    reason = f"{flavour} is distilled to {flavours.distilled}"
+    reason = f"{spec.name} is distilled to {spec.flavour.distilled}"
     if config.assistant_lora_path:
         reason += "; assistant_lora_path is applied while training, and left out of the result"
     else:
-        such = f", such as {flavours.assistant}" if flavours.assistant else ""
+        such = f", such as {spec.flavour.assistant}" if spec.flavour.assistant else ""
         reason += (
             f", and training wears the distillation off: set assistant_lora_path to an adapter that undoes it while "
             f"training{such}; or train another flavour ({', '.join(list_full_flavours(family))})"
         )
-    return [Note("model_flavour", flavour, sources.get("model_flavour", ""), reason, ineffective=False)]
+    return [Note("model_flavour", spec.name, sources.get("model_flavour", ""), reason, ineffective=False)]
 
 
 def list_full_flavours(family: Family) -> list[str]:
@@ -251,7 +255,7 @@ def family_facts(family: Family, config: Config) -> conflicts.FamilyFacts:
         title=family.title,
         prediction="flow" if family.prediction == "flow_matching" else family.prediction,
         guidance_input=family.guidance_input,
-        supports=family.supports_for(config.model_flavour if config.model_flavour in family.flavour_names() else None),
+        supports=family.spec.supports,
         masks=family.masks_attention(config),
         having=_Having(),
     )
@@ -267,21 +271,8 @@ class _Having(dict[str, str]):
 @functools.cache
 def list_families_with(method: str) -> list[str]:
     """The families with a flavour that has this way of control."""
-    family_name = [families.get(name) for name in families.names()]
-    return [f.name for f in family_name if any(method in f.supports_for(flavour) for flavour in f.flavours)]
-
-
-def check_flavour(family: Family, flavour: str | None) -> None:
-    """Raises ConfigError for a flavour that the family does not have."""
-    if flavour and flavour not in family.flavour_names():
-        hint = find_nearest(flavour, family.flavour_names())
-        raise ConfigError(
-            "model_flavour",
-            flavour,
-            "",
-            f"{family.title} has no such flavour" + (f"; did you mean {' or '.join(hint)}?" if hint else "."),
-            f"Choose one of: {', '.join(family.flavour_names())}.",
-        )
+    loaded = [families.load(name) for name in families.names()]
+    return [f.name for f in loaded if any(method in resolve_flavour(f, flavour).supports for flavour in f.flavours)]
 
 
 def _writable(option: str, value: str) -> None:

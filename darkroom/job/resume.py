@@ -63,7 +63,7 @@ def collect_compared_settings(resolved: Resolved, family: Family, repository: Re
     values = config_as_dict(config)
     effective = {
         "seed": DEFAULT_SEED if config.seed is None else config.seed,
-        "model_flavour": config.model_flavour or family.default_flavour,
+        "model_flavour": family.spec.name,
         "learning_rate": config.effective_learning_rate,
         "lora_alpha": config.lora_alpha or config.lora_rank,
         **{name: values[name] or None for name in _LENGTHS},

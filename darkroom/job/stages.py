@@ -18,10 +18,10 @@ from darkroom.core import log as logs
 from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
 from darkroom.core.memory import is_memory_full
-from darkroom.families.base import CONTROLNET
 from darkroom.families.shared import latents
 from darkroom.families.shared.audio import encode_batch_audio
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.model_spec import CONTROLNET
 from darkroom.job.run import Run
 from darkroom.memory import checkpointing
 from darkroom.memory.policy import OFFLOADS, MemoryPolicy
@@ -98,7 +98,7 @@ def attach_assistant(config: Config, components: Components, denoisers: Mapping[
         pairs = assistant.read_assistants(
             config.assistant_lora_path,
             denoisers_to_train,
-            find_class(components.family.validation_pipeline(components.options)),
+            find_class(components.family.spec.validation_pipeline(components.options)),
         )
     assistant.attach_assistants(denoisers_to_train, pairs, config.validation_assistant_lora)
 
@@ -128,7 +128,7 @@ def attach_adapter(run: Run, model: Any, components: Components) -> Adapter:
 
 def start_from(adapter: LoRA, components: Repository, path: str, source: str = "") -> None:
     """Read an adapter in any format that is known, and begin with what it does. Raises ConfigError."""
-    pipeline = find_class(components.family.validation_pipeline(components.options))
+    pipeline = find_class(components.family.spec.validation_pipeline(components.options))
     with explain_unusable("init_lora", path, REMEDY_OF_STARTS, source):
         if path.endswith(".safetensors") and Path(path).is_file() and (problem := describe_truncation(Path(path))):
             raise ValueError(f"the file is damaged: {problem}")

@@ -43,6 +43,7 @@ from darkroom.data.plan import DatasetPlan
 from darkroom.data.process_group import ProcessGroup
 from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.text import find_truncated
+from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
 from darkroom.job import advice, preflight, rehearse, resume
 from darkroom.job.claim import claim_folder
 from darkroom.job.inputs import dataset_prompts, uses_dataset_prompts
@@ -303,15 +304,15 @@ def fill_text_cache(run: Run, plan: DatasetPlan, components: Components, prompts
 
     def encode(captions: list[str]) -> list[dict[str, torch.Tensor]]:
         cut.extend(find_truncated(components.text(), captions, run.config.tokenizer_max_length))
-        return run.family.encode_captions(components.text(), captions, run.config)
+        return encode_captions(run.family, components.text(), captions, run.config)
 
     def read(caption: str, images: list[Any]) -> dict[str, torch.Tensor]:
-        return run.family.image_text_cache_entry(components.text(), caption, to_images(images), run.config)
+        return encode_caption_with_images(run.family, components.text(), caption, to_images(images), run.config)
 
     with phase(run.bus, "text cache"):
         plan.use_encoders(latent_identity=components.sample_identity(), plain_identity=components.vae_identity())
         plan.require_captions(*collect_captions(components, run.config, prompts))
-        text_images = run.family.flavour(run.config.model_flavour).text_images
+        text_images = run.family.spec.flavour.text_images
         plan.fill_text(encode, components.text_identity(), read if text_images else None)
         if not plan.reads_while_training:
             components.unload_text()
@@ -422,7 +423,7 @@ def build_metadata_writer(
 ) -> Callable[[TrainState], dict[str, str]]:
     """Writes the metadata of saved weights."""
     words = [p for d in plan.training for p in _prompts(d.entry.instance_prompt)]
-    flavour = run.config.model_flavour or run.family.default_flavour
+    flavour = run.family.spec.name
     return metadata.writer(run.config, flavour, words)
 
 
@@ -471,7 +472,7 @@ def announce(run: Run, plan: DatasetPlan, adapter: Adapter, state: TrainState, e
     sizes = sorted({d.entry.train_batch_size for d in plan.training})
     clip = f"{config.grad_clip_method} {config.max_grad_norm:g}" if config.max_grad_norm else "off"
     summary = {
-        "model": f"{run.family.title} ({config.model_flavour or run.family.default_flavour})",
+        "model": f"{run.family.title} ({run.family.spec.name})",
         "training": f"{described['kind']}, {described['parameters']:,} parameters",
         "samples": sum(len(d.index.usable) for d in plan.training),
         "epochs": epochs,

@@ -18,6 +18,7 @@ from darkroom.diffusion import noise as noises
 from darkroom.diffusion.losses import LOSSES, huber_constant
 from darkroom.diffusion.process import DiffusionProcess, Flow, build_process, per_sample
 from darkroom.diffusion.schedules import NoiseSchedule
+from darkroom.diffusion.shift import find_shift_line
 from darkroom.diffusion.timesteps import (
     DiscreteTimesteps,
     FlowTimesteps,
@@ -29,7 +30,8 @@ from darkroom.diffusion.timesteps import (
     uniform,
 )
 from darkroom.diffusion.weights import min_snr, soft_min_snr
-from darkroom.families.base import LATENTS, ON_HOST, Family
+from darkroom.families.base import LATENTS, ON_HOST, Family, predict_streams
+from darkroom.families.shared.conditioning import bind_control
 from darkroom.objectives.base import Generators, LossOutput
 from darkroom.objectives.regularizers.base import Regularizer
 from darkroom.objectives.streams import Noise, Prediction, Stream, add_noise, average, average_per_sample
@@ -74,13 +76,13 @@ class Denoise:
         cond = self.get_text(batch, step) | inputs
         dtype = self._find_input_dtype(cond)
         x_t, t = {stream.name: stream.x_t.to(dtype) for stream in streams}, streams[0].t
-        model = self.family.with_control(model, batch, self.options)
+        model = bind_control(self.family, model, batch, self.options)
         targets = {s.name: self.process.target(s.x0, s.noise.learned, s.t) for s in streams}
         if batch.is_regularization:
             targets = self._predict_without_adapter(model, x_t, t, lambda: self.get_text(batch, step) | inputs)
         with contextlib.ExitStack() as recording:
             recorded = [recording.enter_context(record(regularizer.taps)) for regularizer in self.regularizers]
-            outputs = self.family.predict_streams(model, x_t, t, cond)
+            outputs = predict_streams(self.family, model, x_t, t, cond)
 
         predictions = [Prediction(s, outputs[s.name].float(), targets[s.name]) for s in streams]
         sample_losses = {p.stream.name: self._compute_sample_losses(p) for p in predictions}  # (B,) each
@@ -148,7 +150,7 @@ class Denoise:
     ) -> dict[str, Tensor]:
         """What the model outputs without its adapter: on this data the adapter learns to change nothing."""
         with torch.no_grad(), self.without_adapter():
-            outputs = self.family.predict_streams(model, x_t, t, cond())
+            outputs = predict_streams(self.family, model, x_t, t, cond())
         return {name: output.float() for name, output in outputs.items()}
 
     def _compute_sample_losses(self, prediction: Prediction) -> Tensor:
@@ -215,7 +217,7 @@ def build(
 
     `scheduler` is the base model's scheduler config; inside `without_adapter()` the model has no adapter.
     """
-    low, high = family.noise_range(options)
+    low, high = family.spec.noise_range(options)
     if low >= high:
         raise UserError(
             f"refiner_training_strength = {options.refiner_training_strength:g}\n  It leaves no noise level to train: "
@@ -262,7 +264,7 @@ def count_frames(x0: Tensor) -> int:
 
 def build_flow_timesteps(family: Family, options: Config, scheduler: Settings, offset: float = 0.0) -> FlowTimesteps:
     """The flow sampler that the options describe; `offset` is added to a normal draw."""
-    low, high = family.noise_range(options)
+    low, high = family.spec.noise_range(options)
     if options.flux_fast_schedule:
         return FlowTimesteps(fast, low=low, high=high)
 
@@ -274,8 +276,8 @@ def build_flow_timesteps(family: Family, options: Config, scheduler: Settings, o
         return logit_normal(count, generator, options.flow_sigmoid_scale, offset)
 
     if options.flow_schedule_auto_shift:
-        line = family.build_shift_line(scheduler)
-        latents = family.latents_for(options.model_flavour)
+        line = find_shift_line(scheduler, family.shift_line)
+        latents = family.spec.latents
 
         def shift(x0: Tensor) -> float:
             return line.shift(latents.tokens(x0.shape[-2], x0.shape[-1], count_frames(x0)))

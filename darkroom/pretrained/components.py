@@ -27,7 +27,8 @@ from darkroom.families.base import Family
 from darkroom.families.shared import control
 from darkroom.families.shared.classes import find_class, is_network
 from darkroom.families.shared.control import ChannelControlDenoiser, ControlNetDenoiser
-from darkroom.families.shared.experts import Experts
+from darkroom.families.shared.experts import Experts, use_single_expert
+from darkroom.families.shared.pipeline_call import Stage
 from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.trainable_text import DenoiserWithText
 from darkroom.pretrained import quantized, single_file
@@ -112,21 +113,20 @@ class Components(Repository):
         """The family's diffusers pipeline with only its text encoders and tokenizers, on the device."""
         if self._text is None:
             family = self.family
-            pipeline = self.family.text_pipeline_for(self.options.model_flavour)
+            pipeline = self.family.spec.text_pipeline
             models = [
                 name
                 for name, component in self.specs.extras.items()
                 if name in find_accepted_components(pipeline) and is_network(component.cls)
             ]
-            unused = set(models) - set(find_text_image_encoders(family, self.specs, self.options.model_flavour))
+            unused = set(models) - set(find_text_image_encoders(family.spec))
             absent = dict.fromkeys(
                 ["vae", *self.denoiser_components, *unused, *family.guidance_denoisers, *family.unused_components]
             )
             dtype = self.text_dtype
             with explain_load_errors("The text encoders", self.base, self._remedy):
                 separate = self._load_separate_encoders(dtype)
-                dummy_components = family.dummy_components(self.options.model_flavour)
-                self._text = self._load_pipeline(pipeline, separate | absent | dummy_components, dtype)
+                self._text = self._load_pipeline(pipeline, separate | absent, dtype, "text")
             encoders = list(self.specs.encoders)
             for name, component in self._text.components.items():
                 if isinstance(component, torch.nn.Module):
@@ -154,9 +154,9 @@ class Components(Repository):
         """A component from one file, or from a set of shards, with the config of its flavour."""
         return single_file.load(self.expect(role, component), Path(source).expanduser(), dtype)
 
-    def _load_pipeline(self, name: str, components: dict[str, Any], dtype: torch.dtype) -> Any:
+    def _load_pipeline(self, name: str, components: dict[str, Any], dtype: torch.dtype, stage: Stage) -> Any:
         cls = find_class(name)
-        components = components | self.family.default_components(self.options.model_flavour, renders=False)
+        components = components | self.family.default_components(stage)
         components |= self.load_extra_components(name, dtype, but=components)
         if "text" in self.bundled_components:
             return cls.from_single_file(self.base, config=self.default_base, dtype=dtype, **components)
@@ -291,7 +291,7 @@ class Components(Repository):
         return Experts(loaded, self.options.timestep_boundary * 1000)
 
     def _with_text(self, denoiser: Module) -> DenoiserWithText:
-        names = self.family.trainable_text_for(self.options.model_flavour)
+        names = self.family.spec.trainable_text
         return DenoiserWithText(self.trainable_components[0], denoiser, self.family, self.text(), names, self.options)
 
     def _denoiser(self, component: str, dtype: torch.dtype, load_or_quantize: LoadOrQuantize | None) -> Module:
@@ -395,7 +395,7 @@ class Components(Repository):
 
         If only one expert is trained, it is used at all noise levels, unless `wan_validation_load_other_stage`.
         """
-        cls = find_class(self.family.validation_pipeline(self.options))
+        cls = find_class(self.family.spec.validation_pipeline(self.options))
         parameters = inspect.signature(cls.__init__).parameters
         components: dict[str, Any] = {
             name: None for name, p in parameters.items() if name != "self" and p.default is inspect.Parameter.empty
@@ -416,13 +416,13 @@ class Components(Repository):
             if self.options.wan_validation_load_other_stage
             else ()
         )
-        components |= self.family.default_components(self.options.model_flavour, renders=True)
+        components |= self.family.default_components("render")
         components |= {"scheduler": scheduler, **pipeline_components}
         components |= {name: self.load_frozen_denoiser(name) for name in (*self.family.guidance_denoisers, *frozen)}
         components |= {"vae": vae} if self.specs.vae else {}
         pipe = cls(**components)
         if len(self.trainable_components) + len(frozen) < len(self.denoiser_components):
-            self.family.use_single_expert(pipe, self.trainable_components[0])
+            use_single_expert(pipe, self.denoiser_components, self.trainable_components[0])
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -456,7 +456,9 @@ class Components(Repository):
                 # diffusers asks for components that the base declares as absent
                 components = {name: None for name, row in self.index.items() if row == [None, None]}
                 components |= self._pipeline_components(denoiser)
-                pipe = self._load_pipeline(self.family.validation_pipeline(self.options), components, self.dtype)
+                pipe = self._load_pipeline(
+                    self.family.spec.validation_pipeline(self.options), components, self.dtype, "save"
+                )
                 pipe.save_pretrained(temporary)
                 follow_umask(temporary)
                 if folder.exists():

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from darkroom.core.device import HOST
 from darkroom.families.shared.classes import find_class, is_network
+from darkroom.families.shared.pipeline_call import Stage
 from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.spec import ComponentSpec
 from darkroom.pretrained.components import Components, LoadOrQuantize, find_accepted_components
@@ -47,7 +48,7 @@ class FakeComponents(Components):
         model = self._prepare(component, make) if component in self.trainable_components else make()
         return self._make_fake(model, HOST, dtype).eval()
 
-    def _load_pipeline(self, name: str, components: dict[str, Any], dtype: torch.dtype) -> Any:
+    def _load_pipeline(self, name: str, components: dict[str, Any], dtype: torch.dtype, stage: Stage) -> Any:
         missing = [
             component
             for component in self.specs.encoders
@@ -56,7 +57,7 @@ class FakeComponents(Components):
         encoders = {
             component: self._make_component(component, self.specs.encoders[component], dtype) for component in missing
         }
-        return super()._load_pipeline(name, components | encoders, dtype)
+        return super()._load_pipeline(name, components | encoders, dtype, stage)
 
     def _load_separate_encoders(self, dtype: torch.dtype) -> dict[str, Any]:
         return {}  # they have the same shapes as those of the base

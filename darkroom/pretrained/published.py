@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from darkroom.core.files import digest, write_text
-from darkroom.families.base import EMBEDDED, TINY, Family
+from darkroom.families.base import Family
 from darkroom.families.shared.classes import find_class, is_network, short_class_name
+from darkroom.families.shared.model_spec import EMBEDDED, TINY
 from darkroom.families.shared.spec import ComponentSpec
 from darkroom.families.tiny import build_component
 from darkroom.families.tiny.tokenizers import TOKENIZERS
@@ -28,32 +29,32 @@ LAYOUT = 3
 STATISTICS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 
-def find_sizes(family: Family, flavour: str | None) -> dict[str, Mapping[str, Any]]:
+def find_sizes(family: Family) -> dict[str, Mapping[str, Any]]:
     """Config values of a published base's networks that differ from their classes' defaults, by component."""
-    spec = family.specs_for(flavour)
-    published_sizes = family.component_sizes_for(flavour)
+    spec = family.spec.components
+    published_sizes = family.spec.component_sizes
     sizes = {name: published_sizes[name] for name in (*spec.encoders, *spec.extras, "vae") if name in published_sizes}
-    denoiser = family.denoiser_sizes(flavour)
-    return sizes if denoiser is None else sizes | dict.fromkeys(family.denoiser_components_for(flavour), denoiser)
+    denoiser = family.spec.denoiser_sizes
+    return sizes if denoiser is None else sizes | dict.fromkeys(family.spec.denoisers, denoiser)
 
 
-def find_unknown_networks(family: Family, flavour: str | None) -> list[str]:
+def find_unknown_networks(family: Family) -> list[str]:
     """Names of the networks of a published base whose sizes are unknown."""
-    sizes = find_sizes(family, flavour)
-    return [name for name, component in _networks(family, flavour).items() if component and name not in sizes]
+    sizes = find_sizes(family)
+    return [name for name, component in _networks(family).items() if component and name not in sizes]
 
 
-def make_folder(family: Family, flavour: str | None, root: Path) -> Path | None:
+def make_folder(family: Family, root: Path) -> Path | None:
     """The folder below `root`, made on first use; None for a base that ships with Darkroom."""
-    if family.flavour(flavour).repository.startswith((EMBEDDED, TINY)):
+    if family.spec.flavour.repository.startswith((EMBEDDED, TINY)):
         return None
-    spec = family.specs_for(flavour)
-    recipe = [LAYOUT, dataclasses.asdict(spec), find_sizes(family, flavour), family.pipeline_for(flavour)]
+    spec = family.spec.components
+    recipe = [LAYOUT, dataclasses.asdict(spec), find_sizes(family), family.spec.pipeline]
     target = root / f"{family.name}-{digest(recipe)[:12]}"
     if not target.exists():
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.rmtree(temporary, ignore_errors=True)
-        _write_folder(family, flavour, temporary)
+        _write_folder(family, temporary)
         try:
             os.replace(temporary, target)
         except OSError:  # another process was faster
@@ -61,9 +62,9 @@ def make_folder(family: Family, flavour: str | None, root: Path) -> Path | None:
     return target
 
 
-def _networks(family: Family, flavour: str | None) -> dict[str, ComponentSpec | None]:
+def _networks(family: Family) -> dict[str, ComponentSpec | None]:
     """The components of a base that have weights, by name."""
-    spec = family.specs_for(flavour)
+    spec = family.spec.components
     readers = {
         **spec.encoders,
         **{name: component for name, component in spec.extras.items() if is_network(component.cls)},
@@ -71,18 +72,18 @@ def _networks(family: Family, flavour: str | None) -> dict[str, ComponentSpec | 
     return {
         **readers,
         "vae": spec.vae,
-        **dict.fromkeys((*family.denoiser_components_for(flavour), *family.guidance_denoisers), spec.denoiser),
+        **dict.fromkeys((*family.spec.denoisers, *family.guidance_denoisers), spec.denoiser),
     }
 
 
-def _write_folder(family: Family, flavour: str | None, target: Path) -> None:
-    spec, sizes = family.specs_for(flavour), find_sizes(family, flavour)
-    pipeline = family.pipeline_for(flavour)
+def _write_folder(family: Family, target: Path) -> None:
+    spec, sizes = family.spec.components, find_sizes(family)
+    pipeline = family.spec.pipeline
     modules, _ = find_class(pipeline)._get_signature_keys(find_class(pipeline))
     # a part that is left out is written as diffusers writes it
     settings = {name: [None, None] if name in modules and not value else value for name, value in spec.settings.items()}
     index: dict[str, Any] = {"_class_name": pipeline, **settings}
-    networks = {name: component for name, component in _networks(family, flavour).items() if component}
+    networks = {name: component for name, component in _networks(family).items() if component}
     tokenizers = {name: TOKENIZERS[tokenizer]() for name, tokenizer in spec.tokenizers.items()}
     processor_specs = {name: component for name, component in spec.extras.items() if name not in networks}
     processors = {

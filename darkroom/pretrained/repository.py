@@ -16,11 +16,12 @@ import torch
 
 from darkroom import families
 from darkroom.core.device import has_bf16, is_host, run_device
-from darkroom.core.errors import ConfigError, ModelError, missing_option
+from darkroom.core.errors import ConfigError, ModelError
 from darkroom.core.files import digest
 from darkroom.families import tiny
-from darkroom.families.base import EMBEDDED, TINY, Family
+from darkroom.families.base import Family
 from darkroom.families.shared.classes import find_class, is_network, short_class_name
+from darkroom.families.shared.model_spec import EMBEDDED, TINY, ModelSpec, resolve_flavour
 from darkroom.families.shared.spec import ComponentSpecs, Latents, Limits
 from darkroom.pretrained import published, quantized, single_file
 from darkroom.pretrained.single_file import ExpectedComponent
@@ -70,10 +71,10 @@ def locate_repository(repository: str, family: Family) -> str:
     return str(Path(repository).expanduser()) if repository.startswith("~") else repository
 
 
-def find_text_image_encoders(family: Family, specs: ComponentSpecs, flavour: str | None) -> list[str]:
+def find_text_image_encoders(spec: ModelSpec) -> list[str]:
     """Names of the image encoders that a text encoder needs for captions read with images."""
-    reads = family.flavour(flavour).text_images
-    return [name for name, component in specs.extras.items() if reads and is_network(component.cls)]
+    extras = spec.components.extras if spec.flavour.text_images else {}
+    return [name for name, component in extras.items() if is_network(component.cls)]
 
 
 class PublishedSettings(NamedTuple):
@@ -96,13 +97,7 @@ class Repository:
     ):
         self.settings = settings
         self.family, self.options, self.device, self.dtype = family, options, device, dtype
-        try:
-            self.flavour = family.flavour(options.model_flavour)
-        except KeyError:
-            names = ", ".join(family.flavour_names())
-            raise missing_option(
-                "model_flavour", f"{family.title} has no flavour '{options.model_flavour}'.", f"Choose one of: {names}."
-            ) from None
+        self.flavour = family.spec.flavour
         self.base = locate_repository(options.pretrained_model_name_or_path or self.flavour.repository, family)
         self.default_base = locate_repository(self.flavour.repository, family)
 
@@ -114,17 +109,17 @@ class Repository:
     @property
     def latents(self) -> Latents:
         """The latent space of this flavour."""
-        return self.family.latents_for(self.options.model_flavour)
+        return self.family.spec.latents
 
     @property
     def specs(self) -> ComponentSpecs:
         """The components of this flavour: their classes, and their configs in its tiny model."""
-        return self.family.specs_for(self.options.model_flavour)
+        return self.family.spec.components
 
     @property
     def pipeline(self) -> str:
         """diffusers' pipeline of this flavour."""
-        return self.family.pipeline_for(self.options.model_flavour)
+        return self.family.spec.pipeline
 
     @property
     def settings_base(self) -> str:
@@ -159,12 +154,12 @@ class Repository:
     @property
     def denoiser_components(self) -> tuple[str, ...]:
         """The denoisers of this flavour's base."""
-        return self.family.denoiser_components_for(self.options.model_flavour)
+        return self.family.spec.denoisers
 
     @property
     def trainable_components(self) -> tuple[str, ...]:
         """The denoisers that the run trains."""
-        return self.family.trainable_components_for(self.options.model_flavour)
+        return self.family.spec.trained
 
     def denoiser_source(self, component: str) -> tuple[str, str]:
         """The source of a denoiser: a repository, folder or file, and the subfolder."""
@@ -213,12 +208,9 @@ class Repository:
                 self.config(component)
         except (ConfigError, ModelError) as cause:
             reason = cause.problem if isinstance(cause, ConfigError) else str(cause).splitlines()[0]
-            flavour = self.options.model_flavour
-            folder = published.make_folder(self.family, flavour, find_cache_home() / "published")
+            folder = published.make_folder(self.family, find_cache_home() / "published")
             return (
-                PublishedSettings(str(folder), reason, published.find_unknown_networks(self.family, flavour))
-                if folder
-                else None
+                PublishedSettings(str(folder), reason, published.find_unknown_networks(self.family)) if folder else None
             )
         return None
 
@@ -337,8 +329,8 @@ class Repository:
         if len(self.trainable_components) > 1 and all(
             self.denoiser_source(component)[0] == self.base for component in self.trainable_components
         ):
-            several = [name for name in self.family.flavours if len(self.family.denoiser_components_for(name)) > 1]
-            single = [name for name in several if len(self.family.trainable_components_for(name)) == 1]
+            several = [name for name in self.family.flavours if len(resolve_flavour(self.family, name).denoisers) > 1]
+            single = [name for name in several if len(resolve_flavour(self.family, name).trained) == 1]
             raise self._config_error(
                 f"It is one file with one denoiser, and this model_flavour trains {len(self.trainable_components)}.",
                 f"Choose a model_flavour that trains one of them, such as {', '.join(single[:4])}; or give a folder.",
@@ -403,16 +395,16 @@ class Repository:
             name for name in (*self.specs.encoders, *self.specs.extras) if name not in family.component_repositories
         ]
         other_families = [n for n in families.names() if n != family.name and families.get(n).pipeline == pipeline]
-        pipelines = {family.pipeline_for(name) for name in family.flavours}
+        pipelines = {resolve_flavour(family, name).pipeline for name in family.flavours}
         is_other = any(not class_of(component) for component in required)
         if not is_other and all(
             self.denoiser_source(component)[0] != self.base for component in self.denoiser_components
         ):
             return  # whatever else it holds, its denoiser is not used
         is_other |= bool(other_families and pipeline not in pipelines)
-        siblings = [name for name in family.flavours if family.pipeline_for(name) == pipeline]
+        siblings = [name for name in family.flavours if resolve_flavour(family, name).pipeline == pipeline]
         if siblings and pipeline != self.pipeline:
-            flavour = self.options.model_flavour or family.default_flavour
+            flavour = family.spec.name
             raise self._config_error(
                 f"It holds a model for {pipeline}; model_flavour {flavour} needs one for {self.pipeline}.",
                 f"Set model_flavour to {siblings[0]}, or give a model for {self.pipeline}.",
@@ -425,10 +417,12 @@ class Repository:
             component for component in index if class_of(component) == denoiser_class and component not in frozen
         ]
         if denoisers and not is_other and len(denoisers) != len(self.denoiser_components):
-            fitting = [name for name in family.flavours if len(family.denoiser_components_for(name)) == len(denoisers)]
+            fitting = [
+                name for name in family.flavours if len(resolve_flavour(family, name).denoisers) == len(denoisers)
+            ]
             raise self._config_error(
                 f"It holds {len(denoisers)} denoisers ({', '.join(denoisers)}), and model_flavour "
-                f"{self.options.model_flavour or family.default_flavour} has {len(self.denoiser_components)}.",
+                f"{family.spec.name} has {len(self.denoiser_components)}.",
                 f"Set model_flavour to {fitting[0]}, or give another model."
                 if fitting
                 else f"Give a {family.title} model with {len(self.denoiser_components)}.",
@@ -471,7 +465,7 @@ class Repository:
     @functools.cached_property
     def text_configs(self) -> Mapping[str, Mapping[str, Any]]:
         """config.json of everything that encodes captions, by component. Raises ModelError if one cannot be read."""
-        looking = find_text_image_encoders(self.family, self.specs, self.options.model_flavour)
+        looking = find_text_image_encoders(self.family.spec)
         return {name: self.config(name) for name in (*self.specs.encoders, *looking)}
 
     def config(self, component: str) -> dict[str, Any]:
@@ -515,7 +509,7 @@ class Repository:
         try:
             return json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError):
-            return self.family.denoiser_sizes(self.options.model_flavour) or {}
+            return self.family.spec.denoiser_sizes or {}
 
     @property
     def limits(self) -> Limits:
@@ -554,8 +548,8 @@ class Repository:
     def text_identity(self) -> str:
         """Identifies what text embeddings depend on: weights, precision and options."""
         names = [*self.specs.encoders, *self.specs.tokenizers]
-        names += find_text_image_encoders(self.family, self.specs, self.options.model_flavour)
-        if self.family.flavour(self.options.model_flavour).text_images:
+        names += find_text_image_encoders(self.family.spec)
+        if self.family.spec.flavour.text_images:
             names += [name for name in self.specs.extras if name not in names]
         places = {name: self.component_source(name) for name in find_missing_components(self.family, self.index)}
         weights = [self._identity(name, places.get(name) or self.weights_source(name)) for name in names]

@@ -12,6 +12,7 @@ from pathlib import Path
 from darkroom import adapters, families, storage
 from darkroom.core.files import write_text
 from darkroom.data.index.captions import SOURCES
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.memory import quantize
 from darkroom.optim.table import OPTIMIZERS
 from darkroom.options.config import option_info, option_names
@@ -54,8 +55,10 @@ def list_refused() -> dict[str, list[str]]:
 
 
 def _having(method: str) -> str:
-    family_name = [families.get(name) for name in families.names()]
-    return _names(f.name for f in family_name if any(method in f.supports_for(flavour) for flavour in f.flavours))
+    loaded = [families.load(name) for name in families.names()]
+    return _names(
+        f.name for f in loaded if any(method in resolve_flavour(f, flavour).supports for flavour in f.flavours)
+    )
 
 
 def _names(names: Iterable[str]) -> str:

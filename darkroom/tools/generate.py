@@ -12,8 +12,11 @@ import torch
 
 from darkroom.adapters import stock
 from darkroom.core.errors import DataError, ModelError
-from darkroom.families.base import CONTROLNET, Family
+from darkroom.families.base import Family
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.conditioning import filter_kwargs, select_pipeline
+from darkroom.families.shared.model_spec import CONTROLNET
+from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
 from darkroom.memory import sla
 from darkroom.pretrained.components import Components, explain_load_errors, silence_libraries
 from darkroom.pretrained.repository import describe_truncation, is_local_path
@@ -63,7 +66,7 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Confi
     with explain_load_errors(
         "The pipeline", base, f"Give a folder or hub id of a {family.title} model, or a family and flavour."
     ):
-        name = family.validation_pipeline(options)
+        name = family.spec.validation_pipeline(options)
         cls = find_class(name)
         idle = {part: None for part in family.unused_components if part not in cls._optional_components}
         # whole: where diffusers quantizes, it finds no place for some adapters
@@ -75,7 +78,7 @@ def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Confi
         loaded |= base_components.load_bundled_components(but={*loaded, *components})
         loaded |= base_components.load_extra_components(name, dtype, but={*loaded, *components, *idle})
         folder = base_components.settings_base
-        components = {**idle, **family.default_components(options.model_flavour, renders=True), **loaded, **components}
+        components = {**idle, **family.default_components("render"), **loaded, **components}
         if options.controlnet and CONTROLNET not in components:
             assert family.controlnet is not None
             components[CONTROLNET] = find_class(family.controlnet.cls).from_pretrained(
@@ -97,7 +100,7 @@ def load_adapters(
 ) -> list[Loaded]:
     """Load each adapter by the pipeline's own loader, where it has one, and count keys. A flavour with several
     denoisers has a file for each, in one folder. Raises ModelError if one cannot be read."""
-    components = family.adapter_components(options)
+    components = family.spec.adapter_components(options)
     counted = []
     for number, adapter in enumerate(adapters):
         if not adapter.path.exists():
@@ -182,10 +185,10 @@ def count_keys(pipe: DiffusionPipeline, family: Family, part: str, file: Path, n
 
 def render(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> Rendered:
     """What a recipe makes, by a plain pipeline call with the prompt as text."""
-    pipe = family.select_pipeline(pipe, bool(recipe.pictures), options, bool(recipe.mask))
+    pipe = select_pipeline(family, pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     prompt = _prompt(pipe, family, recipe, options)
-    call = family.filter_kwargs({**prompt, **call_kwargs(family, recipe, options)}, options, bool(recipe.mask))
+    call = filter_kwargs(family, {**prompt, **call_kwargs(family, recipe, options)}, options, bool(recipe.mask))
     family.prepare(pipe, recipe.width, recipe.height, options)
     with caches.use_cache(getattr(pipe, family.denoiser_component), recipe.cache, recipe.steps):
         return convert_output(pipe, family, pipe(**call, return_dict=False))
@@ -194,14 +197,18 @@ def render(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Con
 def _prompt(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
     """The prompt as text. Embedded where the pipeline would read it otherwise than training did: an empty one, for
     which some have no text, a negative one where they read those by other rules, and any where options say so."""
-    is_caption = family.negative_is_caption_for(options.model_flavour) or not recipe.negative
-    if recipe.prompt and is_caption and family.matches_pipeline_text(options):
+    is_caption = family.spec.negative_is_caption or not recipe.negative
+    if (
+        recipe.prompt
+        and is_caption
+        and not any(getattr(options, name) == value for name, value in family.unlike_pipeline_text.items())
+    ):
         return family.pipeline_kwargs_from_prompt(recipe.prompt, recipe.negative, options)
     captions = [recipe.prompt, recipe.negative]
     if images := text_encoder_images(family, recipe, options):
-        entries = [family.image_text_cache_entry(pipe, caption, images, options) for caption in captions]
+        entries = [encode_caption_with_images(family, pipe, caption, images, options) for caption in captions]
     else:
-        entries = family.encode_captions(pipe, captions, options)
+        entries = encode_captions(family, pipe, captions, options)
     return family.pipeline_kwargs_from_embeds(*(family.stack_text([entry]) for entry in entries))
 
 

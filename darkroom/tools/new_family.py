@@ -36,7 +36,7 @@ COMMON_ARGUMENTS = frozenset({
 CALL = {
     "guidance_scale": "options.validation_guidance",
     "max_sequence_length": "options.tokenizer_max_length",
-    "num_frames": "self.clip_frames(options)",
+    "num_frames": "self.spec.clip_frames(options)",
 }
 FORWARD = {"hidden_states": "x_t", "timestep": "t.float() * 1000", "return_dict": "False"}
 # an option's default, from the default of an argument of the pipeline's call

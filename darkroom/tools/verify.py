@@ -23,6 +23,8 @@ from darkroom.core.device import run_device
 from darkroom.core.errors import ModelError
 from darkroom.families.base import Family
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.experts import use_single_expert
+from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
 from darkroom.media.reference_image import ReferenceImage
 from darkroom.memory.policy import MemoryPolicy, has_quantized_weights
 from darkroom.options.config import Config, construct
@@ -64,8 +66,8 @@ def verify(path: Path) -> Verdict:
     Raises ModelError when there is nothing to load.
     """
     options = generate.run_of(path)
-    family = families.get(options["model_family"])
     settings = construct(options)
+    family = families.get(settings.model_family, settings.model_flavour)
     if path.is_dir() and (path / STATE).exists() and (problem := validate_checkpoint(path)):
         return Verdict(0, [], 0, None, problem)
     base = locate_repository(options["$base"], family)
@@ -89,19 +91,16 @@ def verify(path: Path) -> Verdict:
                 put_below(getattr(pipe, part), quantized[part])
             memory_policy.quantize_frozen(part, getattr(pipe, part))
         if mixed:
-            for part, file in stock.find_files(str(files[0].path), family.adapter_components(settings)).items():
+            for part, file in stock.find_files(str(files[0].path), family.spec.adapter_components(settings)).items():
                 stock.restore_precision(pipe, part, Path(file), "adapter_0", distributed.trained_dtype(settings))
-    trained = family.trainable_components_for(settings.model_flavour)
+    trained = family.spec.trained
     if settings.validation_assistant_lora and settings.assistant_lora_path:
         readers = {part: getattr(pipe, part) for part in trained}
         assistant.attach_assistants(
             readers, assistant.read_assistants(settings.assistant_lora_path, readers, type(pipe)), always=True
         )
-    if (
-        len(trained) < len(family.denoiser_components_for(settings.model_flavour))
-        and not settings.wan_validation_load_other_stage
-    ):
-        family.use_single_expert(pipe, trained[0])  # as the run drew its images
+    if len(trained) < len(family.spec.denoisers) and not settings.wan_validation_load_other_stage:
+        use_single_expert(pipe, family.spec.denoisers, trained[0])  # as the run drew its images
     images = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]
     render = as_in_the_run(pipe, components) if mixed else as_anywhere(pipe, components)
     worst = max((difference(pipe, components, image, render) for image in images), default=None)
@@ -134,7 +133,7 @@ def mixes(components: Components) -> bool:
 
 def load_reader_components(components: Components) -> dict[str, Any]:
     """The parts of the pipeline that read text and pixels, which have precisions of their own, by component."""
-    accepted = find_accepted_components(components.family.validation_pipeline(components.options))
+    accepted = find_accepted_components(components.family.spec.validation_pipeline(components.options))
     loaded = {name: part for name, part in components.text().components.items() if isinstance(part, torch.nn.Module)}
     loaded |= {name: components.extra(name) for name in components.specs.extras}
     loaded["vae"] = cast(torch.nn.Module, components.vae())
@@ -155,10 +154,10 @@ def as_in_the_run(pipe: DiffusionPipeline, components: Components) -> Callable[[
 
     def text(caption: str, images: list[ReferenceImage]) -> dict[str, torch.Tensor]:
         if images:
-            return family.image_text_cache_entry(
-                reader, caption, [Image.fromarray(look.pixels()) for look in images], components.options
+            return encode_caption_with_images(
+                family, reader, caption, [Image.fromarray(look.pixels()) for look in images], components.options
             )
-        return family.encode_captions(reader, [caption], components.options)[0]
+        return encode_captions(family, reader, [caption], components.options)[0]
 
     renderer = Renderer(components, components.options, text)
 
@@ -180,15 +179,15 @@ def adapter_file(path: Path) -> Path:
 def full_pipeline(components: Components, path: Path, base: str, readers: dict[str, Any]) -> tuple[Any, int, list[str]]:
     """The diffusers pipeline with fully trained parts; their keys are checked by a strict load."""
     family, options, dtype = components.family, components.options, distributed.trained_dtype(components.options)
-    trained = family.adapter_components(options)
+    trained = family.spec.adapter_components(options)
     folder = next((f for f in (path / "pipeline", path) if (f / trained[0]).is_dir()), None)
     if folder is None:
         raise ModelError(f"There is no {trained[0]}/ in {path}.\n  Give a checkpoint or output folder.")
     net = family.controlnet if options.controlnet else None
-    model_classes = family.specs_for(options.model_flavour)
+    model_classes = family.spec.components
     classes = dict.fromkeys(trained, net.cls if net else model_classes.denoiser.cls)
     if options.train_text_encoder:
-        texts = family.trainable_text_for(options.model_flavour)
+        texts = family.spec.trainable_text
         classes |= {name: model_classes.encoders[name].cls for name in texts}
     loaded, matched, odd = {}, 0, []
     for part, cls in classes.items():
@@ -226,7 +225,7 @@ def difference(
     recipe = Recipe.read(image)
     if recipe.strength != 1.0:
         stock.set_strengths(
-            pipe, components.family.adapter_components(components.options), {"adapter_0": recipe.strength}
+            pipe, components.family.spec.adapter_components(components.options), {"adapter_0": recipe.strength}
         )
     with Image.open(image) as saved:
         rendered = np.asarray(saved, dtype=np.int16)

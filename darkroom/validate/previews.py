@@ -29,7 +29,7 @@ def validate_preview_options(family: Family, options: Config) -> None:
     if not family.previews:
         problem = f"There is no tiny decoder for the latents of {family.title} that diffusers has a class for."
         raise ConfigError(OPTION, True, "", problem, "Leave it out.")
-    if family.decodes_in_pipeline(options.model_flavour):
+    if family.spec.pipeline_decodes:
         problem = f"The pipeline of {family.title} does not hand over latents on its way."
         raise ConfigError(OPTION, True, "", problem, "Leave it out.")
 

@@ -20,6 +20,13 @@ from darkroom.core.optional import import_optional
 from darkroom.core.units import parse_resolutions
 from darkroom.families.base import Family
 from darkroom.families.shared import latents as latent_space
+from darkroom.families.shared.conditioning import (
+    control_kwargs,
+    filter_kwargs,
+    images_kwargs,
+    inpainting_kwargs,
+    select_pipeline,
+)
 from darkroom.media import images
 from darkroom.media.reference_image import ReferenceImage
 from darkroom.pretrained.components import Components
@@ -96,7 +103,7 @@ class Renderer:
         """Raises ConfigError if a prompt lacks the image it has to start from, or clips the package to write them."""
         if self.fps:
             import_optional("av", "video", "Validation of a model that makes clips")
-        if self.options.model_flavour not in self.family.tiny_names():
+        if not self.family.spec.is_tiny:
             for package in self.family.render_packages:
                 import_optional(package, "", f"Validation of {self.family.title}")
         previews.validate_preview_options(self.family, self.options)
@@ -165,7 +172,7 @@ class Renderer:
     @property
     def fps(self) -> float:
         """Frames per second of what is rendered; 0 for images."""
-        rate = self.family.fps_for(self.options.model_flavour)
+        rate = self.family.spec.fps
         return float(self.options.framerate or rate) if rate else 0.0
 
     def recipes(self, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[tuple[Prompt, int, Recipe]]:
@@ -197,7 +204,7 @@ class Renderer:
                         weights=weights,
                         pictures=self._images_of(prompt),
                         fps=self.fps,
-                        told=self.family.pipeline_attributes(o),
+                        told={name: getattr(o, name) for name in self.family.prepared_options},
                         mask=prompt.mask,
                         cache=caches.settings(o, self.ratios),
                     ),
@@ -270,7 +277,7 @@ def collect_captions(
 
 def text_encoder_images(family: Family, recipe: Recipe, options: Config) -> list[Any]:
     """The PIL images that the text encoder looks at with a recipe's prompt."""
-    if not recipe.pictures or not family.flavour(options.model_flavour).text_images or family.control(options):
+    if not recipe.pictures or not family.spec.flavour.text_images or family.spec.control(options):
         return []
     inputs = input_kwargs(family, recipe, options)["image"]
     return inputs if isinstance(inputs, list) else [inputs]
@@ -296,7 +303,7 @@ def draw(
 ) -> Rendered:
     """What a recipe makes."""
     answer = sample(pipe, components, recipe, prompt, options, preview)
-    if components.family.decodes_in_pipeline(options.model_flavour):
+    if components.family.spec.pipeline_decodes:
         return convert_output(pipe, components.family, answer)
     return Rendered(clip.from_pixels(answer))
 
@@ -312,16 +319,16 @@ def sample(
 ) -> Any:
     """What the pipeline returns where it decodes in a way of its own, in `form`; else pixels (B, 3, H, W) or
     (B, 3, F, H, W): the pipeline samples, and the VAE decodes in its own precision, which may be wider."""
-    pipe = components.family.select_pipeline(pipe, bool(recipe.pictures), options, bool(recipe.mask))
+    pipe = select_pipeline(components.family, pipe, bool(recipe.pictures), options, bool(recipe.mask))
     pipe.scheduler = schedulers.apply(pipe.scheduler, recipe.scheduler)
     call = call_kwargs(components.family, recipe, options)
-    kwargs = components.family.filter_kwargs({**prompt, **call}, options, bool(recipe.mask))
+    kwargs = filter_kwargs(components.family, {**prompt, **call}, options, bool(recipe.mask))
     kwargs |= preview(pipe) if preview else {}
     components.family.prepare(pipe, recipe.width, recipe.height, options)
     network = getattr(pipe, components.family.denoiser_component)
     encoding = _encode_in_vae_precision(getattr(pipe, "vae", None))
     with encoding, caches.use_cache(network, recipe.cache, recipe.steps):
-        if components.family.decodes_in_pipeline(options.model_flavour):
+        if components.family.spec.pipeline_decodes:
             return pipe(**kwargs, output_type=form, return_dict=False)
         latents = pipe(**kwargs, output_type=components.family.raw_output, return_dict=False)[0]
     scale = components.latents.downscale
@@ -358,7 +365,7 @@ def _encode_in_vae_precision(vae: Any) -> Iterator[None]:
 
 def convert_output(pipe: DiffusionPipeline, family: Family, returned: Any) -> Rendered:
     """What a diffusers pipeline returned."""
-    return Rendered(clip.from_output(returned[0]), family.extract_audio(pipe, returned))
+    return Rendered(clip.from_output(returned[0]), family.audio.extract(pipe, returned) if family.audio else None)
 
 
 def recipe_kwargs(family: Family, width: int, height: int, options: Config) -> dict[str, Any]:
@@ -380,18 +387,18 @@ def input_kwargs(family: Family, recipe: Recipe, options: Config) -> dict[str, A
     """The recipe's images as arguments of the call: first what is followed, if anything is, then what starts."""
     call: dict[str, Any] = {}
     starts = list(recipe.pictures)
-    if family.control(options):
+    if family.spec.control(options):
         control_path, *starts = starts
         first = _as_trained(control_path)  # also says what cannot be read
         with images.open_image(control_path) as several:
             control = several if getattr(several, "n_frames", 1) > 1 else first
-            call = family.control_kwargs(control, recipe.width, recipe.height, options)
-    layered = family.latents_for(options.model_flavour).layered
+            call = control_kwargs(family, control, recipe.width, recipe.height, options)
+    layered = family.spec.latents.layered
     inputs = [_as_trained(path, layered) for path in starts]
     if recipe.mask:
         mask = _as_trained(recipe.mask, convert=False)
-        return family.inpainting_kwargs(inputs[0], mask, recipe.width, recipe.height, options)
-    return call | (family.images_kwargs(inputs, recipe.width, recipe.height, options) if inputs else {})
+        return inpainting_kwargs(family, inputs[0], mask, recipe.width, recipe.height, options)
+    return call | (images_kwargs(family, inputs, recipe.width, recipe.height, options) if inputs else {})
 
 
 def _as_trained(path: str, layered: bool = False, convert: bool = True) -> Image.Image:
@@ -407,15 +414,15 @@ def validate_cache(family: Family, options: Config) -> str:
     """What is wrong with guessing a denoiser's answers, if anything is."""
     if options.validation_cache == caches.OFF:
         return ""
-    if len(family.denoiser_components_for(options.model_flavour)) > 1:
+    if len(family.spec.denoisers) > 1:
         return f"This flavour of {family.title} has several denoisers, and a step is counted for one of them only."
     return "" if family.caches else f"diffusers has no caches for {family.title} that tell guided answers from others."
 
 
 def validate_mask(family: Family, image_paths: Sequence[str], mask: str, options: Config) -> str:
     """What is wrong with drawing an image anew where a mask is white; empty if nothing is."""
-    if not family.active_inpainting(options):
-        other = " with a control picture" if family.control(options) else ""
+    if not family.spec.active_inpainting(options):
+        other = " with a control picture" if family.spec.control(options) else ""
         return f"{family.title} has no stock pipeline that draws parts of a picture anew{other}."
     if len(image_paths) != 1:
         return f"A mask goes with one picture, and there are {len(image_paths)}."

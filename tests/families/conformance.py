@@ -35,12 +35,16 @@ from torch import Tensor
 from darkroom import families
 from darkroom.data.batches.batch import Batch
 from darkroom.families import deepfloyd, tiny
-from darkroom.families.base import LATENTS, Family
+from darkroom.families.base import LATENTS, Family, predict_streams
 from darkroom.families.shared import latents as latent_space
 from darkroom.families.shared.audio import encode_batch_audio
-from darkroom.families.shared.experts import Experts
+from darkroom.families.shared.audio_stream import AudioSpec
+from darkroom.families.shared.conditioning import control_kwargs, images_kwargs, select_pipeline
+from darkroom.families.shared.experts import Experts, use_single_expert
+from darkroom.families.shared.model_spec import tiny_names
 from darkroom.families.shared.pixels import PixelSpace
-from darkroom.families.shared.spec import AudioSpec, Latents
+from darkroom.families.shared.spec import Latents
+from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
 from darkroom.memory import checkpointing
 from darkroom.objectives import denoise
 from darkroom.objectives.base import Generators
@@ -115,13 +119,16 @@ class Case:
     started: bool = False  # by the pipeline for prompts that bring a picture
     changes: tuple[tuple[str, Any], ...] = ()  # of its options
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "family", type(self.family)(self.flavour))
+
     @property
     def settings(self) -> Config:
         return options(self.family.name, self.flavour).model_copy(update=dict(self.changes))
 
     @property
     def facts(self) -> Latents:
-        return self.family.latents_for(self.flavour)
+        return self.family.spec.latents
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -138,9 +145,9 @@ class Case:
         """Frames of the sample: the shortest clip with more than one latent frame, or a picture with its layers."""
         if self.facts.layered:
             return 1 + self.settings.validation_num_layers
-        if "video" not in self.family.supports_for(self.flavour):
+        if "video" not in self.family.spec.supports:
             return 1
-        shortest = max(self.family.min_frames(self.settings), 1 + self.family.frame_step(self.settings))
+        shortest = max(self.family.spec.min_frames(self.settings), 1 + self.family.spec.frame_step(self.settings))
         return max(shortest, self.settings.validation_num_video_frames)
 
     def trained(self, sample: Sample) -> Tensor:
@@ -160,7 +167,7 @@ class Case:
         self.family.prepare(pipe, self.side, self.side, self.settings)
         if hasattr(pipe, "vae"):
             _encode_to_means(pipe.vae)
-        pipe = self.family.select_pipeline(pipe, self.started, self.settings)
+        pipe = select_pipeline(self.family, pipe, self.started, self.settings)
         if hasattr(pipe, "image_noising_scheduler"):
             noised = pipe.image_noising_scheduler.add_noise
             pipe.image_noising_scheduler.add_noise = lambda z, noise, **level: noised(z, noise * 0, **level)
@@ -173,15 +180,15 @@ class Case:
     def model(self, pipe: Any) -> Any:
         """What is trained of the pipeline: a denoiser, or all experts; an expert apart answers at every noise level."""
         held, trained = (
-            self.family.denoiser_components_for(self.flavour),
-            self.family.trainable_components_for(self.flavour),
+            self.family.spec.denoisers,
+            self.family.spec.trained,
         )
         if len(held) == 1:
             return getattr(pipe, held[0])
         if trained == held:
             return Experts({part: getattr(pipe, part) for part in held}, self.settings.timestep_boundary * 1000)
         if pipe.components[held[1]] is not None:
-            self.family.use_single_expert(pipe, trained[0])
+            use_single_expert(pipe, held, trained[0])
         return getattr(pipe, held[0])
 
     def sample(self, pipe: Any, name: str = "astronaut") -> Sample:
@@ -194,16 +201,18 @@ class Case:
             pixels = photograph(name, self.side, self.side)
         x0 = latent_space.encode(vae, pixels, self.facts)
         extras = self.family.sample_entries(parts, pixels, x0, self.settings)
-        extras |= encode_batch_audio(self.family, parts, [tone(self.family.audio)], self.frames, self.settings)
+        extras |= encode_batch_audio(
+            self.family, parts, [tone(self.family.audio and self.family.audio.format)], self.frames, self.settings
+        )
         references: tuple[Tensor, ...] = ()
         wanted = max(1, self.family.image_counts(self.settings)[0])
         given = [pixels] if pixels.ndim == 4 else [pixels[:, :, frame] for frame in (0, -1)[:wanted]]
-        if "references" in self.family.supports_for(self.flavour):
+        if "references" in self.family.spec.supports:
             given = [photograph("coffee", *REFERENCE)]
             seen = self.family.image_kwargs(to_pil(given[0]), SIDE, SIDE, self.settings)["image"]
             references = (latent_space.encode(vae, from_pil(seen), self.facts),)
         controls: tuple[Tensor, ...] = ()
-        if self.family.control(self.settings):
+        if self.family.spec.control(self.settings):
             starts = given if wanted > 1 else []
             given = [photograph("coffee", self.side, self.side), *starts[:1]]
             shown = given[0].unsqueeze(2).expand(-1, -1, self.frames, -1, -1) if self.facts.temporal else given[0]
@@ -216,45 +225,41 @@ class Case:
 
     def texts(self, pipe: Any, captions: list[str], sample: Any) -> list[dict[str, Tensor]]:
         """The text conditions of captions, read with the sample's pictures where the family does so."""
-        if not self.family.flavour(self.flavour).text_images:
-            return self.family.encode_captions(pipe, captions, self.settings)
+        if not self.family.spec.flavour.text_images:
+            return encode_captions(self.family, pipe, captions, self.settings)
         seen = [self.family.image_kwargs(picture, SIDE, SIDE, self.settings)["image"] for picture in sample.given]
-        return [self.family.image_text_cache_entry(pipe, caption, seen, self.settings) for caption in captions]
+        return [encode_caption_with_images(self.family, pipe, caption, seen, self.settings) for caption in captions]
 
     def call(self, sample: Sample) -> dict[str, Any]:
         """Everything that the pipeline is given but the prompt, the steps and the draws."""
         size = (self.side, self.side, self.settings)
-        facts = self.family.flavour(self.flavour)
+        facts = self.family.spec.flavour
         picture = self.started or (facts.image_input != "none" and not facts.image_pipeline)
-        started = self.family.images_kwargs(sample.given, *size) if picture else {}
-        if self.family.control(self.settings):
-            started = self.family.images_kwargs(sample.given[1:], *size) if sample.given[1:] else {}
-            started |= self.family.control_kwargs(sample.given[0], *size)
+        started = images_kwargs(self.family, sample.given, *size) if picture else {}
+        if self.family.spec.control(self.settings):
+            started = images_kwargs(self.family, sample.given[1:], *size) if sample.given[1:] else {}
+            started |= control_kwargs(self.family, sample.given[0], *size)
         return {**self.family.pipeline_kwargs(self.settings), **self.family.size_kwargs(*size), **started}
 
 
 def cases() -> list[tuple[str, str]]:
     """Every family with each of its tiny flavours."""
-    return [(name, flavour) for name in families.names() for flavour in families.get(name).tiny_names()]
+    return [(name, flavour) for name in families.names() for flavour in tiny_names(families.get(name))]
 
 
 def oracle_cases() -> list[tuple[str, str]]:
     """All but experts that are trained apart: such a one would sample at levels that it never saw in training."""
-    return [
-        (n, f)
-        for n, f in cases()
-        if families.get(n).trainable_components_for(f) == families.get(n).denoiser_components_for(f)
-    ]
+    return [(n, f) for n, f in cases() if families.get(n, f).spec.trained == families.get(n, f).spec.denoisers]
 
 
 def started_cases() -> list[tuple[str, str]]:
     """Flavours with another pipeline for prompts that bring a picture."""
-    return [(n, f) for n, f in cases() if families.get(n).flavour(f).image_pipeline]
+    return [(n, f) for n, f in cases() if families.get(n, f).spec.flavour.image_pipeline]
 
 
 def case(name: str, flavour: str, started: bool = False) -> Case:
     """A case of a family that is whole."""
-    return Case(families.get(name), flavour, started)
+    return Case(families.get(name, flavour), flavour, started)
 
 
 def photograph(name: str, width: int = SIDE, height: int = SIDE) -> Tensor:
@@ -383,7 +388,7 @@ def call_parity(case: Case) -> str | None:
     pipe, family = case.pipe(), case.family
     with torch.no_grad():
         sample = case.sample(pipe)
-    for negative in (NEGATIVE, "") if family.negative_is_caption_for(case.flavour) else ("",):
+    for negative in (NEGATIVE, "") if family.spec.negative_is_caption else ("",):
         entries = case.texts(pipe, [PROMPT, negative], sample)
         if problem := _sampling_differs(case, pipe, sample, entries, negative):
             return problem
@@ -509,7 +514,7 @@ def _predict(
     trained = family.slice_batch(batch(samples, latents, case.started), case.settings, draws)
     cond = family.stack_text(entries) | family.model_inputs(trained, case.settings, draws)
     with torch.no_grad():
-        answers = family.predict_streams(model, {LATENTS: x_t, **beside}, t, cond)
+        answers = predict_streams(family, model, {LATENTS: x_t, **beside}, t, cond)
     return [*answers.values()]
 
 
@@ -588,7 +593,7 @@ def padding(case: Case) -> str | None:
 
     def asked(text: dict[str, Tensor]) -> Tensor:
         # with gradients: without them nothing is checkpointed
-        answers = family.predict_streams(model, x_t, t, text | given)
+        answers = predict_streams(family, model, x_t, t, text | given)
         return torch.cat([answer.detach().flatten() for answer in answers.values()])
 
     for checkpointed in (False, True):
@@ -753,7 +758,7 @@ def correlations(case: Case, rounds: Iterable[int]) -> Iterator[float]:
     """Train on one sample's latents, sample with the stock pipeline, and correlate the two, round after round."""
     torch.manual_seed(0)
     family = case.family
-    pipe = case.pipe(**family.specs_for(case.flavour).oracle)
+    pipe = case.pipe(**family.spec.components.oracle)
     with torch.no_grad():
         _standardise(case, pipe)
         sample = case.sample(pipe)
@@ -774,7 +779,7 @@ def correlations(case: Case, rounds: Iterable[int]) -> Iterator[float]:
 def _correlation(case: Case, pipe: Any, sample: Sample) -> float:
     """Of what the pipeline samples with the sample's latents, and its sound."""
     family, x0 = case.family, sample.latents
-    call = {**case.call(sample), **family.guidance_off_for(case.flavour)}
+    call = {**case.call(sample), **family.spec.guidance_off}
     sampled, *beside = _sampled(
         case, pipe, **family.pipeline_kwargs_from_prompt(PROMPT, "", case.settings), **call, num_inference_steps=20,
         generator=torch.Generator().manual_seed(1),
@@ -787,7 +792,7 @@ def _correlation(case: Case, pipe: Any, sample: Sample) -> float:
         found = latent_space.NORMALIZERS[case.facts.normalizer][0](found, pipe.vae)
     pairs = [(found, x0)]
     if family.audio:
-        pairs.append((family.normalize_audio_latents(pipe.audio_vae, beside[0]), sample.extras["sound"]))
+        pairs.append((family.audio.normalize(pipe.audio_vae, beside[0]), sample.extras["sound"]))
     return min(torch.corrcoef(torch.stack([one.flatten(), two.flatten()]))[0, 1].item() for one, two in pairs)
 
 

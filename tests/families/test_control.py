@@ -16,8 +16,11 @@ from darkroom.families import tiny
 from darkroom.families.base import Family
 from darkroom.families.shared import latents as latent_space
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.conditioning import control_input_space, control_kwargs, filter_kwargs
 from darkroom.families.shared.control import ControlNetDenoiser, wrap_denoiser
 from darkroom.families.shared.controlled import ControlledDenoiser
+from darkroom.families.shared.model_spec import resolve_flavour
+from darkroom.families.shared.text_encoding import encode_captions
 from tests.families import conformance
 from tests.families.conformance import PROMPT, SIDE, STEPS, Case, Recorder
 
@@ -49,7 +52,7 @@ def control_of(case: Case, pipe: Any, settings: Any) -> tuple[Tensor, Any]:
     """A control picture as the data path caches it, and as the pipeline is given it."""
     pixels = conformance.photograph("coffee")
     picture = conformance.to_pil(pixels)
-    if case.family.control_input_space(settings) == "pixels":
+    if control_input_space(case.family, settings) == "pixels":
         return conformance.from_pil(picture), picture
     with torch.no_grad():
         return latent_space.encode(pipe.vae, conformance.from_pil(picture), case.facts), picture
@@ -64,15 +67,15 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
     awake(model)
     control, picture = control_of(case, pipe, settings)
     net = {"controlnet": model.controlnet} if isinstance(model, ControlNetDenoiser) else {}
-    (entry,) = family.encode_captions(pipe, [PROMPT], settings)
-    cls = find_class(family.validation_pipeline(settings))
-    parts = {**pipe.components, **net, **family.specs_for("tiny").settings}
+    (entry,) = encode_captions(family, pipe, [PROMPT], settings)
+    cls = find_class(family.spec.validation_pipeline(settings))
+    parts = {**pipe.components, **net, **resolve_flavour(family, "tiny").components.settings}
     whole = cls(**{part: module for part, module in parts.items() if part in inspect.signature(cls).parameters})
     whole.set_progress_bar_config(disable=True)
     call = {
         **family.pipeline_kwargs_from_prompt(PROMPT, "", settings), **family.pipeline_kwargs(settings),
         **family.size_kwargs(SIDE, SIDE, settings),
-        **family.control_kwargs(picture, SIDE, SIDE, settings), **family.guidance_off_for("tiny"),
+        **control_kwargs(family, picture, SIDE, SIDE, settings), **resolve_flavour(family, "tiny").guidance_off,
     }  # fmt: skip
     networks = [*net.values(), model.denoiser]
     recorders = [Recorder(network) for network in networks]
@@ -80,7 +83,7 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
         for recorder in recorders:
             listening.enter_context(recorder)
         whole(
-            **family.filter_kwargs(call, settings), num_inference_steps=STEPS,
+            **filter_kwargs(family, call, settings), num_inference_steps=STEPS,
             generator=torch.Generator().manual_seed(0), output_type="latent",
         )  # fmt: skip
     stock = [recorder.calls for recorder in recorders]
@@ -95,7 +98,9 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
         with ExitStack() as listening, torch.no_grad():
             for recorder in mine:
                 listening.enter_context(recorder)
-            family.predict(ControlledDenoiser(model, family.control_input(control, settings)), x_t, t, cond)
+            family.predict(
+                ControlledDenoiser(model, family.spec.control(settings).network_input(family, control)), x_t, t, cond
+            )
         differences += [
             conformance._difference(theirs[i], ours.calls[0]) for theirs, ours in zip(stock, mine, strict=True)
         ]
@@ -115,10 +120,12 @@ def test_a_controlnet_is_given_what_the_pipeline_gives_it(name):
 
 @pytest.mark.parametrize("name", WITH_CONTROLNET)
 def test_a_control_picture_that_is_given_in_another_way_is_caught(name):
-    cls = type(families.get(name))
-    faint = {"control_input": lambda self, control, options: cls.control_input(self, control, options) / 2}
+    cls = families.load(name)
+    method = type(cls.controlnet)
+    faint = type("Faint", (method,), {"network_input": lambda self, *args: method.network_input(self, *args) / 2})
+    broken = {"controlnet": faint(**vars(cls.controlnet))}
 
-    net, *_ = compared(name, type("Broken", (cls,), faint)(), controlnet=True)
+    net, *_ = compared(name, type("Broken", (cls,), broken)(), controlnet=True)
 
     assert net is not None
     assert net.startswith(f"{cls.controlnet.input} differs")
@@ -130,8 +137,12 @@ def test_a_controlnet_is_trained_by_itself_also_after_a_pipeline_drew_with_it(na
     pipe = tiny.build(family)
     model = wrap_denoiser(family, getattr(pipe, family.denoiser_component), settings)
     own = list(model.controlnet.state_dict())
-    cls = find_class(family.validation_pipeline(settings))
-    parts = {**pipe.components, "controlnet": model.copy_for_rendering(), **family.specs_for("tiny").settings}
+    cls = find_class(family.spec.validation_pipeline(settings))
+    parts = {
+        **pipe.components,
+        "controlnet": model.copy_for_rendering(),
+        **resolve_flavour(family, "tiny").components.settings,
+    }
 
     whole = cls(**{part: module for part, module in parts.items() if part in inspect.signature(cls).parameters})
 
@@ -157,7 +168,7 @@ def test_a_controlnet_that_also_takes_a_picture_to_fill_in_is_refused():
     settings = settings_of("z_image", controlnet=True)
     settings.controlnet_custom_config = {"control_in_dim": 33}
 
-    with pytest.raises(ValueError, match="33 channels, a picture to fill in among them"):
+    with pytest.raises(ValueError, match="33 channels, an image to fill in among them"):
         wrap_denoiser(families.get("z_image"), tiny.build(families.get("z_image")).transformer, settings)
 
 

@@ -12,7 +12,7 @@ from darkroom import families
 from darkroom.families import deepfloyd
 from tests.families import conformance
 
-FAMILY = families.get("deepfloyd")
+FAMILY = families.get("deepfloyd", "tiny-ii")
 
 
 @pytest.fixture(autouse=True)

@@ -31,13 +31,13 @@ def told(name: str, flavour: str, *argv: str) -> str:
     made = resolve(
         [f"--model_family={name}", f"--model_flavour={flavour}", *argv], {}, Path.cwd(), families.defaults, partial=True
     )
-    return " ".join(map(str, note_distillation(made.config, made.sources, families.get(name))))
+    return " ".join(map(str, note_distillation(made.config, made.sources, families.get(name, flavour))))
 
 
 def test_all_of_them_are_known():
     every = [(name, flavour) for name in families.names() for flavour in families.get(name).flavours]
 
-    assert {row for row in every if families.get(row[0]).flavour(row[1]).distilled} == DISTILLED
+    assert {row for row in every if families.get(row[0], row[1]).spec.flavour.distilled} == DISTILLED
     # "de-turbo" has its distillation taken back
     named = {row for row in every if any(word in row[1] for word in WORDS) and "de-turbo" not in row[1]}
     assert named <= DISTILLED
@@ -47,9 +47,9 @@ def test_all_of_them_are_known():
 def test_a_run_of_a_distilled_flavour_says_what_it_loses_and_what_helps(name, flavour):
     said = told(name, flavour)
 
-    assert f"{flavour} is distilled to {families.get(name).flavour(flavour).distilled}" in said
+    assert f"{flavour} is distilled to {families.get(name, flavour).spec.flavour.distilled}" in said
     assert "training wears the distillation off: set assistant_lora_path" in said
-    assert all(other in said for other in list_full_flavours(families.get(name)))
+    assert all(other in said for other in list_full_flavours(families.get(name, flavour)))
 
 
 def test_the_published_assistants_are_named():

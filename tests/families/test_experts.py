@@ -58,13 +58,13 @@ def test_a_member_without_rows_is_not_called():
     [("t2v-14b-2.2", (0, 1)), ("t2v-14b-2.2-high", (0.875, 1)), ("t2v-14b-2.2-low", (0, 0.875)), ("tiny", (0, 1))],
 )
 def test_a_lone_expert_is_trained_where_it_answers(flavour, expected):
-    assert families.get("wan").noise_range(conformance.options("wan", flavour)) == expected
+    assert families.get("wan", flavour).spec.noise_range(conformance.options("wan", flavour)) == expected
 
 
 @pytest.mark.parametrize(("flavour", "low", "high"), [("tiny-high", 0.6, 1.0), ("tiny-low", 0.0, 0.6)])
 def test_the_boundary_of_the_run_holds(flavour, low, high):
     config = Config(model_family="wan", model_flavour=flavour, timestep_boundary=0.6)
-    sampler = build_flow_timesteps(families.get("wan"), config, {})
+    sampler = build_flow_timesteps(families.get("wan", flavour), config, {})
 
     drawn = sampler.draw(torch.zeros(500, 16, 1, 8, 8), torch.Generator().manual_seed(0))
 

@@ -14,6 +14,9 @@ from darkroom import families
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.families import tiny
 from darkroom.families.shared.classes import find_class, short_class_name
+from darkroom.families.shared.experts import use_single_expert
+from darkroom.families.shared.model_spec import flavour_names, resolve_flavour
+from darkroom.families.shared.text_encoding import encode_captions
 from darkroom.pretrained import single_file
 from darkroom.pretrained.components import Components
 from darkroom.pretrained.repository import locate_repository
@@ -21,7 +24,7 @@ from darkroom.tools import generate
 from tests.families import conformance
 from tests.rows import each_row
 
-FLAVOURS = [(name, flavour) for name in families.names() for flavour in families.get(name).flavour_names()]
+FLAVOURS = [(name, flavour) for name in families.names() for flavour in flavour_names(families.get(name))]
 
 
 @pytest.fixture(autouse=True)
@@ -31,41 +34,44 @@ def own_cache(tmp_path, monkeypatch):
 
 def parts_of(name: str, flavour: str, **changes) -> Components:
     settings = conformance.options(name, flavour).model_copy(update=changes)
-    return Components(families.get(name), settings, torch.device("cpu"), torch.float32)
+    return Components(families.get(name, flavour), settings, torch.device("cpu"), torch.float32)
 
 
 @each_row("name, flavour", FLAVOURS)
 def test_every_flavour_has_all_its_facts(name, flavour):
-    family = families.get(name)
+    family = families.get(name, flavour)
 
-    assert issubclass(find_class(family.pipeline_for(flavour)), DiffusionPipeline)
-    assert "full" in family.supports_for(flavour)
-    assert {"images", "video"} & family.supports_for(flavour)
-    makes_clips = "video" in family.supports_for(flavour)
-    assert makes_clips <= bool(family.latents_for(flavour).temporal)
-    assert (family.fps_for(flavour) is not None) == makes_clips
+    assert issubclass(find_class(family.spec.pipeline), DiffusionPipeline)
+    assert "full" in family.spec.supports
+    assert {"images", "video"} & family.spec.supports
+    makes_clips = "video" in family.spec.supports
+    assert makes_clips <= bool(family.spec.latents.temporal)
+    assert (family.spec.fps is not None) == makes_clips
 
 
 @each_row("name, flavour", conformance.cases())
 def test_a_tiny_flavour_is_its_published_one_in_all_but_size(name, flavour):
-    family = families.get(name)
-    published = family.base_flavour(flavour)
+    family = families.get(name, flavour)
+    published = family.spec.published
 
     assert published in family.flavours
-    assert family.specs_for(flavour) is family.specs_for(published)
-    assert family.supports_for(flavour) == family.supports_for(published)
-    assert family.option_defaults(flavour)["resolution"] in (64, 96, 128)
+    assert family.spec.components is resolve_flavour(family, published).components
+    assert family.spec.supports == resolve_flavour(family, published).supports
+    assert family.spec.defaults["resolution"] in (64, 96, 128)
 
 
 def test_an_unknown_flavour_is_a_key_error():
     with pytest.raises(KeyError):
-        families.get("wan").flavour("t3v")
+        resolve_flavour(families.load("wan"), "t3v")
 
 
 def test_only_kontext_takes_references():
     flux = families.get("flux")
 
-    assert [f for f in flux.flavour_names() if "references" in flux.supports_for(f)] == ["kontext", "tiny-kontext"]
+    assert [f for f in flavour_names(flux) if "references" in resolve_flavour(flux, f).supports] == [
+        "kontext",
+        "tiny-kontext",
+    ]
 
 
 # -- base models ------------------------------------------------------------------------------------------------------
@@ -81,7 +87,7 @@ def test_parts_of_a_tiny_base_make_its_stock_pipeline_again(name, flavour):
     whole = tiny.build(parts.family, flavour=flavour)
     assert type(pipe) is type(whole)
     if parts.trainable_components != parts.denoiser_components:
-        parts.family.use_single_expert(whole, parts.trainable_components[0])
+        use_single_expert(whole, parts.family.spec.denoisers, parts.trainable_components[0])
     told = {key: value for key, value in whole.config.items() if not isinstance(value, (list, tuple))}
     assert {key: pipe.config[key] for key in told if not key.startswith("_")} == {
         key: value for key, value in told.items() if not key.startswith("_")
@@ -96,7 +102,7 @@ def test_text_of_every_flavour_is_read_without_its_other_parts(name, flavour):
 
     entry = conformance.case(name, flavour).read(parts.text(), "a cat")
 
-    assert type(parts.text()).__name__ == short_class_name(parts.family.text_pipeline_for(flavour))
+    assert type(parts.text()).__name__ == short_class_name(resolve_flavour(parts.family, flavour).text_pipeline)
     assert entry["text"].isfinite().all()
     assert not parts._extras
 
@@ -163,9 +169,9 @@ def test_text_parts_that_a_base_lacks_are_read_from_where_they_are(tmp_path, mon
     parts = parts_of("hidream", "tiny", pretrained_model_name_or_path=str(base))
 
     parts.examine()
-    (found,) = parts.family.encode_captions(parts.text(), ["a cat"], parts.options)
+    (found,) = encode_captions(parts.family, parts.text(), ["a cat"], parts.options)
 
-    (plain,) = parts.family.encode_captions(parts_of("hidream", "tiny").text(), ["a cat"], parts.options)
+    (plain,) = encode_captions(parts.family, parts_of("hidream", "tiny").text(), ["a cat"], parts.options)
     torch.testing.assert_close(found["llama"], plain["llama"])
     assert parts.text_configs["text_encoder_4"]["num_hidden_layers"] == 3
     assert parts.text_identity() == parts_of("hidream", "tiny").text_identity()
@@ -175,10 +181,11 @@ def test_pictures_of_published_cosmos_weights_need_its_guardrail_and_reading_cap
     family = families.get("cosmos2image")
 
     with pytest.raises(MissingPackage, match="cosmos_guardrail"):
-        family.default_components("2b", renders=True)
+        family.default_components("render")
 
     assert (
-        family.default_components("2b", renders=False).keys() == family.default_components("tiny", renders=True).keys()
+        family.default_components("text").keys()
+        == families.get("cosmos2image", "tiny").default_components("render").keys()
     )
 
 
@@ -252,8 +259,8 @@ SIZES = {
 
 @each_row("name, flavour", SIZES)
 def test_a_network_of_the_published_settings_has_the_published_size(name, flavour):
-    family = families.get(name)
-    model = single_file.build_shapes(family.denoiser, family.denoiser_sizes(flavour))
+    family = families.get(name, flavour)
+    model = single_file.build_shapes(family.denoiser, family.spec.denoiser_sizes)
 
     assert sum(p.numel() for p in model.parameters()) / 1e9 == pytest.approx(SIZES[name, flavour], rel=0.05)
 
@@ -261,7 +268,11 @@ def test_a_network_of_the_published_settings_has_the_published_size(name, flavou
 def test_what_has_no_published_settings_has_no_size():
     flux, wan = families.get("flux"), families.get("wan")
 
-    assert [flux.denoiser_sizes("embedded"), flux.denoiser_sizes("tiny"), wan.denoiser_sizes("vace-14b-2.1")] == [
+    assert [
+        resolve_flavour(flux, "embedded").denoiser_sizes,
+        resolve_flavour(flux, "tiny").denoiser_sizes,
+        resolve_flavour(wan, "vace-14b-2.1").denoiser_sizes,
+    ] == [
         None,
         None,
         None,

@@ -38,7 +38,7 @@ def snapshot(tmp_path, monkeypatch) -> Path:
 
 def base(**changes: object) -> Components:
     settings = {**vars(conformance.options("sdxl", "tiny")), **changes}
-    parts = Components(families.get("sdxl"), SimpleNamespace(**settings), torch.device("cpu"), torch.float32)
+    parts = Components(families.get("sdxl", "tiny"), SimpleNamespace(**settings), torch.device("cpu"), torch.float32)
     assert parts.index  # read while the base is the tiny one
     parts.base = REPOSITORY
     return parts

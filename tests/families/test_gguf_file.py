@@ -90,7 +90,7 @@ def refused(path) -> str:
     file = {"pretrained_transformer_model_name_or_path": str(path)}
     settings = SimpleNamespace(**{**vars(conformance.options("z_image", "tiny")), **file})
     with pytest.raises(ConfigError) as wrong:
-        Repository(families.get("z_image"), settings, torch.device("cpu"), torch.float32).examine()
+        Repository(families.get("z_image", "tiny"), settings, torch.device("cpu"), torch.float32).examine()
     return str(wrong.value)
 
 

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from darkroom import families
+from darkroom.families.shared.text_encoding import encode_captions
 from darkroom.objectives import regularizers
 from darkroom.objectives.taps import record
 from tests.families import conformance
 
-FAMILY = families.get("hidream")
+FAMILY = families.get("hidream", "tiny")
 
 
 def balance(checkpointing: bool = False, **changes) -> tuple[Tensor, nn.Module]:
@@ -21,7 +22,7 @@ def balance(checkpointing: bool = False, **changes) -> tuple[Tensor, nn.Module]:
     model = pipe.transformer.train()
     if checkpointing:
         model.enable_gradient_checkpointing()
-    cond = FAMILY.stack_text(FAMILY.encode_captions(pipe, ["a cat"], settings))
+    cond = FAMILY.stack_text(encode_captions(FAMILY, pipe, ["a cat"], settings))
     x_t = torch.randn(1, *case.shape, generator=torch.Generator().manual_seed(1))
     (regularizer,) = regularizers.build(FAMILY, settings, [model])
     with record(regularizer.taps) as recorded:

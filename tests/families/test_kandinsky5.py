@@ -9,11 +9,12 @@ from diffusers import Kandinsky5T2VPipeline
 
 from darkroom import families
 from darkroom.families.modules import nabla
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.families.tiny import build
 
 
 def test_sparse_attention_is_the_stock_pipelines():
-    family = families.get("kandinsky5_video")
+    family = families.get("kandinsky5_video", "tiny")
     pipe = build(family)
     nabla = {"attention_type": "nabla", "attention_P": 0.9, "attention_wT": 3, "attention_wW": 3, "attention_wH": 3}
     pipe.transformer.register_to_config(**nabla)
@@ -35,8 +36,8 @@ def heads(tokens: int = 5 * 64) -> tuple[torch.Tensor, ...]:
 
 
 def sparse() -> dict:
-    pipe = build(families.get("kandinsky5_video"), {}, "tiny-nabla")
-    return families.get("kandinsky5_video").sparse(pipe.transformer, torch.zeros(1, 5, 16, 16, 33))
+    pipe = build(families.get("kandinsky5_video", "tiny"), {}, "tiny-nabla")
+    return families.get("kandinsky5_video", "tiny").sparse(pipe.transformer, torch.zeros(1, 5, 16, 16, 33))
 
 
 def test_on_a_cpu_each_group_looks_at_the_groups_that_diffusers_names():
@@ -55,11 +56,11 @@ def test_on_a_cpu_each_group_looks_at_the_groups_that_diffusers_names():
 
 
 def test_every_sparse_flavour_chooses_its_kernel_and_its_sizes():
-    family = families.get("kandinsky5_video")
+    family = families.get("kandinsky5_video", "tiny")
     sparse = [name for name in family.flavours if "10s" in name or "pro" in name]
 
     assert len(sparse) == 7
     for name in family.flavours:
-        defaults = family.option_defaults(name)
+        defaults = resolve_flavour(family, name).defaults
         assert (defaults.get("attention_mechanism") == "flex") == (name in sparse), name
         assert (defaults["aspect_bucket_alignment"] == 128) == (name in sparse), name

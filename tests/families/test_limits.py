@@ -12,7 +12,9 @@ from torch.fx.experimental import _config as symbolic
 
 from darkroom import families
 from darkroom.families.base import Family
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.families.shared.spec import Limits
+from darkroom.families.shared.text_encoding import encode_captions
 from darkroom.media.resize import Size, Sizing, plan_sizes
 from darkroom.pretrained import single_file
 from tests.families import conformance
@@ -37,7 +39,7 @@ def answer(name: str, flavour: str, size: Size, tokens: int | None = None) -> Te
     """What a tiny network answers for a sample of so many pixels, and a text of so many tokens."""
     case = conformance.case(name, flavour)
     family, pipe = case.family, case.pipe()
-    (entry,) = family.encode_captions(pipe, ["hut"], case.settings)
+    (entry,) = encode_captions(family, pipe, ["hut"], case.settings)
     if tokens:
         entry["text"] = entry["text"][:1].expand(tokens, -1)
         entry |= {"mask": torch.ones(tokens, dtype=torch.bool)} if "mask" in entry else {}
@@ -87,8 +89,8 @@ def test_beyond_its_table_auraflow_would_take_one_position_for_two_tokens_withou
 
 def published(name: str, flavour: str, **settings: Any) -> tuple[Family, Any]:
     """A family and its published network, without weights."""
-    family = families.get(name)
-    made = single_file.build_empty(family.denoiser, {**(family.denoiser_sizes(flavour) or {}), **settings})
+    family = families.get(name, flavour)
+    made = single_file.build_empty(family.denoiser, {**(family.spec.denoiser_sizes or {}), **settings})
     for module in made.modules():  # in one type, as `to` would warn of what is to stay wide
         module._apply(lambda t: t.to("meta"), recurse=False)
     return family, made
@@ -102,7 +104,7 @@ def test_a_photograph_of_3_by_2_fits_hidream_at_the_default_resolution(monkeypat
     # which tokens go to which expert only numbers tell
     monkeypatch.setattr(symbolic, "meta_nonzero_assume_all_nonzero", True)
     family, network = published("hidream", "full")
-    limits = family.limits(family.denoiser_sizes("full"))
+    limits = family.limits(resolve_flavour(family, "full").denoiser_sizes)
     cond = {"text": meta(1, 128, 4096), "llama": meta(1, 32, 128, 4096), "pooled": meta(1, 2048)}
 
     def asked(size: Size) -> Tensor:
@@ -150,7 +152,7 @@ def test_published_sparse_kandinsky_takes_the_buckets_of_its_flavour(flavour, ne
     axes = {"axes_dims": (16, 24, 24) if network is LITE else (32, 48, 48)}
     both = {"in_visual_dim": 16, "out_visual_dim": 16, "in_text_dim": 3584, "in_text_dim2": 768, "visual_cond": True}
     family, model = published("kandinsky5_video", flavour, **both, **network, **axes, **NABLA)
-    defaults = family.option_defaults(flavour)
+    defaults = resolve_flavour(family, flavour).defaults
     frames = (defaults["validation_num_video_frames"] - 1) // 4 + 1
 
     def asked(alignment: int) -> Tensor:
@@ -167,4 +169,6 @@ def test_published_sparse_kandinsky_takes_the_buckets_of_its_flavour(flavour, ne
 def test_published_lumina_has_positions_for_299_tokens():
     family = families.get("lumina2")
 
-    assert {family.limits(family.denoiser_sizes(flavour) or {}).tokens for flavour in family.flavours} == {299}
+    assert {
+        family.limits(resolve_flavour(family, flavour).denoiser_sizes or {}).tokens for flavour in family.flavours
+    } == {299}

@@ -22,6 +22,7 @@ from darkroom.families import tiny
 from darkroom.families.modules.longcat_video import LongCatVideoTransformer3DModel
 from darkroom.families.modules.longcat_video_pipeline import LongCatVideoImageToVideoPipeline, LongCatVideoPipeline
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.text_encoding import encode_captions
 from tests.families.conformance import Recorder, case
 from tests.families.test_flavours import parts_of
 
@@ -397,7 +398,7 @@ def test_a_folder_with_upstreams_index_loads_too(index, folder, tmp_path, pipe):
     parts = parts_of("longcat_video", "tiny", pretrained_model_name_or_path=str(base))
 
     parts.examine()
-    (entry,) = parts.family.encode_captions(parts.text(), ["a cat"], parts.options)
+    (entry,) = encode_captions(parts.family, parts.text(), ["a cat"], parts.options)
     whole = LongCatVideoPipeline.from_pretrained(base)
     whole.set_progress_bar_config(disable=True)
 

@@ -13,6 +13,7 @@ from torch import nn
 from darkroom import families
 from darkroom.core.narrow import find_narrowable_layers, find_sensitive_layers
 from darkroom.families import tiny
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.pretrained import single_file
 from darkroom.pretrained.components import Components
 from tests.families import conformance
@@ -34,18 +35,18 @@ FEED_FORWARD = {
 PASSAGES = {"attentions.proj_in", "attentions.proj_out", "single_transformer_blocks.proj_out"}
 PUBLISHED = sorted(
     {
-        (name, json.dumps(families.get(name).denoiser_sizes(flavour))): (name, flavour)
+        (name, json.dumps(families.get(name, flavour).spec.denoiser_sizes)): (name, flavour)
         for name in families.names()
         for flavour in families.get(name).flavours
-        if families.get(name).denoiser_sizes(flavour) is not None
+        if families.get(name, flavour).spec.denoiser_sizes is not None
     }.values()
 )
 
 
 @each_row("name, flavour", PUBLISHED)
 def test_only_layers_of_blocks_that_attend_or_feed_forward_become_narrow(name, flavour):
-    family = families.get(name)
-    model = single_file.build_shapes(family.denoiser, family.denoiser_sizes(flavour))
+    family = families.get(name, flavour)
+    model = single_file.build_shapes(family.denoiser, family.spec.denoiser_sizes)
 
     plain = [re.sub(r"\.\d+", "", layer) for layer, _ in find_narrowable_layers(model, family.blocks)]
 
@@ -57,7 +58,7 @@ def test_only_layers_of_blocks_that_attend_or_feed_forward_become_narrow(name, f
 
 def test_what_makes_chromas_modulation_and_its_last_projection_stay_wide():
     family = families.get("chroma")
-    model = single_file.build_shapes(family.denoiser, family.denoiser_sizes("base"))
+    model = single_file.build_shapes(family.denoiser, resolve_flavour(family, "base").denoiser_sizes)
 
     wide = find_sensitive_layers(model, family.blocks)
 

@@ -139,7 +139,7 @@ def test_one_file_is_not_loaded_by_diffusers_and_so_not_quantised_by_it(tmp_path
     save_file(model_of("ZImageTransformer2DModel").state_dict(), file)
     settings.pretrained_transformer_model_name_or_path = str(file)
     settings.quantize_via = "pipeline"
-    repository = Repository(families.get("z_image"), settings, torch.device("cpu"), torch.float32)
+    repository = Repository(families.get("z_image", "tiny"), settings, torch.device("cpu"), torch.float32)
 
     settings.quantization_config = {"text_encoder": "int8-quanto"}
     repository.examine()
@@ -150,7 +150,7 @@ def test_one_file_is_not_loaded_by_diffusers_and_so_not_quantised_by_it(tmp_path
 
 def test_embeddings_of_another_precision_are_others():
     settings = SimpleNamespace(**vars(conformance.options("flux", "tiny")))
-    repository = Repository(families.get("flux"), settings, torch.device("cpu"), torch.float32)
+    repository = Repository(families.get("flux", "tiny"), settings, torch.device("cpu"), torch.float32)
     plain = repository.text_identity()
     settings.quantize_via, settings.quantization_config = "pipeline", {"transformer": "int8-quanto"}
     assert repository.text_identity() == plain

@@ -10,7 +10,7 @@ from torch import Generator
 
 from darkroom import families
 from darkroom.core.errors import ConfigError
-from darkroom.diffusion.shift import ShiftLine, shift_time
+from darkroom.diffusion.shift import ShiftLine, find_shift_line, shift_time
 from darkroom.objectives.denoise import build_flow_timesteps
 from darkroom.options.sources import FAMILY_DEFAULT, resolve
 from tests.families import conformance
@@ -37,14 +37,16 @@ def test_a_scheduler_that_publishes_no_line_has_the_familys_or_is_refused_in_wor
     family = families.get(name)
 
     assert (
-        family.build_shift_line({"base_image_seq_len": 9, "max_image_seq_len": 99, "base_shift": 1, "max_shift": 2}).top
+        find_shift_line(
+            {"base_image_seq_len": 9, "max_image_seq_len": 99, "base_shift": 1, "max_shift": 2}, family.shift_line
+        ).top
         == 2
     )
     if name in KNOWN:
-        assert family.build_shift_line(STATIC) == KNOWN[name]
+        assert find_shift_line(STATIC, family.shift_line) == KNOWN[name]
     else:
         with pytest.raises(ConfigError, match="flow_schedule_auto_shift") as wrong:
-            family.build_shift_line(STATIC)
+            find_shift_line(STATIC, family.shift_line)
         assert "flow_schedule_shift, such as 3, which it has instead" in str(wrong.value)
 
 
@@ -57,9 +59,9 @@ def test_ltx_trains_much_of_the_noise_that_its_pipeline_draws_at(name):
     family = families.get(name)
     config = chosen(f"--model_family={name}").config
     width, height = map(int, config.validation_resolution.split("x"))
-    shape = family.latents_for(None).shape(height, width, config.validation_num_video_frames)
+    shape = family.spec.latents.shape(height, width, config.validation_num_video_frames)
     scheduler = conformance.case(name, "tiny").pipe().scheduler
-    tokens = family.latents_for(None).tokens(*shape[2:], shape[1])
+    tokens = family.spec.latents.tokens(*shape[2:], shape[1])
     line = ShiftLine.from_scheduler(dict(scheduler.config))
 
     trained = build_flow_timesteps(family, config, dict(scheduler.config)).draw(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from darkroom.core.errors import DataError
 from darkroom.families.shared import latents as latent_space
+from darkroom.families.shared.conditioning import control_kwargs
 from tests.families import conformance
 from tests.families.conformance import Recorder, batch, case
 
@@ -103,7 +104,7 @@ def test_a_control_clip_for_the_pipeline_has_as_many_frames_as_are_drawn(tmp_pat
     first.save(tmp_path / "clip.tiff", save_all=True, append_images=others)
     settings = case("wan", "tiny-vace").settings
     with Image.open(tmp_path / "clip.tiff") as clip:
-        given = case("wan", "tiny-vace").family.control_kwargs(clip, 32, 32, settings)["video"]
+        given = control_kwargs(case("wan", "tiny-vace").family, clip, 32, 32, settings)["video"]
 
     assert [frame.getpixel((0, 0))[0] for frame in given] == [10, 10, 20, 20, 20]
 

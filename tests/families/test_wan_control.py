@@ -16,6 +16,7 @@ from darkroom import families
 from darkroom.core.errors import ConfigError, DataError
 from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.latents import encode
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.pretrained import single_file
 from darkroom.tools.generate import stock_pipeline
 from tests.families.conformance import NEGATIVE, PROMPT, Recorder, batch, case
@@ -116,7 +117,7 @@ def test_without_its_denoiser_a_flavour_says_where_that_is(flavour):
 @pytest.mark.slow
 def test_the_settings_make_a_network_of_the_published_size():
     """A published file of the 1.3B model's sibling, which has 36 channels and else the same, is this long."""
-    apart = families.get("wan").flavour("fun-control-1.3b-2.1").separate_denoiser
+    apart = resolve_flavour(families.get("wan"), "fun-control-1.3b-2.1").flavour.separate_denoiser
     sizes = {"num_attention_heads": 12, "attention_head_dim": 128, "ffn_dim": 8960, "num_layers": 30}
     model = single_file.build_empty("WanTransformer3DModel", {**sizes, **apart.settings, "in_channels": 36})
 
@@ -127,7 +128,7 @@ def test_the_settings_make_a_network_of_the_published_size():
 
 def test_a_denoiser_in_its_original_layout_is_read_with_the_flavours_settings(tmp_path, monkeypatch):
     """The repository has Wan's from text, whose settings are another's in three lines."""
-    kinds = case("wan", "tiny-fun").family.specs_for("tiny-fun").denoiser
+    kinds = case("wan", "tiny-fun").family.spec.components.denoiser
     model = find_class(kinds.cls)(**kinds.config)
     file = tmp_path / "fun.safetensors"
     save_file({k: t.contiguous() for k, t in ORIGINALS[kinds.cls, 0](model.state_dict()).items()}, file)

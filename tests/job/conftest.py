@@ -13,6 +13,7 @@ from PIL import Image
 
 from darkroom import families
 from darkroom.families import tiny
+from darkroom.families.shared.model_spec import resolve_flavour
 from tests.families.conformance import options  # it also lets the editing pipelines make small pictures
 
 PHOTOGRAPHS = {
@@ -121,10 +122,10 @@ def settings(dataset_file, photographs, moving, layered, tmp_path):
     """The options of a short run of a flavour, on what it is made for."""
 
     def of(name: str, flavour: str) -> dict[str, object]:
-        family = families.get(name)
-        supports, facts = family.supports_for(flavour), family.flavour(flavour)
+        family = families.get(name, flavour)
+        supports, facts = family.spec.supports, family.spec.flavour
         entries: list[dict[str, object]] = [{}]
-        steps = family.specs_for(flavour).defaults.get("validation_num_inference_steps", 2)
+        steps = family.spec.components.defaults.get("validation_num_inference_steps", 2)
         found: dict[str, object] = {
             "model_flavour": flavour, "train_batch_size": 1, "validation_num_inference_steps": steps,
         }  # fmt: skip
@@ -132,7 +133,7 @@ def settings(dataset_file, photographs, moving, layered, tmp_path):
             video: dict[str, object] = {"num_frames": FRAMES, "min_frames": FRAMES, "max_frames": 100}
             if facts.image_pipeline:
                 video["is_i2v"] = True
-            size = {"resolution": family.option_defaults(flavour)["resolution"]}
+            size = {"resolution": family.spec.defaults["resolution"]}
             entries = [{"dataset_type": "video", "instance_data_dir": str(moving), "video": video, **size}]
             found["validation_num_video_frames"] = max(FRAMES, options(name, flavour).validation_num_video_frames)
         if "layers" in supports:
@@ -169,7 +170,7 @@ def wide(tmp_path_factory):
         if name not in found:
             family = families.get(name)
             found[name] = str(tmp_path_factory.mktemp("wide") / name)
-            tiny.build(family, family.specs_for("tiny").oracle).save_pretrained(found[name])
+            tiny.build(family, resolve_flavour(family, "tiny").components.oracle).save_pretrained(found[name])
         return found[name]
 
     return of

@@ -15,6 +15,7 @@ from darkroom.cli.main import main
 from darkroom.families import tiny
 from darkroom.families.shared.control import wrap_denoiser
 from darkroom.families.shared.controlled import ControlledDenoiser
+from darkroom.families.shared.text_encoding import encode_captions
 from darkroom.tools.verify import verify
 from tests.families import conformance
 
@@ -113,13 +114,14 @@ def test_at_first_neither_changes_anything(way, photographs):
         **{**vars(conformance.options("flux", "tiny")), way: True, "controlnet_model_name_or_path": None}
     )
     case = conformance.Case(family, "tiny")
-    (entry,) = family.encode_captions(pipe, ["a cat"], settings)
+    (entry,) = encode_captions(family, pipe, ["a cat"], settings)
     cond = family.stack_text([entry]) | {"guidance": torch.ones(1)}
     x_t, t = torch.randn(1, *case.shape, generator=torch.Generator().manual_seed(1)), torch.tensor([0.5])
     with torch.no_grad():
         plain = family.predict(pipe.transformer, x_t, t, cond)
         denoiser = ControlledDenoiser(
-            wrap_denoiser(family, pipe.transformer, settings), family.control_input(x_t.flip(-1), settings)
+            wrap_denoiser(family, pipe.transformer, settings),
+            family.spec.control(settings).network_input(family, x_t.flip(-1)),
         )
         controlled = family.predict(denoiser, x_t, t, cond)
     assert torch.allclose(plain, controlled, atol=1e-6)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.each_family]
 
 
 def prompts_of(name: str, flavour: str) -> int:
-    return 2 if families.get(name).flavour(flavour).image_pipeline else 1
+    return 2 if families.get(name, flavour).spec.flavour.image_pipeline else 1
 
 
 @pytest.mark.parametrize(("name", "flavour"), cases())

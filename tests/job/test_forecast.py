@@ -86,7 +86,7 @@ def forecaster(arguments, settings, tmp_path):
         base = tmp_path / name
         if not base.exists():
             shutil.copytree(tiny.folder(family, find_cache_home() / "tiny"), base)
-            for part in family.denoiser_components_for("tiny"):
+            for part in resolve(family, "tiny").denoisers:
                 file = base / part / "config.json"
                 file.write_text(json.dumps({**json.loads(file.read_text()), **MIDDLE_SIZED[name]}, default=list))
         argv = arguments(name, pretrained_model_name_or_path=base, **{**settings(name, "tiny"), **options})
@@ -355,7 +355,7 @@ def test_published_sizes_are_those_of_the_models(name, part, tmp_path):
 
     family = families.get(name)
     folder = published.make_folder(family, None, tmp_path)
-    spec = family.specs_for(None)
+    spec = resolve(family, None).components
     cls = find_class({**spec.encoders, "vae": spec.vae}[part].cls)
     config = json.loads((folder / part / "config.json").read_text())
     with torch.device("meta"):

@@ -23,7 +23,9 @@ from tests.families import conformance
 from tests.validate.test_render import renderer
 
 HALF = 32
-MASKABLE = [case for case in conformance.cases() if families.get(case[0]).active_inpainting(conformance.options(*case))]
+MASKABLE = [
+    case for case in conformance.cases() if families.get(case[0]).spec.active_inpainting(conformance.options(*case))
+]
 
 
 @pytest.fixture(autouse=True)

@@ -12,6 +12,7 @@ from PIL import Image
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.core.events import Bus, Warn
+from darkroom.families.shared.conditioning import control_kwargs
 from darkroom.job import train
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
@@ -116,7 +117,7 @@ def test_control_clips_are_validated_with_whole(arguments, dataset_file, tmp_pat
     (recipe,) = drawn(tmp_path).values()
     with Image.open(recipe.pictures[0]) as clip:
         assert clip.n_frames == 9
-        call = families.get("wan").control_kwargs(clip, 64, 64, conformance.options("wan", flavour))
+        call = control_kwargs(families.get("wan"), clip, 64, 64, conformance.options("wan", flavour))
         (given,) = call.values()
     if starts:
         with Image.open(recipe.pictures[1]) as first:

@@ -16,6 +16,7 @@ from darkroom import families
 from darkroom.cli.main import main
 from darkroom.core.errors import ConfigError, ModelError
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.job.stages import refuse_offloaded_gradients
 from darkroom.memory import quantize, sla
 from darkroom.optim.table import find_optimizer
@@ -391,7 +392,9 @@ def packed(wide, tmp_path):
     def write(name: str, kind: str) -> dict[str, Path]:
         family = families.get(name)
         part = family.denoiser_component
-        model = find_class(family.specs_for("tiny").denoiser.cls).from_pretrained(wide(name), subfolder=part)
+        model = find_class(resolve_flavour(family, "tiny").components.denoiser.cls).from_pretrained(
+            wide(name), subfolder=part
+        )
         option = f"pretrained_{part}_model_name_or_path"
         return {option: written(tmp_path / f"{kind}.gguf", model.state_dict(), kind)}
 

@@ -16,7 +16,7 @@ FRAMES = 9
 def test_a_film_and_its_sound_are_learnt_and_drawn(dataset_file, arguments, tmp_path):
     from darkroom import families
 
-    track = families.get("ltxvideo2").audio
+    track = families.get("ltxvideo2").audio.format
     films, noise = tmp_path / "films", np.random.default_rng(0)
     films.mkdir()
     for name, sound in (("heard", (tone(track), track.rate)), ("silent", None)):

@@ -15,6 +15,7 @@ from darkroom import families
 from darkroom.cli.main import main
 from darkroom.families import tiny
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.families.shared.trainable_text import find_trainable_layers
 from darkroom.pretrained.components import Components
 from darkroom.report.eventlog import read
@@ -24,7 +25,7 @@ from tests.families import conformance
 WITH_TEXT = [
     (name, flavour)
     for name, flavour in conformance.cases()
-    if families.get(name).trainable_text_for(flavour) and families.get(name).pipeline_for(flavour)
+    if families.get(name, flavour).spec.trainable_text and families.get(name, flavour).spec.pipeline
 ]
 PROMPT = {"validation_prompt": "a cup of coffee", "validation_guidance": 1.0}
 
@@ -44,23 +45,23 @@ def test_the_strategies_leave_these_layers_free():
 
 @pytest.mark.parametrize(("name", "flavour"), WITH_TEXT)
 def test_encoders_that_can_be_trained_are_clip_and_known_to_the_stock_loader(name, flavour):
-    family = families.get(name)
-    encoders = family.specs_for(flavour).encoders
-    for part in family.trainable_text_for(flavour):
+    family = families.get(name, flavour)
+    encoders = family.spec.components.encoders
+    for part in family.spec.trainable_text:
         assert encoders[part].cls.startswith("CLIPTextModel")
-        assert part in find_class(family.pipeline_for(flavour))._lora_loadable_modules
+        assert part in find_class(family.spec.pipeline)._lora_loadable_modules
 
 
 @pytest.mark.parametrize(("name", "flavour"), WITH_TEXT)
 def test_gradients_reach_every_encoder(name, flavour):
     settings = SimpleNamespace(**{**vars(conformance.options(name, flavour)), "train_text_encoder": True})
-    parts = Components(families.get(name), settings, torch.device("cpu"), torch.float32)
+    parts = Components(families.get(name, flavour), settings, torch.device("cpu"), torch.float32)
     model = parts.denoiser().requires_grad_(True)
 
     cond = model.read(["a house", ""], learns=True)
     sum(value.float().square().sum() for value in cond.values() if value.is_floating_point()).backward()
 
-    for part in parts.family.trainable_text_for(flavour):
+    for part in resolve_flavour(parts.family, flavour).trainable_text:
         sizes = [p.grad.abs().sum() for p in getattr(model, part).parameters() if p.grad is not None]
         assert sum(sizes) > 0
     assert not any(value.requires_grad for value in model.read(["a house"], learns=False).values())
@@ -77,13 +78,13 @@ def test_what_was_learnt_is_drawn_by_the_stock_pipeline(name, kind, arguments, t
     assert (verdict.unmatched, verdict.images) == ([], 1)
     assert verdict.difference <= 1
     if kind == "full":
-        for part in families.get(name).trainable_text_for("tiny"):
+        for part in families.get(name, "tiny").spec.trainable_text:
             mine = type(getattr(base, part)).from_pretrained(tmp_path / "out/pipeline", subfolder=part)
             before = getattr(base, part).state_dict()
             assert any(not torch.equal(tensor, before[key]) for key, tensor in mine.state_dict().items())
         return
     held = {key.split(".")[0] for key in load_file(tmp_path / "out/pytorch_lora_weights.safetensors")}
-    assert held == {families.get(name).denoiser_component, *families.get(name).trainable_text_for("tiny")}
+    assert held == {families.get(name).denoiser_component, *families.get(name, "tiny").spec.trainable_text}
 
 
 def test_a_run_goes_on_exactly_where_it_was(arguments, tmp_path):

@@ -9,6 +9,7 @@ import torch
 
 from darkroom import families
 from darkroom.families import tiny
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.memory import quantize, quantized_cache
 from darkroom.memory.policy import MemoryPolicy
 from darkroom.memory.quantize import fp8
@@ -26,7 +27,7 @@ OPTIONS = SimpleNamespace(
 
 def denoiser(name: str):
     family = families.get(name)
-    pipe = tiny.build(family, family.specs_for("tiny").oracle)
+    pipe = tiny.build(family, resolve_flavour(family, "tiny").components.oracle)
     return family, getattr(pipe, family.denoiser_component).requires_grad_(False)
 
 

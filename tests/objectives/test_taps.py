@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from darkroom import families
-from darkroom.families.base import LATENTS
+from darkroom.families.base import LATENTS, predict_streams
 from darkroom.objectives.taps import list_image_blocks, record, tap_block
 from tests.families import conformance
 from tests.families.conformance import Case
@@ -30,7 +30,7 @@ def woken_case(name: str) -> tuple[Case, nn.Module, dict[str, Tensor], dict[str,
 
 def predict(case: Case, model: nn.Module, x_t: dict[str, Tensor], cond: dict[str, Tensor]) -> Tensor:
     level = 0.5 if case.family.prediction == "flow_matching" else 500
-    return case.family.predict_streams(model, x_t, torch.full((2,), level), cond)[LATENTS]
+    return predict_streams(case.family, model, x_t, torch.full((2,), level), cond)[LATENTS]
 
 
 @each_row("name", families.names())

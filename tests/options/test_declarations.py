@@ -11,6 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from darkroom import families
+from darkroom.families.shared.model_spec import flavour_names
 from darkroom.options import compat, config, model, pages
 from darkroom.options.config import Config, every_option, not_offered, option_names
 from darkroom.options.conflicts import FamilyFacts, collect_remarks, validate_options
@@ -122,7 +123,7 @@ def test_every_variable_that_the_code_reads_is_known():
 
 @each_row(
     "family, flavour",
-    [(name, flavour) for name in families.names() for flavour in families.get(name).flavour_names()],
+    [(name, flavour) for name in families.names() for flavour in flavour_names(families.get(name))],
 )
 def test_what_a_family_prefers_is_valid_and_contradicts_nothing(family, flavour, tmp_path):
     words = ["data_backend_config=x", f"model_family={family}", f"model_flavour={flavour}"]

@@ -10,6 +10,7 @@ import pytest
 from darkroom import families
 from darkroom.cli.main import main
 from darkroom.families import tiny
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.memory import quantize
 from tests.job.test_run import weights
 from tests.pretend.runs import USUAL, losses
@@ -42,7 +43,7 @@ def run(arguments, worker, tmp_path):
 def wide(tmp_path_factory) -> str:
     """A tiny model that is wide enough for every quantiser."""
     folder, family = tmp_path_factory.mktemp("wide"), families.get("flux")
-    tiny.build(family, family.specs_for("tiny").oracle).save_pretrained(folder)
+    tiny.build(family, resolve_flavour(family, "tiny").components.oracle).save_pretrained(folder)
     return str(folder)
 
 

@@ -25,7 +25,7 @@ CACHING = [
     (name, flavour)
     for name, flavour in conformance.cases()
     if families.get(name).caches
-    and len(families.get(name).denoiser_components_for(flavour)) == 1
+    and len(families.get(name, flavour).spec.denoisers) == 1
     and not max(families.get(name).image_counts(conformance.options(name, flavour)))
 ]
 

@@ -16,6 +16,10 @@ from darkroom.core.errors import ConfigError
 from darkroom.core.events import Bus, Validation
 from darkroom.families import tiny
 from darkroom.families.hunyuanvideo_original import CUT
+from darkroom.families.shared.conditioning import select_pipeline
+from darkroom.families.shared.experts import use_single_expert
+from darkroom.families.shared.model_spec import resolve_flavour
+from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
 from darkroom.media.images import load_rgb
 from darkroom.pretrained.components import Components
 from darkroom.validate import render
@@ -46,16 +50,16 @@ def start(tmp_path) -> str:
 
 def renderer(name: str, flavour: str, start: str = "") -> tuple[Renderer, torch.nn.Module]:
     settings = conformance.options(name, flavour)
-    parts = Components(families.get(name), settings, torch.device("cpu"), torch.float32)
+    parts = Components(families.get(name, flavour), settings, torch.device("cpu"), torch.float32)
     return Renderer(parts, settings, encoder(parts), start), parts.denoiser()
 
 
 def encoder(parts: Components):
     def text(caption, looks):
         if not looks:
-            return parts.family.encode_captions(parts.text(), [caption], parts.options)[0]
+            return encode_captions(parts.family, parts.text(), [caption], parts.options)[0]
         pictures = [Image.fromarray(look.pixels()) for look in looks]
-        return parts.family.image_text_cache_entry(parts.text(), caption, pictures, parts.options)
+        return encode_caption_with_images(parts.family, parts.text(), caption, pictures, parts.options)
 
     return text
 
@@ -67,10 +71,10 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     family, recipe = made.family, picture.recipe
 
     pipe = tiny.build(family, flavour=flavour)
-    if family.trainable_components_for(flavour) != family.denoiser_components_for(flavour):
-        family.use_single_expert(pipe, *family.trainable_components_for(flavour))
+    if resolve_flavour(family, flavour).trained != resolve_flavour(family, flavour).denoisers:
+        use_single_expert(pipe, family.spec.denoisers, *resolve_flavour(family, flavour).trained)
     family.prepare(pipe, recipe.width, recipe.height, made.options)
-    pipe = family.select_pipeline(pipe, bool(recipe.pictures), made.options)
+    pipe = select_pipeline(family, pipe, bool(recipe.pictures), made.options)
     looks = reference_images(family, recipe, made.options)
     text = [family.stack_text([made.text(caption, looks)]) for caption in (recipe.prompt, recipe.negative)]
     stock = pipe(
@@ -79,12 +83,16 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
 
     gap = np.abs(picture.output.frames.astype(int) - from_output(stock).astype(int)).max()
     assert gap <= 1
-    assert family.decodes_in_pipeline(flavour) or picture.output.frames.shape[1:] == (recipe.height, recipe.width, 3)
-    shortest = max(made.options.validation_num_video_frames or 1, family.min_frames(made.options))
+    assert resolve_flavour(family, flavour).pipeline_decodes or picture.output.frames.shape[1:] == (
+        recipe.height,
+        recipe.width,
+        3,
+    )
+    shortest = max(made.options.validation_num_video_frames or 1, family.spec.min_frames(made.options))
     shortest -= CUT if flavour == "tiny-i2v-33ch" else 0
-    stills = made.options.validation_num_layers if "layers" in family.supports_for(flavour) else 1
+    stills = made.options.validation_num_layers if "layers" in resolve_flavour(family, flavour).supports else 1
     assert len(picture.output.frames) == (shortest if recipe.fps else stills)
-    facts = family.flavour(flavour)
+    facts = resolve_flavour(family, flavour).flavour
     assert bool(recipe.pictures) == (facts.image_input != "none" or facts.control is not None)
 
 

@@ -25,13 +25,13 @@ def encode_batch_audio(
     """
     if family.audio is None:
         return {}
-    rate = options.framerate or family.fps_for(options.model_flavour)
+    rate = options.framerate or family.spec.fps
     assert rate, "a family with audio has a frame rate"
     seconds = frames / rate
-    count = round(seconds * family.audio.rate)
-    padded = torch.zeros(len(waveforms), family.audio.channels, count)
+    count = round(seconds * family.audio.format.rate)
+    padded = torch.zeros(len(waveforms), family.audio.format.channels, count)
     for target, waveform in zip(padded, waveforms, strict=True):
         if waveform is not None:
             target.copy_(torch.from_numpy(waveform[:, :count]))
     has_audio = torch.tensor([float(waveform is not None) for waveform in waveforms])
-    return {**family.encode_audio(components, padded, seconds), "sound_counts": has_audio}
+    return {**family.audio.encode(components, padded, seconds), "sound_counts": has_audio}

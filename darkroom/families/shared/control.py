@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from darkroom.families.base import CONTROLNET
 from darkroom.families.shared.classes import find_class
-from darkroom.families.shared.spec import ControlChannels, ControlInput
+from darkroom.families.shared.control_methods import ControlChannels, ControlInput, ControlNet
+from darkroom.families.shared.model_spec import CONTROLNET
 
 if TYPE_CHECKING:
     from darkroom.families.base import Family
-    from darkroom.families.shared.spec import ControlNet
     from darkroom.families.shared.types import Settings
     from darkroom.options.config import Config
 
@@ -112,19 +111,20 @@ def wrap_denoiser(family: Family, denoiser: Any, options: Config) -> Any:
 
     Raises what diffusers raises if a ControlNet cannot be read or built.
     """
-    method = family.control(options)
+    method = family.spec.control(options)
     if method is None or isinstance(method, ControlInput):
         return denoiser
     if isinstance(method, ControlChannels):
-        family.add_input_channels(denoiser)
+        method.add_input_channels(denoiser)
         return ChannelControlDenoiser(family.denoiser_component, denoiser, method.axis)
+    assert isinstance(method, ControlNet)
     cls = find_class(method.cls)
     if source := options.controlnet_model_name_or_path:
         net = cls.from_pretrained(source, dtype=denoiser.dtype, use_safetensors=True)
     else:
-        net = family.new_controlnet(cls, denoiser, options.controlnet_custom_config or {})
-    family.check_controlnet(net)
-    family.share_modules(denoiser, net)
+        net = method.build(cls, denoiser, options.controlnet_custom_config or {})
+    method.check(net)
+    method.share_modules(denoiser, net)
     return ControlNetDenoiser(denoiser, net.to(denoiser.device, denoiser.dtype), method)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.core.transfer import to_device
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 class Experts(nn.Module):
@@ -69,3 +72,10 @@ class Experts(nn.Module):
         # concatenated outputs back to the order of the batch
         order = torch.tensor([*rows[0], *rows[1]]).argsort()
         return (torch.cat(answers)[to_device(order, timestep.device)],)
+
+
+def use_single_expert(pipe: DiffusionPipeline, experts: Sequence[str], component: str) -> None:
+    """Use one of a pipeline's two experts at all noise levels."""
+    first, second = experts
+    pipe.register_modules(**{first: getattr(pipe, component), second: None})
+    pipe.register_to_config(boundary_ratio=None)

@@ -17,12 +17,13 @@ IMAGE_TO_VIDEO = "image_to_video"
 class FirstFrameFamily(Family):
     """Base class of families with image-to-video flavours; those support `image_to_video`."""
 
-    def is_image_to_video(self, options: Config) -> bool:
+    @property
+    def is_image_to_video(self) -> bool:
         """Is this an image-to-video flavour?"""
-        return IMAGE_TO_VIDEO in self.supports_for(options.model_flavour)
+        return IMAGE_TO_VIDEO in self.spec.supports
 
     def sample_identity(self, options: Config) -> dict[str, object]:
-        return {"starts_from": "first frame"} if self.is_image_to_video(options) else {}
+        return {"starts_from": "first frame"} if self.is_image_to_video else {}
 
 
 def noise_fractions(latents: Tensor, first: Tensor) -> Tensor:

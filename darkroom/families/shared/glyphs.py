@@ -25,6 +25,7 @@ class ReadsGlyphs(Family):
     # the most tokens of the words in quotation marks
     glyph_tokens: ClassVar[int]
     guidance_off = {}
+    prepared_options = ("validation_guidance", "tokenizer_max_length")
 
     def count_text_values(self, configs: Mapping[str, Settings], options: Config) -> int:
         text = configs["text_encoder"]
@@ -42,9 +43,6 @@ class ReadsGlyphs(Family):
         """How many tokens are read is an attribute of the pipelines, and not an argument of their call."""
         pipe.tokenizer_max_length = options.tokenizer_max_length
         pipe.tokenizer_2_max_length = min(self.glyph_tokens, options.tokenizer_max_length)
-
-    def pipeline_attributes(self, options: Config) -> Kwargs:
-        return {name: getattr(options, name) for name in ("validation_guidance", "tokenizer_max_length")}
 
     def pipeline_kwargs_from_prompt(self, prompt: str, negative: str, options: Config) -> Kwargs:
         return {"prompt": prompt, "negative_prompt": negative}

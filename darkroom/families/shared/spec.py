@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
+    from darkroom.families.shared.control_methods import ControlInput
     from darkroom.families.shared.types import Settings
 
 
@@ -85,26 +86,6 @@ class Limits(NamedTuple):
     tokens: int | None = None
 
 
-class AudioSpec(NamedTuple):
-    """The audio format of a family: sample rate in Hz, and channels."""
-
-    rate: int
-    channels: int
-
-
-@dataclasses.dataclass(frozen=True)
-class ControlInput:
-    """Control clips for a denoiser that has an argument for them.
-
-    pipeline     the diffusers pipeline, which takes the frames as `argument`
-    unsupported  pipeline arguments of the family that this pipeline lacks
-    """
-
-    pipeline: str
-    argument: str
-    unsupported: frozenset[str] = frozenset()
-
-
 class SeparateDenoiser(NamedTuple):
     """A denoiser that is published as a single file, outside of the flavour's repository.
 
@@ -143,6 +124,10 @@ class Flavour:
     control             how control clips are passed, if the denoiser is made for them
     separate_denoiser   the denoiser's file, if it is not in the repository
     inpainting          how inpainting works, if not as for the family's other flavours
+    image_arguments     the pipeline's argument for each image of a prompt, if they are not one list
+    encodes_text        its own pipeline encodes its text, and not the family's
+    guidance_off        pipeline arguments that switch its guidance off, if not the family's
+    negative_is_caption, pipeline_decodes   as of the family, for this flavour alone
     distilled           what it was distilled to, which training undoes
     assistant           the adapter that was published for training it nevertheless
     """
@@ -161,6 +146,11 @@ class Flavour:
     text_images: Literal["", "references", "start"] = ""
     experts: tuple[str, ...] = ()
     trainable: tuple[str, ...] = ()
+    image_arguments: tuple[str, ...] = ()
+    encodes_text: bool = False
+    guidance_off: Settings | None = None
+    negative_is_caption: bool = True
+    pipeline_decodes: bool = False
     control: ControlInput | None = None
     inpainting: Inpainting | None = None
     separate_denoiser: SeparateDenoiser | None = None
@@ -172,42 +162,6 @@ class Flavour:
         """Notes on the flavour, for tables."""
         worn = f"distilled to {self.distilled}; training on it wears that off" if self.distilled else ""
         return "; ".join(filter(None, [self.note, worn, self.assistant and f"train with {self.assistant}"]))
-
-
-@dataclasses.dataclass(frozen=True)
-class ControlNet:
-    """The ControlNet of a family.
-
-    cls       its class; pipeline: the diffusers pipeline with a ControlNet
-    residual_arguments   arguments of the denoiser that take the ControlNet's outputs, in order
-    control_input_space  whether it takes the control image as "pixels" or "latents"
-    input        its argument for the control image
-    argument     the pipeline's argument for the control image
-    unsupported  pipeline arguments of the family that this pipeline lacks
-    """
-
-    cls: str
-    pipeline: str
-    residual_arguments: tuple[str, ...]
-    control_input_space: Literal["pixels", "latents"] = "latents"
-    input: str = "controlnet_cond"
-    argument: str = "control_image"
-    unsupported: frozenset[str] = frozenset()
-
-
-@dataclasses.dataclass(frozen=True)
-class ControlChannels:
-    """Latents of a control image as further input channels of the denoiser.
-
-    pipeline     the diffusers pipeline, which takes the image as `argument`
-    unsupported  pipeline arguments of the family that this pipeline lacks
-    axis         the channel axis of the denoiser's first argument
-    """
-
-    pipeline: str
-    axis: int = 1
-    argument: str = "control_image"
-    unsupported: frozenset[str] = frozenset()
 
 
 @dataclasses.dataclass(frozen=True)

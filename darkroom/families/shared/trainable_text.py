@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from darkroom.families.shared.control import DenoiserWrapper
+from darkroom.families.shared.text_encoding import encode_captions_with_grad
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,7 +91,7 @@ class DenoiserWithText(DenoiserWrapper):
         Otherwise gradients are None, so the optimizer skips the encoders.
         """
         with torch.set_grad_enabled(learns):
-            entries = self.family.encode_captions_with_grad(self.pipe, list(captions), self.options)
+            entries = encode_captions_with_grad(self.family, self.pipe, list(captions), self.options)
         if not learns:
             for parameter in (p for name in self.names for p in getattr(self, name).parameters()):
                 parameter.grad = None
@@ -99,7 +100,7 @@ class DenoiserWithText(DenoiserWrapper):
     def entry(self, caption: str, images: Sequence[Any] = ()) -> dict[str, Tensor]:
         """Encode one caption with the current weights, without a batch axis."""
         with torch.no_grad():
-            return self.family.encode_captions_with_grad(self.pipe, [caption], self.options)[0]
+            return encode_captions_with_grad(self.family, self.pipe, [caption], self.options)[0]
 
 
 def find_trainable_layers(count: int, options: Config) -> tuple[int, ...]:

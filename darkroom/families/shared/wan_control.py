@@ -12,7 +12,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from darkroom.core.errors import DataError
-from darkroom.families.shared.spec import ControlInput, Flavour, SeparateDenoiser
+from darkroom.families.shared.control_methods import ControlInput
+from darkroom.families.shared.spec import Flavour, SeparateDenoiser
 
 if TYPE_CHECKING:
     import torch

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from darkroom.core.files import digest
 from darkroom.families.shared.classes import find_class
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.families.shared.spec import ComponentSpec
 from darkroom.families.tiny.tokenizers import TOKENIZERS
 
@@ -56,10 +57,11 @@ def build(family: Family, denoiser: Settings | None = None, flavour: str = "tiny
     """A tiny pipeline with random weights from the fixed seed; `denoiser` overrides its arguments."""
     import torch
 
-    spec = family.specs_for(flavour)
+    family = type(family)(flavour)
+    spec = family.spec.components
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        components: dict[str, Any] = {**spec.settings, **family.default_components(flavour, renders=True)}
+        components: dict[str, Any] = {**spec.settings, **family.default_components("render")}
         for name, builder in spec.tokenizers.items():
             components[name] = TOKENIZERS[builder]()
         for name, component in {**spec.encoders, **spec.extras}.items():
@@ -79,26 +81,20 @@ def build(family: Family, denoiser: Settings | None = None, flavour: str = "tiny
                 # the same for statistics that are kept as buffers
                 if name in dict(network.named_buffers()):
                     getattr(network, name).uniform_(0.5, 2)
-        for name in family.denoiser_components_for(flavour):
+        for name in family.spec.denoisers:
             components[name] = find_class(spec.denoiser.cls)(**{**spec.denoiser.config, **(denoiser or {})}).eval()
         for name in family.guidance_denoisers:
             components[name] = find_class(spec.denoiser.cls)(**spec.denoiser.config).eval()
         components["scheduler"] = find_class(spec.scheduler.cls)(**spec.scheduler.config)
-        pipe = find_class(family.pipeline_for(flavour))(**components)
+        pipe = find_class(family.spec.pipeline)(**components)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def folder(family: Family, root: Path, flavour: str = "tiny") -> Path:
     """The folder of a tiny model below `root`, made on first use; its name holds a hash of the recipe."""
-    recipe = digest(
-        [
-            SEED,
-            dataclasses.asdict(family.specs_for(flavour)),
-            family.pipeline_for(flavour),
-            family.denoiser_components_for(flavour),
-        ]
-    )[:12]
+    spec = resolve_flavour(family, flavour)
+    recipe = digest([SEED, dataclasses.asdict(spec.components), spec.pipeline, spec.denoisers])[:12]
     target = Path(root) / f"{family.name}-{recipe}"
     if not target.exists():
         temporary = target.with_name(f".{target.name}.{os.getpid()}")

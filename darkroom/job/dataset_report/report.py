@@ -26,7 +26,6 @@ from darkroom.job.dataset_report.captions import Reader, read_captions, readers,
 from darkroom.job.dataset_report.examine import Album, candidates, choose, examine
 from darkroom.job.dataset_report.findings import Case, between, findings
 from darkroom.job.needs import build_data_requirements
-from darkroom.job.preflight import check_flavour
 from darkroom.options.datasets import SampleDataset, read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.report.dataset_facts import DatasetReport, Sheet, many, number
@@ -51,8 +50,7 @@ ROLES = {
 def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> DatasetReport:
     """Everything the page shows. Raises UserError for settings, a dataset file or a storage that cannot be read."""
     config = resolved.config
-    family = families.get(config.model_family)
-    check_flavour(family, config.model_flavour)
+    family = families.get(config.model_family, config.model_flavour)
     file = read_datasets(config.data_backend_config, config, os.environ)
     plan = prepare_plan(config, file, bus, build_data_requirements(family, config)).scan(lenient=True)
     tokenizers, error = readers(family, config)

@@ -30,8 +30,8 @@ class Fault:
 
     def broken(self) -> Case:
         """The family with the fault."""
-        cls = type(families.get(self.family))
-        return Case(type(f"Broken{cls.__name__}", (cls,), self.members(cls))(), self.flavour, self.started)
+        cls = families.load(self.family)
+        return Case(type(f"Broken{cls.__name__}", (cls,), self.members(cls))(self.flavour), self.flavour, self.started)
 
 
 def predict(change: Callable[..., Tensor]) -> Callable[[type[Family]], dict[str, Any]]:
@@ -282,7 +282,7 @@ def other_layers(cls: type[Family]) -> dict[str, Any]:
             def text_layers(self, options):
                 return tuple(layer - 1 for layer in cls.text_layers(self, options))
 
-        return Earlier().encode_text(pipe, captions, options)
+        return Earlier(self.spec.name).encode_text(pipe, captions, options)
 
     return {"encode_text": encode_text}
 

@@ -4,17 +4,19 @@ from collections.abc import Callable
 from typing import Any
 
 from darkroom.families.base import Family
+from darkroom.families.ltxvideo2 import LTX2Audio
 from tests.families.faults.kit import Fault, latents, model_inputs, text
 from tests.families.faults.ltxvideo import SCALE_ONLY
 
 
 def predict_streams(change: Callable[..., Any]) -> Callable[[type[Family]], dict[str, Any]]:
-    """`change(plain predict_streams, self, model, x_t, t, cond)` in place of predict_streams."""
+    """`change(plain predict, family, model, x_t, t, cond)` in place of the audio's predict."""
 
-    def members(cls: type[Family]) -> dict[str, Any]:
-        return {"predict_streams": lambda self, *args: change(cls.predict_streams, self, *args)}
+    class Changed(LTX2Audio):
+        def predict(self, *args: Any) -> Any:
+            return change(super().predict, *args)
 
-    return members
+    return lambda cls: {"audio": Changed()}
 
 
 def backwards(plain: Any, *args: Any) -> Any:
@@ -23,10 +25,11 @@ def backwards(plain: Any, *args: Any) -> Any:
 
 
 def bands_first(cls: type[Family]) -> dict[str, Any]:
-    def normalize_audio_latents(self, vae, latents):
-        return cls.normalize_audio_latents(self, vae, latents.transpose(1, 3).reshape(latents.shape))
+    class BandsFirst(LTX2Audio):
+        def normalize(self, vae, latents):
+            return super().normalize(vae, latents.transpose(1, 3).reshape(latents.shape))
 
-    return {"normalize_audio_latents": normalize_audio_latents}
+    return {"audio": BandsFirst()}
 
 
 FAULTS = [

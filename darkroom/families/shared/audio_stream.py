@@ -1,0 +1,47 @@
+"""The audio of clips as a second stream, which the network denoises beside the video."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    import numpy as np
+    from diffusers import DiffusionPipeline
+    from torch import Tensor
+    from torch.nn import Module
+
+    from darkroom.families.base import Family
+    from darkroom.families.shared.encoders import SampleEncoders
+    from darkroom.families.shared.types import Autoencoder, Cond
+
+
+class AudioSpec(NamedTuple):
+    """The audio format of a family: sample rate in Hz, and channels."""
+
+    rate: int
+    channels: int
+
+
+class AudioStream:
+    """Base class: `format` is that of the waveforms which it encodes."""
+
+    format: AudioSpec
+
+    def encode(self, components: SampleEncoders, waveforms: Tensor, seconds: float) -> Cond:
+        """Cache entries of audio waveforms (B, channels, N) in its format, `seconds` long."""
+        raise NotImplementedError
+
+    def normalize(self, vae: Autoencoder, latents: Tensor) -> Tensor:
+        """Latents of the audio VAE, normalized for the network."""
+        raise NotImplementedError
+
+    def predict(
+        self, family: Family, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond
+    ) -> dict[str, Tensor]:
+        """The predictions of the video and the audio, each as its x_t."""
+        raise NotImplementedError
+
+    def extract(self, pipe: DiffusionPipeline, output: Any) -> tuple[np.ndarray, int]:
+        """The audio (channels, N) in -1..1 and its rate, of what the pipeline returned."""
+        raise NotImplementedError
