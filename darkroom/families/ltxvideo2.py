@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.base import Family
+    from darkroom.families.shared.audio_stream import VideoForm
     from darkroom.families.shared.encoders import SampleEncoders
     from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
@@ -88,7 +88,7 @@ class LTX2Audio(AudioStream):
         return (packed - vae.latents_mean.to(packed)) / vae.latents_std.to(packed)
 
     def predict(
-        self, family: Family, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond
+        self, form: VideoForm, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond
     ) -> dict[str, Tensor]:
         """Velocity from data to noise: of the video (B, 128, F, H, W), and of the audio, "sound" (B, T, D)."""
         from darkroom.families.shared.classes import unwrap
@@ -97,11 +97,11 @@ class LTX2Audio(AudioStream):
         frames, height, width = video.shape[2:]
         times: dict[str, Tensor] = {"timestep": time}
         if "noisy" in cond:
-            tokens = token_times(time, cond["noisy"], family.latents.tokens(height, width))
+            tokens = token_times(time, cond["noisy"], form.latents.tokens(height, width))
             times = {"timestep": tokens, "audio_timestep": time}
         network, count = unwrap(model), len(video)
         video_answer, audio_answer = model(
-            hidden_states=family.to_pipeline(video),
+            hidden_states=form.to_pipeline(video),
             audio_hidden_states=audio,
             encoder_hidden_states=cond["text"],
             audio_encoder_hidden_states=cond["sound_text"],
@@ -121,7 +121,7 @@ class LTX2Audio(AudioStream):
             **times,
             return_dict=False,
         )
-        return {LATENTS: family.from_pipeline(video_answer, height, width), "sound": audio_answer}
+        return {LATENTS: form.from_pipeline(video_answer, height, width), "sound": audio_answer}
 
     def extract(self, pipe: DiffusionPipeline, output: Any) -> tuple[Any, int]:
         """The audio (channels, N) in -1..1 and its rate, of what the pipeline returned."""

@@ -32,7 +32,7 @@ class SD3ControlNet(ControlNet):
 
     def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """The first blocks of the transformer, but for its last, which has no text stream."""
-        from darkroom.families.shared.control import build_from_transformer
+        from darkroom.families.shared.control_weights import build_from_transformer
 
         usual = {"num_layers": min(12, denoiser.config.num_layers - 1), "num_extra_conditioning_channels": 0}
         net = build_from_transformer(cls, denoiser, {**usual, **custom})

@@ -7,7 +7,7 @@ Shapes: latents (B, 16, H, W); text (L, D) of each caption, its own length, B of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -46,7 +46,7 @@ class ZImageControlNet(ControlNet):
     # the pipeline would count three quarters
     extra_arguments: ClassVar[Settings] = {"controlnet_conditioning_scale": 1.0}
 
-    def network_input(self, family: Family, control: Tensor) -> Tensor:
+    def network_input(self, control: Tensor, to_pipeline: Callable[[Tensor], Tensor]) -> Tensor:
         """A clip of one frame, (B, 16, 1, H, W)."""
         return control.unsqueeze(2)
 

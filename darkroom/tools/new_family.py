@@ -131,7 +131,7 @@ $others
         return {$call}
 
 
-FAMILY = $title()
+FAMILY = $title
 ''')
 
 FAULTS = Template("""from tests.families.faults.kit import Fault, predict, text

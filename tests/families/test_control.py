@@ -99,7 +99,10 @@ def compared(name: str, family: Family | None = None, **way: bool) -> list[str |
             for recorder in mine:
                 listening.enter_context(recorder)
             family.predict(
-                ControlledDenoiser(model, family.spec.control(settings).network_input(family, control)), x_t, t, cond
+                ControlledDenoiser(model, family.spec.control(settings).network_input(control, family.to_pipeline)),
+                x_t,
+                t,
+                cond,
             )
         differences += [
             conformance._difference(theirs[i], ours.calls[0]) for theirs, ours in zip(stock, mine, strict=True)

@@ -121,7 +121,7 @@ def test_at_first_neither_changes_anything(way, photographs):
         plain = family.predict(pipe.transformer, x_t, t, cond)
         denoiser = ControlledDenoiser(
             wrap_denoiser(family, pipe.transformer, settings),
-            family.spec.control(settings).network_input(family, x_t.flip(-1)),
+            family.spec.control(settings).network_input(x_t.flip(-1), family.to_pipeline),
         )
         controlled = family.predict(denoiser, x_t, t, cond)
     assert torch.allclose(plain, controlled, atol=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
@@ -11,9 +11,22 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from darkroom.families.base import Family
     from darkroom.families.shared.encoders import SampleEncoders
+    from darkroom.families.shared.spec import Latents
     from darkroom.families.shared.types import Autoencoder, Cond
+
+
+class VideoForm(Protocol):
+    """What a family knows of its video's latents."""
+
+    @property
+    def latents(self) -> Latents: ...
+
+    def to_pipeline(self, latents: Tensor) -> Tensor:
+        """Latents as the network takes them."""
+
+    def from_pipeline(self, latents: Tensor, height: int, width: int) -> Tensor:
+        """The way back."""
 
 
 class AudioSpec(NamedTuple):
@@ -37,7 +50,7 @@ class AudioStream:
         raise NotImplementedError
 
     def predict(
-        self, family: Family, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond
+        self, form: VideoForm, model: Module, x_t: Mapping[str, Tensor], t: Tensor, cond: Cond
     ) -> dict[str, Tensor]:
         """The predictions of the video and the audio, each as its x_t."""
         raise NotImplementedError

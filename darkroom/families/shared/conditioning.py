@@ -31,7 +31,7 @@ def bind_control(family: Family, model: Module, batch: Batch, options: Config) -
         return model
     from darkroom.families.shared.controlled import ControlledDenoiser
 
-    return ControlledDenoiser(model, method.network_input(family, batch.controls[0]))
+    return ControlledDenoiser(model, method.network_input(batch.controls[0], family.to_pipeline))
 
 
 def select_pipeline(family: Family, pipe: DiffusionPipeline, starts: bool, options: Config, masks: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 if TYPE_CHECKING:
@@ -10,7 +11,6 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from darkroom.families.base import Family
     from darkroom.families.shared.types import Kwargs, Settings
 
 
@@ -30,9 +30,12 @@ class Control:
         """What the network takes of a control image."""
         return "latents"
 
-    def network_input(self, family: Family, control: Tensor) -> Tensor:
-        """A batch's control images for the network, from latents, or from pixels (B, 3, H, W) in -1..1."""
-        return family.to_pipeline(control)
+    def network_input(self, control: Tensor, to_pipeline: Callable[[Tensor], Tensor]) -> Tensor:
+        """A batch's control images for the network, from latents, or from pixels (B, 3, H, W) in -1..1.
+
+        `to_pipeline` is the family's.
+        """
+        return to_pipeline(control)
 
     def kwargs(self, image: PILImage, width: int, height: int, frames: int) -> Kwargs:
         """Pipeline arguments for a control image of any size; `frames` of the clip that is drawn."""
@@ -75,7 +78,7 @@ class ControlChannels(Control):
 
     def add_input_channels(self, denoiser: Any) -> None:
         """Double the denoiser's input channels. New weights are zero, so the output does not change."""
-        from darkroom.families.shared.control import double_inputs
+        from darkroom.families.shared.control_weights import double_inputs
 
         setattr(denoiser, self.embedder, double_inputs(getattr(denoiser, self.embedder)))
         denoiser.register_to_config(in_channels=2 * denoiser.config.in_channels, out_channels=denoiser.out_channels)
@@ -106,15 +109,15 @@ class ControlNet(Control):
     def input_space(self) -> Literal["pixels", "latents"]:
         return self.control_input_space
 
-    def network_input(self, family: Family, control: Tensor) -> Tensor:
-        return control / 2 + 0.5 if self.control_input_space == "pixels" else super().network_input(family, control)
+    def network_input(self, control: Tensor, to_pipeline: Callable[[Tensor], Tensor]) -> Tensor:
+        return control / 2 + 0.5 if self.control_input_space == "pixels" else to_pipeline(control)
 
     def kwargs(self, image: PILImage, width: int, height: int, frames: int) -> Kwargs:
         return {**super().kwargs(image, width, height, frames), **self.extra_arguments}
 
     def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
         """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are constructor arguments."""
-        from darkroom.families.shared.control import build_from_transformer
+        from darkroom.families.shared.control_weights import build_from_transformer
 
         if hasattr(cls, "from_unet"):
             return cls.from_unet(denoiser, **custom)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from darkroom.families.base import Family
     from darkroom.families.shared.control_methods import Control, ControlChannels, ControlNet
+    from darkroom.families.shared.facts import FamilyFacts
     from darkroom.families.shared.spec import ComponentSpecs, Flavour, Inpainting, Latents
     from darkroom.families.shared.types import Settings
     from darkroom.options.config import Config
@@ -140,24 +140,24 @@ class ModelSpec:
         return low, high
 
 
-def tiny_names(family: Family | type[Family]) -> list[str]:
+def tiny_names(family: FamilyFacts | type[FamilyFacts]) -> list[str]:
     """`tiny`, a small copy of the default flavour, and further tiny flavours."""
     return ["tiny", *family.tinies]
 
 
-def flavour_names(family: Family | type[Family]) -> list[str]:
+def flavour_names(family: FamilyFacts | type[FamilyFacts]) -> list[str]:
     """Published flavours, then the tiny ones."""
     return [*family.flavours, *tiny_names(family)]
 
 
-def resolve_flavour(family: Family | type[Family], name: str | None) -> ModelSpec:
+def resolve_flavour(family: FamilyFacts | type[FamilyFacts], name: str | None) -> ModelSpec:
     """The flavour of a family called `name`; None: the default one. Raises KeyError if there is none."""
     cls = family if isinstance(family, type) else type(family)
     return _resolve(cls, name or cls.default_flavour)  # type: ignore[arg-type]
 
 
 @functools.cache
-def _resolve(family: type[Family], name: str) -> ModelSpec:
+def _resolve(family: type[FamilyFacts], name: str) -> ModelSpec:
     published = {"tiny": family.default_flavour, **family.tinies}.get(name, name)
     facts = family.flavours[published]
     components, latents = facts.tiny or family.tiny, facts.latents or family.latents
