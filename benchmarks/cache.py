@@ -20,7 +20,11 @@ import torch
 
 from darkroom.core.events import Bus
 from darkroom.data import plan as plans
+from darkroom.data.cache.caches import DatasetCaches
+from darkroom.data.cache.encoders import Encoders, PixelEncoder
+from darkroom.data.cache.filler import CacheFiller
 from darkroom.data.cache.shards import ShardCache
+from darkroom.data.cache.text import TextEncoders
 from darkroom.data.requirements import DataRequirements
 from darkroom.families.shared import latents as latent_space
 from darkroom.families.shared.spec import Latents
@@ -68,7 +72,7 @@ def plan_of(folder: Path, cache: Path, edge: int) -> Any:
     file.write_text(json.dumps([entry]))
     argv = ["--model_family=sdxl", "--model_flavour=tiny", f"--output_dir={cache}", f"--data_backend_config={file}"]
     config = resolve([*argv, f"--resolution={edge}", "--vae_batch_size=4"], {}, Path.cwd()).config
-    return plans.prepare_plan(config, read_datasets(file, config, os.environ), Bus(), DataRequirements("sdxl")).scan()
+    return plans.scan_datasets(config, read_datasets(file, config, os.environ), Bus(), DataRequirements("sdxl"))
 
 
 def fill(chosen: argparse.Namespace, folder: Path) -> tuple[float, float]:
@@ -87,7 +91,7 @@ def fill(chosen: argparse.Namespace, folder: Path) -> tuple[float, float]:
     pictures(folder / "pictures", chosen.count, chosen.edge)
     plan = plan_of(folder / "pictures", folder / "cache", chosen.edge)
     start = clock()
-    plan.fill_latents(encode, identity="bench")
+    CacheFiller(DatasetCaches(plan, Encoders(TextEncoders("none"), PixelEncoder("bench", encode)))).fill_latents()
     return bare, chosen.count / (clock() - start)
 
 

@@ -9,6 +9,7 @@ Peak memory is the highest resident size of the process so far, Python and libra
 from __future__ import annotations
 
 import argparse
+import functools
 import io
 import json
 import os
@@ -26,7 +27,12 @@ from PIL import Image
 
 from darkroom.core.events import Bus
 from darkroom.core.units import show_size
-from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.batches.source import BatchSource
+from darkroom.data.cache.caches import DatasetCaches
+from darkroom.data.cache.encoders import Encoders, PixelEncoder
+from darkroom.data.cache.filler import CacheFiller
+from darkroom.data.cache.text import TextEncoders
+from darkroom.data.plan import DatasetPlan, scan_datasets
 from darkroom.data.requirements import DataRequirements
 from darkroom.options.config import construct
 from darkroom.options.datasets import read_datasets
@@ -82,16 +88,16 @@ def write_table(path: Path, count: int) -> None:
     pq.write_table(pa.table({"file": names, "text": captions, "w": sizes[:, 0], "h": sizes[:, 1]}), path)
 
 
-def plan_of(folder: Path, **keys: Any) -> DatasetPlan:
-    """The plan over `folder/pictures`."""
+def plan_of(folder: Path, *entries: dict[str, Any], **keys: Any) -> DatasetPlan:
+    """The plan over `folder/pictures`, with other entries of the dataset file."""
     entry = {"id": "bench", "instance_data_dir": str(folder / "pictures"), "resolution": 64, **keys}
     file = folder / "datasets.json"
-    file.write_text(json.dumps([entry]))
+    file.write_text(json.dumps([entry, *entries]))
     config = construct({
         "output_dir": str(folder / "out"), "model_family": "bench", "aspect_bucket_alignment": 8,
         "train_batch_size": 4, "seed": 0, "caption_dropout_probability": 0.0, "compress_disk_cache": True,
     })  # fmt: skip
-    return prepare_plan(config, read_datasets(file, config, {}), Bus(), DataRequirements("bench"))
+    return scan_datasets(config, read_datasets(file, config, {}), Bus(), DataRequirements("bench"))
 
 
 def timed(what: str, work: Callable[[], Any]) -> tuple[Any, float]:
@@ -118,8 +124,8 @@ def bench_files(count: int) -> None:
         bare_loop(folder / "pictures")  # the system's file cache is warm for everyone
         _, bare = timed("bare Pillow header loop", lambda: bare_loop(folder / "pictures"))
         keys = {"caption_strategy": "textfile"}
-        first, cold = timed("cold scan (headers, captions, buckets)", lambda: plan_of(folder, **keys).scan())
-        second, warm = timed("warm scan (nothing changed)", lambda: plan_of(folder, **keys).scan())
+        first, cold = timed("cold scan (headers, captions, buckets)", lambda: plan_of(folder, **keys))
+        second, warm = timed("warm scan (nothing changed)", lambda: plan_of(folder, **keys))
         opened = [plan.datasets[0].index.opened for plan in (first, second)]
         size = first.datasets[0].index.file.stat().st_size
         print(
@@ -128,13 +134,21 @@ def bench_files(count: int) -> None:
         )
 
 
-def first_batch(plan: DatasetPlan) -> None:
-    """Encode what the first batch needs, on demand, and build it."""
+def caches_of(plan: DatasetPlan) -> DatasetCaches:
+    """The caches of encoders made of arithmetic."""
     import torch
 
-    plan.fill_text(lambda captions: [{"text": torch.zeros(4)} for _ in captions], "text")
-    plan.fill_latents(lambda pixels: torch.nn.functional.avg_pool2d(pixels, 8), "latents")
-    with plan.loader() as loader:
+    text = TextEncoders("text", lambda captions: [{"text": torch.zeros(4)} for _ in captions])
+    samples = PixelEncoder("latents", lambda pixels: torch.nn.functional.avg_pool2d(pixels, 8))
+    return DatasetCaches(plan, Encoders(text, samples))
+
+
+def first_batch(plan: DatasetPlan) -> None:
+    """Encode what the first batch needs, on demand, and build it."""
+    caches = caches_of(plan)
+    CacheFiller(caches).fill_text()
+    CacheFiller(caches).fill_latents()
+    with BatchSource(caches).loader() as loader:
         next(iter(loader.epoch(1)))
 
 
@@ -161,15 +175,12 @@ def bench_rows(count: int) -> None:
             f"{count} rows, table {show_size((folder / 'table.parquet').stat().st_size)}, before: {show_size(peak())}"
         )
         for name, more in (("listed", {}), ("trusted", {"skip_file_discovery": "metadata", "cache_file_suffix": "t"})):
-            file = folder / "datasets.json"
-            made = plan_of(folder, **keys, **more)
-            file.write_text(json.dumps([json.loads(file.read_text())[0], text]))
-            made = prepare_plan(made.config, read_datasets(file, made.config, {}), Bus(), DataRequirements("bench"))
-            timed(f"{name}: scan, first start", made.scan)
-            again = prepare_plan(made.config, read_datasets(file, made.config, {}), Bus(), DataRequirements("bench"))
-            timed(f"{name}: scan, second start", again.scan)
-            timed(f"{name}: order of the first epoch", lambda again=again: again.order().epoch(1))  # type: ignore[misc]
-            timed(f"{name}: first batch, encoded on demand", lambda again=again: first_batch(again))  # type: ignore[misc]
+            scan = functools.partial(plan_of, folder, text, **keys, **more)
+            timed(f"{name}: scan, first start", scan)
+            again, _ = timed(f"{name}: scan, second start", scan)
+            batches = BatchSource(caches_of(again))
+            timed(f"{name}: order of the first epoch", functools.partial(batches.order.epoch, 1))
+            timed(f"{name}: first batch, encoded on demand", functools.partial(first_batch, again))
             index = again.datasets[0].index
             held = sum(c.nbytes for c in index.numbers.values())
             held += index.paths.nbytes + index.raw.nbytes + index.hashes.nbytes

@@ -73,7 +73,7 @@ def test_recipe_states_the_memory_that_it_is_planned_with(path, checkout, monkey
         (checkout / "photos" / f"{number}.txt").write_text("a photograph", encoding="utf-8")
     argv = [f"recipes/{path.name}", "--validation_disable=true"]
     begun = plan.begin(resolve(argv, {}, checkout, families.defaults))
-    forecaster = Forecaster(begun.resolved, begun.family, begun.data, begun.prompts, begun.published.folder)
+    forecaster = Forecaster(begun.resolved, begun.family, begun.filler, begun.prompts, begun.published.folder)
     forecaster.forecast()
     (step,) = [phase for phase in forecaster.phases if phase.phase == "step"]
     (stated,) = re.findall(r"Planned for a step at 1024 pixels: ([\d.]+) GiB", path.read_text(encoding="utf-8"))

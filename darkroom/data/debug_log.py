@@ -10,6 +10,7 @@ from darkroom.core import log as logs
 
 if TYPE_CHECKING:
     from darkroom.data.batches.batch import Batch
+    from darkroom.options.config import Config
 
 log = logs.logger(__name__)
 
@@ -22,6 +23,11 @@ class DebugLog:
     batches: bool = False
     statistics: bool = False
     sampled: Counter[str] = field(default_factory=Counter)
+
+    @classmethod
+    def from_config(cls, config: Config) -> DebugLog:
+        """What the options of a run ask for."""
+        return cls(config.print_filenames, config.debug_dataset_loader, config.print_sampler_statistics)
 
     def file(self, dataset: str, path: str) -> None:
         """A file is about to be read."""

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from darkroom.data.batches.order import Lengths
+from darkroom.data.mask_check import describe_useless_masks
 from darkroom.data.planned import PlannedDataset
-from darkroom.media.images import Traits
+from darkroom.media.images import INSTALL, READERS, Traits
 
 MAX_BUCKETS = 40
 """More buckets than this are summed up in one line."""
+
+EXAMPLES = 5
+"""Files that a warning names."""
 
 
 def table(datasets: Sequence[PlannedDataset], lengths: Lengths) -> str:
@@ -84,3 +89,38 @@ def as_dict(datasets: Sequence[PlannedDataset], lengths: Lengths, seed: int) -> 
         "steps_per_epoch": lengths.steps_per_epoch,
         "seed": seed,
     }
+
+
+def describe_unused(d: PlannedDataset) -> Iterator[str]:
+    """One sentence about everything that is not used, with some names and what installs a missing reader, if any is."""
+    if not d.drop_counts:
+        return
+    counts = ", ".join(f"{count} {reason}" for reason, count in sorted(d.drop_counts.items()))
+    names = [f"{path} ({reason})" for path, reason in itertools.islice(d.index.iterate_dropped(), EXAMPLES)]
+    lacking = [reader for reader in READERS if reader.missing in d.drop_counts]
+    yield (
+        f"Dataset '{d.id}': not used: {counts}."
+        + (f" For example {'; '.join(names)}." if names else "")
+        + (f" Install what is missing with: {INSTALL}" if lacking else "")
+    )
+
+
+def describe_surprises(d: PlannedDataset) -> Iterator[tuple[str, str]]:
+    """Dataset and sentence about what is used and may not be what was meant."""
+    if len(rows := d.rows_with(Traits.ANIMATED)):
+        examples = "; ".join(d.index.path(int(row)) for row in rows[:EXAMPLES])
+        yield (
+            d.id,
+            f"Dataset '{d.id}': {len(rows)} of its images are animated or have several pages; only the first "
+            f"frame of each is used. For example {examples}.",
+        )
+    for about, index in ((d.id, d.index), *((c.entry.id, c.index) for c in d.conditioning)):
+        if index.leaving:
+            yield (
+                about,
+                f"Dataset '{about}': {len(index.leaving)} symbolic links lead out of its folder, and what is there "
+                f"is used. For example {'; '.join(index.leaving[:EXAMPLES])}.",
+            )
+    for c in d.conditioning:
+        for sentence in describe_useless_masks(d.index, c) if c.role == "mask" else ():
+            yield c.entry.id, sentence

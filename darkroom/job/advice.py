@@ -15,7 +15,7 @@ from typing import Any
 
 from darkroom.core.device import run_device
 from darkroom.core.errors import DarkroomError
-from darkroom.data.plan import DatasetPlan
+from darkroom.data.cache.filler import CacheFiller
 from darkroom.families.base import Family
 from darkroom.job import preflight
 from darkroom.job.forecast import ADVICE, IMAGE_PHASE, LATENTS, LOAD, SAVE, STEP, TEXT, Forecast, Forecaster
@@ -84,14 +84,14 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Adviser:
-    """Tries changes of one run. `plan` has its scanned datasets, `prompts` what validation draws.
+    """Tries changes of one run. `filler` has its scanned datasets, `prompts` what validation draws.
 
     `forecaster` is the one of the run as it is, whose phases are taken over where a change leaves them alone.
     """
 
     resolved: Resolved
     family: Family
-    plan: DatasetPlan
+    filler: CacheFiller
     prompts: list[Prompt]
     forecaster: Forecaster
 
@@ -135,7 +135,9 @@ class Adviser:
         first = self.forecaster
         first.tell(f"with {describe_change(change)}")
         settings, cached = first.scene.settings, first.cache.but(helps)
-        return Forecaster(self.apply_change(change), self.family, self.plan, self.prompts, settings, cached).forecast()
+        return Forecaster(
+            self.apply_change(change), self.family, self.filler, self.prompts, settings, cached
+        ).forecast()
 
     # -- text and samples ----------------------------------------------------------------------------------------------
 
@@ -270,12 +272,12 @@ def words(change: Change | None) -> str:
     return f"It fits with {describe_change(change)}."
 
 
-def remedy(resolved: Resolved, family: Family, plan: DatasetPlan, prompts: list[Prompt]) -> str:
+def remedy(resolved: Resolved, family: Family, filler: CacheFiller, prompts: list[Prompt]) -> str:
     """What to say to a run whose memory was full: which phases do not fit, and the change with which they do."""
-    forecaster = Forecaster(resolved, family, plan, prompts)
+    forecaster = Forecaster(resolved, family, filler, prompts)
     forecast = forecaster.forecast()
     if not forecast.too_large:
         return ""
     phases = ", ".join(dict.fromkeys(f"{phase.phase} {phase.of}".strip() for phase in forecast.too_large))
-    advice = Adviser(resolved, family, plan, prompts, forecaster).advise(forecast)
+    advice = Adviser(resolved, family, filler, prompts, forecaster).advise(forecast)
     return f"Too large for this machine: {phases}. {words(advice)}"

@@ -58,6 +58,7 @@ from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import Renderer
 
 if TYPE_CHECKING:
+    from darkroom.data.cache.filler import CacheFiller
     from darkroom.data.plan import DatasetPlan
 
 log = logger(__name__)
@@ -156,7 +157,7 @@ class Scene:
 
     run: Run
     engine: Engine
-    plan: DatasetPlan
+    filler: CacheFiller
     prompts: list[Prompt]
     settings: str | None
     fake: Any
@@ -239,9 +240,10 @@ class Trial:
 
     def text(self) -> dict[str, Any]:
         """A caption's cache entry."""
-        captions = (self.scene.plan.captions() or [""])[: self.scene.plan.file.default_text.text_encoder_batch_size]
+        filler = self.scene.filler
+        captions = (filler.captions() or [""])[: filler.plan.file.default_text.text_encoder_batch_size]
         pipe = self.components.text()
-        dataset, bucket = shapes(self.scene.plan)[0]
+        dataset, bucket = shapes(self.scene.filler.plan)[0]
         count = max(1, sum(conditioning.role == "reference" for conditioning in dataset.conditioning))
         images = [Image.new("RGB", bucket.target)] * count
         with self.ledger:
@@ -253,7 +255,7 @@ class Trial:
         """The planned dataset and one sample's entries for each shape of its buckets."""
         self.components.vae()
         entries = []
-        for dataset, bucket in shapes(self.scene.plan):
+        for dataset, bucket in shapes(self.scene.filler.plan):
             width, height = bucket.target
             facts = self.components.latents
             clip = (bucket.frames,) if facts.temporal or facts.layered else ()
@@ -432,7 +434,7 @@ class ForecastCache:
 
 
 class Forecaster:
-    """Runs a run's phases in shapes. `plan` has the scanned datasets, `prompts` what validation draws.
+    """Runs a run's phases in shapes. `filler` has the scanned datasets, `prompts` what validation draws.
 
     `settings` is a folder that stands in for the base's own settings; `cache` has phases that need not be run again;
     `tell` is told the name of each phase before it begins. `shortens`: are networks forecast with fewer blocks, where
@@ -443,7 +445,7 @@ class Forecaster:
         self,
         resolved: Resolved,
         family: Any,
-        plan: DatasetPlan,
+        filler: CacheFiller,
         prompts: list[Prompt],
         settings: str | None = None,
         cache: ForecastCache | None = None,
@@ -457,11 +459,11 @@ class Forecaster:
         self.cache = cache or ForecastCache()
         self.card, self.is_elsewhere = find_run_card(), get_assumed_card() is not None
         engine = Engine(ASSUMED if self.card else HOST, distributed.DTYPES[config.mixed_precision])
-        self.scene = Scene(run, engine, plan, prompts, settings, self.cache.fake, batch_limit)
+        self.scene = Scene(run, engine, filler, prompts, settings, self.cache.fake, batch_limit)
         self.device, self.config, self.prompts = self.scene.device, config, prompts
         self.tell, self.shortens = tell, shortens
         self.phases: list[Phase] = []
-        missing = plan.missing()
+        missing = filler.missing()
         self.idle = {name for name, count in ((TEXT, missing.texts), (LATENTS, missing.latents)) if not count}
         # of each denoiser's blocks
         self.weights: list[list[BlockWeights]] = []

@@ -18,8 +18,8 @@ from darkroom.media.images import BadImage
 from darkroom.validate.prompts import Prompt
 
 if TYPE_CHECKING:
-    from darkroom.data.batches.loader import SampleSource
-    from darkroom.data.plan import DatasetPlan
+    from darkroom.data.cache.caches import DatasetCaches
+    from darkroom.data.cache.samples import SampleSource
     from darkroom.options.config import Config
 
 FOLDER = "validation_inputs"
@@ -42,22 +42,22 @@ def uses_dataset_prompts(family: Family, config: Config, prompts: list[Prompt]) 
     return bool(config.validation_using_datasets or (allowed[0] and not any(prompt.images for prompt in prompts)))
 
 
-def dataset_prompts(plan: DatasetPlan, family: Family, config: Config, output: Path) -> list[Prompt]:
+def dataset_prompts(caches: DatasetCaches, family: Family, config: Config, output: Path) -> list[Prompt]:
     """The first samples of each dataset, or of `eval_dataset_id`, in the order of their paths.
 
     Their images are written to `validation_inputs` below `output`, so that recipes can name them.
     """
-    image_count = config.eval_dataset_id
-    datasets = [d for d in plan.datasets if d.id == image_count or (not image_count and d.entry.is_training)]
+    plan, eval_dataset = caches.plan, config.eval_dataset_id
+    datasets = [d for d in plan.datasets if d.id == eval_dataset or (not eval_dataset and d.entry.is_training)]
     datasets = [d for d in datasets if not d.entry.disable_validation]
-    if image_count and not datasets:
+    if eval_dataset and not datasets:
         names = ", ".join(d.id for d in plan.datasets)
-        raise ConfigError("eval_dataset_id", image_count, "", "There is no such dataset.", f"Choose one of: {names}.")
+        raise ConfigError("eval_dataset_id", eval_dataset, "", "There is no such dataset.", f"Choose one of: {names}.")
     plan.generate()
     allowed, full_clips = family.image_counts(config), isinstance(family.spec.control(config), ControlInput)
     prompts = []
     for d in datasets:
-        source = plan.source(d)
+        source = caches.source(d)
         for number, (caption, images) in enumerate(_samples(source, config.num_eval_images, allowed, full_clips)):
             name = f"{safe_name(d.id)}_{number}"
             files = [_write_image(pixels, output / FOLDER, f"{name}_{i}") for i, pixels in enumerate(images)]

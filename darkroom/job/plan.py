@@ -19,9 +19,12 @@ from darkroom.core.events import Bus
 from darkroom.core.files import free_bytes
 from darkroom.core.units import show_duration, show_size
 from darkroom.data import plan as data_plan
+from darkroom.data.cache.caches import DatasetCaches
+from darkroom.data.cache.filler import CacheFiller, RequiredCaptions
 from darkroom.families.base import Family
 from darkroom.job import preflight, resume
 from darkroom.job.advice import Adviser, words
+from darkroom.job.caches import identify_encoders, require_prompts
 from darkroom.job.forecast import Forecaster
 from darkroom.job.inputs import uses_dataset_prompts
 from darkroom.job.needs import build_data_requirements
@@ -33,7 +36,6 @@ from darkroom.report.eventlog import read
 from darkroom.train import distributed
 from darkroom.train.checkpoint import CheckpointManager
 from darkroom.validate.prompts import Prompt
-from darkroom.validate.render import collect_captions
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -52,7 +54,7 @@ class PlanStart:
 
     resolved: Resolved
     family: Family
-    data: data_plan.DatasetPlan
+    filler: CacheFiller
     prompts: list[Prompt]
     published: PublishedSettings | None
     values: dict[str, object]
@@ -65,27 +67,23 @@ def begin(resolved: Resolved) -> PlanStart:
     folder = published and published.folder
     family, prompts = preflight.validate_run(resolved, folder)
     datasets = read_datasets(config.data_backend_config, config, os.environ)
-    data = data_plan.prepare_plan(config, datasets, Bus(), build_data_requirements(family, config)).scan()
+    data = data_plan.scan_datasets(config, datasets, Bus(), build_data_requirements(family, config))
     data.validate()
     repository = Repository(family, config, run_device(), distributed.base_dtype(config), folder)
     if not config.validation_disable and uses_dataset_prompts(family, config, prompts):
-        # their captions are encoded for training anyway
+        required = RequiredCaptions()  # their captions are encoded for training anyway
         settings_of_run = [d for d in data.datasets if d.id == config.eval_dataset_id] or data.training
         renders = sum(min(config.num_eval_images, len(d.index.usable)) for d in settings_of_run)
     else:
-        data.require_captions(*collect_captions(repository, config, prompts))
+        required = require_prompts(repository, config, prompts)
         renders = len(prompts)
-    data.use_encoders(
-        text_identity=repository.text_identity(),
-        latent_identity=repository.sample_identity(),
-        plain_identity=repository.vae_identity(),
-    )
+    filler = CacheFiller(DatasetCaches(data, identify_encoders(repository)), required)
     point = resume_point(resolved, family, repository, data)
     steps, epochs = point.steps, point.epochs
     values = {
         "settings": settings(resolved),
         "notes": [str(note) for note in preflight.remarks(resolved, family)],
-        "warnings": data.warnings,
+        "warnings": data.reporter.warnings,
         "datasets": data.as_dict(),
         "table": data.report(),
         "batches_per_epoch": data.lengths.batches_per_epoch,
@@ -95,7 +93,7 @@ def begin(resolved: Resolved) -> PlanStart:
         "resume": point.checkpoint,
         "resume_changes": point.changes,
         "finished": point.finished,
-        "caches": caches(data, family, repository),
+        "caches": caches(filler, family, repository),
         "to_generate": data.count_missing_generated(),
         "to_delete": [{"dataset": name, "path": path, "reason": reason} for name, path, reason in data.to_delete()],
         "disk_free": free_bytes(Path(config.output_dir)),
@@ -104,7 +102,7 @@ def begin(resolved: Resolved) -> PlanStart:
         "validation": validation(config, renders, steps, data.lengths.steps_per_epoch),
         "time": estimate_time(config, steps),
     }
-    return PlanStart(resolved, family, data, prompts, published, values)
+    return PlanStart(resolved, family, filler, prompts, published, values)
 
 
 def find_published_settings(resolved: Resolved) -> PublishedSettings | None:
@@ -157,7 +155,7 @@ def resume_point(
     )
 
 
-def caches(data: Any, family: Family, repository: Repository) -> dict[str, int | None]:
+def caches(filler: CacheFiller, family: Family, repository: Repository) -> dict[str, int | None]:
     """Entries to make and to reuse, and the bytes that those to make will take, if it is known how wide text is."""
     facts = repository.latents
     try:
@@ -172,7 +170,7 @@ def caches(data: Any, family: Family, repository: Repository) -> dict[str, int |
         return math.prod(facts.shape(h, w, frames)) * 4 + TENSOR_HEADER
 
     # a caption is stored as two tensors, its tokens and its pooled vector
-    estimate = data.estimate(latent_bytes, lambda caption: (numbers or 0) * width + 2 * TENSOR_HEADER)
+    estimate = filler.estimate(latent_bytes, lambda caption: (numbers or 0) * width + 2 * TENSOR_HEADER)
     return {
         "latents_to_make": estimate.latents_to_make,
         "latents_to_reuse": estimate.latents_to_reuse,
@@ -187,7 +185,7 @@ def memory(begun: PlanStart, tell: Callable[[str], None] = lambda text: None) ->
 
     `tell` is told what is being forecast.
     """
-    run = (begun.resolved, begun.family, begun.data, begun.prompts)
+    run = (begun.resolved, begun.family, begun.filler, begun.prompts)
     forecaster = Forecaster(*run, begun.published and begun.published.folder, tell=tell)
     forecast = forecaster.forecast()
     result = forecast.as_dict()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import gc
 import os
 import time
@@ -37,23 +36,25 @@ from darkroom.core.memory import (
 from darkroom.core.units import show_size
 from darkroom.data import manifest
 from darkroom.data import plan as data_plan
+from darkroom.data.batches.source import BatchSource
+from darkroom.data.cache.caches import DatasetCaches
+from darkroom.data.cache.filler import CacheFiller
 from darkroom.data.debug_log import NO_DEBUG_LOG
 from darkroom.data.manifest import DataChanges
 from darkroom.data.plan import DatasetPlan
 from darkroom.data.process_group import ProcessGroup
 from darkroom.families.shared.classes import find_class
-from darkroom.families.shared.text import find_truncated
-from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
 from darkroom.job import advice, preflight, rehearse, resume
+from darkroom.job.caches import RunEncoders, fill_latent_cache, fill_text_cache, require_prompts
 from darkroom.job.claim import claim_folder
 from darkroom.job.inputs import dataset_prompts, uses_dataset_prompts
 from darkroom.job.needs import build_data_requirements
 from darkroom.job.phases import phase
 from darkroom.job.resume import Resumption
 from darkroom.job.run import Run, config_as_dict, open_run
-from darkroom.job.stages import attach_adapter, build_stepper, encode_latents, encode_sample, load_denoiser
+from darkroom.job.stages import attach_adapter, build_stepper, load_denoiser
 from darkroom.memory.policy import MemoryPolicy
-from darkroom.options.datasets import read_datasets
+from darkroom.options.datasets import DatasetFile, read_datasets
 from darkroom.options.sources import Resolved
 from darkroom.pretrained import deletion
 from darkroom.pretrained.components import Components, scheduler_config
@@ -66,7 +67,7 @@ from darkroom.train.guards import ensure_disk_space
 from darkroom.train.loop import Loop
 from darkroom.train.state import TrainState
 from darkroom.validate.prompts import Prompt
-from darkroom.validate.render import Renderer, collect_captions
+from darkroom.validate.render import Renderer
 from darkroom.validate.validator import Validator
 
 if TYPE_CHECKING:
@@ -105,11 +106,11 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
         components = Components(
             family, run.config, engine.device, dtype, memory_policy.prepare_text_encoder, memory_policy.prepare_vae
         )
+        encoders = RunEncoders(run, components)
         if only_caches:
-            plan = scan_datasets(run, engine, only_caches)
-            prompts = collect_prompts(run, plan, components, prompts)
-            with advise_on_full_memory(run, plan, prompts):
-                fill_caches(run, plan, components, prompts, 0)
+            filler, prompts = prepare_caches(run, scan_datasets(run, engine, only_caches), encoders, prompts)
+            with advise_on_full_memory(run, filler, prompts):
+                fill_caches(filler, encoders, 0)
             return RunResult(output, output, output / "events.jsonl", 0, time.monotonic() - run.started)
 
         keeper = CheckpointManager(output, run.config)
@@ -120,9 +121,9 @@ def train(resolved: Resolved, only_caches: bool = False, listener: Callable[[Eve
         plan = scan_datasets(run, engine, only_caches)
         if finished := resume.find_finished(output, keeper, run.config, plan, engine.num_processes):
             return report_finished(run, *finished)
-        prompts = collect_prompts(run, plan, components, prompts)
-        with advise_on_full_memory(run, plan, prompts):
-            return train_model(run, engine, plan, components, memory_policy, prompts, keeper, settings, start)
+        filler, prompts = prepare_caches(run, plan, encoders, prompts)
+        with advise_on_full_memory(run, filler, prompts):
+            return train_model(run, engine, filler, encoders, memory_policy, prompts, keeper, settings, start)
 
 
 def report_finished(run: Run, steps: int, result: Path) -> RunResult:
@@ -135,17 +136,17 @@ def report_finished(run: Run, steps: int, result: Path) -> RunResult:
     return RunResult(run.output, result, run.output / "report.html", steps, time.monotonic() - run.started)
 
 
-def fill_caches(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt], processes: int) -> None:
+def fill_caches(filler: CacheFiller, encoders: RunEncoders, processes: int) -> None:
     """Encode what the caches lack. With `processes` what is left must make whole batches for so many."""
-    fill_text_cache(run, plan, components, prompts)
-    fill_latent_cache(run, plan, components, processes)
+    fill_text_cache(filler, encoders)
+    fill_latent_cache(filler, encoders, processes)
 
 
 def train_model(
     run: Run,
     engine: Accelerator,
-    plan: DatasetPlan,
-    components: Components,
+    filler: CacheFiller,
+    encoders: RunEncoders,
     memory_policy: MemoryPolicy,
     prompts: list[Prompt],
     keeper: CheckpointManager,
@@ -154,9 +155,10 @@ def train_model(
 ) -> RunResult:
     """From the scanned datasets to the result."""
     config, family, processes = run.config, run.family, engine.num_processes
+    plan, components = filler.plan, encoders.components
     with import_libraries():
         find_class(components.specs.denoiser.cls)
-    fill_caches(run, plan, components, prompts, processes)
+    fill_caches(filler, encoders, processes)
     choose_tf32(run, plan, engine.device)
     changes = resume.changes_of_data(start, plan, processes)
     state = resume.initial_state(start, changes, config)
@@ -168,7 +170,7 @@ def train_model(
         model = load_denoiser(run, components, memory_policy)
     if config.delete_model_after_load:
         delete_loaded_weights(run, engine, components)
-    text = model.entry if config.train_text_encoder else plan.text
+    text = model.entry if config.train_text_encoder else filler.caches.text
     validator = build_validator(run, components, text, prompts)
     if validator and not config.disable_benchmark:
         with phase(run.bus, "base pictures"):
@@ -184,10 +186,9 @@ def train_model(
 
     write_lock(run, plan, components)
     announce(run, plan, adapter, state, epochs, resumed=start is not None)
-    order = plan.order(processes, base)
-    pins = engine.device.type == "cuda"
-    loader = plan.loader(rank=engine.process_index, ranks=processes, stack=family.stack_text, order=order, pins=pins)
-    loop = Loop(stepper, loader, order.length, state, steps, run.bus)
+    batches = BatchSource(filler.caches, rank=engine.process_index, ranks=processes, base=base, stack=family.stack_text)
+    loader = batches.loader(pins=engine.device.type == "cuda")
+    loop = Loop(stepper, loader, batches.order.length, state, steps, run.bus)
     run.bus.on(Step, lambda event: save_when_due(run, keeper, snapshot, event))
     run.bus.on(Step, lambda event: give_back_when_due(run, event))
     if validator:
@@ -195,7 +196,7 @@ def train_model(
         validator.stopped = lambda: bool(run.stop.name)
         run.bus.on(Step, validate_on_step(run, validator))
     if config.rehearsal:
-        run_rehearsal(run, plan.loader(rank=loader.rank, stack=family.stack_text, order=order), snapshot, validator)
+        run_rehearsal(run, batches.loader(), snapshot, validator)
     if validator and config.validation_on_startup and not start:
         validator.run(state.step)
     with loader, phase(run.bus, "training", state.step):
@@ -204,7 +205,7 @@ def train_model(
 
 
 @contextlib.contextmanager
-def advise_on_full_memory(run: Run, plan: DatasetPlan, prompts: list[Prompt]) -> Iterator[None]:
+def advise_on_full_memory(run: Run, filler: CacheFiller, prompts: list[Prompt]) -> Iterator[None]:
     """Where memory runs out, find out what to change. Raises MemoryFullError."""
     try:
         yield
@@ -212,13 +213,13 @@ def advise_on_full_memory(run: Run, plan: DatasetPlan, prompts: list[Prompt]) ->
         if not is_memory_full(cause):
             raise
         run.bars.print_line("Out of memory. Working out what would fit...")
-        raise MemoryFullError(memory_full_message(cause, remedy(run, plan, prompts))) from cause
+        raise MemoryFullError(memory_full_message(cause, remedy(run, filler, prompts))) from cause
 
 
-def remedy(run: Run, plan: DatasetPlan, prompts: list[Prompt]) -> str:
+def remedy(run: Run, filler: CacheFiller, prompts: list[Prompt]) -> str:
     """What to change, or nothing where that cannot be told."""
     try:
-        return advice.remedy(run.resolved, run.family, plan, prompts)
+        return advice.remedy(run.resolved, run.family, filler, prompts)
     except Exception:  # what happened matters more than what could be said of it
         log.debug("%s", traceback.format_exc())
         return ""
@@ -231,23 +232,21 @@ def scan_datasets(run: Run, engine: Accelerator, only_caches: bool) -> DatasetPl
     """The datasets, scanned and bucketed. Filling caches does not ask whether they make whole batches."""
     datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
     team = ProcessGroup(engine.process_index, engine.num_processes, engine.wait_for_everyone)
-    plan = data_plan.prepare_plan(
-        run.config, datasets, run.bus, build_data_requirements(run.family, run.config), process_group=team
-    )
-    refuse_parentless(run, plan)
+    refuse_parentless(run, datasets)
+    requirements = build_data_requirements(run.family, run.config)
     with phase(run.bus, "scan"):
-        plan.scan()
+        plan = data_plan.scan_datasets(run.config, datasets, run.bus, requirements, process_group=team)
         if not only_caches:
             plan.validate(engine.num_processes)
     run.bars.print_line(plan.report())
     return plan
 
 
-def refuse_parentless(run: Run, plan: DatasetPlan) -> None:
+def refuse_parentless(run: Run, datasets: DatasetFile) -> None:
     """Regularization data and sliders need an adapter; a full run has none."""
     if run.config.model_type != "full":
         return
-    for entry in plan.file.training:
+    for entry in datasets.training:
         if entry.is_regularisation_data:
             raise DataError(
                 f"Dataset '{entry.id}' has is_regularisation_data, and model_type is full.\n"
@@ -262,7 +261,16 @@ def refuse_parentless(run: Run, plan: DatasetPlan) -> None:
             )
 
 
-def collect_prompts(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt]) -> list[Prompt]:
+def prepare_caches(
+    run: Run, plan: DatasetPlan, encoders: RunEncoders, prompts: list[Prompt]
+) -> tuple[CacheFiller, list[Prompt]]:
+    """What fills the caches, and the validation prompts, whose captions have to be in them too."""
+    caches = DatasetCaches(plan, encoders.as_encoders())
+    prompts = collect_prompts(run, caches, prompts)
+    return CacheFiller(caches, require_prompts(encoders.components, run.config, prompts)), prompts
+
+
+def collect_prompts(run: Run, caches: DatasetCaches, prompts: list[Prompt]) -> list[Prompt]:
     """The validation prompts: those of the settings, or of the datasets where a model starts from images."""
     config = run.config
     if config.validation_disable or not uses_dataset_prompts(run.family, config, prompts):
@@ -273,12 +281,7 @@ def collect_prompts(run: Run, plan: DatasetPlan, components: Components, prompts
             )
             run.bus.emit(Warn(message=message, about="validation"))
         return prompts
-    plan.use_encoders(
-        text_identity=components.text_identity(),
-        latent_identity=components.sample_identity(),
-        plain_identity=components.vae_identity(),
-    )
-    dataset_based = dataset_prompts(plan, run.family, config, run.output)
+    dataset_based = dataset_prompts(caches, run.family, config, run.output)
     ignored = [prompt.name for prompt in prompts if prompt.text]
     if ignored:
         message = (
@@ -295,51 +298,6 @@ def choose_tf32(run: Run, plan: DatasetPlan, device: torch.device) -> None:
     if encodes and not run.config.disable_tf32 and device.type == "cuda":
         message = "This run computes without TF32, as disable_tf32 would: it encodes samples while it trains."
         run.bus.emit(Warn(message=message, about="settings"))
-
-
-def fill_text_cache(run: Run, plan: DatasetPlan, components: Components, prompts: list[Prompt]) -> None:
-    """Fill the text cache and let the encoders go. They are loaded only if something is missing."""
-
-    cut: list[str] = []
-
-    def encode(captions: list[str]) -> list[dict[str, torch.Tensor]]:
-        cut.extend(find_truncated(components.text(), captions, run.config.tokenizer_max_length))
-        return encode_captions(run.family, components.text(), captions, run.config)
-
-    def read(caption: str, images: list[Any]) -> dict[str, torch.Tensor]:
-        return encode_caption_with_images(run.family, components.text(), caption, to_images(images), run.config)
-
-    with phase(run.bus, "text cache"):
-        plan.use_encoders(latent_identity=components.sample_identity(), plain_identity=components.vae_identity())
-        plan.require_captions(*collect_captions(components, run.config, prompts))
-        text_images = run.family.spec.flavour.text_images
-        plan.fill_text(encode, components.text_identity(), read if text_images else None)
-        if not plan.reads_while_training:
-            components.unload_text()
-    if cut:
-        message = (
-            f"{len(cut)} captions are longer than the text encoders read (tokenizer_max_length = "
-            f"{run.config.tokenizer_max_length}); their ends are not seen. For example '{cut[0][:60]}...'."
-        )
-        run.bus.emit(Warn(message=message, about="captions"))
-
-
-def to_images(images: list[Any]) -> list[Any]:
-    """uint8 (H, W, 3), or (F, H, W, 3) of which the first frame counts, as PIL images."""
-    from PIL import Image
-
-    return [Image.fromarray(pixels if pixels.ndim == 3 else pixels[0]) for pixels in images]
-
-
-def fill_latent_cache(run: Run, plan: DatasetPlan, components: Components, processes: int) -> None:
-    """Fill the latent cache and let the VAE go. Images that turn out damaged must leave enough for a batch."""
-    plain, encode = functools.partial(encode_latents, components), functools.partial(encode_sample, run, components)
-    with phase(run.bus, "latent cache"):
-        filled = plan.fill_latents(encode, components.sample_identity(), plain=(plain, components.vae_identity()))
-        if processes and (filled.dropped or processes > 1):
-            plan.validate(processes)
-        if not plan.encodes_while_training:
-            components.unload_vae()
 
 
 # -- model ------------------------------------------------------------------------------------------------------------

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from darkroom.core.events import Bus, Event
-from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.plan import scan_datasets
 from darkroom.data.requirements import DataRequirements
 from darkroom.options.config import Config, construct
 from darkroom.options.datasets import DatasetFile, read_datasets
+from tests.data.prepared import PreparedData
 
 
 def write_picture(
@@ -65,10 +66,12 @@ class Workshop:
         file.write_text(json.dumps(list(entries)))
         return read_datasets(file, self.config, environ or {})
 
-    def plan(self, *entries: Any) -> DatasetPlan:
+    def plan(self, *entries: Any, lenient: bool = False) -> PreparedData:
+        """The datasets, scanned; their caches are as they are."""
         bus = Bus()
         bus.on(Event, self.events.append)
-        return prepare_plan(self.config, self.read(*(entries or (self.entry(),))), bus, self.requirements)
+        file = self.read(*(entries or (self.entry(),)))
+        return PreparedData(scan_datasets(self.config, file, bus, self.requirements, lenient=lenient))
 
     def add(self, count: int, size: tuple[int, int] = (64, 64), prefix: str = "p", folder: str = "") -> list[Path]:
         return [
@@ -90,8 +93,8 @@ class Workshop:
 
         return [{"text": torch.tensor([float(len(c)), float(sum(map(ord, c)))])} for c in captions]
 
-    def filled(self, *entries: Any) -> DatasetPlan:
-        plan = self.plan(*entries).scan()
+    def filled(self, *entries: Any) -> PreparedData:
+        plan = self.plan(*entries)
         plan.fill_text(self.encode_text, "text-1")
         plan.fill_latents(self.encode_pixels, "vae-1")
         return plan

@@ -14,7 +14,7 @@ from darkroom.options.datasets import CaptionShuffle
 
 
 def captions(shop, **keys) -> list[str]:
-    return shop.plan(shop.entry(train_batch_size=1, **keys)).scan().captions()
+    return shop.plan(shop.entry(train_batch_size=1, **keys)).captions()
 
 
 def test_a_line_is_a_variant_unless_lines_are_kept(shop) -> None:
@@ -34,7 +34,7 @@ def test_only_line_breaks_part_captions(shop) -> None:
 def test_a_caption_in_another_encoding_is_left_out_with_or_without_a_mark(shop, encoding, keys) -> None:
     shop.add(2)
     (shop.pictures / "p000.txt").write_bytes("a red cat\nand a dog".encode(encoding))
-    plan = shop.plan(shop.entry(train_batch_size=1, **keys)).scan()
+    plan = shop.plan(shop.entry(train_batch_size=1, **keys))
     assert plan.datasets[0].drop_counts == {"caption is not UTF-8": 1}
     assert plan.captions() == ["caption p 1"]
 
@@ -44,10 +44,10 @@ def test_a_caption_in_another_encoding_is_left_out_with_or_without_a_mark(shop, 
 def test_capitals_in_a_text_files_ending_mean_nothing_and_the_dot_may_be_left_out(shop, given, name) -> None:
     shop.picture(shop.pictures / "IMG.JPG", caption=None)
     (shop.pictures / name).write_text("found", encoding="utf-8")
-    plan = shop.plan(shop.entry(train_batch_size=1, caption_extension=given)).scan()
+    plan = shop.plan(shop.entry(train_batch_size=1, caption_extension=given))
     assert plan.captions() == ["found"]
     (shop.pictures / name).write_text("edited since", encoding="utf-8")
-    assert shop.plan(shop.entry(train_batch_size=1, caption_extension=given)).scan().captions() == ["edited since"]
+    assert shop.plan(shop.entry(train_batch_size=1, caption_extension=given)).captions() == ["edited since"]
 
 
 def test_the_ending_as_it_was_asked_for_counts_before_others(shop) -> None:
@@ -108,7 +108,7 @@ def test_a_filter_entry_changes_a_caption(entry: str, before: str, after: str) -
 def test_the_filter_of_the_text_cache_reaches_the_captions(shop) -> None:
     shop.add(1)
     text = {"id": "t", "dataset_type": "text_embeds", "caption_filter_list": ["caption "]}
-    assert shop.plan(shop.entry(train_batch_size=1), text).scan().captions() == ["p 0"]
+    assert shop.plan(shop.entry(train_batch_size=1), text).captions() == ["p 0"]
 
 
 def table(shop, rows: dict, name: str = "t.parquet") -> dict:
@@ -129,7 +129,7 @@ def test_a_table_gives_captions_and_sizes_without_opening_a_picture(shop, name: 
     if name == "t.parquet":
         rows["height"] = [64, 64]
     monkeypatch.setattr("darkroom.data.index.probe.read_header", lambda path: pytest.fail(f"{path} was opened"))
-    plan = shop.plan(shop.entry(**table(shop, rows, name))).scan()
+    plan = shop.plan(shop.entry(**table(shop, rows, name)))
     assert plan.captions() == ["a", "b", "c"]
     assert plan.datasets[0].drop_counts == {"not in the table": 1}
     assert plan.datasets[0].index.sizes(0).original == (96, 64)
@@ -196,7 +196,7 @@ def test_a_size_in_a_column_of_any_kind_is_one_or_none(shop, size) -> None:
     shop.add(2)
     rows = {"id": ["p000", "p001"], "description": ["a", "b"], "width": [64, 64], "height": [64, 64]}
     rows["width"] = [size, [64]] if isinstance(size, list) and (not size or size == [64]) else [*size[:1], size[0]]
-    plan = shop.plan(shop.entry(train_batch_size=1, **table(shop, rows))).scan(lenient=True)
+    plan = shop.plan(shop.entry(train_batch_size=1, **table(shop, rows)), lenient=True)
     assert plan.datasets[0].buckets.count + plan.datasets[0].drop_counts.get("not in the table", 0) == 2
 
 

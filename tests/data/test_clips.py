@@ -75,7 +75,7 @@ def test_whether_clips_start_from_their_first_frame_is_told_to_the_step(clips, i
 
 def test_a_family_whose_flavour_decides_it_says_that_is_i2v_has_no_effect(clips) -> None:
     write_clip(clips.pictures / "c.mp4", 9)
-    clips.plan(entry(clips, num_frames=9, is_i2v=True)).scan()
+    clips.plan(entry(clips, num_frames=9, is_i2v=True))
     assert any("is_i2v has no effect here" in e.message for e in clips.events if isinstance(e, Warn))
 
 
@@ -87,7 +87,7 @@ def test_a_clip_gives_several_samples_that_are_encoded_apart(clips) -> None:
     cache = plan.latent_cache(plan.datasets[0])
     first = [(float(cache.get(row)["latents"][0, 0, 0, 0]) + 1) * 127.5 / 4 for row in range(4)]
     assert [round(x) for x in first] == [0, 5, 10, 15]
-    again = clips.plan(entry(clips, frame_extraction="chunk", target_frames=[5])).scan()
+    again = clips.plan(entry(clips, frame_extraction="chunk", target_frames=[5]))
     assert again.datasets[0].index.opened == 0
     assert len(again.datasets[0].index) == 4
     assert again.fill_latents(encode, "vae-1").encoded == 0
@@ -96,7 +96,7 @@ def test_a_clip_gives_several_samples_that_are_encoded_apart(clips) -> None:
 def test_changing_the_extraction_cuts_the_same_files_anew(clips) -> None:
     write_clip(clips.pictures / "c.mp4", 21)
     clips.filled(entry(clips, frame_extraction="chunk", target_frames=[5]))
-    plan = clips.plan(entry(clips, frame_extraction="full", max_frames=17)).scan()
+    plan = clips.plan(entry(clips, frame_extraction="full", max_frames=17))
     assert plan.datasets[0].index.opened == 0
     assert plan.datasets[0].index.numbers["count"].tolist() == [17]
 
@@ -159,7 +159,7 @@ def test_bad_films_are_left_out_and_named(clips) -> None:
 def test_a_family_of_pictures_refuses_clips(shop) -> None:
     write_clip(shop.pictures / "c.mp4", 9)
     with pytest.raises(DataError, match="trains on image"):
-        shop.plan(entry(shop, num_frames=9)).scan()
+        shop.plan(entry(shop, num_frames=9))
 
 
 def test_too_few_frames_asked_for_is_an_error(clips) -> None:
@@ -228,7 +228,7 @@ def test_the_block_audio_says_what_becomes_of_the_sound(clips, block, heard, lef
         given.extend(sound is not None for sound in sounds)
         return encode(pixels)
 
-    plan = clips.plan({**entry(clips, num_frames=9, min_frames=9), "audio": block}).scan()
+    plan = clips.plan({**entry(clips, num_frames=9, min_frames=9), "audio": block})
     report = plan.fill_latents(hearing, "vae-1")
     assert given == heard
     assert list(report.dropped.values()) == ["no audio stream"] * left_out
@@ -236,7 +236,7 @@ def test_the_block_audio_says_what_becomes_of_the_sound(clips, block, heard, lef
 
 def test_sound_without_a_family_that_hears_is_said_to_have_no_effect(clips) -> None:
     write_clip(clips.pictures / "a.mp4", 9)
-    clips.plan({**entry(clips, num_frames=9), "audio": {"auto_split": True}}).scan()
+    clips.plan({**entry(clips, num_frames=9), "audio": {"auto_split": True}})
     assert any("audio has no effect: toy does not train" in e.message for e in clips.events if isinstance(e, Warn))
 
 
@@ -255,7 +255,7 @@ def test_what_lies_beside_a_clip_is_not_listened_to(clips) -> None:
         {**entry(clips, num_frames=9, min_frames=9), "conditioning_data": "before"},
         {**before, "instance_data_dir": str(clips.folder / "before"), "resolution": 64, "caption_strategy": None},
     )
-    plan.scan().fill_latents(hearing, "vae-1", plain=(encode, "vae-1"))
+    plan.fill_latents(hearing, "vae-1", plain=(encode, "vae-1"))
     assert heard == [1]
 
 
@@ -264,6 +264,6 @@ def test_a_clip_too_thin_for_a_size_is_left_out_and_named(clips) -> None:
     path = clips.pictures / "strip.mkv"
     write(path, "ffv1", pattern(12, 8, 400), pixels="yuv444p")
     path.with_suffix(".txt").write_text("a strip")
-    plan = clips.plan(entry(clips, num_frames=9, min_frames=9)).scan()
+    plan = clips.plan(entry(clips, num_frames=9, min_frames=9))
     assert plan.datasets[0].drop_counts == {"too thin": 1}
     assert [name for name, _ in plan.datasets[0].index.iterate_dropped()] == ["strip.mkv"]

@@ -160,7 +160,7 @@ def test_a_sample_without_its_companion_is_left_out_and_counted(edits) -> None:
 def test_a_companion_that_turns_out_damaged_takes_its_sample_out(edits) -> None:
     path = edits.folder / "before" / "p002.png"
     path.write_bytes(path.read_bytes()[:4000])
-    plan = edits.plan(main(edits, "before"), beside(edits, "before", "reference_strict")).scan()
+    plan = edits.plan(main(edits, "before"), beside(edits, "before", "reference_strict"))
     plan.fill_text(edits.encode_text, "text-1")
     report = plan.fill_latents(edits.encode_pixels, "vae-1")
     assert list(report.dropped) == ["before: p002.png"]
@@ -184,7 +184,7 @@ def test_a_second_start_encodes_nothing(edits) -> None:
         beside(edits, "masks", "mask"),
     )
     first = edits.filled(*entries)
-    again = edits.plan(*entries).scan().use_encoders(text_identity="text-1", latent_identity="vae-1")
+    again = edits.plan(*entries).use_encoders(text_identity="text-1", latent_identity="vae-1")
     assert again.missing().latents == 0
     assert again.fill_latents(edits.encode_pixels, "vae-1").encoded == 0
     assert first.manifest_hash() == again.manifest_hash()
@@ -193,7 +193,7 @@ def test_a_second_start_encodes_nothing(edits) -> None:
 def test_a_family_without_references_refuses_them(edits) -> None:
     edits.requirements = replace(EDITS, references=False)
     with pytest.raises(DataError, match="takes none"):
-        edits.plan(main(edits, "before"), beside(edits, "before", "reference_strict")).scan()
+        edits.plan(main(edits, "before"), beside(edits, "before", "reference_strict"))
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_family_without_references_refuses_them(edits) -> None:
 )
 def test_control_pictures_are_made_from_the_samples_once(edits, block, size) -> None:
     entry = edits.entry(conditioning={**block, "conditioning_type": "reference_strict"})
-    plan = edits.plan(entry).scan()
+    plan = edits.plan(entry)
     name = f"pics_conditioning_{block['type']}"
     assert plan.count_missing_generated() == {name: 4}
     plan.fill_text(edits.encode_text, "text-1")
@@ -215,17 +215,17 @@ def test_control_pictures_are_made_from_the_samples_once(edits, block, size) -> 
     assert [path.name for path in made] == [f"p{i:03d}.png.png" for i in range(4)]
     assert batches(plan)[0].references[0].shape == batches(plan)[0].latents.shape
     ages = [path.stat().st_mtime_ns for path in made]
-    again = edits.plan(entry).scan()
+    again = edits.plan(entry)
     assert again.count_missing_generated() == {}
     assert again.generate() == 0
     assert ages == [path.stat().st_mtime_ns for path in made]
     edits.picture(edits.pictures / "p001.png", (96, 64), 77, caption="new")
-    assert edits.plan(entry).scan().count_missing_generated() == {name: 1}
+    assert edits.plan(entry).count_missing_generated() == {name: 1}
 
 
 def test_other_settings_of_a_generator_make_its_pictures_anew(edits) -> None:
     edits.filled(edits.entry(conditioning={"type": "superresolution", "blur_radius": 2}))
-    plan = edits.plan(edits.entry(conditioning={"type": "superresolution", "blur_radius": 4})).scan()
+    plan = edits.plan(edits.entry(conditioning={"type": "superresolution", "blur_radius": 4}))
     assert list(plan.count_missing_generated().values()) == [4]
 
 
@@ -247,4 +247,4 @@ def test_wrong_pairings_are_named(edits, entries, words) -> None:
 
 def test_an_unknown_generator_is_refused_with_those_there_are(edits) -> None:
     with pytest.raises(DataError, match="canny"):
-        edits.plan(edits.entry(conditioning={"type": "watercolour"})).scan()
+        edits.plan(edits.entry(conditioning={"type": "watercolour"}))

@@ -15,12 +15,13 @@ import torch
 from PIL import Image
 
 from darkroom.core.events import Bus, Event
-from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.plan import scan_datasets
 from darkroom.data.requirements import DataRequirements
 from darkroom.media.area import resize_by_area
 from darkroom.media.frames import FrameRule
 from darkroom.options.datasets import read_datasets
 from tests.data.conftest import write_picture
+from tests.data.prepared import PreparedData
 from tests.data.test_clips import encode as encode_clips
 from tests.data.test_clips import write_clip
 from tests.storage.conftest import KEY, SECRET, Bucket
@@ -42,17 +43,17 @@ def project(shop, monkeypatch):
 
 def run(
     project, file: Path | str, needs: DataRequirements = IMAGES, environ: dict[str, str] | None = None
-) -> DatasetPlan:
+) -> PreparedData:
     """The plan of a dataset file with full caches."""
     bus = Bus()
     bus.on(Event, project.events.append)
-    plan = prepare_plan(project.config, read_datasets(file, project.config, environ or {}), bus, needs).scan()
+    plan = PreparedData(scan_datasets(project.config, read_datasets(file, project.config, environ or {}), bus, needs))
     plan.fill_text(project.encode_text, "text-1")
     plan.fill_latents(encode_clips if needs.temporal else project.encode_pixels, "vae-1")
     return plan
 
 
-def batches(plan: DatasetPlan) -> dict[str, list]:
+def batches(plan: PreparedData) -> dict[str, list]:
     """Batches of the first epoch by dataset."""
     found: dict[str, list] = {}
     with plan.loader() as loader:

@@ -13,6 +13,7 @@ from darkroom.core.errors import ConfigError
 from darkroom.core.events import Warn
 from darkroom.data.requirements import DataRequirements
 from darkroom.media import quality
+from tests.data.prepared import PreparedData
 from tests.media.profiles import rgb_profile
 
 
@@ -38,7 +39,7 @@ def warnings(shop) -> str:
 def test_an_image_too_thin_for_a_size_is_left_out_and_named_under_every_way_of_sizing(shop, keys, size) -> None:
     shop.add(2)
     shop.picture(shop.pictures / "strip.png", size)
-    plan = shop.plan(shop.entry(train_batch_size=1, **keys)).scan()
+    plan = shop.plan(shop.entry(train_batch_size=1, **keys))
     d = plan.datasets[0]
     if size != (1, 1):
         assert d.buckets.count == 2
@@ -56,7 +57,7 @@ def test_every_aspect_within_the_limit_has_a_size(shop, rounding) -> None:
     shop.options["aspect_bucket_rounding"] = rounding
     for size in ((2, 64), (64, 2), (2, 41), (100, 5)):
         shop.picture(shop.pictures / f"{size[0]}x{size[1]}.png", size)
-    plan = shop.plan(shop.entry(train_batch_size=1)).scan()
+    plan = shop.plan(shop.entry(train_batch_size=1))
     assert plan.datasets[0].buckets.count == 4
     assert all(b.target[0] * b.target[1] <= 2 * 64 * 64 for b in plan.datasets[0].buckets.buckets)
 
@@ -68,10 +69,10 @@ def test_musubi_buckets_leave_out_what_is_too_thin(shop, mode) -> None:
     file = shop.folder / "m.toml"
     file.write_text(f"[[datasets]]\nimage_directory = '{shop.pictures}'\nresolution = [64, 64]\n{mode}\n")
     from darkroom.core.events import Bus
-    from darkroom.data.plan import prepare_plan
+    from darkroom.data.plan import scan_datasets
     from darkroom.options.datasets import read_datasets
 
-    plan = prepare_plan(shop.config, read_datasets(file, shop.config), Bus(), shop.requirements).scan()
+    plan = PreparedData(scan_datasets(shop.config, read_datasets(file, shop.config), Bus(), shop.requirements))
     assert plan.datasets[0].drop_counts == {"too thin": 1}
 
 
@@ -83,7 +84,7 @@ def test_a_thin_companion_takes_its_sample_out_or_is_stretched_with_it(shop) -> 
             shop.picture(shop.folder / folder / f"p{i:03d}.png", (1, 300) if i == 0 else (64, 64), i, None)
         kind = "reference_loose" if name == "loose" else "mask"
         beside = {"id": name, "conditioning_type": kind, "instance_data_dir": str(shop.folder / folder)}
-        plan = shop.plan(shop.entry(conditioning_data=[name], train_batch_size=1), beside).scan()
+        plan = shop.plan(shop.entry(conditioning_data=[name], train_batch_size=1), beside)
         assert plan.datasets[0].buckets.count == (2 if name == "loose" else 3)
 
 
@@ -140,7 +141,7 @@ def test_only_the_first_frame_of_an_animation_is_used_and_a_warning_says_so(shop
     for name in ("a.gif", "b.webp", "c.tiff", "d.png"):
         frames[0].save(shop.pictures / name, save_all=True, append_images=frames[1:])
         (shop.pictures / name).with_suffix(".txt").write_text("moving")
-    plan = shop.plan(shop.entry(train_batch_size=1)).scan()
+    plan = shop.plan(shop.entry(train_batch_size=1))
     assert "4 of its images are animated or have several pages; only the first frame" in warnings(shop)
     assert "animated: 4, of which only the first frame is used" in plan.report()
     assert plan.as_dict()["datasets"][0]["animated"] == 4
@@ -150,7 +151,7 @@ def test_files_of_other_kinds_are_counted_and_texts_beside_samples_are_not(shop)
     shop.add(2)
     for name in ("a.pcx", "b.ico", "c.mts", "d.ts", "e.y4m", "f.PCX", "g.json", "h.pdf", "i.mp4"):
         (shop.pictures / name).write_bytes(b"x")
-    plan = shop.plan().scan()
+    plan = shop.plan()
     assert plan.datasets[0].drop_counts == {
         "not an image or video ending (.pcx, .ico, .mts, .ts, .y4m)": 6,
         "video in a dataset of type image (.mp4)": 1,
@@ -167,10 +168,10 @@ def test_a_heic_file_without_its_reader_is_left_out_with_the_package_and_read_on
     with monkeypatch.context() as patch:
         patch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
         patch.setitem(__import__("sys").modules, "pillow_heif", None)
-        plan = shop.plan(shop.entry(train_batch_size=1)).scan()
+        plan = shop.plan(shop.entry(train_batch_size=1))
     assert plan.datasets[0].drop_counts == {"pillow-heif is not installed": 1}
     assert "pip install 'darkroom-trainer[images]'" in warnings(shop)
-    assert shop.plan(shop.entry(train_batch_size=1)).scan().datasets[0].buckets.count == 3
+    assert shop.plan(shop.entry(train_batch_size=1)).datasets[0].buckets.count == 3
     with monkeypatch.context() as patch:  # a start whose scan opens no file has not asked for the reader yet
         patch.setattr(Image, "ID", [name for name in Image.ID if name != "HEIF"])
         assert not quality.is_see_through((shop.pictures / "phone.heic").read_bytes())
@@ -230,7 +231,7 @@ def test_masks_that_do_nothing_are_told_by_the_scan(shop, kind, words) -> None:
     for i in range(2):
         mask(kind).save(shop.folder / "masks" / f"p{i:03d}.png")
     beside = {"id": "masks", "conditioning_type": "mask", "instance_data_dir": str(shop.folder / "masks")}
-    shop.plan(shop.entry(conditioning_data=["masks"]), beside).scan()
+    shop.plan(shop.entry(conditioning_data=["masks"]), beside)
     assert words in warnings(shop)
     assert bool(words) == ("masks looked at" in warnings(shop))
 
@@ -243,7 +244,7 @@ def test_a_segmentation_of_labels_counts_and_one_in_alpha_does_not(shop) -> None
         shop.events.clear()
         for i in range(2):
             mask(kind).save(shop.folder / "masks" / f"p{i:03d}.png")
-        shop.plan(shop.entry(conditioning_data=["masks"]), beside).scan()
+        shop.plan(shop.entry(conditioning_data=["masks"]), beside)
         assert ("their colors, and something in another channel" in warnings(shop)) == (kind == "alpha")
 
 
@@ -254,7 +255,7 @@ def test_links_that_leave_the_folder_are_followed_and_reported(shop) -> None:
     (shop.pictures / "far.txt").write_text("far")
     (shop.pictures / "near.png").symlink_to(shop.pictures / "p000.png")
     (shop.pictures / "linked").symlink_to(shop.folder / "else", target_is_directory=True)
-    plan = shop.plan(shop.entry(train_batch_size=1)).scan()
+    plan = shop.plan(shop.entry(train_batch_size=1))
     leaving = [f"far.png -> {outside}", f"linked -> {shop.folder / 'else'}"]
     assert plan.datasets[0].index.leaving == leaving
     assert "2 symbolic links lead out of its folder" in warnings(shop)
@@ -269,6 +270,6 @@ def test_a_mask_keeps_its_values_whatever_profile_it_carries(shop) -> None:
     (shop.folder / "masks").mkdir()
     (shop.folder / "masks" / "p000.png").write_bytes(buffer.getvalue())
     beside = {"id": "masks", "conditioning_type": "mask", "instance_data_dir": str(shop.folder / "masks")}
-    plan = shop.plan(shop.entry(conditioning_data=["masks"], train_batch_size=1), beside).scan()
+    plan = shop.plan(shop.entry(conditioning_data=["masks"], train_batch_size=1), beside)
     index = plan.datasets[0].conditioning[0].index
     assert not index.convert

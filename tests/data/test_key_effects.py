@@ -28,7 +28,7 @@ def shards(folder: Path) -> list[Path]:
 
 def drawn(shop, epoch: int, *entries) -> list[str]:
     """The dataset of every batch of an epoch."""
-    order = shop.plan(*entries).scan().order()
+    order = shop.plan(*entries).order()
     return [order.datasets[i].id for i in order.epoch(epoch).datasets]
 
 
@@ -45,8 +45,8 @@ def test_other_names_of_keys_mean_the_same(shop) -> None:
 
 def test_a_suffix_gives_a_folder_a_second_index(shop) -> None:
     shop.add(3)
-    first = shop.plan().scan().datasets[0].index
-    second = shop.plan(shop.entry(cache_file_suffix="other")).scan().datasets[0].index
+    first = shop.plan().datasets[0].index
+    second = shop.plan(shop.entry(cache_file_suffix="other")).datasets[0].index
     assert first.file != second.file
     assert second.opened == 3
 
@@ -80,7 +80,7 @@ def test_a_companion_may_name_its_source_instead(shop) -> None:
 def test_sizes_follow_the_entry(shop, keys, target, intermediary) -> None:
     shop.add(2, (300, 200))
     shop.options["train_batch_size"] = 1
-    sizes = shop.plan(shop.entry(**keys)).scan().datasets[0].index.sizes(0)
+    sizes = shop.plan(shop.entry(**keys)).datasets[0].index.sizes(0)
     assert (sizes.target, sizes.intermediary) == (target, intermediary)
 
 
@@ -90,7 +90,7 @@ def test_sizes_follow_the_entry(shop, keys, target, intermediary) -> None:
 def test_global_options_shape_buckets(shop, option, target) -> None:
     shop.add(2, (300, 200))
     shop.options |= {"aspect_bucket_alignment": 16} if "alignment" in option else {"aspect_bucket_rounding": 4}
-    bucket = shop.plan().scan().datasets[0].buckets.buckets[0]
+    bucket = shop.plan().datasets[0].buckets.buckets[0]
     assert bucket.target == target
     assert bucket.key == ("1.67" if "alignment" in option else "1.4286")
 
@@ -99,10 +99,10 @@ def test_global_options_shape_buckets(shop, option, target) -> None:
 def test_aspects_that_would_enlarge_too_much_are_not_chosen(shop, where) -> None:
     shop.add(2, (64, 64))
     keys = {"crop": True, "crop_aspect": "closest", "crop_aspect_buckets": [1.3, 3.0], "train_batch_size": 1}
-    assert shop.plan(shop.entry(**keys)).scan().datasets[0].buckets.buckets[0].target == (72, 56)
+    assert shop.plan(shop.entry(**keys)).datasets[0].buckets.buckets[0].target == (72, 56)
     if where == "option":
         shop.options["max_upscale_threshold"] = 0.05
-    plan = shop.plan(shop.entry(**keys, **({"max_upscale_threshold": 0.05} if where == "entry" else {}))).scan()
+    plan = shop.plan(shop.entry(**keys, **({"max_upscale_threshold": 0.05} if where == "entry" else {})))
     assert plan.datasets[0].buckets.buckets[0].target == (64, 64)
 
 
@@ -116,7 +116,7 @@ def test_a_face_is_put_into_the_middle_of_the_crop(shop, medium, monkeypatch) ->
         shop.requirements = NEEDS
         write_clip(shop.pictures / "c.mp4", 9, (192, 64))
         keys |= {"dataset_type": "video", "video": {"num_frames": 9}}
-    assert shop.plan(shop.entry(**keys)).scan().datasets[0].index.crop(0) == (0, 112)
+    assert shop.plan(shop.entry(**keys)).datasets[0].index.crop(0) == (0, 112)
 
 
 # -- captions ---------------------------------------------------------------------------------------------------------
@@ -125,21 +125,21 @@ def test_a_face_is_put_into_the_middle_of_the_crop(shop, medium, monkeypatch) ->
 def test_shuffled_tags_become_captions(shop) -> None:
     shop.picture(shop.pictures / "a.png", caption="a, b, c, d")
     shop.options["train_batch_size"] = 1
-    plan = shop.plan(shop.entry(caption_shuffle={"enable": True, "count": 3, "position_start": 1})).scan()
+    plan = shop.plan(shop.entry(caption_shuffle={"enable": True, "count": 3, "position_start": 1}))
     assert len(plan.captions()) > 1
     assert all(sorted(text.split(", ")) == ["a", "b", "c", "d"] and text[0] == "a" for text in plan.captions())
     other = {"enable": True, "count": 1, "split_on": "space", "include_original": False, "seed": 3}
-    made = shop.plan(shop.entry(caption_shuffle=other)).scan().captions()
+    made = shop.plan(shop.entry(caption_shuffle=other)).captions()
     assert len(made) == 1
     assert made[0] != "a, b, c, d"
     assert made[0].split().sort() == ["a,", "b,", "c,", "d"].sort()
-    assert made != shop.plan(shop.entry(caption_shuffle={**other, "seed": 4})).scan().captions()
+    assert made != shop.plan(shop.entry(caption_shuffle={**other, "seed": 4})).captions()
 
 
 def test_captions_may_have_another_ending(shop) -> None:
     shop.picture(shop.pictures / "a.png", caption="ignored")
     (shop.pictures / "a.caption").write_text("read")
-    plan = shop.plan(shop.entry(caption_extension=".caption", train_batch_size=1)).scan()
+    plan = shop.plan(shop.entry(caption_extension=".caption", train_batch_size=1))
     assert plan.captions() == ["read"]
 
 
@@ -148,7 +148,7 @@ def test_a_dataset_chooses_its_text_cache_and_the_default_one_holds_the_empty_ca
     shop.options["caption_dropout_probability"] = 0.5
     second = {"id": "second", "dataset_type": "text_embeds", "cache_dir": str(shop.folder / "second")}
     first = {**TEXT, "cache_dir": str(shop.folder / "first")}
-    plan = shop.plan(shop.entry(text_embeds="second"), second, first).scan()
+    plan = shop.plan(shop.entry(text_embeds="second"), second, first)
     assert plan.captions_by_cache() == {"second": ["caption p 0", "caption p 1"], "words": [""]}
     plan.fill_text(shop.encode_text, "text-1")
     assert shards(shop.folder / "second")
@@ -163,7 +163,7 @@ def test_the_first_text_cache_is_the_default_when_none_says_so(shop) -> None:
 def test_captions_are_encoded_several_at_a_time(shop) -> None:
     shop.add(5)
     calls: list[int] = []
-    plan = shop.plan(shop.entry(), {**TEXT, "text_encoder_batch_size": 2}).scan()
+    plan = shop.plan(shop.entry(), {**TEXT, "text_encoder_batch_size": 2})
     plan.fill_text(lambda captions: (calls.append(len(captions)), shop.encode_text(captions))[1], "text-1")
     assert calls == [2, 2, 1]
 
@@ -173,7 +173,7 @@ def test_global_options_name_captions_and_columns(shop) -> None:
     pq.write_table(pa.table({"name": ["p000"], "text": ["told"], "width": [64], "height": [64]}), shop.folder / "t.pq")
     shop.options |= {"parquet_filename_column": "name", "parquet_caption_column": "text", "train_batch_size": 1}
     table = {"metadata_backend": "parquet", "parquet": {"path": str(shop.folder / "t.pq")}}
-    assert shop.plan(shop.entry(caption_strategy="parquet", **table)).scan().captions() == ["told"]
+    assert shop.plan(shop.entry(caption_strategy="parquet", **table)).captions() == ["told"]
 
 
 def test_columns_of_a_table_are_chosen_by_name(shop) -> None:
@@ -186,7 +186,7 @@ def test_columns_of_a_table_are_chosen_by_name(shop) -> None:
              "fallback_caption_column": "else", "width_column": "w", "height_column": "h",
              "aspect_ratio_column": "aspect"}  # fmt: skip
     keys = {"metadata_backend": "parquet", "caption_strategy": "parquet", "parquet": block}
-    plan = shop.plan(shop.entry(**keys)).scan()
+    plan = shop.plan(shop.entry(**keys))
     assert plan.captions() == ["instead", "told"]
     assert plan.datasets[0].index.opened == 0
     assert plan.datasets[0].index.numbers["aspect"].tolist() == [1.43, 7.0]
@@ -200,7 +200,7 @@ def test_a_table_knows_the_lengths_of_clips(shop) -> None:
     pq.write_table(pa.table(rows), shop.folder / "t.parquet")
     block = {"path": str(shop.folder / "t.parquet"), "num_frames_column": "frames", "fps_column": "rate"}
     keys = {"metadata_backend": "parquet", "parquet": block, "dataset_type": "video", "train_batch_size": 1}
-    plan = shop.plan(shop.entry(**keys, video={"num_frames": 9, "max_frames": 90})).scan()
+    plan = shop.plan(shop.entry(**keys, video={"num_frames": 9, "max_frames": 90}))
     index = plan.datasets[0].index
     assert (index.opened, plan.datasets[0].drop_counts) == (0, {"too_short": 1})
     assert index.numbers["fps"].tolist() == [24.0, 24.0]
@@ -284,11 +284,11 @@ def test_entries_are_written_together(shop) -> None:
 
 def test_latents_of_a_skipped_stage_are_not_made(shop) -> None:
     shop.add(2)
-    plan = shop.plan(shop.entry(skip_file_discovery="vae")).scan()
+    plan = shop.plan(shop.entry(skip_file_discovery="vae"))
     plan.fill_text(shop.encode_text, "text-1")
     assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == 0
     shop.filled()
-    plan = shop.plan(shop.entry(skip_file_discovery="vae")).scan()
+    plan = shop.plan(shop.entry(skip_file_discovery="vae"))
     plan.fill_text(shop.encode_text, "text-1")
     assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == 0
     assert len(list(plan.loader().epoch(1))) == 1
@@ -296,24 +296,24 @@ def test_latents_of_a_skipped_stage_are_not_made(shop) -> None:
 
 def test_texts_of_a_skipped_stage_are_not_made(shop) -> None:
     shop.add(2)
-    plan = shop.plan(shop.entry(), {**TEXT, "skip_file_discovery": "text"}).scan()
+    plan = shop.plan(shop.entry(), {**TEXT, "skip_file_discovery": "text"})
     assert plan.fill_text(shop.encode_text, "text-1").encoded == 0
-    assert shop.plan(shop.entry(), TEXT).scan().fill_text(shop.encode_text, "text-1").encoded == 2
+    assert shop.plan(shop.entry(), TEXT).fill_text(shop.encode_text, "text-1").encoded == 2
 
 
 def test_texts_of_a_dataset_that_skips_them_are_not_made(shop) -> None:
     shop.add(2)
-    plan = shop.plan(shop.entry(skip_file_discovery="text")).scan()
+    plan = shop.plan(shop.entry(skip_file_discovery="text"))
     assert plan.fill_text(shop.encode_text, "text-1").encoded == 0
 
 
 @pytest.mark.parametrize("kept", [True, "image,vae"])
 def test_a_kept_listing_may_name_its_kinds(shop, kept) -> None:
     shop.add(3)
-    shop.plan().scan()
+    shop.plan()
     (shop.pictures / "p000.png").unlink()
-    assert len(shop.plan(shop.entry(preserve_data_backend_cache=kept)).scan().datasets[0].index) == 3
-    assert len(shop.plan(shop.entry(preserve_data_backend_cache="vae")).scan().datasets[0].index) == 2
+    assert len(shop.plan(shop.entry(preserve_data_backend_cache=kept)).datasets[0].index) == 3
+    assert len(shop.plan(shop.entry(preserve_data_backend_cache="vae")).datasets[0].index) == 2
 
 
 @pytest.mark.parametrize(("wanted", "made"), [(False, 0), (True, 4)])
@@ -325,7 +325,7 @@ def test_a_scan_for_errors_reads_caches_that_are_too_large_for_the_usual_check(s
     data = bytearray(shard.read_bytes())
     data[-8] ^= 1
     shard.write_bytes(data)
-    plan = shop.plan(shop.entry(scan_for_errors=wanted)).scan()
+    plan = shop.plan(shop.entry(scan_for_errors=wanted))
     assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == made
 
 
@@ -351,7 +351,7 @@ def test_only_so_many_pictures_are_prepared_ahead(shop, monkeypatch) -> None:
             return shop.encode_pixels(pixels)
 
         keys = {"vae_batch_size": 1, "image_processing_batch_size": count}
-        shop.plan(shop.entry(**keys, cache_dir_vae=str(shop.folder / folder))).scan().fill_latents(slow, "vae-1")
+        shop.plan(shop.entry(**keys, cache_dir_vae=str(shop.folder / folder))).fill_latents(slow, "vae-1")
         return seen[0]
 
     assert ahead("few", 4) == 4
@@ -386,7 +386,7 @@ def test_sizes_are_read_by_as_many_threads_as_asked_for(shop, by, monkeypatch) -
 
     monkeypatch.setattr(probe, "in_chunks", in_chunks)
     shop.options |= {"aspect_bucket_worker_count": 3} if by == "option" else {}
-    shop.plan(shop.entry(**({"aspect_bucket_worker_count": 3} if by == "entry" else {}))).scan()
+    shop.plan(shop.entry(**({"aspect_bucket_worker_count": 3} if by == "entry" else {})))
     assert asked == [3]
 
 
@@ -401,10 +401,10 @@ def test_a_long_scan_is_saved_at_the_interval(shop, monkeypatch) -> None:
         saved.append(self.last != before)
 
     monkeypatch.setattr(probe.Saver, "__call__", call)
-    shop.plan().scan()
+    shop.plan()
     assert saved == [False]
     shop.options["metadata_update_interval"] = 1e-9
-    shop.plan(shop.entry(id="other")).scan()
+    shop.plan(shop.entry(id="other"))
     assert saved[1:] == [True]
 
 
@@ -442,7 +442,7 @@ def test_a_clip_is_one_mask_for_all_frames_and_motion_for_each(shop) -> None:
 def test_motion_of_pictures_is_refused(shop) -> None:
     shop.requirements = replace(shop.requirements, references=True)
     shop.add(2)
-    plan = shop.plan(shop.entry(conditioning={"type": "optical_flow"})).scan()
+    plan = shop.plan(shop.entry(conditioning={"type": "optical_flow"}))
     with pytest.raises(DataError, match="made from clips"):
         plan.generate()
 
@@ -459,7 +459,7 @@ def test_generated_pictures_lie_where_the_block_says_and_are_named_by_it(shop) -
     assert len(list(folder.glob("*.png"))) == 2
     assert plan.file.samples[1].generator.params == {"low_threshold": 9}
     other = {"type": "canny", "instance_data_dir": str(folder), "low_threshold": 1}
-    assert shop.plan(shop.entry(conditioning=other)).scan().count_missing_generated() == {"pics_conditioning_canny": 2}
+    assert shop.plan(shop.entry(conditioning=other)).count_missing_generated() == {"pics_conditioning_canny": 2}
 
 
 @pytest.mark.parametrize(("key", "value"), [("captions", ["an outline"]), ("caption_strategy", "filename")])

@@ -12,9 +12,10 @@ from PIL import Image
 
 from darkroom.core.errors import DataError
 from darkroom.core.events import Bus
-from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.plan import scan_datasets
 from darkroom.data.requirements import DataRequirements
 from darkroom.options.datasets import read_datasets
+from tests.data.prepared import PreparedData
 
 LAYERED = DataRequirements("toy", layers=True)
 
@@ -47,14 +48,14 @@ def layered(shop):
     return shop
 
 
-def filled(shop, *entries) -> DatasetPlan:
-    plan = shop.plan(*(entries or (shop.entry(layers=True),))).scan()
+def filled(shop, *entries) -> PreparedData:
+    plan = shop.plan(*(entries or (shop.entry(layers=True),)))
     plan.fill_text(shop.encode_text, "text-1")
     plan.fill_latents(encode, "vae-1")
     return plan
 
 
-def batches(plan: DatasetPlan) -> dict[str, torch.Tensor]:
+def batches(plan: PreparedData) -> dict[str, torch.Tensor]:
     with plan.loader() as loader:
         return {path: batch.latents[i] for batch in loader.epoch(1) for i, path in enumerate(batch.paths)}
 
@@ -123,7 +124,7 @@ def test_a_layer_that_is_cut_off_is_found_when_it_is_decoded_and_no_file_is_dele
 def test_a_dataset_with_nothing_but_pictures_says_what_it_lacks(layered) -> None:
     layered.add(2)
     with pytest.raises(DataError, match=r"2 no layers[\s\S]*name_0.png"):
-        layered.plan(layered.entry(layers=True)).scan()
+        layered.plan(layered.entry(layers=True))
 
 
 def test_different_numbers_of_layers_never_share_a_batch(layered) -> None:
@@ -149,7 +150,7 @@ def test_a_second_start_opens_nothing_and_a_changed_layer_is_read_again(layered)
     sample(layered.pictures, "cat")
     sample(layered.pictures, "dog")
     filled(layered)
-    again = layered.plan(layered.entry(layers=True)).scan()
+    again = layered.plan(layered.entry(layers=True))
     assert again.datasets[0].index.opened == 0
     assert again.use_encoders(latent_identity="vae-1", text_identity="text-1").missing().latents == 0
 
@@ -184,13 +185,13 @@ def test_one_mask_holds_for_all_layers(layered) -> None:
 def test_layers_are_asked_for_where_they_are_trained_on(layered) -> None:
     sample(layered.pictures, "cat")
     with pytest.raises(DataError, match=r"'pics' has no layers[\s\S]*\"layers\": true"):
-        layered.plan().scan()
+        layered.plan()
 
 
 def test_another_model_trains_on_the_picture_alone_and_says_so(shop) -> None:
     shop.options["train_batch_size"] = 1
     sample(shop.pictures, "cat")
-    plan = shop.plan(shop.entry(layers=True)).scan()
+    plan = shop.plan(shop.entry(layers=True))
     assert plan.datasets[0].index.paths.to_pylist() == ["cat.png"]
     assert any("trains on whole pictures" in event.message for event in shop.events if hasattr(event, "message"))
 
@@ -198,10 +199,10 @@ def test_another_model_trains_on_the_picture_alone_and_says_so(shop) -> None:
 # -- musubi-tuner's spelling ------------------------------------------------------------------------------------------
 
 
-def musubi(shop, text: str) -> DatasetPlan:
+def musubi(shop, text: str) -> PreparedData:
     (shop.folder / "musubi.toml").write_text(f"[[datasets]]\nresolution = [64, 64]\nmultiple_target = true\n{text}\n")
     file = read_datasets(shop.folder / "musubi.toml", shop.config, {})
-    plan = prepare_plan(shop.config, file, Bus(), shop.requirements).scan()
+    plan = PreparedData(scan_datasets(shop.config, file, Bus(), shop.requirements))
     plan.fill_text(shop.encode_text, "text-1")
     plan.fill_latents(encode, "vae-1")
     return plan

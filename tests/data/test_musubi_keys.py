@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 
 from darkroom.core.errors import ConfigError
-from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.plan import scan_datasets
 from darkroom.data.requirements import DataRequirements
 from darkroom.media.frames import FrameRule
 from darkroom.options.datasets import DatasetFile, read_datasets
 from darkroom.options.datasets.musubi import FRAMEPACK
+from tests.data.prepared import PreparedData
 from tests.data.test_clips import write_clip
 
 CLIPS = DataRequirements(
@@ -33,10 +34,10 @@ def read(project, dataset: dict[str, Any], general: dict[str, Any] | None = None
     return read_datasets("musubi.json", project.config, {})
 
 
-def scanned(project, dataset: dict[str, Any], needs: DataRequirements = CLIPS) -> DatasetPlan:
+def scanned(project, dataset: dict[str, Any], needs: DataRequirements = CLIPS) -> PreparedData:
     from darkroom.core.events import Bus
 
-    return prepare_plan(project.config, read(project, dataset), Bus(), needs).scan()
+    return PreparedData(scan_datasets(project.config, read(project, dataset), Bus(), needs))
 
 
 def pictures(project, size=(200, 100), **keys: Any) -> dict[str, Any]:
@@ -49,7 +50,7 @@ def films(project, frames: int = 24, **keys: Any) -> dict[str, Any]:
     return {"video_directory": "films", "resolution": [64, 64], "caption_extension": ".txt", **keys}
 
 
-def cuts(plan: DatasetPlan) -> list[tuple[int, int]]:
+def cuts(plan: PreparedData) -> list[tuple[int, int]]:
     at = plan.datasets[0].index.numbers
     return list(zip(at["start"].tolist(), at["count"].tolist(), strict=True))
 

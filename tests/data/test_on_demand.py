@@ -23,7 +23,7 @@ def test_on_demand_gives_the_batches_of_a_filled_cache_and_keeps_them(shop) -> N
         return shop.encode_pixels(pixels)
 
     entry = shop.entry(vae_cache_ondemand=True, cache_dir_vae=str(shop.folder / "elsewhere"))
-    plan = shop.plan(entry).scan()
+    plan = shop.plan(entry)
     plan.fill_text(shop.encode_text, "text-1")
     assert plan.fill_latents(encode, "vae-1").encoded == 0
     assert calls == []
@@ -31,7 +31,7 @@ def test_on_demand_gives_the_batches_of_a_filled_cache_and_keeps_them(shop) -> N
     made = whole(plan)
     assert len(calls) == 6
     assert all(torch.equal(a.latents, b.latents) and a.paths == b.paths for a, b in zip(made, wanted, strict=True))
-    again = shop.plan(entry).scan()
+    again = shop.plan(entry)
     again.fill_text(shop.encode_text, "text-1")
     again.fill_latents(encode, "vae-1")
     whole(again)
@@ -41,7 +41,7 @@ def test_on_demand_gives_the_batches_of_a_filled_cache_and_keeps_them(shop) -> N
 def test_a_disabled_cache_writes_nothing(shop) -> None:
     shop.add(4)
     folder = shop.folder / "elsewhere"
-    plan = shop.plan(shop.entry(vae_cache_disable=True, cache_dir_vae=str(folder))).scan()
+    plan = shop.plan(shop.entry(vae_cache_disable=True, cache_dir_vae=str(folder)))
     plan.fill_text(shop.encode_text, "text-1")
     plan.fill_latents(shop.encode_pixels, "vae-1")
     whole(plan)
@@ -50,7 +50,7 @@ def test_a_disabled_cache_writes_nothing(shop) -> None:
 
 def test_a_damaged_picture_found_on_demand_gives_way_to_another(shop) -> None:
     paths = shop.add(4)
-    plan = shop.plan(shop.entry(vae_cache_ondemand=True)).scan()
+    plan = shop.plan(shop.entry(vae_cache_ondemand=True))
     plan.fill_text(shop.encode_text, "text-1")
     plan.fill_latents(shop.encode_pixels, "vae-1")
     paths[1].write_bytes(paths[1].read_bytes()[:3000])
@@ -70,7 +70,7 @@ def test_texts_are_encoded_when_they_are_needed(shop, key) -> None:
         return shop.encode_text(captions)
 
     text = {"id": "text", "dataset_type": "text_embeds", "default": True, key: True}
-    plan = shop.plan(shop.entry(), text).scan()
+    plan = shop.plan(shop.entry(), text)
     assert plan.fill_text(encode, "text-1").encoded == 0
     plan.fill_latents(shop.encode_pixels, "vae-1")
     assert plan.reads_while_training
@@ -125,7 +125,7 @@ def test_files_that_disappeared_are_trained_on_from_the_cache_when_asked(shop) -
     paths = shop.add(4)
     shop.filled()
     paths[2].unlink()
-    assert shop.plan().scan().datasets[0].buckets.count == 3
+    assert shop.plan().datasets[0].buckets.count == 3
     shop.filled()
     shop.add(4)
     shop.filled()
@@ -141,7 +141,7 @@ def test_what_would_be_deleted_is_listed_before_anything_is(shop) -> None:
     shop.add(2, (16, 16), prefix="small")
     (shop.pictures / "words.png").write_text("no picture")
     entry = shop.entry(minimum_image_size=32, delete_unwanted_images=True, delete_problematic_images=True)
-    plan = shop.plan(entry).scan()
+    plan = shop.plan(entry)
     assert sorted((path, reason) for _, path, reason in plan.to_delete()) == [
         ("small000.png", "resolution_filter"),
         ("small001.png", "resolution_filter"),

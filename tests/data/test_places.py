@@ -76,7 +76,7 @@ def test_a_bucket_may_be_named_in_several_ways(shop, bucket, form) -> None:
         keys["instance_data_dir"] = keys.pop("aws_data_prefix")
     if form.startswith("block"):
         keys = {"aws": {key.removeprefix("aws_") if "without" in form else key: v for key, v in keys.items()}}
-    plan = shop.plan(entry("aws", caption_strategy="filename", **keys)).scan()
+    plan = shop.plan(entry("aws", caption_strategy="filename", **keys))
     assert plan.datasets[0].index.paths.to_pylist() == ["a.png"]
 
 
@@ -116,7 +116,7 @@ def test_caches_in_a_bucket_are_found_by_another_machine(shop, bucket) -> None:
     assert any(name.startswith("run/texts/") for name in names)
     assert any(name.startswith("vae/") for name in names)
     shop.options["output_dir"] = str(shop.folder / "second")
-    plan = shop.plan(shop.entry(image_embeds="latents"), texts, latents).scan()
+    plan = shop.plan(shop.entry(image_embeds="latents"), texts, latents)
     assert plan.fill_text(shop.encode_text, "text-1").encoded == 0
     report = plan.fill_latents(shop.encode_pixels, "vae-1")
     assert (report.encoded, report.reused) == (0, 3)
@@ -221,7 +221,7 @@ def test_rows_of_a_hub_dataset(shop, place, columns, keys, wanted) -> None:
 
 def test_sizes_of_a_hub_dataset_may_stand_in_columns(shop) -> None:
     given = rows(shop, w=[640, 320, 320], h=[320, 320, 320])
-    plan = shop.plan(entry("huggingface", **given, huggingface={"width_column": "w", "height_column": "h"})).scan()
+    plan = shop.plan(entry("huggingface", **given, huggingface={"width_column": "w", "height_column": "h"}))
     assert plan.datasets[0].index.opened == 0
     assert [b.target for b in plan.datasets[0].buckets.buckets] == [(64, 64), (88, 48)]
 
@@ -248,7 +248,7 @@ def test_another_split_and_revision_are_asked_for(shop, monkeypatch) -> None:
     rows(shop, "test")
     given = rows(shop)
     assert shop.read(entry("huggingface", **given, split="test")).samples[0].location.split == "test"
-    assert len(shop.plan(entry("huggingface", **given, split="test[:2]")).scan().datasets[0].index) == 2
+    assert len(shop.plan(entry("huggingface", **given, split="test[:2]")).datasets[0].index) == 2
     asked: list[Any] = []
 
     class Library:
@@ -259,7 +259,7 @@ def test_another_split_and_revision_are_asked_for(shop, monkeypatch) -> None:
 
     monkeypatch.setattr(hub, "_library", Library)
     with pytest.raises(MissingPackage):
-        shop.plan(entry("huggingface", **given, revision="v2")).scan()
+        shop.plan(entry("huggingface", **given, revision="v2"))
     assert (asked[0]["revision"], asked[0]["split"]) == ("v2", "train")
 
 

@@ -108,18 +108,18 @@ def test_caches_are_reused_per_encoder(shop) -> None:
     shop.add(4)
     plan = shop.filled()
     assert plan.missing().texts == plan.missing().latents == 0
-    other = shop.plan().scan()
+    other = shop.plan().use_encoders(text_identity="text-1", latent_identity="vae-2")
     assert other.missing().latents == 4
     other.use_encoders(text_identity="text-2", latent_identity="vae-1")
     assert (other.missing().texts, other.missing().latents) == (4, 0)
-    estimate = other.estimate(lambda w, h: w * h, lambda caption: 10)
+    estimate = other.filler.estimate(lambda w, h: w * h, lambda caption: 10)
     assert (estimate.latents_to_reuse, estimate.texts_to_make, estimate.bytes_to_write) == (4, 4, 40)
 
 
 def test_equal_pictures_are_encoded_once(shop) -> None:
     for name in ("a", "b"):
         shop.picture(shop.pictures / f"{name}.png", seed=1)
-    plan = shop.plan().scan()
+    plan = shop.plan()
     assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == 1
 
 
@@ -127,7 +127,7 @@ def test_vae_batches_are_bounded_and_of_one_size(shop) -> None:
     shop.add(5)
     shop.add(4, (128, 64), prefix="w")
     shapes = []
-    plan = shop.plan(shop.entry(vae_batch_size=2)).scan()
+    plan = shop.plan(shop.entry(vae_batch_size=2))
     plan.fill_latents(lambda x: (shapes.append(tuple(x.shape)), shop.encode_pixels(x))[1], "v")
     assert len(shapes) == 3 + 2
     assert max(s[0] for s in shapes) == 2
@@ -136,13 +136,13 @@ def test_vae_batches_are_bounded_and_of_one_size(shop) -> None:
 def test_latents_that_are_not_finite_are_refused(shop) -> None:
     shop.add(2)
     with pytest.raises(DataError, match="vae_dtype"):
-        shop.plan().scan().fill_latents(lambda x: shop.encode_pixels(x) * float("nan"), "v")
+        shop.plan().fill_latents(lambda x: shop.encode_pixels(x) * float("nan"), "v")
 
 
 def test_buckets_that_cannot_fill_a_batch_are_all_named(shop) -> None:
     shop.add(3)
     shop.add(2, (128, 64), prefix="w")
-    plan = shop.plan().scan()
+    plan = shop.plan()
     plan.validate()
     with pytest.raises(DataError) as caught:
         plan.validate(ranks=2)
@@ -155,7 +155,7 @@ def test_buckets_that_cannot_fill_a_batch_are_all_named(shop) -> None:
     ):
         assert word in str(caught.value)
     shop.options["allow_dataset_oversubscription"] = True
-    plan = shop.plan().scan()
+    plan = shop.plan()
     plan.validate(ranks=2)
     assert plan.lengths_for(2).batches_per_epoch == 2
 
@@ -163,17 +163,15 @@ def test_buckets_that_cannot_fill_a_batch_are_all_named(shop) -> None:
 def test_twenty_five_pictures_on_eight_processes_need_one_repeat(shop) -> None:
     shop.add(25)
     with pytest.raises(DataError, match="needs repeats 1 or more"):
-        shop.plan(shop.entry(train_batch_size=4)).scan().validate(ranks=8)
-    shop.plan(shop.entry(train_batch_size=4, repeats=1)).scan().validate(ranks=8)
+        shop.plan(shop.entry(train_batch_size=4)).validate(ranks=8)
+    shop.plan(shop.entry(train_batch_size=4, repeats=1)).validate(ranks=8)
 
 
 def test_the_report_names_buckets_losses_and_lengths(shop) -> None:
     shop.add(4)
     (shop.pictures / "zero.png").write_bytes(b"")
     shop.options["num_train_epochs"] = 3
-    plan = shop.plan(
-        shop.entry(), shop.entry(id="held", dataset_type="eval", cache_dir_vae=str(shop.folder / "v"))
-    ).scan()
+    plan = shop.plan(shop.entry(), shop.entry(id="held", dataset_type="eval", cache_dir_vae=str(shop.folder / "v")))
     text = plan.report()
     for words in ("pics: 4 pictures in 1 buckets", "64 x 64", "1 empty file", "held out", "2 batches per process"):
         assert words in text
@@ -192,7 +190,7 @@ def test_held_out_samples_come_in_order_with_their_first_caption(shop) -> None:
 def test_texts_of_unequal_shape_need_a_stack(shop) -> None:
     shop.add(2)
     (shop.pictures / "p000.txt").write_text("a much longer caption")
-    plan = shop.plan().scan()
+    plan = shop.plan()
     plan.fill_text(lambda captions: [{"text": torch.zeros(len(c))} for c in captions], "t")
     plan.fill_latents(shop.encode_pixels, "v")
     with pytest.raises(DataError, match="differ in shape"):
@@ -202,7 +200,7 @@ def test_texts_of_unequal_shape_need_a_stack(shop) -> None:
 
 def test_a_missing_entry_names_the_sample(shop) -> None:
     shop.add(2)
-    plan = shop.plan().scan().use_encoders(text_identity="t", latent_identity="v")
+    plan = shop.plan().use_encoders(text_identity="t", latent_identity="v")
     with pytest.raises(DataError, match="not in the text cache"):
         list(plan.loader().epoch(1))
 
@@ -227,6 +225,6 @@ def test_planning_needs_no_torch() -> None:
 def test_a_hand_written_resolution_map_is_used(shop) -> None:
     shop.add(4, (128, 64))
     (shop.folder / "out").mkdir()
-    assert shop.plan().scan().datasets[0].buckets.buckets[0].target == (88, 48)
+    assert shop.plan().datasets[0].buckets.buckets[0].target == (88, 48)
     (shop.folder / "out/aspect_resolution_map-0.004096.json").write_text('{"1.83": [80, 40]}')
-    assert shop.plan().scan().datasets[0].buckets.buckets[0].target == (80, 40)
+    assert shop.plan().datasets[0].buckets.buckets[0].target == (80, 40)

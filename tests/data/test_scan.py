@@ -49,7 +49,7 @@ def test_bad_files_are_counted_and_named_and_the_rest_is_used(shop) -> None:
     told = " ".join(e.message for e in shop.events if isinstance(e, Warn))
     assert "torn.png (truncated)" in told
     assert any(isinstance(e, Progress) and e.phase == "scan pics" for e in shop.events)
-    again = shop.plan().scan()
+    again = shop.plan()
     assert again.datasets[0].drop_counts == plan.datasets[0].drop_counts
 
 
@@ -76,7 +76,7 @@ def test_unreadable_folders_and_files_are_reported(shop, monkeypatch) -> None:
         return real(path)
 
     monkeypatch.setattr(os, "scandir", scandir)
-    plan = shop.plan().scan()
+    plan = shop.plan()
     assert plan.datasets[0].drop_counts == {"unreadable folder": 1}
     assert plan.datasets[0].buckets.count == 2
 
@@ -106,12 +106,12 @@ def test_a_second_start_opens_no_picture_and_one_edit_opens_one(shop, opened) ->
     shop.add(6)
     assert shop.filled().datasets[0].index.opened == 6
     opened.clear()
-    plan = shop.plan().scan()
+    plan = shop.plan()
     assert plan.fill_latents(shop.encode_pixels, "vae-1").encoded == 0
     assert opened == []
     shop.picture(shop.pictures / "p002.png", seed=99, caption=None)
     os.utime(shop.pictures / "p002.png", ns=(1, 10**18))
-    plan = shop.plan().scan()
+    plan = shop.plan()
     report = plan.fill_latents(shop.encode_pixels, "vae-1")
     assert (opened, report.encoded, report.reused) == (["p002.png"], 1, 5)
 
@@ -123,55 +123,55 @@ def test_a_touched_or_moved_file_is_read_but_not_encoded_again(shop, opened) -> 
     for ending in (".png", ".txt"):
         (shop.pictures / f"p001{ending}").rename(shop.pictures / f"new{ending}")
     opened.clear()
-    report = shop.plan().scan().fill_latents(shop.encode_pixels, "vae-1")
+    report = shop.plan().fill_latents(shop.encode_pixels, "vae-1")
     assert sorted(opened) == ["new.png", "p000.png"]
     assert (report.encoded, report.reused) == (0, 3)
 
 
 def test_another_resolution_opens_no_picture_but_sizes_change(shop, opened) -> None:
     shop.add(4, (96, 64))
-    shop.plan().scan()
+    shop.plan()
     opened.clear()
-    plan = shop.plan(shop.entry(resolution=32)).scan()
+    plan = shop.plan(shop.entry(resolution=32))
     assert opened == []
     assert plan.datasets[0].buckets.buckets[0].target == (40, 24)
 
 
 def test_captions_are_read_again_only_where_they_changed(shop, monkeypatch) -> None:
     shop.add(4)
-    shop.plan().scan()
+    shop.plan()
     (shop.pictures / "p001.txt").write_text("a new and longer caption")
     (shop.pictures / "p002.txt").unlink()
-    plan = shop.plan().scan()
+    plan = shop.plan()
     assert plan.captions() == ["a new and longer caption", "caption p 0", "caption p 3"]
     assert plan.datasets[0].drop_counts == {"missing caption": 1}
     (shop.pictures / "p002.txt").write_text("back")
-    assert "back" in shop.plan().scan().captions()
+    assert "back" in shop.plan().captions()
 
 
 def test_new_and_removed_pictures_are_noticed(shop) -> None:
     shop.add(4)
-    shop.plan().scan()
+    shop.plan()
     (shop.pictures / "p000.png").unlink()
     shop.picture(shop.pictures / "z.png", caption="last")
-    plan = shop.plan().scan()
+    plan = shop.plan()
     assert plan.captions() == ["caption p 1", "caption p 2", "caption p 3", "last"]
     assert plan.datasets[0].index.opened == 1
 
 
 def test_a_damaged_index_is_only_a_lost_shortcut(shop) -> None:
     shop.add(3)
-    file = shop.plan().scan().datasets[0].index.file
+    file = shop.plan().datasets[0].index.file
     file.write_bytes(file.read_bytes()[:100])
-    assert shop.plan().scan().datasets[0].index.opened == 3
+    assert shop.plan().datasets[0].index.opened == 3
 
 
 def test_listing_can_be_skipped(shop) -> None:
     shop.add(3)
-    shop.plan().scan()
+    shop.plan()
     (shop.pictures / "p000.png").unlink()
-    assert len(shop.plan(shop.entry(preserve_data_backend_cache=True)).scan().datasets[0].index) == 3
-    assert len(shop.plan(shop.entry(skip_file_discovery="aspect,vae")).scan().datasets[0].index) == 3
+    assert len(shop.plan(shop.entry(preserve_data_backend_cache=True)).datasets[0].index) == 3
+    assert len(shop.plan(shop.entry(skip_file_discovery="aspect,vae")).datasets[0].index) == 3
 
 
 def test_a_limited_number_of_samples_is_always_the_same(shop) -> None:
@@ -179,7 +179,7 @@ def test_a_limited_number_of_samples_is_always_the_same(shop) -> None:
     first, second = list_pictures(shop.pictures), list_pictures(shop.pictures)
     assert choose_samples(first, "pics", 5) == choose_samples(second, "pics", 5) == 15
     assert first.paths.equals(second.paths)
-    plan = shop.plan(shop.entry(max_num_samples=5)).scan()
+    plan = shop.plan(shop.entry(max_num_samples=5))
     assert plan.datasets[0].drop_counts == {"max_num_samples": 15}
 
 
@@ -194,16 +194,16 @@ def test_a_limited_number_of_samples_is_always_the_same(shop) -> None:
 def test_limits_leave_pictures_out_with_their_reason(shop, keys, reason) -> None:
     shop.add(2, (128, 96) if "max" not in next(iter(keys)) else (60, 96), prefix="good")
     shop.add(2, (64, 64), prefix="bad")
-    assert shop.plan(shop.entry(**keys)).scan().datasets[0].drop_counts == {reason: 2}
+    assert shop.plan(shop.entry(**keys)).datasets[0].drop_counts == {reason: 2}
 
 
 def test_small_buckets_are_pruned_unless_told_otherwise(shop) -> None:
     shop.add(4)
     shop.add(1, (128, 64), prefix="wide")
-    assert shop.plan().scan().datasets[0].drop_counts == {"insufficient_for_batch": 1}
-    assert shop.plan(shop.entry(repeats=1)).scan().datasets[0].drop_counts == {}
+    assert shop.plan().datasets[0].drop_counts == {"insufficient_for_batch": 1}
+    assert shop.plan(shop.entry(repeats=1)).datasets[0].drop_counts == {}
     shop.options["disable_bucket_pruning"] = True
-    assert len(shop.plan().scan().datasets[0].buckets.buckets) == 2
+    assert len(shop.plan().datasets[0].buckets.buckets) == 2
 
 
 def test_unwanted_and_problematic_pictures_are_deleted_only_on_request(shop) -> None:
@@ -216,7 +216,7 @@ def test_unwanted_and_problematic_pictures_are_deleted_only_on_request(shop) -> 
     assert (shop.pictures / "small000.png").exists()
     shop.picture(shop.pictures / "good003.png", (128, 128)).write_bytes(data[:-3000])
     wanted = shop.entry(minimum_image_size=100, delete_unwanted_images=True, delete_problematic_images=True)
-    shop.plan(wanted).scan()
+    shop.plan(wanted)
     assert (shop.pictures / "small000.png").exists()
     shop.filled(wanted)
     assert not (shop.pictures / "small000.png").exists()
@@ -225,12 +225,12 @@ def test_unwanted_and_problematic_pictures_are_deleted_only_on_request(shop) -> 
 
 def test_an_empty_folder_is_an_error_with_the_report(shop) -> None:
     with pytest.raises(DataError) as caught:
-        shop.plan().scan()
+        shop.plan()
     assert "'pics' (image) has no usable picture" in str(caught.value)
     assert "Pictures found: 0" in str(caught.value)
     shop.picture(shop.pictures / "a.png", caption=None)
     with pytest.raises(DataError, match="1 missing caption") as caught:
-        shop.plan().scan()
+        shop.plan()
     assert "Write a .txt file" in str(caught.value)
 
 
@@ -255,7 +255,7 @@ def test_crops_of_an_index_equal_the_single_rule(shop) -> None:
 
     shop.add(5, (150, 100))
     for style in ("random", "center", "corner"):
-        index = shop.plan(shop.entry(crop=True, crop_style=style)).scan().datasets[0].index
+        index = shop.plan(shop.entry(crop=True, crop_style=style)).datasets[0].index
         for row in range(5):
             sizes, draws = index.sizes(row), draw_stable_values(7, "pics", index.path(row))
             assert index.crop(row) == crop_offset(style, sizes.intermediary, sizes.target, draws[:2])

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from darkroom.core.errors import DataError
-from darkroom.data.plan import DatasetPlan
 from darkroom.data.requirements import DataRequirements
 from darkroom.media.reference_image import ReferenceImage
+from tests.data.prepared import PreparedData
 
 READS = DataRequirements("toy", references=True, text_images="references")
 
@@ -41,8 +41,8 @@ def entries(shop, **keys):
     return shop.entry(conditioning_data=["before"], **keys), beside
 
 
-def filled(shop, reader: Reader, **keys) -> DatasetPlan:
-    plan = shop.plan(*entries(shop, **keys)).scan().use_encoders(latent_identity="vae-1")
+def filled(shop, reader: Reader, **keys) -> PreparedData:
+    plan = shop.plan(*entries(shop, **keys)).use_encoders(latent_identity="vae-1")
     plan.fill_text(shop.encode_text, "text-1", reader)
     plan.fill_latents(shop.encode_pixels, "vae-1")
     return plan
@@ -83,16 +83,14 @@ def test_a_dropped_caption_is_still_read_with_its_picture(edits) -> None:
 def test_the_plan_counts_what_is_still_to_be_read(edits) -> None:
     edits.options["caption_dropout_probability"] = 0.5
     told = {"text_identity": "text-1", "latent_identity": "vae-1"}
-    assert edits.plan(*entries(edits)).scan().use_encoders(**told).missing().texts == 4
+    assert edits.plan(*entries(edits)).use_encoders(**told).missing().texts == 4
     filled(edits, Reader())
-    assert edits.plan(*entries(edits)).scan().use_encoders(**told).missing().texts == 0
+    assert edits.plan(*entries(edits)).use_encoders(**told).missing().texts == 0
 
 
 def test_prompts_with_pictures_are_kept_too(edits) -> None:
     look = ReferenceImage("start", lambda: np.full((8, 8, 3), 7, np.uint8))
-    plan = (
-        edits.plan(*entries(edits)).scan().use_encoders(latent_identity="vae-1").require_captions([], [("go", [look])])
-    )
+    plan = edits.plan(*entries(edits)).use_encoders(latent_identity="vae-1").require_captions([], [("go", [look])])
     plan.fill_text(edits.encode_text, "text-1", Reader())
     assert plan.text("go", [look])["text"].tolist() == [2.0, 7.0]
     with pytest.raises(DataError, match="'go' is not in the text cache"):
@@ -102,7 +100,7 @@ def test_prompts_with_pictures_are_kept_too(edits) -> None:
 def test_what_is_not_kept_is_read_when_a_batch_needs_it(edits) -> None:
     reader = Reader()
     texts = {"id": "texts", "dataset_type": "text_embeds", "default": True, "text_cache_disable": True}
-    plan = edits.plan(*entries(edits), texts).scan().use_encoders(latent_identity="vae-1")
+    plan = edits.plan(*entries(edits), texts).use_encoders(latent_identity="vae-1")
     plan.fill_text(edits.encode_text, "text-1", reader)
     plan.fill_latents(edits.encode_pixels, "vae-1")
     assert reader.asked == []
@@ -114,13 +112,13 @@ def test_what_is_not_kept_is_read_when_a_batch_needs_it(edits) -> None:
 
 def test_a_dataset_without_pictures_to_read_is_refused(edits) -> None:
     with pytest.raises(DataError, match="'pics' has no reference pictures"):
-        edits.plan(edits.entry()).scan()
+        edits.plan(edits.entry())
 
 
 def test_the_start_of_a_sample_may_be_what_is_seen(shop) -> None:
     shop.requirements = DataRequirements("toy", text_images="start")
     shop.add(2)
-    plan = shop.plan().scan().use_encoders(latent_identity="vae-1")
+    plan = shop.plan().use_encoders(latent_identity="vae-1")
     plan.fill_text(shop.encode_text, "text-1", Reader())
     plan.fill_latents(shop.encode_pixels, "vae-1")
     with plan.loader() as loader:

@@ -10,24 +10,25 @@ import pytest
 import torch
 
 from darkroom.core.events import Bus
-from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.plan import scan_datasets
 from darkroom.data.process_group import ProcessGroup
+from tests.data.prepared import PreparedData
 
 WRITE = 4
 
 
-def plans(shop, folder: str, size: int) -> list[DatasetPlan]:
+def plans(shop, folder: str, size: int) -> list[PreparedData]:
     """The plans of `size` processes over the same pictures, each in a thread, with full caches in `folder`."""
     shop.options |= {"output_dir": str(shop.folder / folder), "write_batch_size": WRITE, "vae_batch_size": 2}
     file = shop.read(shop.entry(conditioning_data="before"), before(shop))
     barrier = threading.Barrier(size)
-    made: list[DatasetPlan | None] = [None] * size
+    made: list[PreparedData | None] = [None] * size
     broken: list[BaseException] = []
 
     def work(rank: int) -> None:
         try:
             team = ProcessGroup(rank, size, lambda: barrier.wait(30))
-            plan = prepare_plan(shop.config, file, Bus(), shop.requirements, process_group=team).scan()
+            plan = PreparedData(scan_datasets(shop.config, file, Bus(), shop.requirements, process_group=team))
             plan.fill_text(shop.encode_text, "text-1")
             plan.fill_latents(shop.encode_pixels, "vae-1")
             made[rank] = plan
@@ -68,9 +69,9 @@ def pictures(shop):
     return shop
 
 
-def index_of(plan: DatasetPlan) -> list[tuple[str, object]]:
+def index_of(plan: PreparedData) -> list[tuple[str, object]]:
     """Name and content of every index file."""
-    return [(path.name, pq.read_table(path)) for path in sorted(plan.terms.folder.glob("*.parquet"))]
+    return [(path.name, pq.read_table(path)) for path in sorted(plan.scanner.terms.folder.glob("*.parquet"))]
 
 
 def entries_of(folder: Path) -> dict[str, dict[str, torch.Tensor]]:

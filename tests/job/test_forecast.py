@@ -21,10 +21,13 @@ from darkroom.core.cards import Card, find_card
 from darkroom.core.device import assume_card
 from darkroom.core.events import Bus
 from darkroom.data import plan as data_plan
+from darkroom.data.cache.caches import DatasetCaches
+from darkroom.data.cache.filler import CacheFiller
 from darkroom.families import tiny
 from darkroom.job import forecast as forecasts
 from darkroom.job import plan, preflight
 from darkroom.job.advice import Adviser
+from darkroom.job.caches import identify_encoders
 from darkroom.job.forecast import Forecast, Forecaster, Phase
 from darkroom.job.needs import build_data_requirements
 from darkroom.memory import repeats
@@ -94,14 +97,10 @@ def forecaster(arguments, settings, tmp_path):
         family, prompts = preflight.validate_run(resolved)
         config = resolved.config
         datasets = read_datasets(config.data_backend_config, config, os.environ)
-        data = data_plan.prepare_plan(config, datasets, Bus(), build_data_requirements(family, config)).scan()
+        data = data_plan.scan_datasets(config, datasets, Bus(), build_data_requirements(family, config))
         repository = Repository(family, config, torch.device("cpu"), torch.float32)
-        data.use_encoders(
-            text_identity=repository.text_identity(),
-            latent_identity=repository.sample_identity(),
-            plain_identity=repository.vae_identity(),
-        )
-        return lambda **more: Forecaster(resolved, family, data, prompts, **more)
+        filler = CacheFiller(DatasetCaches(data, identify_encoders(repository)))
+        return lambda **more: Forecaster(resolved, family, filler, prompts, **more)
 
     return of
 
@@ -210,9 +209,9 @@ def test_what_is_advised_fits_by_its_own_forecast(share, forecaster):
     wrong = dataclasses.replace(made, device=card.room)
     with assume_card(card):
         run = first.scene.run
-        adviser = Adviser(run.resolved, run.family, first.scene.plan, first.prompts, first)
+        adviser = Adviser(run.resolved, run.family, first.scene.filler, first.prompts, first)
         change = adviser.advise(wrong)
-        again = Forecaster(adviser.apply_change(change), run.family, first.scene.plan, first.prompts).forecast()
+        again = Forecaster(adviser.apply_change(change), run.family, first.scene.filler, first.prompts).forecast()
 
     assert wrong.too_large
     assert change
@@ -287,7 +286,7 @@ def test_text_and_latents_are_forecast_once_for_all_advice(forecaster, monkeypat
     monkeypatch.setattr(forecasts, "memory_of", lambda device: (room, None))
     wrong = dataclasses.replace(made, host=room)
     scene = first.scene
-    advice = Adviser(scene.run.resolved, scene.run.family, scene.plan, scene.prompts, first).advise(wrong)
+    advice = Adviser(scene.run.resolved, scene.run.family, scene.filler, scene.prompts, first).advise(wrong)
 
     assert [phase.phase for phase in wrong.too_large] == ["step"]
     assert advice

@@ -170,5 +170,5 @@ def test_a_dataset_chosen_for_nothing_is_reported(tmp_path):
     run = SimpleNamespace(config=config, family=families.get("sd1x"), bus=bus)
     prompts = [Prompt("validation", "a house")]
 
-    assert train.collect_prompts(run, None, None, prompts) is prompts
+    assert train.collect_prompts(run, None, prompts) is prompts
     assert "eval_dataset_id = cats" in heard[0].message

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from darkroom.data.cache.text import TextEncoders
 from darkroom.data.requirements import DataRequirements
 
 if TYPE_CHECKING:
@@ -17,6 +19,26 @@ if TYPE_CHECKING:
 EncodePixels = Callable[..., "Tensor | Mapping[str, Tensor]"]
 """(B, 3, H, W), (B, 3, F, H, W) or (B, 4, F, H, W) float32 in -1..1 to latents, or to several tensors of which one is
 "latents". Where sound is trained on, that of each sample follows, (channels, N) or None."""
+
+
+@dataclass(frozen=True)
+class PixelEncoder:
+    """An encoder of images or clips: its identity, and what runs it, which may be left out where nothing is encoded."""
+
+    identity: str
+    encode: EncodePixels | None = None
+
+
+@dataclass(frozen=True)
+class Encoders:
+    """The encoders that make the caches of a run.
+
+    `beside` encodes what lies beside samples, of which nothing but latents is kept; left out, `samples` does.
+    """
+
+    text: TextEncoders
+    samples: PixelEncoder
+    beside: PixelEncoder | None = None
 
 
 def stack_pixels(samples: Sequence[np.ndarray]) -> Tensor:

@@ -1,189 +1,202 @@
-"""The caches of a plan: where each is kept, which encoder made what is in it, and what is made on demand."""
+"""Fills the caches of a plan: what they lack, what that will take, and encoding it."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from darkroom.data.cache.encoders import EncodePixels, keep_pixels, make_latent_encoder, make_mask_encoder
-from darkroom.data.cache.latents import Encode, SampleCache
-from darkroom.data.cache.shards import ShardCache
-from darkroom.data.cache.text import TextCache, TextEncoders
-from darkroom.data.debug_log import DebugLog
-from darkroom.data.index.clips import Clipping
-from darkroom.data.index.conditioning import ConditioningDataset
+from darkroom.data.cache.caches import DatasetCaches
+from darkroom.data.cache.latents import SampleCache
+from darkroom.data.cache.shards import FillReport
+from darkroom.data.cache.text import EncodeTextWithImages
+from darkroom.data.index.conditioning import ConditioningDataset, drop_incomplete_samples
+from darkroom.data.index.table import CODE
 from darkroom.data.planned import PlannedDataset
-from darkroom.data.requirements import DataRequirements
-from darkroom.options.datasets import DatasetFile, SampleDataset, TextEmbeds
-from darkroom.options.datasets.locations import LocalFiles, S3Files
-from darkroom.storage import open_store
-from darkroom.storage.mirror import Mirror
+from darkroom.media.reference_image import ReferenceImage
+from darkroom.options.datasets import SampleDataset, TextEmbeds
+
+
+@dataclass(frozen=True)
+class RequiredCaptions:
+    """Captions that the default text cache has to hold beside those of the datasets: validation prompts.
+
+    `with_images` are those that are read with images.
+    """
+
+    alone: frozenset[str] = frozenset()
+    with_images: tuple[tuple[str, Sequence[ReferenceImage]], ...] = ()
+
+
+@dataclass(frozen=True)
+class MissingEntries:
+    """How many entries the caches lack."""
+
+    texts: int
+    latents: int
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What the caches will need: entries to make, entries that are there, bytes of those to make."""
+
+    latents_to_make: int
+    latents_to_reuse: int
+    texts_to_make: int
+    texts_to_reuse: int
+    bytes_to_write: int
 
 
 class CacheFiller:
-    """Opens caches once. `keeps_crops` says that random aspects stay those of the first epoch.
+    """Fills the caches of a plan with what its datasets and the required captions need."""
 
-    Identities name encoders: of texts, of samples, and of images beside samples, which keep nothing but latents.
-    """
+    def __init__(self, caches: DatasetCaches, required: RequiredCaptions = RequiredCaptions()):
+        self.caches, self.plan, self.required = caches, caches.plan, required
+        self._drops_captions = self.plan.config.caption_dropout_probability > 0
 
-    def __init__(
-        self,
-        file: DatasetFile,
-        requirements: DataRequirements,
-        keeps_crops: bool,
-        debug_log: DebugLog,
-        warn: Callable[[str, str], None],
-    ):
-        self.file, self.requirements, self.keeps_crops, self.debug_log, self.warn = (
-            file,
-            requirements,
-            keeps_crops,
-            debug_log,
-            warn,
-        )
-        self.text_identity: str | None = None
-        self.latent_identity: str | None = None
-        self.plain_identity: str | None = None
-        self._encoders: tuple[Encode | None, Encode | None] = (None, None)  # of samples, of images beside them
-        self._readers: TextEncoders | None = None
-        self._shards: dict[Path, ShardCache] = {}
+    # -- what there is to do ------------------------------------------------------------------------------------------
 
-    # -- encoders -----------------------------------------------------------------------------------------------------
+    def captions_by_cache(self) -> dict[str, list[str]]:
+        """Text cache id to the captions it has to hold, each once, sorted."""
+        captions, default = self.plan.captions_by_cache(), self.plan.file.default_text.id
+        return {**captions, default: sorted({*captions[default], *self.required.alone})}
 
-    def use_encoders(self, text: str | None = None, latents: str | None = None, plain: str | None = None) -> None:
-        """Say which encoders are meant."""
-        self.text_identity = text or self.text_identity
-        self.latent_identity = latents or self.latent_identity
-        self.plain_identity = plain or self.plain_identity or self.latent_identity
+    def captions(self) -> list[str]:
+        """All captions, each once, sorted; with "" when captions are sometimes dropped."""
+        return sorted({text for texts in self.captions_by_cache().values() for text in texts})
 
-    def set_text_encoders(self, readers: TextEncoders) -> None:
-        """The encoders for texts on demand."""
-        self._readers = readers
+    def missing(self) -> MissingEntries:
+        """What the caches lack."""
+        caches = [(cache, rows) for d in self.plan.datasets for cache, rows in self.caches.to_fill(d)]
+        latents = sum(int((~cache.is_cached(rows)).sum()) for cache, rows in caches)
+        return MissingEntries(len(self._missing_texts()), latents)
 
-    def set_sample_encoders(self, encode: EncodePixels, plain: EncodePixels) -> None:
-        """The encoders of samples and of images beside them, also for those on demand."""
-        self._encoders = (
-            make_latent_encoder(encode, self.requirements.audio_format is not None),
-            make_latent_encoder(plain),
-        )
+    def _missing_texts(self) -> list[str]:
+        """Captions that are encoded before training and not cached yet."""
+        missing, captions = [], self.captions_by_cache()
+        for entry in self.plan.file.text_embeds:
+            if not entry.on_demand:
+                missing += self.caches.texts(entry.id).missing(captions[entry.id])
+                missing += self._missing_image_captions(entry)
+        return missing
 
-    def encoder_of(self, c: ConditioningDataset | None) -> tuple[str, Encode | None]:
-        """Identity and encoder of samples (None) or of what is beside them."""
-        if c is None:
-            return _require_identity(self.latent_identity, "fill_latents"), self._encoders[0]
-        if c.role == "mask":
-            kind: Literal["mask", "segmentation"] = "mask" if c.entry.conditioning_type == "mask" else "segmentation"
-            axes = "layers" if self.requirements.layers else self.requirements.temporal
-            return f"{kind} {self.requirements.downscale} {axes}", make_mask_encoder(kind, self.requirements)
-        if c.role == "control" and self.requirements.control == "pixels":
-            return "pixels", keep_pixels
-        return _require_identity(self.plain_identity, "fill_latents"), self._encoders[1]
+    def _missing_image_captions(self, entry: TextEmbeds) -> list[str]:
+        """The same for captions that are read with images; those of images that were never read are missing."""
+        missing: list[str] = []
+        cache = self.caches.texts(entry.id)
+        for d in self.plan.image_datasets(entry):
+            indexes = [d.index, *(c.index for c in d.conditioning if c.role == "reference")]
+            for row in d.index.usable.tolist():
+                if any(index.hashes[row] == b"" for index in indexes):
+                    missing += d.index.captions_of(row)
+                    continue
+                pairs = self.caches.source(d).iterate_image_captions([row], self._drops_captions)
+                missing += [caption for caption, images in pairs if not cache.cache.has(cache.key(caption, images))]
+        return missing
 
-    # -- caches -------------------------------------------------------------------------------------------------------
+    def estimate(self, latent_bytes: Callable[[int, int, int], int], text_bytes: Callable[[str], int]) -> Estimate:
+        """Entries and bytes the caches will need. `latent_bytes` is given a target's width, height and frames."""
+        latents = reused = written = 0
+        for d in self.plan.datasets:
+            for cache, rows in self.caches.to_fill(d):
+                is_cached = cache.is_cached(rows)
+                reused += int(is_cached.sum())
+                latents += int((~is_cached).sum())
+                numbers, todo = cache.index.numbers, rows[~is_cached]
+                columns = [numbers[name][todo] for name in ("target_width", "target_height", "count")]
+                for shape, count in zip(*np.unique(np.stack(columns, 1), axis=0, return_counts=True), strict=True):
+                    written += int(count) * latent_bytes(*map(int, shape))
+        texts = self._missing_texts()
+        total = sum(len(c) for c in self.captions_by_cache().values())
+        return Estimate(latents, reused, len(texts), total - len(texts), written + sum(map(text_bytes, texts)))
 
-    def recrops(self, entry: SampleDataset) -> bool:
-        """Whether a dataset draws its crops anew in every epoch."""
-        has_random_crops = entry.crop and entry.crop_aspect == "random" and not self.keeps_crops
-        return entry.vae_cache_clear_each_epoch or has_random_crops
+    # -- texts --------------------------------------------------------------------------------------------------------
 
-    def texts(self, name: str) -> TextCache:
-        """The text cache with this id."""
-        entry = next(t for t in self.file.text_embeds if t.id == name)
-        live = self._readers if on_demand(entry) else None
-        identity = _require_identity(self.text_identity, "fill_text")
-        return TextCache(self.shards_of(entry), identity, live, keep=not entry.text_cache_disable)
-
-    def shards_of(self, entry: TextEmbeds) -> ShardCache:
-        """The shards behind a text cache."""
-        return self._open(entry.cache_dir, entry, entry.location)
-
-    def samples(self, d: PlannedDataset, epoch: int = 1) -> SampleCache:
-        """The latents of a dataset. Crops that change with the epoch have a folder for each."""
-        recrops = self.recrops(d.entry)
-        folder = d.entry.cache_dir_vae / f"epoch-{epoch}" if recrops else d.entry.cache_dir_vae
-        live = d.entry.on_demand or (recrops and epoch > 1)
-        return self._samples(folder, d.entry, None, d, live)
-
-    def conditioning_cache(self, d: PlannedDataset, c: ConditioningDataset) -> SampleCache:
-        """What is kept of a companion: latents, masks at their size, or pixels."""
-        live = c.entry.on_demand or d.entry.on_demand or self.recrops(d.entry)
-        return self._samples(c.entry.cache_dir_vae, c.entry, c, c, live)
-
-    def _samples(
-        self,
-        folder: Path,
-        entry: SampleDataset,
-        c: ConditioningDataset | None,
-        of: PlannedDataset | ConditioningDataset,
-        live: bool,
-    ) -> SampleCache:
-        identity, encode = self.encoder_of(c)
-        return SampleCache(
-            self._open(folder, entry, self._find_mirror_location(folder, entry)),
-            of.index,
-            identity,
-            Clipping(entry.video, self.requirements) if entry.video is not None else None,
-            encode if live else None,
-            keep=not entry.vae_cache_disable,
-            debug_log=self.debug_log,
-            audio_format=self.requirements.audio_format
-            if c is None and (entry.audio is None or entry.audio.auto_split)
-            else None,
-            may_be_silent=entry.audio is None or entry.audio.allow_zero_audio,
-        )
-
-    def to_fill(self, d: PlannedDataset) -> Iterator[tuple[SampleCache | None, np.ndarray]]:
-        """Each cache that is filled by the VAE before training, with its rows; None while its identity is unknown."""
-        if not d.entry.on_demand:
-            yield self.samples(d) if self.latent_identity else None, d.index.usable
-        for c in d.conditioning:
-            if c.role != "mask" and not c.entry.on_demand:
-                rows = np.flatnonzero((d.index.is_dropped == 0) & c.present)
-                yield self.conditioning_cache(d, c) if self.plain_identity else None, rows
-
-    def forget_other_epochs(self, entry: SampleDataset, epoch: int) -> None:
-        """Remove the latents of crops that are not those of `epoch`."""
-        for old in entry.cache_dir_vae.glob("epoch-*"):
-            if old.name != f"epoch-{epoch}":
-                self._shards.pop(old, None)
-                shutil.rmtree(old, ignore_errors=True)
-
-    def _find_mirror_location(self, folder: Path, entry: SampleDataset) -> Any:
-        """The storage that a dataset's latents are copied to, or None."""
-        named = self.file.store_of(entry)
-        location = named.location if named else None
-        if isinstance(location, S3Files):  # several datasets may name it, and each has a folder of its own there
-            parts = (location.aws_data_prefix.strip("/"), entry.id, *folder.relative_to(entry.cache_dir_vae).parts)
-            location = location.model_copy(update={"aws_data_prefix": "/".join(filter(None, parts))})
-        return location
-
-    def _open(self, folder: Path, entry: Any, location: Any) -> ShardCache:
-        """The shards in a folder, with a copy in a remote storage when `where` names one."""
-        if folder not in self._shards:
-            mirror = None
-            if location is not None and not isinstance(location, LocalFiles):
-                mirror = Mirror(open_store(location), folder)
-                mirror.pull()
-            self._shards[folder] = ShardCache(
-                folder,
-                compress=entry.compress_cache,
-                write_batch=entry.write_batch_size,
-                on_warn=lambda text: self.warn(entry.id, text),
-                on_shard=mirror.push if mirror else None,
+    def fill_text(self) -> FillReport:
+        """Encode all captions that are not cached. Raises DiskFullError and what the encoder raises."""
+        self.plan.generate()  # what is made may have captions of its own
+        encoders, group, total = self.caches.encoders.text, self.plan.process_group, FillReport()
+        for entry in self.plan.file.text_embeds:
+            if entry.on_demand or entry.skips("text"):
+                continue
+            assert encoders.encode is not None
+            captions = self.captions_by_cache()[entry.id]
+            share = group.share(np.arange(len(captions)), entry.write_batch_size)
+            total += self.caches.texts(entry.id).fill(
+                [captions[i] for i in share],
+                encoders.encode,
+                entry.text_encoder_batch_size,
+                self.plan.reporter.track("encode text"),
             )
-        return self._shards[folder]
+            if encoders.encode_with_images is not None:
+                total += self._fill_image_captions(entry, encoders.encode_with_images)
+            if group.size > 1:
+                group.wait()
+                self.caches.shards_of(entry).refresh()
+        return total
 
+    def _fill_image_captions(self, entry: TextEmbeds, encode: EncodeTextWithImages) -> FillReport:
+        """Encode what is read with images and belongs in this text cache."""
+        group, total = self.plan.process_group, FillReport()
+        cache, on_progress = self.caches.texts(entry.id), self.plan.reporter.track("encode text")
+        for d in self.plan.image_datasets(entry):
+            rows = group.share(d.index.usable, entry.write_batch_size)
+            pairs = self.caches.source(d).iterate_image_captions(rows.tolist(), self._drops_captions)
+            total += cache.fill_with_images(pairs, self._count_pairs(d, rows), encode, on_progress)
+        if entry is self.plan.file.default_text and group.is_first:
+            required = self.required.with_images
+            total += cache.fill_with_images(required, len(required), encode, on_progress)
+        return total
 
-def on_demand(entry: TextEmbeds) -> bool:
-    """Whether texts are encoded when a batch needs them."""
-    return entry.text_cache_ondemand or entry.text_cache_disable
+    def _count_pairs(self, d: PlannedDataset, rows: np.ndarray) -> int:
+        """How many captions of these samples are read with images, at most."""
+        images = sum(c.role != "mask" for c in d.conditioning)
+        per_image = sum(len(d.index.captions_of(int(row))) for row in rows) + len(rows) * self._drops_captions
+        return per_image * (1 if self.plan.scanner.combined else max(1, images))
 
+    # -- samples ------------------------------------------------------------------------------------------------------
 
-def _require_identity(identity: str | None, step: str) -> str:
-    if identity is None:
-        raise RuntimeError(f"call {step} or use before asking for this cache")
-    return identity
+    def fill_latents(self) -> FillReport:
+        """Encode all samples that are not cached. Undecodable ones are left out, reported, and remembered.
+
+        Raises DataError where nothing of a dataset is left, DiskFullError, and what the encoder raises.
+        """
+        self.plan.generate()
+        if self.plan.process_group.is_first:
+            self.plan.delete_unusable()
+        scanner, total = self.plan.scanner, FillReport()
+        for d in self.plan.datasets:
+            report = self._fill_dataset(d)
+            total += report
+            before = d.buckets.count
+            scanner.assign_buckets(d)  # also when another process met what had to be left out
+            if d.buckets.count != before or report.dropped:
+                scanner.explain_unused(d)
+            scanner.refuse_empty(d)
+        return total
+
+    def _fill_dataset(self, d: PlannedDataset) -> FillReport:
+        """Fill the caches of one dataset and of what is beside it."""
+        total = FillReport()
+        for c in d.conditioning:
+            if c.entry.on_demand or d.entry.on_demand or c.entry.skips("vae"):
+                continue
+            unfit = c.index.numbers["unfit"].copy()
+            c.index.numbers["unfit"][d.index.is_dropped != 0] = CODE["missing companion"]  # what goes with nothing
+            total += self._fill_cache(self.caches.conditioning(d, c), c, c.entry)
+            c.index.numbers["unfit"] = unfit
+        drop_incomplete_samples(d.index, d.conditioning, self.plan.scanner.combined)
+        if not d.entry.on_demand and not d.entry.skips("vae"):
+            total += self._fill_cache(self.caches.samples(d), None, d.entry)
+        return total
+
+    def _fill_cache(self, cache: SampleCache, c: ConditioningDataset | None, entry: SampleDataset) -> FillReport:
+        """Fill one cache, and agree with the other processes about it."""
+        encode = self.caches.encoder_of(c)[1]
+        assert encode is not None
+        group = self.plan.process_group
+        report = cache.fill(encode, entry, self.plan.reporter.track("encode latents"), group)
+        cache.agree(group)
+        dropped = {f"{entry.id}: {path}": reason for path, reason in report.dropped.items()}
+        return FillReport(report.encoded, report.reused, dropped, report.seconds)

@@ -24,7 +24,7 @@ from darkroom.data.cache.shards import KEY, VERSION, FillReport, ShardCache, fil
 from darkroom.data.debug_log import NO_DEBUG_LOG, DebugLog
 from darkroom.data.index.clips import Clipping, frame_numbers
 from darkroom.data.index.listing import is_clip
-from darkroom.data.index.table import REASONS, Index
+from darkroom.data.index.table import DAMAGED, REASONS, Index
 from darkroom.data.process_group import SINGLE_PROCESS, ProcessGroup
 from darkroom.media import audio, video
 from darkroom.media.images import DECODING, BadImage, prepare_image, prepare_layers
@@ -42,8 +42,6 @@ Encode = Callable[[list[np.ndarray], "list[np.ndarray | None]"], "Sequence[Mappi
 float32 (channels, N) in -1..1 or None, to the tensors of each, without a batch axis."""
 
 SAVE_SECONDS = 60.0
-DAMAGED = ("damaged", "truncated", "empty file", "not a picture", "not a video", "no video stream")
-"""Reasons for which `delete_problematic_images` removes a file."""
 
 
 @dataclass(frozen=True)

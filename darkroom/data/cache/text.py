@@ -30,17 +30,23 @@ EncodeTextWithImages = Callable[[str, "list[np.ndarray]"], "dict[str, Tensor]"]
 
 @dataclass(frozen=True)
 class TextEncoders:
-    """The encoders of captions, alone and with images, for entries that are made when they are asked for."""
+    """The text encoders of a run: their identity, and what runs them on captions alone and with images.
 
-    text: EncodeText
-    with_images: EncodeTextWithImages | None = None
+    The identity says everything about them that changes their output. The functions may be left out where nothing is
+    encoded.
+    """
+
+    identity: str
+    encode: EncodeText | None = None
+    encode_with_images: EncodeTextWithImages | None = None
 
     def read(self, caption: str, images: Sequence[ReferenceImage]) -> dict[str, Tensor]:
         """The condition of one caption."""
         if not images:
-            return self.text([caption])[0]
-        assert self.with_images is not None
-        return self.with_images(caption, [image.pixels() for image in images])
+            assert self.encode is not None
+            return self.encode([caption])[0]
+        assert self.encode_with_images is not None
+        return self.encode_with_images(caption, [image.pixels() for image in images])
 
 
 class TextCache:

@@ -66,6 +66,8 @@ REASONS = (
 """Why a sample is left out, by code; 0 means that it is used. New reasons are added at the end."""
 
 CODE = {reason: code for code, reason in enumerate(REASONS)}
+DAMAGED = ("damaged", "truncated", "empty file", "not a picture", "not a video", "no video stream")
+"""Reasons for which `delete_problematic_images` removes a file."""
 TRANSIENT = [CODE[r] for r in ("unreadable", "vanished", "unreadable caption", *(r.missing for r in READERS))]
 """Reasons that may pass without the file changing: such files are looked at again at every start."""
 

@@ -11,11 +11,10 @@ import numpy as np
 from darkroom.core.errors import DataError
 from darkroom.core.log import redact
 from darkroom.core.units import THINNEST
-from darkroom.data.cache.latents import DAMAGED
 from darkroom.data.index.buckets import validate_feasible
 from darkroom.data.index.captions import source_name
 from darkroom.data.index.listing import is_clip
-from darkroom.data.index.table import REASONS
+from darkroom.data.index.table import DAMAGED, REASONS
 from darkroom.data.plan import DatasetPlan
 from darkroom.data.planned import PlannedDataset
 from darkroom.job.dataset_report.captions import MARKUP, Captions, word_shares
@@ -166,7 +165,11 @@ def would_not_start(case: Case) -> Iterator[Finding]:
         return
     try:
         validate_feasible(
-            d.entry, d.buckets, ranks=1, accumulation=case.plan.accumulation, oversubscribe=case.plan.oversubscribe
+            d.entry,
+            d.buckets,
+            ranks=1,
+            accumulation=case.plan.config.gradient_accumulation_steps,
+            oversubscribe=case.plan.config.allow_dataset_oversubscription,
         )
     except DataError as cause:
         first, *_, last = str(cause).splitlines()

@@ -52,9 +52,9 @@ def shorten(captions: Sequence[str], letters: int = 90) -> str:
 def shapes(case: Case) -> tuple[list[BucketFacts], str]:
     """The largest buckets and those that were left out, by aspect; and a sentence about the rest."""
     d = case.d
-    effective = d.entry.train_batch_size * case.plan.accumulation
+    effective = case.plan.scanner.effective_batch(d.entry, 1)
     dealt = (
-        schedule_buckets(d.buckets, d.entry, effective, case.plan.oversubscribe)
+        schedule_buckets(d.buckets, d.entry, effective, case.plan.config.allow_dataset_oversubscription)
         if d.entry.is_training
         else d.buckets.sizes
     )

@@ -18,7 +18,7 @@ from darkroom.core.errors import DataError
 from darkroom.core.events import Bus, Progress
 from darkroom.core.log import redact
 from darkroom.data.index.listing import is_clip
-from darkroom.data.plan import DatasetPlan, prepare_plan
+from darkroom.data.plan import DatasetPlan, scan_datasets
 from darkroom.data.planned import PlannedDataset
 from darkroom.families.base import Family
 from darkroom.job.dataset_report import images as shown
@@ -52,7 +52,7 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> DatasetReport:
     config = resolved.config
     family = families.get(config.model_family, config.model_flavour)
     file = read_datasets(config.data_backend_config, config, os.environ)
-    plan = prepare_plan(config, file, bus, build_data_requirements(family, config)).scan(lenient=True)
+    plan = scan_datasets(config, file, bus, build_data_requirements(family, config), lenient=True)
     tokenizers, error = readers(family, config)
     cases = [_examine_datasets(plan, d, tokenizers, bus, limit) for d in plan.datasets]
     across = between(cases)  # what is between datasets matters most, so it may take room for its images first

@@ -305,6 +305,11 @@ class TextEmbeds(Entry):
     text_cache_ondemand: bool = False
     text_cache_disable: bool = False
 
+    @property
+    def on_demand(self) -> bool:
+        """Whether texts are encoded when a batch needs them."""
+        return self.text_cache_ondemand or self.text_cache_disable
+
 
 class ImageEmbeds(Entry):
     """A name under which datasets ask for their latents to be kept, and where that is."""
