@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "memory": {"core", "options"},
     "report": {"core", "options"},
     "publish": {"core", "options"},
-    "objectives": {"core", "options", "diffusion", "families.base"},
+    "objectives": {"core", "options", "diffusion", "families.base", "families.shared.conditioning"},
     "validate": {"core", "options", "media", "diffusion", "families", "pretrained"},
     # adapters.base: a checkpoint is the adapter's own files, written with the adapter's own writer
     "train": {"core", "options", "objectives", "optim", "memory", "data.batches.batch", "adapters.base"},

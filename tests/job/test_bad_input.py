@@ -626,7 +626,7 @@ def test_a_file_in_the_way_of_a_result_is_named(told, tmp_path):
 @pytest.mark.parametrize(
     ("argument", "problem"),
     [
-        ("--model_flavour=tinny", "FLUX.1 has no flavour 'tinny'."),
+        ("--model_flavour=tinny", "model_flavour = 'tinny'\n  FLUX.1 has no such flavour"),
         ("--resolution=abc", "--resolution: 'abc' is not a resolution"),
         ("--steps=0", "'0' is not a whole number above 0"),
         ("--count=0", "'0' is not a whole number above 0"),

@@ -89,7 +89,7 @@ def forecaster(arguments, settings, tmp_path):
         base = tmp_path / name
         if not base.exists():
             shutil.copytree(tiny.folder(family, find_cache_home() / "tiny"), base)
-            for part in resolve(family, "tiny").denoisers:
+            for part in families.get(name, "tiny").spec.denoisers:
                 file = base / part / "config.json"
                 file.write_text(json.dumps({**json.loads(file.read_text()), **MIDDLE_SIZED[name]}, default=list))
         argv = arguments(name, pretrained_model_name_or_path=base, **{**settings(name, "tiny"), **options})
@@ -353,8 +353,8 @@ def test_published_sizes_are_those_of_the_models(name, part, tmp_path):
     from darkroom.families.shared.classes import find_class
 
     family = families.get(name)
-    folder = published.make_folder(family, None, tmp_path)
-    spec = resolve(family, None).components
+    folder = published.make_folder(family, tmp_path)
+    spec = family.spec.components
     cls = find_class({**spec.encoders, "vae": spec.vae}[part].cls)
     config = json.loads((folder / part / "config.json").read_text())
     with torch.device("meta"):
@@ -391,14 +391,14 @@ def test_published_models_are_planned_without_the_hub(name, flavour, arguments, 
 @pytest.mark.parametrize(("name", "part"), [("sd1x", "safety_checker"), ("longcat_image", "text_processor")])
 def test_a_part_that_a_published_base_is_used_without_is_written_as_diffusers_writes_it(name, part, tmp_path):
     family = families.get(name)
-    folder = published.make_folder(family, family.default_flavour, tmp_path)
+    folder = published.make_folder(family, tmp_path)
 
     assert json.loads((folder / "model_index.json").read_text())[part] == [None, None]
 
 
 def test_clip_encoders_of_hidream_have_room_for_the_captions_that_its_pipeline_gives_them(tmp_path):
     family = families.get("hidream")
-    folder = published.make_folder(family, family.default_flavour, tmp_path)
+    folder = published.make_folder(family, tmp_path)
 
     for part in ("text_encoder", "text_encoder_2"):
         assert json.loads((folder / part / "config.json").read_text())["max_position_embeddings"] >= 128

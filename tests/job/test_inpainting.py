@@ -24,7 +24,7 @@ from tests.validate.test_render import renderer
 
 HALF = 32
 MASKABLE = [
-    case for case in conformance.cases() if families.get(case[0]).spec.active_inpainting(conformance.options(*case))
+    case for case in conformance.cases() if families.get(*case).spec.active_inpainting(conformance.options(*case))
 ]
 
 

@@ -117,7 +117,7 @@ def test_control_clips_are_validated_with_whole(arguments, dataset_file, tmp_pat
     (recipe,) = drawn(tmp_path).values()
     with Image.open(recipe.pictures[0]) as clip:
         assert clip.n_frames == 9
-        call = control_kwargs(families.get("wan"), clip, 64, 64, conformance.options("wan", flavour))
+        call = control_kwargs(families.get("wan", flavour), clip, 64, 64, conformance.options("wan", flavour))
         (given,) = call.values()
     if starts:
         with Image.open(recipe.pictures[1]) as first:
@@ -167,7 +167,7 @@ def test_a_dataset_chosen_for_nothing_is_reported(tmp_path):
     config = SimpleNamespace(
         **{**vars(conformance.options("sd1x", "tiny")), "eval_dataset_id": "cats", "validation_disable": False}
     )
-    run = SimpleNamespace(config=config, family=families.get("sd1x"), bus=bus)
+    run = SimpleNamespace(config=config, family=families.get("sd1x", "tiny"), bus=bus)
     prompts = [Prompt("validation", "a house")]
 
     assert train.collect_prompts(run, None, prompts) is prompts

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from darkroom.cli.main import main
-from darkroom.families.base import Family
 from darkroom.families.shared import latents
+from darkroom.job import caches
 from darkroom.tools.verify import verify
 from darkroom.train.step import Stepper
 
@@ -80,7 +80,7 @@ def test_what_is_cached_is_encoded_in_full_precision_whatever_training_computes_
         return call
 
     monkeypatch.setattr(latents, "encode", watched("images", latents.encode))
-    monkeypatch.setattr(Family, "encode_captions", watched("captions", Family.encode_captions))
+    monkeypatch.setattr(caches, "encode_captions", watched("captions", caches.encode_captions))
     monkeypatch.setattr(Stepper, "update", watched("steps", Stepper.update))
     assert main(["train", *arguments(max_train_steps=1, validation_disable=True, **options)]) == 0
 

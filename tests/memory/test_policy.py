@@ -38,7 +38,7 @@ def options(**changes):
 
 
 def denoiser(name: str):
-    family = families.get(name)
+    family = families.get(name, "tiny")
     return family, getattr(tiny.build(family), family.denoiser_component).eval()
 
 
@@ -148,14 +148,14 @@ def test_all_that_a_quantised_weight_is_made_of_goes_to_the_device(preset):
 def test_text_encoders_stay_where_they_were_put():
     from darkroom.pretrained.components import Components
 
-    family, settings, placed = families.get("flux"), conformance.options("flux", "tiny"), []
+    family, settings, placed = families.get("flux", "tiny"), conformance.options("flux", "tiny"), []
     parts = Components(family, settings, torch.device("meta"), torch.float32, lambda encoder, n: placed.append(n))
     devices = {next(part.parameters()).device.type for part in (parts.text().text_encoder, parts.text().text_encoder_2)}
     assert (placed, devices) == ([1, 2], {"cpu"})
 
 
 def test_text_encoders_are_streamed_too():
-    family = families.get("flux")
+    family = families.get("flux", "tiny")
     pipe = tiny.build(family)
     before = pipe.text_encoder_2(torch.arange(8)[None])[0]
     memory_policy = MemoryPolicy(options(ramtorch=True, ramtorch_text_encoder=True), CPU, family.blocks)
@@ -170,7 +170,7 @@ def test_text_encoders_are_streamed_too():
 @pytest.mark.parametrize("name", ["flux", "hunyuanvideo_original"])
 @torch.no_grad()
 def test_a_vaes_middle_is_streamed(name):
-    family = families.get(name)
+    family = families.get(name, "tiny")
     vae = tiny.build(family).vae.eval().requires_grad_(False)
     clip = torch.rand(1, 3, *(5,) * bool(family.latents.temporal), 32, 32)
     before = vae.encode(clip).latent_dist.mode()
@@ -389,4 +389,4 @@ def test_a_vae_is_in_float32_where_convolutions_have_no_bfloat16(monkeypatch, ab
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: able)
     asked = conformance.options("flux", "tiny")
 
-    assert Repository(families.get("flux"), asked, torch.device("cuda"), torch.float16).vae_dtype is usual
+    assert Repository(families.get("flux", "tiny"), asked, torch.device("cuda"), torch.float16).vae_dtype is usual

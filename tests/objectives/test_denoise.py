@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import traceback
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,7 +57,7 @@ class Told:
 
         members = {
             "extra_streams": {name: name for name in extra.get("extras", {}).keys() & {"sound"}},
-            "predict_streams": predict_streams,
+            "audio": SimpleNamespace(predict=predict_streams),
             "model_inputs": lambda *_: conditions,
         }
         family = type("Told", (type(self.objective.family),), members)()
@@ -69,7 +70,13 @@ def told(name: str, scheduler: dict[str, Any] | None = None, seed: int = 0, **op
     config = Config(model_family=name, **options)
     usual = FLOW if name == "flux" else {}
     return Told(
-        denoise.build(families.get(name), config, usual if scheduler is None else scheduler, generators, nullcontext),
+        denoise.build(
+            families.get(name, config.model_flavour),
+            config,
+            usual if scheduler is None else scheduler,
+            generators,
+            nullcontext,
+        ),
         SHAPES[name],
     )
 

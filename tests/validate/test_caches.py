@@ -26,7 +26,7 @@ CACHING = [
     for name, flavour in conformance.cases()
     if families.get(name).caches
     and len(families.get(name, flavour).spec.denoisers) == 1
-    and not max(families.get(name).image_counts(conformance.options(name, flavour)))
+    and not max(families.get(name, flavour).image_counts(conformance.options(name, flavour)))
 ]
 
 

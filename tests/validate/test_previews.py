@@ -23,7 +23,8 @@ PROMPT = Prompt("house", "a small red house")
 SHOWING = [
     (name, flavour)
     for name, flavour in conformance.cases()
-    if families.get(name).previews and not min(families.get(name).image_counts(conformance.options(name, flavour)))
+    if families.get(name).previews
+    and not min(families.get(name, flavour).image_counts(conformance.options(name, flavour)))
 ]
 
 

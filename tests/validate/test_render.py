@@ -18,7 +18,6 @@ from darkroom.families import tiny
 from darkroom.families.hunyuanvideo_original import CUT
 from darkroom.families.shared.conditioning import select_pipeline
 from darkroom.families.shared.experts import use_single_expert
-from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
 from darkroom.media.images import load_rgb
 from darkroom.pretrained.components import Components
@@ -71,8 +70,8 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
     family, recipe = made.family, picture.recipe
 
     pipe = tiny.build(family, flavour=flavour)
-    if resolve_flavour(family, flavour).trained != resolve_flavour(family, flavour).denoisers:
-        use_single_expert(pipe, family.spec.denoisers, *resolve_flavour(family, flavour).trained)
+    if family.spec.trained != family.spec.denoisers:
+        use_single_expert(pipe, family.spec.denoisers, *family.spec.trained)
     family.prepare(pipe, recipe.width, recipe.height, made.options)
     pipe = select_pipeline(family, pipe, bool(recipe.pictures), made.options)
     looks = reference_images(family, recipe, made.options)
@@ -83,16 +82,16 @@ def test_a_recipe_says_all_that_the_stock_pipeline_needs(name, flavour, start):
 
     gap = np.abs(picture.output.frames.astype(int) - from_output(stock).astype(int)).max()
     assert gap <= 1
-    assert resolve_flavour(family, flavour).pipeline_decodes or picture.output.frames.shape[1:] == (
+    assert family.spec.pipeline_decodes or picture.output.frames.shape[1:] == (
         recipe.height,
         recipe.width,
         3,
     )
     shortest = max(made.options.validation_num_video_frames or 1, family.spec.min_frames(made.options))
     shortest -= CUT if flavour == "tiny-i2v-33ch" else 0
-    stills = made.options.validation_num_layers if "layers" in resolve_flavour(family, flavour).supports else 1
+    stills = made.options.validation_num_layers if "layers" in family.spec.supports else 1
     assert len(picture.output.frames) == (shortest if recipe.fps else stills)
-    facts = resolve_flavour(family, flavour).flavour
+    facts = family.spec.flavour
     assert bool(recipe.pictures) == (facts.image_input != "none" or facts.control is not None)
 
 
@@ -231,12 +230,12 @@ def test_a_prompts_image_is_seen_as_a_sample_is_upright_and_in_srgb(tmp_path, ki
     path = tmp_path / f"start.{kind}"
     noise = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
     Image.fromarray(noise).save(path, exif=exif, icc_profile=rgb_profile())
-    family = SimpleNamespace(
-        control=lambda options: None,
-        latents_for=lambda flavour: SimpleNamespace(layered=False),
-        images_kwargs=lambda pictures, *rest: {"image": pictures},
-    )
+
+    class Plain(type(families.get("sd1x"))):
+        def image_kwargs(self, image, *rest):
+            return {"image": image}
+
     recipe = SimpleNamespace(pictures=(str(path),), mask="", width=32, height=48)
-    (seen,) = input_kwargs(family, recipe, SimpleNamespace(model_flavour=None))["image"]
+    seen = input_kwargs(Plain("tiny"), recipe, conformance.options("sd1x", "tiny"))["image"]
     assert seen.size == (32, 48)
     assert np.array_equal(np.asarray(seen), np.asarray(load_rgb(path.read_bytes())))
