@@ -68,7 +68,7 @@ class Family(FamilyFacts, TextEncoding, PipelineCall):
         """Options that change `sample_entries`; part of the cache key."""
         return {}
 
-    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:
+    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Batch:
         """The part of a batch that one step trains, as a batch. Random numbers come from `generator`."""
         return batch
 

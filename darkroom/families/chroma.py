@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
@@ -21,7 +21,7 @@ from darkroom.families.sizes import FLUX_VAE, T5_XXL
 from darkroom.families.tiny.components import kl_vae, t5
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
     from torch import Tensor
     from torch.nn import Module
 
@@ -142,7 +142,7 @@ class Chroma(Family):
         """Its mask becomes a boolean one, for prompts that it reads itself too."""
         plain = type(pipe)._prepare_attention_mask
 
-        def prepare_attention_mask(*, attention_mask: Tensor | None, **arguments: Any) -> Tensor | None:
+        def prepare_attention_mask(*, attention_mask: Tensor | None, **arguments: object) -> Tensor | None:
             hidden = None if attention_mask is None else attention_mask.bool()
             return plain(pipe, attention_mask=hidden, **arguments)
 
@@ -156,7 +156,7 @@ class Chroma(Family):
 
 
 @contextlib.contextmanager
-def _pass_mask_to_checkpoints(model: Any, mask: Tensor) -> Iterator[None]:
+def _pass_mask_to_checkpoints(model: ModelMixin, mask: Tensor) -> Iterator[None]:
     """Inside, gradient checkpointing hands single blocks the mask too, which diffusers forgets."""
     plain = getattr(model, "_gradient_checkpointing_func", None)
     if plain is None:

@@ -9,7 +9,7 @@ behind each caption's end. The license asks for NVIDIA's guardrail wherever it m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents, Limits
@@ -18,6 +18,7 @@ from darkroom.families.sizes import DEFAULT, T5_11B
 from darkroom.families.tiny.components import t5
 
 if TYPE_CHECKING:
+    import numpy as np
     from diffusers import DiffusionPipeline
     from torch import Tensor
     from torch.nn import Module
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 class NothingToGuard:
     """In the guardrail's place where no image is made, or only ones of the tiny model's noise."""
 
-    def to(self, device: Any) -> NothingToGuard:
+    def to(self, device: object) -> NothingToGuard:
         """It is nowhere."""
         return self
 
@@ -38,7 +39,7 @@ class NothingToGuard:
         """Every prompt is safe."""
         return True
 
-    def check_video_safety(self, frames: Any) -> Any:
+    def check_video_safety(self, frames: np.ndarray) -> np.ndarray:
         """Frames as they are."""
         return frames
 
@@ -147,7 +148,7 @@ class Cosmos2Image(Family):
     def pipeline_kwargs_from_embeds(self, text: dict[str, Tensor], negative: dict[str, Tensor]) -> Kwargs:
         return {"prompt_embeds": text["text"], "negative_prompt_embeds": negative["text"]}
 
-    def default_components(self, stage: Stage) -> dict[str, Any]:
+    def default_components(self, stage: Stage) -> dict[str, object]:
         """The guardrail: NVIDIA's own wherever a published model makes images."""
         if stage == "render" and not self.spec.is_tiny:
             from darkroom.core.optional import import_optional

@@ -9,7 +9,7 @@ has for rewriting prompts is left out: what is trained on is what is asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, HiddenStates, Latents
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -85,7 +85,7 @@ class Ernie(Family):
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
         """text, B tensors (L, D), of the last layer but one."""
         text = pipe.encode_prompt(captions, device=pipe.device)
         # the pipeline has no limit of its own; a row knows nothing of those behind it, so they can be cut off here

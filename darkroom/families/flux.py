@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family, read_config
 from darkroom.families.shared.control_methods import ControlChannels, ControlNet
@@ -200,7 +200,7 @@ class Flux(Family):
         text = options.tokenizer_max_length * configs["text_encoder_2"]["d_model"]
         return text + configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
         """text (B, L, D) from T5, or B tensors (L, D) where padding is hidden; pooled (B, P) from CLIP.
 
         Text has no positions here and is not read out of the network, so that text without its padding is answered as
@@ -218,12 +218,12 @@ class Flux(Family):
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return {**stack_entries([{"pooled": entry["pooled"]} for entry in entries]), **stack_padded(entries)}
 
-    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> Cond:
         """guidance (B,): constant, or drawn between the two bounds; references, a tuple of (B, C, h, w)."""
         import torch
 
         count = len(batch.latents)
-        inputs: dict[str, Any] = {"guidance": torch.full((count,), float(options.flux_guidance_value))}
+        inputs: Cond = {"guidance": torch.full((count,), float(options.flux_guidance_value))}
         if options.flux_guidance_mode == "random-range":
             low, high = options.flux_guidance_min, options.flux_guidance_max
             inputs["guidance"] = low + (high - low) * torch.rand(count, generator=generator)
@@ -289,7 +289,7 @@ class Flux(Family):
         if not options.flux_attention_masked_training:
             return
 
-        def encode_prompt(*prompt: Any, prompt_embeds: Tensor | None = None, **arguments: Any) -> Any:
+        def encode_prompt(*prompt: object, prompt_embeds: Tensor | None = None, **arguments: object) -> object:
             real = None if prompt_embeds is None else prompt_embeds[:, prompt_embeds.any(dim=-1)[0]]
             return type(pipe).encode_prompt(pipe, *prompt, prompt_embeds=real, **arguments)
 

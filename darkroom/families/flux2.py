@@ -191,12 +191,12 @@ class Flux2(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> Cond:
         """guidance (B,) for a flavour with an input for it; references, a tuple of (B, 128, h, w)."""
         import torch
 
         count = len(batch.latents)
-        inputs: dict[str, Any] = {
+        inputs: Cond = {
             "guidance": torch.full((count,), float(options.flux_guidance_value)),
             "references": batch.references,
         }

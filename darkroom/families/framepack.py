@@ -145,7 +145,7 @@ class FramePack(FramePackNetwork):
     def sample_identity(self, options: Config) -> dict[str, object]:
         return {"starts_from": "first frame"}
 
-    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:
+    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Batch:
         """One section of the clips, and in `extras` what it sees and where it is: see `section`."""
         import torch
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import DataError
 from darkroom.families.framepack import BASE, FramePackNetwork
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
     from darkroom.data.batches.batch import Batch
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -58,7 +58,7 @@ class FramePackOneFrame(FramePackNetwork):
 
     def encode_text_with_images(
         self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
-    ) -> dict[str, Any]:
+    ) -> Cond:
         """As `encode_text`, and image (1, N, D): what SigLIP sees of the first image."""
         pixels = pipe.video_processor.preprocess(images[0])
         return {**self.encode_text(pipe, [caption], options), "image": pipe.encode_image(pixels)}
@@ -93,7 +93,7 @@ class FramePackOneFrame(FramePackNetwork):
         return {**common, **places(options)}
 
 
-def places(options: Config) -> dict[str, Any]:
+def places(options: Config) -> Kwargs:
     """Where images and frame stand, as the pipeline takes it."""
     window = options.framepack_latent_window_size
     target = options.framepack_target_index

@@ -7,7 +7,7 @@ for images of two thousand pixels an edge. The distilled flavour, which takes tw
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.shared.glyphs import ReadsGlyphs, text_inputs
 from darkroom.families.shared.spec import ComponentSpec, ComponentSpecs, Flavour, Latents
@@ -110,7 +110,7 @@ class HunyuanImage(ReadsGlyphs):
             return_dict=False,
         )[0]
 
-    def default_components(self, stage: Stage) -> dict[str, Any]:
+    def default_components(self, stage: Stage) -> dict[str, object]:
         """What guides: components of the pipeline, and no argument of its call."""
         from diffusers.guiders import AdaptiveProjectedMixGuidance
 

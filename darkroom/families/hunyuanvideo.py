@@ -10,7 +10,7 @@ An image's features (B, 729, D) are SigLIP's; where all of them are zero, the ne
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.shared.classes import unwrap
 from darkroom.families.shared.first_frame import IMAGE_TO_VIDEO, FirstFrameFamily, to_images
@@ -21,13 +21,13 @@ from darkroom.families.tiny.components import qwen2_vl, siglip, t5
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
-    from torch import Tensor
+    from torch import Generator, Tensor
     from torch.nn import Module
 
     from darkroom.data.batches.batch import Batch
     from darkroom.families.shared.encoders import SampleEncoders
     from darkroom.families.shared.pipeline_call import Stage
-    from darkroom.families.shared.types import Kwargs
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 REPOSITORY = "hunyuanvideo-community/HunyuanVideo-1.5-Diffusers-"
@@ -72,7 +72,7 @@ TINY = ComponentSpecs(
 )
 
 
-def _image_to_video_flavour(name: str, shift: float, distilled: str = "", **defaults: Any) -> Flavour:
+def _image_to_video_flavour(name: str, shift: float, distilled: str = "", **defaults: object) -> Flavour:
     return Flavour(
         f"{REPOSITORY}{name}",
         {"flow_schedule_shift": shift, **defaults},
@@ -84,8 +84,8 @@ def _image_to_video_flavour(name: str, shift: float, distilled: str = "", **defa
     )
 
 
-LARGE: dict[str, Any] = {"resolution": 720, "validation_resolution": "1280x720"}
-DISTILLED: dict[str, Any] = {"validation_guidance": 1.0}
+LARGE: Settings = {"resolution": 720, "validation_resolution": "1280x720"}
+DISTILLED: Settings = {"validation_guidance": 1.0}
 UNGUIDED = "answers that need no guidance"
 
 
@@ -155,7 +155,7 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def model_inputs(self, batch: Batch, options: Config, generator: Any) -> dict[str, Tensor]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Tensor]:
         """given (B, 33, F, H, W), and image (B, N, D) of clips that start from an image."""
         import torch
 
@@ -185,7 +185,7 @@ class HunyuanVideo(FirstFrameFamily, ReadsGlyphs):
 
     # -- the diffusers pipeline -----------------------------------------------------------------------------------
 
-    def default_components(self, stage: Stage) -> dict[str, Any]:
+    def default_components(self, stage: Stage) -> dict[str, object]:
         """What guides; and for captions a small VAE, which the pipelines ask for its channels even then."""
         from diffusers.guiders import ClassifierFreeGuidance
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from darkroom.data.batches.batch import Batch
     from darkroom.families.shared.encoders import SampleEncoders
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 BASE = "hunyuanvideo-community/HunyuanVideo"
@@ -82,7 +82,7 @@ def _tiny(denoiser: Settings, **changes: Any) -> ComponentSpecs:
     return dataclasses.replace(TINY, denoiser=ComponentSpec(TINY.denoiser.cls, config), **changes)
 
 
-def _image_to_video_flavour(repository: str, note: str, defaults: Mapping[str, Any], **denoiser: Any) -> Flavour:
+def _image_to_video_flavour(repository: str, note: str, defaults: Settings, **denoiser: object) -> Flavour:
     """From a first frame, which LLaVA looks at too."""
     return Flavour(
         repository,
@@ -203,7 +203,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
 
     def encode_text_with_images(
         self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
-    ) -> dict[str, Any]:
+    ) -> Cond:
         """As `encode_text` of one caption, with rows of the image before the text.
 
         The empty caption is read as the pipeline reads it for guidance: with a black image, of which it keeps more.
@@ -253,7 +253,7 @@ class HunyuanVideoOriginal(FirstFrameFamily):
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(components.vae(), first, components.latents)}
 
-    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:
+    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Batch:
         """The clips; with the first frame as the latent of an image, where it replaces their own."""
         import torch
 

@@ -18,11 +18,13 @@ from darkroom.families.sizes import DEFAULT
 from darkroom.families.tiny.components import flux2_vae, qwen3_vl
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
     from torch import Tensor
     from torch.nn import Module
+    from transformers import PreTrainedTokenizerBase
 
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 # what the network calls a token's role, and where its image positions start
@@ -104,7 +106,7 @@ class Ideogram4(Family):
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * LAYERS * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
         """text, B tensors (L, D), its layers innermost; the chat template counts as text."""
         room = max(len(ids) for ids in _token_ids(pipe.tokenizer, captions))
         text, _, _, role = pipe.encode_prompt(captions, 0, 0, room, pipe.device)
@@ -166,7 +168,9 @@ class Ideogram4(Family):
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """It takes no embeddings: let its reader know those that a prompt brings."""
 
-        def encode_prompt(prompt: Any, grid_h: int, grid_w: int, max_sequence_length: int, device: Any) -> Any:
+        def encode_prompt(
+            prompt: str | list[str], grid_h: int, grid_w: int, max_sequence_length: int, device: torch.device | str
+        ) -> Any:
             if not isinstance(prompt, Encoded):
                 return type(pipe).encode_prompt(pipe, prompt, grid_h, grid_w, max_sequence_length, device)
             length, tokens = len(prompt.text), max_sequence_length + grid_h * grid_w
@@ -183,14 +187,14 @@ class Ideogram4(Family):
         return latents.transpose(1, 2).unflatten(2, (height, width))
 
 
-def _token_ids(tokenizer: Any, captions: list[str]) -> list[list[int]]:
+def _token_ids(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> list[list[int]]:
     """The tokens of each caption and its template, as diffusers' pipeline has them."""
-    chats = [[{"role": "user", "content": [{"type": "text", "text": caption}]}] for caption in captions]
+    chats: list[Any] = [[{"role": "user", "content": [{"type": "text", "text": caption}]}] for caption in captions]
     texts = [tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=False) for chat in chats]
     return [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
 
-def _places(height: int, width: int, device: Any) -> Tensor:
+def _places(height: int, width: int, device: torch.device | str) -> Tensor:
     """Where each image token stands, (1, H * W, 3): a first column of its own, row and column."""
     import torch
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
 
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 ROWS, TOKENS = 128, 1024
 
 
-def tiny(vae: ComponentSpec, tokenizer: str, shift: float, **denoiser: Any) -> ComponentSpecs:
+def tiny(vae: ComponentSpec, tokenizer: str, shift: float, **denoiser: object) -> ComponentSpecs:
     """The parts of a small model; `tokenizer` has the words of its pipeline's instruction."""
     return ComponentSpecs(
         denoiser=ComponentSpec(
@@ -79,7 +79,7 @@ class Kandinsky5(Family):
         text = options.tokenizer_max_length * configs["text_encoder"]["text_config"]["hidden_size"]
         return text + configs["text_encoder_2"]["hidden_size"]
 
-    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
         """text, B tensors (L, D), and pooled (B, P)."""
         import torch
 

@@ -9,7 +9,6 @@ inside a clip it is another one, as the VAE's norms look at all frames.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
     from darkroom.data.batches.batch import Batch
     from darkroom.families.shared.encoders import SampleEncoders
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 SMALL = range(480, 855)
@@ -38,7 +37,7 @@ SPARSE, GROUP = "nabla", 8
 MIN_FRAMES = 17
 
 
-def _image_to_video_flavour(name: str, defaults: Mapping[str, Any] | None = None) -> Flavour:
+def _image_to_video_flavour(name: str, defaults: Settings | None = None) -> Flavour:
     return Flavour(
         f"kandinskylab/Kandinsky-5.0-{name}-Diffusers",
         defaults or {},
@@ -49,7 +48,7 @@ def _image_to_video_flavour(name: str, defaults: Mapping[str, Any] | None = None
     )
 
 
-def _text_to_video_flavour(name: str, frames: int = 121, **defaults: Any) -> Flavour:
+def _text_to_video_flavour(name: str, frames: int = 121, **defaults: object) -> Flavour:
     return Flavour(
         f"kandinskylab/Kandinsky-5.0-T2V-{name}-Diffusers",
         {"validation_num_video_frames": frames, **defaults},
@@ -143,7 +142,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
         first = pixels if pixels.ndim == 4 else pixels[:, :, 0]
         return {"start": encode(components.vae(), first, components.latents)}
 
-    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Any:
+    def slice_batch(self, batch: Batch, options: Config, generator: Generator) -> Batch:
         """The clips with their first frame as the latent of an image, where they start from it."""
         import torch
 
@@ -154,7 +153,7 @@ class Kandinsky5Video(FirstFrameFamily, Kandinsky5):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> Cond:
         """given (B, 1, F, 1, 1), 1 for frames that are given; noisy, where one is."""
         clean_mask = batch.latents.new_zeros(len(batch.latents), 1, batch.latents.shape[2], 1, 1)
         if not self.is_image_to_video:

@@ -10,7 +10,7 @@ is left out: what is trained on is what is asked for.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.flux import ATTENTION, FEED_FORWARD, TEXT_ATTENTION, image_ids, pack, unpack
@@ -121,7 +121,9 @@ class LongCatImage(Family):
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """diffusers 0.42 counts prompts also where there are only their embeddings."""
 
-        def encode_prompt(prompt: Any = None, prompt_embeds: Any = None, **arguments: Any) -> Any:
+        def encode_prompt(
+            prompt: list[str] | None = None, prompt_embeds: Tensor | None = None, **arguments: object
+        ) -> object:
             if prompt is None and prompt_embeds is not None:
                 prompt = [""] * len(prompt_embeds)
             return type(pipe).encode_prompt(pipe, prompt=prompt, prompt_embeds=prompt_embeds, **arguments)

@@ -10,7 +10,7 @@ Image to video: the first latent frame stays clean, has time 0, looks at nothing
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.shared.first_frame import noise_fractions
@@ -108,7 +108,7 @@ class LongCatVideo(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> Cond:
         """noisy and given, the number of clean latent frames, where clips start from their first frame."""
         if not batch.is_i2v or batch.latents.shape[2] == 1:
             return {}

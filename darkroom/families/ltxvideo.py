@@ -9,7 +9,7 @@ mask (B, L).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.shared.first_frame import noise_fractions, token_times
@@ -118,7 +118,7 @@ class LTXVideo(Family):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> Cond:
         """rate: frames per second; noisy: with `ltx_train_mode` i2v, first frames have little noise or none.
 
         A share `ltx_i2v_prob` of the clips is given its first frame with up to `ltx_partial_noise_fraction` of the
@@ -126,7 +126,7 @@ class LTXVideo(Family):
         """
         import torch
 
-        inputs: dict[str, Any] = {"rate": float(options.framerate or self.fps or 0)}
+        inputs: Cond = {"rate": float(options.framerate or self.fps or 0)}
         if options.ltx_train_mode == "t2v" or batch.is_i2v is False:
             return inputs
         count = len(batch.latents)

@@ -8,8 +8,8 @@ L, D) for the video and for the audio, with a mask (B, L).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import LATENTS
 from darkroom.families.ltxvideo import SINGLE_LAYER, SMALL_CHANNELS, LTXVideo
@@ -21,7 +21,8 @@ from darkroom.families.sizes import DEFAULT, GEMMA3_12B
 from darkroom.families.tiny.components import gemma3
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    import numpy as np
+    from diffusers import DiffusionPipeline, ModelMixin
     from PIL.Image import Image as PILImage
     from torch import Generator, Tensor
     from torch.nn import Module
@@ -83,7 +84,7 @@ class LTX2Audio(AudioStream):
             latents = vae.encode(mels.to(vae.device, vae.dtype)).latent_dist.mode().float()  # (B, C, T, bands)
         return {"sound": self.normalize(vae, latents)}
 
-    def normalize(self, vae: Any, latents: Tensor) -> Tensor:
+    def normalize(self, vae: ModelMixin, latents: Tensor) -> Tensor:
         packed = latents.transpose(1, 2).flatten(2)
         return (packed - vae.latents_mean.to(packed)) / vae.latents_std.to(packed)
 
@@ -123,7 +124,7 @@ class LTX2Audio(AudioStream):
         )
         return {LATENTS: form.from_pipeline(video_answer, height, width), "sound": audio_answer}
 
-    def extract(self, pipe: DiffusionPipeline, output: Any) -> tuple[Any, int]:
+    def extract(self, pipe: DiffusionPipeline, output: Sequence[Tensor]) -> tuple[np.ndarray, int]:
         """The audio (channels, N) in -1..1 and its rate, of what the pipeline returned."""
         return output[1][0].float().cpu().numpy(), pipe.vocoder.config.output_sampling_rate
 
@@ -251,9 +252,9 @@ class LTXVideo2(LTXVideo):
 
     # -- the step --------------------------------------------------------------------------------------------------
 
-    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> Cond:
         """rate: frames per second; own_times: see OWN_TIMES; noisy, where clips start from their first frame."""
-        inputs: dict[str, Any] = {
+        inputs: Cond = {
             "rate": float(options.framerate or self.fps or 0),
             "own_times": self.spec.published in SEPARATE_TIMES,
         }

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from darkroom.families.shared.pipeline_call import Stage
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 PADDING = 2
@@ -141,7 +141,7 @@ class OmniGen(Family):
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length
 
-    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
         """text, B tensors (L,) of token ids: the network itself embeds them."""
         import torch
 
@@ -193,7 +193,7 @@ class OmniGen(Family):
         prompt.ids, prompt.negative = text["text"][0].tolist(), negative["text"][0].tolist()
         return {"prompt": prompt}
 
-    def default_components(self, stage: Stage) -> dict[str, Any]:
+    def default_components(self, stage: Stage) -> dict[str, object]:
         """No part, but a name that diffusers 0.42 leaves out without torchvision and asks for all the same."""
         from diffusers.pipelines.omnigen import pipeline_omnigen
 

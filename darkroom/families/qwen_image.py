@@ -14,7 +14,7 @@ import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.flux import pack, unpack
@@ -81,7 +81,7 @@ def _tiny(denoiser: Settings, extras: Mapping[str, ComponentSpec]) -> ComponentS
     )
 
 
-def _edit(repository: str, pipeline: str, **denoiser: Any) -> Flavour:
+def _edit(repository: str, pipeline: str, **denoiser: object) -> Flavour:
     """A model that changes images as its prompt says."""
     return Flavour(
         repository,
@@ -163,20 +163,20 @@ class QwenImage(Family):
         tokens = options.tokenizer_max_length + area // EYE**2
         return tokens * configs["text_encoder"]["text_config"]["hidden_size"]
 
-    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
         """text, B tensors (L, D), of the last layer, without the instruction that stands before every caption."""
         return _rows(*pipe.encode_prompt(captions, max_sequence_length=options.tokenizer_max_length))
 
     def encode_text_with_images(
         self, pipe: DiffusionPipeline, caption: str, images: list[PILImage], options: Config
-    ) -> dict[str, Any]:
+    ) -> Cond:
         """text, one tensor (L, D): what `encode_text` gives, of an instruction that shows the images."""
         resized = [self._resize_for_text(pipe, single) for single in images]
         image = resized if type(pipe).__name__ == EDIT_PLUS else resized[0]
         return _rows(*pipe.encode_prompt([caption], image=image))
 
     @staticmethod
-    def _resize_for_text(pipe: DiffusionPipeline, image: Any) -> Any:
+    def _resize_for_text(pipe: DiffusionPipeline, image: PILImage) -> PILImage:
         """An image in the size in which the language model looks at it."""
         stock = sys.modules[type(pipe).__module__]
         area = SMALL_SIZE if type(pipe).__name__ == EDIT_PLUS else FULL_SIZE
@@ -186,7 +186,7 @@ class QwenImage(Family):
     def stack_text(self, entries: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         return stack_padded(entries)
 
-    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> dict[str, Any]:
+    def model_inputs(self, batch: Batch, options: Config, generator: Generator) -> Cond:
         """references: latents (B, 16, h, w) each, of any size; of a layered image, the image itself."""
         if self._is_layered:
             return {"references": (batch.latents[:, :, 0],)}
@@ -291,7 +291,7 @@ def _split_layers(latents: Tensor) -> Sequence[Tensor]:
     return (latents,) if latents.ndim == 4 else latents.unbind(2)
 
 
-def _rows(text: Tensor, mask: Tensor | None) -> dict[str, Any]:
+def _rows(text: Tensor, mask: Tensor | None) -> Cond:
     """Texts (B, L, D) as B tensors (L, D) without the rows that are padding."""
     return {"text": list(text) if mask is None else [row[real.bool()] for row, real in zip(text, mask, strict=True)]}
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from darkroom.families.base import Family, read_config
 from darkroom.families.shared.control_methods import ControlNet
@@ -19,7 +19,7 @@ from darkroom.families.sizes import DC_AE_F32C32, GEMMA2_2B
 from darkroom.families.tiny.components import gemma2
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
     from torch import Tensor
     from torch.nn import Module
 
@@ -34,7 +34,7 @@ SCALES = ((), (), (), (5,), (5,), (5,))
 class SanaControlNet(ControlNet):
     """A ControlNet for which diffusers has no maker."""
 
-    def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+    def build(self, cls: type[ModelMixin], denoiser: ModelMixin, custom: Settings) -> ModelMixin:
         """The first blocks of the transformer."""
         import inspect
 

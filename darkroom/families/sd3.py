@@ -7,7 +7,7 @@ Shapes: latents (B, 16, H, W); text (B, 77 + L, D): CLIP rows first, padded to t
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 from darkroom.families.shared.control_methods import ControlNet
@@ -17,7 +17,7 @@ from darkroom.families.sizes import CLIP_G, CLIP_L, FLUX_VAE, T5_XXL
 from darkroom.families.tiny.components import clip, kl_vae, t5
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
     from torch import Tensor
     from torch.nn import Module
 
@@ -30,7 +30,7 @@ CLIP_TOKENS = 77
 class SD3ControlNet(ControlNet):
     """It is told pooled vectors and shifted latents, which diffusers' pipeline keeps from those made without."""
 
-    def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+    def build(self, cls: type[ModelMixin], denoiser: ModelMixin, custom: Settings) -> ModelMixin:
         """The first blocks of the transformer, but for its last, which has no text stream."""
         from darkroom.families.shared.control_weights import build_from_transformer
 
@@ -40,7 +40,7 @@ class SD3ControlNet(ControlNet):
         net.register_to_config(force_zeros_for_pooled_projection=False)
         return net
 
-    def check(self, net: Any) -> None:
+    def check(self, net: ModelMixin) -> None:
         if net.config.force_zeros_for_pooled_projection:
             raise ValueError("it was made for pooled vectors of zeros and latents that are not shifted")
 

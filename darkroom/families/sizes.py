@@ -6,10 +6,10 @@ smaller. A family names them in `component_sizes`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Settings = Mapping[str, Any]
+if TYPE_CHECKING:
+    from darkroom.families.shared.types import Settings
 
 
 def _decoder(
@@ -107,7 +107,7 @@ SIGLIP_384 = _vision(1152, 4304, 27, 16, 384)
 CLIP_H_VISION = _vision(1280, 5120, 32, 16, 224)
 
 
-def kl_vae(channels: int, is_quantized: bool, **changes: Any) -> dict[str, Any]:
+def kl_vae(channels: int, is_quantized: bool, **changes: object) -> dict[str, Any]:
     """An AutoencoderKL as of Stable Diffusion; later ones have no convolutions around the latent."""
     return {
         "down_block_types": ["DownEncoderBlock2D"] * 4,

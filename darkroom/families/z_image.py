@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from darkroom.families.base import Family, find_on_host
 from darkroom.families.shared.control_methods import ControlNet
@@ -27,11 +27,11 @@ from darkroom.families.sizes import FLUX_VAE, QWEN3_4B
 from darkroom.families.tiny.components import kl_vae, qwen3
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
     from torch import Tensor
     from torch.nn import Module
 
-    from darkroom.families.shared.types import Kwargs, Settings
+    from darkroom.families.shared.types import Cond, Kwargs, Settings
     from darkroom.options.config import Config
 
 # the network pads texts to multiples of so many tokens
@@ -50,7 +50,7 @@ class ZImageControlNet(ControlNet):
         """A clip of one frame, (B, 16, 1, H, W)."""
         return control.unsqueeze(2)
 
-    def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+    def build(self, cls: type[ModelMixin], denoiser: ModelMixin, custom: Settings) -> ModelMixin:
         """Every fifth layer of the transformer, and its way in."""
         import inspect
 
@@ -66,11 +66,11 @@ class ZImageControlNet(ControlNet):
         net.load_state_dict(fitting, strict=False)
         return net
 
-    def check(self, net: Any) -> None:
+    def check(self, net: ModelMixin) -> None:
         if net.config.control_in_dim != PLAIN:
             raise ValueError(f"it takes {net.config.control_in_dim} channels, an image to fill in among them")
 
-    def share_modules(self, denoiser: Any, net: Any) -> None:
+    def share_modules(self, denoiser: ModelMixin, net: ModelMixin) -> None:
         # diffusers 0.42 asks for it and nowhere sets it
         vars(net).setdefault("gradient_checkpointing", False)
         # as plain attributes: modules that are set in the usual way would be trained and saved with it
@@ -149,7 +149,7 @@ class ZImage(Family):
         """At most: a caption is stored in its own length."""
         return options.tokenizer_max_length * configs["text_encoder"]["hidden_size"]
 
-    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> dict[str, Any]:
+    def encode_text(self, pipe: DiffusionPipeline, captions: list[str], options: Config) -> Cond:
         """text, B tensors (L, D), of the last layer but one; the chat template counts as text."""
         # the pipeline writes into the list that it is given
         text, _ = pipe.encode_prompt(
@@ -186,7 +186,7 @@ class ZImage(Family):
         return {"prompt_embeds": list(text["text"]), "negative_prompt_embeds": list(negative["text"])}
 
 
-def _rename_for_control(denoiser: Any, layer_indices: list[int]) -> dict[str, Tensor]:
+def _rename_for_control(denoiser: ModelMixin, layer_indices: list[int]) -> dict[str, Tensor]:
     """The transformer's weights by the names that a ControlNet with blocks for these layers has for its own."""
     numbers = {str(index): number for number, index in enumerate(layer_indices)}
     weights = {}

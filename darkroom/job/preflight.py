@@ -96,7 +96,7 @@ def validate_models(base: Repository) -> None:
     memory_policy = policy.MemoryPolicy(base.options, base.device, base.family.blocks)
     try:
         memory_policy.validate_models(
-            lambda: [base.empty_model(part) for part in base.trainable_components], lambda: base.empty_model("vae")
+            lambda: [base.empty_model(part) for part in base.trainable_components], base.empty_vae
         )
     except ModelError:
         if base.settings is None:  # else it is not known how large they are, which is told where that matters

@@ -39,12 +39,12 @@ if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, SchedulerMixin
     from torch.nn import Module
 
-    from darkroom.families.shared.types import Autoencoder
+    from darkroom.families.shared.types import Autoencoder, Kwargs
     from darkroom.options.config import Config
 
 log = logger(__name__)
 
-LoadOrQuantize = Callable[[str, str, Callable[[], Any], Callable[[], Any]], Any]
+LoadOrQuantize = Callable[[str, str, Callable[[], torch.nn.Module], Callable[[], torch.nn.Module]], torch.nn.Module]
 # options that reduce the memory of a VAE, and the method of diffusers that does it
 VAE_MEMORY_OPTIONS = {"vae_enable_tiling": "enable_tiling", "vae_enable_slicing": "enable_slicing"}
 
@@ -88,13 +88,13 @@ class Components(Repository):
         super().__init__(family, options, device, dtype, settings)
         self._move_text = move_text or (lambda encoder, number: encoder.to(device))
         self._move_vae = move_vae or (lambda vae: vae.to(device))
-        self._text: Any = None
+        self._text: DiffusionPipeline | None = None
         self._vae: Any = None
         self._extras: dict[str, Any] = {}
         silence_libraries()
 
     @property
-    def _folder_arguments(self) -> dict[str, Any]:
+    def _folder_arguments(self) -> Kwargs:
         variant = {"variant": self.options.variant} if self.options.variant else {}
         return {**variant, **self.hub, **SAFETENSORS_ONLY}
 
@@ -137,7 +137,7 @@ class Components(Repository):
                         component.to(self.device)
         return self._text
 
-    def _load_separate_encoders(self, dtype: torch.dtype) -> dict[str, Any]:
+    def _load_separate_encoders(self, dtype: torch.dtype) -> Kwargs:
         return {
             component: self._load_from_file("text", component, source, dtype)
             if is_single_file(source)
@@ -154,7 +154,9 @@ class Components(Repository):
         """A component from one file, or from a set of shards, with the config of its flavour."""
         return single_file.load(self.expect(role, component), Path(source).expanduser(), dtype)
 
-    def _load_pipeline(self, name: str, components: dict[str, Any], dtype: torch.dtype, stage: Stage) -> Any:
+    def _load_pipeline(
+        self, name: str, components: dict[str, object], dtype: torch.dtype, stage: Stage
+    ) -> DiffusionPipeline:
         cls = find_class(name)
         components = components | self.family.default_components(stage)
         components |= self.load_extra_components(name, dtype, but=components)
@@ -167,7 +169,7 @@ class Components(Repository):
             self.settings_base, dtype=dtype, **self._folder_arguments, **quantization, **components
         )
 
-    def load_extra_components(self, pipeline: str, dtype: torch.dtype, but: Collection[str]) -> dict[str, Any]:
+    def load_extra_components(self, pipeline: str, dtype: torch.dtype, but: Collection[str]) -> Kwargs:
         """Components of a pipeline, except those in `but`, that read images or that the base itself does not have.
 
         Classes are those that the family names: a model's index may name others, or ones that diffusers lacks.
@@ -183,7 +185,7 @@ class Components(Repository):
         spec = {**self.specs.encoders, **self.specs.extras}.get(component)
         has_weights = spec is not None and is_network(spec.cls)
         source = self.config_source(component)
-        arguments: dict[str, Any] = {"dtype": dtype} if has_weights else {}
+        arguments: Kwargs = {"dtype": dtype} if has_weights else {}
         if source == self.settings_base:
             arguments |= self._folder_arguments if has_weights else self.hub
         cls = find_class(spec.cls) if spec else AutoTokenizer
@@ -216,7 +218,7 @@ class Components(Repository):
             raise ConfigError(option, True, "", problem, "Leave it out.")
         getattr(self._vae, method)()
 
-    def _load_vae(self, source: str | None, dtype: torch.dtype) -> Any:
+    def _load_vae(self, source: str | None, dtype: torch.dtype) -> Module:
         if self.specs.vae is None:
             return PixelSpace()
         cls = find_class(self.specs.vae.cls)
@@ -239,7 +241,7 @@ class Components(Repository):
             self._extras[name] = component.requires_grad_(False).eval().to(self.device) if is_module else component
         return self._extras[name]
 
-    def preview_decoder(self) -> Any:
+    def preview_decoder(self) -> Module | None:
         """The tiny decoder for previews of the family's latents, frozen and on the device."""
         from diffusers import AutoencoderTiny
 
@@ -297,12 +299,12 @@ class Components(Repository):
     def _denoiser(self, component: str, dtype: torch.dtype, load_or_quantize: LoadOrQuantize | None) -> Module:
         source, subfolder = self.denoiser_source(component)
 
-        def load() -> Any:
+        def load() -> Module:
             with explain_load_errors("The denoiser", source, self._remedy):
                 quantization = self._quantization_arguments(component, find_class(self.specs.denoiser.cls), dtype)
                 return self._load_denoiser(source, subfolder, dtype, **quantization)
 
-        def empty() -> Any:
+        def empty() -> Module:
             return find_class(self.specs.denoiser.cls).from_config(self.config(component))
 
         return (
@@ -311,7 +313,7 @@ class Components(Repository):
             else load()
         )
 
-    def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype, **quantization: Any) -> Module:
+    def _load_denoiser(self, source: str, subfolder: str, dtype: torch.dtype, **quantization: object) -> Module:
         cls = find_class(self.specs.denoiser.cls)
         if is_single_file(source):
             return self._load_from_file("denoiser", subfolder, source, dtype)
@@ -319,7 +321,7 @@ class Components(Repository):
             return cls.from_pretrained(source, dtype=dtype, **quantization, **SAFETENSORS_ONLY)
         return cls.from_pretrained(source, subfolder=subfolder, dtype=dtype, **quantization, **self._folder_arguments)
 
-    def _quantization_arguments(self, component: str, cls: Any, dtype: torch.dtype) -> dict[str, Any]:
+    def _quantization_arguments(self, component: str, cls: type, dtype: torch.dtype) -> Kwargs:
         """Arguments of `from_pretrained` that quantize a component while it is loaded; empty if not quantized."""
         settings = self.quantization_of(component)
         if settings is None:
@@ -331,7 +333,7 @@ class Components(Repository):
         )
         return {"quantization_config": quantized.build_config(settings, cls, dtype, skip)}
 
-    def _text_quantization_arguments(self, dtype: torch.dtype, but: Collection[str]) -> dict[str, Any]:
+    def _text_quantization_arguments(self, dtype: torch.dtype, but: Collection[str]) -> Kwargs:
         """The same for the text encoders that a pipeline loads by itself."""
         from diffusers import PipelineQuantizationConfig
 
@@ -344,7 +346,7 @@ class Components(Repository):
         mapping = {name: quantization["quantization_config"] for name, quantization in arguments.items()}
         return {"quantization_config": PipelineQuantizationConfig(quant_mapping=mapping)} if mapping else {}
 
-    def load_separate_components(self, but: Collection[str]) -> dict[str, Any]:
+    def load_separate_components(self, but: Collection[str]) -> Kwargs:
         """Components that options load from a source of their own, by name, in the base's precision."""
         sources = {
             component: self.denoiser_source(component) for component in self.denoiser_components if component not in but
@@ -358,7 +360,7 @@ class Components(Repository):
             loaded["vae"] = self._load_vae(vae, self.dtype)
         return loaded | self._load_separate_encoders(self.dtype)
 
-    def load_bundled_components(self, but: Collection[str]) -> dict[str, Any]:
+    def load_bundled_components(self, but: Collection[str]) -> Kwargs:
         """The denoiser and VAE of a base that is a single file, by name; empty for other bases."""
         if not self.is_single_file:
             return {}
@@ -397,7 +399,7 @@ class Components(Repository):
         """
         cls = find_class(self.family.spec.validation_pipeline(self.options))
         parameters = inspect.signature(cls.__init__).parameters
-        components: dict[str, Any] = {
+        components: dict[str, object] = {
             name: None for name, p in parameters.items() if name != "self" and p.default is inspect.Parameter.empty
         }
         # components are rows of library and class; everything else is a setting of the pipeline
@@ -436,7 +438,7 @@ class Components(Repository):
             if name in self.trainable_components
         }
 
-    def _pipeline_components(self, denoiser: Module) -> dict[str, Any]:
+    def _pipeline_components(self, denoiser: Module) -> Kwargs:
         """The components of a run's model for a diffusers pipeline, by name."""
         if isinstance(denoiser, ControlNetDenoiser):
             return {self.trainable_components[0]: denoiser.denoiser, control.CONTROLNET: denoiser.copy_for_rendering()}
@@ -454,7 +456,7 @@ class Components(Repository):
         try:
             with explain_disk_full(folder.parent, folder.name):
                 # diffusers asks for components that the base declares as absent
-                components = {name: None for name, row in self.index.items() if row == [None, None]}
+                components: dict[str, object] = {name: None for name, row in self.index.items() if row == [None, None]}
                 components |= self._pipeline_components(denoiser)
                 pipe = self._load_pipeline(
                     self.family.spec.validation_pipeline(self.options), components, self.dtype, "save"
@@ -478,7 +480,7 @@ def find_accepted_components(pipeline: str) -> set[str]:
     return set(inspect.signature(find_class(pipeline).__init__).parameters)
 
 
-def scheduler_config(components: Components) -> dict[str, Any]:
+def scheduler_config(components: Components) -> Kwargs:
     """The scheduler's config as a plain dict."""
     return json.loads(json.dumps(dict(components.scheduler().config), default=str))
 

@@ -6,7 +6,7 @@ The function that makes weights fake is an argument, so this module does not dep
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -18,6 +18,12 @@ from darkroom.families.shared.pipeline_call import Stage
 from darkroom.families.shared.pixels import PixelSpace
 from darkroom.families.shared.spec import ComponentSpec
 from darkroom.pretrained.components import Components, LoadOrQuantize, find_accepted_components
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+    from torch.nn import Module
+
+    from darkroom.families.shared.types import Kwargs
 
 MakeFake = Callable[[nn.Module, torch.device, torch.dtype | None], nn.Module]
 PrepareDenoiser = Callable[[str, Callable[[], nn.Module]], nn.Module]
@@ -48,7 +54,9 @@ class FakeComponents(Components):
         model = self._prepare(component, make) if component in self.trainable_components else make()
         return self._make_fake(model, HOST, dtype).eval()
 
-    def _load_pipeline(self, name: str, components: dict[str, Any], dtype: torch.dtype, stage: Stage) -> Any:
+    def _load_pipeline(
+        self, name: str, components: dict[str, object], dtype: torch.dtype, stage: Stage
+    ) -> DiffusionPipeline:
         missing = [
             component
             for component in self.specs.encoders
@@ -59,7 +67,7 @@ class FakeComponents(Components):
         }
         return super()._load_pipeline(name, components | encoders, dtype, stage)
 
-    def _load_separate_encoders(self, dtype: torch.dtype) -> dict[str, Any]:
+    def _load_separate_encoders(self, dtype: torch.dtype) -> Kwargs:
         return {}  # they have the same shapes as those of the base
 
     def _load_extra_component(self, component: str, dtype: torch.dtype) -> Any:
@@ -70,13 +78,13 @@ class FakeComponents(Components):
             else super()._load_extra_component(component, dtype)
         )
 
-    def _load_vae(self, source: str | None, dtype: torch.dtype) -> Any:
+    def _load_vae(self, source: str | None, dtype: torch.dtype) -> Module:
         return self._make_component("vae", self.specs.vae, dtype) if self.specs.vae else PixelSpace()
 
     def _denoiser(self, component: str, dtype: torch.dtype, load_or_quantize: LoadOrQuantize | None) -> Any:
         return self._make_component(component, self.specs.denoiser, dtype)
 
-    def load_frozen_denoiser(self, name: str) -> Any:
+    def load_frozen_denoiser(self, name: str) -> Module:
         """As `Parts.load_frozen_denoiser`."""
         if name not in self._extras:
             self._extras[name] = self._make_component(name, self.specs.denoiser, self.dtype).to(self.device)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,9 @@ from torch.nn import functional as F
 
 from darkroom.core.optional import import_optional
 from darkroom.pretrained.weight_files import Misfit, State
+
+if TYPE_CHECKING:
+    from torch.nn import Module
 
 SUFFIX = ".gguf"
 # type number of the format
@@ -56,7 +59,7 @@ def read(path: Path, names: Mapping[str, str]) -> State:
     return {names[key]: _restore_bfloat16(tensor) for key, tensor in tensors.items() if key in names}
 
 
-def fill(model: Any, state: State, dtype: torch.dtype) -> Any:
+def fill(model: Module, state: State, dtype: torch.dtype) -> Module:
     """Fill a model on the meta device from tensors by name; layers with packed weights compute in `dtype`."""
     from diffusers import GGUFQuantizationConfig
     from diffusers.models.model_loading_utils import load_model_dict_into_meta

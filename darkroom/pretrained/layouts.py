@@ -11,11 +11,14 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from darkroom.pretrained.weight_files import State
+
+if TYPE_CHECKING:
+    from darkroom.families.shared.types import Settings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Layout:
     reader: str = ""
     passthrough: str = ""
     drops: str = ""
-    implied_config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    implied_config: Settings = dataclasses.field(default_factory=dict)
 
     def convert(self, state: State, config: Mapping[str, object]) -> State:
         """The weights under the names of the class; consumes `state`. Raises what diffusers' converter raises."""

@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from darkroom.core.files import digest, write_text
 from darkroom.families.base import Family
@@ -23,13 +23,16 @@ from darkroom.families.shared.spec import ComponentSpec
 from darkroom.families.tiny import build_component
 from darkroom.families.tiny.tokenizers import TOKENIZERS
 
+if TYPE_CHECKING:
+    from darkroom.families.shared.types import Settings
+
 INDEX = "model_index.json"
 # version of the format of these folders
 LAYOUT = 3
 STATISTICS = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 
 
-def find_sizes(family: Family) -> dict[str, Mapping[str, Any]]:
+def find_sizes(family: Family) -> dict[str, Settings]:
     """Config values of a published base's networks that differ from their classes' defaults, by component."""
     spec = family.spec.components
     published_sizes = family.spec.component_sizes
@@ -116,7 +119,7 @@ def _is_diffusers_class(component: ComponentSpec) -> bool:
     return hasattr(find_class(component.cls), "from_config")
 
 
-def _settings(component: ComponentSpec, sizes: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(component: ComponentSpec, sizes: Settings) -> dict[str, Any]:
     """A network's complete config.json; a text model gets the special token ids of the tiny tokenizer."""
     cls = find_class(component.cls)
     if _is_diffusers_class(component):
@@ -127,12 +130,12 @@ def _settings(component: ComponentSpec, sizes: Mapping[str, Any]) -> dict[str, A
     return {**config.to_dict(), "architectures": [short_class_name(component.cls)]}
 
 
-def _statistics(config: Mapping[str, Any]) -> dict[str, Any]:
+def _statistics(config: Settings) -> dict[str, Any]:
     """The config values of a tiny autoencoder that are the published statistics of its latents."""
     return {name: config[name] for name in STATISTICS if name in config}
 
 
-def _token_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def _token_settings(config: Settings) -> dict[str, Any]:
     """The config values of a tiny model that are token ids or model types, also in nested configs."""
     settings = {}
     for name, value in config.items():
@@ -144,7 +147,7 @@ def _token_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     return settings
 
 
-def _merge(base: Mapping[str, Any], override: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Settings, override: Settings) -> dict[str, Any]:
     both = {
         name: _merge(base[name], override[name])
         for name in base.keys() & override.keys()

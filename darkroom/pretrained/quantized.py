@@ -14,6 +14,7 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,12 +25,13 @@ from darkroom.core.errors import ConfigError
 from darkroom.core.optional import import_optional
 
 if TYPE_CHECKING:
+    from darkroom.families.shared.types import Settings
     from darkroom.options.config import Config
 
 OPTION = "quantization_config"
 DEFAULT, NONE = "default", "no_change"
 # precisions that the libraries also have, as their arguments
-PRESETS: Mapping[str, Mapping[str, Any]] = {
+PRESETS: Mapping[str, Settings] = {
     "nf4-bnb": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
     "int8-quanto": {"weights_dtype": "int8"},
     "int4-quanto": {"weights_dtype": "int4"},
@@ -54,7 +56,7 @@ BY_ARGUMENTS = "Int4WeightOnlyConfig"
 PROBE = 512
 
 
-def find_quantization(options: Config, component: str, number: int) -> Mapping[str, Any] | None:
+def find_quantization(options: Config, component: str, number: int) -> Settings | None:
     """The settings of a denoiser (number 0) or of a text encoder (from 1); None if it is not quantized."""
     if options.quantize_via != "pipeline":
         return None
@@ -151,7 +153,7 @@ def build_config(settings: Mapping[str, object], cls: type, dtype: torch.dtype, 
         raise ConfigError(OPTION, dict(settings), "", problem, f"Give what its {name} takes.") from cause
 
 
-def _build_torchao_config(module: Any, value: Any) -> Any:
+def _build_torchao_config(module: ModuleType, value: Any) -> Any:
     """A torchao config from the name of its class, or from arguments. Raises ConfigError."""
     name, arguments = (value, {}) if isinstance(value, str) else (BY_ARGUMENTS, value)
     cls = getattr(module, str(name), None)
@@ -180,5 +182,5 @@ def _try_torchao(settings: Mapping[str, object], config: Config, device: torch.d
         raise ConfigError(OPTION, dict(settings), "", problem, change)
 
 
-def _config_error(name: str, value: Any, problem: str, expected: str) -> ConfigError:
+def _config_error(name: str, value: object, problem: str, expected: str) -> ConfigError:
     return ConfigError(OPTION, {name: value}, "", f"{problem}.", f"Give {expected}.")

@@ -10,7 +10,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import torch
 
@@ -35,6 +35,9 @@ from darkroom.pretrained.weight_files import (
 )
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from darkroom.families.shared.types import Kwargs, Settings
     from darkroom.options.config import Config
 
 ASSETS = Path(__file__).parent.parent / "assets"
@@ -146,7 +149,7 @@ class Repository:
         return self.settings_base
 
     @property
-    def hub(self) -> dict[str, Any]:
+    def hub(self) -> Kwargs:
         """The `revision` argument, if the base is on a hub and the option is set."""
         revision = self.options.revision
         return {"revision": revision} if revision and not Path(self.base).exists() else {}
@@ -346,7 +349,7 @@ class Repository:
         return ExpectedComponent(title, role, cls, lambda: self.config(component))
 
     @functools.cached_property
-    def index(self) -> dict[str, Any]:
+    def index(self) -> Settings:
         """The model_index.json of the base. Raises ConfigError."""
         folder = Path(self.settings_base)
         if not folder.exists() and not is_local_path(self.settings_base):
@@ -361,7 +364,7 @@ class Repository:
             change = f"Give a folder in the diffusers layout that holds a {self.family.title} model."
             raise self._config_error(f"{detail}.", change) from cause
 
-    def _hub_index(self, base: str) -> dict[str, Any]:
+    def _hub_index(self, base: str) -> Settings:
         """model_index.json from the hub's cache, else from the hub, without the library's half minute of retries."""
         from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
@@ -380,7 +383,7 @@ class Repository:
             )
             raise self._config_error(problem, change) from cause
 
-    def _validate_index(self, index: Mapping[str, Any]) -> None:
+    def _validate_index(self, index: Settings) -> None:
         """Raises ConfigError for a model of another family; text encoders tell families of one denoiser class apart."""
         family = self.family
         if not any(isinstance(row, list) for row in index.values()):
@@ -463,12 +466,12 @@ class Repository:
     # -- settings --------------------------------------------------------------------------------------------------
 
     @functools.cached_property
-    def text_configs(self) -> Mapping[str, Mapping[str, Any]]:
+    def text_configs(self) -> Mapping[str, Settings]:
         """config.json of everything that encodes captions, by component. Raises ModelError if one cannot be read."""
         looking = find_text_image_encoders(self.family.spec)
         return {name: self.config(name) for name in (*self.specs.encoders, *looking)}
 
-    def config(self, component: str) -> dict[str, Any]:
+    def config(self, component: str) -> Settings:
         """One component's config.json, from a folder or the hub. Raises ModelError."""
         base = self.config_source(component)
         path = Path(base) / component / "config.json"
@@ -495,7 +498,7 @@ class Repository:
             ) from cause
 
     @property
-    def find_denoiser_settings(self) -> Mapping[str, Any]:
+    def find_denoiser_settings(self) -> Settings:
         """config.json of the denoiser if it is on this machine, else the known values of the published one."""
         from huggingface_hub import try_to_load_from_cache
 
@@ -516,10 +519,13 @@ class Repository:
         """The largest inputs that the denoiser takes."""
         return self.family.limits(self.find_denoiser_settings)
 
-    def empty_model(self, component: str) -> Any:
-        """A denoiser or the VAE on the meta device; None for a family without a VAE. Raises ModelError."""
-        spec = self.specs.vae if component == "vae" else self.specs.denoiser
-        return spec and single_file.build_empty(spec.cls, self.config(component))
+    def empty_model(self, component: str) -> Module:
+        """A denoiser on the meta device. Raises ModelError."""
+        return single_file.build_empty(self.specs.denoiser.cls, self.config(component))
+
+    def empty_vae(self) -> Module | None:
+        """The VAE on the meta device; None for a family without one. Raises ModelError."""
+        return single_file.build_empty(self.specs.vae.cls, self.config("vae")) if self.specs.vae else None
 
     def weight_bytes(self, component: str) -> int | None:
         """Bytes of a component's weight files on disk; None if they are not local."""
@@ -538,7 +544,7 @@ class Repository:
         precision = getattr(self.options, f"text_encoder_{number}_precision", "no_change")
         return "" if precision == "no_change" else precision
 
-    def quantization_of(self, component: str) -> Mapping[str, Any] | None:
+    def quantization_of(self, component: str) -> Settings | None:
         """Settings that quantize a denoiser or text encoder while it is loaded; None if it is not quantized."""
         encoders = [*self.specs.encoders]
         return quantized.find_quantization(
@@ -598,7 +604,7 @@ class Repository:
         return f"{source}@{self.options.revision or 'main'}/{subfolder}"
 
 
-def find_missing_components(family: Family, index: Mapping[str, Any]) -> list[str]:
+def find_missing_components(family: Family, index: Settings) -> list[str]:
     """The components that a base, by its model_index.json, lacks and that are in another repository."""
     return [component for component in family.component_repositories if not (index.get(component) or [None])[0]]
 

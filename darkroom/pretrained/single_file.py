@@ -11,7 +11,7 @@ import functools
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +21,12 @@ from darkroom.pretrained import gguf
 from darkroom.pretrained.gguf import is_gguf
 from darkroom.pretrained.layouts import ADAPTER, LAYOUTS, QUANTIZED, Layout, find_layout, guess_content
 from darkroom.pretrained.weight_files import Misfit, State, join_names, read, read_header
+
+if TYPE_CHECKING:
+    from diffusers import ModelMixin
+    from torch.nn import Module
+
+    from darkroom.families.shared.types import Settings
 
 # key prefixes of a component in whole checkpoints; a file of one component may have them too
 PREFIXES = {
@@ -51,10 +57,10 @@ class ExpectedComponent:
     title: str
     role: Literal["denoiser", "vae", "text"]
     cls: str
-    settings: Callable[[], Mapping[str, Any]]
+    settings: Callable[[], Settings]
 
     @functools.cached_property
-    def config(self) -> Mapping[str, Any]:
+    def config(self) -> Settings:
         """Its config.json."""
         return self.settings()
 
@@ -125,7 +131,7 @@ def reject_other_content(expected: ExpectedComponent, path: Path, keys: Collecti
         raise Misfit(path, f"It seems to be {guess}.", change)
 
 
-def fit(expected: ExpectedComponent, path: Path, tensors: State) -> tuple[Any, Layout | None]:
+def fit(expected: ExpectedComponent, path: Path, tensors: State) -> tuple[ModelMixin, Layout | None]:
     """The model on the meta device and the layout of the file, if names and shapes match. Raises Misfit."""
     below = select_keys(expected.role, tensors)
     layout = find_layout(expected.cls, below.values())
@@ -143,7 +149,7 @@ def fit(expected: ExpectedComponent, path: Path, tensors: State) -> tuple[Any, L
     return model, layout
 
 
-def compare(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], model: Any = None) -> str:
+def compare(expected: Mapping[str, Tensor], actual: Mapping[str, Tensor], model: Module | None = None) -> str:
     """How tensors differ in names and shapes from the expected ones, as a sentence; empty if they match."""
     ignored = getattr(model, "_keys_to_ignore_on_load_unexpected", None) or ()
     extra = [key for key in actual if key not in expected and not any(re.search(p, key) for p in ignored)]
@@ -179,7 +185,7 @@ def make_misfit(expected: ExpectedComponent, path: Path, keys: Collection[str], 
 # -- loading -----------------------------------------------------------------------------------------------------------
 
 
-def load(expected: ExpectedComponent, path: Path, dtype: torch.dtype) -> Any:
+def load(expected: ExpectedComponent, path: Path, dtype: torch.dtype) -> Module:
     """The component with the file's weights, on the CPU, in eval mode. Raises Misfit."""
     tensors = read_shapes(path)
     reject_other_content(expected, path, tensors)
@@ -197,7 +203,7 @@ def load(expected: ExpectedComponent, path: Path, dtype: torch.dtype) -> Any:
     return model.eval()
 
 
-def _load_text(expected: ExpectedComponent, path: Path, tensors: State, dtype: torch.dtype) -> Any:
+def _load_text(expected: ExpectedComponent, path: Path, tensors: State, dtype: torch.dtype) -> Module:
     """Load with transformers, which knows the older key names and the tied weights of its models."""
     cls = find_class(expected.cls)
     state = read(path, select_keys("text", tensors))
@@ -218,7 +224,7 @@ def _load_text(expected: ExpectedComponent, path: Path, tensors: State, dtype: t
     return model.eval()
 
 
-def build_empty(cls: str, config: Mapping[str, object]) -> Any:
+def build_empty(cls: str, config: Mapping[str, object]) -> ModelMixin:
     """A model with parameters on the meta device and real buffers."""
     from accelerate import init_empty_weights
 
@@ -226,13 +232,13 @@ def build_empty(cls: str, config: Mapping[str, object]) -> Any:
         return find_class(cls).from_config(drop_quantization(config))
 
 
-def build_shapes(cls: str, config: Mapping[str, object]) -> Any:
+def build_shapes(cls: str, config: Mapping[str, object]) -> Module:
     """A model with parameters and buffers on the meta device, for counting."""
     with torch.device("meta"):
         return find_class(cls).from_config(drop_quantization(config))
 
 
-def drop_quantization(config: Mapping[str, object]) -> dict[str, Any]:
+def drop_quantization(config: Mapping[str, object]) -> Settings:
     """A config without quantization settings: files are read unquantized here."""
     return {key: value for key, value in config.items() if key != "quantization_config"}
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
-    from diffusers import DiffusionPipeline
+    from diffusers import DiffusionPipeline, ModelMixin
     from torch import Tensor
     from torch.nn import Module
 
     from darkroom.families.shared.encoders import SampleEncoders
     from darkroom.families.shared.spec import Latents
-    from darkroom.families.shared.types import Autoencoder, Cond
+    from darkroom.families.shared.types import Cond
 
 
 class VideoForm(Protocol):
@@ -45,7 +45,7 @@ class AudioStream:
         """Cache entries of audio waveforms (B, channels, N) in its format, `seconds` long."""
         raise NotImplementedError
 
-    def normalize(self, vae: Autoencoder, latents: Tensor) -> Tensor:
+    def normalize(self, vae: ModelMixin, latents: Tensor) -> Tensor:
         """Latents of the audio VAE, normalized for the network."""
         raise NotImplementedError
 
@@ -55,6 +55,6 @@ class AudioStream:
         """The predictions of the video and the audio, each as its x_t."""
         raise NotImplementedError
 
-    def extract(self, pipe: DiffusionPipeline, output: Any) -> tuple[np.ndarray, int]:
+    def extract(self, pipe: DiffusionPipeline, output: Sequence[Tensor]) -> tuple[np.ndarray, int]:
         """The audio (channels, N) in -1..1 and its rate, of what the pipeline returned."""
         raise NotImplementedError

@@ -33,7 +33,7 @@ def is_network(name: str) -> bool:
     return issubclass(find_class(name), torch.nn.Module)
 
 
-def rebuild_pipeline(pipe: DiffusionPipeline, name: str) -> Any:
+def rebuild_pipeline(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     """Another pipeline class with the components and config values of `pipe` that its constructor takes."""
     import inspect
 

@@ -34,7 +34,9 @@ def bind_control(family: Family, model: Module, batch: Batch, options: Config) -
     return ControlledDenoiser(model, method.network_input(batch.controls[0], family.to_pipeline))
 
 
-def select_pipeline(family: Family, pipe: DiffusionPipeline, starts: bool, options: Config, masks: bool = False) -> Any:
+def select_pipeline(
+    family: Family, pipe: DiffusionPipeline, starts: bool, options: Config, masks: bool = False
+) -> DiffusionPipeline:
     """The pipeline for a prompt, with the components of `pipe`: another class may take images or masks."""
     inpainting = family.spec.active_inpainting(options) if masks else None
     name = inpainting.pipeline if inpainting else family.spec.flavour.image_pipeline

@@ -46,7 +46,7 @@ class DenoiserWrapper(nn.Module):
         """The denoiser's precision."""
         return self.denoiser.dtype
 
-    def enable_gradient_checkpointing(self, *arguments: Any) -> None:
+    def enable_gradient_checkpointing(self, *arguments: object) -> None:
         """Enable it in every module: gradients pass through the frozen denoiser to the ControlNet."""
         for part in self.children():
             part.enable_gradient_checkpointing(*arguments)  # type: ignore[operator]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
     from PIL.Image import Image as PILImage
     from torch import Tensor
     from torch.nn import Module
@@ -76,7 +77,7 @@ class ControlChannels(Control):
     argument: str = "control_image"
     unsupported: frozenset[str] = frozenset()
 
-    def add_input_channels(self, denoiser: Any) -> None:
+    def add_input_channels(self, denoiser: ModelMixin) -> None:
         """Double the denoiser's input channels. New weights are zero, so the output does not change."""
         from darkroom.families.shared.control_weights import double_inputs
 
@@ -115,7 +116,7 @@ class ControlNet(Control):
     def kwargs(self, image: PILImage, width: int, height: int, frames: int) -> Kwargs:
         return {**super().kwargs(image, width, height, frames), **self.extra_arguments}
 
-    def build(self, cls: Any, denoiser: Any, custom: Settings) -> Any:
+    def build(self, cls: type[ModelMixin], denoiser: ModelMixin, custom: Settings) -> ModelMixin:
         """A ControlNet of class `cls` that starts from the denoiser's weights; `custom` are constructor arguments."""
         from darkroom.families.shared.control_weights import build_from_transformer
 
@@ -123,7 +124,7 @@ class ControlNet(Control):
             return cls.from_unet(denoiser, **custom)
         return build_from_transformer(cls, denoiser, {**{n: denoiser.config[n] for n in self.inherited}, **custom})
 
-    def check(self, net: Any) -> None:
+    def check(self, net: ModelMixin) -> None:
         """Raises ValueError for a ControlNet that expects other inputs than the family gives."""
 
     def share_modules(self, denoiser: Module, net: Module) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
     from darkroom.families.shared.types import Settings
 
 
-def build_from_transformer(cls: Any, transformer: Any, custom: Settings) -> Any:
+def build_from_transformer(cls: type[ModelMixin], transformer: ModelMixin, custom: Settings) -> ModelMixin:
     """A ControlNet from a transformer's first blocks: the default number, at most as many as there are."""
     parameters = inspect.signature(cls.from_transformer).parameters
     depths = {

@@ -16,7 +16,7 @@ class ControlledDenoiser:
     def __init__(self, model: Module, control: Tensor):
         self._model, self._control = model, control
 
-    def __call__(self, *args: Any, **inputs: Any) -> Any:
+    def __call__(self, *args: object, **inputs: object) -> Any:
         return self._model(*args, control=self._control, **inputs)
 
     def __getattr__(self, name: str) -> Any:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from darkroom.families.shared.spec import Latents
+    from darkroom.families.shared.types import Autoencoder
 
 
 class SampleEncoders(Protocol):
@@ -14,7 +15,7 @@ class SampleEncoders(Protocol):
     @property
     def latents(self) -> Latents: ...
 
-    def vae(self) -> Any:
+    def vae(self) -> Autoencoder:
         """The autoencoder."""
 
     def extra(self, name: str) -> Any:

@@ -47,12 +47,12 @@ class Experts(nn.Module):
         """The members' precision."""
         return next(self.children()).dtype  # type: ignore[return-value]
 
-    def enable_gradient_checkpointing(self, *arguments: Any) -> None:
+    def enable_gradient_checkpointing(self, *arguments: object) -> None:
         """Enable it in each member."""
         for member in self.children():
             member.enable_gradient_checkpointing(*arguments)  # type: ignore[operator]
 
-    def forward(self, *, timestep: Tensor, levels: Tensor | None = None, **inputs: Any) -> tuple[Tensor]:
+    def forward(self, *, timestep: Tensor, levels: Tensor | None = None, **inputs: object) -> tuple[Tensor]:
         """timestep (B,) or (B, N); tensors among the inputs are (B, ...). Returns ((B, ...),).
 
         levels (B,): the samples' timesteps on the CPU, if known; reading them from the device would wait for it.

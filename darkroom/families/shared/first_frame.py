@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.families.base import Family
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
     from torch import Tensor
 
     from darkroom.options.config import Config
@@ -44,7 +45,7 @@ def token_times(time: Tensor, shares: Tensor, per_frame: int) -> Tensor:
     return (time[:, None] * shares.flatten(1).to(time)).repeat_interleave(per_frame, dim=1)
 
 
-def to_images(pixels: Tensor) -> list[Any]:
+def to_images(pixels: Tensor) -> list[PILImage]:
     """Images (B, 3, H, W) in -1..1 as PIL images."""
     from PIL import Image
 

@@ -11,6 +11,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
     from torch import Tensor
 
     from darkroom.families.shared.spec import Latents
@@ -33,7 +34,7 @@ def _unshift_scale(z: Tensor, vae: Autoencoder) -> Tensor:
     return z / vae.config.scaling_factor + vae.config.shift_factor
 
 
-def _per_channel(numbers: Any, z: Tensor) -> Tensor:
+def _per_channel(numbers: Sequence[float] | Tensor, z: Tensor) -> Tensor:
     """One number per channel, shaped to broadcast over z (B, C, ...)."""
     import torch
 
@@ -48,12 +49,12 @@ def _unstandardize(z: Tensor, vae: Autoencoder) -> Tensor:
     return z * _per_channel(vae.config.latents_std, z) + _per_channel(vae.config.latents_mean, z)
 
 
-def _normalize_by_weights(z: Tensor, vae: Any) -> Tensor:
+def _normalize_by_weights(z: Tensor, vae: ModelMixin) -> Tensor:
     """With statistics that are buffers of the VAE."""
     return (z - _per_channel(vae.latents_mean, z)) * vae.config.scaling_factor / _per_channel(vae.latents_std, z)
 
 
-def _denormalize_by_weights(z: Tensor, vae: Any) -> Tensor:
+def _denormalize_by_weights(z: Tensor, vae: ModelMixin) -> Tensor:
     return z * _per_channel(vae.latents_std, z) / vae.config.scaling_factor + _per_channel(vae.latents_mean, z)
 
 
@@ -77,7 +78,7 @@ def _shuffle(z: Tensor, by_position: bool) -> Tensor:
     return grid.reshape(b, c // 4, 2 * h, 2 * w)
 
 
-def _statistics(vae: Any, z: Tensor, min_variance: float | None) -> tuple[Tensor, Tensor]:
+def _statistics(vae: ModelMixin, z: Tensor, min_variance: float | None) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation per channel from the VAE's batch norm; `min_variance` replaces its eps."""
     spread = (vae.bn.running_var.float() + (vae.config.batch_norm_eps if min_variance is None else min_variance)).sqrt()
     return vae.bn.running_mean.to(z).view(1, -1, 1, 1), spread.to(z).view(1, -1, 1, 1)
@@ -98,7 +99,7 @@ def _unstandardize_shuffle(
     return _shuffle(z * spread + mean, by_position)
 
 
-NORMALIZERS: dict[str, tuple[Callable[[Tensor, Any], Tensor], Callable[[Tensor, Any], Tensor]]] = {
+NORMALIZERS: dict[str, tuple[Callable[[Tensor, Autoencoder], Tensor], Callable[[Tensor, Autoencoder], Tensor]]] = {
     "pixels": (lambda z, _: z, lambda z, _: z),
     "scale": (_scale, _unscale),
     "shift_scale": (_shift_scale, _unshift_scale),

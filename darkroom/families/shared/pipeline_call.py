@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -70,7 +70,7 @@ class PipelineCall:
     def prepare(self, pipe: DiffusionPipeline, width: int, height: int, options: Config) -> None:
         """Before a call, set what the pipeline takes as attributes of the object and not as arguments."""
 
-    def default_components(self, stage: Stage) -> dict[str, Any]:
+    def default_components(self, stage: Stage) -> dict[str, object]:
         """Components that the pipeline requires and no folder has."""
         return {}
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from darkroom.families.shared.types import Settings
 
 
 class PixelSpace(torch.nn.Module):
@@ -16,7 +19,7 @@ class PixelSpace(torch.nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.config: dict[str, Any] = {}
+        self.config: Settings = {}
         self.register_buffer("anchor", torch.zeros(()), persistent=False)
 
     @property

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from darkroom.families.shared.types import Cond
     from darkroom.options.config import Config
 
 
@@ -25,7 +26,7 @@ def has_ftfy() -> bool:
     return importlib.util.find_spec("ftfy") is not None
 
 
-def split_entries(batch: dict[str, Any]) -> list[dict[str, Tensor]]:
+def split_entries(batch: Cond) -> list[dict[str, Tensor]]:
     """{name: (B, ...), or B tensors} to B dicts {name: (...)}."""
     count = len(next(iter(batch.values())))
     return [{name: value[i] for name, value in batch.items()} for i in range(count)]

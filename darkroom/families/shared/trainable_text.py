@@ -79,7 +79,7 @@ class DenoiserWithText(DenoiserWrapper):
         """What the denoiser answers."""
         return self.denoiser(*args, **inputs)
 
-    def enable_gradient_checkpointing(self, *arguments: Any) -> None:
+    def enable_gradient_checkpointing(self, *arguments: object) -> None:
         """Switch it on in every part."""
         self.denoiser.enable_gradient_checkpointing(*arguments)
         for name in self.names:
@@ -97,7 +97,7 @@ class DenoiserWithText(DenoiserWrapper):
                 parameter.grad = None
         return self.family.stack_text(entries)
 
-    def entry(self, caption: str, images: Sequence[Any] = ()) -> dict[str, Tensor]:
+    def entry(self, caption: str, images: Sequence[object] = ()) -> dict[str, Tensor]:
         """Encode one caption with the current weights, without a batch axis."""
         with torch.no_grad():
             return encode_captions_with_grad(self.family, self.pipe, [caption], self.options)[0]

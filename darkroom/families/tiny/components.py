@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from darkroom.families.shared.spec import ComponentSpec
 
 # the token that stands for an image in the tokenizer "llava"
@@ -286,7 +284,7 @@ def qwen3_vl(layers: int, width: int = 32, cls: str = "Qwen3VLModel") -> Compone
     )
 
 
-def qwen_image_vae(**changes: Any) -> ComponentSpec:
+def qwen_image_vae(**changes: object) -> ComponentSpec:
     """A video autoencoder of 16 channels with the published statistics."""
     return ComponentSpec(
         "AutoencoderKLQwenImage",

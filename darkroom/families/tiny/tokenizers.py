@@ -7,10 +7,13 @@ import re
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
-def _clip_tokenizer(extra: tuple[str, ...] = ()) -> Any:
+def _clip_tokenizer(extra: tuple[str, ...] = ()) -> PreTrainedTokenizerBase:
     from tokenizers import pre_tokenizers
     from transformers import CLIPTokenizer
 
@@ -20,7 +23,7 @@ def _clip_tokenizer(extra: tuple[str, ...] = ()) -> Any:
     return CLIPTokenizer(vocab={p: i for i, p in enumerate(pieces)}, merges=[], model_max_length=77, **pad)
 
 
-def _t5_tokenizer() -> Any:
+def _t5_tokenizer() -> PreTrainedTokenizerBase:
     from transformers import T5Tokenizer
 
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -2.0)]
@@ -48,7 +51,7 @@ CHAT = (
 )
 
 
-def _chat_tokenizer(words: tuple[str, ...] = CHAT_WORDS) -> Any:
+def _chat_tokenizer(words: tuple[str, ...] = CHAT_WORDS) -> PreTrainedTokenizerBase:
     from tokenizers import AddedToken, pre_tokenizers
     from transformers import Qwen2Tokenizer
 
@@ -59,7 +62,7 @@ def _chat_tokenizer(words: tuple[str, ...] = CHAT_WORDS) -> Any:
     return tokenizer
 
 
-def _kandinsky5_tokenizer(pipeline: str) -> Any:
+def _kandinsky5_tokenizer(pipeline: str) -> PreTrainedTokenizerBase:
     """Every word of the instruction is one token, as for the real one: the pipelines drop the first tokens."""
     from darkroom.families.shared.classes import find_class
 
@@ -69,7 +72,7 @@ def _kandinsky5_tokenizer(pipeline: str) -> Any:
     return _chat_tokenizer(tuple(dict.fromkeys(re.findall(r" ?[A-Za-z]+", instruction))))
 
 
-def _gemma_tokenizer() -> Any:
+def _gemma_tokenizer() -> PreTrainedTokenizerBase:
     from transformers import GemmaTokenizer
 
     marks = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>"]
@@ -77,7 +80,7 @@ def _gemma_tokenizer() -> Any:
     return GemmaTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], add_bos_token=True)
 
 
-def _chatglm_tokenizer() -> Any:
+def _chatglm_tokenizer() -> PreTrainedTokenizerBase:
     import io
     import tempfile
 
@@ -103,7 +106,7 @@ def _chatglm_tokenizer() -> Any:
     return tokenizer
 
 
-def _llama_tokenizer(pipeline: str = "HunyuanVideoPipeline") -> Any:
+def _llama_tokenizer(pipeline: str = "HunyuanVideoPipeline") -> PreTrainedTokenizerBase:
     """Every word of HunyuanVideo's template is one token, as for the real: its pipelines drop the first 95, or 103."""
     from transformers import LlamaTokenizer
 
@@ -125,7 +128,7 @@ def _llama_tokenizer(pipeline: str = "HunyuanVideoPipeline") -> Any:
     return tokenizer
 
 
-def _hunyuanvideo_tokenizer() -> Any:
+def _hunyuanvideo_tokenizer() -> PreTrainedTokenizerBase:
     """The words of the instruction and its indents are one token each: the pipelines drop the first 108."""
     from darkroom.families.shared.classes import find_class
 
@@ -134,13 +137,13 @@ def _hunyuanvideo_tokenizer() -> Any:
     return _chat_tokenizer(tuple(dict.fromkeys(re.findall(r" ?[A-Za-z]+|\s{4,}", instruction))))
 
 
-def _byt5_tokenizer() -> Any:
+def _byt5_tokenizer() -> PreTrainedTokenizerBase:
     from transformers import ByT5Tokenizer
 
     return ByT5Tokenizer()
 
 
-TOKENIZERS: dict[str, Callable[[], Any]] = {
+TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerBase]] = {
     "clip": _clip_tokenizer,
     "clip_g": lambda: _clip_tokenizer(("!!",)),
     "t5": _t5_tokenizer,
