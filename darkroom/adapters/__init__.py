@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 from darkroom.core.registry import Table
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from darkroom.adapters.base import Adapter
     from darkroom.options.config import Config
@@ -19,7 +20,12 @@ ADAPTERS.add("full", "darkroom.adapters.full:FullWeights")
 
 
 def attach(
-    model: Any, options: Config, presets: Mapping[str, Sequence[str]], component: str, dtype: torch.dtype, seed: int
+    model: nn.Module,
+    options: Config,
+    presets: Mapping[str, Sequence[str]],
+    component: str,
+    dtype: torch.dtype,
+    seed: int,
 ) -> Adapter:
     """Make `model` trainable as the options ask. `presets`: the family's target lists; `component`: its name in files.
 
@@ -28,4 +34,5 @@ def attach(
     from darkroom.core.registry import import_path
 
     adapter_type = "full" if options.model_type == "full" else "lora"
-    return import_path(ADAPTERS[adapter_type])(model, options, presets, component, dtype, seed)
+    make = cast("Callable[..., Adapter]", import_path(ADAPTERS[adapter_type]))
+    return make(model, options, presets, component, dtype, seed)

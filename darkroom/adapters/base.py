@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from safetensors import safe_open
@@ -16,6 +16,16 @@ from darkroom.core.files import write_atomically
 
 # attributes of a module whose trained parameters have a file of their own: its name, and its header
 FILE_ATTRIBUTE, HEADER_ATTRIBUTE = "file_name", "header"
+
+
+class TrainableLayers(Protocol):
+    """Which layers of a text encoder are trained."""
+
+    @property
+    def targets(self) -> Sequence[str]: ...
+
+    @property
+    def layers(self) -> Sequence[int]: ...
 
 
 class Adapter:
@@ -35,7 +45,7 @@ class Adapter:
         self.is_wrapped = hasattr(model, "members")
         self.members: dict[str, nn.Module] = getattr(model, "members", {component: model})
         # of the text encoders among them, by component: a LoRA's targets, and the layers that are trained
-        self.trainable_text: Mapping[str, Any] = getattr(model, "trainable_text", {})
+        self.trainable_text: Mapping[str, TrainableLayers] = getattr(model, "trainable_text", {})
 
     def is_text(self, name: str) -> bool:
         """Is this parameter one of a text encoder's?"""
@@ -141,7 +151,7 @@ class Adapter:
             raise TypeError(f"a {self.adapter_type} run has no strength that could be changed")
         yield
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         """The adapter in the run's summary."""
         return {"kind": self.adapter_type, "parameters": sum(p.numel() for p in self.trainable_parameters.values())}
 

@@ -13,7 +13,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -31,7 +31,12 @@ from darkroom.core.errors import ConfigError
 if TYPE_CHECKING:
     from darkroom.options.config import Config
 
-INIT: dict[str, Any] = {"default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa"}
+INIT: dict[str, Literal["gaussian", "olora", "pissa"] | bool] = {
+    "default": True,
+    "gaussian": "gaussian",
+    "olora": "olora",
+    "pissa": "pissa",
+}
 # these initializations also change the frozen weights, so the saved adapter must carry the difference
 CHANGES_BASE = frozenset({"olora", "pissa"})
 NAME = "default"
@@ -176,7 +181,7 @@ class LoRA(Adapter):
         """Write an adapter file for each denoiser, with the peft settings and `metadata` in its header."""
         tensors = self.layers()
         contents: dict[str, dict[str, Tensor]] = {}
-        settings: dict[str, dict[str, Any]] = {}
+        settings: dict[str, dict[str, object]] = {}
         for component, file in file_names(self.members).items():
             before, prefix = self.name_prefix(component), key_prefix(component)
             component_tensors = {
@@ -196,7 +201,7 @@ class LoRA(Adapter):
         files = file_names(self.members)
         self.start_from({component: load_file(folder / file) for component, file in files.items()})
 
-    def _settings(self, component: str, prefix: str) -> dict[str, Any]:
+    def _settings(self, component: str, prefix: str) -> dict[str, object]:
         settings = self._config_of(component).to_dict()
         if self._start:
             settings |= {"r": 2 * self.config.r, "lora_alpha": 2 * self.config.lora_alpha, "init_lora_weights": True}
@@ -256,7 +261,7 @@ class LoRA(Adapter):
                 parameter.copy_(tensors_by_name[name])
         return len(parameters)
 
-    def describe(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, object]:
         modules = {name.rsplit(".lora_", 1)[0] for name in self.adapter_parameters}
         return {**super().describe(), "rank": self.config.r, "alpha": self.config.lora_alpha, "layers": len(modules)}
 

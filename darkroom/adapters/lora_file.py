@@ -14,7 +14,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import safe_open
@@ -59,7 +59,7 @@ class LoraFile:
     """An adapter file as it is: tensors by name, and the peft settings that belong to it."""
 
     tensors: Mapping[str, Tensor]
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _download(repository: str, file: str) -> Path:
     return Path(hf_hub_download(repository, file))
 
 
-def _settings(header: Mapping[str, str], file: Path) -> Mapping[str, Any]:
+def _settings(header: Mapping[str, str], file: Path) -> Mapping[str, object]:
     sidecar = file.with_name(PEFT_SETTINGS)
     try:
         if SETTINGS in header:
@@ -207,7 +207,7 @@ def _group_by_layer(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor
     return layers
 
 
-def _scale(settings: Mapping[str, Any], component: str, layer: str, tensors: Mapping[str, Tensor]) -> float:
+def _scale(settings: Mapping[str, object], component: str, layer: str, tensors: Mapping[str, Tensor]) -> float:
     """How much a layer's product counts."""
     rank = tensors[DOWN].shape[0]
     if ALPHA in tensors:
@@ -215,7 +215,7 @@ def _scale(settings: Mapping[str, Any], component: str, layer: str, tensors: Map
     prefix = key_prefix(component)
     of_component = {key.removeprefix(prefix): value for key, value in settings.items() if key.startswith(prefix)}
     component_settings = of_component or {key: value for key, value in settings.items() if "." not in key}
-    patterns = component_settings.get("alpha_pattern") or {}
+    patterns = cast("dict[str, float]", component_settings.get("alpha_pattern") or {})
     alphas = (value for pattern, value in patterns.items() if re.match(rf"(.*\.)?({pattern})$", layer))
     alpha = next(alphas, component_settings.get("lora_alpha", rank))
     if not isinstance(alpha, (int, float)) or not math.isfinite(alpha):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from collections.abc import Mapping
+from typing import TypedDict
 
 from darkroom import families
 from darkroom.families.base import Family
@@ -30,7 +31,30 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def describe(family: type[Family]) -> dict[str, Any]:
+class FlavourRow(TypedDict):
+    """A flavour as data."""
+
+    repository: str
+    defaults: dict[str, object]
+    note: str
+
+
+class FamilyRow(TypedDict):
+    """A family as data."""
+
+    title: str
+    pipeline: str
+    denoiser: str
+    prediction: str
+    latents: str
+    supports: list[str]
+    targets: list[str]
+    corrects: str
+    default_flavour: str
+    flavours: dict[str, FlavourRow]
+
+
+def describe(family: type[Family]) -> FamilyRow:
     """A family as data."""
     return {
         "title": family.title,
@@ -73,7 +97,7 @@ def sizes(family: type[Family]) -> dict[str, str]:
     silence_libraries()
     sizes_of: dict[str, str] = {}
 
-    def size(settings: Any) -> str:
+    def size(settings: Mapping[str, object]) -> str:
         model = single_file.build_shapes(family.denoiser, settings)
         billions = sum(parameter.numel() for parameter in model.parameters()) / 1e9
         byte_counts = [
@@ -89,7 +113,7 @@ def sizes(family: type[Family]) -> dict[str, str]:
     return by_precision
 
 
-def page(rows: dict[str, dict[str, Any]], sizes: dict[str, dict[str, str]]) -> str:
+def page(rows: dict[str, FamilyRow], sizes: dict[str, dict[str, str]]) -> str:
     """docs/families.md: what can be trained, and what each flavour is and sets."""
     lines = [
         "# Families", "",
@@ -118,7 +142,7 @@ def page(rows: dict[str, dict[str, Any]], sizes: dict[str, dict[str, str]]) -> s
     return "\n".join(lines)
 
 
-def show(name: str, row: dict[str, Any]) -> str:
+def show(name: str, row: FamilyRow) -> str:
     """A family for a person."""
     lines = [f"{name}: {row['title']} ({row['prediction']}; {row['latents']}; {', '.join(row['supports'])})"]
     for flavour, facts in row["flavours"].items():

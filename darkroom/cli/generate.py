@@ -6,7 +6,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -73,14 +73,14 @@ def run(argv: list[str]) -> int:
     return 0
 
 
-def family_of(run_settings: dict[str, Any]) -> Family:
+def family_of(run_settings: dict[str, object]) -> Family:
     """The family and flavour. Raises ConfigError if there is no such one."""
     from darkroom import families
 
-    return families.get(run_settings["model_family"], run_settings["model_flavour"])
+    return families.get(str(run_settings["model_family"]), cast("str | None", run_settings["model_flavour"]))
 
 
-def options_of(arguments: argparse.Namespace, family: Family, run_settings: dict[str, Any]) -> Config:
+def options_of(arguments: argparse.Namespace, family: Family, run_settings: dict[str, object]) -> Config:
     """What is known, over the defaults of the family and flavour."""
     from darkroom.options.config import construct
     from darkroom.pretrained.repository import COMPLETE_BASE
@@ -134,7 +134,7 @@ def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> I
 
 
 def pipeline(
-    arguments: argparse.Namespace, family: Family, options: Config, run_settings: dict[str, Any], adapters: list[Any]
+    arguments: argparse.Namespace, family: Family, options: Config, run_settings: dict[str, object], adapters: list[Any]
 ) -> Any:
     """The stock pipeline with the adapters in it; says how much of each found its place."""
     import torch
@@ -142,7 +142,11 @@ def pipeline(
     from darkroom.pretrained.repository import locate_repository
     from darkroom.tools import generate
 
-    base = arguments.model or run_settings.get("$base") or locate_repository(family.spec.flavour.repository, family)
+    base = (
+        arguments.model
+        or cast("str | None", run_settings.get("$base"))
+        or locate_repository(family.spec.flavour.repository, family)
+    )
     dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
     pipe = generate.stock_pipeline(family, base, dtype, options)
     counted = generate.load_adapters(pipe, family, adapters, options)
@@ -182,12 +186,12 @@ def is_of_a_run(model: str) -> bool:
         return False
 
 
-def settings(arguments: argparse.Namespace, adapters: list[Any]) -> dict[str, Any]:
+def settings(arguments: argparse.Namespace, adapters: list[Any]) -> dict[str, object]:
     """What is known of the model: from the arguments, else from the run an adapter belongs to."""
     from darkroom.core.errors import ModelError
     from darkroom.tools.generate import run_of
 
-    run_settings: dict[str, Any] = {"model_family": None, "model_flavour": None}
+    run_settings: dict[str, object] = {"model_family": None, "model_flavour": None}
     paths = [a.path for a in adapters] + (
         [Path(arguments.model)] if arguments.model and Path(arguments.model).exists() else []
     )
@@ -217,7 +221,7 @@ def settings(arguments: argparse.Namespace, adapters: list[Any]) -> dict[str, An
     return {**run_settings, **{k: v for k, v in values.items() if v is not None}}
 
 
-def defaults(family: Any, run_settings: dict[str, Any]) -> dict[str, Any]:
+def defaults(family: Any, run_settings: dict[str, object]) -> dict[str, object]:
     """Option values of the family and flavour over the general ones."""
     from darkroom.options.config import every_option
 

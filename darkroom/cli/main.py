@@ -7,8 +7,9 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import cast
 
 from darkroom import __version__
 from darkroom.core import log
@@ -87,7 +88,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def run_guarded(name: str, argv: list[str]) -> int:
     """Run one command; errors become messages and exit codes."""
     try:
-        return import_path(f"{COMMANDS[name].path}.run")(argv)
+        run = cast("Callable[[list[str]], int]", import_path(f"{COMMANDS[name].path}.run"))
+        return run(argv)
     except DarkroomError as error:
         if str(error) and error.exit_code != 130:
             print(log.redact(str(error)), file=sys.stderr)

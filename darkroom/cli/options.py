@@ -17,7 +17,6 @@ import sys
 import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.errors import UserError
 from darkroom.core.log import redact
@@ -89,7 +88,7 @@ def _mentions(info: OptionInfo, word: str) -> bool:
     return any(word in text.lower() or word.replace(" ", "_") in text.lower() for text in texts)
 
 
-def as_json(info: OptionInfo) -> dict[str, Any]:
+def as_json(info: OptionInfo) -> dict[str, object]:
     """An option as other programs read it."""
     return {
         "option": info.name,
@@ -208,7 +207,7 @@ def _explain_as_json(resolved: Resolved, selected: Sequence[OptionInfo]) -> None
     print(redact(json.dumps(document, indent=1, ensure_ascii=False, default=str)))
 
 
-def _family_defaults(family: str, flavour: str | None) -> dict[str, Any]:
+def _family_defaults(family: str, flavour: str | None) -> dict[str, object]:
     from darkroom import families
 
     return dict(families.defaults(family, flavour))

@@ -33,7 +33,7 @@ def _to_snake_case(name: str) -> str:
 class RunStart(Event):
     """The run is about to do something; `summary` holds what a reader wants to know first."""
 
-    summary: dict[str, Any] = dataclasses.field(default_factory=dict)
+    summary: dict[str, object] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Checkpoint(Event):
 class Validation(Event):
     """Images were rendered: rows of `{name, prompt, path, resolution}`."""
 
-    pictures: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    pictures: list[dict[str, str]] = dataclasses.field(default_factory=list)
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
 
 

@@ -7,7 +7,6 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any
 
 _NAMES = (
     r"(?:api|auth|access|secret|hf|hub|bearer)[_-]?(?:key|token)(?:_id)?|token|password|secret|authorization|bearer"
@@ -66,7 +65,7 @@ def redact(text: str) -> str:
     return _TOKEN.sub("***", text)
 
 
-def redact_values(value: object) -> Any:
+def redact_values(value: object) -> object:
     """A JSON value with its texts redacted, and whatever stands under a secret's name replaced by `***`."""
     if isinstance(value, str):
         return redact(value)

@@ -6,7 +6,7 @@ import difflib
 import importlib
 import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 Row = TypeVar("Row")
 
@@ -16,7 +16,7 @@ def find_nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
     return difflib.get_close_matches(name, list(names), n=count, cutoff=0.55)
 
 
-def import_path(path: str) -> Any:
+def import_path(path: str) -> object:
     """The object at `package.module.Name` or `package.module:Name`. Raises ImportError naming the path."""
     module, _, attribute = path.replace(":", ".").rpartition(".")
     try:

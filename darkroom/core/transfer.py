@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -18,20 +18,22 @@ from torch.utils import _pytree as pytree
 from darkroom.core.device import HOST
 from darkroom.core.pinned import empty_pinned_like
 
+Value = TypeVar("Value")
+
 # bytes that may be underway before they are waited for: more would only pin more of the host's memory
 MAX_PENDING_BYTES = 256 << 20
 
 
-def map_tensors(change: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(change: Callable[[Tensor], Tensor], value: Value) -> Value:
     """A value with its tensors changed: itself, or those in dicts, lists and tuples; anything else stays as it is."""
     if isinstance(value, Tensor):
-        return change(value)
+        return cast(Value, change(value))
     # pytree would do these too, ten times as slowly
-    if type(value) is dict:
-        return {name: map_tensors(change, part) for name, part in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(map_tensors(change, part) for part in value)
-    return pytree.tree_map_only(Tensor, change, value)
+    if isinstance(value, dict) and type(value) is dict:
+        return cast(Value, {name: map_tensors(change, part) for name, part in value.items()})
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+        return cast(Value, type(value)(map_tensors(change, part) for part in value))
+    return cast(Value, pytree.tree_map_only(Tensor, change, value))
 
 
 def pin(tensor: Tensor) -> Tensor:
@@ -50,10 +52,10 @@ class Arrivals:
 
     def __init__(self, max_pending_bytes: int = MAX_PENDING_BYTES):
         self.max_pending_bytes, self.bytes = max_pending_bytes, 0
-        self.underway: list[tuple[Tensor, Callable[[Tensor], Any]]] = []
+        self.underway: list[tuple[Tensor, Callable[[Tensor], object]]] = []
         self.device = HOST
 
-    def send(self, tensor: Tensor, take: Callable[[Tensor], Any], room: Tensor | None = None) -> None:
+    def send(self, tensor: Tensor, take: Callable[[Tensor], object], room: Tensor | None = None) -> None:
         """Queue a copy for `take`, which is called at once for a tensor that is on the host already.
 
         `room` is pinned memory of the caller's for it, which nobody may read before `land`. Without it the copy is put

@@ -7,7 +7,6 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -51,7 +50,7 @@ class Manifest:
     rows      (n,) dataset, path, part, content (S32), captions (16 bytes), and PLACES
     """
 
-    settings: Mapping[str, Mapping[str, Any]]
+    settings: Mapping[str, Mapping[str, object]]
     order: str
     rows: pa.Table
 
@@ -125,7 +124,7 @@ def manifest_of(datasets: Sequence[PlannedDataset], shapes: Sequence[DatasetShap
 
 def _rows(dataset: str, index: Index, rows: np.ndarray, has_captions: bool = True) -> pa.Table:
     captions = [_digest(index.captions_of(row)) if has_captions else b"" for row in rows.tolist()]
-    columns: dict[str, Any] = {
+    columns: dict[str, object] = {
         "dataset": pa.array([dataset] * len(rows), pa.string()),
         "path": index.paths.take(pa.array(rows)).cast(pa.string()),
         "part": index.numbers["part"][rows],
@@ -163,7 +162,7 @@ def compare(before: Manifest, after: Manifest) -> DataChanges:
     return DataChanges(tuple(sentences), before.order != after.order)
 
 
-def _diff_settings(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+def _diff_settings(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
     for name in sorted(before.keys() & after.keys()):
         if before[name] != after[name]:
             yield f"{name} {before[name]} then, {after[name]} now"

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -268,6 +268,6 @@ class DatasetPlan:
         """The table that is printed before training."""
         return reports.table(self.datasets, self.lengths_for(ranks))
 
-    def as_dict(self, ranks: int = 1) -> dict[str, Any]:
+    def as_dict(self, ranks: int = 1) -> dict[str, object]:
         """The same for machines."""
         return reports.as_dict(self.datasets, self.lengths_for(ranks), self.seed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from darkroom.data.batches.order import Lengths
 from darkroom.data.mask_check import describe_useless_masks
@@ -56,7 +55,7 @@ def _dataset(d: PlannedDataset, batches: int | None) -> list[str]:
     return [head, *conditioning, f"  {'aspect':>8}  {'target':>13} {noun:>8}", *rows, *left, *lines]
 
 
-def as_dict(datasets: Sequence[PlannedDataset], lengths: Lengths, seed: int) -> dict[str, Any]:
+def as_dict(datasets: Sequence[PlannedDataset], lengths: Lengths, seed: int) -> dict[str, object]:
     """The same facts as the table."""
     return {
         "datasets": [

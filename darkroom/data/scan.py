@@ -121,15 +121,15 @@ class DatasetScanner:
 
     def pair_conditioning(self, entry: SampleDataset, index: Index) -> list[ConditioningDataset]:
         """Everything beside a dataset. Images that are still to be generated count as being there."""
-        conditioning = [self._pair(beside, index) for beside in self.file.conditioning_of(entry)]
+        conditioning = [self._pair(companion, index) for companion in self.file.conditioning_of(entry)]
         roles = {c.role for c in conditioning if not (c.role == "reference" and c.entry.optional)}
         require_conditioning(entry, roles, self.requirements)
         return conditioning
 
-    def _pair(self, beside: SampleDataset, index: Index) -> ConditioningDataset:
-        if beside.generator is None or not generated.missing(index, beside):
-            return pair_conditioning(index, self._build_index(beside), beside)
-        paired = ConditioningDataset(beside, index.select_rows(np.arange(len(index)), absent="missing companion"))
+    def _pair(self, entry: SampleDataset, index: Index) -> ConditioningDataset:
+        if entry.generator is None or not generated.missing(index, entry):
+            return pair_conditioning(index, self._build_index(entry), entry)
+        paired = ConditioningDataset(entry, index.select_rows(np.arange(len(index)), absent="missing companion"))
         paired.index.numbers["unfit"][:] = 0
         return paired
 

@@ -10,7 +10,6 @@ import itertools
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,20 +78,27 @@ class NoiseSchedule:
         return self.copies[device]
 
     @classmethod
-    def from_scheduler(cls, config: Mapping[str, Any], zero_terminal_snr: bool = False) -> NoiseSchedule:
+    def from_scheduler(cls, config: Mapping[str, object], zero_terminal_snr: bool = False) -> NoiseSchedule:
         """Read a diffusers scheduler's config (`beta_schedule`, `beta_start`, `beta_end`, `num_train_timesteps`).
 
         One of Wuerstchen's has `s` and `scaler` instead.
         """
         if "scaler" in config:
-            values = betas_from_curve(config["s"], config["scaler"])
+            values = betas_from_curve(_number(config["s"]), _number(config["scaler"]))
         else:
             values = betas(
-                config.get("beta_schedule", "scaled_linear"),
-                config.get("beta_start", 0.00085),
-                config.get("beta_end", 0.012),
-                config.get("num_train_timesteps", 1000),
+                str(config.get("beta_schedule", "scaled_linear")),
+                _number(config.get("beta_start", 0.00085)),
+                _number(config.get("beta_end", 0.012)),
+                int(_number(config.get("num_train_timesteps", 1000))),
             )
         if zero_terminal_snr or config.get("rescale_betas_zero_snr"):
             values = rescale_to_zero_terminal_snr(values)
         return cls(values)
+
+
+def _number(value: object) -> float:
+    """A number out of a published config. Raises TypeError for anything else."""
+    if isinstance(value, (int, float)):
+        return value
+    raise TypeError(f"{value!r} is no number")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import cast
 
 from torch import Tensor
 
@@ -35,22 +35,26 @@ class ShiftLine:
         return math.exp(self.base + slope * (tokens - self.base_tokens))
 
     @classmethod
-    def from_scheduler(cls, config: Mapping[str, Any], usual: ShiftLine | None = None) -> ShiftLine:
+    def from_scheduler(cls, config: Mapping[str, object], usual: ShiftLine | None = None) -> ShiftLine:
         """The line that a scheduler's config publishes, or the `usual` one of its family.
 
         Published are `base_image_seq_len`, `max_image_seq_len`, `base_shift` and `max_shift` where the file has all of
         them: those that diffusers fills in say nothing of the model. Raises KeyError where no line is known.
         """
         names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
-        missing = [name for name in names if config.get(name) is None or name in (config.get(FILLED_IN) or ())]
+        missing = [
+            name
+            for name in names
+            if config.get(name) is None or name in cast("Iterable[str]", config.get(FILLED_IN) or ())
+        ]
         if not missing:
-            return cls(*(config[name] for name in names))
+            return cls(*(cast(float, config[name]) for name in names))  # type: ignore[arg-type] # two are whole
         if usual is None:
             raise KeyError(missing[0])
         return usual
 
 
-def find_shift_line(scheduler: Mapping[str, Any], published: tuple[int, int, float, float] | None) -> ShiftLine:
+def find_shift_line(scheduler: Mapping[str, object], published: tuple[int, int, float, float] | None) -> ShiftLine:
     """The line of a base's scheduler config, else the family's `published` one. Raises ConfigError if neither is."""
     try:
         return ShiftLine.from_scheduler(scheduler, published and ShiftLine(*published))

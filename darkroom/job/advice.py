@@ -24,7 +24,7 @@ from darkroom.options import conflicts
 from darkroom.options.sources import Resolved
 from darkroom.validate.prompts import Prompt
 
-Change = Mapping[str, Any]
+Change = Mapping[str, object]
 Key = frozenset[tuple[str, Any]]
 NOTHING: Key = frozenset()
 TRAINING = (LOAD, STEP, IMAGE_PHASE, SAVE)
@@ -97,7 +97,7 @@ class Adviser:
 
     def advise(self, wrong: Forecast) -> Change | None:
         """The fastest change with which a run fits that does not. None if nothing that is known is enough."""
-        together: dict[str, Any] = {}
+        together: dict[str, object] = {}
         wrong_phases = {phase.phase for phase in wrong.too_large}
         for phases, find in (((TEXT,), self._text), ((LATENTS,), self._samples), (TRAINING, self._train)):
             if wrong_phases.intersection(phases):

@@ -51,12 +51,12 @@ class RunEncoders:
         """The same as the data layer takes them."""
         run, identities = self.run, identify_encoders(self.components)
         text_images = run.family.spec.flavour.text_images
-        beside = identities.beside
-        assert beside is not None
+        conditioning = identities.conditioning
+        assert conditioning is not None
         return Encoders(
             TextEncoders(identities.text.identity, self.encode_text, self.encode_with_images if text_images else None),
             PixelEncoder(identities.samples.identity, self.encode_samples),
-            PixelEncoder(beside.identity, self.encode_images),
+            PixelEncoder(conditioning.identity, self.encode_images),
         )
 
     def encode_text(self, captions: list[str]) -> list[dict[str, torch.Tensor]]:
@@ -72,7 +72,7 @@ class RunEncoders:
         )
 
     def encode_samples(
-        self, pixels: torch.Tensor, waveforms: Sequence[torch.Tensor | np.ndarray | None] = ()
+        self, pixels: torch.Tensor, waveforms: Sequence[np.ndarray | None] = ()
     ) -> dict[str, torch.Tensor]:
         """All that is cached of samples (B, 3, H, W) or (B, 3, F, H, W) in -1..1."""
         return encode_sample(self.run, self.components, pixels, waveforms)

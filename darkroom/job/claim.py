@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import psutil
 from filelock import FileLock, Timeout
@@ -54,7 +53,7 @@ def claim_folder(output: Path, source: str = "") -> Iterator[None]:
         lock.release()
 
 
-def identity() -> dict[str, Any]:
+def identity() -> dict[str, object]:
     """Who this process is: number, when it and its machine started, host, and what it was called with."""
     process = psutil.Process()
     return {

@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -70,7 +70,9 @@ class Figures:
         return sum(self.ordinary.values()) / len(self.ordinary)
 
 
-def demo(output: Path, overrides: Sequence[str] = (), report_progress: Callable[[str], None] = print) -> dict[str, Any]:
+def demo(
+    output: Path, overrides: Sequence[str] = (), report_progress: Callable[[str], None] = print
+) -> dict[str, object]:
     """Run it all into `output`; returns what `demo.json` holds."""
     started = time.monotonic()
     torch.set_num_threads(THREADS)
@@ -184,7 +186,7 @@ def before_after(path: Path, before: DemoImages, after: DemoImages) -> None:
     grid(rows, labels, scale=2).save(path)
 
 
-def story(result: dict[str, Any], output: Path) -> str:
+def story(result: dict[str, object], output: Path) -> str:
     """What a person wants to read at the end."""
     return (
         f"\nGrumbos drawn right: {result['concept_match_before']:.0%} before, "

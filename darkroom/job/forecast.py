@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from PIL import Image
@@ -30,7 +30,7 @@ from darkroom.core.device import ASSUMED, HOST, assume_card, find_run_card, get_
 from darkroom.core.events import Bus
 from darkroom.core.log import logger
 from darkroom.core.memory import available_bytes, freeze_garbage, resident_bytes
-from darkroom.data.batches.batch import Batch
+from darkroom.data.batches.batch import Batch, Cond
 from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.conditioning import control_input_space
 from darkroom.families.shared.text_encoding import encode_caption_with_images, encode_captions
@@ -59,7 +59,10 @@ from darkroom.validate.render import Renderer
 
 if TYPE_CHECKING:
     from darkroom.data.cache.filler import CacheFiller
+    from darkroom.data.index.buckets import Bucket
     from darkroom.data.plan import DatasetPlan
+    from darkroom.data.planned import PlannedDataset
+    from darkroom.families.base import Family
 
 log = logger(__name__)
 MB = 2**20
@@ -94,6 +97,28 @@ class Phase:
     fails: bool = False
 
 
+class PhaseRow(TypedDict):
+    """A phase as JSON has it; `fits` is told of the machine."""
+
+    phase: str
+    of: str
+    host: int | None
+    device: int | None
+    why: str
+    spare: int
+    idle: bool
+    fails: bool
+    fits: bool
+
+
+class ForecastRow(TypedDict):
+    """A forecast as JSON has it."""
+
+    phases: list[PhaseRow]
+    host: int | None
+    device: int | None
+
+
 @dataclasses.dataclass(frozen=True)
 class Forecast:
     """The phases of a run, and the bytes that its machine has for it.
@@ -116,9 +141,9 @@ class Forecast:
         is_host_enough = self.host is None or (phase.host or 0) - phase.spare <= self.host
         return is_host_enough and (phase.device or 0) <= (self.device or 0)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> ForecastRow:
         """For JSON."""
-        rows = [dataclasses.asdict(phase) | {"fits": self._check_fit(phase)} for phase in self.phases]
+        rows = [cast("PhaseRow", dataclasses.asdict(phase) | {"fits": self._check_fit(phase)}) for phase in self.phases]
         return {"phases": rows, "host": self.host, "device": self.device}
 
 
@@ -132,7 +157,7 @@ class Engine:
     process_index: int = 0
     scaler: None = None
 
-    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+    def autocast(self) -> contextlib.AbstractContextManager[object]:
         """Inside, products are computed in the run's precision."""
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
@@ -238,7 +263,7 @@ class Trial:
             for location in locations
         }
 
-    def text(self) -> dict[str, Any]:
+    def text(self) -> Cond:
         """A caption's cache entry."""
         filler = self.scene.filler
         captions = (filler.captions() or [""])[: filler.plan.file.default_text.text_encoder_batch_size]
@@ -251,7 +276,7 @@ class Trial:
                 return encode_caption_with_images(self.family, pipe, captions[0], images, self.config)
             return encode_captions(self.family, pipe, captions, self.config)[0]
 
-    def latents(self) -> list[tuple[Any, dict[str, Any]]]:
+    def latents(self) -> list[tuple[PlannedDataset, dict[str, torch.Tensor]]]:
         """The planned dataset and one sample's entries for each shape of its buckets."""
         self.components.vae()
         entries = []
@@ -312,7 +337,7 @@ class Trial:
         if hasattr(stepper.optimizer, "register_step_pre_hook"):
             stepper.optimizer.register_step_pre_hook(lambda *_: self.ledger.begin_phase("update"))
 
-    def batch(self, dataset: Any, text: dict[str, Any], sample: dict[str, Any]) -> Batch:
+    def batch(self, dataset: PlannedDataset, text: Cond, sample: dict[str, torch.Tensor]) -> Batch:
         """A batch as the loader would make it, of one sample again and again."""
         # an entry has the config's, unless it has its own
         count = min(dataset.entry.train_batch_size, self.scene.max_batch_size)
@@ -370,7 +395,7 @@ class Trial:
         """Is a weight that is trained updated on the host?"""
         return id(parameter) in self.memory_policy.offloaded
 
-    def render_image(self, entry: dict[str, Any]) -> None:
+    def render_image(self, entry: Cond) -> None:
         """A validation image."""
         renderer = Renderer(self.components, self.config, lambda caption, images=(): entry)
         self.components.vae()
@@ -444,7 +469,7 @@ class Forecaster:
     def __init__(
         self,
         resolved: Resolved,
-        family: Any,
+        family: Family,
         filler: CacheFiller,
         prompts: list[Prompt],
         settings: str | None = None,
@@ -636,7 +661,7 @@ def step_of(batches: Mapping[Trial, Batch], trial: Trial) -> None:
     trial.step(batches[trial])
 
 
-def shapes(plan: DatasetPlan) -> list[tuple[Any, Any]]:
+def shapes(plan: DatasetPlan) -> list[tuple[PlannedDataset, Bucket]]:
     """The buckets that decide, each with its dataset: the largest of datasets that bring the same beside samples."""
     rows = [(dataset, bucket) for dataset in plan.training for bucket in dataset.buckets.buckets]
     largest: dict[tuple[str, ...], tuple[Any, Any]] = {}

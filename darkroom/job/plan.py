@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 import torch
 
@@ -23,9 +23,9 @@ from darkroom.data.cache.caches import DatasetCaches
 from darkroom.data.cache.filler import CacheFiller, RequiredCaptions
 from darkroom.families.base import Family
 from darkroom.job import preflight, resume
-from darkroom.job.advice import Adviser, words
+from darkroom.job.advice import Adviser, Change, words
 from darkroom.job.caches import identify_encoders, require_prompts
-from darkroom.job.forecast import Forecaster
+from darkroom.job.forecast import Forecaster, PhaseRow
 from darkroom.job.inputs import uses_dataset_prompts
 from darkroom.job.needs import build_data_requirements
 from darkroom.job.rehearse import REHEARSAL
@@ -45,6 +45,74 @@ TENSOR_HEADER = 140
 MAX_LISTED = 20
 
 
+TimeEstimate = TypedDict("TimeEstimate", {"seconds": float | None, "from": str})
+"""How long the steps take, and from what that is told."""
+
+
+class CacheCounts(TypedDict):
+    """Entries to make and to reuse, and the bytes that those to make will take, if it is known how wide text is."""
+
+    latents_to_make: int
+    latents_to_reuse: int
+    texts_to_make: int
+    texts_to_reuse: int
+    bytes_to_write: int | None
+
+
+class DeletedFile(TypedDict):
+    """A file that filling the caches would delete."""
+
+    dataset: str
+    path: str
+    reason: str
+
+
+class AssumedSizes(TypedDict):
+    """Why sizes are those under which the base was published, and for what none are known."""
+
+    why: str
+    unknown: list[str]
+
+
+class PlanValues(TypedDict):
+    """What a run would do, but for memory."""
+
+    settings: dict[str, dict[str, object]]
+    notes: list[str]
+    warnings: list[str]
+    datasets: dict[str, object]
+    table: str
+    batches_per_epoch: int
+    steps_per_epoch: int
+    steps: int
+    epochs: int
+    resume: str | None
+    resume_changes: list[str]
+    finished: bool
+    caches: CacheCounts
+    to_generate: dict[str, int]
+    to_delete: list[DeletedFile]
+    disk_free: int
+    weights: dict[str, int | None]
+    sizes: AssumedSizes | None
+    validation: dict[str, int]
+    time: TimeEstimate
+
+
+MemoryValues = TypedDict(
+    "MemoryValues",
+    {
+        "phases": list[PhaseRow],
+        "host": int | None,
+        "device": int | None,
+        "for": str | None,
+        "measured": dict[str, int],
+        "change": NotRequired[Change | None],
+    },
+)
+"""The most that each phase takes, what there is, and if that is too little, what to change."""
+
+
 @dataclasses.dataclass(frozen=True)
 class PlanStart:
     """A plan but for memory, `values` as JSON-able data, and what memory is told from.
@@ -57,7 +125,7 @@ class PlanStart:
     filler: CacheFiller
     prompts: list[Prompt]
     published: PublishedSettings | None
-    values: dict[str, object]
+    values: PlanValues
 
 
 def begin(resolved: Resolved) -> PlanStart:
@@ -80,7 +148,7 @@ def begin(resolved: Resolved) -> PlanStart:
     filler = CacheFiller(DatasetCaches(data, identify_encoders(repository)), required)
     point = resume_point(resolved, family, repository, data)
     steps, epochs = point.steps, point.epochs
-    values = {
+    values: PlanValues = {
         "settings": settings(resolved),
         "notes": [str(note) for note in preflight.remarks(resolved, family)],
         "warnings": data.reporter.warnings,
@@ -115,7 +183,7 @@ def find_published_settings(resolved: Resolved) -> PublishedSettings | None:
         return None
 
 
-def settings(resolved: Resolved) -> dict[str, dict[str, Any]]:
+def settings(resolved: Resolved) -> dict[str, dict[str, object]]:
     """Options that are not at their general default, with where each came from."""
     values = resolved.config.model_dump(mode="json")
     return {
@@ -155,7 +223,7 @@ def resume_point(
     )
 
 
-def caches(filler: CacheFiller, family: Family, repository: Repository) -> dict[str, int | None]:
+def caches(filler: CacheFiller, family: Family, repository: Repository) -> CacheCounts:
     """Entries to make and to reuse, and the bytes that those to make will take, if it is known how wide text is."""
     facts = repository.latents
     try:
@@ -180,7 +248,7 @@ def caches(filler: CacheFiller, family: Family, repository: Repository) -> dict[
     }
 
 
-def memory(begun: PlanStart, tell: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+def memory(begun: PlanStart, tell: Callable[[str], None] = lambda text: None) -> MemoryValues:
     """The most that each phase takes, what there is, and if that is too little, what to change.
 
     `tell` is told what is being forecast.
@@ -188,9 +256,11 @@ def memory(begun: PlanStart, tell: Callable[[str], None] = lambda text: None) ->
     run = (begun.resolved, begun.family, begun.filler, begun.prompts)
     forecaster = Forecaster(*run, begun.published and begun.published.folder, tell=tell)
     forecast = forecaster.forecast()
-    result = forecast.as_dict()
-    result["for"] = str(card) if (card := get_assumed_card()) else None
-    result["measured"] = read_measured(Path(begun.resolved.config.output_dir))
+    result: MemoryValues = {
+        **forecast.as_dict(),
+        "for": str(card) if (card := get_assumed_card()) else None,
+        "measured": read_measured(Path(begun.resolved.config.output_dir)),
+    }
     if forecast.too_large:
         result["change"] = Adviser(*run, forecaster).advise(forecast)
     return result
@@ -229,7 +299,7 @@ def validation(config: Config, prompts: int, steps: int, per_epoch: int) -> dict
     return {"times": len(due | {steps}), "pictures": prompts * sizes * config.num_validation_images}
 
 
-def estimate_time(config: Config, steps: int) -> dict[str, Any]:
+def estimate_time(config: Config, steps: int) -> TimeEstimate:
     """Seconds, from the pace of an earlier run in the same output folder; unknown before the first."""
     log = Path(config.output_dir) / "events.jsonl"
     paces = [row["metrics"]["seconds"] for row in read(log) if row["event"] == "step"] if log.exists() else []
@@ -239,7 +309,7 @@ def estimate_time(config: Config, steps: int) -> dict[str, Any]:
     return {"seconds": pace * steps, "from": f"the median of {len(paces)} steps of an earlier run here"}
 
 
-def show(plan: dict[str, Any]) -> str:
+def show(plan: PlanValues) -> str:
     """The plan but for memory, for a person."""
     cache, check = plan["caches"], plan["validation"]
     lines = ["Settings that are not the general defaults:"]
@@ -280,7 +350,7 @@ def format_size(size: int | None) -> str:
     return "an unknown size" if size is None else show_size(size)
 
 
-def show_memory(plan: dict[str, Any]) -> str:
+def show_memory(plan: MemoryValues) -> str:
     """The phases' memory for a person."""
     available = [
         *([f"{show_size(plan['host'])} on the host"] if plan["host"] is not None else []),

@@ -57,7 +57,7 @@ class Resumption:
         return "optimizer" in self.changed
 
 
-def collect_compared_settings(resolved: Resolved, family: Family, repository: Repository) -> dict[str, Any]:
+def collect_compared_settings(resolved: Resolved, family: Family, repository: Repository) -> dict[str, object]:
     """Of a run's settings those that matter to its resume, as they take effect. A checkpoint keeps them."""
     config = resolved.config
     values = config_as_dict(config)

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from darkroom.core import log as logs
 from darkroom.core.clock import Clock
@@ -109,8 +109,8 @@ def open_run(resolved: Resolved, family: Family, listener: Callable[[Event], Non
         logs.end(handler)
 
 
-def config_as_dict(config: Config) -> dict[str, Any]:
+def config_as_dict(config: Config) -> dict[str, object]:
     """Every option and its value, as JSON has it and as they may be shown: secrets are left out."""
-    values = logs.redact_values(config.model_dump(mode="json"))
+    values = cast("dict[str, object]", logs.redact_values(config.model_dump(mode="json")))
     hidden = {info.name for info in every_option() if info.secret}
     return {name: "***" if name in hidden and value else value for name, value in values.items()}

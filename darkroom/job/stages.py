@@ -6,7 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Required, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError
@@ -28,6 +28,7 @@ from darkroom.memory.policy import OFFLOADS, MemoryPolicy
 from darkroom.objectives import denoise, regularizers
 from darkroom.objectives.base import Generators
 from darkroom.optim import table
+from darkroom.optim.base import Optimizer, parameters_of
 from darkroom.optim.clip import clip
 from darkroom.optim.offload import OffloadedOptimizer
 from darkroom.optim.release import PerParameterOptimizer
@@ -40,10 +41,13 @@ from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 
 if TYPE_CHECKING:
+    import numpy as np
     from accelerate import Accelerator
+    from torch import nn
 
     from darkroom.adapters.lora import LoRA
     from darkroom.data.batches.batch import Batch
+    from darkroom.families.shared.trainable_text import DenoiserWithText
     from darkroom.options.config import Config
 
 log = logs.logger(__name__)
@@ -53,7 +57,7 @@ REMEDY_OF_ASSISTANTS = "Use a LoRA that was made for training this model, or lea
 
 
 def encode_sample(
-    run: Run, components: Components, pixels: torch.Tensor, waveforms: Sequence[Any] = ()
+    run: Run, components: Components, pixels: torch.Tensor, waveforms: Sequence[np.ndarray | None] = ()
 ) -> dict[str, torch.Tensor]:
     """All that is cached of samples: latents, and what the family keeps beside them."""
     z = encode_latents(components, pixels)
@@ -69,7 +73,7 @@ def encode_latents(components: Components, pixels: torch.Tensor) -> torch.Tensor
     return latents.encode(components.vae(), pixels, components.latents).cpu()
 
 
-def load_denoiser(run: Run, components: Components, memory_policy: MemoryPolicy) -> Any:
+def load_denoiser(run: Run, components: Components, memory_policy: MemoryPolicy) -> nn.Module:
     """The denoiser in the precision that the kind of training wants, where it is to be."""
     full = run.config.model_type == "full" and not run.config.controlnet  # beside a ControlNet it is frozen
     # a new ControlNet is made from the wide weights
@@ -89,7 +93,7 @@ def load_denoiser(run: Run, components: Components, memory_policy: MemoryPolicy)
     return model
 
 
-def attach_assistant(config: Config, components: Components, denoisers: Mapping[str, Any]) -> None:
+def attach_assistant(config: Config, components: Components, denoisers: Mapping[str, nn.Module]) -> None:
     """Let denoisers train with `assistant_lora_path`, if there is one. Raises ConfigError."""
     if not config.assistant_lora_path:
         return
@@ -115,7 +119,7 @@ def explain_unusable(option: str, path: str, change: str, source: str = "") -> I
         raise ConfigError(option, path, source, f"Its weights cannot be used: {reason}.", change) from cause
 
 
-def attach_adapter(run: Run, model: Any, components: Components) -> Adapter:
+def attach_adapter(run: Run, model: nn.Module, components: Components) -> Adapter:
     """The adapter on the model, started from `init_lora` if given."""
     config, family = run.config, run.family
     dtype = distributed.trained_dtype(config)
@@ -145,7 +149,7 @@ def build_stepper(
     engine: Accelerator,
     adapter: Adapter,
     memory_policy: MemoryPolicy,
-    scheduler: dict,
+    scheduler: Mapping[str, object],
     denoisers: Mapping[str, torch.nn.Module],
     steps: int,
     state: TrainState | None = None,
@@ -213,12 +217,20 @@ def refuse_offloaded_gradients(config: Config, memory_policy: MemoryPolicy) -> N
             raise ConfigError(name, getattr(config, name), "", problem, "Leave it out.")
 
 
+class StepArguments(TypedDict, total=False):
+    """What a step has to know of where the optimizer is."""
+
+    parameters: Required[list[nn.Parameter]]
+    collect_offloaded_grads: Callable[[], None]
+    get_released_grad_norm: Callable[[], torch.Tensor]
+
+
 def build_optimizer(
-    config: Config, memory_policy: MemoryPolicy, groups: list[dict[str, Any]], rate: float, seed: int
-) -> tuple[Any, dict[str, Any]]:
+    config: Config, memory_policy: MemoryPolicy, groups: list[dict[str, object]], rate: float, seed: int
+) -> tuple[Optimizer, StepArguments]:
     """The optimizer where the options want it, and what a step has to know of that."""
 
-    def build(groups_or_parameters: Any, number: int = 0) -> Any:
+    def build(groups_or_parameters: Sequence[Mapping[str, object]], number: int = 0) -> Optimizer:
         return table.build(config, groups_or_parameters, rate, seed + number)
 
     if config.optimizer_cpu_offload_method != "none":
@@ -227,7 +239,7 @@ def build_optimizer(
             "parameters": list(offloaded.master_parameters.values()),
             "collect_offloaded_grads": offloaded.collect,
         }
-    parameters = [p for group in groups for p in group["params"]]
+    parameters = [p for group in groups for p in parameters_of(group)]
     if config.optimizer_release_gradients:
         limit = 0.0 if table.find_optimizer(config.optimizer).clips_gradients else config.max_grad_norm
         limited = functools.partial(clip, method=config.grad_clip_method, limit=limit)
@@ -239,7 +251,7 @@ def build_optimizer(
     }
 
 
-def group_parameters(config: Config, adapter: Adapter, processes: int) -> list[dict[str, Any]]:
+def group_parameters(config: Config, adapter: Adapter, processes: int) -> list[dict[str, object]]:
     """The parameters, those of text encoders apart where they learn at a rate of their own."""
     if config.text_encoder_lr is None or not adapter.trainable_text:
         return [{"params": list(adapter.trainable_parameters.values())}]
@@ -254,7 +266,7 @@ def build_text_reader(config: Config, adapter: Adapter, steps: int) -> Callable[
     if not config.train_text_encoder:
         return denoise.get_cached_text
     until = steps * config.text_encoder_limit / 100
-    model: Any = adapter.model
+    model = cast("DenoiserWithText", adapter.model)
 
     def read(batch: Batch, step: int) -> dict[str, torch.Tensor]:
         entries = model.read(batch.captions, learns=step < until)

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -72,6 +72,8 @@ from darkroom.validate.validator import Validator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+    from darkroom.families.shared.trainable_text import DenoiserWithText
 
 log = logs.logger(__name__)
 
@@ -170,7 +172,7 @@ def train_model(
         model = load_denoiser(run, components, memory_policy)
     if config.delete_model_after_load:
         delete_loaded_weights(run, engine, components)
-    text = model.entry if config.train_text_encoder else filler.caches.text
+    text = cast("DenoiserWithText", model).entry if config.train_text_encoder else filler.caches.text
     validator = build_validator(run, components, text, prompts)
     if validator and not config.disable_benchmark:
         with phase(run.bus, "base pictures"):

@@ -9,9 +9,10 @@ from __future__ import annotations
 import functools
 import importlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,10 @@ from PIL import Image
 from darkroom.core.errors import UserError
 from darkroom.core.optional import import_optional
 from darkroom.media.resize import Size
+
+if TYPE_CHECKING:
+    from skimage.feature import Cascade
+
 
 EDGE = 640
 """Longer edge at which faces are sought; larger images are scaled down."""
@@ -66,7 +71,7 @@ def load_detector(model: str | None = None) -> Callable[[np.ndarray], Sequence[B
     if model is not None:
         return _yunet(import_optional("cv2", "vision", "Finding faces"), model)
     cv2 = _opencv()
-    if hasattr(cv2, "CascadeClassifier"):
+    if cv2 is not None and hasattr(cv2, "CascadeClassifier"):
         file = Path(cv2.data.haarcascades) / "haarcascade_frontalface_default.xml"
         if file.is_file():
             return _haar(cv2, file)
@@ -83,7 +88,7 @@ def load_detector(model: str | None = None) -> Callable[[np.ndarray], Sequence[B
     return _lbp(Cascade(lbp_frontal_face_cascade_filename()))
 
 
-def _opencv() -> Any:
+def _opencv() -> ModuleType | None:
     """The module, or None where it is not installed."""
     try:
         return importlib.import_module("cv2")
@@ -91,7 +96,7 @@ def _opencv() -> Any:
         return None
 
 
-def _yunet(cv2: Any, model: str) -> Callable[[np.ndarray], Sequence[Box]]:
+def _yunet(cv2: ModuleType, model: str) -> Callable[[np.ndarray], Sequence[Box]]:
     if not Path(model).is_file():
         raise UserError(f"The face detection model {model} is not there.\n  Give the path of a YuNet .onnx file.")
     try:
@@ -107,7 +112,7 @@ def _yunet(cv2: Any, model: str) -> Callable[[np.ndarray], Sequence[Box]]:
     return find
 
 
-def _haar(cv2: Any, file: Path) -> Callable[[np.ndarray], Sequence[Box]]:
+def _haar(cv2: ModuleType, file: Path) -> Callable[[np.ndarray], Sequence[Box]]:
     cascade = cv2.CascadeClassifier(str(file))
 
     def find(image: np.ndarray) -> Sequence[Box]:
@@ -117,7 +122,7 @@ def _haar(cv2: Any, file: Path) -> Callable[[np.ndarray], Sequence[Box]]:
     return find
 
 
-def _lbp(cascade: Any) -> Callable[[np.ndarray], Sequence[Box]]:
+def _lbp(cascade: Cascade) -> Callable[[np.ndarray], Sequence[Box]]:
     def find(image: np.ndarray) -> Sequence[Box]:
         shorter = min(image.shape[:2])
         smallest = max(24, round(shorter * _SMALLEST))  # the cascade was trained on 24 pixels
@@ -136,6 +141,6 @@ def _lbp(cascade: Any) -> Callable[[np.ndarray], Sequence[Box]]:
     return find
 
 
-def _box(values: Any) -> Box:
+def _box(values: Iterable[float]) -> Box:
     left, top, width, height = (float(v) for v in values)
     return left, top, width, height

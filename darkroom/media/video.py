@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from PIL import Image
@@ -28,8 +29,9 @@ from darkroom.media.containers import Source, describe_error, iterate_packets, o
 from darkroom.media.images import MAX_PIXELS, BadImage
 
 if TYPE_CHECKING:
-    from av.container import InputContainer
+    from av.container import InputContainer, OutputContainer
     from av.packet import Packet
+    from av.sidedata.sidedata import SideData
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
@@ -255,7 +257,7 @@ def _pace(rows: Sequence[_Row], time_base: float, nominal: float) -> tuple[float
 def _detect_format(frame: VideoFrame, stream: VideoStream) -> _FrameFormat:
     """From a decoded frame and what the stream says of its pixels. Raises BadImage."""
     across, down, swapped = False, False, False
-    side_data: Any = frame.side_data
+    side_data = cast("Iterable[SideData]", frame.side_data)  # whose stub is that of a mapping by name
     matrix = next((d for d in side_data if d.type.name == "DISPLAYMATRIX"), None)
     if matrix is not None:
         # x' = a x + c y, y' = b x + d y in 16.16 fixed point, stored row by row as a b u, c d v, x y w
@@ -541,7 +543,7 @@ def write_mp4(
             container.mux(itertools.chain.from_iterable(sound))
 
 
-def _add_audio(av: Any, container: Any, samples: np.ndarray, rate: int) -> Iterator[list[Packet]]:
+def _add_audio(av: ModuleType, container: OutputContainer, samples: np.ndarray, rate: int) -> Iterator[list[Packet]]:
     """A audio track; the packets follow when they are asked for."""
     if samples.ndim != 2 or samples.shape[0] not in (1, 2):
         raise ValueError(f"a sound track is written from float32 (1 or 2, samples), not {samples.shape}")

@@ -145,7 +145,7 @@ def _with_sdpa_backend(forward: Callable[..., Any], backend: SDPBackend) -> Call
     """The same `forward`, in which torch has one kernel to choose from."""
 
     @functools.wraps(forward)
-    def inside(*args: Any, **kwargs: Any) -> Any:
+    def inside(*args: object, **kwargs: object) -> Any:
         with sdpa_kernel(backend):
             return forward(*args, **kwargs)
 

@@ -56,7 +56,7 @@ def use_gpu_autocast_rules() -> Iterator[None]:
         library._destroy()
 
 
-def _run_in_float32(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _run_in_float32(func: Callable[..., Any], *args: object, **kwargs: object) -> Any:
     def wide(tensor: Tensor) -> Tensor:
         return tensor.float() if tensor.dtype in _HALF_TYPES else tensor
 
@@ -64,7 +64,7 @@ def _run_in_float32(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return func(*pytree.tree_map_only(Tensor, wide, args), **pytree.tree_map_only(Tensor, wide, kwargs))
 
 
-def _run_with_float32_output(func: Callable[..., Any], first: Tensor, *args: Any, **kwargs: Any) -> Any:
+def _run_with_float32_output(func: Callable[..., Any], first: Tensor, *args: object, **kwargs: object) -> Any:
     positions = {argument.name: number for number, argument in enumerate(func._schema.arguments)}  # type: ignore[attr-defined]
     dtype = kwargs.get("dtype") or (args[positions["dtype"] - 1] if len(args) >= positions["dtype"] else None)
     if dtype is None and first.dtype in _HALF_TYPES:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from torch.nn import Module
 
 OFFLOADED = "unsloth"
+
+
+# named inputs go to the block, which `checkpoint` annotates as its own
+run_checkpointed: Callable[..., object] = checkpoint
 
 
 class _OffloadedInput:
@@ -79,21 +84,21 @@ class Checkpoints:
         self.around = OffloadInputs() if offloads else contextlib.nullcontext()
         self.compared = "none" if streams_single_layers else "default"
 
-    def reset(self, *_: Any) -> None:
+    def reset(self, *_: object) -> None:
         """Reset the counter at the start of a forward pass."""
         self.count = 0
 
-    def __call__(self, block: Module, *inputs: Any, **named: Any) -> Any:
+    def __call__(self, block: Module, *inputs: object, **named: object) -> object:
         self.count += 1
         if self.count % self.interval:
             return block(*inputs, **named)
         with self.around:
-            return checkpoint(block, *inputs, use_reentrant=False, determinism_check=self.compared, **named)
+            return run_checkpointed(block, *inputs, use_reentrant=False, determinism_check=self.compared, **named)
 
 
-def checkpoint_each(block: Module, *inputs: Any, **named: Any) -> Any:
+def checkpoint_each(block: Module, *inputs: object, **named: object) -> object:
     """Checkpoint a block. diffusers' own takes no named inputs, with which some of its networks call it."""
-    return checkpoint(block, *inputs, use_reentrant=False, **named)
+    return run_checkpointed(block, *inputs, use_reentrant=False, **named)
 
 
 def enable_checkpointing(

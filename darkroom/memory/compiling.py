@@ -63,7 +63,7 @@ def compile_for_validation(blocks: Iterable[nn.Module]) -> None:
 
 def _use_compiled_in_eval(block: nn.Module, plain: Any, compiled: Any) -> Any:
     @functools.wraps(plain)
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> Any:
         return (plain if block.training else compiled)(*args, **kwargs)
 
     return forward

@@ -29,7 +29,7 @@ JOINT = "to_added_qkv"
 class FusedAway(nn.Module):
     """Stands where a layer was that another one answers for now."""
 
-    def forward(self, *_: Any) -> Any:
+    def forward(self, *_: object) -> Any:
         """Raises RuntimeError: nobody may ask here."""
         raise RuntimeError("this layer is a part of a fused one")
 

@@ -14,6 +14,7 @@ import math
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
@@ -130,10 +131,15 @@ class Ledger(TorchDispatchMode):
         self._fills.__enter__()
         return self
 
-    def __exit__(self, *cause: Any) -> None:
-        self._fills.__exit__(*cause)
-        super().__exit__(*cause)
-        self.fake.__exit__(*cause)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None = None,
+        cause: BaseException | None = None,
+        trace: TracebackType | None = None,
+    ) -> None:
+        self._fills.__exit__(kind, cause, trace)
+        super().__exit__(kind, cause, trace)
+        self.fake.__exit__(kind, cause, trace)
 
     def empty(self, like: Tensor, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
         """A fake tensor of another's shape."""
@@ -265,7 +271,7 @@ class Ledger(TorchDispatchMode):
             self._answers[key] = tuple(t if t is None else _describe(t) for t in faked)
         return faked
 
-    def _key(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _key(self, func: Any, args: Any, kwargs: Mapping[str, object]) -> Any:
         """What an operator's answer hangs on; None where that is more than shapes."""
         try:
             hash(key := (func, *map(_key_of, args), *((name, _key_of(value)) for name, value in kwargs.items())))
@@ -273,7 +279,7 @@ class Ledger(TorchDispatchMode):
             return None
         return key
 
-    def _make_view(self, func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    def _make_view(self, func: Any, args: Any, kwargs: Mapping[str, object]) -> Any:
         """A view of a fake tensor."""
         with in_kernel_invocation_manager(self.fake):
             bare = func(*args, **kwargs)

@@ -55,10 +55,10 @@ class Settings(BaseModel):
     use_bf16: bool = True
 
 
-def parse_settings(values: Mapping[str, Any] | None) -> Settings:
+def parse_settings(values: Mapping[str, object] | None) -> Settings:
     """The settings that `sla_config` gives. Raises ConfigError."""
     try:
-        return Settings(**(values or {}))
+        return Settings.model_validate(values or {})
     except ValidationError as cause:
         first = cause.errors()[0]
         problem = f"{first['loc'][0]}: {first['msg']}."
@@ -99,7 +99,7 @@ class SparseLinear(nn.Module):
         """What a file of such modules says of them."""
         return {SETTINGS: self.settings.model_dump_json()}
 
-    def state_dict(self, *args: Any, destination: Any = None, **kwargs: Any) -> Any:
+    def state_dict(self, *args: object, destination: Any = None, **kwargs: object) -> Any:
         """Nothing: the model's own files stay as they are."""
         return {} if destination is None else destination
 
@@ -197,7 +197,7 @@ def add_sparse_linear(model: nn.Module, settings: Settings, dtype: torch.dtype, 
     if not layers:
         raise _config_error(f"{type(model).__name__} has no attention of diffusers' kind that looks at itself.")
 
-    def after(*_: Any) -> None:
+    def after(*_: object) -> None:
         handle.remove()
         if idle := [name for name, layer in layers.items() if not layer.calls]:
             raise _config_error(f"{idle[0]} has an attention of its own, and never asks torch for one.")
@@ -215,7 +215,7 @@ def _is_cross_attention(attention: Any) -> bool:
 
 def _replace_forward(layer: SparseLinear, plain: Any, name: str) -> Any:
     @functools.wraps(plain)
-    def forward(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: object, **kwargs: object) -> Any:
         with _ReplaceAttention(layer, name):
             return plain(*args, **kwargs)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import TypedDict, cast
 
 import torch
 from torch import Generator, Tensor
@@ -59,6 +59,25 @@ def _cast(tensors: Sequence[Tensor], dtype: torch.dtype = torch.float32) -> list
     return copies
 
 
+class _Settings(TypedDict):
+    """Of a group, what an update reads."""
+
+    lr: float
+    betas: tuple[float, float]
+    eps: float
+    weight_decay: float
+
+
+class _State(TypedDict):
+    """Of a parameter: updates, moments, what rounding has withheld from it, and the decay that it owes."""
+
+    step: int
+    m: Tensor
+    v: Tensor
+    c: Tensor
+    debt: float
+
+
 class AdamWBF16(torch.optim.Optimizer):
     """AdamW whose weights and states are bfloat16, but for weights that a model keeps in float32, whose states are too.
 
@@ -69,7 +88,7 @@ class AdamWBF16(torch.optim.Optimizer):
 
     def __init__(
         self,
-        params: Iterable[Any],
+        params: Iterable[Tensor] | Iterable[dict[str, object]],
         lr: float = 1e-4,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-6,
@@ -96,8 +115,8 @@ class AdamWBF16(torch.optim.Optimizer):
         """One update of every parameter that has a gradient. Each kernel updates many."""
         for group in self.param_groups:
             for several in self._batches([p for p in group["params"] if p.grad is not None]):
-                self._update(several, group)
-                self._decay(several, group)
+                self._update(several, cast(_Settings, group))
+                self._decay(several, cast(_Settings, group))
 
     def _batches(self, parameters: list[Tensor]) -> Iterator[list[Tensor]]:
         """Neighbors to be updated together: alike, and of `TOGETHER` numbers at most, unless one alone has more.
@@ -105,7 +124,7 @@ class AdamWBF16(torch.optim.Optimizer):
         A parameter without a state yet comes alone, as what it owes of decay is drawn just before its noise.
         """
 
-        def group_key(p: Tensor) -> tuple[Any, ...]:
+        def group_key(p: Tensor) -> tuple[torch.device, torch.dtype, int | None, int | None]:
             step = self.state[p].get("step")
             return p.device, p.dtype, step, id(p) if step is None else None
 
@@ -118,7 +137,7 @@ class AdamWBF16(torch.optim.Optimizer):
                 several.append(p)
             yield several
 
-    def _start(self, p: Tensor) -> dict[str, Any]:
+    def _start(self, p: Tensor) -> _State:
         generator = self._generator(p.device)
         debt = torch.rand((), generator=generator, device=p.device).cpu() * DECAY_THRESHOLD
         zeros = torch.zeros_like(p)
@@ -135,13 +154,13 @@ class AdamWBF16(torch.optim.Optimizer):
         shaped = [noise.view(ROUNDINGS, *p.shape) for noise, p in zip(noises, several, strict=True)]
         yield from ([noise[number] for noise in shaped] for number in range(ROUNDINGS))
 
-    def _update(self, several: list[Tensor], group: dict[str, Any]) -> None:
+    def _update(self, several: list[Tensor], settings: _Settings) -> None:
         states = [self.state[p] for p in several]
         for p, state in zip(several, states, strict=True):
             if not state:
                 state.update(self._start(p))
             state["step"] += 1
-        step, (b1, b2), noises = states[0]["step"], group["betas"], self._noises(several)
+        step, (b1, b2), noises = states[0]["step"], settings["betas"], self._noises(several)
 
         def round_noisily(exact: Sequence[Tensor]) -> list[Tensor]:
             return _round(exact, next(noises)) if several[0].dtype is torch.bfloat16 else list(exact)
@@ -161,19 +180,19 @@ class AdamWBF16(torch.optim.Optimizer):
 
         # (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + eps)
         root = torch._foreach_sqrt(torch._foreach_div(v, 1 - b2**step))
-        update = torch._foreach_div(torch._foreach_div(m, 1 - b1**step), torch._foreach_add(root, group["eps"]))
-        due = round_noisily(torch._foreach_sub(wide("c"), torch._foreach_mul(update, group["lr"])))
+        update = torch._foreach_div(torch._foreach_div(m, 1 - b1**step), torch._foreach_add(root, settings["eps"]))
+        due = round_noisily(torch._foreach_sub(wide("c"), torch._foreach_mul(update, settings["lr"])))
         due, old = _cast(due), _cast(several)
         torch._foreach_copy_(several, round_noisily(torch._foreach_add(old, due)))
         # what the weights did not take of it
         put("c", round_noisily(torch._foreach_add(due, torch._foreach_sub(old, _cast(several)))))
 
-    def _decay(self, several: list[Tensor], group: dict[str, Any]) -> None:
+    def _decay(self, several: list[Tensor], settings: _Settings) -> None:
         """Decay is paid in installments large enough to register in bfloat16."""
-        due: list[tuple[Tensor, dict[str, Any]]] = []
+        due: list[tuple[Tensor, _State]] = []
         for p in several:
-            state = self.state[p]
-            state["debt"] += group["weight_decay"] * group["lr"]
+            state = cast(_State, self.state[p])
+            state["debt"] += settings["weight_decay"] * settings["lr"]
             if state["debt"] > DECAY_THRESHOLD:
                 due.append((p, state))
         if not due:
@@ -183,15 +202,15 @@ class AdamWBF16(torch.optim.Optimizer):
         for (_, state), c in zip(due, _cast(owed, several[0].dtype), strict=True):
             state["c"], state["debt"] = c, 0.0
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """The states, and the rounding generators' positions."""
         positions = {str(device): g.get_state() for device, g in self._generators.items()}
         return {**super().state_dict(), "generators": positions}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: dict[str, object]) -> None:
         """Put a `state_dict` back, also one of weights that were on another device."""
         state = dict(state_dict)
-        positions = state.pop("generators", {})
+        positions = cast("dict[str, Tensor]", state.pop("generators", {}))
         for device in {p.device for group in self.param_groups for p in group["params"]} if positions else ():
             position = positions.get(str(device), next(iter(positions.values()))).cpu().to(torch.uint8)
             self._go_on(self._generator(device), position)

@@ -7,15 +7,15 @@ they are clipped, and puts its old copies over the weights that a resume has rea
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from darkroom.core.pinned import empty_pinned_like
 from darkroom.core.transfer import HOST, HostGradients, when_gradient_is_complete
+from darkroom.optim.base import Optimizer, parameters_of
 
-Groups = Sequence[Mapping[str, Any]]
+Groups = Sequence[Mapping[str, object]]
 
 
 class OffloadedOptimizer:
@@ -25,19 +25,21 @@ class OffloadedOptimizer:
     Gradients are copied to pinned memory without waiting; `collect` waits for all of them at once.
     """
 
-    def __init__(self, groups: Groups, build: Callable[[Groups], Any], gradients: bool = False):
-        self.master_parameters = {p: _copy_to_host(p) for group in groups for p in group["params"]}
-        self.versions = {p: p._version for p in self.master_parameters}
+    def __init__(self, groups: Groups, build: Callable[[Groups], Optimizer], gradients: bool = False):
+        self.master_parameters: dict[Tensor, nn.Parameter] = {
+            p: _copy_to_host(p) for group in groups for p in parameters_of(group)
+        }
+        self.versions: dict[Tensor, int] = {p: p._version for p in self.master_parameters}
         self.gradients = HostGradients()
         self.inner = build(
-            [{**group, "params": [self.master_parameters[p] for p in group["params"]]} for group in groups]
+            [{**group, "params": [self.master_parameters[p] for p in parameters_of(group)]} for group in groups]
         )
         if gradients:
             for p in self.master_parameters:
                 when_gradient_is_complete(p, self._move_grad)
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, object]]:
         """Those of the optimizer on the master parameters."""
         return self.inner.param_groups
 
@@ -55,7 +57,8 @@ class OffloadedOptimizer:
     @torch.no_grad()
     def _move_grad(self, p: Tensor) -> None:
         assert p.grad is not None
-        (gradient, p.grad), master = (p.grad, None), self.master_parameters[p]
+        gradient, master = p.grad, self.master_parameters[p]
+        p.grad = None
         if master.grad is not None:  # zeros, to be added to
             self.gradients.start_from(p, master.grad)
             master.grad = None
@@ -73,11 +76,11 @@ class OffloadedOptimizer:
         """Forget the master parameters' gradients; the weights' own are gone since `collect`."""
         self.inner.zero_grad(set_to_none=set_to_none)
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """That of the optimizer on the master parameters, which the weights themselves are not part of."""
         return self.inner.state_dict()
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Put a `state_dict` back."""
         self.inner.load_state_dict(state)
 

@@ -6,12 +6,13 @@ After LOMO (2306.09782), `gradient_release` of warner-benjamin/optimi and `fused
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from darkroom.core.transfer import when_gradient_is_complete
+from darkroom.optim.base import Optimizer, parameters_of
 
 
 class PerParameterOptimizer:
@@ -23,17 +24,19 @@ class PerParameterOptimizer:
 
     def __init__(
         self,
-        groups: Sequence[Mapping[str, Any]],
-        build: Callable[[list[dict[str, Any]], int], Any],
+        groups: Sequence[Mapping[str, object]],
+        build: Callable[[list[dict[str, object]], int], Optimizer],
         clip: Callable[[Sequence[Tensor]], Tensor],
         together: bool = False,
     ):
         self.clip, self.together, self.sizes = clip, together, list[Tensor]()
-        param_groups = [{**group, "params": [p]} for group in groups for p in group["params"]]
+        param_groups: list[dict[str, object]] = [
+            {**group, "params": [p]} for group in groups for p in parameters_of(group)
+        ]
         self.optimizers = [build([group], number) for number, group in enumerate(param_groups)]
-        self.by_weight: dict[Tensor, Any] = {}
+        self.by_weight: dict[Tensor, Optimizer] = {}
         for group, optimizer in zip(param_groups, self.optimizers, strict=True):
-            (p,) = group["params"]
+            (p,) = parameters_of(group)
             self.by_weight[p] = optimizer
             when_gradient_is_complete(p, self._update)
 
@@ -50,7 +53,7 @@ class PerParameterOptimizer:
         return torch.linalg.vector_norm(sizes) if self.together else sizes.max()
 
     @property
-    def param_groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, object]]:
         """Those of all optimizers."""
         return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
@@ -60,11 +63,11 @@ class PerParameterOptimizer:
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Nothing: there are none."""
 
-    def state_dict(self) -> dict[str, Any]:
+    def state_dict(self) -> dict[str, object]:
         """Those of all optimizers."""
         return {"each": [optimizer.state_dict() for optimizer in self.optimizers]}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, object]) -> None:
         """Put a `state_dict` back. Raises ValueError if it is one of other weights."""
-        for optimizer, saved in zip(self.optimizers, state["each"], strict=True):
+        for optimizer, saved in zip(self.optimizers, cast("list[dict[str, object]]", state["each"]), strict=True):
             optimizer.load_state_dict(saved)

@@ -7,16 +7,19 @@ import importlib.util
 import inspect
 import os
 import shutil
-from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
 
 from darkroom.core.device import capability, is_host
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.core.registry import Table, import_path
+from darkroom.optim.base import Optimizer
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from darkroom.options.config import Config
 
 
@@ -34,7 +37,7 @@ class OptimizerSpec:
 
     path: str
     sentence: str
-    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    defaults: Mapping[str, object] = dataclasses.field(default_factory=dict)
     extra: str = "optim"
     clips_gradients: bool = False
     schedule_free: bool = False
@@ -120,7 +123,7 @@ for _name, _class, _sentence, _gpu in (
         f"ao-{_name}", OptimizerSpec(f"torchao.optim.{_class}", _sentence, _usual, "quant", compiles=True, gpu=_gpu)
     )
 
-_settings: dict[str, Any]
+_settings: Mapping[str, object]
 for _name, _class, _sentence, _settings, _pages in (
     ("adagrad", "Adagrad", "bitsandbytes' Adagrad", {}, False),
     ("adam", "Adam", "bitsandbytes' Adam", {}, False),
@@ -140,7 +143,7 @@ for _name, _class, _sentence, _settings, _pages in (
                 f"bnb-{_name}{_bits}-paged", OptimizerSpec(_path, _description, _settings, "quant", on_cpu=False)
             )
 
-_SDNQ: dict[str, Any] = {"use_quantized_buffers": True}
+_SDNQ: Mapping[str, object] = {"use_quantized_buffers": True}
 for _name, _class, _sentence, _settings in (
     ("adamw", "AdamW", "AdamW whose state is in 8 bits, in groups of 32.", {"betas": (0.9, 0.95), **_SDNQ}),
     ("adamw+no_quant", "AdamW", "The same with its state in full.", {"betas": (0.9, 0.95)}),
@@ -210,7 +213,17 @@ def _require_fused(cls: type, name: str) -> None:
         raise ConfigError("fuse_optimizer", True, "", problem, f"Set it to false, or choose one of: {', '.join(fit)}.")
 
 
-def build(options: Config, parameters: Iterable[Any], rate: float, seed: int) -> Any:
+class ScheduleFree(Protocol):
+    """An optimizer that trains on other weights than those it means."""
+
+    def train(self) -> None: ...
+
+    def eval(self) -> None: ...
+
+
+def build(
+    options: Config, parameters: Iterable[Tensor] | Iterable[Mapping[str, object]], rate: float, seed: int
+) -> Optimizer:
     """The optimizer that the options ask for, on `parameters` (tensors or groups), ready for its first step.
 
     Raises MissingPackage if its library is absent and ConfigError for arguments that its class does not take.
@@ -219,43 +232,44 @@ def build(options: Config, parameters: Iterable[Any], rate: float, seed: int) ->
     cls = _import_class(spec, options.optimizer)
     arguments, overrides = _arguments(spec, cls, options, rate, seed), options.optimizer_config or {}
     try:
-        optimizer: Any = cls(as_groups(parameters), **arguments)
+        optimizer = cast("Callable[..., Optimizer]", cls)(as_groups(parameters), **arguments)
     except (ValueError, TypeError, AssertionError) as cause:
         if not overrides:
             raise
         summary = f"{cls.__name__} refuses it: {str(cause) or 'not every name is one that it knows'}."
         raise _config_error(overrides, summary, "Correct the value or leave it out.") from cause
-    accepted = {*inspect.signature(cls.__init__).parameters, *(name for g in optimizer.param_groups for name in g)}  # type: ignore[misc]
+    accepted = {*inspect.signature(cls.__init__).parameters, *(name for g in optimizer.param_groups for name in g)}
     if unknown := overrides.keys() - accepted:  # swallowed by a class that takes anything
         problem = f"{cls.__name__} has no argument {', '.join(sorted(unknown))}."
         raise _config_error(
             overrides, problem, f"It takes: {', '.join(sorted(accepted - {'self', 'params', 'kwargs'}))}."
         )
     if spec.schedule_free:
-        optimizer.train()
+        cast("ScheduleFree", optimizer).train()
     return optimizer
 
 
-def as_groups(parameters: Iterable[Any]) -> list[dict[str, Any]]:
+def as_groups(parameters: Iterable[Tensor] | Iterable[Mapping[str, object]]) -> list[dict[str, object]]:
     """Parameters, or groups of them, as groups; those given stay as they are."""
     items = list(parameters)
-    return [dict(group) for group in items] if isinstance(items[0], dict) else [{"params": items}]
+    groups = [dict(item) for item in items if isinstance(item, Mapping)]
+    return groups or [{"params": items}]
 
 
-def _config_error(value: Mapping[str, Any], problem: str, change: str) -> ConfigError:
+def _config_error(value: Mapping[str, object], problem: str, change: str) -> ConfigError:
     return ConfigError("optimizer_config", value, "", problem, change)
 
 
-def _import_class(spec: OptimizerSpec, name: str) -> type:
+def _import_class(spec: OptimizerSpec, name: str) -> type[Optimizer]:
     try:
-        return import_path(spec.path)
+        return cast("type[Optimizer]", import_path(spec.path))
     except ImportError as cause:
         if spec.extra:
             raise MissingPackage(spec.package, spec.extra, f"optimizer = {name}") from cause
         raise ConfigError("optimizer", name, "", f"{cause}.", "Check the path of the class.") from cause
 
 
-def _arguments(spec: OptimizerSpec, cls: type, options: Config, rate: float, seed: int) -> dict[str, Any]:
+def _arguments(spec: OptimizerSpec, cls: type, options: Config, rate: float, seed: int) -> dict[str, object]:
     """What the class is called with: the row's defaults, then options of their own, then `optimizer_config`."""
     accepted = inspect.signature(cls.__init__).parameters  # type: ignore[misc]
     takes_anything = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in accepted.values())
@@ -274,9 +288,9 @@ def _arguments(spec: OptimizerSpec, cls: type, options: Config, rate: float, see
     return {name: value for name, value in arguments.items() if name in accepted or (takes_anything and name != "seed")}
 
 
-def _from_options(options: Config, cls: type) -> dict[str, Any]:
+def _from_options(options: Config, cls: type) -> dict[str, object]:
     """Arguments that have options of their own. Those named adam_... count only where the user set them."""
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, object] = {}
     set_options = options.model_fields_set
     if "adam" in cls.__name__.lower():
         if set_options & {"adam_beta1", "adam_beta2"}:

@@ -108,8 +108,8 @@ def every_option() -> list[OptionInfo]:
 
 def construct(values: Mapping[str, object]) -> Config:
     """A configuration of values that were checked before, such as those of an earlier run; other names are left out."""
-    known: dict[str, Any] = {name: value for name, value in values.items() if name in Config.model_fields}
-    return Config.model_construct(**known)
+    known = {name: value for name, value in values.items() if name in Config.model_fields}
+    return Config.model_construct(set(known), **known)
 
 
 @cache

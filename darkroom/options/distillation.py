@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from darkroom.options import later
 from darkroom.options.field import SET, Section, option
@@ -17,7 +17,7 @@ class DistillationOptions(Section):
     distillation_method: Literal["lcm", "dcm", "dmd", "perflow"] | None = option(
         None, "The method of distillation, if any.", resume="refuse", level="advanced", pending=later.DISTILLATION
     )
-    distillation_config: dict[str, Any] | None = option(
+    distillation_config: dict[str, object] | None = option(
         None,
         "Settings of distillation_method.",
         resume="warn",

@@ -124,7 +124,7 @@ class ModelOptions(Section):
         level="advanced",
     )
     controlnet: bool = option(False, "Train a ControlNet beside the frozen network.", resume="refuse", level="advanced")
-    controlnet_custom_config: dict[str, Any] | None = option(
+    controlnet_custom_config: dict[str, object] | None = option(
         None,
         "Settings of a new ControlNet that differ from those copied from the base.",
         resume="refuse",

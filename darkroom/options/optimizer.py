@@ -117,7 +117,7 @@ class OptimizerOptions(Section):
         also=rf"torch-[a-z]+|muon|{IMPORT_PATH}",
         also_words="torch-NAME for one of PyTorch's own, or package.module.Class for your own",
     )
-    optimizer_config: dict[str, Any] | None = option(
+    optimizer_config: dict[str, object] | None = option(
         None,
         "Further settings of the optimizer as name=value,name=value, such as d_coef=0.1.",
         resume="warn",

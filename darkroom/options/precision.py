@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from darkroom.options.field import SET, Section, option
 
@@ -124,7 +124,7 @@ class PrecisionOptions(Section):
         resume="warn",
         level="advanced",
     )
-    quantization_config: dict[str, Any] | None = option(
+    quantization_config: dict[str, object] | None = option(
         None,
         "By component or default, how diffusers quantises it while loading: its settings, or one of the precisions.",
         resume="warn",
@@ -170,7 +170,7 @@ class PrecisionOptions(Section):
         level="expert",
         when={"attention_mechanism": tuple(name for name in get_args(Attention) if name.startswith("sage"))},
     )
-    sla_config: dict[str, Any] | None = option(
+    sla_config: dict[str, object] | None = option(
         None,
         "Settings of sparse-linear attention: topk (a share, 0.2), blkq, blkk (64), feature_map (softmax, elu, relu).",
         resume="warn",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from darkroom.options import later
 from darkroom.options.field import Section, option
@@ -42,7 +42,7 @@ class PublishingOptions(Section):
         when=_HUB,
         pending=later.PUBLISHING,
     )
-    publishing_config: list[dict[str, Any]] | None = option(
+    publishing_config: list[dict[str, object]] | None = option(
         None,
         "Further places to upload to: S3-compatible stores, Azure Blob, Dropbox.",
         resume="free",

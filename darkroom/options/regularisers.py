@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from darkroom.options import later
 from darkroom.options.field import SET, Section, option
@@ -246,7 +246,7 @@ class RegulariserOptions(Section):
         level="advanced",
         when=_LAYERSYNC,
     )
-    tread_config: dict[str, Any] | None = option(
+    tread_config: dict[str, object] | None = option(
         None,
         "Routes by which part of the image tokens skips some blocks, which saves time.",
         resume="warn",

@@ -17,7 +17,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
@@ -30,6 +30,10 @@ from darkroom.options import compat
 from darkroom.options.config import Config, every_option, not_offered, option_names
 from darkroom.options.field import OptionInfo
 
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
 DEFAULT, FAMILY_DEFAULT, COMMAND_LINE = "default", "family default", "command line"
 _TRUE = frozenset({"true", "yes", "on", "1", "y", "t"})
 _FALSE = frozenset({"false", "no", "off", "0", "n", "f"})
@@ -41,7 +45,7 @@ _PROSE = frozenset(
 """Options whose text may have several lines; a line break in any other is a slip."""
 _PLACEHOLDER = re.compile(r"\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
 
-FamilyDefaults = Callable[[str, str | None], dict[str, Any]]
+FamilyDefaults = Callable[[str, str | None], dict[str, object]]
 
 
 # options that a family may prefer, and what a person sets instead of them
@@ -488,10 +492,10 @@ def find_ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
     return notes
 
 
-def invalid_values(values: Mapping[str, object]) -> dict[str, Any]:
+def invalid_values(values: Mapping[str, object]) -> dict[str, ErrorDetails]:
     """What pydantic finds wrong with the values that are there: option name to its first finding."""
     stand_in = {"model_family": option_names()["model_family"].choices[0]}
-    wrong_values: dict[str, Any] = {}
+    wrong_values: dict[str, ErrorDetails] = {}
     try:
         Config.model_validate({**stand_in, **values})
     except ValidationError as invalid:
@@ -500,7 +504,7 @@ def invalid_values(values: Mapping[str, object]) -> dict[str, Any]:
     return wrong_values
 
 
-def wrong_value(info: OptionInfo, value: Any, source: str, wrong: Mapping[str, Any]) -> ConfigError:
+def wrong_value(info: OptionInfo, value: Any, source: str, wrong: ErrorDetails) -> ConfigError:
     """The message for a value that is not of the option's type, range or choices."""
     detail = str(wrong.get("msg", "")).removeprefix("Value error, ")
     if info.kind == "choice":
@@ -710,7 +714,7 @@ def read_json(path: Path) -> tuple[Pairs, list[str]]:
     """The pairs of a flat JSON object, in order, and the keys that stand in it twice."""
     twice: list[str] = []
 
-    def collect(pairs: Pairs) -> dict[str, Any]:
+    def collect(pairs: Pairs) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         twice.extend(key for key in dict.fromkeys(keys) if keys.count(key) > 1)
         return dict(pairs)
@@ -754,7 +758,7 @@ def read_toml(path: Path) -> tuple[Pairs, list[str]]:
     return pairs, [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
 
 
-def _flatten(table: Mapping[str, Any]) -> Pairs:
+def _flatten(table: Mapping[str, object]) -> Pairs:
     """Sections mean nothing: their entries count as if they stood at the top."""
     pairs: Pairs = []
     for key, value in table.items():

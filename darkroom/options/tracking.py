@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from darkroom.options import later
 from darkroom.options.field import IMPORT_PATH, SET, Section, option
@@ -36,7 +36,7 @@ class TrackingOptions(Section):
         when={"report_to": SET},
         pending=later.VALIDATION,
     )
-    webhook_config: list[dict[str, Any]] | None = option(
+    webhook_config: list[dict[str, object]] | None = option(
         None,
         "Webhook addresses that are told what happens in the run.",
         resume="free",

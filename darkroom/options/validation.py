@@ -145,7 +145,7 @@ class ValidationOptions(Section):
         resume="free",
         level="advanced",
     )
-    validation_cache_config: dict[str, Any] | None = option(
+    validation_cache_config: dict[str, object] | None = option(
         None,
         "Settings of first-block and taylorseer, as their configurations in diffusers name them.",
         resume="free",
@@ -275,7 +275,7 @@ class ValidationOptions(Section):
         when=_ADAPTER,
         pending=later.VALIDATION,
     )
-    validation_adapter_config: list[Any] | dict[str, Any] | None = option(
+    validation_adapter_config: list[Any] | dict[str, object] | None = option(
         None,
         "Several adapters or combinations of them to validate with, one after another.",
         resume="free",

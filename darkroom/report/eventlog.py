@@ -6,12 +6,36 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from darkroom.core.clock import Clock
 from darkroom.core.events import Event, Progress, Step
 from darkroom.core.files import explain_disk_full
 from darkroom.core.log import redact_values
+
+
+class EventRow(TypedDict, total=False):
+    """An event as its line has it: these are fields of several events that are read again."""
+
+    event: str
+    time: str
+    step: int
+    total: int
+    epoch: int
+    phase: str
+    seconds: float
+    host_memory: int
+    device_memory: int
+    summary: dict[str, object]
+    terms: dict[str, float]
+    metrics: dict[str, float]
+    bands: list[tuple[float, float]]
+    lr: float
+    pictures: list[dict[str, str]]
+    message: str
+    about: str
+    status: str
+
 
 ENCODER = json.JSONEncoder(default=str)
 
@@ -30,9 +54,10 @@ class EventLog:
         if isinstance(event, Progress):
             return
         row = {"time": self.clock.utc_timestamp(), "event": event.name, **vars(event)}
-        row = row if isinstance(event, Step) else redact_values(row)  # a step has numbers only, and there are many
+        # a step has numbers only, and there are many
+        shown = row if isinstance(event, Step) else redact_values(row)
         with explain_disk_full(self.path, "an event"):
-            self._file.write(ENCODER.encode(row) + "\n")
+            self._file.write(ENCODER.encode(shown) + "\n")
             self._file.flush()
 
     def close(self) -> None:
@@ -51,15 +76,15 @@ def _drop_torn_line(path: Path) -> None:
             file.truncate(data.rfind(b"\n") + 1)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Path) -> list[EventRow]:
     """Every whole event of a log, without the steps that a later start went back behind."""
     text = path.read_text(encoding="utf-8")
     complete = text[: text.rfind("\n") + 1]  # a line without an end is still being written, or never will be
-    rows = [json.loads(line) for line in complete.splitlines() if line.startswith("{")]
+    rows: list[EventRow] = [json.loads(line) for line in complete.splitlines() if line.startswith("{")]
     return list(_without_abandoned_steps(rows))
 
 
-def _without_abandoned_steps(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _without_abandoned_steps(rows: list[EventRow]) -> Iterator[EventRow]:
     begun: float = math.inf  # the step behind which a start that comes later in the log has gone on
     remaining = []
     for row in reversed(rows):

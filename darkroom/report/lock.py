@@ -6,7 +6,6 @@ import importlib.metadata
 import platform
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from darkroom import __version__
 from darkroom.core.files import write_json
@@ -28,11 +27,11 @@ def versions() -> dict[str, str]:
 
 def write(
     path: Path,
-    options: Mapping[str, Any],
+    options: Mapping[str, object],
     sources: Mapping[str, str],
     datasets: str,
     base: Mapping[str, str],
-    seeds: Mapping[str, Any],
+    seeds: Mapping[str, object],
 ) -> None:
     """Write resolved options with their sources, package versions, a hash of the data, the base's identity, seeds."""
     resolved = {name: {"value": value, "from": sources.get(name, "default")} for name, value in options.items()}

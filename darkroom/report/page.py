@@ -9,12 +9,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.files import write_text
 from darkroom.core.log import redact
 from darkroom.core.units import show_duration, show_size
-from darkroom.report.eventlog import read
+from darkroom.report.eventlog import EventRow, read
 
 BANDS = ((0.0, 0.25, "nearly clean"), (0.25, 0.5, "lightly noisy"), (0.5, 0.75, "noisy"), (0.75, 1.01, "nearly noise"))
 COLORS = ("#2f6f4f", "#3d7ea6", "#c07c2c", "#a33f52", "#222222")
@@ -36,7 +35,7 @@ img{max-width:100%;image-rendering:pixelated;border:1px solid #ddd}
 """
 
 
-def write(output: Path, options: dict[str, Any], sources: dict[str, str], notes: Sequence[str] = ()) -> Path:
+def write(output: Path, options: dict[str, object], sources: dict[str, str], notes: Sequence[str] = ()) -> Path:
     """Make the page from a run's event log. Returns its path."""
     rows = read(output / "events.jsonl")
     steps = [row for row in rows if row["event"] == "step"]
@@ -65,8 +64,9 @@ def _section(title: str, body: str) -> str:
     return f"<h2>{title}</h2>{body}" if body else ""
 
 
-def _facts(rows: list[dict], steps: list[dict], end: dict | None) -> str:
-    start: dict[str, Any] = next((row for row in rows if row["event"] == "run_start"), {"summary": {}})
+def _facts(rows: list[EventRow], steps: list[EventRow], end: EventRow | None) -> str:
+    empty: EventRow = {"summary": {}}
+    start = next((row for row in rows if row["event"] == "run_start"), empty)
     facts = {
         "status": end["status"] if end else "running or stopped without a word",
         "steps": f"{steps[-1]['step']} of {steps[-1]['total']}" if steps else "0",
@@ -89,7 +89,7 @@ def smooth(values: Sequence[float], window: int) -> list[float]:
     return out
 
 
-def _losses(steps: list[dict]) -> str:
+def _losses(steps: list[EventRow]) -> str:
     if not steps:
         return ""
     numbers = [row["step"] for row in steps]
@@ -148,7 +148,7 @@ def _chart(curves: list[tuple[str, str, list[tuple[int, float]]]]) -> str:
 # -- images and tables ----------------------------------------------------------------------------------------------
 
 
-def _samples(rows: list[dict], output: Path) -> str:
+def _samples(rows: list[EventRow], output: Path) -> str:
     by_prompt: dict[str, dict[int, dict]] = defaultdict(dict)
     for row in rows:
         if row["event"] == "validation":
@@ -177,7 +177,7 @@ def _image(path: Path) -> str:
     return f"<img alt='{_text(path.stem)}' src='data:image/png;base64,{data}'>"
 
 
-def _warnings(rows: list[dict], notes: Iterable[str]) -> str:
+def _warnings(rows: list[EventRow], notes: Iterable[str]) -> str:
     messages = [
         f"{row['about']}: {row['message']}" if row["about"] else row["message"]
         for row in rows
@@ -187,7 +187,7 @@ def _warnings(rows: list[dict], notes: Iterable[str]) -> str:
     return "".join(f"<div class='warn'>{_text(text)}</div>" for text in unique)
 
 
-def _settings(options: dict[str, Any], sources: dict[str, str]) -> str:
+def _settings(options: dict[str, object], sources: dict[str, str]) -> str:
     changed = {k: v for k, v in options.items() if sources.get(k, "default") != "default"}
     rows = "".join(
         f"<tr><td><code>{_text(k)}</code></td><td>{_text(json.dumps(v, default=str))}</td>"
@@ -197,7 +197,7 @@ def _settings(options: dict[str, Any], sources: dict[str, str]) -> str:
     return f"<table><tr><th>option</th><th>value</th><th>from</th></tr>{rows}</table>"
 
 
-def _phases(rows: list[dict], steps: list[dict]) -> str:
+def _phases(rows: list[EventRow], steps: list[EventRow]) -> str:
     phases = [row for row in rows if row["event"] == "phase"]
     on_gpu = any(row["device_memory"] for row in phases)
     lines = ""

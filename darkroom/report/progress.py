@@ -6,7 +6,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,6 +16,10 @@ from rich.progress import Progress as Bar
 from darkroom.core import events
 from darkroom.core.log import redact
 from darkroom.core.units import show_duration
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
+
 
 PLAIN_EVERY = 15.0
 
@@ -37,7 +41,7 @@ class ProgressBars:
     def __init__(self, console: Console | None = None):
         self.console = console or Console(file=sys.stderr, highlight=False)
         self._bars: Bar | None = None
-        self._tasks: dict[str, Any] = {}
+        self._tasks: dict[str, TaskID] = {}
         # when a plain line was last printed
         self._last_line = time.monotonic()
         self._pace: float | None = None

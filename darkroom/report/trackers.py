@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from darkroom.core.errors import ConfigError, MissingPackage
 from darkroom.core.events import Step, Validation
 from darkroom.core.registry import import_path
 
 if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
+
     from darkroom.options.config import Config
 
 TRACKERS_BY_NAME = ("tensorboard", "wandb", "comet_ml")
@@ -34,9 +36,9 @@ def validate_trackers(report_to: str | None) -> None:
             _import_class(name)
 
 
-def _import_class(path: str) -> Any:
+def _import_class(path: str) -> type[GeneralTracker]:
     try:
-        return import_path(path)
+        return cast("type[GeneralTracker]", import_path(path))
     except ImportError as cause:
         raise ConfigError(
             "report_to",
@@ -55,14 +57,14 @@ class Trackers:
         self.output = output
         self.trackers = [self._open(name, options, settings) for name in names(options.report_to)]
 
-    def _open(self, name: str, options: Config, settings: dict[str, object]) -> Any:
+    def _open(self, name: str, options: Config, settings: dict[str, object]) -> GeneralTracker:
         from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
         project, run = options.tracker_project_name, options.tracker_run_name
         logs = Path(options.logging_dir)
         folder = logs if logs.is_absolute() else self.output / logs
-        extras: dict[str, dict[str, Any]] = {"tensorboard": {"logging_dir": folder}, "wandb": {"name": run}}
-        cls = LOGGER_TYPE_TO_CLASS[name] if name in TRACKERS_BY_NAME else _import_class(name)
+        extras: dict[str, dict[str, object]] = {"tensorboard": {"logging_dir": folder}, "wandb": {"name": run}}
+        cls: type[GeneralTracker] = LOGGER_TYPE_TO_CLASS[name] if name in TRACKERS_BY_NAME else _import_class(name)
         tracker = cls(run if name == "tensorboard" else project, **extras.get(name, {}))
         if hasattr(tracker, "start"):
             tracker.start()

@@ -7,7 +7,7 @@ Kinds of places are rows of `STORES`, named by the key `type`; another package c
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from darkroom.core.registry import Table, import_path
 from darkroom.storage.base import ANY, FileListing, Missing, OnProgress, Refused, Store, Unreachable
@@ -15,9 +15,11 @@ from darkroom.storage.base import ANY, FileListing, Missing, OnProgress, Refused
 if TYPE_CHECKING:
     from darkroom.options.datasets.locations import Location
 
+    StoreClass = Callable[[Location], Store]
+
 __all__ = ["ANY", "STORES", "FileListing", "Missing", "OnProgress", "Refused", "Store", "Unreachable", "open_store"]
 
-STORES: Table[str | Callable[[Any], Store]] = Table("storage", entry_points="darkroom.stores")
+STORES: Table[str | StoreClass] = Table("storage", entry_points="darkroom.stores")
 STORES.add("local", "darkroom.storage.local.LocalStore")
 STORES.add("url", "darkroom.storage.remote.UrlStore")
 STORES.add("aws", "darkroom.storage.s3.S3Store")
@@ -29,5 +31,6 @@ STORES.add("huggingface", "darkroom.storage.hub.HubStore")
 def open_store(location: Location) -> Store:
     """The store of a place. Cheap, but it may ask the network who is there. Raises DataError, MissingPackage."""
     store_class = STORES[location.type]
-    store: Store = (import_path(store_class) if isinstance(store_class, str) else store_class)(location)
-    return store
+    if isinstance(store_class, str):
+        store_class = cast("StoreClass", import_path(store_class))
+    return store_class(location)

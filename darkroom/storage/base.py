@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 from urllib.parse import urlsplit, urlunsplit
 
 from darkroom.core.errors import DataError
@@ -62,10 +62,11 @@ class FileListing:
     leaving: list[str] = field(default_factory=list)  # links that lead out of the store, and where to
 
     @classmethod
-    def from_rows(cls, rows: list[tuple[str, int, int]], **fields: Any) -> FileListing:
-        """From rows of (path, bytes, stamp) in any order."""
+    def from_rows(cls, rows: list[tuple[str, int, int]], **fields: object) -> FileListing:
+        """From rows of (path, bytes, stamp) in any order; `fields` are those that have defaults."""
         rows.sort()
-        return cls([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], **fields)
+        make: Callable[..., FileListing] = cls
+        return make([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], **fields)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -79,7 +80,7 @@ class Store(Protocol):
     remote: bool  # waiting, not computing, is what takes time
     connections: int  # how many threads may read at once
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """What makes this store this store, as JSON and without secrets; names the index file."""
 
     def find(self, endings: frozenset[str], on_progress: OnProgress | None = None) -> FileListing:

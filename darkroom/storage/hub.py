@@ -75,7 +75,7 @@ class HubStore(ReadOnly):
         self._source: RowSource | None = None
         self._row_numbers: list[int] | None = None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Everything that decides which rows there are and what is known of them."""
         return self.location.model_dump(mode="json", exclude={"cache_dir"})
 
@@ -216,7 +216,7 @@ class HubStore(ReadOnly):
 
     # ------------------------------------------------------------------ columns
 
-    def _iterate_rows(self, names: set[str], row_numbers: Sequence[int]) -> Iterator[dict[str, Any]]:
+    def _iterate_rows(self, names: set[str], row_numbers: Sequence[int]) -> Iterator[dict[str, object]]:
         """These columns of these rows, as dicts; few at a time."""
         with _explain_hub_errors(self.location):
             table = self.source.table(sorted(names))
@@ -379,7 +379,7 @@ def _library() -> Any:
     return import_optional("datasets", "hub", "A dataset of type huggingface")
 
 
-def _arguments(location: HubRows) -> dict[str, Any]:
+def _arguments(location: HubRows) -> dict[str, object]:
     folder = files.expand_home(location.dataset_name)
     path = str(folder.absolute()) if folder.is_dir() else location.dataset_name
     cache = str(location.cache_dir) if location.cache_dir else None

@@ -7,7 +7,7 @@ import os
 from functools import cached_property
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from darkroom.core.errors import DataError
 from darkroom.core.files import path_exists
@@ -35,7 +35,7 @@ class JsonlStore(ReadOnly):
     def __init__(self, location: JsonLines):
         self.location, self.name = location, str(location.file)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """The file and the keys that are read."""
         location = self.location
         return {
@@ -70,7 +70,7 @@ class JsonlStore(ReadOnly):
             ) from None
         return lines
 
-    def _row(self, line: str, number: int) -> dict[str, Any]:
+    def _row(self, line: str, number: int) -> dict[str, object]:
         location = self.location
         try:
             row = json.loads(line)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from darkroom.core import files
 from darkroom.core.errors import DataError
@@ -42,7 +42,7 @@ class LocalStore:
         self.root, self.recursive = Path(location.root), location.recursive
         self.name = str(self.root)
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """The absolute folder, and whether it is searched deeply."""
         return {"type": "local", "root": str(self.root.absolute()), "recursive": self.recursive}
 

@@ -66,7 +66,7 @@ class RemoteStore(ABC):
     # ------------------------------------------------------------------ what callers use
 
     @abstractmethod
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Names the folder."""
 
     def find(self, endings: frozenset[str], on_progress: OnProgress | None = None) -> FileListing:
@@ -261,15 +261,15 @@ class UrlStore(RemoteStore):
             raise Unreachable(self.name, 1, 0, describe_error(cause, self.secrets)) from None
         return fs, str(root).rstrip("/")
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """The URL without credentials, and the options that name a place."""
         telling = {key: str(self.options[key]) for key in TELLING if key in self.options}
         return {"type": "url", "url": self.name.rstrip("/"), "options": telling}
 
     def _list(self, on_progress: OnProgress | None) -> list[tuple[str, int, int]]:
-        def once() -> dict[str, Any]:
+        def once() -> dict[str, dict[str, object]]:
             self.fs.invalidate_cache()
-            inside: dict[str, Any] = self.fs.find(self.root, detail=True)
+            inside: dict[str, dict[str, object]] = self.fs.find(self.root, detail=True)
             if not inside and not self.fs.exists(self.root or "/"):
                 raise Missing("nothing is there")
             return inside
@@ -278,7 +278,7 @@ class UrlStore(RemoteStore):
         if on_progress is not None:
             on_progress(len(inside), len(inside))
         return [
-            (name.removeprefix(self.root).lstrip("/"), int(info.get("size") or 0), _stamp(info))
+            (name.removeprefix(self.root).lstrip("/"), int(cast(int, info.get("size") or 0)), _stamp(info))
             for name, info in inside.items()
         ]
 

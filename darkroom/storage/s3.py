@@ -89,7 +89,7 @@ class S3Store(RemoteStore):
                 f"{self.name} cannot be used: {describe_error(cause, self.secrets)}\n  {self.remedy}"
             ) from None
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """Endpoint, bucket and prefix; keys may change and the place stays the same."""
         return {
             "type": "aws",

@@ -143,7 +143,7 @@ class LinkStore(ReadOnly):
         self._table: dict[str, Link] | None = None  # hash of the URL, or a local row's own text, to the row
         self._names: dict[str, str] = {}  # hash of the URL to the name of the downloaded file
 
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> dict[str, object]:
         """The table and the columns that are read."""
         location = self.location
         return {

@@ -55,7 +55,7 @@ class Loaded:
     unmatched: list[str]
 
 
-def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Config, **components: Any) -> Any:
+def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Config, **components: object) -> Any:
     """The diffusers pipeline of a base folder, file or hub id, complete, with these parts in place of its own.
 
     Where the options name a ControlNet it is read too. Raises ModelError.
@@ -194,7 +194,7 @@ def render(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Con
         return convert_output(pipe, family, pipe(**call, return_dict=False))
 
 
-def _prompt(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
+def _prompt(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Config) -> dict[str, object]:
     """The prompt as text. Embedded where the pipeline would read it otherwise than training did: an empty one, for
     which some have no text, a negative one where they read those by other rules, and any where options say so."""
     is_caption = family.spec.negative_is_caption or not recipe.negative
@@ -212,7 +212,7 @@ def _prompt(pipe: DiffusionPipeline, family: Family, recipe: Recipe, options: Co
     return family.pipeline_kwargs_from_embeds(*(family.stack_text([entry]) for entry in entries))
 
 
-def run_of(path: Path) -> dict[str, Any]:
+def run_of(path: Path) -> dict[str, object]:
     """The options of the run that a checkpoint or result belongs to, from the `run.lock.json` beside or above it."""
     for folder in (path if path.is_dir() else path.parent, *path.resolve().parents):
         lock = folder / "run.lock.json"

@@ -108,7 +108,7 @@ $vae_settings
         scheduler=ComponentSpec("$scheduler", {}),
     )
 
-    def count_text_values(self, configs: Mapping[str, Mapping[str, Any]], options: Config) -> int:
+    def count_text_values(self, configs: Mapping[str, Mapping[str, object]], options: Config) -> int:
         # $fill: the numbers of one caption's entry in the cache
         return options.tokenizer_max_length * configs["text_encoder"]["hidden_size"]
 
@@ -125,7 +125,7 @@ $encode_prompt
 $forward
         )[0]
 
-    def pipeline_kwargs(self, options: Config) -> dict[str, Any]:
+    def pipeline_kwargs(self, options: Config) -> dict[str, object]:
         # $fill: what else it needs of
 $others
         return {$call}

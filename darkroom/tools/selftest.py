@@ -20,11 +20,10 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.errors import UserError
 from darkroom.core.files import sha256
-from darkroom.report.eventlog import read
+from darkroom.report.eventlog import EventRow, read
 from darkroom.train.checkpoint import MANIFEST, list_checkpoints, validate_checkpoint
 
 PRELOAD = ["darkroom.tools.warm"]
@@ -122,7 +121,7 @@ def resume(
 # -- where a run may be killed ----------------------------------------------------------------------------------------
 
 
-def stages(rows: list[dict[str, Any]], begun: datetime.datetime, chance: random.Random) -> list[Callable[[], Stage]]:
+def stages(rows: list[EventRow], begun: datetime.datetime, chance: random.Random) -> list[Callable[[], Stage]]:
     """One maker of stages for each kind that a run with these events has; each call draws another step.
 
     `begun` is when the run was started.
@@ -141,7 +140,7 @@ def stages(rows: list[dict[str, Any]], begun: datetime.datetime, chance: random.
     return checks
 
 
-def _after_step(rows: list[dict[str, Any]], family: str) -> list[tuple[int, float]]:
+def _after_step(rows: list[EventRow], family: str) -> list[tuple[int, float]]:
     """(step, seconds since the event before) of each event of a kind that follows a step."""
     inside = ("step", "checkpoint", "validation")
     pairs = [
@@ -167,7 +166,7 @@ def _saving(output: Path) -> bool:
     return any(output.glob("checkpoint-*-tmp"))
 
 
-def _rows(output: Path) -> list[dict[str, Any]]:
+def _rows(output: Path) -> list[EventRow]:
     log = output / "events.jsonl"
     return read(log) if log.exists() else []
 
@@ -180,7 +179,7 @@ def _last_step(output: Path) -> int:
     return max((row["step"] for row in _rows(output) if row["event"] == "step"), default=-1)
 
 
-def _time(row: dict[str, Any]) -> datetime.datetime:
+def _time(row: EventRow) -> datetime.datetime:
     return datetime.datetime.fromisoformat(row["time"])
 
 

@@ -39,6 +39,7 @@ from darkroom.validate.render import Renderer
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
+    from torch import nn
 
 LIMIT = 1.0
 
@@ -70,7 +71,7 @@ def verify(path: Path) -> Verdict:
     family = families.get(settings.model_family, settings.model_flavour)
     if path.is_dir() and (path / STATE).exists() and (problem := validate_checkpoint(path)):
         return Verdict(0, [], 0, None, problem)
-    base = locate_repository(options["$base"], family)
+    base = locate_repository(str(options["$base"]), family)
     memory_policy = MemoryPolicy(settings, run_device(), family.blocks)
     components = parts_of_run(family, base, settings, memory_policy)
     mixed = mixes(components)
@@ -101,13 +102,13 @@ def verify(path: Path) -> Verdict:
         )
     if len(trained) < len(family.spec.denoisers) and not settings.wan_validation_load_other_stage:
         use_single_expert(pipe, family.spec.denoisers, trained[0])  # as the run drew its images
-    images = [p for p in originals(Path(options["$folder"]), step_of(path)) if Recipe.read(p).is_whole]
+    images = [p for p in originals(Path(str(options["$folder"])), step_of(path)) if Recipe.read(p).is_whole]
     render = as_in_the_run(pipe, components) if mixed else as_anywhere(pipe, components)
     worst = max((difference(pipe, components, image, render) for image in images), default=None)
     return Verdict(matched, unmatched, len(images), worst)
 
 
-def put_below(model: Any, quantized: Any) -> None:
+def put_below(model: nn.Module, quantized: nn.Module) -> None:
     """Give a model with adapters the linear layers of another one of its kind that was quantized while it loaded."""
     for name, layer in [row for row in quantized.named_modules() if isinstance(row[1], torch.nn.Linear)]:
         above = hasattr(model.get_submodule(name), "base_layer")
@@ -131,7 +132,7 @@ def mixes(components: Components) -> bool:
     )
 
 
-def load_reader_components(components: Components) -> dict[str, Any]:
+def load_reader_components(components: Components) -> dict[str, nn.Module]:
     """The parts of the pipeline that read text and pixels, which have precisions of their own, by component."""
     accepted = find_accepted_components(components.family.spec.validation_pipeline(components.options))
     loaded = {name: part for name, part in components.text().components.items() if isinstance(part, torch.nn.Module)}
@@ -176,7 +177,9 @@ def adapter_file(path: Path) -> Path:
     return file
 
 
-def full_pipeline(components: Components, path: Path, base: str, readers: dict[str, Any]) -> tuple[Any, int, list[str]]:
+def full_pipeline(
+    components: Components, path: Path, base: str, readers: dict[str, nn.Module]
+) -> tuple[Any, int, list[str]]:
     """The diffusers pipeline with fully trained parts; their keys are checked by a strict load."""
     family, options, dtype = components.family, components.options, distributed.trained_dtype(components.options)
     trained = family.spec.adapter_components(options)

@@ -334,7 +334,7 @@ def _parse_step(folder: Path) -> int:
     return int(match[1]) if match else -1
 
 
-def read_state(folder: Path) -> tuple[TrainState, dict[str, Any]]:
+def read_state(folder: Path) -> tuple[TrainState, dict[str, object]]:
     """The counters and settings of a checkpoint. Raises CheckpointError for a file of another form."""
     try:
         saved = json.loads((folder / STATE).read_text(encoding="utf-8"))

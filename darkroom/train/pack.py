@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,15 @@ _KINDS: Mapping[str, str] = {
 }
 
 
-def flatten(value: object, path: str = "", tensors: dict[str, Tensor] | None = None) -> tuple[Any, dict[str, Tensor]]:
+class _QuantizedTensor(Protocol):
+    """The class of a tensor that is made of tensors."""
+
+    def __tensor_unflatten__(self, parts: object, described: object, /) -> Tensor: ...
+
+
+def flatten(
+    value: object, path: str = "", tensors: dict[str, Tensor] | None = None
+) -> tuple[object, dict[str, Tensor]]:
     """A nest of dicts, lists, tuples, numbers, texts and tensors as (JSON value, tensors by path).
 
     Keys that are not text keep their type; quantized tensors of the libraries in the table become their parts. Raises
@@ -62,7 +70,7 @@ def flatten(value: object, path: str = "", tensors: dict[str, Tensor] | None = N
     raise TypeError(f"{path or 'the state'} holds a {kind}, which cannot be saved")
 
 
-def restore(value: object, tensors: dict[str, Tensor]) -> Any:
+def restore(value: object, tensors: dict[str, Tensor]) -> object:
     """The way back from `flatten`. Raises KeyError for a kind of tensor that is not in the table."""
     if isinstance(value, list):
         return [restore(v, tensors) for v in value]
@@ -82,12 +90,12 @@ def restore(value: object, tensors: dict[str, Tensor]) -> Any:
     return {k: restore(v, tensors) for k, v in value.items()}
 
 
-def _build(value: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+def _build(value: dict[str, object], tensors: dict[str, Tensor]) -> object:
     """A quantized tensor from its parts, or the description of one."""
-    cls = import_path(_KINDS[value[_KIND]])
+    cls = import_path(_KINDS[str(value[_KIND])])
     described = restore(value["described"], tensors)
     if "parts" in value:
-        return cls.__tensor_unflatten__(restore(value["parts"], tensors), described)
-    built = cls.__new__(cls)
-    vars(built).update(described)
+        return cast(_QuantizedTensor, cls).__tensor_unflatten__(restore(value["parts"], tensors), described)
+    built = object.__new__(cast("type[object]", cls))
+    vars(built).update(cast("dict[str, object]", described))
     return built

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
 
 
 @dataclasses.dataclass
@@ -38,13 +37,14 @@ class TrainState:
 
         Raises ValueError for a value that is no number.
         """
-        counters: dict[str, Any] = {}
+        counters: dict[str, float] = {}  # all of them whole but one
         for field in dataclasses.fields(cls):
             value = saved.get(field.name, field.default)
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"its {field.name} is {value!r}, which is no number")
             counters[field.name] = float(value) if field.name == "schedule_at" else int(value)
-        return cls(**counters)
+        make: Callable[..., TrainState] = cls
+        return make(**counters)
 
     def advance(self, position: int, epoch_length: int, samples: int) -> bool:
         """Count one finished step whose next micro-batch is `position`; True if that step ended an epoch."""

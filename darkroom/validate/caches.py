@@ -11,11 +11,14 @@ import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from darkroom.core.log import logger
 
 if TYPE_CHECKING:
+    from torch import nn
+    from torch.utils.hooks import RemovableHandle
+
     from darkroom.options.config import Config
 
 log = logger(__name__)
@@ -31,7 +34,7 @@ DIGITS = 5
 _LEADER = "mag_cache_leader_block_hook"
 
 
-def settings(options: Config, ratios: list[float] | None) -> dict[str, Any]:
+def settings(options: Config, ratios: list[float] | None) -> dict[str, object]:
     """What a recipe keeps of the cache that an image is drawn with; empty if without one."""
     cache_name = options.validation_cache
     if cache_name == OFF:
@@ -64,8 +67,20 @@ def read_ratios(file: Path, steps: int) -> list[float] | None:
     return None
 
 
+class CacheableModel(Protocol):
+    """A denoiser whose answers diffusers can guess from earlier ones."""
+
+    def enable_cache(self, config: object, /) -> None: ...
+
+    def disable_cache(self) -> None: ...
+
+    def modules(self) -> Iterator[nn.Module]: ...
+
+    def register_forward_hook(self, hook: Callable[..., None], /) -> RemovableHandle: ...
+
+
 @contextlib.contextmanager
-def use_cache(model: Any, cache: Mapping[str, Any], steps: int) -> Iterator[None]:
+def use_cache(model: CacheableModel, cache: Mapping[str, object], steps: int) -> Iterator[None]:
     """Inside, a denoiser's answers may be guessed as a recipe's cache says; `steps` of them make an image."""
     if not cache:
         yield
@@ -75,14 +90,14 @@ def use_cache(model: Any, cache: Mapping[str, Any], steps: int) -> Iterator[None
     arguments = {name: value for name, value in cache.items() if name != "kind"}
     if cache["kind"] == MAGCACHE:
         arguments["num_inference_steps"] = steps
-    model.enable_cache(getattr(diffusers, CONFIG_CLASSES[cache["kind"]])(**arguments))
+    model.enable_cache(getattr(diffusers, CONFIG_CLASSES[str(cache["kind"])])(**arguments))
     try:
         yield
     finally:
         model.disable_cache()
 
 
-def measure_ratios(model: Any, steps: int, draw: Callable[[], object]) -> list[float]:
+def measure_ratios(model: CacheableModel, steps: int, draw: Callable[[], object]) -> list[float]:
     """MagCache's ratios of each step to the one before, from an image that `draw` makes; `steps` numbers from 1."""
     from diffusers import MagCacheConfig
 
@@ -94,7 +109,7 @@ def measure_ratios(model: Any, steps: int, draw: Callable[[], object]) -> list[f
         hooks = (getattr(module, "_diffusers_hook", None) for module in model.modules())
         leader = next(h for h in (hook and hook.get_hook(_LEADER) for hook in hooks) if h is not None)
 
-        def after(*_: Any) -> None:
+        def after(*_: object) -> None:
             states = leader.state_manager._state_cache.items()
             ratios.update({context: list(state.calibration_ratios) for context, state in states})
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from darkroom.families.base import Family
 from darkroom.validate.clip import Rendered, from_pixels
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import AutoencoderTiny, DiffusionPipeline
 
     from darkroom.options.config import Config
 
@@ -37,11 +37,11 @@ def validate_preview_options(family: Family, options: Config) -> None:
 def preview_arguments(
     pipe: DiffusionPipeline,
     family: Family,
-    decoder: Any,
+    decoder: AutoencoderTiny,
     size: tuple[int, int],
     options: Config,
     show: Callable[[int, Rendered], None],
-) -> Mapping[str, Any]:
+) -> Mapping[str, object]:
     """An argument for a diffusers pipeline's call that has `show` see every so many steps, counted from 1.
 
     The latents are as noisy as they are by then. `size` is (height, width) of the latent.
@@ -53,7 +53,7 @@ def preview_arguments(
                 pixels = decoder.decode(family.from_pipeline(latents, *size).to(decoder.dtype)).sample
             show(index + 1, Rendered(from_pixels(pixels.float())))
 
-    def after(_: Any, index: int, __: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    def after(_: DiffusionPipeline, index: int, __: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
         see(index, inputs["latents"])
         return {}
 

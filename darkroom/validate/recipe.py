@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from darkroom.core.files import write_atomically
 from darkroom.core.log import HIDDEN, redact_values
@@ -33,16 +34,16 @@ class Recipe:
     steps: int
     seed: int
     seed_device: str
-    call: dict[str, Any]
-    scheduler: dict[str, Any]
+    call: dict[str, object]
+    scheduler: dict[str, object]
     strength: float = 1.0
     step: int = 0
     weights: str = "adapter"
     pictures: tuple[str, ...] = ()
     fps: float = 0.0
-    told: dict[str, Any] = dataclasses.field(default_factory=dict)
+    told: dict[str, object] = dataclasses.field(default_factory=dict)
     mask: str = ""
-    cache: dict[str, Any] = dataclasses.field(default_factory=dict)
+    cache: dict[str, object] = dataclasses.field(default_factory=dict)
 
     def save(self, image: PILImage, path: Path) -> None:
         """Write `image` as PNG with the recipe in its header. Raises DiskFullError."""
@@ -56,7 +57,14 @@ class Recipe:
     @property
     def redacted(self) -> Recipe:
         """The recipe as it is written, without secrets."""
-        return dataclasses.replace(self, **{**redact_values(dataclasses.asdict(self)), "pictures": self.pictures})
+        values = cast("dict[str, object]", redact_values(dataclasses.asdict(self)))
+        return Recipe.from_values(values | {"pictures": self.pictures})
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, object]) -> Recipe:
+        """A recipe of its fields. Raises TypeError for a name that is none."""
+        make: Callable[..., Recipe] = cls
+        return make(**values)
 
     @property
     def is_whole(self) -> bool:

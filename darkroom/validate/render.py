@@ -220,7 +220,7 @@ class Renderer:
 
     def _preview_arguments(
         self, prompt: Prompt, index: int, recipe: Recipe, pipe: DiffusionPipeline
-    ) -> Mapping[str, Any]:
+    ) -> Mapping[str, object]:
         if self._decoder is None:
             self._decoder = self.components.preview_decoder()
         assert self.on_preview is not None
@@ -229,7 +229,7 @@ class Renderer:
         return previews.preview_arguments(pipe, self.family, self._decoder, size, self.options, show)
 
     def render_recipe(
-        self, pipe: DiffusionPipeline, recipe: Recipe, preview: Callable[[Any], Mapping[str, Any]] | None = None
+        self, pipe: DiffusionPipeline, recipe: Recipe, preview: Callable[[Any], Mapping[str, object]] | None = None
     ) -> Rendered:
         """Render a recipe with a pipeline without text encoders; `preview` returns further arguments of its call."""
         return draw(pipe, self.components, recipe, self.prompt_kwargs(pipe, recipe), self.options, preview)
@@ -242,7 +242,7 @@ class Renderer:
         with self._pipeline(model) as pipe:
             return sample(pipe, self.components, recipe, self.prompt_kwargs(pipe, recipe), self.options, form=form)
 
-    def prompt_kwargs(self, pipe: DiffusionPipeline, recipe: Recipe) -> dict[str, Any]:
+    def prompt_kwargs(self, pipe: DiffusionPipeline, recipe: Recipe) -> dict[str, object]:
         """The pipeline's arguments for a recipe's prompt, read already."""
         model = getattr(pipe, self.family.denoiser_component)
         images = reference_images(self.family, recipe, self.options)
@@ -297,9 +297,9 @@ def draw(
     pipe: DiffusionPipeline,
     components: Components,
     recipe: Recipe,
-    prompt: dict[str, Any],
+    prompt: dict[str, object],
     options: Config,
-    preview: Callable[[Any], Mapping[str, Any]] | None = None,
+    preview: Callable[[Any], Mapping[str, object]] | None = None,
 ) -> Rendered:
     """What a recipe makes."""
     answer = sample(pipe, components, recipe, prompt, options, preview)
@@ -312,9 +312,9 @@ def sample(
     pipe: DiffusionPipeline,
     components: Components,
     recipe: Recipe,
-    prompt: dict[str, Any],
+    prompt: dict[str, object],
     options: Config,
-    preview: Callable[[Any], Mapping[str, Any]] | None = None,
+    preview: Callable[[Any], Mapping[str, object]] | None = None,
     form: str = "np",
 ) -> Any:
     """What the pipeline returns where it decodes in a way of its own, in `form`; else pixels (B, 3, H, W) or
@@ -347,7 +347,7 @@ def _encode_in_vae_precision(vae: Any) -> Iterator[None]:
         return
     plain, override = vae.encode, vars(vae).get("encode")
 
-    def encode(pixels: Tensor, *args: Any, **kwargs: Any) -> Any:
+    def encode(pixels: Tensor, *args: object, **kwargs: object) -> Any:
         answer = plain(pixels.to(vae.dtype), *args, **kwargs)
         if pixels.dtype != vae.dtype and hasattr(answer, "latent_dist"):
             distribution = answer.latent_dist
@@ -368,13 +368,13 @@ def convert_output(pipe: DiffusionPipeline, family: Family, returned: Any) -> Re
     return Rendered(clip.from_output(returned[0]), family.audio.extract(pipe, returned) if family.audio else None)
 
 
-def recipe_kwargs(family: Family, width: int, height: int, options: Config) -> dict[str, Any]:
+def recipe_kwargs(family: Family, width: int, height: int, options: Config) -> dict[str, object]:
     """What a recipe keeps of the pipeline's call; the size itself is a line of its own there."""
     call = {**family.pipeline_kwargs(options), **family.size_kwargs(width, height, options)}
     return {name: value for name, value in call.items() if name not in ("width", "height")}
 
 
-def call_kwargs(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
+def call_kwargs(family: Family, recipe: Recipe, options: Config) -> dict[str, object]:
     """A recipe as arguments of diffusers' pipeline's call, all but the prompt. Reads the image that it starts from."""
     call = {**recipe.call, **family.size_kwargs(recipe.width, recipe.height, options)}
     if recipe.pictures:
@@ -383,9 +383,9 @@ def call_kwargs(family: Family, recipe: Recipe, options: Config) -> dict[str, An
     return {**call, "generator": torch.Generator(recipe.seed_device).manual_seed(recipe.seed)}
 
 
-def input_kwargs(family: Family, recipe: Recipe, options: Config) -> dict[str, Any]:
+def input_kwargs(family: Family, recipe: Recipe, options: Config) -> dict[str, object]:
     """The recipe's images as arguments of the call: first what is followed, if anything is, then what starts."""
-    call: dict[str, Any] = {}
+    call: dict[str, object] = {}
     starts = list(recipe.pictures)
     if family.spec.control(options):
         control_path, *starts = starts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ConfigError
 
@@ -26,12 +26,12 @@ FLOW = {
 }
 
 
-def changes(options: Config, is_flow: bool) -> dict[str, Any]:
+def changes(options: Config, is_flow: bool) -> dict[str, object]:
     """What the options change in the base's scheduler: its class under `_class`, and settings. Empty: nothing.
 
     Raises ConfigError for a sampler that the kind of model cannot use.
     """
-    name, changed = options.validation_noise_scheduler, dict[str, Any]()
+    name, changed = options.validation_noise_scheduler, dict[str, object]()
     table = FLOW if is_flow else DISCRETE
     if name:
         if name not in table:
@@ -55,14 +55,14 @@ def changes(options: Config, is_flow: bool) -> dict[str, Any]:
     return changed
 
 
-def apply(scheduler: SchedulerMixin, changed: dict[str, Any]) -> Any:
+def apply(scheduler: SchedulerMixin, changed: dict[str, object]) -> SchedulerMixin:
     """A fresh scheduler from `scheduler`'s settings and `changes`. A flow's shift goes along by each class's name."""
     import inspect
 
     import diffusers
 
     settings = dict(changed)
-    cls = getattr(diffusers, settings.pop("_class", type(scheduler).__name__))
+    cls = getattr(diffusers, str(settings.pop("_class", type(scheduler).__name__)))
     config = dict(scheduler.config)
     for current_config, other in (("shift", "flow_shift"), ("flow_shift", "shift")):
         if (

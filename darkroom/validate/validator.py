@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
@@ -26,9 +26,11 @@ from darkroom.validate.render import RenderedImage, Renderer
 from darkroom.validate.sheet import stitch
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
     from torch.nn import Module
 
     from darkroom.train.step import Stepper
+    from darkroom.validate.clip import Rendered
 
 
 class Validator:
@@ -117,11 +119,11 @@ class Validator:
 
     # -- files -----------------------------------------------------------------------------------------------------
 
-    def _save(self, step: int, versions: dict[str, RenderedImage]) -> dict[str, Any]:
+    def _save(self, step: int, versions: dict[str, RenderedImage]) -> dict[str, str]:
         first = next(iter(versions.values()))
         name = f"step_{step}_{first.prompt.name}_{first.index}_{first.size}"
         folder = self.output / "validation_images"
-        panels: list[tuple[str, Any]] = (
+        panels: list[tuple[str, PILImage]] = (
             [("base model", Image.open(path))] if (path := self._base_path(first)).exists() else []
         )
         inputs_opened = [Image.open(path).convert("RGB") for path in first.recipe.pictures]
@@ -142,7 +144,7 @@ class Validator:
         }
         return {**row, "clip": f"validation_images/originals/{name}.mp4"} if first.output.is_clip else row
 
-    def _preview(self, prompt: Prompt, index: int, recipe: Recipe, steps_taken: int, rendered: Any) -> None:
+    def _preview(self, prompt: Prompt, index: int, recipe: Recipe, steps_taken: int, rendered: Rendered) -> None:
         """One file for an image on its way, over which each later look is written."""
         name = f"previews/{prompt.name}_{index}_{recipe.width}x{recipe.height}.png"
         path = self.output / "validation_images" / name

@@ -69,7 +69,9 @@ class PreparedData:
     def fill_latents(
         self, encode: EncodePixels, identity: str, plain: tuple[EncodePixels, str] | None = None
     ) -> FillReport:
-        self._use(samples=PixelEncoder(identity, encode), beside=PixelEncoder(plain[1], plain[0]) if plain else None)
+        self._use(
+            samples=PixelEncoder(identity, encode), conditioning=PixelEncoder(plain[1], plain[0]) if plain else None
+        )
         return self.filler.fill_latents()
 
     def missing(self) -> MissingEntries:

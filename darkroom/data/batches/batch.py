@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from darkroom.core.transfer import map_tensors, pin
+
+Cond = dict[str, Tensor]
+"""The condition of several captions, (B, ...) each."""
 
 # the parts of a batch that hold tensors
 OF_TENSORS = (
@@ -23,7 +25,7 @@ class Batch:
     """Encoded samples of one bucket of one dataset. Sizes are (height, width) in pixels, crops (top, left)."""
 
     latents: Tensor  # (B, C, h, w), or (B, C, f, h, w) of clips
-    cond: dict[str, Any]  # the stacked text condition
+    cond: Cond  # the stacked text condition
     captions: list[str]  # B; "" where the caption was dropped
     paths: list[str]  # B, relative to the dataset's folder
     original_sizes: Tensor  # (B, 2) long
@@ -40,7 +42,7 @@ class Batch:
     controls: tuple[Tensor, ...] = ()  # latents, or pixels (B, 3, H, W) in -1..1; zeros where they were left out
     unconditioned: Tensor | None = None  # (B,) bool: where they were; None: nowhere
     mask: Tensor | None = None  # (B, 1, h, w) or (B, 1, f, h, w), 0..1: where the loss counts
-    cond_on_host: dict[str, Any] = field(default_factory=dict)  # of a batch that was sent to a device
+    cond_on_host: Cond = field(default_factory=dict)  # of a batch that was sent to a device
     epoch: int = 1
     position: int = 0  # of this micro-batch inside the epoch; the next one is position + 1
 
@@ -56,11 +58,11 @@ class Batch:
         def move(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
 
-        return self._with(move, cond_on_host=on_host)
+        return replace(self._with(move), cond_on_host=on_host)
 
     def pin_memory(self) -> Batch:
         """The batch in pinned memory, from where copies to a device need not be waited for."""
         return self._with(pin)
 
-    def _with(self, change: Callable[[Tensor], Tensor], **others: Any) -> Batch:
-        return replace(self, **{name: map_tensors(change, getattr(self, name)) for name in OF_TENSORS}, **others)
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(self, **{name: map_tensors(change, getattr(self, name)) for name in OF_TENSORS})

@@ -6,20 +6,19 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from darkroom.core.errors import DataError
-from darkroom.data.batches.batch import Batch
+from darkroom.data.batches.batch import Batch, Cond
 from darkroom.data.batches.order import Order, draw_caption_values, draw_conditioning_values, draw_mask_values
 from darkroom.data.cache.latents import SampleCache
 from darkroom.data.cache.samples import SampleSource
 from darkroom.data.debug_log import NO_DEBUG_LOG, DebugLog
 
-Stack = Callable[[list[dict[str, Tensor]]], dict[str, Any]]
+Stack = Callable[[list[dict[str, Tensor]]], Cond]
 
 
 @dataclass(frozen=True)

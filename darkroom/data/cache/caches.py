@@ -98,7 +98,7 @@ class DatasetCaches:
             return f"{kind} {requirements.downscale} {axes}", make_mask_encoder(kind, requirements)
         if c.role == "control" and requirements.control == "pixels":
             return "pixels", keep_pixels
-        return _latent_encoder(self.encoders.beside or samples)
+        return _latent_encoder(self.encoders.conditioning or samples)
 
     def to_fill(self, d: PlannedDataset) -> Iterator[tuple[SampleCache, np.ndarray]]:
         """Each cache that is filled by the VAE before training, with its rows."""

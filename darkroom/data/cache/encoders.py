@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -33,12 +33,12 @@ class PixelEncoder:
 class Encoders:
     """The encoders that make the caches of a run.
 
-    `beside` encodes what lies beside samples, of which nothing but latents is kept; left out, `samples` does.
+    `conditioning` encodes what lies beside samples, of which nothing but latents is kept; left out, `samples` does.
     """
 
     text: TextEncoders
     samples: PixelEncoder
-    beside: PixelEncoder | None = None
+    conditioning: PixelEncoder | None = None
 
 
 def stack_pixels(samples: Sequence[np.ndarray]) -> Tensor:
@@ -52,7 +52,7 @@ def stack_pixels(samples: Sequence[np.ndarray]) -> Tensor:
 def make_latent_encoder(encode: EncodePixels, hears: bool = False) -> Encode:
     """The encoder of latents and whatever the family keeps beside them; one that `hears` is given the sounds too."""
 
-    def run(samples: list[np.ndarray], audio: list[np.ndarray | None]) -> list[Mapping[str, Any]]:
+    def run(samples: list[np.ndarray], audio: list[np.ndarray | None]) -> list[Mapping[str, Tensor]]:
         encoded = encode(stack_pixels(samples), audio) if hears else encode(stack_pixels(samples))
         named = encoded if isinstance(encoded, Mapping) else {"latents": encoded}
         counts = {name: len(tensor) for name, tensor in named.items()}
@@ -90,7 +90,7 @@ def pool_latent_frames(frames: Tensor, temporal: int) -> Tensor:
     return torch.cat([first, full_groups.reshape(-1, temporal, *frames.shape[1:]).mean(1)])
 
 
-def keep_pixels(samples: list[np.ndarray], _: Any) -> list[Mapping[str, Any]]:
+def keep_pixels(samples: list[np.ndarray], _: list[np.ndarray | None]) -> list[Mapping[str, Tensor]]:
     """Control images that the model sees as pixels: "pixels" uint8 (3, H, W) or (3, F, H, W)."""
     import torch
 

@@ -51,7 +51,7 @@ SECONDS = 60.0  # what a kill can cost: a shard is written after this time even 
 CHECKED_AT_START = 1 << 30  # caches up to this many bytes are read through and checked when they are opened for filling
 
 
-def cache_key(**parts: Any) -> str:
+def cache_key(**parts: object) -> str:
     """The name of an entry: a hash of everything that made it."""
     return files.digest({"cache_version": VERSION, **parts})[:KEY]
 

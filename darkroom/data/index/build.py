@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -455,7 +454,7 @@ def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:
         return {}
     path = output / f"aspect_resolution_map-{dataset.in_unit(dataset.resolution)}.json"
     try:
-        rows: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        rows: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
         table = {float(key): (int(size[0]), int(size[1])) for key, size in rows.items()}
         if wrong := [size for size in table.values() if not all(0 < edge <= MAX_EDGE for edge in size)]:
             raise ValueError(f"{wrong[0]} is no size in pixels")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -30,7 +29,7 @@ RECORD = ".generated.parquet"
 FIRST_FRAME = "i2v_first_frame"
 
 
-def recipe(entry: SampleDataset) -> tuple[str, dict[str, Any]]:
+def recipe(entry: SampleDataset) -> tuple[str, dict[str, object]]:
     """The generator's own name and all its parameters. Raises DataError."""
     from darkroom.media.controls import CONTROLS, validate_params
 
@@ -91,7 +90,7 @@ def _folder(entry: SampleDataset) -> Path:
     return entry.location.root
 
 
-def _make_image(source: Index, path: str, target: Path, name: str, params: dict[str, Any], seed: int) -> None:
+def _make_image(source: Index, path: str, target: Path, name: str, params: dict[str, object], seed: int) -> None:
     from darkroom.media.controls import CONTROLS
 
     control = CONTROLS[name]

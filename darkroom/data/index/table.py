@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -278,7 +277,7 @@ class Index:
             return
         rows = np.flatnonzero(self.numbers["part"] == 0)
         is_complete = len(rows) == len(self)
-        columns: dict[str, Any] = {
+        columns: dict[str, object] = {
             "path": self.paths if is_complete else self.paths.take(pa.array(rows)),
             "hash": _from_bytes(self.hashes if is_complete else self.hashes[rows]),
             "captions": self.raw if is_complete else self.raw.take(pa.array(rows)),

@@ -79,7 +79,7 @@ class LongCatVideoPipeline(DiffusionPipeline, LongCatVideoLoraLoaderMixin):
         weights = {k: kwargs[k] for k in ("dtype", "torch_dtype", "variant") if k in kwargs}
         for name, path in FOLDERS.items():
             if name not in components:
-                reader = import_path(path)
+                reader: Any = import_path(path)
                 arguments = weights if issubclass(reader, torch.nn.Module) else {}
                 components[name] = reader.from_pretrained(
                     pretrained_model_name_or_path, subfolder=name, **hub, **arguments

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from darkroom.core.registry import Table, find_nearest
 from darkroom.media.controls.base import Control, Param
@@ -42,7 +41,7 @@ for _control in (
     CONTROLS.add(_control.name, _control, _control.aliases)
 
 
-def validate_params(type: str, params: Mapping[str, Any]) -> dict[str, Any]:
+def validate_params(type: str, params: Mapping[str, object]) -> dict[str, object]:
     """Every parameter of the generator `type` (a name or alias), given or default. Raises ValueError.
 
     The message names the type or parameter, what is wrong, and what to write instead.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 
@@ -19,7 +19,7 @@ _WORDS = {"whole": "a whole number", "number": "a number", "flag": "true or fals
 class Param:
     """One parameter: default, kind, bounds and what it does. With `many`, a list of such values, with at least one."""
 
-    default: Any
+    default: object
     kind: Kind
     help: str
     low: float | None = None
@@ -43,7 +43,7 @@ class Param:
             words = f"a list of {self.length or 'one or more'}, each {words}"
         return words + (", or null" if self.default is None else "")
 
-    def read(self, value: Any) -> Any:
+    def read(self, value: object) -> object:
         """The value as the generator takes it. Raises ValueError when it is of another kind or out of bounds."""
         if value is None and self.default is None:
             return None
@@ -55,18 +55,19 @@ class Param:
             raise ValueError
         return tuple(self._coerce_item(item) for item in value)
 
-    def _coerce_item(self, value: Any) -> Any:
+    def _coerce_item(self, value: object) -> object:
         if self.kind == "flag":
-            is_valid = isinstance(value, bool)
+            if isinstance(value, bool):
+                return value
         elif self.kind in ("text", "choice"):
-            is_valid = isinstance(value, str) and value != "" and (not self.choices or value in self.choices)
-        else:
-            is_valid = isinstance(value, (int, float)) and not isinstance(value, bool) and self._within(value)
-            if is_valid and self.kind == "whole":
-                is_valid, value = value == int(value), int(value)
-        if not is_valid:
-            raise ValueError
-        return value
+            if isinstance(value, str) and value != "" and (not self.choices or value in self.choices):
+                return value
+        elif isinstance(value, (int, float)) and not isinstance(value, bool) and self._within(value):
+            if self.kind == "number":
+                return value
+            if value == int(value):
+                return int(value)
+        raise ValueError
 
     def _within(self, value: float) -> bool:
         return (
@@ -95,11 +96,11 @@ class Control:
     """Only a clip can be used: what it shows is in no single image."""
 
     @property
-    def defaults(self) -> dict[str, Any]:
+    def defaults(self) -> dict[str, object]:
         """Every parameter with its default."""
         return {name: param.default for name, param in self.params.items()}
 
-    def validate_params(self, values: Mapping[str, object]) -> dict[str, Any]:
+    def validate_params(self, values: Mapping[str, object]) -> dict[str, object]:
         """Every parameter, given or default. Raises ValueError: names the parameter, what is wrong and the remedy."""
         params = self.defaults
         for name, value in values.items():
@@ -118,21 +119,51 @@ class Control:
         self.validate_together(params)
         return params
 
-    def validate_together(self, params: Mapping[str, Any]) -> None:
+    def validate_together(self, params: Mapping[str, object]) -> None:
         """What no parameter shows on its own. Raises ValueError."""
 
-    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
         """The control image uint8 (H, W, 3) of `picture` uint8 (H, W, 3)."""
         raise TypeError(f"{type(self).__name__} must define __call__")
 
-    def clip(self, frames: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def clip(self, frames: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
         """The control clip of `frames`, both uint8 (F, H, W, 3); frame by frame unless a generator knows better."""
         return np.stack([self(frame, params, generator) for frame in frames])
 
 
-def validate_order(params: Mapping[str, Any], low: str, high: str) -> None:
+def get_number(params: Mapping[str, object], name: str) -> float:
+    """A parameter of kind number, which `validate_params` has read."""
+    return cast(float, params[name])
+
+
+def get_numbers(params: Mapping[str, object], name: str) -> tuple[float, ...]:
+    """A parameter that is several numbers."""
+    return cast("tuple[float, ...]", params[name])
+
+
+def get_count(params: Mapping[str, object], name: str) -> int:
+    """A parameter of kind whole."""
+    return cast(int, params[name])
+
+
+def get_counts(params: Mapping[str, object], name: str) -> tuple[int, ...]:
+    """A parameter that is several whole numbers."""
+    return cast("tuple[int, ...]", params[name])
+
+
+def get_text(params: Mapping[str, object], name: str) -> str:
+    """A parameter of kind text or choice."""
+    return cast(str, params[name])
+
+
+def get_texts(params: Mapping[str, object], name: str) -> tuple[str, ...]:
+    """A parameter that is several texts or choices."""
+    return cast("tuple[str, ...]", params[name])
+
+
+def validate_order(params: Mapping[str, object], low: str, high: str) -> None:
     """Two parameters that bound a range. Raises ValueError when the lower is above the higher."""
-    if params[low] > params[high]:
+    if get_number(params, low) > get_number(params, high):
         raise ValueError(
             f"{low} = {params[low]} is above {high} = {params[high]}; lower {low} or raise {high} until it is not"
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -24,10 +23,10 @@ class Canny(Control):
         ),
     }
 
-    def validate_together(self, params: Mapping[str, Any]) -> None:
+    def validate_together(self, params: Mapping[str, object]) -> None:
         validate_order(params, "low_threshold", "high_threshold")
 
-    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
         cv2 = import_optional("cv2", "vision", "The control generator canny")
         gray = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
         return gray_to_rgb(cv2.Canny(gray, params["low_threshold"], params["high_threshold"]))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from darkroom.media.controls.base import Control, Param
+from darkroom.media.controls.base import Control, Param, get_text
 from darkroom.media.controls.networks import load_pipeline
 
 MODELS = {"DPT": "Intel/dpt-large"}
@@ -26,8 +25,8 @@ class Depth(Control):
         "model": Param(None, "text", "Local folder or hub id; by default the usual one of its kind."),
     }
 
-    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
-        model = params["model"] or MODELS[params["model_type"]]
+    def __call__(self, image: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
+        model = get_text(params, "model") or MODELS[get_text(params, "model_type")]
         estimate = load_pipeline("depth-estimation", model, self.name, "model")(Image.fromarray(image))["depth"]
         if estimate.size != image.shape[1::-1]:
             estimate = estimate.resize(image.shape[1::-1], Image.Resampling.BICUBIC)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from darkroom.media.controls.base import Control, Param, validate_order
+from darkroom.media.controls.base import Control, Param, get_count, get_counts, get_number, get_text, validate_order
 from darkroom.media.controls.pixels import add_noise, compress_jpeg, to_bytes
 
 BLOCK = 8
@@ -44,38 +43,38 @@ class JpegArtifacts(Control):
         "block_noise_level": Param(0.02, "number", "Standard deviation of that noise; white is 1.", low=0, high=1),
     }
 
-    def validate_together(self, params: Mapping[str, Any]) -> None:
-        low, high = params["quality_range"]
+    def validate_together(self, params: Mapping[str, object]) -> None:
+        low, high = get_counts(params, "quality_range")
         validate_order({"quality_range[0]": low, "quality_range[1]": high}, "quality_range[0]", "quality_range[1]")
 
-    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
         quality = first_quality(params, generator)
         if params["pre_blur"]:
-            blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(params["pre_blur_radius"]))
+            blurred = Image.fromarray(image).filter(ImageFilter.GaussianBlur(get_number(params, "pre_blur_radius")))
             image = np.asarray(blurred)
         if params["add_noise"]:
-            image = add_noise(image, params["noise_level"], generator)
+            image = add_noise(image, get_number(params, "noise_level"), generator)
         options = {"optimize": params["optimize"], "progressive": params["progressive"]}
         if params["subsampling"] is not None:
-            options["subsampling"] = params["subsampling"]
-        for number in range(params["compression_rounds"]):
-            lowered = int(quality * params["round_quality_decay"] ** number)
+            options["subsampling"] = get_text(params, "subsampling")
+        for number in range(get_count(params, "compression_rounds")):
+            lowered = int(quality * get_number(params, "round_quality_decay") ** number)
             image = compress_jpeg(image, min(95, max(1, lowered)), **options)
         if params["enhance_blocks"]:
-            image = on_block_edges(image, params["block_noise_level"], generator)
+            image = on_block_edges(image, get_number(params, "block_noise_level"), generator)
         return image
 
 
-def first_quality(params: Mapping[str, Any], generator: np.random.Generator) -> int:
+def first_quality(params: Mapping[str, object], generator: np.random.Generator) -> int:
     """The quality of the first round."""
-    match params["quality_mode"]:
+    match get_text(params, "quality_mode"):
         case "range":
-            low, high = params["quality_range"]
+            low, high = get_counts(params, "quality_range")
             return int(generator.integers(low, high + 1))
         case "random":
-            return params["quality_list"][generator.integers(len(params["quality_list"]))]
+            return get_counts(params, "quality_list")[generator.integers(len(get_counts(params, "quality_list")))]
         case _:
-            return params["quality"]
+            return get_count(params, "quality")
 
 
 def on_block_edges(image: np.ndarray, level: float, generator: np.random.Generator) -> np.ndarray:

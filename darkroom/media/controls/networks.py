@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ModelError
 
+if TYPE_CHECKING:
+    from transformers import Pipeline
+
 
 @functools.lru_cache(maxsize=2)
-def load_pipeline(task: str, model: str, control: str, option: str) -> Any:
+def load_pipeline(task: str, model: str, control: str, option: str) -> Pipeline:
     """The transformers pipeline of a local folder or hub id, on the GPU if there is one. Raises ModelError.
 
     `control` and `option` are the generator and its parameter, for the message.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -27,19 +26,19 @@ class OpticalFlow(Control):
     needs_clip = True
     params = {"model_type": Param("dis", "choice", "Method; raft is not available.", choices=("dis", "raft"))}
 
-    def validate_together(self, params: Mapping[str, Any]) -> None:
+    def validate_together(self, params: Mapping[str, object]) -> None:
         if params["model_type"] == "raft":
             raise ValueError(
                 "model_type = 'raft' cannot be used: the RAFT network is part of torchvision, which Darkroom does not "
                 "use; write model_type: dis for OpenCV's dense flow, which needs no weights"
             )
 
-    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
         raise ValueError(
             "optical_flow needs a clip: a single picture shows no motion; use it in a dataset of type video"
         )
 
-    def clip(self, frames: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def clip(self, frames: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
         if len(frames) < 2 or min(frames.shape[1:3]) < 12:
             return np.full_like(frames, 255)  # too little to see motion in: everything rests
         cv2 = import_optional("cv2", "vision", "The control generator optical_flow")

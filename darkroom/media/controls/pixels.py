@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,7 +19,7 @@ def to_bytes(values: np.ndarray) -> np.ndarray:
     return np.clip(np.rint(values), 0, 255).astype(np.uint8)
 
 
-def compress_jpeg(image: np.ndarray, quality: int, **options: Any) -> np.ndarray:
+def compress_jpeg(image: np.ndarray, quality: int, **options: object) -> np.ndarray:
     """The image after it was stored as JPEG once; `options` are Pillow's."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "jpeg", quality=quality, **options)

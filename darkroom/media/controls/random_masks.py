@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from darkroom.media.controls.base import Control, Param, validate_order
+from darkroom.media.controls.base import (
+    Control,
+    Param,
+    get_count,
+    get_number,
+    get_numbers,
+    get_text,
+    get_texts,
+    validate_order,
+)
 from darkroom.media.controls.pixels import gray_to_rgb, to_bytes
 
 SHAPES = ("rectangle", "circle", "brush", "irregular")
 _TRIES = 40
 """Shapes that are drawn before one rectangle of the right area is taken instead."""
 
-_Values = Mapping[str, Any]
+_Values = Mapping[str, object]
 
 
 class RandomMasks(Control):
@@ -65,7 +73,7 @@ class RandomMasks(Control):
             ("irregular_min_points", "irregular_max_points"),
         ):
             validate_order(params, low, high)
-        weights, types = params["mask_type_weights"], params["mask_types"]
+        weights, types = get_numbers(params, "mask_type_weights"), get_texts(params, "mask_types")
         if weights is not None and (len(weights) != len(types) or sum(weights) == 0):
             raise ValueError(
                 f"mask_type_weights = {list(weights)} does not suit mask_types = {list(types)}; give as many numbers, "
@@ -86,8 +94,10 @@ class RandomMasks(Control):
 def _outline(width: int, height: int, params: _Values, generator: np.random.Generator) -> np.ndarray:
     """The mask as share 0..1, float32 (H, W)."""
     mask: np.ndarray = draw_shapes(width, height, params, generator).astype(np.float32)
-    if params["edge_blur"] and params["edge_blur_radius"]:
-        soft = Image.fromarray(to_bytes(255 * mask)).filter(ImageFilter.GaussianBlur(params["edge_blur_radius"]))
+    if params["edge_blur"] and get_number(params, "edge_blur_radius"):
+        soft = Image.fromarray(to_bytes(255 * mask)).filter(
+            ImageFilter.GaussianBlur(get_number(params, "edge_blur_radius"))
+        )
         mask = np.asarray(soft, np.float32) / 255
         if not params["edge_feather"]:
             mask = (mask >= 0.5).astype(np.float32)
@@ -95,33 +105,45 @@ def _outline(width: int, height: int, params: _Values, generator: np.random.Gene
 
 
 def _render(image: np.ndarray, mask: np.ndarray, params: _Values) -> np.ndarray:
-    if params["output_mode"] == "mask":
-        return gray_to_rgb(to_bytes(params["mask_value"] * mask))
+    if get_text(params, "output_mode") == "mask":
+        return gray_to_rgb(to_bytes(get_count(params, "mask_value") * mask))
     share = mask[..., None]
     return to_bytes(image * (1 - share) + 255 * share)
 
 
 def draw_shapes(width: int, height: int, params: _Values, generator: np.random.Generator) -> np.ndarray:
     """bool (H, W) whose share of True lies between `min_coverage` and `max_coverage`, as near as whole pixels allow."""
-    weights = params["mask_type_weights"]
+    weights = get_numbers(params, "mask_type_weights")
     chances = None if weights is None else np.asarray(weights, float) / sum(weights)
-    target_count = int(generator.integers(params["min_masks"], params["max_masks"] + 1))
+    target_count = _draw_count(params, "min_masks", "max_masks", generator)
     mask, count = np.zeros((height, width), bool), 0
     for _ in range(max(_TRIES, 3 * target_count)):
-        if count >= target_count and mask.mean() >= params["min_coverage"]:
+        if count >= target_count and mask.mean() >= get_number(params, "min_coverage"):
             return mask
-        kind = params["mask_types"][generator.choice(len(params["mask_types"]), p=chances)]
+        kind = get_texts(params, "mask_types")[generator.choice(len(get_texts(params, "mask_types")), p=chances)]
         image = Image.new("1", (width, height))
         _DRAW[kind](ImageDraw.Draw(image), width, height, params, generator)
         combined = mask | np.asarray(image)
-        if combined.mean() <= params["max_coverage"]:
+        if combined.mean() <= get_number(params, "max_coverage"):
             mask, count = combined, count + 1
-    return mask if mask.mean() >= params["min_coverage"] else _draw_rectangle(width, height, params, generator)
+    return (
+        mask if mask.mean() >= get_number(params, "min_coverage") else _draw_rectangle(width, height, params, generator)
+    )
+
+
+def _draw_between(params: _Values, low: str, high: str, generator: np.random.Generator) -> float:
+    """A number between two parameters."""
+    return generator.uniform(get_number(params, low), get_number(params, high))
+
+
+def _draw_count(params: _Values, low: str, high: str, generator: np.random.Generator) -> int:
+    """A whole number from one parameter to another."""
+    return int(generator.integers(get_count(params, low), get_count(params, high) + 1))
 
 
 def _draw_rectangle(width: int, height: int, params: _Values, generator: np.random.Generator) -> np.ndarray:
     """A rectangle of an area between the bounds, or of the nearest area that whole pixels allow."""
-    share = generator.uniform(params["min_coverage"], params["max_coverage"])
+    share = _draw_between(params, "min_coverage", "max_coverage", generator)
     rows = min(height, max(1, round(height * share**0.5)))
     columns = min(width, max(0, round(share * width * height / rows)))
     top, left = generator.integers(height - rows + 1), generator.integers(width - columns + 1)
@@ -134,7 +156,7 @@ def _rectangle(
     draw: ImageDraw.ImageDraw, width: int, height: int, params: _Values, generator: np.random.Generator
 ) -> None:
     w, h = (
-        max(1, round(edge * generator.uniform(params["rect_min_size"], params["rect_max_size"])))
+        max(1, round(edge * _draw_between(params, "rect_min_size", "rect_max_size", generator)))
         for edge in (width, height)
     )
     left, top = int(generator.integers(width - w + 1)), int(generator.integers(height - h + 1))
@@ -144,15 +166,15 @@ def _rectangle(
 def _circle(
     draw: ImageDraw.ImageDraw, width: int, height: int, params: _Values, generator: np.random.Generator
 ) -> None:
-    radius = min(width, height) * generator.uniform(params["circle_min_radius"], params["circle_max_radius"])
+    radius = min(width, height) * _draw_between(params, "circle_min_radius", "circle_max_radius", generator)
     x, y = generator.uniform(0, width), generator.uniform(0, height)
     draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=1)
 
 
 def _brush(draw: ImageDraw.ImageDraw, width: int, height: int, params: _Values, generator: np.random.Generator) -> None:
     """A stroke of eight pieces whose direction wanders, with round ends."""
-    thick = int(generator.integers(params["brush_min_width"], params["brush_max_width"] + 1))
-    length = min(width, height) * generator.uniform(params["brush_min_length"], params["brush_max_length"])
+    thick = _draw_count(params, "brush_min_width", "brush_max_width", generator)
+    length = min(width, height) * _draw_between(params, "brush_min_length", "brush_max_length", generator)
     angles = generator.uniform(0, 2 * np.pi) + np.cumsum(generator.normal(0, 0.4, 8))
     steps = np.stack([np.cos(angles), np.sin(angles)], 1) * length / 8
     points = generator.uniform(0, (width, height)) + np.vstack([np.zeros((1, 2)), np.cumsum(steps, 0)])
@@ -165,7 +187,7 @@ def _irregular(
     draw: ImageDraw.ImageDraw, width: int, height: int, params: _Values, generator: np.random.Generator
 ) -> None:
     """A polygon around a point, its corners at random distances; as large as circles and rectangles are."""
-    corners = int(generator.integers(params["irregular_min_points"], params["irregular_max_points"] + 1))
+    corners = _draw_count(params, "irregular_min_points", "irregular_max_points", generator)
     angles = np.sort(generator.uniform(0, 2 * np.pi, corners))
     distances = min(width, height) * generator.uniform(0.05, 0.25, corners)
     points = generator.uniform(0, (width, height)) + distances[:, None] * np.stack([np.cos(angles), np.sin(angles)], 1)

@@ -7,11 +7,11 @@ The values of the image are taken as light: 255 stands for `input_scale`. Curves
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from darkroom.media.controls.base import Control, Param
+from darkroom.media.controls.base import Control, Param, get_number, get_text
 from darkroom.media.controls.pixels import to_bytes
 
 
@@ -48,9 +48,9 @@ class Sdr(Control):
         "exposure": Param(0.0, "number", "Stops: the light is multiplied by 2 to this power.", low=-30, high=30),
     }
 
-    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
-        levels = np.arange(256) / 255 * params["input_scale"] * 2.0 ** params["exposure"]
-        return to_bytes(255 * CURVES[params["transform"]](levels))[image]
+    def __call__(self, image: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
+        levels = np.arange(256) / 255 * get_number(params, "input_scale") * 2.0 ** get_number(params, "exposure")
+        return to_bytes(255 * CURVES[get_text(params, "transform")](levels))[image]
 
 
 class LogC3(Sdr):

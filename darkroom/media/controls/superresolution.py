@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from darkroom.media.controls.base import Control, Param
+from darkroom.media.controls.base import Control, Param, get_count, get_number, get_text
 from darkroom.media.controls.pixels import add_noise, compress_jpeg
 
 
@@ -32,19 +31,19 @@ class Superresolution(Control):
         "jpeg_quality": Param(None, "whole", "Store as JPEG of this quality.", low=1, high=100),
     }
 
-    def __call__(self, image: np.ndarray, params: Mapping[str, Any], generator: np.random.Generator) -> np.ndarray:
+    def __call__(self, image: np.ndarray, params: Mapping[str, object], generator: np.random.Generator) -> np.ndarray:
         degraded = Image.fromarray(image)
-        if params["downscale_factor"]:
-            size = tuple(max(1, round(edge / params["downscale_factor"])) for edge in degraded.size)
+        if get_number(params, "downscale_factor"):
+            size = tuple(max(1, round(edge / get_number(params, "downscale_factor"))) for edge in degraded.size)
             small = degraded.resize((size[0], size[1]), Image.Resampling.BILINEAR)
             degraded = small.resize(degraded.size, Image.Resampling.BILINEAR)
-        for blur in make_blurs(params["blur_type"], params["blur_radius"]):
+        for blur in make_blurs(get_text(params, "blur_type"), get_number(params, "blur_radius")):
             degraded = degraded.filter(blur)
         pixels = np.asarray(degraded)
         if params["add_noise"]:
-            pixels = add_noise(pixels, params["noise_level"], generator)
+            pixels = add_noise(pixels, get_number(params, "noise_level"), generator)
         if params["jpeg_quality"] is not None:
-            pixels = compress_jpeg(pixels, params["jpeg_quality"])
+            pixels = compress_jpeg(pixels, get_count(params, "jpeg_quality"))
         return pixels
 
 

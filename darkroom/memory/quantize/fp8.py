@@ -119,7 +119,7 @@ class Float8Linear(nn.Linear):
         return answer
 
 
-def _match_scales(layer: nn.Linear, state: Mapping[str, Tensor], prefix: str, *_: Any) -> None:
+def _match_scales(layer: nn.Linear, state: Mapping[str, Tensor], prefix: str, *_: object) -> None:
     """Have a buffer of the shape that the state's scales have, or none where it has none."""
     scale = state.get(f"{prefix}scale_weight")
     layer.register_buffer("scale_weight", None if scale is None else torch.empty_like(scale, device="meta"))

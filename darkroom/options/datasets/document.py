@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.errors import DataError
 from darkroom.core.text import ESCAPES, TOML_ESCAPES
@@ -13,12 +12,12 @@ from darkroom.core.text import ESCAPES, TOML_ESCAPES
 REMEDY = "Point data_backend_config to a JSON file that holds an array of dataset entries; see docs/datasets.md."
 
 
-def document(path: Path) -> Any:
+def document(path: Path) -> object:
     """What the file holds. Raises DataError naming the file and, where it is malformed, the place."""
     text = _text(path)
     twice: list[str] = []
 
-    def collect(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def collect(pairs: list[tuple[str, object]]) -> dict[str, object]:
         keys = [key for key, _ in pairs]
         values = dict(pairs)
         if len(values) < len(keys):  # keys that start with an underscore are comments

@@ -154,7 +154,7 @@ class Generator(EntryModel):
     """How the images of a conditioning dataset are made from its source."""
 
     type: Name
-    params: dict[str, Any] = {}
+    params: dict[str, object] = {}
 
 
 class Entry(EntryModel):

@@ -41,7 +41,7 @@ class UrlFiles(EntryModel):
 
     type: Literal["url"] = "url"
     url: str
-    options: dict[str, Any] = {}
+    options: dict[str, object] = {}
 
 
 class S3Files(EntryModel):
