@@ -14,7 +14,7 @@ pytestmark = pytest.mark.smoke
 
 PACKAGE = Path(darkroom.__file__).parent
 # read while settings are resolved, before anything else runs
-READ_BY_THE_READERS = frozenset({"strict", "ignore_unsupported"})
+READ_BY_THE_READERS = frozenset({"strict", "ignore_unsupported", "defaults"})
 
 
 def names_read() -> set[str]:

@@ -178,6 +178,7 @@ def build_stepper(
     shape = ScheduleShape(
         config.lr_warmup_steps, state.schedule_total or steps, config.lr_num_cycles, config.lr_power, end
     )
+    schedule = "constant" if row.schedule_free else config.effective_lr_schedule
     return Stepper(
         accelerator=engine,
         model=engine.prepare_model(adapter.model) if engine.num_processes > 1 else adapter.model,
@@ -191,9 +192,7 @@ def build_stepper(
             regularizers.build(run.family, config, [*denoisers.values()]),
         ),
         optimizer=engine.prepare_optimizer(raw) if engine.scaler else raw,
-        scheduler=Scheduler(
-            raw, "constant" if row.schedule_free else config.lr_scheduler, shape, state.find_schedule_position
-        ),
+        scheduler=Scheduler(raw, schedule, shape, state.find_schedule_position),
         ema=EMA(adapter.trainable_parameters, config) if config.use_ema else None,
         options=config,
         own_clip=row.clips_gradients,

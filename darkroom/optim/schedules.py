@@ -43,6 +43,12 @@ def cosine(step: float, shape: ScheduleShape) -> float:
     return shape.end + (1 - shape.end) * 0.5 * (1 + math.cos(math.pi * shape.progress(step)))
 
 
+def cosine_wave(step: float, shape: ScheduleShape) -> float:
+    """A cosine wave between 1 and `end` whose half period is the warm-up length; it has no warm-up of its own."""
+    half = shape.warmup or 1000
+    return shape.end + (1 - shape.end) * 0.5 * (1 + math.cos(math.pi * step / half))
+
+
 def cosine_with_restarts(step: float, shape: ScheduleShape) -> float:
     """`cycles` half cosines, each starting again at 1 (SGDR 1608.03983)."""
     progress = shape.progress(step)
@@ -65,11 +71,12 @@ SCHEDULES: dict[str, Callable[[float, ScheduleShape], float]] = {
     "constant_with_warmup": constant,
     "linear": linear,
     "cosine": cosine,
+    "cosine_wave": cosine_wave,
     "cosine_with_restarts": cosine_with_restarts,
     "polynomial": polynomial,
     "sine": sine,
 }
-WITHOUT_WARMUP = frozenset({"constant", "sine"})
+WITHOUT_WARMUP = frozenset({"constant", "sine", "cosine_wave"})
 
 
 def compute_factor(name: str, step: float, shape: ScheduleShape) -> float:

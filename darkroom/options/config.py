@@ -18,7 +18,7 @@ from darkroom.options.loss import LossOptions
 from darkroom.options.memory import MemoryOptions
 from darkroom.options.model import ModelOptions
 from darkroom.options.noise import NoiseOptions
-from darkroom.options.optimizer import OptimizerOptions
+from darkroom.options.optimizer import SIMPLETUNER_SCHEDULES, OptimizerOptions
 from darkroom.options.precision import PrecisionOptions
 from darkroom.options.publishing import PublishingOptions
 from darkroom.options.regularisers import RegulariserOptions
@@ -77,6 +77,15 @@ class Config(
         if self.optimizer.lower().startswith("prodigy"):
             return 1.0
         return 1e-4 if self.model_type == "lora" else 1e-5
+
+    @property
+    def effective_lr_schedule(self) -> str:
+        """`lr_scheduler`, or under `compat_lr_schedules` the schedule that SimpleTuner calls by that name."""
+        return (
+            SIMPLETUNER_SCHEDULES.get(self.lr_scheduler, self.lr_scheduler)
+            if self.compat_lr_schedules
+            else self.lr_scheduler
+        )
 
     @property
     def effective_lora_alpha(self) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from darkroom.core.errors import ConfigError
 from darkroom.options.config import Config, option_info
-from darkroom.options.sources import DEFAULT, FAMILY_DEFAULT, Note
+from darkroom.options.sources import DEFAULT, Note, is_default
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RuleContext:
 
     def explicit(self, name: str) -> bool:
         """Whether the user set this option."""
-        return self.sources.get(name, DEFAULT) not in (DEFAULT, FAMILY_DEFAULT)
+        return not is_default(self.sources.get(name, DEFAULT))
 
     def is_changed(self, name: str) -> bool:
         """Whether the user set this option to something other than its default."""
@@ -109,6 +109,7 @@ def _flow_only(option: str, on: Callable[[RuleContext], bool], subject: str) -> 
     )
 
 
+WITHOUT_WARMUP = ("constant", "sine", "cosine_wave")
 _FROM_WEIGHTS = ("pissa", "olora", "loftq")
 _THREE_BETAS = ("optimi-adan", "bnb-ademamix", "sdnq-came")
 _OFFLOADS = ("musubi_blocks_to_swap", "ramtorch", "enable_group_offload")
@@ -683,7 +684,7 @@ RULES: tuple[Rule, ...] = (
         "schedule that does not decay",
         ("lr_end", "learning_rate"),
         lambda case: (
-            case.config.lr_scheduler in ("polynomial", "sine", "cosine")
+            case.config.lr_scheduler in ("polynomial", "sine", "cosine", "cosine_wave")
             and case.config.lr_end >= case.config.effective_learning_rate
         ),
         "lr_end = {c.lr_end:g} is not below the learning rate of {c.effective_learning_rate:g}.",
@@ -692,7 +693,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "warm-up longer than the run",
         ("lr_warmup_steps", "max_train_steps"),
-        lambda case: 0 < (case.config.max_train_steps or 0) < case.config.lr_warmup_steps,
+        lambda case: (
+            0 < (case.config.max_train_steps or 0) < case.config.lr_warmup_steps
+            and case.config.effective_lr_schedule not in WITHOUT_WARMUP
+        ),
         "The learning rate would still be rising when the run ends after {c.max_train_steps} updates.",
         "Set lr_warmup_steps below max_train_steps.",
     ),

@@ -241,6 +241,10 @@ class OptionInfo:
         """`value` as it may stand in a message: secrets are not shown."""
         return "(hidden)" if self.secret and value is not None else value
 
+    def is_active_with(self, values: Mapping[str, Any]) -> bool:
+        """Do the `values` of other options meet what this one needs to have an effect?"""
+        return all(name in values and _meets(values[name], expected) for name, expected in self.when.items())
+
     def applies(self, settings: Any) -> str:
         """Why this option has no effect beside the other `settings` (a Config), or an empty text."""
         if self.families and settings.model_family not in self.families:

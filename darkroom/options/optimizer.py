@@ -53,6 +53,8 @@ OPTIMIZERS = (
     "sdnq-muon",
     "sdnq-muon+quantized_matmul",
 )
+SIMPLETUNER_SCHEDULES = {"cosine": "cosine_wave", "cosine_with_restarts": "constant"}
+"""SimpleTuner's schedules that are others of the same name here. Its restarts count steps modulo -1 and never move."""
 _EMA = {"use_ema": True}
 
 
@@ -69,9 +71,24 @@ class OptimizerOptions(Section):
         gt=0,
     )
     lr_scheduler: Literal[
-        "linear", "sine", "cosine", "cosine_with_restarts", "polynomial", "constant", "constant_with_warmup"
+        "linear",
+        "sine",
+        "cosine",
+        "cosine_wave",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
     ] = option("constant_with_warmup", "How the learning rate changes during the run.", resume="warn")
     lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from 0.", resume="warn", ge=0)
+    compat_lr_schedules: bool = option(
+        False,
+        "Follow SimpleTuner's cosine (swings without end, half a period in lr_warmup_steps) and cosine_with_restarts"
+        " (constant); on for a config of SimpleTuner's.",
+        resume="warn",
+        level="advanced",
+        when={"lr_scheduler": ("cosine", "cosine_with_restarts")},
+    )
     lr_num_cycles: int = option(
         1,
         "How often cosine_with_restarts starts again.",
@@ -94,7 +111,7 @@ class OptimizerOptions(Section):
         resume="warn",
         ge=0,
         level="advanced",
-        when={"lr_scheduler": ("polynomial", "sine", "cosine")},
+        when={"lr_scheduler": ("polynomial", "sine", "cosine", "cosine_wave")},
     )
     lr_scale: bool = option(
         False,

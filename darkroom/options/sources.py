@@ -29,6 +29,7 @@ from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, 
 from darkroom.options import compat
 from darkroom.options.config import Config, every_option, not_offered, option_names
 from darkroom.options.field import OptionInfo
+from darkroom.options.origins import ORIGINS, ConfigTraits, Origin, is_origin_default, recognize
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -44,6 +45,12 @@ _PROSE = frozenset(
 )  # fmt: skip
 """Options whose text may have several lines; a line break in any other is a slip."""
 _PLACEHOLDER = re.compile(r"\{env:([A-Za-z_][A-Za-z0-9_]*)\}")
+
+
+def is_default(source: str) -> bool:
+    """Did a value with this source come from defaults, and not from the user?"""
+    return source in (DEFAULT, FAMILY_DEFAULT) or is_origin_default(source)
+
 
 FamilyDefaults = Callable[[str, str | None], dict[str, object]]
 
@@ -78,7 +85,7 @@ class Resolved:
 
     def explicit(self, name: str) -> bool:
         """Whether the user gave this option a value."""
-        return self.sources[name] not in (DEFAULT, FAMILY_DEFAULT)
+        return not is_default(self.sources[name])
 
 
 def resolve(
@@ -118,6 +125,10 @@ class _OptionReader:
         self.unsupported: list[ConfigError] = []
         self.variables: dict[str, _SourceValue] = {}  # of a config.env, those that are no settings
         self.mentioned: set[str] = set()  # variables that a {env:NAME} stood for
+        self.keys: set[str] = set()  # as the user wrote them
+        self.origin: Origin | None = None  # the program that the config was written for
+        self.evidence = ""  # what shows that
+        self.origin_defaults: dict[str, Any] = {}  # of that program, where they were not taken
         self.unreadable = False  # the config could not be read, so nothing is known about what is missing
 
     def resolve(self, argv: list[str], family_defaults: FamilyDefaults | None, partial: bool) -> Resolved:
@@ -133,6 +144,7 @@ class _OptionReader:
         self._translate_values()
         self._translate_switches()
         self._resolve_unsupported()
+        self._recognize(path)
         self._add_family_defaults(family_defaults)
         config = self._build(partial, path, line)
         return self._finish(config, path)
@@ -203,6 +215,7 @@ class _OptionReader:
     def _set_variable(self, name: str, value: str, source: str) -> None:
         """One line of a `config.env`."""
         plain = name.removeprefix("DARKROOM_").lower()
+        self.keys.add(name)
         if name in compat.ENV_FILE_NAMES:
             self._set(compat.ENV_FILE_NAMES[name], value, source)
         elif name in compat.ENV_FILE_SWITCHES:
@@ -268,6 +281,8 @@ class _OptionReader:
 
     def _set_all(self, pairs: Iterable[tuple[str, Any]], source: str) -> None:
         for key, value in pairs:
+            if source != COMMAND_LINE:
+                self.keys.add(key)
             self._set(key, value, source)
 
     def _set(self, key: str, value: Any, source: str) -> None:
@@ -401,11 +416,47 @@ class _OptionReader:
         for error in self.unsupported:
             self.notes.append(Note(error.option, error.got, error.source, "Darkroom does not offer it yet"))
 
+    def _recognize(self, path: Path | None) -> None:
+        """Take the defaults of the program that the config was written for, or that `defaults` names."""
+        values = {name: item.value for name, item in self.values.items()}
+        recognized = recognize(ConfigTraits(frozenset(self.keys), values, path))
+        chosen = str(values.get("defaults") or "auto").strip().lower()
+        if recognized is not None:
+            self.origin, self.evidence = recognized
+            self._imply(self.origin)
+        origin = ORIGINS.get(chosen) or (self.origin if chosen == "auto" else None)
+        if origin is None:
+            return
+        defaults = origin.defaults_for(self._family_name(), values.get("model_flavour"))
+        if origin.holds or chosen == origin.name:
+            self._imply(origin)
+            self._prefer(defaults, origin.source)
+        else:
+            self.origin_defaults = defaults
+
+    def _imply(self, origin: Origin) -> None:
+        """Set what a config of this program means by the values that it has."""
+        values = {name: item.value for name, item in self.values.items()}
+        for name, value in origin.implied.items():
+            if option_names()[name].is_active_with(values):
+                self._prefer({name: value}, origin.source)
+
+    def _family_name(self) -> str:
+        family = self.values.get("model_family")
+        return "" if family is None else str(family.value).replace("-", "_")
+
+    def _prefer(self, defaults: Mapping[str, Any], source: str) -> None:
+        """Give options that have no value yet one that suits better than their default."""
+        already_set = set(self.values)
+        for key, value in defaults.items():
+            if YIELDS_TO.get(key) not in already_set:
+                self.values.setdefault(option_names()[key].name, _SourceValue(value, source))
+
     def _add_family_defaults(self, family_defaults: FamilyDefaults | None) -> None:
         family, flavour = self.values.get("model_family"), self.values.get("model_flavour")
         if family_defaults is None or family is None:
             return
-        name = str(family.value).replace("-", "_")
+        name = self._family_name()
         info = option_names()["model_family"]
         if name not in info.choices or name in info.pending_choices:
             return
@@ -417,10 +468,7 @@ class _OptionReader:
         except ConfigError as error:
             self.errors.append(error)
             return
-        already_set = set(self.values)
-        for key, value in preferred.items():
-            if YIELDS_TO.get(key) not in already_set:
-                self.values.setdefault(option_names()[key].name, _SourceValue(value, FAMILY_DEFAULT))
+        self._prefer(preferred, FAMILY_DEFAULT)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -454,12 +502,39 @@ class _OptionReader:
             if info.secret and isinstance(value := getattr(config, info.name), str):
                 log.hide(value)
         self.notes += find_ineffective(config, sources)
+        self.notes += self._note_origin(config, sources)
         self.errors += not_offered(config, sources)
         if config.strict:
             self.errors += [_as_error(note) for note in self.notes if note.ineffective]
         if self.errors:
             raise ConfigErrors(self.errors)
         return Resolved(config, sources, self.notes, path, self.exports)
+
+    def _note_origin(self, config: Config, sources: Mapping[str, str]) -> list[Note]:
+        """What follows from the program that the config was written for."""
+        if self.origin is None:
+            return []
+        differing = []
+        for name, value in self.origin_defaults.items():
+            info, here = option_names()[name], getattr(config, name)
+            if is_default(sources[name]) and here != value and not info.applies(config):
+                differing.append(f"{name} {info.show(value)} (here {info.show(here)})")
+        implied = [
+            f"{name} is {option_names()[name].show(getattr(config, name))}"
+            for name in self.origin.implied
+            if sources[name] == self.origin.source
+        ]
+        notes = []
+        if implied:
+            reason = f"the config is {self.origin.title}'s, because {self.evidence}, so {' and '.join(implied)}"
+            notes.append(Note("defaults", config.defaults, self.origin.source, reason, ineffective=False))
+        if differing:
+            reason = (
+                f"the config is {self.origin.title}'s, because {self.evidence}, and leaves out what has another default"
+                f" there: {', '.join(differing)}; --defaults {self.origin.name} takes those"
+            )
+            notes.append(Note("defaults", config.defaults, self.origin.source, reason, ineffective=False))
+        return notes
 
     def _show(self, path: Path) -> str:
         return str(path.relative_to(self.cwd)) if path.is_relative_to(self.cwd) else str(path)
@@ -484,7 +559,7 @@ def find_ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
     for info in every_option():
         source = sources.get(info.name, DEFAULT)
         value = getattr(config, info.name)
-        if source in (DEFAULT, FAMILY_DEFAULT) or value == info.default or info.pending:
+        if is_default(source) or value == info.default or info.pending:
             continue
         reason = info.applies(config)
         if reason:

@@ -148,6 +148,12 @@ class TrainingOptions(Section):
     disable_benchmark: bool = option(
         False, "Do not draw with the untrained model before training starts.", resume="free", level="advanced"
     )
+    defaults: Literal["auto", "darkroom", "simpletuner", "musubi"] = option(
+        "auto",
+        "Whose defaults hold for what a config leaves out; auto: musubi-tuner's for a config of its own, else ours.",
+        resume="free",
+        level="advanced",
+    )
     strict: bool = option(
         False, "Treat settings that have no effect in this run as errors.", resume="free", level="advanced"
     )
