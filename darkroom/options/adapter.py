@@ -134,6 +134,7 @@ class AdapterOptions(Section):
     init_lokr_norm: float | None = option(
         None,
         "Start LoKr layers near this fraction of the base weight's norm instead of at zero; about 0.001.",
+        off=True,
         resume="free",
         gt=0,
         level="expert",

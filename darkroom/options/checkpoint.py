@@ -19,7 +19,9 @@ class CheckpointOptions(Section):
     checkpoint_step_interval: int = option(
         500, "Save every this many updates; 0 never.", resume="free", aliases=("checkpointing_steps",), ge=0
     )
-    checkpoint_epoch_interval: int | None = option(None, "Save at the end of every n-th epoch.", resume="free", ge=1)
+    checkpoint_epoch_interval: int | None = option(
+        None, "Save at the end of every n-th epoch.", off=True, resume="free", ge=1
+    )
     checkpoints_total_limit: int = option(
         5,
         "Keep this many checkpoints and delete the oldest; 0 keeps all.",

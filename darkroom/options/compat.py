@@ -90,29 +90,6 @@ FORM_KEYS = _words(
 )
 """Keys that SimpleTuner's web form keeps for itself. Names with two leading underscores are treated alike."""
 
-SIMPLETUNER_KEYS = _words(
-    """
-    accelerate_config accelerate_extra_args num_machines main_process_ip main_process_port machine_rank
-    delete_invalid_checkpoints validation_multigpu validation_image_format validation_image_quality
-    flow_cubic_schedule_weights flow_custom_timesteps flow_timesteps_mode mixflow_enabled mixflow_gamma
-    ema_warmup_steps irepa_enabled irepa_spatial_norm_alpha irepa_projector_kernel_size urepa_enabled
-    urepa_manifold_weight crepa_encoder crepa_feature_source crepa_use_tae crepa_drop_vae_encoder
-    crepa_self_flow_mask_ratio internal_guidance_enabled internal_guidance_loss_weight internal_guidance_block_index
-    validation_internal_guidance_scale nextlat_enabled nextlat_block_index nextlat_weight nextlat_state_loss
-    nextlat_kl_weight diffusion_blocks_config xm_enabled xm_candidate_count xm_training_target xm_selection_scope
-    xm_block_size twinflow_enabled twinflow_allow_diff2flow gradient_checkpointing_segment_stride
-    gradient_checkpointing_offload_attention gradient_checkpointing_offload_prefetch group_offload_text_encoder
-    group_offload_vae deepspeed_config fsdp_enable fsdp_version context_parallel_size text_cache_ondemand
-    text_cache_disable text_encoder_batch_size caption_shuffle delete_nsfw_images stable_cascade_decoder_dtype
-    stable_cascade_use_decoder_for_validation stable_cascade_decoder_model_name_or_path
-    stable_cascade_decoder_subfolder stable_cascade_validation_prior_num_inference_steps
-    stable_cascade_validation_prior_guidance_scale stable_cascade_validation_decoder_guidance_scale
-    sanavideo_motion_score sana_motion_score wan_force_2_1_time_embedding
-    vae_enable_temporal_roll disable_assistant_lora
-    """
-)
-"""Options of newer SimpleTuner versions that Darkroom does not have yet."""
-
 MUSUBI_SWITCHES: Mapping[str, tuple[str, str, str | None]] = {
     "fp8_scaled": ("base_model_precision", "fp8-block", None),
     "fp8_base": ("base_model_precision", "fp8-cast", None),  # beside fp8_scaled it only says so again

@@ -132,23 +132,39 @@ def option_info(name: str) -> OptionInfo:
     return option_names()[name]
 
 
+def find_idle_reason(info: OptionInfo, config: Config) -> str:
+    """Why an option has no effect beside the others, or an empty text; what it depends on has to act as well."""
+    if reason := info.applies(config):
+        return reason
+    for name in info.when:
+        other = option_info(name)
+        if getattr(config, name) != other.default and (reason := find_idle_reason(other, config)):
+            return f"it depends on {name}, and {reason}"
+    return ""
+
+
 def not_offered(config: Config, sources: Mapping[str, str] | None = None) -> list[ConfigError]:
-    """An error for each option, or choice of an option, that is declared but not implemented yet."""
+    """An error for each option, or choice of one, that would act in this run and is not implemented yet."""
     errors = []
     for info in every_option():
         value = getattr(config, info.name)
-        if value == info.default:
-            continue
-        reason = info.pending or next(
-            (info.pending_choices[c] for c in _as_values(info, value) if c in info.pending_choices), ""
-        )
-        if reason:
+        reason = _find_pending_reason(info, value)
+        if reason and not find_idle_reason(info, config):
             change = f"Leave {info.name} out" + (
                 "" if info.default is None else f" or set it to {info.show(info.default)}"
             )
             source = (sources or {}).get(info.name, "")
             errors.append(ConfigError(info.name, info.safe(value), source, f"Not offered yet. {reason}", f"{change}."))
     return errors
+
+
+def _find_pending_reason(info: OptionInfo, value: object) -> str:
+    """Why this value of an option is not implemented yet, or an empty text."""
+    if value == info.default or (info.default is None and not value):
+        return ""
+    return info.pending or next(
+        (info.pending_choices[choice] for choice in _as_values(info, value) if choice in info.pending_choices), ""
+    )
 
 
 def _as_values(info: OptionInfo, value: object) -> list[Any]:

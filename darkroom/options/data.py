@@ -38,11 +38,12 @@ class DataOptions(Section):
         resume="warn",
     )
     minimum_image_size: float | None = option(
-        None, "Leave out images smaller than this, in the unit of resolution_type.", resume="warn", gt=0
+        None, "Leave out images smaller than this, in the unit of resolution_type.", off=True, resume="warn", gt=0
     )
     maximum_image_size: float | None = option(
         None,
         "Shrink images larger than this to target_downsample_size before cropping.",
+        off=True,
         resume="warn",
         gt=0,
         level="advanced",
@@ -50,6 +51,7 @@ class DataOptions(Section):
     target_downsample_size: float | None = option(
         None,
         "Size to which images above maximum_image_size are shrunk.",
+        off=True,
         resume="warn",
         gt=0,
         level="advanced",
@@ -199,7 +201,7 @@ class DataOptions(Section):
         level="advanced",
     )
     framerate: float | None = option(
-        None, "Frames per second of video training data.", resume="warn", gt=0, level="advanced"
+        None, "Frames per second of video training data.", off=True, resume="warn", gt=0, level="advanced"
     )
     print_filenames: bool = option(
         False,

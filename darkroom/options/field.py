@@ -75,6 +75,7 @@ def option(
     json: bool = False,
     text: bool = False,
     empty: bool = False,
+    off: bool = False,
     required: bool = False,
 ) -> Any:
     """Declare one option of a `Section`. Pass `...` as the default of an option that must be given.
@@ -95,6 +96,7 @@ def option(
     json             a structured value: inline JSON, the path of a JSON file, or an object
     text             with json: a text that is neither JSON nor a file is the value itself
     empty            an empty text is a value and not the same as leaving the option out
+    off              0 and -1 leave the option out where its range has no place for them, as in SimpleTuner
     required         a run cannot start without it
     """
     extra: dict[str, Any] = {
@@ -115,6 +117,7 @@ def option(
         "json": json,
         "text": text,
         "empty": empty,
+        "off": off,
         "required": required,
     }
     return Field(default, description=help, ge=ge, gt=gt, le=le, lt=lt, json_schema_extra={_EXTRA: extra})
@@ -173,6 +176,7 @@ class OptionInfo:
     json: bool = False
     text: bool = False
     empty: bool = False
+    off: bool = False
     required: bool = False
 
     @property
@@ -349,7 +353,7 @@ def coerce(info: OptionInfo, value: object) -> Any:
     """Bring the forms in which the readers deliver a value to one; pydantic checks type and range afterwards."""
     if isinstance(value, str) and info.nullable and value.strip().lower() in _NONE_WORDS and value not in info.choices:
         return None
-    if value is None:
+    if value is None or (info.nullable and _is_nothing(info, value)):
         return None
     if info.kind == "json":
         return _coerce_json(info, value)
@@ -357,7 +361,28 @@ def coerce(info: OptionInfo, value: object) -> Any:
         return _coerce_choice(info, value)
     if info.kind in ("integer", "number"):
         return _coerce_number(info, value)
+    if info.kind == "string" and isinstance(value, list | tuple):  # SimpleTuner takes either
+        return ",".join(map(str, value))
     return value
+
+
+def _is_nothing(info: OptionInfo, value: object) -> bool:
+    """Does SimpleTuner read `value` as leaving the option out: an empty list or object, false for a text, or 0?"""
+    if isinstance(value, list | dict):
+        return not value
+    if value is False:
+        return info.kind in ("string", "choice", "json")
+    return info.off and _is_off(info, value)
+
+
+def _is_off(info: OptionInfo, value: object) -> bool:
+    """Is `value` 0 or -1, and outside the option's range?"""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    below = (info.ge is not None and number < info.ge) or (info.gt is not None and number <= info.gt)
+    return below and number in (0, -1) and not isinstance(value, bool)
 
 
 def _coerce_json(info: OptionInfo, value: object) -> Any:

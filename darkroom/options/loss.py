@@ -33,6 +33,7 @@ class LossOptions(Section):
     snr_gamma: float | None = option(
         None,
         "Cap on the weight of nearly clean steps; 5 suits epsilon and v models, 0 switches it off.",
+        off=True,
         resume="warn",
         ge=0,
         level="advanced",
@@ -47,6 +48,7 @@ class LossOptions(Section):
     soft_min_snr_sigma_data: float | None = option(
         None,
         "Spread of the data that the smooth weight assumes, instead of snr_gamma.",
+        off=True,
         resume="warn",
         gt=0,
         level="expert",

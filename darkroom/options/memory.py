@@ -29,6 +29,7 @@ class MemoryOptions(Section):
     gradient_checkpointing_interval: int | None = option(
         None,
         "Recompute only every n-th block; 2 halves both the saving and the extra time.",
+        off=True,
         resume="free",
         ge=1,
         level="advanced",
@@ -71,6 +72,7 @@ class MemoryOptions(Section):
     accelerator_cache_clear_interval: int | None = option(
         None,
         "Give unused device memory back every this many steps.",
+        off=True,
         resume="free",
         ge=1,
         level="expert",

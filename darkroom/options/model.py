@@ -101,6 +101,7 @@ class ModelOptions(Section):
     tokenizer_max_length: FilledInt = option(
         None,
         "Number of text tokens kept per caption; left out, the family's own limit.",
+        off=True,
         resume="warn",
         cached="text",
         level="advanced",

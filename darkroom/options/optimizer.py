@@ -184,6 +184,7 @@ class OptimizerOptions(Section):
     prodigy_steps: int | None = option(
         None,
         "Updates after which Prodigy stops adapting its step size.",
+        off=True,
         resume="warn",
         ge=0,
         level="advanced",

@@ -94,6 +94,8 @@ def facts_of(info: OptionInfo, code: bool = False) -> list[tuple[str, str]]:
         also = f"; or {info.also_words}" if info.also_words else ""
         facts.append(("Choices", quote(info.choices) + also))
     facts.append(("Default", "none; it must be given" if info.required else _default_words(info, code)))
+    if info.off:
+        facts.append(("Off", f"{quote([0, -1] if info.range.startswith(('1', 'above')) else [-1])}, as if left out"))
     if info.aliases:
         facts.append(("Also called", quote(info.aliases)))
     if info.families:

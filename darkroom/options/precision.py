@@ -221,6 +221,7 @@ class PrecisionOptions(Section):
     dynamo_cache_size_limit: int | None = option(
         None,
         "How often a part may be compiled again, for another shape, before it runs uncompiled; torch takes 8.",
+        off=True,
         resume="free",
         aliases=("compile_cache_size_limit",),
         ge=1,

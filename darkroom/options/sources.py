@@ -27,9 +27,9 @@ from darkroom.core.files import expand_home, is_file
 from darkroom.core.registry import find_nearest
 from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, split_lines
 from darkroom.options import compat
-from darkroom.options.config import Config, every_option, not_offered, option_names
+from darkroom.options.config import Config, every_option, find_idle_reason, not_offered, option_names
 from darkroom.options.field import OptionInfo
-from darkroom.options.origins import ORIGINS, ConfigTraits, Origin, is_origin_default, recognize
+from darkroom.options.origins import ORIGINS, ConfigTraits, Origin, is_off, is_origin_default, recognize
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -122,6 +122,7 @@ class _OptionReader:
         self.exports: dict[str, str] = {}
         self.compiling: dict[str, _SourceValue] = {}  # of musubi-tuner, whose two options for it are one here
         self.switches: dict[str, _SourceValue] = {}  # musubi-tuner's, which say what options here are
+        self.foreign: dict[str, _SourceValue] = {}  # options of other programs that are not options here
         self.unsupported: list[ConfigError] = []
         self.variables: dict[str, _SourceValue] = {}  # of a config.env, those that are no settings
         self.mentioned: set[str] = set()  # variables that a {env:NAME} stood for
@@ -143,6 +144,7 @@ class _OptionReader:
         self._resolve_variables()
         self._translate_values()
         self._translate_switches()
+        self._resolve_foreign()
         self._resolve_unsupported()
         self._recognize(path)
         self._add_family_defaults(family_defaults)
@@ -317,9 +319,10 @@ class _OptionReader:
         elif name in compat.MUSUBI_WITHOUT_EFFECT:
             if str(value).strip().lower() in _TRUE:
                 self.notes.append(Note(name, value, source, f"no effect: {compat.MUSUBI_WITHOUT_EFFECT[name]}"))
-        elif name in compat.MUSUBI_KEYS or name in compat.SIMPLETUNER_KEYS:
-            tool = "musubi-tuner" if name in compat.MUSUBI_KEYS else "SimpleTuner"
-            problem = f"This is an option of {tool} that Darkroom does not offer yet{_did_you_mean(name)}"
+        elif any(origin.find_foreign(name) for origin in ORIGINS.values()):
+            self.foreign[name] = _SourceValue(value, source)
+        elif name in compat.MUSUBI_KEYS:
+            problem = f"This is an option of musubi-tuner that Darkroom does not offer yet{_did_you_mean(name)}"
             change = "Take it out, or set ignore_unsupported to true to go on without it."
             self.unsupported.append(ConfigError(name, value, source, problem, change))
         else:
@@ -371,6 +374,7 @@ class _OptionReader:
     def _translate_values(self) -> None:
         """Values that a predecessor reads as another."""
         self._translate_compiling()
+        self._translate_names()
         schedule = self.values.get("lr_scheduler")
         if schedule is None:
             return
@@ -384,6 +388,19 @@ class _OptionReader:
             self.values["lr_scheduler"] = _SourceValue(read_as, schedule.source)
             reason = f"{schedule.value} is read as {read_as}"
             self.notes.append(Note("lr_scheduler", schedule.value, schedule.source, reason, ineffective=False))
+
+    def _translate_names(self) -> None:
+        """Choices that are called otherwise in another program."""
+        for origin in ORIGINS.values():
+            for option, names in origin.values.items():
+                item = self.values.get(option)
+                written = "" if item is None else str(item.value).strip().lower()
+                here = names.get(written.replace("-", "_") if option == "model_family" else written)
+                here = here or names.get(f"{self._family_name()}/{written}")
+                if item is not None and here is not None:
+                    self.values[option] = _SourceValue(here, item.source)
+                    reason = f"{written} of {origin.title} is read as {here}"
+                    self.notes.append(Note(option, item.value, item.source, reason, ineffective=False))
 
     def _translate_compiling(self) -> None:
         """musubi-tuner's `compile` and `compile_backend` as `dynamo_backend`, unless that is given as well."""
@@ -407,6 +424,33 @@ class _OptionReader:
             counts = self.values.setdefault(option, _SourceValue(value, switch.source)).value
             reason = f"{option} is {counts}"
             self.notes.append(Note(name, switch.value, switch.source, reason, ineffective=False))
+
+    def _resolve_foreign(self) -> None:
+        """Options of other programs: without effect, which is a note, or not offered."""
+        for name, item in self.foreign.items():
+            origin, row = next((o, row) for o in ORIGINS.values() if (row := o.find_foreign(name)) is not None)
+            value, source = item.value, item.source
+            if row.is_inert(name, value):
+                reason = f"{origin.title} leaves it without effect with this value, and Darkroom has no such option"
+                self.notes.append(Note(name, value, source, reason, ineffective=False))
+            elif row.families and self._family_name() not in row.families:
+                reason = f"it acts only in {' and '.join(row.families)}"
+                self.notes.append(Note(name, value, source, f"no effect: {reason}"))
+            elif row.switch and not self._is_on(row.switch):
+                self.notes.append(Note(name, value, source, f"no effect: it acts only when {row.switch} is set"))
+            elif row.ignored:
+                self.notes.append(Note(name, value, source, f"no effect: {row.reason}"))
+            else:
+                problem = f"This is an option of {origin.title} that Darkroom does not offer. {row.reason}"
+                change = f"{row.change or 'Take it out.'} Or set ignore_unsupported to true to go on without it."
+                self.unsupported.append(ConfigError(name, value, source, problem, change))
+
+    def _is_on(self, name: str) -> bool:
+        """Does the config switch `name` on, an option here or of another program?"""
+        if (item := self.foreign.get(name)) is not None:
+            row = next(row for origin in ORIGINS.values() if (row := origin.find_foreign(name)) is not None)
+            return not row.is_inert(name, item.value)
+        return name in self.values and not is_off(self.values[name].value)
 
     def _resolve_unsupported(self) -> None:
         ignored = self.values.get("ignore_unsupported")
@@ -503,12 +547,23 @@ class _OptionReader:
                 log.hide(value)
         self.notes += find_ineffective(config, sources)
         self.notes += self._note_origin(config, sources)
-        self.errors += not_offered(config, sources)
+        config = self._resolve_pending(config, sources)
         if config.strict:
             self.errors += [_as_error(note) for note in self.notes if note.ineffective]
         if self.errors:
             raise ConfigErrors(self.errors)
         return Resolved(config, sources, self.notes, path, self.exports)
+
+    def _resolve_pending(self, config: Config, sources: Mapping[str, str]) -> Config:
+        """Refuse options that are not implemented yet, or under `ignore_unsupported` put them back to their default."""
+        pending = not_offered(config, sources)
+        if not config.ignore_unsupported:
+            self.errors += pending
+            return config
+        for error in pending:
+            reason = f"Darkroom does not offer it yet. {error.problem.removeprefix('Not offered yet. ')}"
+            self.notes.append(Note(error.option, error.got, error.source, f"no effect: {reason}"))
+        return config.model_copy(update={e.option: option_names()[e.option].default for e in pending})
 
     def _note_origin(self, config: Config, sources: Mapping[str, str]) -> list[Note]:
         """What follows from the program that the config was written for."""
@@ -559,9 +614,9 @@ def find_ineffective(config: Config, sources: Mapping[str, str]) -> list[Note]:
     for info in every_option():
         source = sources.get(info.name, DEFAULT)
         value = getattr(config, info.name)
-        if is_default(source) or value == info.default or info.pending:
+        if is_default(source) or value == info.default:
             continue
-        reason = info.applies(config)
+        reason = find_idle_reason(info, config)
         if reason:
             notes.append(Note(info.name, info.safe(value), source, f"no effect: {reason}"))
     return notes

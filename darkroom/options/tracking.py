@@ -48,6 +48,7 @@ class TrackingOptions(Section):
     webhook_reporting_interval: int | None = option(
         None,
         "Updates between two reports to a webhook.",
+        off=True,
         resume="free",
         ge=1,
         level="expert",

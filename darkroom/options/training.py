@@ -20,11 +20,12 @@ class TrainingOptions(Section):
         "output", "Folder for checkpoints, the result, validation images and the report.", resume="free"
     )
     max_train_steps: int | None = option(
-        None, "Stop after this many updates; left out or 0, num_train_epochs decides.", resume="warn", ge=0
+        None, "Stop after this many updates; left out or 0, num_train_epochs decides.", off=True, resume="warn", ge=0
     )
     num_train_epochs: int | None = option(
         None,
         "Passes over the data; left out or 0, max_train_steps decides, and without both it is one pass.",
+        off=True,
         resume="warn",
         ge=0,
     )
@@ -50,6 +51,7 @@ class TrainingOptions(Section):
     seed: int | None = option(
         None,
         "Start of all random numbers; left out, one is drawn and written into the run's lock file.",
+        off=True,
         resume="refuse",
         ge=0,
     )
@@ -70,6 +72,7 @@ class TrainingOptions(Section):
     torch_num_threads: int | None = option(
         None,
         "Threads that PyTorch computes with on the CPU; left out, PyTorch chooses.",
+        off=True,
         resume="free",
         ge=1,
         level="expert",
@@ -101,6 +104,7 @@ class TrainingOptions(Section):
     text_encoder_lr: float | None = option(
         None,
         "Learning rate of the text encoder, when it is trained too.",
+        off=True,
         resume="warn",
         gt=0,
         level="expert",

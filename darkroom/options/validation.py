@@ -39,7 +39,7 @@ class ValidationOptions(Section):
         ge=0,
     )
     validation_epoch_interval: int | None = option(
-        None, "Validate at the end of every n-th epoch.", resume="free", ge=1
+        None, "Validate at the end of every n-th epoch.", off=True, resume="free", ge=1
     )
     validation_on_startup: bool = option(False, "Validate before the first update, also when resuming.", resume="free")
     validation_disable: bool = option(False, "Make no validation images.", resume="free")
@@ -92,6 +92,7 @@ class ValidationOptions(Section):
     validation_seed: int | None = option(
         None,
         "Seed of the images, the same at every validation; left out, the run's seed.",
+        off=True,
         resume="free",
         ge=0,
         when={"validation_randomize": False},
@@ -187,7 +188,7 @@ class ValidationOptions(Section):
         when={"validation_cache": "magcache"},
     )
     validation_num_video_frames: int | None = option(
-        None, "Number of frames of validation videos.", resume="free", ge=1, level="advanced"
+        None, "Number of frames of validation videos.", off=True, resume="free", ge=1, level="advanced"
     )
     validation_audio_only: bool = option(
         False,
@@ -339,11 +340,18 @@ class ValidationOptions(Section):
         pending=later.EVALUATION,
     )
     eval_steps_interval: int | None = option(
-        None, "Evaluate every this many updates.", resume="free", ge=1, level="advanced", pending=later.EVALUATION
+        None,
+        "Evaluate every this many updates.",
+        off=True,
+        resume="free",
+        ge=1,
+        level="advanced",
+        pending=later.EVALUATION,
     )
     eval_epoch_interval: float | None = option(
         None,
         "Evaluate every this many epochs; 0.5 is twice per epoch.",
+        off=True,
         resume="free",
         gt=0,
         level="advanced",

@@ -16,6 +16,7 @@ from darkroom.options import compat, config, model, pages
 from darkroom.options.config import Config, every_option, not_offered, option_names
 from darkroom.options.conflicts import FamilyFacts, collect_remarks, validate_options
 from darkroom.options.field import option
+from darkroom.options.origins import ORIGINS
 from darkroom.options.sources import resolve
 from tests.rows import each_row
 
@@ -101,7 +102,8 @@ def test_defaults_are_valid_and_offered():
 
 
 def test_predecessor_keys_are_no_options_of_ours():
-    strangers = compat.MUSUBI_KEYS | compat.SIMPLETUNER_KEYS | compat.DATASET_KEYS | compat.FORM_KEYS
+    foreign = {name for origin in ORIGINS.values() for row in origin.foreign for name in row.keys}
+    strangers = foreign | compat.MUSUBI_KEYS | compat.DATASET_KEYS | compat.FORM_KEYS
     read = compat.MUSUBI_SWITCHES.keys() | compat.MUSUBI_WITHOUT_EFFECT.keys()
     assert (strangers | read) & set(option_names()) == set()
     assert strangers & read == set()

@@ -75,4 +75,4 @@ def test_every_default_of_an_origin_is_a_value_of_its_option(name):
 
     origin = ORIGINS[name]
     for defaults in (origin.defaults, origin.implied, *origin.family_defaults.values()):
-        assert invalid_values(dict(defaults)) == {}
+        assert invalid_values({name: value for name, value in defaults.items() if value is not None}) == {}

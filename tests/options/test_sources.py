@@ -340,7 +340,8 @@ def test_switches_that_change_nothing_here_are_said_to(name, tmp_path):
 
 
 def test_newer_keys_of_simpletuner_say_so(tmp_path):
-    assert "SimpleTuner" in str(refused([*NEEDED, "--mixflow_gamma", "0.5"], tmp_path)["mixflow_gamma"])
+    assert "SimpleTuner" in str(refused([*NEEDED, "--mixflow_enabled", "true"], tmp_path)["mixflow_enabled"])
+    assert set(refused([*NEEDED, "--context_parallel_size=2"], tmp_path)) == {"context_parallel_size"}
 
 
 def test_dataset_and_form_keys_are_dropped_with_a_note(tmp_path):

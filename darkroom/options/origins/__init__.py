@@ -7,11 +7,11 @@ hold, whatever the config was written for.
 from __future__ import annotations
 
 from darkroom.options.origins import simpletuner
-from darkroom.options.origins.base import ConfigTraits, Origin
+from darkroom.options.origins.base import ConfigTraits, Origin, is_off
 
 ORIGINS: dict[str, Origin] = {origin.name: origin for origin in (simpletuner.ORIGIN,)}
 
-__all__ = ["ORIGINS", "ConfigTraits", "Origin", "is_origin_default", "recognize"]
+__all__ = ["ORIGINS", "ConfigTraits", "Origin", "is_off", "is_origin_default", "recognize"]
 
 
 def recognize(traits: ConfigTraits) -> tuple[Origin, str] | None:
