@@ -88,24 +88,24 @@ class Rule:
 
 
 def _diffusion_only(option: str, on: Callable[[Config], bool], subject: str) -> Rule:
-    """An option of noise-predicting models that a flow family cannot use."""
+    """An option of noise-predicting models, which does nothing in a flow family."""
     return Rule(
         f"{option} on a flow family",
         (option,),
         lambda case: case.flow and on(case.config),
-        f"{{family}} matches flows, and {subject} is defined for epsilon and v models only.",
-        f"Take {option} out.",
+        f"no effect: {{family}} matches flows, and {subject} is defined for epsilon and v models only",
+        "",
     )
 
 
 def _flow_only(option: str, on: Callable[[RuleContext], bool], subject: str) -> Rule:
-    """An option of flow models that a noise-predicting family cannot use."""
+    """An option of flow models, which does nothing in a noise-predicting family."""
     return Rule(
         f"{option} on a diffusion family",
         (option,),
         lambda case: case.discrete and on(case),
-        f"{{family}} does not match flows, and {subject} is defined for flow models only.",
-        f"Take {option} out.",
+        f"no effect: {{family}} does not match flows, and {subject} is defined for flow models only",
+        "",
     )
 
 
@@ -269,29 +269,12 @@ RULES: tuple[Rule, ...] = (
         "snr_gamma is not offered for a model that predicts the clean sample.",
         "Take snr_gamma out, or choose another prediction_type.",
     ),
-    # -- what only one kind of model has
-    _diffusion_only("snr_gamma", lambda c: bool(c.snr_gamma), "a weight by signal-to-noise ratio"),
-    _diffusion_only("use_soft_min_snr", lambda c: c.use_soft_min_snr, "a weight by signal-to-noise ratio"),
-    _diffusion_only("snr_weight", lambda c: c.snr_weight != 1.0, "this factor"),
-    _diffusion_only("offset_noise", lambda c: c.offset_noise, "offset noise"),
-    _diffusion_only("rescale_betas_zero_snr", lambda c: c.rescale_betas_zero_snr, "a table of betas"),
-    _diffusion_only("timestep_bias_strategy", lambda c: c.timestep_bias_strategy != "none", "a bias on timesteps"),
-    _flow_only("flow_sigmoid_scale", lambda case: case.is_changed("flow_sigmoid_scale"), "this draw of noise levels"),
-    _flow_only("flow_use_uniform_schedule", lambda case: case.config.flow_use_uniform_schedule, "this draw"),
-    _flow_only("flow_use_beta_schedule", lambda case: case.config.flow_use_beta_schedule, "this draw"),
-    _flow_only("flow_schedule_shift", lambda case: case.is_changed("flow_schedule_shift"), "a shift of noise levels"),
-    _flow_only("flow_schedule_auto_shift", lambda case: case.config.flow_schedule_auto_shift, "a shift"),
-    _flow_only("flux_fast_schedule", lambda case: case.config.flux_fast_schedule, "this draw"),
     Rule(
-        "guidance without an input for it",
-        ("flux_guidance_mode", "flux_guidance_value", "flux_guidance_min", "flux_guidance_max"),
-        lambda case: (
-            case.facts is not None
-            and not case.facts.guidance_input
-            and any(case.is_changed(f"flux_guidance_{part}") for part in ("mode", "value", "min", "max"))
-        ),
-        "{family} has no input for a guidance value.",
-        "Take the flux_guidance options out.",
+        "offset_noise on a flow family",
+        ("offset_noise",),
+        lambda case: case.flow and case.config.offset_noise,
+        "{family} matches flows, and offset noise is defined for epsilon and v models only.",
+        "Take offset_noise out.",
     ),
     Rule(
         "model type that the family lacks",
@@ -761,6 +744,29 @@ def _is_own_teacher(config: Config) -> bool:
 
 
 REMARKS: tuple[Rule, ...] = (
+    # -- what only one kind of model has
+    _diffusion_only("snr_gamma", lambda c: bool(c.snr_gamma), "a weight by signal-to-noise ratio"),
+    _diffusion_only("use_soft_min_snr", lambda c: c.use_soft_min_snr, "a weight by signal-to-noise ratio"),
+    _diffusion_only("snr_weight", lambda c: c.snr_weight != 1.0, "this factor"),
+    _diffusion_only("rescale_betas_zero_snr", lambda c: c.rescale_betas_zero_snr, "a table of betas"),
+    _diffusion_only("timestep_bias_strategy", lambda c: c.timestep_bias_strategy != "none", "a bias on timesteps"),
+    _flow_only("flow_sigmoid_scale", lambda case: case.is_changed("flow_sigmoid_scale"), "this draw of noise levels"),
+    _flow_only("flow_use_uniform_schedule", lambda case: case.config.flow_use_uniform_schedule, "this draw"),
+    _flow_only("flow_use_beta_schedule", lambda case: case.config.flow_use_beta_schedule, "this draw"),
+    _flow_only("flow_schedule_shift", lambda case: case.is_changed("flow_schedule_shift"), "a shift of noise levels"),
+    _flow_only("flow_schedule_auto_shift", lambda case: case.config.flow_schedule_auto_shift, "a shift"),
+    _flow_only("flux_fast_schedule", lambda case: case.config.flux_fast_schedule, "this draw"),
+    Rule(
+        "guidance without an input for it",
+        ("flux_guidance_mode", "flux_guidance_value", "flux_guidance_min", "flux_guidance_max"),
+        lambda case: (
+            case.facts is not None
+            and not case.facts.guidance_input
+            and any(case.is_changed(f"flux_guidance_{part}") for part in ("mode", "value", "min", "max"))
+        ),
+        "no effect: {family} has no input for a guidance value",
+        "",
+    ),
     _flow_ignores("disable_segmented_timestep_sampling"),
     _flow_ignores("training_scheduler_timestep_spacing"),
     _flow_ignores("inference_scheduler_timestep_spacing"),

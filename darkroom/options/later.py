@@ -12,3 +12,6 @@ VALIDATION = "This part of validation comes with the validation and evaluation r
 EVALUATION = "Evaluation scores come with the validation and evaluation release."
 PUBLISHING = "Uploads, webhooks and scripts come with the publishing release."
 DISTRIBUTED = "Runs on several devices come with the distributed release."
+
+BESIDE_TRAINING = frozenset({VALIDATION, EVALUATION})
+"""Parts that only show what was trained: a run without them trains the same, so they are noted and not refused."""

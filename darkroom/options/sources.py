@@ -26,7 +26,7 @@ from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
 from darkroom.core.files import expand_home, is_file
 from darkroom.core.registry import find_nearest
 from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, split_lines
-from darkroom.options import compat
+from darkroom.options import compat, later
 from darkroom.options.config import Config, every_option, find_idle_reason, not_offered, option_names
 from darkroom.options.field import OptionInfo
 from darkroom.options.origins import ORIGINS, ConfigTraits, Origin, is_off, is_origin_default, recognize
@@ -557,13 +557,12 @@ class _OptionReader:
     def _resolve_pending(self, config: Config, sources: Mapping[str, str]) -> Config:
         """Refuse options that are not implemented yet, or under `ignore_unsupported` put them back to their default."""
         pending = not_offered(config, sources)
-        if not config.ignore_unsupported:
-            self.errors += pending
-            return config
-        for error in pending:
-            reason = f"Darkroom does not offer it yet. {error.problem.removeprefix('Not offered yet. ')}"
-            self.notes.append(Note(error.option, error.got, error.source, f"no effect: {reason}"))
-        return config.model_copy(update={e.option: option_names()[e.option].default for e in pending})
+        noted = [error for error in pending if config.ignore_unsupported or _is_beside_training(error)]
+        self.errors += [error for error in pending if error not in noted]
+        for error in noted:
+            reason = f"no effect: Darkroom does not offer it yet. {error.problem.removeprefix('Not offered yet. ')}"
+            self.notes.append(Note(error.option, error.got, error.source, reason))
+        return config.model_copy(update={e.option: option_names()[e.option].default for e in noted})
 
     def _note_origin(self, config: Config, sources: Mapping[str, str]) -> list[Note]:
         """What follows from the program that the config was written for."""
@@ -649,6 +648,11 @@ def wrong_value(info: OptionInfo, value: Any, source: str, wrong: ErrorDetails) 
     # a check of our own says what to write in its own words
     advice = "Correct it" if wrong.get("type") == "value_error" and info.kind != "choice" else f"Write {info.accepts}"
     return ConfigError(info.name, info.safe(value), source, problem, f"{advice}{fallback}.")
+
+
+def _is_beside_training(error: ConfigError) -> bool:
+    """Is this about a part that trains nothing, so that a run goes on without it?"""
+    return any(error.problem.endswith(reason) for reason in later.BESIDE_TRAINING)
 
 
 def _as_error(note: Note) -> ConfigError:

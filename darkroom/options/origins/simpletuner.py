@@ -223,10 +223,25 @@ FOREIGN: tuple[ForeignOptions, ...] = (
             "ltx2_intrinsic_conditioning": None,
             "ltx2_first_frame_conditioning_p": 0.0,
             "ltx2_first_frame_conditioning_probability": 0.0,
+            "ltx2_prefix_conditioning_probability": 0.0,
+            "ltx2_suffix_conditioning_probability": 0.0,
+            "ltx2_spatial_crop_conditioning_probability": 0.0,
+            "ltx2_reference_spatial_scale_factor": 1,
+            "ltx2_reference_temporal_scale_factor": 1,
         },
         later.METHODS,
         "Take it out to train from text alone.",
         families=("ltxvideo2",),
+    ),
+    ForeignOptions(
+        {"ltx2_prefix_conditioning_frames": None},
+        later.METHODS,
+        switch="ltx2_prefix_conditioning_probability",
+    ),
+    ForeignOptions(
+        {"ltx2_suffix_conditioning_frames": None},
+        later.METHODS,
+        switch="ltx2_suffix_conditioning_probability",
     ),
     ForeignOptions(
         {"disable_assistant_lora": True},
@@ -278,19 +293,24 @@ FLAVOURS = {
 }
 """Family and flavour of SimpleTuner to the flavour here."""
 
-ATTENTION = {
-    "metal-flash-attention": "diffusers",
-    "metal-flash-attention-int8": "diffusers",
-    "metal-flash-attention-int4": "diffusers",
-    "flash-attn-hub": "flash-attn",
-    "flash-attn-2-hub": "flash-attn-2",
-    "flash-attn-3-hub": "flash-attn-3",
-    "flash-attn-varlen-hub": "flash-attn-2",
-    "flash-attn-varlen": "flash-attn-2",
-    "flash-attn-3-varlen-hub": "flash-attn-3-varlen",
-    "sageattention-hub": "sageattention",
+ATTENTION = dict.fromkeys(
+    (
+        "metal-flash-attention", "metal-flash-attention-int8", "metal-flash-attention-int4", "flash-attn-hub",
+        "flash-attn-2-hub", "flash-attn-3-hub", "flash-attn-varlen", "flash-attn-varlen-hub", "flash-attn-3-varlen-hub",
+        "sageattention-hub", "native",
+    ),
+    "diffusers",
+)  # fmt: skip
+"""Attention kernels that SimpleTuner fetches from the hub or has for Apple's GPUs: PyTorch's own is nearest, and takes
+the fastest kernel that the device has."""
+
+PRECISIONS = {
+    "fp8wo-torchao": "fp8-torchao",
+    "int8wo-torchao": "int8-torchao",
+    "int4wo-torchao": "int4-torchao",
+    "float8-torchao": "fp8-torchao",
 }
-"""Attention kernels that SimpleTuner fetches from the hub or has for Apple's GPUs, and the nearest one here."""
+"""Weights in fewer bits, by their other names."""
 
 
 def find_evidence(traits: ConfigTraits) -> str:
@@ -375,5 +395,11 @@ ORIGIN = Origin(
     family_defaults=FAMILY_DEFAULTS,
     implied={"compat_lr_schedules": True},
     foreign=FOREIGN,
-    values={"model_family": FAMILIES, "model_flavour": FLAVOURS, "attention_mechanism": ATTENTION},
+    values={
+        "model_family": FAMILIES,
+        "model_flavour": FLAVOURS,
+        "attention_mechanism": ATTENTION,
+        "base_model_precision": PRECISIONS,
+        **{f"text_encoder_{number}_precision": PRECISIONS for number in range(1, 5)},
+    },
 )
