@@ -10,6 +10,7 @@ the config file counts as environment, below the variables of the process itself
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -26,7 +27,7 @@ from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
 from darkroom.core.files import expand_home, is_file
 from darkroom.core.registry import find_nearest
 from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, split_lines
-from darkroom.options import compat, later
+from darkroom.options import compat, later, tiny
 from darkroom.options.config import Config, every_option, find_idle_reason, not_offered, option_names
 from darkroom.options.field import OptionInfo
 from darkroom.options.origins import ORIGINS, ConfigTraits, Origin, is_off, is_origin_default, recognize
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 DEFAULT, FAMILY_DEFAULT, COMMAND_LINE = "default", "family default", "command line"
 _TRUE = frozenset({"true", "yes", "on", "1", "y", "t"})
 _FALSE = frozenset({"false", "no", "off", "0", "n", "f"})
+EXAMPLES = ("config/examples/", "simpletuner/examples/")
+"""How SimpleTuner's configs write the folder of its examples."""
 _FORMATS = ("json", "toml", "env")
 _PROSE = frozenset(
     ("validation_prompt", "validation_negative_prompt", "instance_prompt", "model_card_note",
@@ -142,12 +145,14 @@ class _OptionReader:
             self._read_file(path)
         self._set_all(line.pairs, COMMAND_LINE)
         self._resolve_variables()
+        self._locate_examples(path)
         self._translate_values()
         self._translate_switches()
         self._resolve_foreign()
         self._resolve_unsupported()
         self._recognize(path)
         self._add_family_defaults(family_defaults)
+        self._fit_to_tiny()
         config = self._build(partial, path, line)
         return self._finish(config, path)
 
@@ -369,6 +374,18 @@ class _OptionReader:
             self.errors.append(ConfigError(info.name, value, source, problem, "Correct the file."))
             return None
 
+    def _locate_examples(self, path: Path | None) -> None:
+        """Paths below `config/examples/`, which SimpleTuner finds in its package too, to where the file is."""
+        for name, item in self.values.items():
+            written = str(item.value).replace("\\", "/")
+            prefix = next((p for p in EXAMPLES if written.startswith(p)), None)
+            if not isinstance(item.value, str) or prefix is None or (self.cwd / written).exists():
+                continue
+            candidates = (folder / written.removeprefix(prefix) for folder in example_folders(self.cwd, path))
+            existing = next((candidate for candidate in candidates if candidate.exists()), None)
+            if existing is not None:
+                self.values[name] = _SourceValue(self._show(existing), item.source)
+
     # ---- values ------------------------------------------------------------------------------------------------------
 
     def _translate_values(self) -> None:
@@ -513,6 +530,18 @@ class _OptionReader:
             self.errors.append(error)
             return
         self._prefer(preferred, FAMILY_DEFAULT)
+
+    def _fit_to_tiny(self) -> None:
+        """Bring what is meant for published weights to what the `tiny` flavour has."""
+        flavour = self.values.get("model_flavour")
+        if flavour is None or str(flavour.value) != tiny.TINY:
+            return
+        values = {name: item.value for name, item in self.values.items()}
+        for name, (value, reason) in tiny.fit(values, lambda path: (self.cwd / expand_home(path)).exists()).items():
+            item = self.values[name]
+            self.values[name] = _SourceValue(value, item.source)
+            if not is_default(item.source):
+                self.notes.append(Note(name, item.value, item.source, reason, ineffective=False))
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -694,6 +723,7 @@ class Arguments:
 
     config: str | None = None  # the positional argument or --config_file
     environment: str | None = None  # --env
+    example: str | None = None  # --example
     pairs: list[tuple[str, Any]] = field(default_factory=list)
     errors: list[ConfigError] = field(default_factory=list)
 
@@ -736,7 +766,7 @@ def _parse_option(line: Arguments, text: str, words: list[str], source: str) -> 
         _add_pair(line, key, value or "true", source)
         return
     if following is None or following.startswith("--"):
-        if info is None and _plain(key) not in ("env", "config_file"):
+        if info is None and _plain(key) not in ("env", "example", "config_file"):
             _add_pair(line, key, "true", source)
         else:
             change = f"Write --{key} VALUE."
@@ -749,6 +779,8 @@ def _add_pair(line: Arguments, key: str, value: str, source: str) -> None:
     name = _plain(key)
     if name in ("env", "environment"):
         line.environment = value
+    elif name == "example":
+        line.example = value
     elif name == "config_file":
         if line.config is not None:
             problem = f"A config was already given: {line.config}."
@@ -770,6 +802,8 @@ def find_config(line: Arguments, environ: Mapping[str, str], cwd: Path) -> Path 
     formats = (format_name,) if format_name in _FORMATS else _FORMATS
     if line.config is not None:
         return _find_named(line.config, "command line", formats, cwd)
+    if line.example is not None:
+        return _find_example(line.example.removeprefix("examples/"), formats, cwd)
     if line.environment is not None:
         return _find_environment(line.environment, "command line", formats, cwd)
     if format_name == "cmd":
@@ -805,8 +839,27 @@ def _find_environment(name: str, source: str, formats: Sequence[str], cwd: Path)
 
 
 def _environment_paths(name: str, formats: Sequence[str], cwd: Path) -> list[Path]:
-    folder = cwd / "config" / name.removesuffix(".json")
-    return [folder / f"config.{f}" for f in formats]
+    name = name.removesuffix(".json")
+    folders = [cwd / "config" / name]
+    if name.startswith("examples/"):
+        folders += [folder / name.removeprefix("examples/") for folder in example_folders(cwd)]
+    return [folder / f"config.{f}" for folder in folders for f in formats]
+
+
+def _find_example(name: str, formats: Sequence[str], cwd: Path) -> Path:
+    """The config of one of SimpleTuner's examples."""
+    tried = [folder / name / f"config.{f}" for folder in example_folders(cwd) for f in formats]
+    return _require(name, COMMAND_LINE, tried)
+
+
+def example_folders(cwd: Path, config: Path | None = None) -> list[Path]:
+    """Where SimpleTuner's examples may be: its folder of configs, a checkout, beside the config, its package."""
+    folders = [cwd / "config/examples", cwd / "examples", cwd / "simpletuner/examples"]
+    if config is not None:
+        folders.append(config.parent.parent)
+    package = importlib.util.find_spec("simpletuner")
+    places = package.submodule_search_locations if package is not None else None
+    return folders + [Path(place) / "examples" for place in places or ()]
 
 
 def _require(name: str, source: str, tried: Sequence[Path]) -> Path:
