@@ -31,7 +31,9 @@ from darkroom.data.process_group import SINGLE_PROCESS, ProcessGroup
 from darkroom.data.reporter import DataReporter
 from darkroom.data.requirements import DataRequirements
 from darkroom.data.scan import DatasetScanner
+from darkroom.data.suitability import fit_conditioning
 from darkroom.options.datasets import DatasetFile, TextEmbeds
+from darkroom.options.tiny import TINY
 from darkroom.storage.base import Missing, Refused
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ def scan_datasets(
     With `lenient` a dataset of which nothing can be used, and samples that the family cannot take, stay in the plan
     instead of ending it: for those who want to look at them.
     """
+    file = fit_conditioning(file, requirements, config.model_flavour == TINY)
     scanner = DatasetScanner(config, file, DataReporter(bus), requirements, process_group)
     return DatasetPlan(scanner, scanner.scan(lenient=lenient))
 

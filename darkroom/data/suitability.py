@@ -10,6 +10,37 @@ from darkroom.options.datasets import DatasetFile, SampleDataset
 from darkroom.options.datasets.entries import LOSS_MASKS
 
 
+def fit_conditioning(file: DatasetFile, requirements: DataRequirements, is_tiny: bool) -> DatasetFile:
+    """The datasets with conditioning that the model can take.
+
+    A model that takes reference images and no control images reads controls as references: SimpleTuner's datasets for
+    models that edit say `controlnet`, and mean the image that is edited. What the tiny flavour of a family cannot take
+    is left out, so that a config for another flavour can be tried with it.
+    """
+    has_control, has_references = requirements.control is not None, requirements.references
+    samples, warnings, left_out = [], [], set()
+    for d in file.samples:
+        if d.conditioning_type == "controlnet" and not has_control and has_references:
+            d = d.model_copy(update={"conditioning_type": "reference_strict"})
+            reason = "takes reference images and no control images"
+            warnings.append(
+                f"Dataset '{d.id}': conditioning_type controlnet is read as reference_strict, as "
+                f"{requirements.display_name} {reason}."
+            )
+        takes = has_references if str(d.conditioning_type).startswith("reference") else has_control
+        is_image_for_model = d.dataset_type == "conditioning" and d.conditioning_type not in LOSS_MASKS
+        if is_tiny and is_image_for_model and not takes:
+            left_out.add(d.id)
+            warnings.append(f"Dataset '{d.id}' is left out at tiny, which takes no {d.conditioning_type} images.")
+        else:
+            samples.append(d)
+    samples = [
+        d.model_copy(update={"conditioning_data": tuple(name for name in d.conditioning_data if name not in left_out)})
+        for d in samples
+    ]
+    return file.model_copy(update={"samples": tuple(samples), "warnings": (*file.warnings, *warnings)})
+
+
 def validate_suitability(file: DatasetFile, requirements: DataRequirements) -> Iterator[tuple[str, str]]:
     """Dataset and warning for each setting without effect. Raises DataError for what cannot be trained on."""
     for entry in file.samples:

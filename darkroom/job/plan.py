@@ -134,7 +134,7 @@ def begin(resolved: Resolved) -> PlanStart:
     published = find_published_settings(resolved)
     folder = published and published.folder
     family, prompts = preflight.validate_run(resolved, folder)
-    datasets = read_datasets(config.data_backend_config, config, os.environ)
+    datasets = read_datasets(config.data_backend_config, config, os.environ, family.spec.fps)
     data = data_plan.scan_datasets(config, datasets, Bus(), build_data_requirements(family, config))
     data.validate()
     repository = Repository(family, config, run_device(), distributed.base_dtype(config), folder)

@@ -232,7 +232,8 @@ def remedy(run: Run, filler: CacheFiller, prompts: list[Prompt]) -> str:
 
 def scan_datasets(run: Run, engine: Accelerator, only_caches: bool) -> DatasetPlan:
     """The datasets, scanned and bucketed. Filling caches does not ask whether they make whole batches."""
-    datasets = read_datasets(run.config.data_backend_config, run.config, os.environ)
+    rate = run.family.spec.fps
+    datasets = read_datasets(run.config.data_backend_config, run.config, os.environ, rate)
     team = ProcessGroup(engine.process_index, engine.num_processes, engine.wait_for_everyone)
     refuse_parentless(run, datasets)
     requirements = build_data_requirements(run.family, run.config)

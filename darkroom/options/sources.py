@@ -536,7 +536,8 @@ class _OptionReader:
         flavour = self.values.get("model_flavour")
         if flavour is None or str(flavour.value) != tiny.TINY:
             return
-        values = {name: item.value for name, item in self.values.items()}
+        # what stands beside `tiny` on a command line is meant for it
+        values = {name: item.value for name, item in self.values.items() if item.source != COMMAND_LINE}
         for name, (value, reason) in tiny.fit(values, lambda path: (self.cwd / expand_home(path)).exists()).items():
             item = self.values[name]
             self.values[name] = _SourceValue(value, item.source)

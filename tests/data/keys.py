@@ -130,7 +130,9 @@ IDENTITY = [
         "places::test_caches_in_a_bucket_are_found_by_another_machine"),
     _idle("dataset_type: conditioning_image_embeds", "N", "conditioning_image_embeds",
           f"the entry has no effect; {k.CACHED_WITH_LATENTS}"),
-    *(_refused(f"dataset_type: {name}", "I", name, reason) for name, reason in k.REFUSED_TYPES.items()),
+    *(_refused(f"dataset_type: {name}", "I", name, reason) for name, reason in k.REFUSED_TYPES.items()
+      if name not in k.IDLE_TYPES),
+    *(_idle(f"dataset_type: {name}", "I", name, reason) for name, reason in k.IDLE_TYPES.items()),
     Key("disabled", EVERY, False, "file::test_disabled_entries_are_not_looked_at", says_elsewhere=False),
     Key("disable", EVERY, False, "effects::test_other_names_of_keys_mean_the_same", says_elsewhere=False),
     Key("default", "T", True,
@@ -155,7 +157,7 @@ IDENTITY = [
     ),
     _refused("s2v_datasets", "V", ["x"], k.SOUND),
     _refused("grounding", "IV", {"enabled": True}, k.REFUSED_KEYS["grounding"]),
-    _refused("distillation_type", "I", "x", k.REFUSED_KEYS["distillation_type"]),
+    _idle("distillation_type", "I", "x", k.WITHOUT_EFFECT["distillation_type"]),
 ]  # fmt: skip
 
 LOCATION = [
@@ -224,8 +226,8 @@ CAPTIONS = [
                           ("include_original", False))),
     Key("caption_filter_list", "T", ["a photo of "], "captions::test_a_filter_entry_changes_a_caption",
         says="an array, a .json file with one, or a .txt file with one entry per line"),
-    _refused("caption_file_extensions", "I", [".txt"], k.REFUSED_TYPES["caption"]),
-    _refused("shuffle", "I", True, k.REFUSED_TYPES["caption"]),
+    _idle("caption_file_extensions", "I", [".txt"], k.WITHOUT_EFFECT["caption_file_extensions"]),
+    _idle("shuffle", "I", True, k.WITHOUT_EFFECT["shuffle"]),
 ]  # fmt: skip
 
 OFTEN = [
@@ -250,7 +252,7 @@ CACHES = [
     Key("vae_cache_ondemand", SAMPLES, True,
         "on_demand::test_on_demand_gives_the_batches_of_a_filled_cache_and_keeps_them"),
     Key("vae_cache_disable", SAMPLES, True, "on_demand::test_a_disabled_cache_writes_nothing"),
-    _refused("disable_vae_cache", SAMPLES, True, "This key has another name"),
+    Key("disable_vae_cache", SAMPLES, True, "effects::test_other_names_of_keys_mean_the_same"),
     *_plain("T", text_cache_ondemand=(True, "on_demand::test_texts_are_encoded_when_they_are_needed"),
             text_cache_disable=(True, "on_demand::test_texts_are_encoded_when_they_are_needed"),
             text_encoder_batch_size=(2, "effects::test_captions_are_encoded_several_at_a_time")),
@@ -308,15 +310,14 @@ STORES = [
     *(_idle(f"huggingface.{name}", SAMPLES, value, k.WITHOUT_EFFECT[name], on="huggingface")
       for name, value in (("num_proc", 4), ("auto_load", True), ("description_column", "d"))),
     *(_refused(name, SAMPLES, ["x"], reason, on="huggingface")
-      for name, reason in (("audio_column", k.SOUND), ("lyrics_column", k.SOUND), ("audio_caption_fields", k.SOUND),
-                           ("huggingface.config", k.SOUND), ("huggingface.lyrics_column", k.SOUND),
-                           ("huggingface.audio_caption_fields", k.SOUND),
-                           ("bbox_column", k.REFUSED_KEYS["bbox_column"]),
+      for name, reason in (("huggingface.config", k.SOUND), ("bbox_column", k.REFUSED_KEYS["bbox_column"]),
                            ("huggingface.bbox_column", k.REFUSED_KEYS["bbox_column"]))),
-    *(_refused(name, "IT", "x", k.REFUSED_STORAGE["memory"])
-      for name in ("memory_filesystem_path", "memory_filesystem_size", "memory_filesystem_sudo")),
-    *(_refused(name, "I", "x", k.REFUSED_STORAGE["webshart"])
-      for name in ("source", "metadata", "hf_token", "subfolder", "webshart")),
+    *(_idle(f"{block}{name}", SAMPLES, ["x"], k.WITHOUT_EFFECT[name], on="huggingface")
+      for block in ("", "huggingface.") for name in ("audio_column", "lyrics_column", "audio_caption_fields")),
+    *(_idle(name, "IT", "x", f"{name} has no effect on an entry of type local")
+      for name, storage in k.WITHOUT_EFFECT_UNLESS.items() if storage == "memory"),
+    *(_idle(name, "I", "x", f"{name} has no effect on an entry of type local")
+      for name, storage in k.WITHOUT_EFFECT_UNLESS.items() if storage == "webshart"),
 ]  # fmt: skip
 
 TABLES = [

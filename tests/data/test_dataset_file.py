@@ -81,7 +81,6 @@ def test_the_home_folder_is_expanded(shop, monkeypatch) -> None:
         ({"metadata_backend": "magic"}, ["metadata_backend", "discovery, parquet"]),
         ({"parquet": {"captions": 1}}, ["parquet.path", "parquet.captions"]),
         ({"caption_filter_list": ["x"]}, ["belongs to a text_embeds entry"]),
-        ({"disable_vae_cache": True}, ["Write vae_cache_disable"]),
         ({"dataset_type": "video", "audio": {"audio_only": True}}, ["audio.audio_only", "Sound is taken from"]),
         ({"conditioning_data": "other"}, ["No enabled conditioning dataset is called 'other'"]),
         ({"maximum_image_size": 2048}, ["Set target_downsample_size"]),

@@ -36,10 +36,11 @@ def drawn(shop, epoch: int, *entries) -> list[str]:
 
 
 def test_other_names_of_keys_mean_the_same(shop) -> None:
-    entry = shop.entry(instance_data_root=str(shop.pictures), text_embed_cache="words")
+    entry = shop.entry(instance_data_root=str(shop.pictures), text_embed_cache="words", disable_vae_cache=True)
     del entry["instance_data_dir"]
     made = shop.read(entry, TEXT, shop.entry(id="off", disable=True))
     assert (made.samples[0].location.root, made.samples[0].text_embeds) == (shop.pictures, "words")
+    assert made.samples[0].vae_cache_disable
     assert made.disabled == ("off",)
 
 

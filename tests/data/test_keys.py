@@ -310,7 +310,7 @@ def test_no_key_that_the_code_knows_is_missing_from_the_table() -> None:
         for name in model.model_fields
         if block or name not in MADE_BY_THE_READER
     }
-    words = {*k.ALIASES, *k.RENAMED, *k.WITHOUT_EFFECT, *k.REFUSED_KEYS, *k.GLOBALS}
+    words = {*k.ALIASES, *k.WITHOUT_EFFECT, *k.WITHOUT_EFFECT_UNLESS, *k.REFUSED_KEYS, *k.GLOBALS}
     words |= {key for group in k.STORAGE_KEYS.values() for key in group}
     words |= {f"parquet.{name}" for name in k.TABLE_COLUMNS_OF_OTHERS}
     assert (fields | words) - names == set()

@@ -51,7 +51,7 @@ def gather(resolved: Resolved, bus: Bus, limit: int = LIMIT) -> DatasetReport:
     """Everything the page shows. Raises UserError for settings, a dataset file or a storage that cannot be read."""
     config = resolved.config
     family = families.get(config.model_family, config.model_flavour)
-    file = read_datasets(config.data_backend_config, config, os.environ)
+    file = read_datasets(config.data_backend_config, config, os.environ, family.spec.fps)
     plan = scan_datasets(config, file, bus, build_data_requirements(family, config), lenient=True)
     tokenizers, error = readers(family, config)
     cases = [_examine_datasets(plan, d, tokenizers, bus, limit) for d in plan.datasets]

@@ -44,7 +44,7 @@ def _end(value: Any) -> int | None:
 
 def _off(value: Any) -> Any:
     """Zero and empty mean no limit."""
-    return None if value in (0, "0", "", None) else value
+    return None if value in (0, -1, "0", "-1", "", None, False) else value
 
 
 def _ending(value: Any) -> Any:

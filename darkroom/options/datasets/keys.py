@@ -15,18 +15,20 @@ SOUND_WITHOUT_EFFECT = (
     "sample_rate",
     "cache_dir",
     "source_from_video",
-)
-SOUND_REFUSED = (
-    "max_duration_seconds",
-    "min_duration_seconds",
     "lyrics_filename_format",
     "lyrics_extension",
     "lyrics_suffix",
-    "audio_only",
     "target_resolution",
 )
+SOUND_REFUSED = ("max_duration_seconds", "min_duration_seconds", "audio_only")
 AUDIO_KEYS = ("auto_split", "allow_zero_audio", *SOUND_WITHOUT_EFFECT, *SOUND_REFUSED)
 """Keys of the block `audio`, which may also stand in the entry behind `audio_`."""
+
+IDLE_TYPES = {
+    "caption": "a dataset of captions without images serves only distillation, and this run distills nothing",
+    "distillation_cache": "it serves only distillation, and this run distills nothing",
+}
+"""Types of entries that do nothing in a run without a distillation method."""
 
 REFUSED_TYPES = {
     "audio": SOUND,
@@ -40,26 +42,29 @@ REFUSED_STORAGE = {
     "webshart": "webshart shards need a package of that name that Darkroom does not know how to read",
 }
 REFUSED_KEYS = {
-    **dict.fromkeys(("s2v_datasets", "lyrics_column", "audio_column", "audio_caption_fields"), SOUND),
+    "s2v_datasets": SOUND,
     **dict.fromkeys(("grounding", "bbox_column"), REFUSED_TYPES["grounding"]),
-    "distillation_type": REFUSED_TYPES["distillation_cache"],
-    **dict.fromkeys(("source", "metadata", "hf_token", "subfolder", "webshart"), REFUSED_STORAGE["webshart"]),
-    **dict.fromkeys(
-        ("memory_filesystem_path", "memory_filesystem_size", "memory_filesystem_sudo"), REFUSED_STORAGE["memory"]
-    ),
     "delete_nsfw_images": f"the content classifier {LATER}",
-    "caption_file_extensions": REFUSED_TYPES["caption"],
-    "shuffle": REFUSED_TYPES["caption"],
 }
 """Keys that are known and refused, with the reason, unless they ask for nothing (null, false, empty)."""
+
+WITHOUT_EFFECT_UNLESS = {
+    **dict.fromkeys(("source", "metadata", "hf_token", "subfolder", "webshart"), "webshart"),
+    **dict.fromkeys(("memory_filesystem_path", "memory_filesystem_size", "memory_filesystem_sudo"), "memory"),
+}
+"""Keys that SimpleTuner reads on entries of one type of storage only."""
+
+VIDEO_ALIASES = {"frame_rate": "fps", "framerate": "fps"}
+VIDEO_OFF = ("num_frames", "min_frames", "max_frames", "frame_interval", "fps", "source_fps")
+"""Keys of the block `video` that 0 leaves out."""
 
 ALIASES = {
     "instance_data_root": "instance_data_dir",
     "text_embed_cache": "text_embeds",
     "disable": "disabled",
     "is_regularization_data": "is_regularisation_data",
+    "disable_vae_cache": "vae_cache_disable",
 }
-RENAMED = {"disable_vae_cache": "vae_cache_disable"}
 CACHED_WITH_LATENTS = "these features are kept beside the latents"
 WITHOUT_EFFECT = {
     "hash_filenames": "cache entries are always named by their content",
@@ -73,6 +78,12 @@ WITHOUT_EFFECT = {
     "cache_dir_conditioning_image_embeds": CACHED_WITH_LATENTS,
     "auto_load": "rows are read when they are needed",
     "num_proc": "rows are filtered by their columns, without further processes",
+    "distillation_type": "it serves only distillation",
+    "caption_file_extensions": "it belongs to a dataset of captions without images",
+    "shuffle": "the order of samples is drawn from the seed",
+    "lyrics_column": "no family here reads lyrics",
+    "audio_column": SOUND,
+    "audio_caption_fields": "it belongs to a dataset of audio",
     "description_column": "it is not used for captions; name it as caption_column",
 }
 

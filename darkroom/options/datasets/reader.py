@@ -35,6 +35,7 @@ from darkroom.options.datasets.entries import (
 )
 from darkroom.options.datasets.locations import lower
 from darkroom.options.datasets.notes import Notes, choose
+from darkroom.options.origins import is_off
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -64,8 +65,16 @@ def local_path(value: object) -> Path:
     return expand_home(str(value).strip())
 
 
-def read_datasets(path: str | Path | None, config: Config, environ: Mapping[str, str] | None = None) -> DatasetFile:
-    """Read and check a dataset file. Raises ConfigError, ConfigErrors (all problems at once) or DataError."""
+def read_datasets(
+    path: str | Path | None,
+    config: Config,
+    environ: Mapping[str, str] | None = None,
+    frame_rate: float | None = None,
+) -> DatasetFile:
+    """Read and check a dataset file. Raises ConfigError, ConfigErrors (all problems at once) or DataError.
+
+    `frame_rate` is the family's own, for the length of clips where neither the file nor `framerate` says it.
+    """
     if path in (None, ""):
         raise missing_option(
             "data_backend_config",
@@ -73,7 +82,7 @@ def read_datasets(path: str | Path | None, config: Config, environ: Mapping[str,
             "Point it to a JSON file that lists your folders of images; see docs/datasets.md.",
         )
     file = local_path(path)
-    return _DatasetReader(file, config, environ or {}).read()
+    return _DatasetReader(file, config, environ or {}, frame_rate).read()
 
 
 def _array(path: Path, raw: Any) -> list[dict[str, Any]]:
@@ -93,8 +102,8 @@ def _kind(value: object) -> str:
 class _DatasetReader:
     """One reading of one file."""
 
-    def __init__(self, path: Path, config: Config, environ: Mapping[str, str]):
-        self.path, self.config, self.environ = path, config, environ
+    def __init__(self, path: Path, config: Config, environ: Mapping[str, str], frame_rate: float | None):
+        self.path, self.config, self.environ, self.frame_rate = path, config, environ, frame_rate
         self.family = config.model_family
         self.output = config.output_dir
         self.cache = local_path(config.cache_dir or Path(self.output) / "cache")
@@ -299,6 +308,9 @@ class _DatasetReader:
         if raw.get("conditioning_type") and lower(raw.get("dataset_type") or "") != "conditioning":
             raw["dataset_type"] = "conditioning"
         kind = lower(raw.get("dataset_type") or "image")
+        if kind in k.IDLE_TYPES and not self.config.distillation_method:
+            self.notes.warn(name, f"the entry has no effect: {k.IDLE_TYPES[kind]}.")
+            return None
         if kind in k.REFUSED_TYPES:
             self.notes.refuse_entry(name, "dataset_type", kind, k.REFUSED_TYPES[kind])
             return None
@@ -328,10 +340,10 @@ class _DatasetReader:
                     notes.warn(name, f"{key} has no effect on an entry of type {storage_type}.")
             elif key == "caption_filter_list":
                 notes.problem(name, key, value, "A caption filter belongs to a text_embeds entry.", "Move it there.")
-            elif key in k.RENAMED:
-                notes.problem(name, key, value, "This key has another name.", f"Write {k.RENAMED[key]}.")
             elif key in k.WITHOUT_EFFECT:
                 notes.warn(name, f"{key} has no effect; {k.WITHOUT_EFFECT[key]}.")
+            elif key in k.WITHOUT_EFFECT_UNLESS:  # an entry of that type is refused as a whole
+                notes.warn(name, f"{key} has no effect on an entry of type {storage_type}.")
             elif key in k.REFUSED_KEYS:
                 notes.refuse_key(name, key, value, k.REFUSED_KEYS[key])
             elif key in k.READ_BY["aws"] and storage_type == "aws":
@@ -406,6 +418,9 @@ class _DatasetReader:
         values["has_repeats"] = values.get("repeats") not in (None, 0)
         if kind == "conditioning":
             values.setdefault("caption_strategy", None)
+            if self.config.controlnet and not values.get("conditioning_type"):
+                values["conditioning_type"] = "controlnet"
+                self.notes.warn(name, "conditioning_type is not set; it is controlnet, as a ControlNet is trained.")
         keeps = {"caption_strategy"} if kind == "conditioning" else set()
         for key in [key for key, value in values.items() if value is None and key not in keeps]:
             del values[key]
@@ -429,13 +444,14 @@ class _DatasetReader:
 
     def video(self, block: dict[str, Any], name: str) -> dict[str, Any]:
         """The video block with its counts filled in."""
-        values = {key: value for key, value in block.items() if value is not None}
+        values = {k.VIDEO_ALIASES.get(key, key): value for key, value in block.items() if value is not None}
+        values = {key: value for key, value in values.items() if key not in k.VIDEO_OFF or not is_off(value)}
         if (
             not values.get("num_frames")
             and not values.get("target_frames")
             and values.get("frame_extraction") != "full"
         ):
-            rate = self.config.framerate or 30
+            rate = self.config.framerate or self.frame_rate or 30
             values["num_frames"] = max(1, int(5 * rate))
             self.notes.warn(name, f"video.num_frames is not set; five seconds at {rate:g} frames per second are used.")
         return values
@@ -444,7 +460,7 @@ class _DatasetReader:
         """The audio block without what does not act here."""
         for key in (key for key in k.SOUND_REFUSED if key in block):
             self.notes.refuse_key(name, f"audio.{key}", block[key], k.SOUND)
-        for key in (key for key in k.SOUND_WITHOUT_EFFECT if block.get(key) is not None):
+        for key in (key for key in k.SOUND_WITHOUT_EFFECT if not is_off(block.get(key))):
             self.notes.warn(name, f"audio.{key} has no effect; {k.SOUND}.")
         idle = (*k.SOUND_REFUSED, *k.SOUND_WITHOUT_EFFECT)
         return {key: value for key, value in block.items() if key not in idle and value is not None}
