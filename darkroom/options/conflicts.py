@@ -220,17 +220,6 @@ RULES: tuple[Rule, ...] = (
         "Set one of control and controlnet to false.",
     ),
     Rule(
-        "a LoRA on a new ControlNet",
-        ("controlnet", "model_type"),
-        lambda case: (
-            case.config.controlnet
-            and case.config.model_type == "lora"
-            and not case.config.controlnet_model_name_or_path
-        ),
-        "A LoRA changes a ControlNet that exists, and a new one would not exist where the LoRA is used.",
-        "Set model_type to full to train a new one, or name one in controlnet_model_name_or_path.",
-    ),
-    Rule(
         "a control LoRA that leaves the embedder alone",
         ("control", "flux_lora_target", "peft_lora_target_modules"),
         lambda case: _leaves_the_embedder(case.config),

@@ -13,5 +13,5 @@ EVALUATION = "Evaluation scores come with the validation and evaluation release.
 PUBLISHING = "Uploads, webhooks and scripts come with the publishing release."
 DISTRIBUTED = "Runs on several devices come with the distributed release."
 
-BESIDE_TRAINING = frozenset({VALIDATION, EVALUATION})
+TRAINS_NOTHING = frozenset({VALIDATION, EVALUATION})
 """Parts that only show what was trained: a run without them trains the same, so they are noted and not refused."""

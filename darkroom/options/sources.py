@@ -151,8 +151,8 @@ class _OptionReader:
         self._resolve_foreign()
         self._resolve_unsupported()
         self._recognize(path)
-        self._add_family_defaults(family_defaults)
         self._fit_to_tiny()
+        self._add_family_defaults(family_defaults)
         config = self._build(partial, path, line)
         return self._finish(config, path)
 
@@ -236,6 +236,8 @@ class _OptionReader:
             self._set(plain, value, source)
         elif name in compat.LAUNCHER_VARIABLES:
             self.notes.append(Note(name, value, source, "only SimpleTuner's start script reads it", ineffective=False))
+        elif _is_foreign(plain):
+            self._set(plain, value, source)
         else:
             self.variables[name] = _SourceValue(value, source)
             self.environ.setdefault(name, value)
@@ -324,7 +326,7 @@ class _OptionReader:
         elif name in compat.MUSUBI_WITHOUT_EFFECT:
             if str(value).strip().lower() in _TRUE:
                 self.notes.append(Note(name, value, source, f"no effect: {compat.MUSUBI_WITHOUT_EFFECT[name]}"))
-        elif any(origin.find_foreign(name) for origin in ORIGINS.values()):
+        elif _is_foreign(name):
             self.foreign[name] = _SourceValue(value, source)
         elif name in compat.MUSUBI_KEYS:
             problem = f"This is an option of musubi-tuner that Darkroom does not offer yet{_did_you_mean(name)}"
@@ -392,6 +394,8 @@ class _OptionReader:
         """Values that a predecessor reads as another."""
         self._translate_compiling()
         self._translate_names()
+        self._translate_prompt_library()
+        self._translate_new_controlnet()
         schedule = self.values.get("lr_scheduler")
         if schedule is None:
             return
@@ -418,6 +422,32 @@ class _OptionReader:
                     self.values[option] = _SourceValue(here, item.source)
                     reason = f"{written} of {origin.title} is read as {here}"
                     self.notes.append(Note(option, item.value, item.source, reason, ineffective=False))
+
+    def _translate_prompt_library(self) -> None:
+        """A path in the switch for the built-in prompts is the user's own library."""
+        item = self.values.get("validation_prompt_library")
+        if item is None or not isinstance(item.value, str) or item.value.strip().lower() in _TRUE | _FALSE:
+            return
+        del self.values["validation_prompt_library"]
+        if not is_off(item.value):
+            self.values.setdefault("user_prompt_library", item)
+            reason = "it is a path, and read as user_prompt_library"
+            self.notes.append(Note("validation_prompt_library", item.value, item.source, reason, ineffective=False))
+
+    def _translate_new_controlnet(self) -> None:
+        """A LoRA is for a ControlNet that exists: a new one, on which SimpleTuner puts a LoRA, is trained whole."""
+        values = {name: item.value for name, item in self.values.items()}
+        is_new = is_off(values.get("controlnet_model_name_or_path"))
+        is_lora = str(values.get("model_type", "lora")).strip().lower() == "lora"
+        if is_off(values.get("controlnet")) or not is_new or not is_lora:
+            return
+        source = self.values["controlnet"].source
+        self.values["model_type"] = _SourceValue("full", source)
+        reason = (
+            "a LoRA changes a ControlNet that exists, and controlnet_model_name_or_path names none: the new ControlNet"
+            " is trained whole"
+        )
+        self.notes.append(Note("model_type", "lora", source, reason, ineffective=False))
 
     def _translate_compiling(self) -> None:
         """musubi-tuner's `compile` and `compile_backend` as `dynamo_backend`, unless that is given as well."""
@@ -539,8 +569,9 @@ class _OptionReader:
         # what stands beside `tiny` on a command line is meant for it
         values = {name: item.value for name, item in self.values.items() if item.source != COMMAND_LINE}
         for name, (value, reason) in tiny.fit(values, lambda path: (self.cwd / expand_home(path)).exists()).items():
-            item = self.values[name]
-            self.values[name] = _SourceValue(value, item.source)
+            item = self.values.pop(name)
+            if value is not None:
+                self.values[name] = _SourceValue(value, item.source)
             if not is_default(item.source):
                 self.notes.append(Note(name, item.value, item.source, reason, ineffective=False))
 
@@ -587,7 +618,7 @@ class _OptionReader:
     def _resolve_pending(self, config: Config, sources: Mapping[str, str]) -> Config:
         """Refuse options that are not implemented yet, or under `ignore_unsupported` put them back to their default."""
         pending = not_offered(config, sources)
-        noted = [error for error in pending if config.ignore_unsupported or _is_beside_training(error)]
+        noted = [error for error in pending if config.ignore_unsupported or _trains_nothing(error)]
         self.errors += [error for error in pending if error not in noted]
         for error in noted:
             reason = f"no effect: Darkroom does not offer it yet. {error.problem.removeprefix('Not offered yet. ')}"
@@ -622,6 +653,11 @@ class _OptionReader:
 
     def _show(self, path: Path) -> str:
         return str(path.relative_to(self.cwd)) if path.is_relative_to(self.cwd) else str(path)
+
+
+def _is_foreign(name: str) -> bool:
+    """Is this an option of another program, and none here?"""
+    return any(origin.find_foreign(name) is not None for origin in ORIGINS.values())
 
 
 def _is_darkroom_variable(variable: str) -> bool:
@@ -680,9 +716,9 @@ def wrong_value(info: OptionInfo, value: Any, source: str, wrong: ErrorDetails) 
     return ConfigError(info.name, info.safe(value), source, problem, f"{advice}{fallback}.")
 
 
-def _is_beside_training(error: ConfigError) -> bool:
+def _trains_nothing(error: ConfigError) -> bool:
     """Is this about a part that trains nothing, so that a run goes on without it?"""
-    return any(error.problem.endswith(reason) for reason in later.BESIDE_TRAINING)
+    return any(error.problem.endswith(reason) for reason in later.TRAINS_NOTHING)
 
 
 def _as_error(note: Note) -> ConfigError:

@@ -33,6 +33,9 @@ WEIGHTS = (
 )
 """Options that name published weights. A local folder or file is taken as it is, so that a tiny one can be given."""
 
+SIZES = ("validation_resolution",)
+"""Options that the tiny flavour has values of its own for: its networks have few positions."""
+
 
 def fit(values: Mapping[str, Any], is_local: Callable[[str], bool]) -> dict[str, tuple[Any, str]]:
     """What has to change at `tiny`: option to its value there, None to leave it out, and why."""
@@ -45,6 +48,9 @@ def fit(values: Mapping[str, Any], is_local: Callable[[str], bool]) -> dict[str,
         value = values.get(name)
         if isinstance(value, str) and value.strip() and not is_local(value):
             changed[name] = None, "left out at tiny, whose weights are random"
+    for name in SIZES:
+        if values.get(name) not in (None, ""):
+            changed[name] = None, "at tiny, images are drawn in the size of its own"
     return changed
 
 

@@ -37,7 +37,6 @@ CASES = {
     "two ways of control": (
         FLOW, {"control": True, "controlnet": True, "model_type": "full"}, {"control": False},
     ),
-    "a LoRA on a new ControlNet": (FLOW, {"controlnet": True}, {"model_type": "full"}),
     "a control LoRA that leaves the embedder alone": (FLOW, {"control": True}, {"flux_lora_target": "controlnet"}),
     "two lengths": (None, {"max_train_steps": 5, "num_train_epochs": 1}, {"num_train_epochs": 0}),
     "flow prediction on a diffusion family": (EPSILON, {"prediction_type": "flow_matching"}, {"prediction_type": None}),
