@@ -112,6 +112,7 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "options/families.py": ("sd3_clip_uncond_behaviour", "sd3_t5_uncond_behaviour"),
     "options/precision.py": ("keep_quantised_weights",),
     "report/dataset_facts.py": ("beside",),
+    "report/eventlog.py": ("pictures",),
 }
 
 # a function is named by an order, as in `load_denoiser`, and not by what was done, as in `prepared`

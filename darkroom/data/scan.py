@@ -121,7 +121,7 @@ class DatasetScanner:
 
     def pair_conditioning(self, entry: SampleDataset, index: Index) -> list[ConditioningDataset]:
         """Everything beside a dataset. Images that are still to be generated count as being there."""
-        conditioning = [self._pair(companion, index) for companion in self.file.conditioning_of(entry)]
+        conditioning = [self._pair(paired, index) for paired in self.file.conditioning_of(entry)]
         roles = {c.role for c in conditioning if not (c.role == "reference" and c.entry.optional)}
         require_conditioning(entry, roles, self.requirements)
         return conditioning
