@@ -28,9 +28,6 @@ class TrackingOptions(Section):
     )
     tracker_project_name: str = option("darkroom", "Name of the project in the trackers.", resume="free")
     tracker_run_name: str = option("darkroom-run", "Name of this run in the trackers.", resume="free")
-    report_reload_interval: int | None = option(
-        None, "Seconds after which a browser loads report.html again.", off=True, resume="free", ge=1, level="expert"
-    )
     tracker_image_layout: Literal["gallery", "table"] = option(
         "gallery",
         "Show validation images as a gallery, or as a table of prompts and sizes.",

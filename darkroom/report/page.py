@@ -50,10 +50,7 @@ def write(output: Path, options: dict[str, object], sources: dict[str, str], not
         _section("Settings that differ from the defaults", _settings(options, sources)),
         _section("Time and memory", _phases(rows, steps)),
     ]
-    reload = options.get("report_reload_interval")
-    head = f"<meta http-equiv='refresh' content='{reload}'>" if reload else ""
-    page = f"<!doctype html><html lang='en'><meta charset='utf-8'>{head}<title>{_text(title)}</title>"
-    page += f"<style>{STYLE}</style>"
+    page = f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{_text(title)}</title><style>{STYLE}</style>"
     path = output / "report.html"
     write_text(path, redact(page + "".join(sections)) + "</html>\n")
     return path

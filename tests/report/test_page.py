@@ -116,8 +116,3 @@ def test_long_runs_stay_small(report):
 
 def test_smoothing_is_a_mean_over_the_last_values():
     assert page.smooth([1.0, 3.0, 5.0, 7.0], 2) == pytest.approx([1.0, 2.0, 4.0, 6.0])
-
-
-def test_a_browser_loads_the_page_again_as_often_as_is_asked(report):
-    assert "<meta http-equiv='refresh' content='30'>" in report([], {"report_reload_interval": 30})
-    assert "refresh" not in report([])
