@@ -215,9 +215,6 @@ class RegulariserOptions(Section):
         when={"crepa_use_backbone_features": True},
         pending=later.REGULARISERS,
     )
-    token_norm_lambda: float = option(
-        0.0, "Weight of a penalty on unlike lengths of tokens after the last block.", resume="warn", ge=0
-    )
     layersync_enabled: bool = option(
         False,
         "LayerSync: align the hidden states of an early block with those of a later block of the same model.",
