@@ -90,10 +90,6 @@ for _name, _sentence, _defaults in (
     )
 
 OPTIMIZERS.add(
-    "bnb-lamb", OptimizerSpec("bitsandbytes.optim.LAMB", "bitsandbytes' LAMB, for large batches.", extra="quant")
-)
-
-OPTIMIZERS.add(
     "prodigy",
     OptimizerSpec(
         "prodigyplus.prodigy_plus_schedulefree:ProdigyPlusScheduleFree",

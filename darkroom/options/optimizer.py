@@ -37,7 +37,6 @@ OPTIMIZERS = (
     "bnb-adamw8bit",
     "bnb-adamw-paged",
     "bnb-adamw8bit-paged",
-    "bnb-lamb",
     "bnb-lion",
     "bnb-lion8bit",
     "bnb-lion-paged",
