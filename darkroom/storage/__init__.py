@@ -25,7 +25,6 @@ STORES.add("url", "darkroom.storage.remote.UrlStore")
 STORES.add("aws", "darkroom.storage.s3.S3Store")
 STORES.add("csv", "darkroom.storage.urls.LinkStore")
 STORES.add("jsonl", "darkroom.storage.jsonl.JsonlStore")
-STORES.add("zip", "darkroom.storage.zipped.ZipStore")
 STORES.add("huggingface", "darkroom.storage.hub.HubStore")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from darkroom.options.datasets.locations import HubRows, JsonLines, LinkList, LocalFiles, S3Files, UrlFiles, ZipFile
+from darkroom.options.datasets.locations import HubRows, JsonLines, LinkList, LocalFiles, S3Files, UrlFiles
 from darkroom.storage.retry import Retry
 
 KEY, SECRET, TOKEN = "key-that-is-secret", "secret-that-is-secret", "token-that-is-secret"
@@ -318,25 +318,12 @@ def _image_folder(folder: Path, request: Any) -> Place:
     return Place(where, {f"{number}.png": data for number, data in enumerate(pictures)}, change)
 
 
-def _zip(folder: Path, request: Any) -> Place:
-    import zipfile
-
-    def pack(**changed: bytes) -> None:
-        with zipfile.ZipFile(folder / "images.zip", "w") as archive:
-            for name, data in {**contents(), ".hidden/x.jpg": b"x", "words.pdf": b"x", **changed}.items():
-                archive.writestr(name, data)
-
-    pack()
-    return Place(ZipFile(zip_file=folder / "images.zip"), contents(), lambda: pack(**{"plain.jpg": b"other"}))
-
-
 PLACES: dict[str, Callable[[Path, Any], Place]] = {
     "local": _local,
     "file url": _file_url,
     "memory": _memory,
     "s3": _s3,
     "csv": _csv,
-    "zip": _zip,
     "jsonl": _jsonl,
     "hub": lambda folder, request: _hub(folder, False),
     "hub streamed": lambda folder, request: _hub(folder, True),

@@ -155,20 +155,13 @@ HUB_KEYS = (
     "composite_image_column",
     "filter_func",
 )
-STORAGE_KEYS = {
-    "local": ("instance_data_dir",),
-    "aws": S3_KEYS,
-    "csv": CSV_KEYS,
-    "huggingface": HUB_KEYS,
-    "zip": ("zip_file",),
-}
+STORAGE_KEYS = {"local": ("instance_data_dir",), "aws": S3_KEYS, "csv": CSV_KEYS, "huggingface": HUB_KEYS}
 """Keys that say where samples are, by type."""
 
 READ_BY = {
     "local": STORAGE_KEYS["local"],
     "aws": (*S3_KEYS, "aws", "instance_data_dir"),
     "csv": CSV_KEYS,
-    "zip": ("zip_file",),
     "huggingface": (*HUB_KEYS, "huggingface"),
 }
 """The same with blocks and with keys that stand in for others: what an entry of a type makes use of."""

@@ -84,13 +84,6 @@ class JsonLines(EntryModel):
     layer_keys: tuple[str, ...] = ()
 
 
-class ZipFile(EntryModel):
-    """A ZIP archive of this machine."""
-
-    type: Literal["zip"] = "zip"
-    zip_file: Path
-
-
 class Panels(EntryModel):
     """Images that are horizontal strips of equal panels, of which one is cut out."""
 
@@ -133,6 +126,4 @@ class HubRows(EntryModel):
     filter_func: RowFilter | None = None
 
 
-Location = Annotated[
-    LocalFiles | UrlFiles | S3Files | LinkList | HubRows | JsonLines | ZipFile, Field(discriminator="type")
-]
+Location = Annotated[LocalFiles | UrlFiles | S3Files | LinkList | HubRows | JsonLines, Field(discriminator="type")]

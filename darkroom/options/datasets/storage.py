@@ -30,8 +30,10 @@ def read_location(raw: Values, kind: str, name: str, config: Any, notes: Notes) 
             name, "type", storage_type, "There is no such storage.", choose([*TYPES, *k.REFUSED_STORAGE], storage_type)
         )
         return None
-    if kind in CACHES and storage_type in ("csv", "huggingface", "zip"):
-        problem = f"Storage of type {storage_type} cannot hold a cache."
+    if kind in CACHES and storage_type in ("csv", "huggingface"):
+        problem = (
+            "A list of links cannot hold a cache." if storage_type == "csv" else "A hub dataset cannot hold a cache."
+        )
         notes.problem(name, "type", storage_type, problem, "Use type local or aws.")
         return None
     return TYPES[storage_type](raw, kind, name, config, notes)
@@ -90,14 +92,6 @@ def _csv(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values
         values[key] = expand_home(str(values[key]))
     connections = raw.get("max_workers") or getattr(config, "max_workers", None)
     return {"type": "csv", **_drop_empty(values | {"connections": connections})}
-
-
-def _zip(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
-    """An archive."""
-    values = {"zip_file": raw.get("zip_file")}
-    if not _has_required(values, ("zip_file",), "zip", name, notes):
-        return None
-    return {"type": "zip", "zip_file": expand_home(str(values["zip_file"]))}
 
 
 def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
@@ -192,5 +186,4 @@ def _drop_empty(values: Values, *without: str) -> Values:
 TYPES.add("local", _local)
 TYPES.add("aws", _aws)
 TYPES.add("csv", _csv)
-TYPES.add("zip", _zip)
 TYPES.add("huggingface", _huggingface)
