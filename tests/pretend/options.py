@@ -55,7 +55,10 @@ QUANTIZED: dict[str, Options] = {
         "on the device": {"quantize_via": "accelerator"},
     }.items()
 }
-OPTIMIZER: dict[str, Options] = {name: {"optimizer": name} for name in OPTIMIZERS}
+# those that run on both sides: the pretended device has no compiler for GPUs, and pages of its own need a GPU
+OPTIMIZER: dict[str, Options] = {
+    name: {"optimizer": name} for name in OPTIMIZERS if OPTIMIZERS[name].on_cpu and not OPTIMIZERS[name].compiles
+}
 # what every run of the slow tests tries; the whole tables are tried with `make proofs`
 FEW_QUANTIZED = ("nf4-bnb", "int8-quanto", "int8-torchao", "fp8-torchao", "fp8-block", "uint8-sdnq")
 FEW_OPTIMIZERS = ("adamw_bf16", "prodigy", "adamw_schedulefree", "bnb-adamw8bit", "optimi-lion", "soap")
