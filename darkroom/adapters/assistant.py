@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
 from darkroom.adapters import lora_file, stock
 from darkroom.adapters.lora_file import LoraPair
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 
 @dataclasses.dataclass
@@ -26,7 +29,7 @@ class AssistantHook:
     pair: LoraPair
     always: bool
 
-    def __call__(self, layer: nn.Module, inputs: tuple[Any, ...], answer: Tensor) -> Tensor:
+    def __call__(self, layer: nn.Module, inputs: tuple[Tensor, ...], answer: Tensor) -> Tensor:
         """A forward hook."""
         if not (layer.training or self.always):
             return answer
@@ -47,7 +50,9 @@ def validate_pairs(layers: Mapping[str, nn.Module], pairs: Mapping[str, LoraPair
             raise ValueError(f"{name} has a magnitude of its own (DoRA), which only its trainer can apply")
 
 
-def read_assistants(path: str, denoisers: Mapping[str, nn.Module], pipeline: Any) -> dict[str, dict[str, LoraPair]]:
+def read_assistants(
+    path: str, denoisers: Mapping[str, nn.Module], pipeline: type[DiffusionPipeline]
+) -> dict[str, dict[str, LoraPair]]:
     """Read an adapter's pairs, by component and layer; `pipeline`, a class, may convert other names.
 
     Raises ValueError for an adapter of another model, and what the readers raise.
@@ -68,5 +73,5 @@ def attach_assistants(
         layers = dict(denoisers[part].named_modules())
         for name, pair in pairs.items():
             # below an adapter of peft, if there is one
-            layer: Any = getattr(layers[name], "base_layer", layers[name])
+            layer = cast(nn.Module, getattr(layers[name], "base_layer", layers[name]))
             layer.register_forward_hook(AssistantHook(pair, always))

@@ -6,7 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from safetensors import safe_open
@@ -125,7 +125,7 @@ class Adapter:
             if hasattr(module, FILE_ATTRIBUTE)
         }
 
-    def merge_member(self, component: str) -> Any:
+    def merge_member(self, component: str) -> nn.Module:
         """A member with the trained adapter merged into its weights."""
         return self.members[component]
 

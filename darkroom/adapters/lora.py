@@ -13,7 +13,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import torch
 from peft import LoraConfig, inject_adapter_in_model
@@ -29,6 +29,8 @@ from darkroom.adapters.targets import target_modules
 from darkroom.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from peft.tuners.lora import LoraLayer
+
     from darkroom.options.config import Config
 
 INIT: dict[str, Literal["gaussian", "olora", "pissa"] | bool] = {
@@ -42,6 +44,12 @@ CHANGES_BASE = frozenset({"olora", "pissa"})
 NAME = "default"
 # what names of peft's own parameters have
 MARK = ".lora_"
+
+
+class Switchable(Protocol):
+    """A module that acts only where it is enabled."""
+
+    enabled: bool
 
 
 class LoRA(Adapter):
@@ -118,7 +126,7 @@ class LoRA(Adapter):
         """The frozen model alone. PiSSA and OLoRA took a part of it into the adapter: there, the adapter's start."""
         layers = [] if self._start else find_tuner_layers(self.model)
         current = {name: p.detach().clone() for name, p in self.trainable_parameters.items()} if self._start else {}
-        extra_modules: list[Any] = list(self.extra_modules.values())
+        extra_modules: list[Switchable] = [cast("Switchable", module) for module in self.extra_modules.values()]
         try:
             if current:
                 self.load({**current, **self._start})
@@ -141,7 +149,9 @@ class LoRA(Adapter):
         if factor in (None, 1.0):
             yield
             return
-        layers: list[Any] = [m for m in self.model.modules() if NAME in (getattr(m, "scaling", None) or {})]
+        layers: list[LoraLayer] = [
+            cast("LoraLayer", m) for m in self.model.modules() if NAME in (getattr(m, "scaling", None) or {})
+        ]
         before = [layer.scaling[NAME] for layer in layers]
         try:
             for layer, scale in zip(layers, before, strict=True):
@@ -207,7 +217,7 @@ class LoRA(Adapter):
             settings |= {"r": 2 * self.config.r, "lora_alpha": 2 * self.config.lora_alpha, "init_lora_weights": True}
         return {f"{prefix}{k}": sorted(v) if isinstance(v, set) else v for k, v in settings.items()}
 
-    def merge_member(self, component: str) -> Any:
+    def merge_member(self, component: str) -> nn.Module:
         """A copy of a member with what was learned inside its own weights, and no adapter."""
         copied = copy.deepcopy(self.members[component])
         for name, module in list(copied.named_modules()):

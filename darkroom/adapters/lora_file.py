@@ -14,13 +14,17 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
 from darkroom.adapters.stock import SETTINGS, WEIGHTS, has_loader, is_text_encoder, key_prefix
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
+
 
 PEFT_WEIGHTS, PEFT_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
 DOWN, UP, ALPHA, MAGNITUDE = "down", "up", "alpha", "magnitude"
@@ -130,7 +134,9 @@ def _settings(header: Mapping[str, str], file: Path) -> Mapping[str, object]:
     return settings
 
 
-def find_pairs(file: LoraFile, component: str, layers: Collection[str], pipeline: Any = None) -> dict[str, LoraPair]:
+def find_pairs(
+    file: LoraFile, component: str, layers: Collection[str], pipeline: type[DiffusionPipeline] | None = None
+) -> dict[str, LoraPair]:
     """What a file has for a component, by the names of its `layers`; `pipeline`, a class, may know other names.
 
     Raises ValueError for a file of another model, and what diffusers' readers raise.

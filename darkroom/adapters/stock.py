@@ -9,10 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    import torch
     from diffusers import DiffusionPipeline
+    from peft.tuners.lora import LoraLayer
+    from torch import nn
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 SETTINGS = "lora_adapter_metadata"
@@ -56,7 +59,7 @@ def is_text_encoder(component: str) -> bool:
     return component.startswith("text_encoder")
 
 
-def has_loader(pipeline: Any, component: str) -> bool:
+def has_loader(pipeline: object, component: str) -> bool:
     """Can the pipeline, or its class, read adapter files for a component itself?"""
     return component in getattr(pipeline, "_lora_loadable_modules", ())
 
@@ -87,7 +90,7 @@ def load(pipe: DiffusionPipeline, component: str, path: Path, name: str) -> None
     set_peft_model_state_dict(model, tensors, adapter_name=name)
 
 
-def restore_precision(pipe: DiffusionPipeline, component: str, path: Path, name: str, dtype: Any) -> None:
+def restore_precision(pipe: DiffusionPipeline, component: str, path: Path, name: str, dtype: torch.dtype) -> None:
     """Give an adapter that is loaded as `name` the file's values as `dtype`. Loaders round them as its layers are."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
@@ -118,8 +121,8 @@ def set_strengths(pipe: DiffusionPipeline, components: Iterable[str], strengths:
             layer.set_scale(name, strengths[name])
 
 
-def find_tuner_layers(model: Any) -> list[Any]:
+def find_tuner_layers(model: nn.Module) -> list[LoraLayer]:
     """The layers that peft has put beside the model's own."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    return [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
+    return [cast("LoraLayer", module) for module in model.modules() if isinstance(module, BaseTunerLayer)]

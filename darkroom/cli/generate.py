@@ -6,13 +6,14 @@ import argparse
 import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
 
     from darkroom.families.base import Family
     from darkroom.options.config import Config
+    from darkroom.tools.generate import AdapterFile
     from darkroom.validate.recipe import Recipe
 
 
@@ -134,8 +135,12 @@ def recipes(arguments: argparse.Namespace, family: Family, options: Config) -> I
 
 
 def pipeline(
-    arguments: argparse.Namespace, family: Family, options: Config, run_settings: dict[str, object], adapters: list[Any]
-) -> Any:
+    arguments: argparse.Namespace,
+    family: Family,
+    options: Config,
+    run_settings: dict[str, object],
+    adapters: list[AdapterFile],
+) -> DiffusionPipeline:
     """The stock pipeline with the adapters in it; says how much of each found its place."""
     import torch
 
@@ -186,7 +191,7 @@ def is_of_a_run(model: str) -> bool:
         return False
 
 
-def settings(arguments: argparse.Namespace, adapters: list[Any]) -> dict[str, object]:
+def settings(arguments: argparse.Namespace, adapters: list[AdapterFile]) -> dict[str, object]:
     """What is known of the model: from the arguments, else from the run an adapter belongs to."""
     from darkroom.core.errors import ModelError
     from darkroom.tools.generate import run_of
@@ -221,7 +226,7 @@ def settings(arguments: argparse.Namespace, adapters: list[Any]) -> dict[str, ob
     return {**run_settings, **{k: v for k, v in values.items() if v is not None}}
 
 
-def defaults(family: Any, run_settings: dict[str, object]) -> dict[str, object]:
+def defaults(family: Family, run_settings: dict[str, object]) -> dict[str, object]:
     """Option values of the family and flavour over the general ones."""
     from darkroom.options.config import every_option
 

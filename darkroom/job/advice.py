@@ -11,7 +11,6 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
 
 from darkroom.core.device import run_device
 from darkroom.core.errors import DarkroomError
@@ -25,7 +24,7 @@ from darkroom.options.sources import Resolved
 from darkroom.validate.prompts import Prompt
 
 Change = Mapping[str, object]
-Key = frozenset[tuple[str, Any]]
+Key = frozenset[tuple[str, object]]
 NOTHING: Key = frozenset()
 TRAINING = (LOAD, STEP, IMAGE_PHASE, SAVE)
 PRECISION = "base_model_precision"

@@ -17,7 +17,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, TypedDict, TypeVar, cast
 
 import torch
 from PIL import Image
@@ -58,6 +58,8 @@ from darkroom.validate.prompts import Prompt
 from darkroom.validate.render import Renderer
 
 if TYPE_CHECKING:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
     from darkroom.data.cache.filler import CacheFiller
     from darkroom.data.index.buckets import Bucket
     from darkroom.data.plan import DatasetPlan
@@ -74,6 +76,9 @@ STEPS = 2
 WORTH = 0.7
 # where an option comes from that is tried
 ADVICE = "advice"
+Samples = list[tuple["PlannedDataset", dict[str, torch.Tensor]]]
+"""Planned datasets, each with one sample's entries."""
+Answer = TypeVar("Answer")
 TEXT, LATENTS, LOAD = "text cache", "latent cache", "load denoiser"
 STEP, IMAGE_PHASE, SAVE = "step", "picture", "save"
 
@@ -185,7 +190,7 @@ class Scene:
     filler: CacheFiller
     prompts: list[Prompt]
     settings: str | None
-    fake: Any
+    fake: FakeTensorMode
     max_batch_size: int
 
     @property
@@ -236,8 +241,8 @@ class Trial:
         # by denoiser: the kinds of blocks that repeat in it, and a copy with few of them
         self.repeated: dict[str, list[RepeatedBlocks]] = {}
         self.shortened: dict[str, nn.Module] = {}
-        self.model: Any = None
-        self.stepper: Any = None
+        self.model: nn.Module
+        self.stepper: Stepper
         self.steps = 0
 
     def _prepare(self, part: str, make: Callable[[], nn.Module]) -> nn.Module:
@@ -276,7 +281,7 @@ class Trial:
                 return encode_caption_with_images(self.family, pipe, captions[0], images, self.config)
             return encode_captions(self.family, pipe, captions, self.config)[0]
 
-    def latents(self) -> list[tuple[PlannedDataset, dict[str, torch.Tensor]]]:
+    def latents(self) -> Samples:
         """The planned dataset and one sample's entries for each shape of its buckets."""
         self.components.vae()
         entries = []
@@ -318,8 +323,11 @@ class Trial:
 
     def _move_averages(self) -> None:
         """The averages of weights that wait on the host are there too."""
-        for name, shadow in self.stepper.ema.shadows.items() if self.stepper.ema else ():
-            if self._waits(self.stepper.ema.named[name]):
+        average = self.stepper.ema
+        if average is None:
+            return
+        for name, shadow in average.shadows.items():
+            if self._waits(average.named[name]):
                 self.ledger.move(shadow, ON_HOST)
 
     def _moment(self, part: str, name: str) -> None:
@@ -385,13 +393,13 @@ class Trial:
                 parameter.grad = torch.empty_like(parameter, dtype=parameter.grad_dtype or parameter.dtype)
         self.stepper.update([], 0)
         if self.memory_policy.offloaded:  # and the state beside them
-            for parameter, state in self.stepper.optimizer.state.items():
-                for tensor in tree_leaves(state) if self._waits(parameter) else ():
+            for weight, state in cast("torch.optim.Optimizer", self.stepper.optimizer).state.items():
+                for tensor in tree_leaves(state) if self._waits(weight) else ():
                     if isinstance(tensor, torch.Tensor):
                         self.ledger.move(tensor, ON_HOST)
             self.ledger.reset_peaks()
 
-    def _waits(self, parameter: nn.Parameter) -> bool:
+    def _waits(self, parameter: torch.Tensor) -> bool:
         """Is a weight that is trained updated on the host?"""
         return id(parameter) in self.memory_policy.offloaded
 
@@ -445,8 +453,8 @@ class ForecastCache:
     """What a forecast has found that another one may take over: phases and what they answered, by their names; and the
     phases from the loading of the denoiser on, which belong together."""
 
-    fake: Any = dataclasses.field(default_factory=build_fake_mode)
-    phases: dict[str, tuple[Phase, Any]] = dataclasses.field(default_factory=dict)
+    fake: FakeTensorMode = dataclasses.field(default_factory=build_fake_mode)
+    phases: dict[str, tuple[Phase, object]] = dataclasses.field(default_factory=dict)
     training: list[Phase] | None = None
     # bytes of this process before anything is forecast
     start: int = 0
@@ -524,7 +532,7 @@ class Forecaster:
         else:
             self.phases += self.cache.training
 
-    def _load_and_train(self, entry: Any, samples: Any) -> Iterator[None]:
+    def _load_and_train(self, entry: Cond | None, samples: Samples | None) -> Iterator[None]:
         first = Trial(self.scene)
         loaded = self._first_load(first)
         yield
@@ -550,7 +558,7 @@ class Forecaster:
         """Are there validation images?"""
         return bool(self.prompts) and not self.config.validation_disable
 
-    def _train(self, trials: Trials, entry: Any, samples: list[tuple[Any, Any]]) -> Iterator[None]:
+    def _train(self, trials: Trials, entry: Cond, samples: Samples) -> Iterator[None]:
         self._measure(trials, lambda trial: trial.attach(), marks=False)
         for dataset, sample in samples:
             batches = {trial: trial.batch(dataset, entry, sample) for trial in trials.trials}
@@ -564,15 +572,15 @@ class Forecaster:
         self._phase(SAVE, trials, lambda trial: trial.save())
         yield
 
-    def _once(self, name: str, trial: Trial, work: Callable[[], Any]) -> Any:
+    def _once(self, name: str, trial: Trial, work: Callable[[], Answer]) -> Answer | None:
         """What a phase answers whose models repeat nothing that is worth it; taken over if it is known."""
         if name not in self.cache.phases:
-            answers: list[Any] = []
+            answers: list[Answer] = []
             self._phase(name, Trials([trial]), lambda _: answers.append(work()))
             self.cache.phases[name] = self.phases.pop(), next(iter(answers), None)
         phase, answer = self.cache.phases[name]
         self.phases.append(phase)
-        return answer
+        return cast("Answer | None", answer)
 
     def _first_load(self, first: Trial) -> bool:
         self._phase(LOAD, Trials([first]), lambda trial: trial.load())
@@ -664,7 +672,7 @@ def step_of(batches: Mapping[Trial, Batch], trial: Trial) -> None:
 def shapes(plan: DatasetPlan) -> list[tuple[PlannedDataset, Bucket]]:
     """The buckets that decide, each with its dataset: the largest of datasets that bring the same beside samples."""
     rows = [(dataset, bucket) for dataset in plan.training for bucket in dataset.buckets.buckets]
-    largest: dict[tuple[str, ...], tuple[Any, Any]] = {}
+    largest: dict[tuple[str, ...], tuple[PlannedDataset, Bucket]] = {}
     for dataset, bucket in sorted(rows, key=lambda row: row[0].entry.train_batch_size * numbers_in(row[1])):
         largest[tuple(sorted(conditioning.role for conditioning in dataset.conditioning))] = dataset, bucket
     return list(largest.values())
@@ -681,7 +689,7 @@ def size_of_process(scene: Scene) -> int:
     return resident_bytes() + LIBRARIES
 
 
-def numbers_in(bucket: Any) -> int:
+def numbers_in(bucket: Bucket) -> int:
     """Pixels of a bucket's samples."""
     width, height = bucket.target
     return width * height * bucket.frames

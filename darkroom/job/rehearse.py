@@ -10,7 +10,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.files import explain_disk_full
 from darkroom.data.batches.batch import Batch
@@ -19,6 +19,8 @@ from darkroom.train.checkpoint import Snapshot
 from darkroom.train.step import Stepper
 
 if TYPE_CHECKING:
+    from darkroom.data.batches.loader import BatchLoader
+    from darkroom.job.run import Run
     from darkroom.options.config import Config
 
 # in the output folder; a later run clears away what a killed one leaves
@@ -27,7 +29,7 @@ REHEARSAL = "rehearsal: "
 STEP, IMAGE, SAVE = f"{REHEARSAL}step", f"{REHEARSAL}picture", f"{REHEARSAL}save"
 
 
-def dry_run(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None] | None) -> dict[str, int]:
+def dry_run(run: Run, snapshot: Snapshot, batch: Batch, draw: Callable[[], None] | None) -> dict[str, int]:
     """Do each of a run's works once, `draw` being that of validation, and undo it. Returns the most bytes held in each.
 
     Raises DiskFullError, and whatever the works raise; then the model is no longer what it was.
@@ -35,7 +37,7 @@ def dry_run(run: Any, snapshot: Snapshot, batch: Batch, draw: Callable[[], None]
     before, saved = (run.output / name for name in FOLDERS)
     stepper, step = snapshot.stepper, snapshot.state.step
     decay = stepper.ema.decay if stepper.ema else 0.0
-    works: dict[str, Callable[[], Any]] = {
+    works: dict[str, Callable[[], object]] = {
         STEP: lambda: _take_steps(stepper, batch, step),
         **({IMAGE: draw} if draw else {}),
         SAVE: lambda: _write(snapshot, saved),
@@ -74,7 +76,7 @@ def _write(snapshot: Snapshot, folder: Path) -> None:
         snapshot.write(folder)
 
 
-def largest(loader: Any, epoch: int) -> Batch:
+def largest(loader: BatchLoader, epoch: int) -> Batch:
     """The batch of an epoch with the most numbers in it."""
     plan, sources = loader.order.epoch(epoch), loader.sources(epoch)
 

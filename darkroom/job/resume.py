@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.core import files
 from darkroom.core.errors import CheckpointError
@@ -44,7 +44,7 @@ class Resumption:
 
     folder: Path
     state: TrainState
-    changed: Mapping[str, tuple[Any, Any]]
+    changed: Mapping[str, tuple[object, object]]
 
     @property
     def is_untouched(self) -> bool:
@@ -104,7 +104,7 @@ def has_effect(name: str, config: Config) -> bool:
     return is_option and not name.startswith(_PLACES) and not option_info(name).applies(config)
 
 
-def describe_change(name: str, old: Any, new: Any) -> str:
+def describe_change(name: str, old: object, new: object) -> str:
     """A changed setting in words."""
     if name in WEIGHTS:
         other = ", or compute in another precision" if WEIGHTS[name] == "warn" else ""

@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from darkroom.core import log as logs
 from darkroom.core.clock import Clock
@@ -48,7 +48,7 @@ class Run:
     started: float = dataclasses.field(default_factory=time.monotonic)
 
     @property
-    def config(self) -> Any:
+    def config(self) -> Config:
         """The resolved options."""
         return self.resolved.config
 

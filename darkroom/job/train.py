@@ -10,7 +10,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from safetensors import SafetensorError
@@ -72,7 +72,10 @@ from darkroom.validate.validator import Validator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+    from transformers import PreTrainedModel
 
+    from darkroom.data.batches.batch import Cond
+    from darkroom.data.batches.loader import BatchLoader
     from darkroom.families.shared.trainable_text import DenoiserWithText
 
 log = logs.logger(__name__)
@@ -332,7 +335,7 @@ def start_extra_modules(run: Run, adapter: Adapter) -> None:
 
 
 def build_validator(
-    run: Run, components: Components, text: Callable[..., Any], prompts: list[Prompt]
+    run: Run, components: Components, text: Callable[..., Cond], prompts: list[Prompt]
 ) -> Validator | None:
     """The validator, unless there is nothing to render; `text` gives the condition of a caption."""
     if run.config.validation_disable or not prompts:
@@ -445,7 +448,7 @@ def announce(run: Run, plan: DatasetPlan, adapter: Adapter, state: TrainState, e
     run.bars.print_line("\n".join(f"  {name}: {value}" for name, value in {**summary, "steps": state.total}.items()))
 
 
-def run_rehearsal(run: Run, loader: Any, snapshot: Snapshot, validator: Validator | None) -> None:
+def run_rehearsal(run: Run, loader: BatchLoader, snapshot: Snapshot, validator: Validator | None) -> None:
     """Try the largest step, an image and a save, and say what they took."""
     with loader:
         loader.debug_log = NO_DEBUG_LOG
@@ -515,7 +518,8 @@ def export_result(
             snapshot.adapter.save(run.output, snapshot.metadata(snapshot.state))
             if run.config.save_text_encoder:
                 for component in snapshot.adapter.trainable_text:
-                    snapshot.adapter.merge_member(component).save_pretrained(run.output / component)
+                    member = cast("PreTrainedModel", snapshot.adapter.merge_member(component))
+                    member.save_pretrained(run.output / component)
                     follow_umask(run.output / component)
         if snapshot.stepper.ema:
             with snapshot.stepper.ema.use_average():

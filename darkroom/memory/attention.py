@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -15,6 +15,8 @@ from darkroom.core.errors import ConfigError
 from darkroom.memory import sla
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
+
     from darkroom.options.config import Config
 
 OPTION = "attention_mechanism"
@@ -112,7 +114,7 @@ def _is_dispatched(model: nn.Module) -> bool:
     return any(hasattr(attention.processor, "_attention_backend") for attention in _find_attentions(model))
 
 
-def _set_backend(model: Any, backend: str) -> None:
+def _set_backend(model: ModelMixin, backend: str) -> None:
     """Choose a model's kernel, and leave the one that diffusers takes for every other model as it was."""
     from diffusers.models.attention_dispatch import _AttentionBackendRegistry
 
@@ -127,7 +129,7 @@ def set_kernel_for_usage(model: nn.Module, name: str, usage: str) -> None:
         return set_kernel(model, name)
     in_training, current = usage == "training", ""
 
-    def before(module: nn.Module, args: Any) -> None:
+    def before(module: nn.Module, args: object) -> None:
         nonlocal current
         kernel = name if module.training == in_training else DEFAULT_KERNEL
         if kernel == current:
@@ -141,11 +143,11 @@ def set_kernel_for_usage(model: nn.Module, name: str, usage: str) -> None:
     model.register_forward_pre_hook(before)
 
 
-def _with_sdpa_backend(forward: Callable[..., Any], backend: SDPBackend) -> Callable[..., Any]:
+def _with_sdpa_backend(forward: Callable[..., object], backend: SDPBackend) -> Callable[..., object]:
     """The same `forward`, in which torch has one kernel to choose from."""
 
     @functools.wraps(forward)
-    def inside(*args: object, **kwargs: object) -> Any:
+    def inside(*args: object, **kwargs: object) -> object:
         with sdpa_kernel(backend):
             return forward(*args, **kwargs)
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
+
+if TYPE_CHECKING:
+    pass
+
 
 # AT_FORALL_FP32, but for what autocast widens on a CPU too
 FLOAT32 = (
@@ -56,7 +60,7 @@ def use_gpu_autocast_rules() -> Iterator[None]:
         library._destroy()
 
 
-def _run_in_float32(func: Callable[..., Any], *args: object, **kwargs: object) -> Any:
+def _run_in_float32(func: Callable[..., object], *args: object, **kwargs: object) -> object:
     def wide(tensor: Tensor) -> Tensor:
         return tensor.float() if tensor.dtype in _HALF_TYPES else tensor
 
@@ -64,7 +68,7 @@ def _run_in_float32(func: Callable[..., Any], *args: object, **kwargs: object) -
         return func(*pytree.tree_map_only(Tensor, wide, args), **pytree.tree_map_only(Tensor, wide, kwargs))
 
 
-def _run_with_float32_output(func: Callable[..., Any], first: Tensor, *args: object, **kwargs: object) -> Any:
+def _run_with_float32_output(func: Callable[..., object], first: Tensor, *args: object, **kwargs: object) -> object:
     positions = {argument.name: number for number, argument in enumerate(func._schema.arguments)}  # type: ignore[attr-defined]
     dtype = kwargs.get("dtype") or (args[positions["dtype"] - 1] if len(args) >= positions["dtype"] else None)
     if dtype is None and first.dtype in _HALF_TYPES:
@@ -73,5 +77,6 @@ def _run_with_float32_output(func: Callable[..., Any], first: Tensor, *args: obj
         return func(first, *args, **kwargs)
 
 
-def _skip_autocast() -> Any:
-    return torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_KEY))
+def _skip_autocast() -> contextlib.AbstractContextManager[object]:
+    guard: contextlib.AbstractContextManager[object] = torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(_KEY))
+    return guard

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -19,13 +19,10 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 if TYPE_CHECKING:
+    from diffusers import ModelMixin
     from torch.nn import Module
 
 OFFLOADED = "unsloth"
-
-
-# named inputs go to the block, which `checkpoint` annotates as its own
-run_checkpointed: Callable[..., object] = checkpoint
 
 
 class _OffloadedInput:
@@ -57,7 +54,7 @@ class OffloadInputs(saved_tensors_hooks):
     def __init__(self) -> None:
         super().__init__(self._offload, _OffloadedInput.restore)
         # by what tells tensors apart; the graph of a pass holds what is in here
-        self.inputs: weakref.WeakValueDictionary[tuple[Any, ...], _OffloadedInput] = weakref.WeakValueDictionary()
+        self.inputs: weakref.WeakValueDictionary[tuple[object, ...], _OffloadedInput] = weakref.WeakValueDictionary()
 
     def _offload(self, tensor: Tensor) -> _OffloadedInput:
         tensor = tensor.detach()
@@ -93,16 +90,18 @@ class Checkpoints:
         if self.count % self.interval:
             return block(*inputs, **named)
         with self.around:
-            return run_checkpointed(block, *inputs, use_reentrant=False, determinism_check=self.compared, **named)
+            run: Callable[..., object] = checkpoint  # whose stub takes named inputs for settings
+            return run(block, *inputs, use_reentrant=False, determinism_check=self.compared, **named)
 
 
 def checkpoint_each(block: Module, *inputs: object, **named: object) -> object:
     """Checkpoint a block. diffusers' own takes no named inputs, with which some of its networks call it."""
-    return run_checkpointed(block, *inputs, use_reentrant=False, **named)
+    run: Callable[..., object] = checkpoint  # whose stub takes named inputs for settings
+    return run(block, *inputs, use_reentrant=False, **named)
 
 
 def enable_checkpointing(
-    model: Any, interval: int | None, backend: str = "torch", streams_single_layers: bool = False
+    model: ModelMixin, interval: int | None, backend: str = "torch", streams_single_layers: bool = False
 ) -> None:
     """Enable checkpointing; an `interval` above 1 checkpoints only every n-th block."""
     if (interval or 1) <= 1 and backend != OFFLOADED and not streams_single_layers:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -61,9 +61,11 @@ def compile_for_validation(blocks: Iterable[nn.Module]) -> None:
         )
 
 
-def _use_compiled_in_eval(block: nn.Module, plain: Any, compiled: Any) -> Any:
+def _use_compiled_in_eval(
+    block: nn.Module, plain: Callable[..., object], compiled: Callable[..., object]
+) -> Callable[..., object]:
     @functools.wraps(plain)
-    def forward(*args: object, **kwargs: object) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         return (plain if block.training else compiled)(*args, **kwargs)
 
     return forward

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from darkroom.memory.stream import ALIGNED, iterate_tensors
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from darkroom.memory.stream import WeightStreamer
     from darkroom.options.config import Config
 
 # the attention kernel that keeps its scores
@@ -55,7 +56,7 @@ class FakeMemoryPolicy(MemoryPolicy):
         """Record the bytes when everything is loaded; fake tensors need no realignment."""
         self.loaded = max(self.loaded, self.ledger.current[ON_HOST])
 
-    def _fuse(self, model: Module) -> Any:
+    def _fuse(self, model: Module) -> Module:
         return self.ledger.make_fake(super()._fuse(model), HOST)  # fusing makes new layers
 
     def _quantize(self, name: str, model: nn.Module, preset: str, blocks: Sequence[str] = ()) -> None:
@@ -88,7 +89,7 @@ class FakeMemoryPolicy(MemoryPolicy):
     def _group_modules(self, model: nn.Module) -> list[list[nn.Module]]:
         return super()._group_modules(model) if self.streams_denoiser else []
 
-    def _make_streamer(self, model: nn.Module, groups: list[list[nn.Module]], trained: bool = False) -> Any:
+    def _make_streamer(self, model: nn.Module, groups: list[list[nn.Module]], trained: bool = False) -> WeightStreamer:
         o = self.options
         slots = self._count_slots
         with self.ledger.count_as(ON_DISK if o.enable_group_offload and o.group_offload_to_disk_path else ON_HOST):
@@ -103,7 +104,7 @@ class FakeMemoryPolicy(MemoryPolicy):
         for slot in range(min(slots, len(groups))):
             room = torch.empty(max(sizes[slot::slots]), dtype=torch.uint8, device="meta")
             self.slots.append(self.ledger.empty(room, self.device))
-        return None
+        return cast("WeightStreamer", None)  # nothing moves, so nobody asks it
 
     def remarks(self) -> list[str]:
         """Nothing: no model was changed."""

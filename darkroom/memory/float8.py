@@ -7,7 +7,7 @@ and rounded, on the way back too. Everything between such layers is computed in 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,6 +18,8 @@ from darkroom.core.optional import import_optional
 from darkroom.memory.quantize import iterate_layers
 
 if TYPE_CHECKING:
+    from torchao.float8 import Float8LinearConfig
+
     from darkroom.options.config import Config
 
 OPTION, CHOICE = "mixed_precision", "fp8"
@@ -33,7 +35,7 @@ def validate_float8(options: Config, device: torch.device) -> None:
         raise ConfigError(OPTION, CHOICE, "", problem, "Set it to bf16.")
 
 
-def build_recipe() -> Any:
+def build_recipe() -> Float8LinearConfig:
     """torchao's settings: one scale for a tensor, e4m3 forwards and e5m2 for gradients, any number of tokens."""
     return import_optional("torchao.float8", "quant", f"{OPTION} {CHOICE}").Float8LinearConfig(pad_inner_dim=True)
 

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from typing import Any
+from types import FunctionType
+from typing import TYPE_CHECKING, cast
 
 from torch import nn
 
 from darkroom.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from diffusers.models.attention_processor import Attention
+
 
 OPTION = "fuse_qkv_projections"
 # a fused layer, and those that it answers for, in the order of its output's equal parts
@@ -29,7 +34,7 @@ JOINT = "to_added_qkv"
 class FusedAway(nn.Module):
     """Stands where a layer was that another one answers for now."""
 
-    def forward(self, *_: object) -> Any:
+    def forward(self, *_: object) -> object:
         """Raises RuntimeError: nobody may ask here."""
         raise RuntimeError("this layer is a part of a fused one")
 
@@ -56,7 +61,7 @@ def fuse(model: nn.Module) -> None:
         raise _config_error(f"diffusers has no attention of {name} that answers the same from one product.")
 
 
-def _keep_or_revert(attention: Any, before: Any) -> bool:
+def _keep_or_revert(attention: Attention, before: object) -> bool:
     """Drop the separate layers of a fused attention, or the fused ones if its processor cannot use them."""
     fused = {fused_name: parts for fused_name, parts in PARTS.items() if fused_name in attention._modules}
     used, used_before = (set(_find_names(type(processor).__call__)) for processor in (attention.processor, before))
@@ -75,9 +80,9 @@ def _keep_or_revert(attention: Any, before: Any) -> bool:
     return True
 
 
-def _find_names(function: Any, visited: frozenset[Any] = frozenset()) -> Iterator[str]:
+def _find_names(function: object, visited: frozenset[object] = frozenset()) -> Iterator[str]:
     """Attributes and globals that a function's code asks for, and the functions of its module that it calls."""
-    plain = inspect.unwrap(function)
+    plain = inspect.unwrap(cast("FunctionType", function))
     for name in plain.__code__.co_names:
         yield name
         inner = plain.__globals__.get(name)

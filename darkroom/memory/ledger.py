@@ -13,9 +13,9 @@ import gc
 import math
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from darkroom.core.device import ASSUMED, HOST
+
+if TYPE_CHECKING:
+    from torch._ops import OpOverload
+
 
 # elements of what is computed for real
 SMALL = 1 << 14
@@ -79,11 +83,22 @@ class _Answer(NamedTuple):
     device: torch.device
 
 
+Value = TypeVar("Value")
+Arguments: TypeAlias = tuple[Any, ...]
+"""Of an operator: what its schema says."""
+
+
 class _Fills(TorchFunctionMode):
     """Leaves out that a number is put into places of a fake tensor: it changes no bytes, and a loop over the rows of a
     mask would be hundreds of thousands of operators."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: Arguments = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         if func is Tensor.__setitem__ and _is_fill(*args):
             return None
         return func(*args, **(kwargs or {}))
@@ -106,10 +121,10 @@ class Ledger(TorchDispatchMode):
         # where new tensors count, if not by their device
         self._location_override: str | None = None
         # what the present change of a module's weights has made of each of them: some have several names
-        self._change: Any = None
+        self._change: Callable[[Tensor], Tensor] | None = None
         self._converted_weights = WeakTensorKeyDictionary()
         # what operators answer, by what that hangs on: torch's own way to find it again takes longer
-        self._answers: dict[Any, _Answer | tuple[_Answer | None, ...]] = {}
+        self._answers: dict[Hashable, _Answer | tuple[_Answer | None, ...]] = {}
         self.peaks: dict[str, Counter[str]] = {}
         self._phase_counts: Counter[str] = Counter()
         self._peak: Counter[str] = Counter()
@@ -179,7 +194,7 @@ class Ledger(TorchDispatchMode):
         finally:
             self._location_override = before
 
-    def _convert(self, module: nn.Module, change: Any, recurse: bool = True) -> nn.Module:
+    def _convert(self, module: nn.Module, change: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """What `Module.to` and its like do, for weights that are fake."""
         for child in module.children() if recurse else ():
             child._apply(change)
@@ -223,7 +238,9 @@ class Ledger(TorchDispatchMode):
         self._phase_counts[name] += 1
         self._peak = self.peaks[f"{name} {self._phase_counts[name]}"] = self.current.copy()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: Sequence[type], args: Arguments = (), kwargs: Mapping[str, object] | None = None
+    ) -> object:
         if func is _DEVICE and isinstance(args[0], FakeTensor):
             return args[0].fake_device
         kwargs = kwargs or {}
@@ -234,7 +251,7 @@ class Ledger(TorchDispatchMode):
             and math.prod(t.numel() for t in inputs) <= MAX_REAL_WORK
         ):
             if func is _MOVE and kwargs.get("device") == ASSUMED and args[0].numel() > SMALL:
-                return self.empty(args[0], ASSUMED, kwargs.get("dtype"))
+                return self.empty(args[0], ASSUMED, cast("torch.dtype | None", kwargs.get("dtype")))
             if not _makes_large(func, args):
                 return self._run_real(func, args, kwargs)
         if func is _VALUE and inputs[0].dtype == torch.bool:
@@ -271,7 +288,7 @@ class Ledger(TorchDispatchMode):
             self._answers[key] = tuple(t if t is None else _describe(t) for t in faked)
         return faked
 
-    def _key(self, func: Any, args: Any, kwargs: Mapping[str, object]) -> Any:
+    def _key(self, func: OpOverload, args: Arguments, kwargs: Mapping[str, object]) -> Hashable:
         """What an operator's answer hangs on; None where that is more than shapes."""
         try:
             hash(key := (func, *map(_key_of, args), *((name, _key_of(value)) for name, value in kwargs.items())))
@@ -279,7 +296,7 @@ class Ledger(TorchDispatchMode):
             return None
         return key
 
-    def _make_view(self, func: Any, args: Any, kwargs: Mapping[str, object]) -> Any:
+    def _make_view(self, func: OpOverload, args: Arguments, kwargs: Mapping[str, object]) -> object:
         """A view of a fake tensor."""
         with in_kernel_invocation_manager(self.fake):
             bare = func(*args, **kwargs)
@@ -295,7 +312,9 @@ class Ledger(TorchDispatchMode):
         self._track(tensor)
         return tensor
 
-    def _align_devices(self, tensors: Sequence[Tensor], args: Any, kwargs: Any) -> tuple[Any, Any]:
+    def _align_devices(
+        self, tensors: Sequence[Tensor], args: Arguments, kwargs: Mapping[str, object]
+    ) -> tuple[Arguments, Mapping[str, object]]:
         """An operator's arguments, with what is small, or came of what is small, where the others are."""
         device = ASSUMED if any(isinstance(t, FakeTensor) and t.fake_device == ASSUMED for t in tensors) else HOST
 
@@ -312,9 +331,9 @@ class Ledger(TorchDispatchMode):
 
         return pytree.tree_map_only(Tensor, align, (args, kwargs))
 
-    def _resolve_masks(self, indices: Any) -> Any:
+    def _resolve_masks(self, indices: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Masks with numbers, as the places that they name: how many those are is known."""
-        resolved: list[Any] = []
+        resolved: list[Tensor | None] = []
         for index in indices:
             if index is None or isinstance(index, FakeTensor) or index.dtype not in (torch.bool, torch.uint8):
                 resolved.append(index)
@@ -322,7 +341,7 @@ class Ledger(TorchDispatchMode):
                 resolved.extend(self._run_real(torch.nonzero, (index,), {}).unbind(1))
         return resolved
 
-    def _run_real(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _run_real(self, func: Callable[..., Value], args: Arguments, kwargs: Mapping[str, object]) -> Value:
         with unset_fake_temporarily():
             return func(*args, **kwargs)
 
@@ -343,7 +362,7 @@ class Ledger(TorchDispatchMode):
         self.current[location] -= size
 
 
-def _is_fill(tensor: Any, places: Any, value: Any) -> bool:
+def _is_fill(tensor: object, places: object, value: object) -> bool:
     """Is a number put into places of a fake tensor that are named by numbers and slices?"""
     each = places if isinstance(places, tuple) else (places,)
     return (
@@ -354,7 +373,7 @@ def _is_fill(tensor: Any, places: Any, value: Any) -> bool:
     )
 
 
-def _makes_large(func: Any, args: Any) -> bool:
+def _makes_large(func: OpOverload, args: Arguments) -> bool:
     """Is an operator told to answer too much to be computed for real, such as a mask of every token by every other?"""
     sizes = [math.prod(a) for a in args if isinstance(a, (list, tuple)) and a and all(type(n) is int for n in a)]
     if not sizes or _is_view(func):
@@ -368,13 +387,13 @@ def _describe(tensor: Tensor) -> _Answer:
 
 
 @functools.cache
-def _is_foreach(func: Any) -> bool:
+def _is_foreach(func: OpOverload) -> bool:
     """Does an operator do the same with each tensor of a list, and answer nothing, or a tensor like each of them?"""
     name = func._schema.name.removeprefix("aten::")
     return name.startswith("_foreach_") and not name.startswith(("_foreach_norm", "_foreach_max", "_foreach_powsum"))
 
 
-def _key_of(value: Any) -> Any:
+def _key_of(value: object) -> Hashable:
     """An argument as a part of a key, which holds no tensor. Raises TypeError for what has numbers."""
     if isinstance(value, FakeTensor):
         if value.dtype.is_complex:
@@ -388,7 +407,7 @@ def _key_of(value: Any) -> Any:
 
 
 @functools.cache
-def _writes_only(func: Any) -> bool:
+def _writes_only(func: OpOverload) -> bool:
     """Does an operator write over its first argument, answer that, and leave its shape?"""
     first = func._schema.arguments[0].alias_info if func._schema.arguments else None
     answers = [answer.alias_info for answer in func._schema.returns]
@@ -400,7 +419,7 @@ def _writes_only(func: Any) -> bool:
 
 
 @functools.cache
-def _is_view(func: Any) -> bool:
+def _is_view(func: OpOverload) -> bool:
     """Is an operator's one answer a view of its first argument?"""
     first = func._schema.arguments[0].alias_info if func._schema.arguments else None
     returned = func._schema.returns
@@ -409,7 +428,7 @@ def _is_view(func: Any) -> bool:
     return is_view or func is torch.ops.aten._unsafe_view.default
 
 
-def _is_plain(answer: Any, inputs: list[Tensor]) -> bool:
+def _is_plain(answer: object, inputs: list[Tensor]) -> bool:
     """Is an answer a tensor with a storage of its own, just as large as its strides say?"""
     if not isinstance(answer, FakeTensor):
         return False

@@ -7,7 +7,6 @@ rows that its neighbors share, so that nothing shows where they meet.
 from __future__ import annotations
 
 import functools
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ def patch(model: nn.Module, limit: int = LIMIT) -> None:
         conv._conv_forward = functools.partial(_convolve_in_pieces, conv, limit)  # type: ignore[method-assign]
 
 
-def _convolve_in_pieces(conv: Any, limit: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _convolve_in_pieces(conv: nn.Conv3d, limit: int, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """What `conv` makes of x (B, C, F, H, W), piece by piece along its longest axis."""
     if x.numel() <= limit or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
         return type(conv)._conv_forward(conv, x, weight, bias)
@@ -39,7 +38,7 @@ def _convolve_in_pieces(conv: Any, limit: int, x: Tensor, weight: Tensor, bias: 
     rows = (length + 2 * around - reach) // stride + 1
     at_once = max(1, rows * limit // x.numel())
     padding = [0 if i == axis else conv.padding[i] for i in range(3)]
-    joined: Any = None
+    joined: Tensor | None = None
     for first in range(0, rows, at_once):
         last = min(first + at_once, rows) - 1
         begin, end = first * stride - around, last * stride - around + reach
@@ -51,4 +50,5 @@ def _convolve_in_pieces(conv: Any, limit: int, x: Tensor, weight: Tensor, bias: 
             joined = output.new_empty([rows if i == axis + 2 else size for i, size in enumerate(output.shape)])
         # joined at the end, they would be there twice
         joined.narrow(axis + 2, first, output.shape[axis + 2]).copy_(output)
+    assert joined is not None
     return joined

@@ -16,7 +16,7 @@ import shutil
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -95,7 +95,7 @@ def has_quantized_weights(options: Config) -> bool:
 
 
 # option to the value that needs a GPU, the reason, and the remedy
-WITHOUT_GPU: Mapping[str, tuple[Any, str, str]] = {
+WITHOUT_GPU: Mapping[str, tuple[object, str, str]] = {
     "gradient_checkpointing_backend": (
         checkpointing.OFFLOADED, "It offloads inputs of blocks from a GPU to CPU RAM", "Set it to torch."
     ),
@@ -155,7 +155,9 @@ class MemoryPolicy:
         else:
             model.to(self.device)
 
-    def load_or_quantize(self, name: str, identity: str, empty: Callable[[], Any], load: Callable[[], Any]) -> Any:
+    def load_or_quantize(
+        self, name: str, identity: str, empty: Callable[[], Module], load: Callable[[], Module]
+    ) -> Module:
         """A frozen quantized denoiser from the cache, or loaded, quantized and written to the cache."""
         import diffusers
 
@@ -185,7 +187,7 @@ class MemoryPolicy:
             log.warning("The quantised weights are not kept: %s", cause)
         return model
 
-    def _fuse(self, model: Module) -> Any:
+    def _fuse(self, model: Module) -> Module:
         """Fuse the denoiser's projections if the options ask for it."""
         if self.options.fuse_qkv_projections:
             fusing.fuse(model)

@@ -10,7 +10,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -28,7 +27,7 @@ def is_serializable(preset: str) -> bool:
     return preset in fp8.PRESETS
 
 
-def cache_file(folder: Path, identity: Sequence[Any]) -> Path:
+def cache_file(folder: Path, identity: Sequence[object]) -> Path:
     """Where a denoiser is kept that is made of what `identity` says."""
     text = json.dumps([VERSION, *identity], sort_keys=True, default=str)
     return folder / f"{hashlib.sha256(text.encode()).hexdigest()[:32]}.safetensors"

@@ -14,9 +14,10 @@ import functools
 import importlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from types import ModuleType
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +74,7 @@ def validate_sla(options: Config, device: torch.device) -> None:
         _package()
 
 
-def _package() -> Any:
+def _package() -> ModuleType:
     try:
         return importlib.import_module(PACKAGE)
     except ImportError as cause:
@@ -99,7 +100,9 @@ class SparseLinear(nn.Module):
         """What a file of such modules says of them."""
         return {SETTINGS: self.settings.model_dump_json()}
 
-    def state_dict(self, *args: object, destination: Any = None, **kwargs: object) -> Any:
+    def state_dict(  # type: ignore[override]
+        self, *args: object, destination: dict[str, object] | None = None, **kwargs: object
+    ) -> dict[str, object]:
         """Nothing: the model's own files stay as they are."""
         return {} if destination is None else destination
 
@@ -164,11 +167,18 @@ class _ReplaceAttention(TorchFunctionMode):
         super().__init__()
         self.layer, self.name = layer, name
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: Sequence[type],
+        args: tuple[object, ...] = (),
+        kwargs: Mapping[str, object] | None = None,
+    ) -> object:
         kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention or not self.layer.enabled:
             return func(*args, **kwargs)
-        return self._answer(*args, **kwargs)
+        answer: Callable[..., Tensor] = self._answer
+        return answer(*args, **kwargs)
 
     def _answer(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
@@ -205,7 +215,7 @@ def add_sparse_linear(model: nn.Module, settings: Settings, dtype: torch.dtype, 
     handle = model.register_forward_hook(after)
 
 
-def _is_cross_attention(attention: Any) -> bool:
+def _is_cross_attention(attention: nn.Module) -> bool:
     width = getattr(attention, "query_dim", None)
     return bool(
         getattr(attention, "is_cross_attention", False)
@@ -213,9 +223,9 @@ def _is_cross_attention(attention: Any) -> bool:
     )
 
 
-def _replace_forward(layer: SparseLinear, plain: Any, name: str) -> Any:
+def _replace_forward(layer: SparseLinear, plain: Callable[..., object], name: str) -> Callable[..., object]:
     @functools.wraps(plain)
-    def forward(*args: object, **kwargs: object) -> Any:
+    def forward(*args: object, **kwargs: object) -> object:
         with _ReplaceAttention(layer, name):
             return plain(*args, **kwargs)
 

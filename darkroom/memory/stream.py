@@ -11,10 +11,9 @@ leave weights on the device on the way back.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +26,7 @@ from darkroom.core.transfer import HostGradients, when_gradient_is_complete
 ALIGNED = 256
 
 
-def iterate_plain_tensors(holder: Any) -> Iterator[Tensor]:
+def iterate_plain_tensors(holder: Tensor) -> Iterator[Tensor]:
     """The plain tensors of a tensor: itself, or the components of a quantized tensor."""
     if type(holder) in (Tensor, nn.Parameter) or not hasattr(holder, "__tensor_flatten__"):
         yield holder
@@ -165,7 +164,7 @@ class WeightStreamer:
         self.slots = [torch.empty(size, dtype=torch.uint8, device=device) for size in sizes]
         # of each slot: the unit in it, and what to wait for until it is
         self.holds = [-1] * len(sizes)
-        self.ready: list[Any] = [None] * len(sizes)
+        self.ready: list[torch.cuda.Event | None] = [None] * len(sizes)
         self.side = torch.cuda.Stream(device) if on_gpu else None
         self.last, self.direction = -1, 1
         for number, unit in enumerate(self.units):
@@ -209,11 +208,11 @@ class WeightStreamer:
         """Bytes of offloaded weights."""
         return sum(unit.size for unit in self.units)
 
-    def _before(self, number: int) -> Any:
+    def _before(self, number: int) -> Callable[..., None]:
         return lambda module, args: self.use(number)
 
-    def _after(self, number: int) -> Any:
-        def hook(module: nn.Module, args: Any, output: Any) -> None:
+    def _after(self, number: int) -> Callable[..., None]:
+        def hook(module: nn.Module, args: object, output: object) -> None:
             # fires just before gradients pass into the unit from behind
             for tensor in pytree.tree_leaves(output):
                 if isinstance(tensor, Tensor) and tensor.requires_grad:
@@ -225,8 +224,8 @@ class WeightStreamer:
         """Bring a unit to the device, and prefetch the unit that is likely to follow."""
         self._fetch(number)
         slot = number % len(self.slots)
-        if self.ready[slot] is not None:
-            torch.cuda.current_stream(self.device).wait_event(self.ready[slot])
+        if (ready := self.ready[slot]) is not None:
+            torch.cuda.current_stream(self.device).wait_event(ready)
             self.ready[slot] = None
         self.direction = self._direction(number, back)
         self.last = number
@@ -255,7 +254,7 @@ class WeightStreamer:
         self.holds[slot], self.ready[slot] = number, self._copy(unit, memory)
         unit.to_device(memory)
 
-    def _copy(self, unit: Unit, memory: Tensor) -> Any:
+    def _copy(self, unit: Unit, memory: Tensor) -> torch.cuda.Event | None:
         if self.side is None:
             memory[: unit.size].copy_(unit.host)
             return None

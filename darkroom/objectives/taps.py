@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -28,7 +28,7 @@ class Tap:
     """Modules, of which each call's output is recorded, and which tensor of an output that is."""
 
     modules: Sequence[nn.Module]
-    read: Callable[[Any], Tensor]
+    read: Callable[[object], Tensor]
 
 
 @contextlib.contextmanager
@@ -47,7 +47,7 @@ def record(taps: Mapping[str, Tap]) -> Iterator[Recorded]:
             hook.remove()
 
 
-def _make_hook(read: Callable[[Any], Tensor], into: list[Tensor]) -> Callable[[nn.Module, Any, Any], None]:
+def _make_hook(read: Callable[[object], Tensor], into: list[Tensor]) -> Callable[[nn.Module, object, object], None]:
     return lambda module, inputs, output: into.append(read(output))
 
 
@@ -65,8 +65,8 @@ def tap_block(family: Family, denoisers: Sequence[nn.Module], index: int) -> Tap
     """
     facts = family.hidden_states
 
-    def read(output: Any) -> Tensor:
-        hidden = output[facts.output] if isinstance(output, tuple) else output
+    def read(output: object) -> Tensor:
+        hidden = cast(Tensor, output[facts.output] if isinstance(output, tuple) else output)
         return hidden.transpose(0, 1) if facts.sequence_first else hidden
 
     return Tap([_find_called_module(list_image_blocks(family, denoiser)[index]) for denoiser in denoisers], read)

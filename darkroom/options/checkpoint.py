@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -79,7 +79,7 @@ class CheckpointOptions(Section):
 
     @field_validator("resume_from_checkpoint", mode="before")
     @classmethod
-    def _start_anew(cls, value: object) -> Any:
+    def _start_anew(cls, value: object) -> object:
         return None if value == "" else value
 
     @field_validator("disk_low_threshold")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.options.adapter import AdapterOptions
@@ -167,5 +166,7 @@ def _find_pending_reason(info: OptionInfo, value: object) -> str:
     )
 
 
-def _as_values(info: OptionInfo, value: object) -> list[Any]:
-    return value.split(",") if info.many and isinstance(value, str) else [value] if info.kind == "choice" else []
+def _as_values(info: OptionInfo, value: object) -> list[object]:
+    if info.many and isinstance(value, str):
+        return [*value.split(",")]
+    return [value] if info.kind == "choice" else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 from pydantic import field_validator
 
@@ -214,9 +214,10 @@ class FamilyOptions(Section):
 
     @field_validator("timestep_boundary", mode="before")
     @classmethod
-    def _as_a_share(cls, value: Any) -> Any:
+    def _as_a_share(cls, value: object) -> object:
         """musubi-tuner also counts it in steps of a thousand."""
         try:
-            return float(value) / 1000 if float(value) > 1 else value
+            share = float(cast(str, value))
+            return share / 1000 if share > 1 else value
         except (TypeError, ValueError, OverflowError):
             return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -143,6 +143,6 @@ class ModelOptions(Section):
 
     @field_validator("model_family", mode="before")
     @classmethod
-    def _with_underscores(cls, value: object) -> Any:
+    def _with_underscores(cls, value: object) -> object:
         """`z-image` is accepted for `z_image`."""
         return value.replace("-", "_") if isinstance(value, str) else value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import field_validator
 
@@ -273,11 +273,11 @@ class OptimizerOptions(Section):
 
     @field_validator("optimizer_config", mode="before")
     @classmethod
-    def _pairs(cls, value: object) -> Any:
+    def _pairs(cls, value: object) -> object:
         return parse_pairs(value) if isinstance(value, str | list) else value
 
 
-def parse_pairs(text: str | list[Any]) -> Any:
+def parse_pairs(text: str | list[object]) -> object:
     """`"d_coef=0.1,betas=(0.9,0.99)"` or a list of such words to a dictionary; JSON and `none` pass through."""
     joined = ",".join(map(str, text)) if isinstance(text, list) else text.strip()
     if joined[:1] == "{" or joined.lower() in ("none", "null"):
@@ -291,7 +291,7 @@ def parse_pairs(text: str | list[Any]) -> Any:
     return pairs
 
 
-def _literal(text: str) -> Any:
+def _literal(text: str) -> object:
     """A number, truth value, none or tuple as Python writes it, else the text itself."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:

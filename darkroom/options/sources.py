@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
@@ -67,7 +67,7 @@ class Note:
     """A setting that was read and has no effect, or was read as something else, and why."""
 
     option: str
-    value: Any
+    value: object
     source: str
     reason: str
     ineffective: bool = True  # an error under `strict`
@@ -110,7 +110,7 @@ def resolve(
 
 @dataclass(frozen=True)
 class _SourceValue:
-    value: Any
+    value: object
     source: str
 
 
@@ -252,11 +252,11 @@ class _OptionReader:
                 reason = "no effect: a config.env never changes this variable; set it in your shell"
                 self.notes.append(Note(name, value, variable.source, reason))
             elif compat.FOREIGN_VARIABLES.fullmatch(name) or _is_darkroom_variable(name):
-                self.exports[name] = variable.value
+                self.exports[name] = str(variable.value)
                 reason = "it is exported to the libraries of this run"
                 self.notes.append(Note(name, value, variable.source, reason, ineffective=False))
             elif name in self.mentioned or self._is_mentioned_by_datasets(name):
-                self.exports[name] = variable.value
+                self.exports[name] = str(variable.value)
             else:
                 suggestion = _did_you_mean(name.removeprefix("DARKROOM_").lower())
                 problem = f"This is no option, and no variable that a run reads{suggestion}"
@@ -288,13 +288,13 @@ class _OptionReader:
 
     # ---- keys --------------------------------------------------------------------------------------------------------
 
-    def _set_all(self, pairs: Iterable[tuple[str, Any]], source: str) -> None:
+    def _set_all(self, pairs: Iterable[tuple[str, object]], source: str) -> None:
         for key, value in pairs:
             if source != COMMAND_LINE:
                 self.keys.add(key)
             self._set(key, value, source)
 
-    def _set(self, key: str, value: Any, source: str) -> None:
+    def _set(self, key: str, value: object, source: str) -> None:
         """Put one value under its option's name, or say why it has none."""
         name = _plain(key)
         info = option_names().get(name)
@@ -309,7 +309,7 @@ class _OptionReader:
             return
         self.values[info.name] = _SourceValue(self._parse_structured(info, value, source), source)
 
-    def _set_unknown(self, name: str, value: Any, source: str) -> None:
+    def _set_unknown(self, name: str, value: object, source: str) -> None:
         if name == "vae_cache_preprocess":
             if str(value).strip().lower() in _FALSE:
                 self._set("vae_cache_ondemand", True, source)
@@ -337,7 +337,7 @@ class _OptionReader:
             change = "Correct the name or take it out; `darkroom options --search WORD` finds options."
             self.errors.append(ConfigError(name, value, source, problem, change))
 
-    def _substitute(self, name: str, value: Any, source: str) -> Any:
+    def _substitute(self, name: str, value: object, source: str) -> object:
         """Replace `{env:NAME}` in texts, also inside objects and lists."""
         if isinstance(value, dict):
             return {key: self._substitute(name, item, source) for key, item in value.items()}
@@ -358,7 +358,7 @@ class _OptionReader:
 
         return _PLACEHOLDER.sub(substitute, value)
 
-    def _parse_structured(self, info: OptionInfo, value: Any, source: str) -> Any:
+    def _parse_structured(self, info: OptionInfo, value: object, source: str) -> object:
         """The object behind a structured option that was given as the path of a JSON file."""
         if not info.json or not isinstance(value, str) or value.lstrip()[:1] in ("[", "{"):
             return value
@@ -518,7 +518,7 @@ class _OptionReader:
         origin = ORIGINS.get(chosen) or (self.origin if chosen == "auto" else None)
         if origin is None:
             return
-        defaults = origin.defaults_for(self._family_name(), values.get("model_flavour"))
+        defaults = origin.defaults_for(self._family_name(), cast("str | None", values.get("model_flavour")))
         if origin.holds or chosen == origin.name:
             self._imply(origin)
             self._prefer(defaults, origin.source)
@@ -699,7 +699,7 @@ def invalid_values(values: Mapping[str, object]) -> dict[str, ErrorDetails]:
     return wrong_values
 
 
-def wrong_value(info: OptionInfo, value: Any, source: str, wrong: ErrorDetails) -> ConfigError:
+def wrong_value(info: OptionInfo, value: object, source: str, wrong: ErrorDetails) -> ConfigError:
     """The message for a value that is not of the option's type, range or choices."""
     detail = str(wrong.get("msg", "")).removeprefix("Value error, ")
     if info.kind == "choice":
@@ -731,7 +731,7 @@ def _plain(key: str) -> str:
     return key.strip().lstrip("-").replace("-", "_")
 
 
-def _slip(info: OptionInfo, value: Any) -> tuple[str, str] | None:
+def _slip(info: OptionInfo, value: object) -> tuple[str, str] | None:
     """What in a value cannot be meant, and what to change; None if nothing is."""
     single_line = info.kind == "string" and info.name not in _PROSE
     for _, text in iterate_texts(value):
@@ -761,7 +761,7 @@ class Arguments:
     config: str | None = None  # the positional argument or --config_file
     environment: str | None = None  # --env
     example: str | None = None  # --example
-    pairs: list[tuple[str, Any]] = field(default_factory=list)
+    pairs: list[tuple[str, object]] = field(default_factory=list)
     errors: list[ConfigError] = field(default_factory=list)
 
 
@@ -931,7 +931,7 @@ class _MalformedError(Exception):
         super().__init__(problem)
 
 
-Pairs = list[tuple[str, Any]]
+Pairs = list[tuple[str, object]]
 
 
 def read_json(path: Path) -> tuple[Pairs, list[str]]:

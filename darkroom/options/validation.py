@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat, field_validator
 
@@ -276,7 +276,7 @@ class ValidationOptions(Section):
         when=_ADAPTER,
         pending=later.VALIDATION,
     )
-    validation_adapter_config: list[Any] | dict[str, object] | None = option(
+    validation_adapter_config: list[object] | dict[str, object] | None = option(
         None,
         "Several adapters or combinations of them to validate with, one after another.",
         resume="free",

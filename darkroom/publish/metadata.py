@@ -6,7 +6,7 @@ import datetime
 import os
 import re
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 from darkroom.core.log import HIDDEN, is_secret_variable, redact
 
@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 _PLACEHOLDER = re.compile(r"\{(env:[A-Za-z_][A-Za-z0-9_]*|current_step|current_epoch|timestamp)\}")
 
 
-def writer(options: Config, flavour: str, trained_words: Iterable[str]) -> Callable[[Any], dict[str, str]]:
+class StepCounter(Protocol):
+    """Where a run stands."""
+
+    step: int
+    epoch: int
+
+
+def writer(options: Config, flavour: str, trained_words: Iterable[str]) -> Callable[[StepCounter], dict[str, str]]:
     """A function from the run's counters to metadata; the comment is filled in anew at every save."""
     architecture = f"{options.model_family}-{flavour}".lower().replace(" ", "-")
     suffix = "/lora" if options.model_type == "lora" else ""
@@ -34,7 +41,7 @@ def writer(options: Config, flavour: str, trained_words: Iterable[str]) -> Calla
     if words := ", ".join(dict.fromkeys(trained_words)):
         fixed["trained_words"] = words
 
-    def metadata(state: Any) -> dict[str, str]:
+    def metadata(state: StepCounter) -> dict[str, str]:
         comment = comment_text(options.modelspec_comment, state)
         texts = {**fixed, "global_step": str(state.step), **({"modelspec.comment": comment} if comment else {})}
         return {name: redact(text) for name, text in texts.items()}
@@ -42,7 +49,7 @@ def writer(options: Config, flavour: str, trained_words: Iterable[str]) -> Calla
     return metadata
 
 
-def comment_text(comment: Any, state: Any) -> str:
+def comment_text(comment: object, state: StepCounter) -> str:
     """The comment with its placeholders filled; a list becomes lines."""
     text = "\n".join(map(str, comment)) if isinstance(comment, (list, tuple)) else str(comment or "")
 

@@ -12,7 +12,7 @@ Report                  everything
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 Level = Literal["fix", "look", "know"]
 LEVELS: dict[Level, str] = {"fix": "Fix this first", "look": "Worth a look", "know": "Good to know"}
@@ -162,7 +162,7 @@ class DatasetReport:
     notes: list[str]
 
 
-def as_dict(value: object) -> Any:
+def as_dict(value: object) -> object:
     """The facts as JSON-able data, without images."""
     if dataclasses.is_dataclass(value):
         pairs = ((f.name, getattr(value, f.name)) for f in dataclasses.fields(value))

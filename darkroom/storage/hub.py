@@ -17,7 +17,8 @@ from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 from darkroom.core import files
 from darkroom.core.errors import DarkroomError, DataError, DiskFullError
@@ -41,6 +42,7 @@ from darkroom.storage.retry import Retry
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyarrow import ChunkedArray
 
 CACHED_BYTES = 1 << 30  # of streamed row groups in memory; at least two are kept
 THREADS = 8  # that read footers and plain columns side by side
@@ -57,7 +59,7 @@ class RowSource(Protocol):
     def table(self, names: Sequence[str]) -> pa.Table:
         """Columns without the media, all rows."""
 
-    def cell(self, row: int) -> Any:
+    def cell(self, row: int) -> object:
         """The media of a row as it is stored: a struct of bytes and path, bytes, or a path."""
 
     def marks(self) -> tuple[list[int], list[int]]:
@@ -189,7 +191,7 @@ class HubStore(ReadOnly):
             return None
         return Path(file_name) if file_name and os.path.isabs(file_name) else None  # noqa: PTH117 - asked per sample
 
-    def _cell(self, row: int) -> Any:
+    def _cell(self, row: int) -> object:
         with _explain_hub_errors(self.location):
             return self.source.cell(row)
 
@@ -237,7 +239,7 @@ class HubStore(ReadOnly):
                 captions = _texts(_get_nested(row, name))
         return captions
 
-    def _numbers(self, name: str, option: str, row_numbers: Sequence[int], as_integers: bool) -> list[Any]:
+    def _numbers(self, name: str, option: str, row_numbers: Sequence[int], as_integers: bool) -> list[object]:
         if self._top(name) not in self.source.columns:
             raise self._no_column(name, option)
         values = (_number(_get_nested(row, name)) for row in self._iterate_rows({self._top(name)}, row_numbers))
@@ -288,11 +290,11 @@ class HubStore(ReadOnly):
 # ---------------------------------------------------------------------- values
 
 
-def _get_nested(row: dict[str, object], name: str) -> Any:
+def _get_nested(row: dict[str, object], name: str) -> object:
     """A column, or a nested field by its dotted name. Lists are gone through."""
     if name in row:
         return row[name]
-    value: Any = row
+    value: object = row
     for part in name.split("."):
         if isinstance(value, list):
             value = [item.get(part) for item in value if isinstance(item, dict)]
@@ -301,25 +303,25 @@ def _get_nested(row: dict[str, object], name: str) -> Any:
     return value
 
 
-def _texts(value: Any) -> list[str]:
+def _texts(value: object) -> list[str]:
     """The texts in a cell that say something: of a list, each is a variant."""
     if isinstance(value, str):
         return [value] if value.strip() else []
     return [text for item in value for text in _texts(item)] if isinstance(value, list) else []
 
 
-def _number(value: Any) -> float | None:
+def _number(value: object) -> float | None:
     """A number, a numeric text, or a list that holds one."""
     if isinstance(value, list) and len(value) == 1:
         value = value[0]
     try:
-        number = float(value)
+        number = float(cast(str, value))
     except (TypeError, ValueError):
         return None
     return number if abs(number) < 2**31 else None  # also leaves out infinities, and NaN, which compares false
 
 
-def _bytes_of(cell: Any, path: str) -> bytes:
+def _bytes_of(cell: object, path: str) -> bytes:
     if isinstance(cell, dict) and cell.get("bytes") is not None:
         cell = cell["bytes"]
     elif isinstance(cell, dict):
@@ -375,7 +377,7 @@ def cut_panel(data: bytes, panels: Panels, path: str) -> bytes:
 # ---------------------------------------------------------------------- the datasets library
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     return import_optional("datasets", "hub", "A dataset of type huggingface")
 
 
@@ -441,7 +443,7 @@ class _LoadedRows:
     def table(self, names: Sequence[str]) -> pa.Table:
         return self._rows.select_columns(list(names)).with_format("arrow")[:]
 
-    def cell(self, row: int) -> Any:
+    def cell(self, row: int) -> object:
         return self._media[row].column(0)[0].as_py()
 
     def marks(self) -> tuple[list[int], list[int]]:
@@ -458,7 +460,7 @@ class _LoadedRows:
         return [size or 0 for size, _ in sizes], stamps
 
 
-def _lengths(column: Any) -> list[tuple[int | None, str | None]]:
+def _lengths(column: ChunkedArray) -> list[tuple[int | None, str | None]]:
     """(bytes, path) of every cell; only offsets and paths are touched."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -560,11 +562,11 @@ class _StreamedRows:
         for_all(read_file, range(len(self._files)), THREADS, len(self._files))
         return pa.concat_tables(parts, promote_options="permissive").select(list(names))
 
-    def cell(self, row: int) -> Any:
+    def cell(self, row: int) -> object:
         group_number = bisect_right(self._starts, row) - 1
         return self._group(group_number)[row - self._starts[group_number]].as_py()
 
-    def _group(self, group_number: int) -> Any:
+    def _group(self, group_number: int) -> ChunkedArray:
         """The media column of a row group. Threads that want the same one wait for the first."""
         with self._lock:
             busy = self._busy.setdefault(group_number, threading.Lock())

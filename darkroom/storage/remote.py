@@ -9,7 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, BinaryIO, TypeVar, cast
 
 from darkroom.core.errors import DataError
 from darkroom.options.datasets.locations import UrlFiles
@@ -33,6 +33,8 @@ from darkroom.storage.retry import Passing, Retry
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from _typeshed import WriteableBuffer
+    from fsspec import AbstractFileSystem
 
 Result = TypeVar("Result")
 
@@ -240,7 +242,7 @@ class UrlStore(RemoteStore):
         # files of the hub read ahead by themselves, 5 MB for each header; we choose the blocks
         self._exact = {"cache_type": "none"} if scheme == "hf" else {}
 
-    def _connect(self, url: str) -> tuple[Any, str]:
+    def _connect(self, url: str) -> tuple[AbstractFileSystem, str]:
         from fsspec.core import url_to_fs
 
         scheme = url.partition("://")[0]
@@ -370,12 +372,13 @@ class _RangeReader(io.RawIOBase):
         self._at = base + offset
         return self._at
 
-    def readinto(self, buffer: Any) -> int:
+    def readinto(self, buffer: WriteableBuffer) -> int:
         if self._size is not None and self._at >= self._size:
             return 0
         start, block = self._block()
-        piece = memoryview(block)[self._at - start : self._at - start + len(buffer)]
-        buffer[: len(piece)] = piece
+        target = memoryview(buffer)
+        piece = memoryview(block)[self._at - start : self._at - start + len(target)]
+        target[: len(piece)] = piece
         self._at += len(piece)
         return len(piece)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 from urllib.parse import urlsplit
 
 from darkroom.core.errors import DataError
@@ -16,6 +16,10 @@ from darkroom.storage.base import Missing, OnProgress, Refused, describe_error, 
 from darkroom.storage.parallel import for_all
 from darkroom.storage.remote import MAX_STEP, RemoteStore, classify_error
 from darkroom.storage.retry import Passing, Retry
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, S3FileSystem
+
 
 CONNECT = 10.0  # seconds to wait for a connection
 STALL = 30.0  # seconds without a byte
@@ -64,7 +68,7 @@ class S3Store(RemoteStore):
         self.secrets = tuple(key.get_secret_value() for key in keys if key is not None)
         self.fs = self._connect()
 
-    def _connect(self) -> Any:
+    def _connect(self) -> S3FileSystem:
         import pyarrow as pa
         from pyarrow import fs
 
@@ -126,7 +130,7 @@ class S3Store(RemoteStore):
         if on_progress is not None:
             on_progress(len(rows), 0)
 
-        def below(info: Any) -> None:
+        def below(info: FileInfo) -> None:
             self._take(self._page(info.path, deep=True), rows)
 
         def report(finished: int, total: int) -> None:
@@ -136,15 +140,15 @@ class S3Store(RemoteStore):
         for_all(below, folders, min(self.connections, 16), len(folders), report)
         return rows
 
-    def _page(self, folder: str, deep: bool) -> list[Any]:
+    def _page(self, folder: str, deep: bool) -> list[FileInfo]:
         """All entries of a folder; the client asks for them by pages of a thousand."""
         from pyarrow.fs import FileSelector
 
         selector = FileSelector(folder, allow_not_found=True, recursive=deep)
-        infos: list[Any] = self.attempts(f"listing {folder}", folder, lambda: self.fs.get_file_info(selector))
+        infos: list[FileInfo] = self.attempts(f"listing {folder}", folder, lambda: self.fs.get_file_info(selector))
         return infos
 
-    def _take(self, infos: list[Any], rows: list[tuple[str, int, int]]) -> None:
+    def _take(self, infos: list[FileInfo], rows: list[tuple[str, int, int]]) -> None:
         from pyarrow.fs import FileType
 
         skip = len(self.root) + 1
@@ -173,7 +177,7 @@ class S3Store(RemoteStore):
         return data
 
     def _parts(self, path: str) -> tuple[Callable[[int, int], bytes], Callable[[], int]]:
-        opened: list[Any] = []
+        opened: list[FileInfo] = []
 
         def file() -> Any:
             if not opened:

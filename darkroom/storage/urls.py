@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import SplitResult, unquote, urlsplit
 
 import darkroom
@@ -139,7 +139,7 @@ class LinkStore(ReadOnly):
         self.connections, self.max_bytes = location.connections, max_bytes
         self.retry = retry or Retry()
         self._lock = threading.Lock()
-        self._client: Any = None
+        self._client: httpx2.Client | None = None
         self._table: dict[str, Link] | None = None  # hash of the URL, or a local row's own text, to the row
         self._names: dict[str, str] = {}  # hash of the URL to the name of the downloaded file
 
@@ -403,7 +403,7 @@ class LinkStore(ReadOnly):
                 raise Refused("the server's certificate is not valid") from None
             raise Passing(f"{type(cause).__name__}: {describe_error(cause)}") from None
 
-    def _store(self, link: Link, response: Any) -> str:
+    def _store(self, link: Link, response: httpx2.Response) -> str:
         """The body into the folder, whole or not at all."""
         length = response.headers.get("content-length", "")
         expected = int(length) if length.isdigit() else None
@@ -447,7 +447,7 @@ class LinkStore(ReadOnly):
         return frozenset(link.hostname for link in self.table.values() if link.file is None)
 
     @property
-    def client(self) -> Any:
+    def client(self) -> httpx2.Client:
         """One client for all threads: it keeps connections open."""
         with self._lock:
             if self._client is None:
@@ -491,7 +491,7 @@ def _is_public(address: str) -> bool:
     return ip.is_global
 
 
-def _check_status(response: Any) -> None:
+def _check_status(response: httpx2.Response) -> None:
     status = response.status_code
     if status == 200:
         return

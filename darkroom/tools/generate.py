@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -55,7 +55,9 @@ class Loaded:
     unmatched: list[str]
 
 
-def stock_pipeline(family: Family, base: str, dtype: torch.dtype, options: Config, **components: object) -> Any:
+def stock_pipeline(
+    family: Family, base: str, dtype: torch.dtype, options: Config, **components: object
+) -> DiffusionPipeline:
     """The diffusers pipeline of a base folder, file or hub id, complete, with these parts in place of its own.
 
     Where the options name a ControlNet it is read too. Raises ModelError.

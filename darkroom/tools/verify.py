@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -179,7 +179,7 @@ def adapter_file(path: Path) -> Path:
 
 def full_pipeline(
     components: Components, path: Path, base: str, readers: dict[str, nn.Module]
-) -> tuple[Any, int, list[str]]:
+) -> tuple[DiffusionPipeline, int, list[str]]:
     """The diffusers pipeline with fully trained parts; their keys are checked by a strict load."""
     family, options, dtype = components.family, components.options, distributed.trained_dtype(components.options)
     trained = family.spec.adapter_components(options)

@@ -24,7 +24,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -40,6 +40,7 @@ from darkroom.train.state import TrainState
 from darkroom.train.step import Stepper
 
 if TYPE_CHECKING:
+    from darkroom.optim.base import Optimizer
     from darkroom.options.config import Config
 
 log = logger(__name__)
@@ -140,7 +141,7 @@ class Snapshot:
         vars(self.state).update(vars(state))
 
     @property
-    def _optimizer(self) -> Any:
+    def _optimizer(self) -> Optimizer:
         return getattr(self.stepper.optimizer, "optimizer", self.stepper.optimizer)
 
 
@@ -306,7 +307,7 @@ def _find_problem(folder: Path) -> str | None:
     return f"its manifest does not name {missing[0]}" if missing else None
 
 
-def _is_row(row: Any) -> bool:
+def _is_row(row: object) -> bool:
     if not isinstance(row, dict):
         return False
     return all(type(row.get(name)) is kind for name, kind in (("path", str), ("size", int), ("sha256", str)))
@@ -348,7 +349,7 @@ def read_state(folder: Path) -> tuple[TrainState, dict[str, object]]:
         ) from cause
 
 
-def find_differences(saved: Mapping[str, object], settings: Mapping[str, object]) -> dict[str, tuple[Any, Any]]:
+def find_differences(saved: Mapping[str, object], settings: Mapping[str, object]) -> dict[str, tuple[object, object]]:
     """Settings that differ from those of a checkpoint: name to (then, now)."""
     now = json.loads(json.dumps(dict(settings), default=str))
     return {name: (saved[name], now[name]) for name in saved if name in now and saved[name] != now[name]}

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
 from darkroom.memory import float8
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
     from darkroom.options.config import Config
 
 # what is computed in eight bits is computed in bf16 around them
 DTYPES = {"no": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16, "fp8": torch.bfloat16}
 
 
-def start(options: Config) -> Any:
+def start(options: Config) -> Accelerator:
     """The run's Accelerator. Threads are set first, since torch fixes them on first use.
 
     32-bit products are in full precision until `allow_tf32` says otherwise: caches outlive the option.

@@ -8,7 +8,7 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from darkroom.data.batches.batch import Batch
+    from darkroom.optim.base import Optimizer
+    from darkroom.optim.table import ScheduleFree
     from darkroom.options.config import Config
 
 
@@ -64,7 +66,7 @@ class Stepper:
     model: torch.nn.Module
     parameters: list[torch.nn.Parameter]
     objective: Objective
-    optimizer: Any
+    optimizer: Optimizer
     scheduler: Scheduler
     ema: EMA | None
     options: Config
@@ -150,7 +152,7 @@ class Stepper:
     @contextlib.contextmanager
     def use_inference_weights(self) -> Iterator[None]:
         """Inside, the weights are those to save and to render with: schedule-free optimizers train on others."""
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)
+        inner = cast("ScheduleFree", getattr(self.optimizer, "optimizer", self.optimizer))
         if not self.is_schedule_free:
             yield
             return

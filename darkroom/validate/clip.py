@@ -6,14 +6,19 @@ Layers are frames with alpha, (F, H, W, 4): the channels tell them from a clip.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from darkroom.core.files import write_atomically
+
+if TYPE_CHECKING:
+    from PIL.Image import Image as PILImage
+
 
 Frames = NDArray[np.uint8]
 MAX_FRAMES = 16
@@ -28,7 +33,7 @@ class Rendered:
     audio: tuple[NDArray[np.float32], int] | None = None
 
     @property
-    def image(self) -> Any:
+    def image(self) -> PILImage:
         """The image, or the clip's frames or the layers side by side."""
         return tile_frames(self.frames)
 
@@ -63,7 +68,7 @@ def from_pixels(pixels: Tensor) -> Frames:
     return _bytes((clip / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float().cpu().numpy())
 
 
-def from_output(output: Any) -> Frames:
+def from_output(output: Sequence[np.ndarray | PILImage | list[PILImage]]) -> Frames:
     """The first of what a pipeline returns, as frames (F, H, W, 3), with alpha (F, H, W, 4): PIL images, lists of
     them, or arrays in 0..1."""
     first = output[0]
@@ -74,12 +79,12 @@ def from_output(output: Any) -> Frames:
     return np.stack([np.asarray(image.convert(mode)) for image in images])
 
 
-def _bytes(values: NDArray[Any]) -> Frames:
+def _bytes(values: np.ndarray) -> Frames:
     """0..1 to 0..255, rounded as the diffusers pipelines round."""
     return (values * 255).round().astype(np.uint8)
 
 
-def tile_frames(frames: Frames, maximum: int = MAX_FRAMES) -> Any:
+def tile_frames(frames: Frames, maximum: int = MAX_FRAMES) -> PILImage:
     """Frames as one PIL image without gaps, row by row: all of them, or `maximum` evenly spaced ones with both ends.
 
     Nothing is scaled, so two videos are equal where these frames are. One frame is a video of its own.

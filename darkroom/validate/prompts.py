@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.files import expand_home, is_file, safe_name
@@ -63,7 +63,7 @@ def _distinct(prompts: Iterable[Prompt]) -> list[Prompt]:
     return list(by_name.values())
 
 
-def _prompt(name: str, value: Any, option: str, path: Path) -> Prompt:
+def _prompt(name: str, value: object, option: str, path: Path) -> Prompt:
     if isinstance(value, str):
         return Prompt(safe_name(name), value)
     if isinstance(value, dict):

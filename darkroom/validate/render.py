@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -37,8 +37,9 @@ from darkroom.validate.prompts import Prompt
 from darkroom.validate.recipe import Recipe
 
 if TYPE_CHECKING:
-    from diffusers import DiffusionPipeline
+    from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
     from PIL import Image
+    from PIL.Image import Image as PILImage
     from torch.nn import Module
 
     from darkroom.options.config import Config
@@ -96,7 +97,7 @@ class Renderer:
         self.ratios: list[float] | None = options.magcache_mag_ratios
         # told of every image on its way: prompt, number, recipe, sampling steps taken, what it is by then
         self.on_preview: Callable[[Prompt, int, Recipe, int, Rendered], None] | None = None
-        self._decoder: Any = None
+        self._decoder: AutoencoderTiny | None = None
         self.changes = schedulers.changes(options, self.family.prediction == "flow_matching")
 
     def validate_prompts(self, prompts: Iterable[Prompt]) -> None:
@@ -146,7 +147,7 @@ class Renderer:
                 write_json(self.ratios_file, {str(steps): self.ratios})
 
     @contextlib.contextmanager
-    def _pipeline(self, model: nn.Module) -> Iterator[Any]:
+    def _pipeline(self, model: nn.Module) -> Iterator[DiffusionPipeline]:
         """Inside, diffusers' pipeline around the resting model; its parts take turns on the device if that is asked."""
         device, turns = self.components.device, self.options.enable_model_cpu_offload
         with eval_mode(model):
@@ -229,12 +230,15 @@ class Renderer:
         return previews.preview_arguments(pipe, self.family, self._decoder, size, self.options, show)
 
     def render_recipe(
-        self, pipe: DiffusionPipeline, recipe: Recipe, preview: Callable[[Any], Mapping[str, object]] | None = None
+        self,
+        pipe: DiffusionPipeline,
+        recipe: Recipe,
+        preview: Callable[[DiffusionPipeline], Mapping[str, object]] | None = None,
     ) -> Rendered:
         """Render a recipe with a pipeline without text encoders; `preview` returns further arguments of its call."""
         return draw(pipe, self.components, recipe, self.prompt_kwargs(pipe, recipe), self.options, preview)
 
-    def render_shortest(self, model: nn.Module, prompts: Sequence[Prompt], form: str = "np") -> Any:
+    def render_shortest(self, model: nn.Module, prompts: Sequence[Prompt], form: str = "np") -> object:
         """What `sample` answers for the largest image after a few steps: it takes the memory of all others."""
         recipes = [recipe for _, _, recipe in self.recipes(prompts, 0, "")]
         largest = max(recipes, key=lambda recipe: recipe.width * recipe.height)
@@ -275,11 +279,11 @@ def collect_captions(
     return plain, with_images
 
 
-def text_encoder_images(family: Family, recipe: Recipe, options: Config) -> list[Any]:
+def text_encoder_images(family: Family, recipe: Recipe, options: Config) -> list[PILImage]:
     """The PIL images that the text encoder looks at with a recipe's prompt."""
     if not recipe.pictures or not family.spec.flavour.text_images or family.spec.control(options):
         return []
-    inputs = input_kwargs(family, recipe, options)["image"]
+    inputs = cast("PILImage | list[PILImage]", input_kwargs(family, recipe, options)["image"])
     return inputs if isinstance(inputs, list) else [inputs]
 
 
@@ -299,13 +303,13 @@ def draw(
     recipe: Recipe,
     prompt: dict[str, object],
     options: Config,
-    preview: Callable[[Any], Mapping[str, object]] | None = None,
+    preview: Callable[[DiffusionPipeline], Mapping[str, object]] | None = None,
 ) -> Rendered:
     """What a recipe makes."""
     answer = sample(pipe, components, recipe, prompt, options, preview)
     if components.family.spec.pipeline_decodes:
-        return convert_output(pipe, components.family, answer)
-    return Rendered(clip.from_pixels(answer))
+        return convert_output(pipe, components.family, cast("Sequence[Sequence[PILImage]]", answer))
+    return Rendered(clip.from_pixels(cast("Tensor", answer)))
 
 
 def sample(
@@ -314,9 +318,9 @@ def sample(
     recipe: Recipe,
     prompt: dict[str, object],
     options: Config,
-    preview: Callable[[Any], Mapping[str, object]] | None = None,
+    preview: Callable[[DiffusionPipeline], Mapping[str, object]] | None = None,
     form: str = "np",
-) -> Any:
+) -> object:
     """What the pipeline returns where it decodes in a way of its own, in `form`; else pixels (B, 3, H, W) or
     (B, 3, F, H, W): the pipeline samples, and the VAE decodes in its own precision, which may be wider."""
     pipe = select_pipeline(components.family, pipe, bool(recipe.pictures), options, bool(recipe.mask))
@@ -340,14 +344,14 @@ def sample(
 
 
 @contextlib.contextmanager
-def _encode_in_vae_precision(vae: Any) -> Iterator[None]:
+def _encode_in_vae_precision(vae: AutoencoderKL) -> Iterator[None]:
     """Inside, the VAE takes pixels of any precision and answers in theirs: some pipelines give it the denoiser's."""
     if "encode" not in dir(vae):
         yield
         return
     plain, override = vae.encode, vars(vae).get("encode")
 
-    def encode(pixels: Tensor, *args: object, **kwargs: object) -> Any:
+    def encode(pixels: Tensor, *args: object, **kwargs: object) -> object:
         answer = plain(pixels.to(vae.dtype), *args, **kwargs)
         if pixels.dtype != vae.dtype and hasattr(answer, "latent_dist"):
             distribution = answer.latent_dist
@@ -363,9 +367,14 @@ def _encode_in_vae_precision(vae: Any) -> Iterator[None]:
             vae.encode = override
 
 
-def convert_output(pipe: DiffusionPipeline, family: Family, returned: Any) -> Rendered:
+def convert_output(
+    pipe: DiffusionPipeline, family: Family, returned: Sequence[Sequence[np.ndarray | PILImage | list[PILImage]]]
+) -> Rendered:
     """What a diffusers pipeline returned."""
-    return Rendered(clip.from_output(returned[0]), family.audio.extract(pipe, returned) if family.audio else None)
+    return Rendered(
+        clip.from_output(returned[0]),
+        family.audio.extract(pipe, cast("Sequence[Tensor]", returned)) if family.audio else None,
+    )
 
 
 def recipe_kwargs(family: Family, width: int, height: int, options: Config) -> dict[str, object]:

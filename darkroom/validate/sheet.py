@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PILImage
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 GAP = 5
 SEPARATOR = (211, 211, 211)
@@ -14,7 +15,7 @@ SMALL = 160
 SQUARE = 8
 
 
-def stitch(panels: Sequence[tuple[str, Any]], prompt: str = "") -> Any:
+def stitch(panels: Sequence[tuple[str, PILImage]], prompt: str = "") -> PILImage:
     """One PIL image of labelled panels, left to right, centred on white; the prompt stands in a margin below.
 
     Panels narrower than 160 pixels are shown larger, by a whole factor without smoothing, so that a person sees them.
@@ -37,7 +38,7 @@ def stitch(panels: Sequence[tuple[str, Any]], prompt: str = "") -> Any:
     return _with_caption(sheet, prompt) if prompt else sheet
 
 
-def grid(rows: Sequence[Sequence[Any]], row_labels: Sequence[str] = (), scale: int = 1) -> Any:
+def grid(rows: Sequence[Sequence[PILImage]], row_labels: Sequence[str] = (), scale: int = 1) -> PILImage:
     """Rows of equal-sized PIL images as one, each enlarged by a whole factor, with optional labels above the rows."""
     from PIL import Image, ImageDraw
 
@@ -99,7 +100,7 @@ def _with_caption(sheet: PILImage, prompt: str) -> PILImage:
     return tall
 
 
-def _font(size: int) -> Any:
+def _font(size: int) -> FreeTypeFont | ImageFont:
     from PIL import ImageFont
 
     return ImageFont.load_default(size)

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from darkroom.data.index.table import OnProgress
+    from darkroom.media.containers import Source
 
 Encode = Callable[[list[np.ndarray], "list[np.ndarray | None]"], "Sequence[Mapping[str, Tensor]]"]
 """Prepared samples of one shape, uint8 (H, W, 3), (F, H, W, 3) or with layers (F, H, W, 4), and the sound of each,
@@ -309,7 +310,7 @@ class SampleCache:
         key = self.key(row, content)
         if self.cache.has(key) and not also_cached:
             return PreparedSample(row, content, key, None)
-        source: Any = local if local is not None else io.BytesIO(data or b"")
+        source: Source = local if local is not None else io.BytesIO(data or b"")
         at = self.index.numbers
         times, count = video.times(source), int(at["count"][row])
         numbers = frame_numbers(self.clipping, times, int(at["start"][row]), count, float(at["fps"][row]))
@@ -318,7 +319,7 @@ class SampleCache:
         source = local if local is not None else io.BytesIO(data or b"")
         return PreparedSample(row, content, key, pixels, self._read_audio(source, float(times[numbers[0]]), count))
 
-    def _read_audio(self, source: Any, start: float, frames: int) -> np.ndarray | None:
+    def _read_audio(self, source: Source, start: float, frames: int) -> np.ndarray | None:
         """The sound to `frames` of a clip, as the model will play them, from second `start` on: (channels, N)."""
         if self.audio_format is None or self.clipping is None or not self.clipping.requirements.fps:
             return None

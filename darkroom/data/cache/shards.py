@@ -27,7 +27,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import xxhash
@@ -37,6 +37,7 @@ from darkroom.core.errors import DataError, DiskFullError
 from darkroom.core.units import show_size
 
 if TYPE_CHECKING:
+    from safetensors import safe_open
     from torch import Tensor
 
 Item = TypeVar("Item")
@@ -81,7 +82,7 @@ class ShardCache:
         self._pending: dict[str, Tensors] = {}
         self._since = time.monotonic()
         self._shards: list[str] = []
-        self._handles: OrderedDict[int, Any] = OrderedDict()
+        self._handles: OrderedDict[int, tuple[ShardHeader, safe_open]] = OrderedDict()
         self._lock = threading.RLock()
         self._keys, self._shard_numbers = np.zeros(0, f"S{KEY}"), np.zeros(0, np.int32)
         self._sizes = np.zeros(0, np.int64)
@@ -166,7 +167,7 @@ class ShardCache:
                 raise self._handle_damaged(shard, key)
         return unpack(key, tensors)
 
-    def _open(self, shard: int) -> tuple[ShardHeader, Any]:
+    def _open(self, shard: int) -> tuple[ShardHeader, safe_open]:
         """Header and memory-mapped tensors of a shard, kept for the next call."""
         from safetensors import safe_open
 

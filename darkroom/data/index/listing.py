@@ -9,7 +9,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -85,10 +84,11 @@ class Listing:
         facts |= {name: Counter(facts[name]) for name in ("problems", "other_files")}
         if "names" in texts.column_names:
             facts["text_names"] = texts["names"].combine_chunks()
-        columns: list[Any] = []
+        columns: list[pa.Array | np.ndarray] = []
         for table in (media, texts):
             columns += [table["paths"].combine_chunks(), table["size"].to_numpy(), table["mtime"].to_numpy()]
-        return cls(*columns, **facts)
+        make: Callable[..., Listing] = cls
+        return make(*columns, **facts)
 
 
 def endings_of(kind: str) -> frozenset[str]:

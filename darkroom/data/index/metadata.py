@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pyarrow as pa
@@ -288,9 +288,9 @@ def _numbers(column: pa.Array, name: str) -> np.ndarray:
     return np.where((values >= 0) & (values <= MAX_INT32), values, 0).astype(kind)
 
 
-def _number(value: Any) -> float:
+def _number(value: object) -> float:
     """A number, or the first of a list; NaN for what is none."""
     try:
-        return float(value[0] if isinstance(value, list) and value else value)
+        return float(cast(str, value[0] if isinstance(value, list) and value else value))
     except (TypeError, ValueError, OverflowError):
         return float("nan")

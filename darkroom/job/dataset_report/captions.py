@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,8 @@ from darkroom.job.dataset_report.examine import evenly
 from darkroom.report.dataset_facts import Encoder, Words, number
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from darkroom.options.config import Config
 
 MAX_READ = 20_000
@@ -49,7 +51,7 @@ MARKUP = re.compile(
 class Reader:
     """One text encoder's tokenizer and how many tokens, its own marks among them, the encoder reads."""
 
-    def __init__(self, name: str, tokenizer: Any, limit: int | None):
+    def __init__(self, name: str, tokenizer: PreTrainedTokenizerBase, limit: int | None):
         self.name, self.tokenizer, self.limit = name, tokenizer, limit
 
     def lengths(self, texts: Sequence[str]) -> np.ndarray:

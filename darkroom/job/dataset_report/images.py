@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -73,7 +72,7 @@ def shapes(case: Case) -> tuple[list[BucketFacts], str]:
     return [_shape(case, *row) for row in largest], further
 
 
-def _order(bucket: Bucket) -> tuple[Any, ...]:
+def _order(bucket: Bucket) -> tuple[object, ...]:
     return bucket.aspect, bucket.target, bucket.frames, int(bucket.rows[0])
 
 

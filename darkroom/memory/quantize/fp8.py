@@ -7,13 +7,15 @@ After kohya-ss/musubi-tuner's scaled fp8; formats 2209.05433. A weight w becomes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 if TYPE_CHECKING:
+    from torch.autograd.function import FunctionCtx
+
     from darkroom.options.config import Config
 
 FORMATS: Mapping[str, torch.dtype] = {"e4m3": torch.float8_e4m3fn, "e5m2": torch.float8_e5m2}
@@ -72,13 +74,13 @@ class _Product(torch.autograd.Function):
     """x W^T + b of a frozen weight that is made whole on both ways, so that no wide copy is kept between them."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, small: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(small, scale)
+    def forward(ctx: FunctionCtx, x: Tensor, small: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(small, scale)  # type: ignore[arg-type]
         return F.linear(x, dequantize_weight(small, scale, x.dtype), None if bias is None else bias.to(x.dtype))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
-        small, scale = ctx.saved_tensors
+    def backward(ctx: FunctionCtx, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        small, scale = ctx.saved_tensors  # type: ignore[attr-defined]
         (grad,) = grads
         return grad @ dequantize_weight(small, scale, grad.dtype), None, None, None
 

@@ -6,7 +6,7 @@ The gates of diffusers' HiDream compute this loss and drop it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor, nn
 
@@ -31,7 +31,7 @@ class ExpertBalance:
         modules = (module for denoiser in denoisers for module in denoiser.modules())
         self.gates = [module for module in modules if type(module).__name__ == GATE]
         self.weight = options.hidream_load_balancing_loss_weight
-        self.taps = {str(number): Tap([gate], lambda output: output[2]) for number, gate in enumerate(self.gates)}
+        self.taps = {str(number): Tap([gate], _read_scores) for number, gate in enumerate(self.gates)}
 
     @staticmethod
     def is_enabled(options: Config) -> bool:
@@ -48,3 +48,8 @@ class ExpertBalance:
 
 
 REGULARIZER = ExpertBalance
+
+
+def _read_scores(output: object) -> Tensor:
+    """Of what a gate returns, the scores of its experts."""
+    return cast("tuple[Tensor, ...]", output)[2]

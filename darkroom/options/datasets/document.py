@@ -5,9 +5,13 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from darkroom.core.errors import DataError
 from darkroom.core.text import ESCAPES, TOML_ESCAPES
+
+Values = dict[str, Any]
+"""An entry as it was written, any JSON under its keys, until the model of its kind has checked it."""
 
 REMEDY = "Point data_backend_config to a JSON file that holds an array of dataset entries; see docs/datasets.md."
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -13,7 +13,7 @@ from darkroom.options.datasets.locations import Count as AtLeastOne
 from darkroom.options.datasets.locations import EntryModel, LocalFiles, Location, S3Files, UrlFiles, lower
 
 
-def _to_integer(value: Any) -> Any:
+def _to_integer(value: object) -> object:
     """Accept 5, 5.0 and "5" as 5, and nothing looser: no booleans, no fractions, no "05"."""
     if isinstance(value, bool) or (isinstance(value, str) and not re.fullmatch(r"-?(0|[1-9]\d*)", value)):
         raise ValueError("a whole number is needed")
@@ -22,39 +22,41 @@ def _to_integer(value: Any) -> Any:
     return int(value) if isinstance(value, (int, float, str)) else value
 
 
-def _start(minimum: int) -> Callable[[Any], int]:
+def _start(minimum: int) -> Callable[[object], int]:
     """Starts that are missing, invalid or too early mean from the beginning."""
 
-    def clean(value: Any) -> int:
+    def clean(value: object) -> int:
         try:
-            return max(minimum, int(value))
+            return max(minimum, int(cast(str, value)))
         except (TypeError, ValueError, OverflowError):
             return minimum
 
     return clean
 
 
-def _end(value: Any) -> int | None:
+def _end(value: object) -> int | None:
     """Ends that are missing, invalid or not positive mean never."""
     try:
-        return int(value) if int(value) >= 1 else None
+        end = int(cast(str, value))
+        return end if end >= 1 else None
     except (TypeError, ValueError, OverflowError):
         return None
 
 
-def _off(value: Any) -> Any:
+def _off(value: object) -> object:
     """Zero and empty mean no limit."""
     return None if value in (0, -1, "0", "-1", "", None, False) else value
 
 
-def _ending(value: Any) -> Any:
+def _ending(value: object) -> object:
     """An ending as people write it: `txt` means `.txt`; what has a dot somewhere, as `_tags.txt`, is as it is."""
     return f".{value}" if isinstance(value, str) and value and "." not in value else value
 
 
-def _truth(value: Any) -> Any:
+def _truth(value: object) -> object:
     """The words true and false as what they mean; other texts as they are."""
-    return {"true": True, "false": False, "": False}.get(lower(value), value) if isinstance(value, str) else value
+    words = {"true": True, "false": False, "": False}
+    return words.get(value.strip().lower(), value) if isinstance(value, str) else value
 
 
 WholeNumber = Annotated[int, BeforeValidator(_to_integer)]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
+Value = TypeVar("Value")
 
-def lower(value: object) -> Any:
+
+def lower(value: Value) -> Value:
     """A text in lower case; anything else as it is."""
-    return value.strip().lower() if isinstance(value, str) else value
+    return cast(Value, value.strip().lower()) if isinstance(value, str) else value
 
 
-def as_tuple(value: object) -> Any:
+def as_tuple(value: object) -> object:
     """One text as a tuple of one."""
     return (value,) if isinstance(value, str) else value
 

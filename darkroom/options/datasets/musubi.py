@@ -10,17 +10,20 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from pydantic import TypeAdapter, ValidationError
 
 from darkroom.core.errors import DataError
 from darkroom.core.files import expand_home, is_file, is_folder
 from darkroom.options.config import option_info
+from darkroom.options.datasets.document import Values
 from darkroom.options.datasets.entries import WholeNumber
 from darkroom.options.datasets.notes import Notes
 
-Values = dict[str, Any]
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 
 COMMON = ("resolution", "caption_extension", "batch_size", "num_repeats", "enable_bucket", "bucket_no_upscale")
 IMAGE = (
@@ -65,7 +68,7 @@ STEPS = {"hidream_o1": 32}
 """Pixels between edges of buckets; 16 for all other families."""
 
 
-def entries(path: Path, document: Values, family: str, config: Any, notes: Notes) -> list[Values]:
+def entries(path: Path, document: Values, family: str, config: Config, notes: Notes) -> list[Values]:
     """The entries that do what the document says. Problems are noted under the number of the dataset."""
     datasets, general = document.get("datasets"), document.get("general", {})
     if not isinstance(datasets, list) or not datasets or not all(isinstance(d, dict) for d in datasets):
@@ -87,7 +90,7 @@ def entries(path: Path, document: Values, family: str, config: Any, notes: Notes
 class _Conversion:
     """One [[datasets]] table."""
 
-    def __init__(self, raw: Values, general: Values, name: str, family: str, config: Any, notes: Notes):
+    def __init__(self, raw: Values, general: Values, name: str, family: str, config: Config, notes: Notes):
         self.name, self.family, self.notes = name, family, notes
         renamed = self._rename_keys(raw)
         self.is_video = any(key in renamed for key in ("video_directory", "video_jsonl_file"))
@@ -181,7 +184,7 @@ class _Conversion:
             self._problem("num_repeats", repeats, "This is not a whole number.", "Write for example 1.")
             return 1
 
-    def _pair(self, key: str, otherwise: Any) -> Any:
+    def _pair(self, key: str, otherwise: object) -> object:
         value = self.values.get(key, otherwise)
         return [value, value] if isinstance(value, int) else value
 
@@ -282,7 +285,7 @@ class _Conversion:
         self.notes.problem(self.name, key, value, problem, change)
 
 
-def _first_line(file: Path) -> Mapping[str, Any]:
+def _first_line(file: Path) -> Mapping[str, object]:
     try:
         with open(file, encoding="utf-8") as lines:
             line = json.loads(next(lines, "{}"))

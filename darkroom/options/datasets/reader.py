@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 
@@ -21,7 +21,7 @@ from darkroom.core.log import hide, is_secret_key, is_secret_variable
 from darkroom.core.text import ESCAPES, find_slip, iterate_texts, split_lines
 from darkroom.options.datasets import keys as k
 from darkroom.options.datasets import musubi, rules, storage
-from darkroom.options.datasets.document import REMEDY, document
+from darkroom.options.datasets.document import REMEDY, Values, document
 from darkroom.options.datasets.entries import (
     CaptionShuffle,
     DatasetFile,
@@ -85,7 +85,7 @@ def read_datasets(
     return _DatasetReader(file, config, environ or {}, frame_rate).read()
 
 
-def _array(path: Path, raw: Any) -> list[dict[str, Any]]:
+def _array(path: Path, raw: object) -> list[Values]:
     """The array of objects that the document must be."""
     if not isinstance(raw, list) or not all(isinstance(entry, dict) for entry in raw):
         raise DataError(f"The dataset file {path} holds {_kind(raw)}, not an array of objects.\n  {REMEDY}")
@@ -139,7 +139,7 @@ class _DatasetReader:
             warnings=tuple(self.notes.warnings),
         )
 
-    def entries(self) -> list[dict[str, Any]]:
+    def entries(self) -> list[Values]:
         """The entries as SimpleTuner writes them, whoever wrote the file."""
         raw = document(self.path)
         self.validate_texts(raw)
@@ -148,7 +148,7 @@ class _DatasetReader:
         # what starts with an underscore is a comment here, and a word between our own readers elsewhere
         return [{key: v for key, v in e.items() if not key.startswith("_")} for e in _array(self.path, raw)]
 
-    def validate_texts(self, raw: Any) -> None:
+    def validate_texts(self, raw: object) -> None:
         """Note the texts that cannot be meant: with NULs, halves of characters, or control characters in one line."""
         rows = raw.get("datasets", [raw]) if isinstance(raw, dict) else raw
         for number, row in enumerate(rows if isinstance(rows, list) else [], 1):
@@ -185,9 +185,9 @@ class _DatasetReader:
 
     # ------------------------------------------------------------------ one entry
 
-    def prepare(self, raw: dict[str, Any]) -> dict[str, Any]:
+    def prepare(self, raw: Values) -> Values:
         """The entry with its placeholders filled and its keys under their first names."""
-        filled = self.fill(raw, raw["id"])
+        filled = cast(Values, self.fill(raw, raw["id"]))
         flat = [key for key in filled if key.removeprefix("audio_") in k.AUDIO_KEYS and key.startswith("audio_")]
         if flat and isinstance(filled.get("audio") or {}, dict):
             block = {key.removeprefix("audio_"): filled.pop(key) for key in flat}
@@ -196,7 +196,7 @@ class _DatasetReader:
         named = {**filled, **words}
         return {k.ALIASES.get(key, key): value for key, value in named.items() if key not in ("disabled", "disable")}
 
-    def fill(self, value: object, entry: str) -> Any:
+    def fill(self, value: object, entry: str) -> object:
         """Placeholders replaced in every text, also in nested lists and objects."""
         if isinstance(value, dict):
             filled = {key: self.fill(item, entry) for key, item in value.items()}
@@ -219,7 +219,7 @@ class _DatasetReader:
             hide(value)
         return value
 
-    def expand_generated(self, raw: dict[str, Any]) -> list[dict[str, Any]]:
+    def expand_generated(self, raw: Values) -> list[Values]:
         """The conditioning datasets that an entry asks to be made from its own images; it is given their names."""
         blocks = raw.get("conditioning")
         if blocks in (None, False, [], {}):
@@ -249,7 +249,7 @@ class _DatasetReader:
         ]
         return entries
 
-    def make_generated_entry(self, source: dict[str, Any], block: dict[str, Any]) -> dict[str, Any]:
+    def make_generated_entry(self, source: Values, block: Values) -> Values:
         """One generated conditioning dataset as an entry of its own."""
         name = f"{source['id']}_conditioning_{block['type']}"
         block_keys = ("type", "conditioning_type", "captions", "caption_strategy", "instance_data_dir", "params")
@@ -275,7 +275,7 @@ class _DatasetReader:
             "_made": True,
         }
 
-    def entry(self, raw: dict[str, Any]) -> WrittenEntry | None:
+    def entry(self, raw: Values) -> WrittenEntry | None:
         """One checked entry, or None after noting why not."""
         name, kind = raw["id"], self.kind_of(raw)
         if kind is None:
@@ -302,7 +302,7 @@ class _DatasetReader:
         rules.validate_discovery(validated, self.notes)
         return WrittenEntry(validated, written)
 
-    def kind_of(self, raw: dict[str, Any]) -> str | None:
+    def kind_of(self, raw: Values) -> str | None:
         """The dataset type, or None when it cannot be used."""
         name = raw["id"]
         if raw.get("conditioning_type") and lower(raw.get("dataset_type") or "") != "conditioning":
@@ -320,7 +320,7 @@ class _DatasetReader:
             return None
         return kind
 
-    def filter_keys(self, raw: dict[str, Any], kind: str) -> dict[str, Any]:
+    def filter_keys(self, raw: Values, kind: str) -> Values:
         """The keys that the model of `kind` reads; all others are explained."""
         model, values, name, notes = MODELS[kind], {}, raw["id"], self.notes
         key_names = set(model.model_fields) - _DERIVED - (set() if raw.get("_made") else _SET_BY_READERS)
@@ -357,7 +357,7 @@ class _DatasetReader:
                 notes.unknown_key(name, key, value, [*sorted(key_names), *sorted(_READ_HERE), *k.ALIASES])
         return values
 
-    def inherit_defaults(self, model: type[Entry], values: dict[str, Any]) -> dict[str, Any]:
+    def inherit_defaults(self, model: type[Entry], values: Values) -> Values:
         """Values of the global options for the keys that the entry leaves out or sets to null."""
         defaults = {}
         for key, option in k.GLOBALS.items():
@@ -370,7 +370,7 @@ class _DatasetReader:
                 defaults[key] = value
         return defaults
 
-    def store_values(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
+    def store_values(self, values: Values, raw: Values) -> None:
         """Folder and filter of a cache entry. The folder of a remote cache is where its local copy is kept."""
         name, folder = values["id"], raw.get("cache_dir")
         location = values.get("location")
@@ -394,7 +394,7 @@ class _DatasetReader:
         folder = self.config.cache_dir_text
         return self.cache / "text" / self.family if folder in (None, "", "cache") else local_path(folder)
 
-    def filters(self, names: Any, name: str) -> list[str]:
+    def filters(self, names: object, name: str) -> list[str]:
         """The caption filter: an array, or a file of lines or with an array."""
         if isinstance(names, list):
             return [str(item) for item in names]
@@ -412,7 +412,7 @@ class _DatasetReader:
             )
             return []
 
-    def sample_values(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
+    def sample_values(self, values: Values, raw: Values) -> None:
         """Forms of values that people write, brought to the model's form."""
         name, kind = values["id"], values["dataset_type"]
         values["has_repeats"] = values.get("repeats") not in (None, 0)
@@ -442,7 +442,7 @@ class _DatasetReader:
         if isinstance(values.get("skip_file_discovery"), (list, tuple)):
             values["skip_file_discovery"] = ",".join(map(str, values["skip_file_discovery"]))
 
-    def video(self, block: dict[str, Any], name: str) -> dict[str, Any]:
+    def video(self, block: Values, name: str) -> Values:
         """The video block with its counts filled in."""
         values = {k.VIDEO_ALIASES.get(key, key): value for key, value in block.items() if value is not None}
         values = {key: value for key, value in values.items() if key not in k.VIDEO_OFF or not is_off(value)}
@@ -456,7 +456,7 @@ class _DatasetReader:
             self.notes.warn(name, f"video.num_frames is not set; five seconds at {rate:g} frames per second are used.")
         return values
 
-    def audio(self, block: dict[str, Any], name: str) -> dict[str, Any]:
+    def audio(self, block: Values, name: str) -> Values:
         """The audio block without what does not act here."""
         for key in (key for key in k.SOUND_REFUSED if key in block):
             self.notes.refuse_key(name, f"audio.{key}", block[key], k.SOUND)
@@ -465,7 +465,7 @@ class _DatasetReader:
         idle = (*k.SOUND_REFUSED, *k.SOUND_WITHOUT_EFFECT)
         return {key: value for key, value in block.items() if key not in idle and value is not None}
 
-    def sources_of_facts(self, values: dict[str, Any], raw: dict[str, Any]) -> None:
+    def sources_of_facts(self, values: Values, raw: Values) -> None:
         """Where sizes and captions come from, which for links and hub rows is the list itself."""
         name, notes = values["id"], self.notes
         kind = lower(raw.get("type") or "local")
@@ -516,7 +516,7 @@ class _DatasetReader:
                 f"Write {offered}.",
             )
 
-    def table(self, table: dict[str, Any], name: str) -> dict[str, Any]:
+    def table(self, table: Values, name: str) -> Values:
         """The parquet block with the global column names, without columns that only other media use."""
         for key in (key for key in k.TABLE_COLUMNS_OF_OTHERS if table.get(key) is not None):
             self.notes.warn(name, f"parquet.{key} has no effect; only sound, boxes and lists of captions use it.")
@@ -525,7 +525,7 @@ class _DatasetReader:
         columns.setdefault("caption_column", self.config.parquet_caption_column or "description")
         return columns
 
-    def aspect_buckets(self, values: dict[str, Any], name: str) -> None:
+    def aspect_buckets(self, values: Values, name: str) -> None:
         """`crop_aspect_buckets` as numbers, or as objects with weights, to two tuples."""
         written_aspects = values.get("crop_aspect_buckets")
         if not written_aspects:
@@ -584,5 +584,5 @@ class _DatasetReader:
                 self.notes.problem(name, key, error["input"], problem, "Correct the value; see docs/datasets.md.")
 
 
-def _is_disabled(entry: Mapping[str, Any]) -> bool:
+def _is_disabled(entry: Mapping[str, object]) -> bool:
     return any(entry.get(key) in (True, "true", "True", 1) for key in ("disabled", "disable"))

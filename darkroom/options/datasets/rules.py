@@ -6,12 +6,13 @@ import re
 from collections.abc import Mapping, Sequence
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.errors import DataError
 from darkroom.core.files import is_file, is_folder
 from darkroom.core.units import THINNEST
 from darkroom.options.datasets import keys as k
+from darkroom.options.datasets.document import Values
 from darkroom.options.datasets.entries import (
     LOSS_MASKS,
     Entry,
@@ -24,6 +25,9 @@ from darkroom.options.datasets.entries import (
 from darkroom.options.datasets.locations import LocalFiles
 from darkroom.options.datasets.notes import Notes, choose
 
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
 
 def has_name(entry: Mapping[str, object]) -> bool:
     """Whether an entry has an id that can be used."""
@@ -31,7 +35,7 @@ def has_name(entry: Mapping[str, object]) -> bool:
     return isinstance(name, str) and bool(name.strip())
 
 
-def validate_ids(entries: list[dict[str, Any]], notes: Notes) -> None:
+def validate_ids(entries: list[Values], notes: Notes) -> None:
     """Every entry has an id of its own that is safe as the name of a folder."""
     ids: set[str] = set()
     for number, entry in enumerate(entries, 1):
@@ -347,7 +351,7 @@ def validate_together(
     texts: Sequence[TextEmbeds],
     latents: Sequence[ImageEmbeds],
     notes: Notes,
-    config: Any,
+    config: Config,
     complete: bool,
 ) -> None:
     """Rules that need every entry; those about what is absent only when no entry failed (`complete`)."""
@@ -379,7 +383,7 @@ def _validate_reference(entry: str, key: str, name: str | None, names: Sequence[
         notes.problem(entry, key, name, "No enabled entry has this id.", _list_names(names))
 
 
-def _validate_sampling(samples: Sequence[SampleDataset], config: Any, notes: Notes) -> None:
+def _validate_sampling(samples: Sequence[SampleDataset], config: Config, notes: Notes) -> None:
     """References that are all attached at once must leave the caption to the sample."""
     if getattr(config, "conditioning_multidataset_sampling", "random") != "combined":
         return
@@ -437,7 +441,7 @@ def _validate_directories(samples: Sequence[SampleDataset], notes: Notes) -> Non
         )
 
 
-def _validate_schedule(training: Sequence[SampleDataset], config: Any, notes: Notes) -> None:
+def _validate_schedule(training: Sequence[SampleDataset], config: Config, notes: Notes) -> None:
     if not any(d.start_epoch <= 1 and d.start_step <= 1 and d.probability > 0 for d in training):
         d = training[0]
         idle = all(x.probability == 0 for x in training)

@@ -5,21 +5,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from darkroom.core.files import expand_home
 from darkroom.core.registry import Table
 from darkroom.options.datasets import keys as k
+from darkroom.options.datasets.document import Values
 from darkroom.options.datasets.locations import Panels, RowFilter, lower
 from darkroom.options.datasets.notes import Notes, choose
 
-Values = dict[str, Any]
-TYPES: Table[Callable[[Values, str, str, Any, Notes], Values | None]] = Table("storage type")
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
+
+TYPES: Table[Callable[[Values, str, str, Config, Notes], Values | None]] = Table("storage type")
 
 CACHES = ("text_embeds", "image_embeds", "conditioning_image_embeds")
 
 
-def read_location(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+def read_location(raw: Values, kind: str, name: str, config: Config, notes: Notes) -> Values | None:
     """Where the samples or the cache of an entry are, as values for a model of `locations`."""
     storage_type = lower(raw.get("type") or "local")
     if storage_type in k.REFUSED_STORAGE:
@@ -39,7 +43,7 @@ def read_location(raw: Values, kind: str, name: str, config: Any, notes: Notes) 
     return TYPES[storage_type](raw, kind, name, config, notes)
 
 
-def _local(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+def _local(raw: Values, kind: str, name: str, config: Config, notes: Notes) -> Values | None:
     """A folder, or any URL that fsspec knows."""
     if kind in CACHES:
         return {"type": "local", "root": Path()}  # the reader fills in the cache folder
@@ -65,7 +69,7 @@ def _local(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Valu
     }
 
 
-def _aws(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+def _aws(raw: Values, kind: str, name: str, config: Config, notes: Notes) -> Values | None:
     """A bucket. The keys may also stand in a block `aws`, with or without their prefix."""
     block = raw.get("aws") if isinstance(raw.get("aws"), dict) else {}
     assert isinstance(block, dict)
@@ -83,7 +87,7 @@ def _aws(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values
     return {"type": "aws", **_drop_empty(values)}
 
 
-def _csv(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+def _csv(raw: Values, kind: str, name: str, config: Config, notes: Notes) -> Values | None:
     """A table of links."""
     values = {key: raw.get(key) for key in k.CSV_KEYS}
     if not _has_required(values, ("csv_file", "csv_cache_dir", "csv_caption_column"), "csv", name, notes):
@@ -94,7 +98,7 @@ def _csv(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values
     return {"type": "csv", **_drop_empty(values | {"connections": connections})}
 
 
-def _huggingface(raw: Values, kind: str, name: str, config: Any, notes: Notes) -> Values | None:
+def _huggingface(raw: Values, kind: str, name: str, config: Config, notes: Notes) -> Values | None:
     """Rows of a hub dataset. Keys may stand at top level or in a block `huggingface`."""
     hub_block = raw.get("huggingface")
     block = hub_block if isinstance(hub_block, dict) else {}
