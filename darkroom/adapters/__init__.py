@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol, cast
 
 from darkroom.core.registry import Table
 
@@ -17,6 +17,21 @@ if TYPE_CHECKING:
 ADAPTERS: Table[str] = Table("adapter", entry_points="darkroom.adapters")
 ADAPTERS.add("lora", "darkroom.adapters.lora:LoRA")
 ADAPTERS.add("full", "darkroom.adapters.full:FullWeights")
+
+
+class AdapterClass(Protocol):
+    """What a row of the table names."""
+
+    def __call__(
+        self,
+        model: nn.Module,
+        options: Config,
+        presets: Mapping[str, Sequence[str]],
+        component: str,
+        dtype: torch.dtype,
+        seed: int,
+        /,
+    ) -> Adapter: ...
 
 
 def attach(
@@ -34,5 +49,5 @@ def attach(
     from darkroom.core.registry import import_path
 
     adapter_type = "full" if options.model_type == "full" else "lora"
-    make = cast("Callable[..., Adapter]", import_path(ADAPTERS[adapter_type]))
+    make = cast(AdapterClass, import_path(ADAPTERS[adapter_type]))
     return make(model, options, presets, component, dtype, seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,11 +128,11 @@ class Bus:
     """Listeners by event class."""
 
     def __init__(self) -> None:
-        self._listeners: list[tuple[type[Event], Callable[[Any], None]]] = []
+        self._listeners: list[tuple[type[Event], Callable[[Event], None]]] = []
 
     def on(self, kind: type[E], listener: Callable[[E], None]) -> None:
         """Call `listener` for every event of `kind` (a base class hears all its subclasses)."""
-        self._listeners.append((kind, listener))
+        self._listeners.append((kind, cast("Callable[[Event], None]", listener)))
 
     def emit(self, event: Event) -> None:
         """Tell every listener, in order."""

@@ -67,14 +67,13 @@ from darkroom.train.guards import ensure_disk_space
 from darkroom.train.loop import Loop
 from darkroom.train.state import TrainState
 from darkroom.validate.prompts import Prompt
-from darkroom.validate.render import Renderer
+from darkroom.validate.render import Renderer, TextReader
 from darkroom.validate.validator import Validator
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel
 
-    from darkroom.data.batches.batch import Cond
     from darkroom.data.batches.loader import BatchLoader
     from darkroom.families.shared.trainable_text import DenoiserWithText
 
@@ -334,9 +333,7 @@ def start_extra_modules(run: Run, adapter: Adapter) -> None:
         run.bus.emit(Warn(message=message, about="settings"))
 
 
-def build_validator(
-    run: Run, components: Components, text: Callable[..., Cond], prompts: list[Prompt]
-) -> Validator | None:
+def build_validator(run: Run, components: Components, text: TextReader, prompts: list[Prompt]) -> Validator | None:
     """The validator, unless there is nothing to render; `text` gives the condition of a caption."""
     if run.config.validation_disable or not prompts:
         return None

@@ -7,7 +7,7 @@ import importlib.util
 import inspect
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Protocol, cast
 
 import torch
@@ -213,6 +213,12 @@ def _require_fused(cls: type, name: str) -> None:
         raise ConfigError("fuse_optimizer", True, "", problem, f"Set it to false, or choose one of: {', '.join(fit)}.")
 
 
+class OptimizerClass(Protocol):
+    """A class of optimizers: groups first, then settings by name."""
+
+    def __call__(self, groups: list[dict[str, object]], /, **settings: object) -> Optimizer: ...
+
+
 class ScheduleFree(Protocol):
     """An optimizer that trains on other weights than those it means."""
 
@@ -232,7 +238,7 @@ def build(
     cls = _import_class(spec, options.optimizer)
     arguments, overrides = _arguments(spec, cls, options, rate, seed), options.optimizer_config or {}
     try:
-        optimizer = cast("Callable[..., Optimizer]", cls)(as_groups(parameters), **arguments)
+        optimizer = cast(OptimizerClass, cls)(as_groups(parameters), **arguments)
     except (ValueError, TypeError, AssertionError) as cause:
         if not overrides:
             raise

@@ -18,7 +18,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic.fields import FieldInfo
@@ -51,7 +51,7 @@ else:
 
 
 def option(
-    default: Any,
+    default: object,
     help: str,
     *,
     resume: Resume,
@@ -68,9 +68,9 @@ def option(
     lt: float | None = None,
     level: Level = "basic",
     families: Iterable[str] = (),
-    when: Mapping[str, Any] | None = None,
+    when: Mapping[str, object] | None = None,
     pending: str = "",
-    pending_choices: Mapping[Any, str] | None = None,
+    pending_choices: Mapping[object, str] | None = None,
     secret: bool = False,
     json: bool = False,
     text: bool = False,
@@ -138,9 +138,16 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _read(cls, value: object, info: ValidationInfo) -> Any:
+    def _read(cls, value: object, info: ValidationInfo) -> object:
         assert info.field_name is not None
         return coerce(_describe_cached(cls, info.field_name), value)
+
+
+class ModelSettings(Protocol):
+    """Options, of which the model's family is always there."""
+
+    @property
+    def model_family(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -149,13 +156,13 @@ class OptionInfo:
 
     name: str
     kind: Kind
-    default: Any
+    default: object
     help: str
     section: str
     page: str
     resume: Resume = "free"
     cached: Cached = ""
-    choices: tuple[Any, ...] = ()
+    choices: tuple[object, ...] = ()
     nullable: bool = False
     listing: bool = False  # json value that is a list, so that a single object is wrapped
     ge: float | None = None
@@ -169,9 +176,9 @@ class OptionInfo:
     computed: bool = False
     level: Level = "basic"
     families: tuple[str, ...] = ()
-    when: Mapping[str, Any] = field(default_factory=dict)
+    when: Mapping[str, object] = field(default_factory=dict)
     pending: str = ""
-    pending_choices: Mapping[Any, str] = field(default_factory=dict)
+    pending_choices: Mapping[object, str] = field(default_factory=dict)
     secret: bool = False
     json: bool = False
     text: bool = False
@@ -241,15 +248,15 @@ class OptionInfo:
         """`when` as words: [("use_ema", "true")]."""
         return [(name, _words(expected)) for name, expected in self.when.items()]
 
-    def safe(self, value: object) -> Any:
+    def safe(self, value: object) -> object:
         """`value` as it may stand in a message: secrets are not shown."""
         return "(hidden)" if self.secret and value is not None else value
 
-    def is_active_with(self, values: Mapping[str, Any]) -> bool:
+    def is_active_with(self, values: Mapping[str, object]) -> bool:
         """Do the `values` of other options meet what this one needs to have an effect?"""
         return all(name in values and _meets(values[name], expected) for name, expected in self.when.items())
 
-    def applies(self, settings: Any) -> str:
+    def applies(self, settings: ModelSettings) -> str:
         """Why this option has no effect beside the other `settings` (a Config), or an empty text."""
         if self.families and settings.model_family not in self.families:
             return f"it acts only in {_either(self.families)}, and this run trains {settings.model_family}"
@@ -259,13 +266,13 @@ class OptionInfo:
         return ""
 
 
-def _meets(value: object, expected: Any) -> bool:
+def _meets(value: object, expected: object) -> bool:
     if expected == SET:
         return value not in (None, 0, 0.0, False, "", "none")
     return value in expected if isinstance(expected, list | tuple) else value == expected
 
 
-def _words(expected: Any) -> str:
+def _words(expected: object) -> str:
     if expected == SET:
         return "set"
     if expected is None:
@@ -318,7 +325,7 @@ def describe(section: type[Section], name: str) -> OptionInfo:
     )
 
 
-def _without_none(annotation: Any) -> tuple[Any, bool]:
+def _without_none(annotation: object) -> tuple[object, bool]:
     """`float | None` to (float, True)."""
     if typing.get_origin(annotation) not in (typing.Union, types.UnionType):
         return annotation, False
@@ -326,12 +333,12 @@ def _without_none(annotation: Any) -> tuple[Any, bool]:
     return (parts[0] if len(parts) == 1 else annotation), len(parts) < len(typing.get_args(annotation))
 
 
-def _kind(inner: Any, has_choices: bool, structured: bool) -> Kind:
+def _kind(inner: object, has_choices: bool, structured: bool) -> Kind:
     if structured:
         return "json"
     if has_choices:
         return "choice"
-    kinds: dict[Any, Kind] = {bool: "bool", int: "integer", float: "number", str: "string"}
+    kinds: dict[object, Kind] = {bool: "bool", int: "integer", float: "number", str: "string"}
     return kinds[inner]
 
 
@@ -349,7 +356,7 @@ def _bounds(declared: FieldInfo) -> dict[str, Any]:
 # ---- reading a value -------------------------------------------------------------------------------------------------
 
 
-def coerce(info: OptionInfo, value: object) -> Any:
+def coerce(info: OptionInfo, value: object) -> object:
     """Bring the forms in which the readers deliver a value to one; pydantic checks type and range afterwards."""
     if isinstance(value, str) and info.nullable and value.strip().lower() in _NONE_WORDS and value not in info.choices:
         return None
@@ -385,7 +392,7 @@ def _is_off(info: OptionInfo, value: object) -> bool:
     return below and number in (0, -1) and not isinstance(value, bool)
 
 
-def _coerce_json(info: OptionInfo, value: object) -> Any:
+def _coerce_json(info: OptionInfo, value: object) -> object:
     if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
         try:
             value = json.loads(value)
@@ -394,7 +401,7 @@ def _coerce_json(info: OptionInfo, value: object) -> Any:
     return [value] if info.listing and isinstance(value, dict) else value
 
 
-def _coerce_number(info: OptionInfo, value: object) -> Any:
+def _coerce_number(info: OptionInfo, value: object) -> object:
     if isinstance(value, bool):
         raise ValueError("true and false are not numbers")
     if info.kind == "integer" and isinstance(value, str):
@@ -406,14 +413,14 @@ def _coerce_number(info: OptionInfo, value: object) -> Any:
     return value
 
 
-def _coerce_choice(info: OptionInfo, value: object) -> Any:
+def _coerce_choice(info: OptionInfo, value: object) -> object:
     if info.many:
         words = value if isinstance(value, list | tuple) else str(value).split(",")
         return ",".join(str(_coerce_single_choice(info, str(word).strip())) for word in words)
     return _coerce_single_choice(info, value)
 
 
-def _coerce_single_choice(info: OptionInfo, value: object) -> Any:
+def _coerce_single_choice(info: OptionInfo, value: object) -> object:
     """The declared choice that `value` means: whatever its letter case, and for numbers also as text."""
     if value in info.choices and not isinstance(value, bool):
         return value

@@ -18,7 +18,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from pydantic import ValidationError
 
@@ -132,7 +132,7 @@ class _OptionReader:
         self.keys: set[str] = set()  # as the user wrote them
         self.origin: Origin | None = None  # the program that the config was written for
         self.evidence = ""  # what shows that
-        self.origin_defaults: dict[str, Any] = {}  # of that program, where they were not taken
+        self.origin_defaults: dict[str, object] = {}  # of that program, where they were not taken
         self.unreadable = False  # the config could not be read, so nothing is known about what is missing
 
     def resolve(self, argv: list[str], family_defaults: FamilyDefaults | None, partial: bool) -> Resolved:
@@ -536,7 +536,7 @@ class _OptionReader:
         family = self.values.get("model_family")
         return "" if family is None else str(family.value).replace("-", "_")
 
-    def _prefer(self, defaults: Mapping[str, Any], source: str) -> None:
+    def _prefer(self, defaults: Mapping[str, object], source: str) -> None:
         """Give options that have no value yet one that suits better than their default."""
         already_set = set(self.values)
         for key, value in defaults.items():

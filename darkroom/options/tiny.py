@@ -7,7 +7,6 @@ weights cannot be meant for it, and becomes the nearest that can, with a note.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 TINY = "tiny"
 
@@ -37,9 +36,9 @@ SIZES = ("validation_resolution",)
 """Options that the tiny flavour has values of its own for: its networks have few positions."""
 
 
-def fit(values: Mapping[str, Any], is_local: Callable[[str], bool]) -> dict[str, tuple[Any, str]]:
+def fit(values: Mapping[str, object], is_local: Callable[[str], bool]) -> dict[str, tuple[object, str]]:
     """What has to change at `tiny`: option to its value there, None to leave it out, and why."""
-    changed: dict[str, tuple[Any, str]] = {}
+    changed: dict[str, tuple[object, str]] = {}
     for name, limit in LIMITS.items():
         number = _read_number(values.get(name))
         if number is not None and number > limit:

@@ -65,8 +65,8 @@ class FileListing:
     def from_rows(cls, rows: list[tuple[str, int, int]], **fields: object) -> FileListing:
         """From rows of (path, bytes, stamp) in any order; `fields` are those that have defaults."""
         rows.sort()
-        make: Callable[..., FileListing] = cls
-        return make([row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows], **fields)
+        columns = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+        return cls(*columns, **fields)  # type: ignore[arg-type] # each as it is declared
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, BinaryIO, Protocol, cast
 
 from darkroom.core import files
 from darkroom.core.errors import DarkroomError, DataError, DiskFullError
@@ -43,6 +43,7 @@ from darkroom.storage.retry import Retry
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow import ChunkedArray
+    from pyarrow.parquet import FileMetaData
 
 CACHED_BYTES = 1 << 30  # of streamed row groups in memory; at least two are kept
 THREADS = 8  # that read footers and plain columns side by side
@@ -467,7 +468,7 @@ def _lengths(column: ChunkedArray) -> list[tuple[int | None, str | None]]:
 
     kind = column.type
     names = [kind.field(i).name for i in range(kind.num_fields)] if pa.types.is_struct(kind) else []
-    nothing: list[Any] = [None] * len(column)
+    nothing: list[None] = [None] * len(column)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         return list(zip(nothing, column.to_pylist(), strict=True))
     if not names:
@@ -489,7 +490,7 @@ class _StreamedRows:
         self._files = self._parquet_files()
         self._places: dict[str, UrlStore] = {}
         self._lock = threading.Lock()
-        self._footers: list[Any] = [None] * len(self._files)
+        self._footers = cast("list[FileMetaData]", [None] * len(self._files))  # read below
         for_all(self._footer, range(len(self._files)), THREADS, len(self._files))
         self.columns: list[str] = list(self._footers[0].schema.to_arrow_schema().names)
         self._groups: list[tuple[int, int]] = []  # (file, group in it)
@@ -501,7 +502,7 @@ class _StreamedRows:
                     self._groups.append((number, group))
                     self._starts.append(self.count)
                     self.count += footer.row_group(group).num_rows
-        self._groups_cache: OrderedDict[int, Any] = OrderedDict()
+        self._groups_cache: OrderedDict[int, ChunkedArray] = OrderedDict()
         self._busy: dict[int, threading.Lock] = {}
 
     def _parquet_files(self) -> list[str]:
@@ -554,7 +555,7 @@ class _StreamedRows:
     def table(self, names: Sequence[str]) -> pa.Table:
         import pyarrow as pa
 
-        parts: list[Any] = [None] * len(self._files)
+        parts: list[pa.Table | None] = [None] * len(self._files)
 
         def read_file(number: int) -> None:
             parts[number] = self._read(number, range(self._footers[number].num_row_groups), names)

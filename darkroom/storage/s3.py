@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 from urllib.parse import urlsplit
 
 from darkroom.core.errors import DataError
@@ -18,6 +18,7 @@ from darkroom.storage.remote import MAX_STEP, RemoteStore, classify_error
 from darkroom.storage.retry import Passing, Retry
 
 if TYPE_CHECKING:
+    from pyarrow import NativeFile
     from pyarrow.fs import FileInfo, S3FileSystem
 
 
@@ -177,9 +178,9 @@ class S3Store(RemoteStore):
         return data
 
     def _parts(self, path: str) -> tuple[Callable[[int, int], bytes], Callable[[], int]]:
-        opened: list[FileInfo] = []
+        opened: list[NativeFile] = []
 
-        def file() -> Any:
+        def file() -> NativeFile:
             if not opened:
                 opened.append(self.fs.open_input_file(f"{self.root}/{path}"))  # asks for the size
             return opened[0]

@@ -9,7 +9,7 @@ as in the run.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -153,7 +153,7 @@ def as_in_the_run(pipe: DiffusionPipeline, components: Components) -> Callable[[
     reader.register_modules(**{name: part for name, part in reading.items() if name in reader.components})
     pipe.register_modules(**dict.fromkeys(reading))
 
-    def text(caption: str, images: list[ReferenceImage]) -> dict[str, torch.Tensor]:
+    def text(caption: str, images: Sequence[ReferenceImage] = ()) -> dict[str, torch.Tensor]:
         if images:
             return encode_caption_with_images(
                 family, reader, caption, [Image.fromarray(look.pixels()) for look in images], components.options

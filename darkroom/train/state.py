@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 
 @dataclasses.dataclass
@@ -43,8 +43,7 @@ class TrainState:
             if isinstance(value, bool) or not isinstance(value, int | float):
                 raise ValueError(f"its {field.name} is {value!r}, which is no number")
             counters[field.name] = float(value) if field.name == "schedule_at" else int(value)
-        make: Callable[..., TrainState] = cls
-        return make(**counters)
+        return cls(**counters)  # type: ignore[arg-type] # those that are declared whole are
 
     def advance(self, position: int, epoch_length: int, samples: int) -> bool:
         """Count one finished step whose next micro-batch is `position`; True if that step ended an epoch."""

@@ -68,7 +68,7 @@ def from_pixels(pixels: Tensor) -> Frames:
     return _bytes((clip / 2 + 0.5).clamp(0, 1).permute(1, 2, 3, 0).float().cpu().numpy())
 
 
-def from_output(output: Sequence[np.ndarray | PILImage | list[PILImage]]) -> Frames:
+def from_output(output: Sequence[NDArray[np.float32] | PILImage | list[PILImage]]) -> Frames:
     """The first of what a pipeline returns, as frames (F, H, W, 3), with alpha (F, H, W, 4): PIL images, lists of
     them, or arrays in 0..1."""
     first = output[0]
@@ -79,7 +79,7 @@ def from_output(output: Sequence[np.ndarray | PILImage | list[PILImage]]) -> Fra
     return np.stack([np.asarray(image.convert(mode)) for image in images])
 
 
-def _bytes(values: np.ndarray) -> Frames:
+def _bytes(values: NDArray[np.float32]) -> Frames:
     """0..1 to 0..255, rounded as the diffusers pipelines round."""
     return (values * 255).round().astype(np.uint8)
 

@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import numpy as np
 import torch
@@ -38,6 +38,7 @@ from darkroom.validate.recipe import Recipe
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL, AutoencoderTiny, DiffusionPipeline
+    from numpy.typing import NDArray
     from PIL import Image
     from PIL.Image import Image as PILImage
     from torch.nn import Module
@@ -76,6 +77,12 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
+class TextReader(Protocol):
+    """Gives the condition of a caption, read with these images."""
+
+    def __call__(self, caption: str, images: Sequence[ReferenceImage] = (), /) -> dict[str, Tensor]: ...
+
+
 class Renderer:
     """Renders prompts whose text is encoded already: `text(prompt, looks)` gives the condition of one caption, read
     with the images that are seen with it.
@@ -88,7 +95,7 @@ class Renderer:
         self,
         components: Components,
         options: Config,
-        text: Callable[..., dict[str, Tensor]],
+        text: TextReader,
         start: str = "",
         ratios_file: Path | None = None,
     ):
@@ -368,7 +375,9 @@ def _encode_in_vae_precision(vae: AutoencoderKL) -> Iterator[None]:
 
 
 def convert_output(
-    pipe: DiffusionPipeline, family: Family, returned: Sequence[Sequence[np.ndarray | PILImage | list[PILImage]]]
+    pipe: DiffusionPipeline,
+    family: Family,
+    returned: Sequence[Sequence[NDArray[np.float32] | PILImage | list[PILImage]]],
 ) -> Rendered:
     """What a diffusers pipeline returned."""
     return Rendered(

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-Defaults = Mapping[str, Any]
+Defaults = Mapping[str, object]
 """Option name to the value that holds when a config leaves it out."""
 
 
@@ -17,7 +16,7 @@ class ConfigTraits:
     """What of a config tells for which program it was written."""
 
     keys: frozenset[str]  # as they are written: "--model_family" keeps its dashes
-    values: Mapping[str, Any]  # option name to the value that the user gave
+    values: Mapping[str, object]  # option name to the value that the user gave
     path: Path | None  # the config file
 
 
@@ -33,7 +32,7 @@ class ForeignOptions:
     ignored    they are accepted with any value, as none changes what is trained
     """
 
-    keys: Mapping[str, Any]
+    keys: Mapping[str, object]
     reason: str
     change: str = ""
     switch: str = ""
@@ -96,7 +95,7 @@ class Origin:
         """The source of a value that is this program's default."""
         return f"{self.title} default"
 
-    def defaults_for(self, family: str, flavour: str | None) -> dict[str, Any]:
+    def defaults_for(self, family: str, flavour: str | None) -> dict[str, object]:
         """The defaults of this program for one of Darkroom's families and flavours."""
         merged = dict(self.defaults)
         for pattern, defaults in self.family_defaults.items():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from darkroom.options import compat, later
 from darkroom.options.origins.base import ConfigTraits, ForeignOptions, Origin, first_of, words
 
@@ -17,7 +15,7 @@ _ONLY_WRITTEN_THERE = words(
 """Options that SimpleTuner's own forms write into every config, in their spellings there."""
 
 
-def _all(text: str, value: Any = None) -> dict[str, Any]:
+def _all(text: str, value: object = None) -> dict[str, object]:
     """Names that do nothing at the same value."""
     return dict.fromkeys(text.split(), value)
 
@@ -347,9 +345,9 @@ _ALIGNED_TO_32 = ("deepfloyd", "mochi", "qwen_image", "stable_cascade", "wan")
 _CAPTION_LENGTHS = {"auraflow": 120, "sd3": 154, "kandinsky5_image": 256, "kandinsky5_video": 256, "kolors": 77}
 
 
-def _merge(*tables: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _merge(*tables: dict[str, dict[str, object]]) -> dict[str, dict[str, object]]:
     """Tables of defaults by family as one."""
-    merged: dict[str, dict[str, Any]] = {}
+    merged: dict[str, dict[str, object]] = {}
     for table in tables:
         for family, defaults in table.items():
             merged[family] = {**merged.get(family, {}), **defaults}
