@@ -32,7 +32,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from darkroom.core.errors import DarkroomError
-from darkroom.data.index import build, captions
+from darkroom.data.index import captions, sizing
 from darkroom.data.index import metadata as tables
 from darkroom.data.index import table as index
 from darkroom.data.index.captions import CaptionRequest
@@ -429,7 +429,7 @@ def own_files(bench: Bench, data: st.DataObject) -> None:
     assert found is None or len(found) == len(found.hashes)
     sizes = st.dictionaries(texts | st.just("1.5"), values | st.just([64, 64]), max_size=2)
     bench.put("aspect_resolution_map-1.0.json", data.draw(written(sizes.map(as_json) | values.map(as_json))))
-    build.read_sizes_table(bench.folder, entry(bench.folder, resolution=1.0, resolution_type="area"))
+    sizing.read_sizes_table(bench.folder, entry(bench.folder, resolution=1.0, resolution_type="area"))
 
 
 # ---------------------------------------------------------------------- media

@@ -1,9 +1,11 @@
 """From a dataset file to what is trained on: datasets, their buckets, and how long they keep a run busy.
 
     plan = scan_datasets(config, datasets, bus, requirements)
-    caches = CacheFiller(DatasetCaches(plan, encoders))  # data/cache/filler.py
-    caches.fill_text(), caches.fill_latents()
-    with BatchSource(plan, caches.caches).loader() as loader:  # data/batches/source.py
+    caches = DatasetCaches(plan, encoders)  # data/cache/caches.py
+    filler = CacheFiller(caches, required)  # data/cache/filler.py
+    filler.fill_text()
+    filler.fill_latents()
+    with BatchSource(caches).loader() as loader:  # data/batches/source.py
         for batch in loader.epoch(1): ...
 
 Everything here works without torch.

@@ -12,8 +12,10 @@ from darkroom.core.files import expand_home
 from darkroom.data.index import generated
 from darkroom.data.index.assign import assign_sizes
 from darkroom.data.index.buckets import Buckets, make_buckets
-from darkroom.data.index.build import IndexTerms, build_index, empty_report, read_sizes_table, sizing_of, table_of
+from darkroom.data.index.build import IndexTerms, build_index, table_of
 from darkroom.data.index.conditioning import ConditioningDataset, drop_incomplete_samples, pair_conditioning
+from darkroom.data.index.empty import empty_report
+from darkroom.data.index.sizing import read_sizes_table, sizing_of
 from darkroom.data.index.table import Index
 from darkroom.data.planned import PlannedDataset
 from darkroom.data.process_group import SINGLE_PROCESS, ProcessGroup

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,6 @@ import pyarrow.compute as pc
 
 from darkroom.core import files
 from darkroom.core import log as logs
-from darkroom.core.errors import DataError
-from darkroom.core.units import THINNEST
 from darkroom.data.index import captions as cap
 from darkroom.data.index import metadata
 from darkroom.data.index.assign import assign_sizes
@@ -35,6 +31,7 @@ from darkroom.data.index.listing import (
 )
 from darkroom.data.index.metadata import SampleTable
 from darkroom.data.index.probe import Saver, probe_samples
+from darkroom.data.index.sizing import sizing_of
 from darkroom.data.index.table import (
     CODE,
     DECISIONS,
@@ -50,16 +47,11 @@ from darkroom.data.index.table import (
 from darkroom.data.process_group import SINGLE_PROCESS, ProcessGroup
 from darkroom.data.requirements import DataRequirements
 from darkroom.data.threads import CHUNK
-from darkroom.media.images import INSTALL, READERS
-from darkroom.media.kohya import KohyaSizing
-from darkroom.media.resize import Size, Sizing, square_edge
+from darkroom.media.resize import Size, Sizing
 from darkroom.options.datasets import SampleDataset
 from darkroom.storage.base import Store
 
 log = logs.logger(__name__)
-
-MAX_EDGE = 65_536
-"""Pixels of an edge beyond which a size that a person wrote is a slip."""
 
 
 @dataclass(frozen=True)
@@ -408,113 +400,3 @@ def finish_captions(
             None if texts is None else cap.variants(texts, dataset, rules, seed) for texts in index.raw.to_pylist()
         ]
         index.captions = pa.array(variants, pa.list_(pa.string()))
-
-
-def sizing_of(
-    dataset: SampleDataset,
-    *,
-    alignment: int,
-    rounding: int,
-    requirements: DataRequirements | None = None,
-    table: dict[float, Size] | None = None,
-) -> Sizing:
-    """The size arithmetic that a dataset entry asks for."""
-    value = dataset.in_unit(dataset.resolution)
-    assert value is not None
-    return Sizing(
-        kind=dataset.size_kind,
-        value=value,
-        alignment=alignment,
-        rounding=rounding,
-        crop=dataset.crop,
-        crop_aspect=dataset.crop_aspect,
-        crop_style=dataset.crop_style,
-        aspects=dataset.crop_aspect_buckets,
-        weights=dataset.crop_aspect_weights,
-        maximum=dataset.in_unit(dataset.maximum_image_size),
-        downsample=dataset.in_unit(dataset.target_downsample_size),
-        max_upscale=dataset.max_upscale_threshold,
-        canvas=requirements.pixels if requirements else None,
-        longest=requirements.edge if requirements else None,
-        table=table or {},
-        kohya=_kohya_sizing(dataset, requirements.step if requirements else 1) if dataset.kohya else None,
-    )
-
-
-def _kohya_sizing(dataset: SampleDataset, step: int) -> KohyaSizing:
-    """The sizes of a musubi-tuner file, whose steps grow to those of the model."""
-    assert dataset.kohya is not None
-    sizing = KohyaSizing(**dataset.kohya.model_dump())
-    return replace(sizing, step=math.lcm(sizing.step, step))
-
-
-def read_sizes_table(output: Path, dataset: SampleDataset) -> dict[float, Size]:
-    """Target sizes by aspect that a person (or SimpleTuner) wrote into the output folder for this resolution."""
-    if dataset.size_kind != "area":
-        return {}
-    path = output / f"aspect_resolution_map-{dataset.in_unit(dataset.resolution)}.json"
-    try:
-        rows: dict[str, list[float]] = json.loads(path.read_text(encoding="utf-8"))
-        table = {float(key): (int(size[0]), int(size[1])) for key, size in rows.items()}
-        if wrong := [size for size in table.values() if not all(0 < edge <= MAX_EDGE for edge in size)]:
-            raise ValueError(f"{wrong[0]} is no size in pixels")
-        return table
-    except FileNotFoundError:
-        return {}
-    except (
-        OSError,
-        ValueError,
-        TypeError,
-        IndexError,
-        KeyError,
-        AttributeError,
-        OverflowError,
-        RecursionError,
-    ) as cause:
-        raise DataError(
-            f"The resolution map {path} cannot be read: {cause}\n"
-            '  It holds one object such as {"1.75": [1344, 768]}; correct or remove it.'
-        ) from cause
-
-
-def empty_report(dataset: SampleDataset, index: Index, removed: dict[str, int], effective: int) -> DataError:
-    """The error for a dataset without a usable sample: what was found, what was left out, under which limits."""
-    problems = [f"{count} {reason}" for reason, count in {**removed, **(index.problems or {})}.items()]
-    edge = square_edge(sizing_of(dataset, alignment=8, rounding=2))
-    minimum = dataset.minimum_image_size
-    noun = "clip" if dataset.dataset_type == "video" else "picture"
-    return DataError(
-        f"Dataset '{dataset.id}' ({dataset.dataset_type}) has no usable {noun}.\n"
-        f"  Folder: {index.store.name}\n"
-        f"  {noun.capitalize()}s found: {len(index)}; left out: {', '.join(problems) or 'none'}.\n"
-        f"  Asked for: batch {dataset.train_batch_size}, repeats {dataset.repeats}, effective batch {effective}, "
-        f"about {edge}x{edge} pixels ({dataset.resolution_type}), minimum size "
-        f"{minimum if minimum is not None else 'none'}, "
-        f"captions by {cap.source_name(dataset)}.\n"
-        "  " + _remedy(len(index), removed)
-    )
-
-
-def _remedy(count: int, removed: dict[str, int]) -> str:
-    if count == 0:
-        return "Put pictures (.jpg, .png, .webp, ...) into the folder or below it, or correct instance_data_dir."
-    first = max(removed, key=lambda reason: removed[reason], default="")
-    if first in (reader.missing for reader in READERS):
-        return f"Install it with: {INSTALL}"
-    return {
-        "missing caption": "Write a .txt file with the same name beside each picture, or choose another "
-        "caption_strategy.",
-        "empty caption": "Write something into the caption files, or choose another caption_strategy.",
-        "resolution_filter": "Lower minimum_image_size, or bring larger pictures.",
-        "too thin": f"Cut them to a shape whose longer edge is at most {THINNEST} times the shorter one.",
-        "insufficient_for_batch": "Lower train_batch_size, raise repeats, or add pictures of the same shape.",
-        "not in the table": "Check filename_column and identifier_includes_extension in the parquet block.",
-        "too_short": "Lower num_frames (or target_frames) in the video block, or bring longer clips.",
-        "too_long": "Raise max_frames in the video block, or cut the clips.",
-        "no layers": "Put each picture's layers beside it, name_0.png, name_1.png, ... for name.png.",
-        "missing layer": "Number the layers of each picture without a gap.",
-        "damaged layer": "Replace the layers that cannot be read.",
-        "layer of another size": "Make every layer as large as its picture.",
-        "layer without alpha": "Save the layers with an alpha channel, for example as RGBA PNG.",
-        "missing companion": "Bring a conditioning picture of the same name for each, or leave conditioning_data out.",
-    }.get(first, "Replace the pictures that are left out, or remove the limit that excludes them.")
