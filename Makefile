@@ -26,4 +26,5 @@ proofs: ## every test and every case of the proofs that the slow tests show on s
 docs: ## write docs/options, docs/families.md and the tables of README.md from the declarations
 	$(PYTHON) -m darkroom.options.pages
 	$(PYTHON) -m darkroom families --markdown > docs/families.md
+	$(PYTHON) -m tests.options.compared
 	$(PYTHON) -m darkroom.tools.abilities

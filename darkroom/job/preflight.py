@@ -11,7 +11,7 @@ import torch
 
 from darkroom import families
 from darkroom.adapters import stock
-from darkroom.core.device import run_device
+from darkroom.core.device import is_host, run_device
 from darkroom.core.errors import ConfigError, ConfigErrors, ModelError
 from darkroom.core.units import parse_resolutions
 from darkroom.diffusion.shift import find_shift_line
@@ -223,6 +223,9 @@ def remarks(resolved: Resolved, family: Family) -> list[Note]:
         value = getattr(config, name)
         if value != option_info(name).default:
             notes.append(Note(name, value, sources[name], f"no effect: {reason}", ineffective=True))
+    for name, (unused, reason) in policy.WITHOUT_EFFECT_ON_CPU.items() if is_host(run_device()) else ():
+        if getattr(config, name) == unused:
+            notes.append(Note(name, unused, sources[name], f"no effect: {reason}", ineffective=True))
     return notes
 
 

@@ -96,12 +96,13 @@ def has_quantized_weights(options: Config) -> bool:
 
 # option to the value that needs a GPU, the reason, and the remedy
 WITHOUT_GPU: Mapping[str, tuple[object, str, str]] = {
-    "gradient_checkpointing_backend": (
-        checkpointing.OFFLOADED, "It offloads inputs of blocks from a GPU to CPU RAM", "Set it to torch."
-    ),
     "group_offload_use_stream": (True, "Streams belong to NVIDIA GPUs", "Set it to false."),
-    "quantize_via": ("accelerator", "Weights are quantised on a GPU", "Set it to cpu."),
-}  # fmt: skip
+}
+WITHOUT_EFFECT_ON_CPU: Mapping[str, tuple[object, str]] = {
+    "gradient_checkpointing_backend": (checkpointing.OFFLOADED, "inputs of blocks are in CPU RAM already"),
+    "quantize_via": ("accelerator", "weights are quantized on the CPU"),
+}
+"""Values that mean a GPU where there is none, and do no harm there."""
 
 
 @dataclasses.dataclass

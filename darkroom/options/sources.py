@@ -743,7 +743,8 @@ def _slip(info: OptionInfo, value: object) -> tuple[str, str] | None:
 
 
 def _did_you_mean(name: str) -> str:
-    hint = find_nearest(name, option_names())
+    foreign = [key for origin in ORIGINS.values() for row in origin.foreign for key in row.keys]
+    hint = find_nearest(name, option_names()) or find_nearest(name, foreign)
     return f"; did you mean {' or '.join(hint)}?" if hint else "."
 
 

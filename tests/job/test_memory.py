@@ -17,10 +17,12 @@ from darkroom.cli.main import main
 from darkroom.core.errors import ConfigError, ModelError
 from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.model_spec import resolve_flavour
+from darkroom.job import preflight
 from darkroom.job.stages import refuse_offloaded_gradients
 from darkroom.memory import quantize, sla
 from darkroom.optim.table import find_optimizer
 from darkroom.options.config import Config
+from darkroom.options.sources import resolve
 from darkroom.pretrained import quantized
 from darkroom.report.eventlog import read
 from darkroom.tools.verify import verify
@@ -240,6 +242,20 @@ def test_what_was_done_to_the_weights_is_said(go, capsys):
 
 
 @pytest.mark.parametrize(
+    "options",
+    [
+        {"gradient_checkpointing": True, "gradient_checkpointing_backend": "unsloth"},
+        {"quantize_via": "accelerator", "base_model_precision": "int8-quanto"},
+    ],
+)
+def test_what_only_a_gpu_needs_is_noted_without_one(options, arguments):
+    resolved = resolve(arguments(**options), {}, Path.cwd(), families.defaults)
+    noted = [note.option for note in preflight.remarks(resolved, families.get("flux")) if note.ineffective]
+    assert noted == [next(name for name in options if name.endswith(("backend", "via")))]
+    preflight.validate_run(resolved)
+
+
+@pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"musubi_blocks_to_swap": 9}, "2 blocks, and one at least has to stay"),
@@ -256,7 +272,6 @@ def test_what_was_done_to_the_weights_is_said(go, capsys):
         ({"base_model_precision": "int4-torchao"}, "packs its numbers for GPUs"),
         ({"ramtorch": True, "use_dora": True}, "DoRA measures a layer's weights"),
         ({"attention_mechanism": "flash-attn-3"}, "needs an accelerator"),
-        ({"gradient_checkpointing": True, "gradient_checkpointing_backend": "unsloth"}, "there is none here"),
         ({"dynamo_backend": "nonsense"}, "knows no such compiler"),
         ({"musubi_blocks_to_swap": 1, "musubi_block_swap_device": "cuda:1"}, "host's memory and nowhere else"),
         ({"mixed_precision": "fp8", "base_model_precision": "int8-quanto"}, "these are rounded already"),

@@ -336,11 +336,12 @@ _FLOW_SHIFT_AS_HERE = (
 )  # fmt: skip
 """Families that match no flow, ignore the shift in SimpleTuner, take it from the flavour, or are not there."""
 
+_NOT_THERE = ("framepack", "framepack_one_frame", "hunyuan_image", "hunyuanvideo_original", "mochi")
 _ALIGNED_TO_16 = (
-    "cosmos2image", "ernie", "flux2", "framepack", "hunyuanvideo", "hunyuanvideo_original", "ideogram4",
-    "kandinsky5_image", "kandinsky5_video", "krea2", "longcat_image", "sanavideo",
+    "cosmos2image", "ernie", "flux2", "hunyuanvideo", "ideogram4", "kandinsky5_image", "kandinsky5_video", "krea2",
+    "longcat_image", "sanavideo",
 )  # fmt: skip
-_ALIGNED_TO_32 = ("deepfloyd", "mochi", "qwen_image", "stable_cascade", "wan")
+_ALIGNED_TO_32 = ("deepfloyd", "qwen_image", "stable_cascade", "wan")
 
 _CAPTION_LENGTHS = {"auraflow": 120, "sd3": 154, "kandinsky5_image": 256, "kandinsky5_video": 256, "kolors": 77}
 
@@ -356,6 +357,7 @@ def _merge(*tables: dict[str, dict[str, object]]) -> dict[str, dict[str, object]
 
 FAMILY_DEFAULTS = _merge(
     {family: {"flow_schedule_shift": None} for family in _FLOW_SHIFT_AS_HERE},
+    {family: {"aspect_bucket_alignment": None} for family in _NOT_THERE},
     {family: {"aspect_bucket_alignment": 16} for family in _ALIGNED_TO_16},
     {family: {"aspect_bucket_alignment": 32} for family in _ALIGNED_TO_32},
     {family: {"tokenizer_max_length": length} for family, length in _CAPTION_LENGTHS.items()},
