@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from darkroom import families
+from darkroom.families.shared.rule_facts import family_facts
 from darkroom.job import plan, preflight
 from darkroom.job.forecast import Forecaster
 from darkroom.options import conflicts
@@ -34,10 +35,7 @@ def checkout(tmp_path, monkeypatch):
 def test_recipe_resolves_without_a_contradiction(path, checkout):
     resolved = resolve([f"recipes/{path.name}"], {}, checkout, families.defaults)
     family = families.get(resolved.config.model_family)
-    assert (
-        conflicts.validate_options(resolved.config, resolved.sources, preflight.family_facts(family, resolved.config))
-        == []
-    )
+    assert conflicts.validate_options(resolved.config, resolved.sources, family_facts(family, resolved.config)) == []
     assert resolved.config.model_flavour in family.flavours
     assert resolved.notes == [], "a setting of the recipe has no effect"
     assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).samples

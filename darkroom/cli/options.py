@@ -18,7 +18,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from darkroom.core.errors import UserError
+from darkroom.core.errors import ConfigErrors, UserError
 from darkroom.core.log import redact
 from darkroom.core.registry import find_nearest
 from darkroom.options.config import SECTIONS, every_option, option_names
@@ -171,6 +171,7 @@ def _explain(argv: Sequence[str], names: Sequence[str], as_machine: bool) -> int
     """Resolve as a run would, and print what is not a default (or the named options) with its source."""
     words = [word for word in argv if word != "--json"]
     resolved = resolve(words, os.environ, Path.cwd(), _family_defaults, partial=True)
+    _validate(resolved)
     requested = {_find_option(name).name for name in names}
     selected = [
         info
@@ -191,6 +192,18 @@ def _explain(argv: Sequence[str], names: Sequence[str], as_machine: bool) -> int
         for note in resolved.notes:
             print(redact(_wrap(str(note), 2)))
     return 0
+
+
+def _validate(resolved: Resolved) -> None:
+    """Raises ConfigErrors for options that contradict each other, as `darkroom train` does."""
+    from darkroom import families
+    from darkroom.families.shared.rule_facts import family_facts
+    from darkroom.options.conflicts import validate_options
+
+    config = resolved.config
+    family = families.get(config.model_family, config.model_flavour)
+    if errors := validate_options(config, resolved.sources, family_facts(family, config)):
+        raise ConfigErrors(errors)
 
 
 def _explain_as_json(resolved: Resolved, selected: Sequence[OptionInfo]) -> None:

@@ -16,7 +16,7 @@ from darkroom.core.device import run_device
 from darkroom.core.errors import DarkroomError
 from darkroom.data.cache.filler import CacheFiller
 from darkroom.families.base import Family
-from darkroom.job import preflight
+from darkroom.families.shared.rule_facts import family_facts
 from darkroom.job.forecast import ADVICE, IMAGE_PHASE, LATENTS, LOAD, SAVE, STEP, TEXT, Forecast, Forecaster
 from darkroom.memory import policy, quantize
 from darkroom.options import conflicts
@@ -120,7 +120,7 @@ class Adviser:
     def is_legal(self, change: Change) -> bool:
         """Would a run start with it on this device?"""
         resolved = self.apply_change(change)
-        facts = preflight.family_facts(self.family, resolved.config)
+        facts = family_facts(self.family, resolved.config)
         if conflicts.validate_options(resolved.config, resolved.sources, facts):
             return False
         try:

@@ -18,7 +18,7 @@ from darkroom.diffusion.shift import find_shift_line
 from darkroom.families.base import Family
 from darkroom.families.shared.classes import find_class
 from darkroom.families.shared.control_methods import ControlChannels
-from darkroom.families.shared.model_spec import resolve_flavour
+from darkroom.families.shared.rule_facts import family_facts
 from darkroom.families.shared.spec import Limits
 from darkroom.memory import policy
 from darkroom.objectives import regularizers
@@ -249,33 +249,6 @@ def note_distillation(config: Config, sources: Mapping[str, str], family: Family
 def list_full_flavours(family: Family) -> list[str]:
     """The published flavours of a family that are not distilled."""
     return [name for name, flavour in family.flavours.items() if not flavour.distilled]
-
-
-def family_facts(family: Family, config: Config) -> conflicts.FamilyFacts:
-    """What conflict rules need to know of a family."""
-    return conflicts.FamilyFacts(
-        family=family.name,
-        title=family.title,
-        prediction="flow" if family.prediction == "flow_matching" else family.prediction,
-        guidance_input=family.guidance_input,
-        supports=family.spec.supports,
-        masks=family.masks_attention(config),
-        having=_Having(),
-    )
-
-
-class _Having(dict[str, str]):
-    """Way of control: the families that have it, looked up where a message wants them, as that imports all families."""
-
-    def __missing__(self, method: str) -> str:
-        return ", ".join(list_families_with(method))
-
-
-@functools.cache
-def list_families_with(method: str) -> list[str]:
-    """The families with a flavour that has this way of control."""
-    loaded = [families.load(name) for name in families.names()]
-    return [f.name for f in loaded if any(method in resolve_flavour(f, flavour).supports for flavour in f.flavours)]
 
 
 def _writable(option: str, value: str) -> None:

@@ -96,12 +96,12 @@ Darkroom has not. It is written by `python -m tests.options.compared`.
 
 ```bash
 darkroom train env=my-environment          # config/my-environment/config.json, .toml or .env
-darkroom train example=flux.peft-lora      # one of SimpleTuner's examples, from a checkout or its package
+darkroom train example=flux.peft-lora      # an example of SimpleTuner, from a checkout or its package
 darkroom plan env=my-environment --model_flavour tiny   # tried in seconds, unchanged, with random weights
 darkroom options --explain env=my-environment           # every value and where it came from
 ```
 
-A config counts as SimpleTuner's when its keys are written as `--key`, when it has a key or a `config.env` variable
+A config counts as SimpleTuner's when its keys are written with two dashes, when it has a key or a `config.env` variable
 that only SimpleTuner has, when its dataset file is a `multidatabackend*.json` or below `config/examples/`, or when it
 is a JSON file with keys that SimpleTuner's forms write, such as `hub_model_id` or `lora_type`. A note says which of
 these it was. Paths below `config/examples/` are looked for in a checkout, beside the config and in its package.

@@ -82,3 +82,20 @@ def test_explain_of_a_wrong_config_says_what_is_wrong(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigErrors):
         run(["--explain", "nowhere"])
+
+
+def test_explain_refuses_what_a_run_refuses(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["--explain", "--model_family=flux", "--musubi_blocks_to_swap=1", "--ramtorch"]
+    with pytest.raises(ConfigErrors, match="only one can move the weights"):
+        run(words)
+
+
+def test_explain_takes_every_way_to_name_a_config(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("config/mine", "config/examples/theirs"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "config.json").write_text('{"--model_family": "flux", "--seed": 7}')
+    for words in (["mine"], ["env=mine"], ["--env", "mine"], ["-e", "mine"], ["--config_file=config/mine"],
+                  ["example=theirs"], ["--example", "theirs"], ["env=examples/theirs"]):  # fmt: skip
+        assert "seed = 7" in said(["--explain", *words], capsys)

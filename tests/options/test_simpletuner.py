@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from darkroom import families
-from darkroom.job import preflight
+from darkroom.families.shared.rule_facts import family_facts
 from darkroom.options import conflicts
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved, resolve
@@ -48,8 +48,8 @@ def test_the_corpus_has_every_family_and_kind_of_training():
 def test_every_environment_is_read_without_a_refusal(environment, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
     resolved = read(environment, workplace)
-    family = families.get(resolved.config.model_family)
-    facts = preflight.family_facts(family, resolved.config)
+    family = families.get(resolved.config.model_family, resolved.config.model_flavour)
+    facts = family_facts(family, resolved.config)
     assert conflicts.validate_options(resolved.config, resolved.sources, facts) == []
     assert resolved.config.model_flavour in family.flavours
     assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).training
