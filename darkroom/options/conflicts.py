@@ -662,16 +662,6 @@ RULES: tuple[Rule, ...] = (
         "lr_end = {c.lr_end:g} is not below the learning rate of {c.effective_learning_rate:g}.",
         "Set lr_end to a smaller number, such as 0.",
     ),
-    Rule(
-        "warm-up longer than the run",
-        ("lr_warmup_steps", "max_train_steps"),
-        lambda case: (
-            0 < (case.config.max_train_steps or 0) < case.config.lr_warmup_steps
-            and case.config.effective_lr_schedule not in WITHOUT_WARMUP
-        ),
-        "The learning rate would still be rising when the run ends after {c.max_train_steps} updates.",
-        "Set lr_warmup_steps below max_train_steps.",
-    ),
     # -- data
     Rule(
         "shrinking without a size",
@@ -778,6 +768,16 @@ REMARKS: tuple[Rule, ...] = (
         ("learning_rate",),
         lambda case: case.config.optimizer == "prodigy" and case.config.learning_rate not in (None, 1.0),
         "Prodigy finds its own rate and expects 1 here",
+        "",
+    ),
+    Rule(
+        "warm-up longer than the run",
+        ("lr_warmup_steps",),
+        lambda case: (
+            0 < (case.config.max_train_steps or 0) < case.config.lr_warmup_steps
+            and case.config.effective_lr_schedule not in WITHOUT_WARMUP
+        ),
+        "the learning rate is still rising when the run ends after {c.max_train_steps} updates",
         "",
     ),
     Rule(

@@ -187,7 +187,6 @@ CASES = {
     "schedule that does not decay": (
         None, {"lr_scheduler": "polynomial", "learning_rate": 4e-7, "lr_end": 4e-7}, {"lr_end": 0},
     ),
-    "warm-up longer than the run": (None, {"max_train_steps": 10, "lr_warmup_steps": 11}, {"lr_warmup_steps": 10}),
     "shrinking without a size": (None, {"maximum_image_size": 2048}, {"target_downsample_size": 1536}),
     "shrinking to a larger size": (
         None, {"maximum_image_size": 2048, "target_downsample_size": 4096}, {"target_downsample_size": 2048},
@@ -301,6 +300,7 @@ REMARKED = {
     "schedule of a schedule-free optimizer": (None, {"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}),
     "average of an averaging optimizer": (None, {"optimizer": "adamw_schedulefree", "use_ema": True}),
     "learning rate of Prodigy": (None, {"optimizer": "prodigy", "learning_rate": 1e-4}),
+    "warm-up longer than the run": (None, {"lr_warmup_steps": 11, "max_train_steps": 10}),
     "no caption dropout": (None, {"caption_dropout_probability": 0}),
     "range bias on segments": (EPSILON, {"timestep_bias_strategy": "range", "train_batch_size": 2}),
     "LayerSync of a block with itself": (
