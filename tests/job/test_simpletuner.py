@@ -18,7 +18,7 @@ from tests.rows import each_row
 
 pytestmark = pytest.mark.slow
 
-CORPUS = list(environments())
+CORPUS = {environment.name: environment for environment in environments()}
 TINY = "--model_flavour=tiny"
 
 
@@ -36,21 +36,23 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(2):
         write_mp4(clips / f"{number}.mp4", noise.integers(0, 255, (12, 80, 80, 3), dtype=np.uint8), 24.0)
         (clips / f"{number}.txt").write_text(f"clip {number}")
-    for environment in CORPUS:
+    for environment in CORPUS.values():
         environment.write(root, images, clips)
     return root
 
 
-@each_row("environment", CORPUS)
-def test_every_environment_is_planned_at_tiny(environment, workplace, monkeypatch):
+@each_row("name", CORPUS)
+def test_every_environment_is_planned_at_tiny(name, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    begun = plan.begin(resolve([f"env={environment.name}", TINY], {}, workplace, families.defaults))
-    assert begun.data.training
+    begun = plan.begin(resolve([f"env={name}", TINY], {}, workplace, families.defaults))
+    assert begun.values["steps"]
 
 
-@pytest.mark.parametrize("environment", CORPUS[::5], ids=lambda environment: environment.name)
-def test_one_environment_in_five_is_trained(environment, workplace, monkeypatch):
+# torch says so where a norm with fp32 weights is computed in bf16 on a CPU, which it does in the usual way then
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")
+@pytest.mark.parametrize("name", [*CORPUS][::5])
+def test_one_environment_in_five_is_trained(name, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    assert main(["train", f"env={environment.name}", TINY, "--max_train_steps=1", "--validation_disable=true"]) == 0
-    results = [path for path in (workplace / "output" / environment.name).rglob("*.safetensors") if path.stat().st_size]
+    assert main(["train", f"env={name}", TINY, "--max_train_steps=1", "--validation_disable=true"]) == 0
+    results = [path for path in (workplace / "output" / name).rglob("*.safetensors") if path.stat().st_size]
     assert results

@@ -12,10 +12,10 @@ from darkroom.families.shared.rule_facts import family_facts
 from darkroom.options import conflicts
 from darkroom.options.datasets import read_datasets
 from darkroom.options.sources import Resolved, resolve
-from tests.options.simpletuner_corpus import CONTROLNETS, IMAGE_FAMILIES, VIDEO_FAMILIES, Environment, environments
+from tests.options.simpletuner_corpus import CONTROLNETS, IMAGE_FAMILIES, VIDEO_FAMILIES, environments
 from tests.rows import each_row
 
-CORPUS = list(environments())
+CORPUS = {environment.name: environment for environment in environments()}
 
 
 @pytest.fixture(scope="module")
@@ -25,18 +25,18 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("images", "clips"):
         (root / name).mkdir()
     Image.new("RGB", (160, 160)).save(root / "images/one.png")
-    for environment in CORPUS:
+    for environment in CORPUS.values():
         environment.write(root, root / "images", root / "clips")
     return root
 
 
-def read(environment: Environment, root: Path, *words: str) -> Resolved:
-    return resolve([f"env={environment.name}", *words], {}, root, families.defaults)
+def read(name: str, root: Path, *words: str) -> Resolved:
+    return resolve([f"env={name}", *words], {}, root, families.defaults)
 
 
 def test_the_corpus_has_every_family_and_kind_of_training():
     assert len(CORPUS) >= 60
-    assert len({environment.name for environment in CORPUS}) == len(CORPUS)
+    assert len(list(environments())) == len(CORPUS)
     assert set(CONTROLNETS) <= {*IMAGE_FAMILIES}
     only_here = {"framepack", "framepack_one_frame", "hunyuan_image", "hunyuanvideo_original", "mochi"}
     read_as = {"ideogram": "ideogram4", "pixart": "pixart_sigma"}
@@ -44,10 +44,10 @@ def test_the_corpus_has_every_family_and_kind_of_training():
     assert there == {*families.names()} - only_here
 
 
-@each_row("environment", CORPUS)
-def test_every_environment_is_read_without_a_refusal(environment, workplace, monkeypatch):
+@each_row("name", CORPUS)
+def test_every_environment_is_read_without_a_refusal(name, workplace, monkeypatch):
     monkeypatch.chdir(workplace)
-    resolved = read(environment, workplace)
+    resolved = read(name, workplace)
     family = families.get(resolved.config.model_family, resolved.config.model_flavour)
     facts = family_facts(family, resolved.config)
     assert conflicts.validate_options(resolved.config, resolved.sources, facts) == []
@@ -55,14 +55,14 @@ def test_every_environment_is_read_without_a_refusal(environment, workplace, mon
     assert read_datasets(resolved.config.data_backend_config, resolved.config, {}).training
 
 
-@each_row("environment", CORPUS[::7])
-def test_what_has_no_effect_is_noted(environment, workplace):
-    noted = {note.option for note in read(environment, workplace).notes}
+@each_row("name", [*CORPUS][::7])
+def test_what_has_no_effect_is_noted(name, workplace):
+    noted = {note.option for note in read(name, workplace).notes}
     assert {"hub_model_id", "context_parallel_size", "text_encoder_batch_size"} <= noted
 
 
-@each_row("environment", CORPUS)
-def test_every_environment_may_be_tried_at_tiny(environment, workplace):
-    resolved = read(environment, workplace, "--model_flavour=tiny")
+@each_row("name", CORPUS)
+def test_every_environment_may_be_tried_at_tiny(name, workplace):
+    resolved = read(name, workplace, "--model_flavour=tiny")
     assert resolved.config.model_flavour == "tiny"
     assert resolved.config.musubi_blocks_to_swap <= 1
