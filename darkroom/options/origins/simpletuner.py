@@ -87,7 +87,12 @@ FOREIGN: tuple[ForeignOptions, ...] = (
         switch="urepa_enabled",
     ),
     ForeignOptions(
-        _all("crepa_encoder crepa_feature_source crepa_use_tae crepa_drop_vae_encoder crepa_self_flow_mask_ratio"),
+        _all(
+            """
+            crepa_encoder crepa_feature_source crepa_use_tae crepa_drop_vae_encoder crepa_self_flow
+            crepa_self_flow_mask_ratio
+            """
+        ),
         later.REGULARISERS,
         switch="crepa_enabled",
     ),
@@ -135,18 +140,15 @@ FOREIGN: tuple[ForeignOptions, ...] = (
         ignored=True,
     ),
     ForeignOptions(
-        _all("sdnq_compile_mode sdnq_use_torch_compile sdnq_torch_compile sdnq_group_size sdnq_dequantize_fp32"),
-        "SDNQ's own defaults are used",
-        ignored=True,
-    ),
-    ForeignOptions(
-        {"sdnq_use_hadamard": False, "sdnq_use_quantized_matmul": False, "sdnq_use_svd": False},
-        "SDNQ's own defaults are used; it changes how weights are rounded",
-        ignored=True,
-    ),
-    ForeignOptions(
-        _all("sdnq_hadamard_group_size sdnq_svd_rank sdnq_svd_steps sdnq_use_stochastic_rounding sdnq_quant_conv"),
-        "SDNQ's own defaults are used",
+        _all(
+            """
+            sdnq_compile_mode sdnq_group_size sdnq_dequantize_fp32 sdnq_weights_dtype sdnq_quantized_matmul_dtype
+            sdnq_use_quantized_matmul sdnq_use_static_quantization sdnq_use_stochastic_rounding sdnq_use_svd
+            sdnq_svd_rank sdnq_svd_steps sdnq_use_hadamard sdnq_hadamard_group_size sdnq_modules_to_not_convert
+            sdnq_modules_to_not_use_matmul sdnq_modules_dtype_dict sdnq_modules_quant_config
+            """
+        ),
+        "weights are rounded with SDNQ's own defaults for the precision",
         ignored=True,
     ),
     ForeignOptions(
@@ -170,9 +172,29 @@ FOREIGN: tuple[ForeignOptions, ...] = (
         ignored=True,
     ),
     ForeignOptions(
-        _all("delete_nsfw_images check_nsfw_images"),
-        "Darkroom does not look at what images show, and deletes none for it",
+        {"enable_nsfw_check": False},
+        "Darkroom does not look at what images show.",
+        "Leave such images out of the dataset.",
+    ),
+    ForeignOptions(
+        _all(
+            """
+            nsfw_check_models nsfw_check_min_votes nsfw_check_backend_types nsfw_check_sample_types delete_nsfw_images
+            nsfw_check_video_frame_count nsfw_check_video_frame_selection nsfw_check_video_min_flagged_frames
+            """
+        ),
+        "Darkroom does not look at what images show.",
+        switch="enable_nsfw_check",
+    ),
+    ForeignOptions(
+        _all("text_embed_full_cache"),
+        "the text encoder's outputs are cached as the network takes them",
         ignored=True,
+    ),
+    ForeignOptions(
+        {"max_grounding_entities": 0, "pretrained_grounding_model_name_or_path": None},
+        "Grounding by boxes arrives in a later release.",
+        "Take it out.",
     ),
     # -- single families
     ForeignOptions(
@@ -223,8 +245,8 @@ FOREIGN: tuple[ForeignOptions, ...] = (
             "ltx2_first_frame_conditioning_probability": 0.0,
             "ltx2_prefix_conditioning_probability": 0.0,
             "ltx2_suffix_conditioning_probability": 0.0,
-            "ltx2_spatial_crop_conditioning_probability": 0.0,
-            "ltx2_reference_spatial_scale_factor": 1,
+            "ltx2_mask_conditioning_probability": 0.0,
+            "ltx2_reference_spatial_scale_factor": None,
             "ltx2_reference_temporal_scale_factor": 1,
         },
         later.METHODS,
@@ -232,12 +254,36 @@ FOREIGN: tuple[ForeignOptions, ...] = (
         families=("ltxvideo2",),
     ),
     ForeignOptions(
-        {"ltx2_prefix_conditioning_frames": None},
+        _all(
+            """
+            ltx2_validation_pipeline_mode ltx2_validation_spatial_upsampler_model
+            ltx2_validation_spatial_upsampler_filename validation_ltx2_video_conditioning
+            deepfloyd_validation_pipeline_mode deepfloyd_validation_stage1_model deepfloyd_validation_stage2_model
+            deepfloyd_validation_stage3_mode deepfloyd_validation_stage3_model
+            deepfloyd_validation_stage1_num_inference_steps deepfloyd_validation_stage2_num_inference_steps
+            deepfloyd_validation_stage1_guidance deepfloyd_validation_stage2_guidance
+            deepfloyd_validation_stage3_guidance deepfloyd_validation_stage3_noise_level sdxl_validation_pipeline_mode
+            sdxl_validation_stage1_model sdxl_validation_stage2_model pixart_validation_pipeline_mode
+            pixart_validation_stage1_model pixart_validation_stage2_model
+            """
+        ),
+        "validation images come from the model that is trained alone",
+        families=("deepfloyd", "ltxvideo2", "pixart_sigma", "sdxl"),
+        ignored=True,
+    ),
+    ForeignOptions(
+        {"krea2_reference_latents": False},
+        "Krea 2 is trained from text alone.",
+        "Take it out.",
+        families=("krea2",),
+    ),
+    ForeignOptions(
+        {"ltx2_prefix_conditioning_frames": 1},
         later.METHODS,
         switch="ltx2_prefix_conditioning_probability",
     ),
     ForeignOptions(
-        {"ltx2_suffix_conditioning_frames": None},
+        {"ltx2_suffix_conditioning_frames": 1},
         later.METHODS,
         switch="ltx2_suffix_conditioning_probability",
     ),
@@ -304,11 +350,14 @@ the fastest kernel that the device has."""
 
 PRECISIONS = {
     "fp8wo-torchao": "fp8-torchao",
-    "int8wo-torchao": "int8-torchao",
-    "int4wo-torchao": "int4-torchao",
-    "float8-torchao": "fp8-torchao",
+    "fp8-native": "fp8-torchao",
+    "fp8-transformerengine": "fp8-torchao",
+    "fp8-sdnq": "fp8-torchao",
+    "int8dq-torchao": "int8-torchao",
+    "int8dq-int4-torchao": "int4-torchao",
+    "fp8-int4-torchao": "int4-torchao",
 }
-"""Weights in fewer bits, by their other names."""
+"""Precisions that only SimpleTuner has, and the one here that keeps weights in as many bits."""
 
 
 def find_evidence(traits: ConfigTraits) -> str:
