@@ -201,6 +201,7 @@ FOREIGN: tuple[ForeignOptions, ...] = (
         _all(
             """
             ideogram_auto_json ideogram_prompt_enhancer_head_id ideogram_prompt_upsample ideogram_validation
+            ideogram_fp8_base_upcast ideogram_load_unconditional_transformer ideogram_uncond_ramtorch
             """
         ),
         "captions and prompts are used as they are; write them as Ideogram's JSON for the best result",
@@ -298,7 +299,10 @@ FOREIGN: tuple[ForeignOptions, ...] = (
         _all(
             """
             lyrics_embedder_train lyrics_embedder_optimizer lyrics_embedder_lr lyrics_embedder_lr_scheduler
-            validation_lyrics validation_audio_duration cosmos3_generator_component cosmos3_reasoner_component
+            validation_lyrics validation_audio_duration acestep_lora_target cosmos3_generator_component
+            cosmos3_reasoner_component minimax_h3_reference_mode minimax_h3_target_mode minimax_h3_sparse_attention
+            minimax_h3_sparse_block_shape minimax_h3_sparse_video_kv_fraction minimax_h3_sparse_share_heads
+            minimax_h3_sparse_start_layer minimax_music_train_component minimax_music_lm_max_frames
             """
         ),
         "no family that Darkroom trains has such a part",
