@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from darkroom import families
+from darkroom.core.errors import ConfigErrors
 from darkroom.families.shared.rule_facts import family_facts
 from darkroom.options import conflicts
 from darkroom.options.datasets import read_datasets
@@ -66,3 +68,140 @@ def test_every_environment_may_be_tried_at_tiny(name, workplace):
     resolved = read(name, workplace, "--model_flavour=tiny")
     assert resolved.config.model_flavour == "tiny"
     assert resolved.config.musubi_blocks_to_swap <= 1
+
+
+def resolve_words(folder: Path, **settings: object) -> Resolved:
+    settings = {"model_family": "flux", "data_backend_config": "d.json", **settings}
+    (folder / "config.json").write_text(json.dumps(settings))
+    return resolve(["config.json"], {}, folder, families.defaults)
+
+
+@each_row("value", [0, -1, "", None, "none", "None", "0"])
+@each_row(
+    "name",
+    [
+        "minimum_image_size", "maximum_image_size", "target_downsample_size", "framerate", "checkpoint_epoch_interval",
+        "validation_epoch_interval", "eval_epoch_interval", "gradient_checkpointing_interval",
+        "accelerator_cache_clear_interval",
+    ],
+)  # fmt: skip
+def test_every_way_to_write_off_leaves_an_option_out(name, value, tmp_path):
+    assert getattr(resolve_words(tmp_path, **{name: value}).config, name) is None
+
+
+@each_row(
+    "name, written, read",
+    [
+        ("seed", -1, None),
+        ("seed", 0, 0),
+        ("skip_file_discovery", False, None),
+        ("skip_file_discovery", ["vae", "text"], "vae,text"),
+        ("ramtorch_target_modules", ["blocks.*", "proj"], "blocks.*,proj"),
+        ("ramtorch_target_modules", [], None),
+        ("peft_lora_target_modules", [], None),
+        ("modelspec_comment", ["one", "two"], ["one", "two"]),
+        ("attention_mechanism", "flash-attn-3-hub", "diffusers"),
+        ("attention_mechanism", "metal-flash-attention-int8", "diffusers"),
+        ("base_model_precision", "fp8wo-torchao", "fp8-torchao"),
+        ("model_family", "ideogram", "ideogram4"),
+        ("model_family", "pixart", "pixart_sigma"),
+        ("model_family", "kandinsky5-image", "kandinsky5_image"),
+        ("validation_lycoris_strength", 1.0, 1.0),
+    ],
+)
+def test_values_are_read_as_simpletuner_means_them(name, written, read, tmp_path):
+    assert getattr(resolve_words(tmp_path, **{name: written}).config, name) == read
+
+
+@each_row(
+    "family, there, here", [("wan", "flf2v-14b-2.1", "flf2v-14b-2.1-720p"), ("z_image", "turbo-ostris-v2", "turbo")]
+)
+def test_flavours_have_their_names_here(family, there, here, tmp_path):
+    resolved = resolve_words(tmp_path, model_family=family, model_flavour=there)
+    assert resolved.config.model_flavour == here
+    assert any(here in note.reason for note in resolved.notes if note.option == "model_flavour")
+
+
+def test_a_path_as_prompt_library_is_the_users_own(tmp_path):
+    config = resolve_words(tmp_path, validation_prompt_library="config/prompts.json").config
+    assert (config.validation_prompt_library, config.user_prompt_library) == (False, "config/prompts.json")
+
+
+@each_row(
+    "settings",
+    [
+        {"hub_model_id": "me/mine"},
+        {"lycoris_config": "config/lycoris.json", "lora_type": "standard"},
+        {"tread_config": {}},
+        {"publishing_config": []},
+        {"model_card_private": False},
+        {"crepa_lambda": 0.7, "crepa_scheduler": "linear", "crepa_lambda_end": 0.1},
+        {"strict_epoch_limit": False},
+        {"context_parallel_size": 1, "context_parallel_comm_strategy": "alltoall"},
+        {"fsdp_enable": "false", "fsdp_version": 2, "fsdp_reshard_after_forward": False},
+        {"deepspeed_config": ""},
+        {"num_machines": 1, "main_process_ip": "10.0.0.1"},
+        {"ltx2_first_frame_conditioning_probability": 0.5},
+        {"evaluation_type": "clip", "eval_steps_interval": 5},
+        {"snr_gamma": 5.0},
+    ],
+)
+def test_a_setting_without_effect_is_no_refusal(settings, tmp_path):
+    resolved = resolve_words(tmp_path, **settings)
+    family = families.get("flux")
+    facts = family_facts(family, resolved.config)
+    assert conflicts.validate_options(resolved.config, resolved.sources, facts) == []
+
+
+@each_row(
+    "settings",
+    [
+        {"push_to_hub": True},
+        {"lora_type": "lycoris"},
+        {"context_parallel_size": 2},
+        {"tread_config": {"routes": [{"selection_ratio": 0.5}]}},
+        {"model_family": "ltxvideo2", "ltx2_first_frame_conditioning_probability": 0.5},
+        {"twinflow_enabled": True},
+    ],
+)
+def test_what_would_act_is_refused_and_ignore_unsupported_goes_on(settings, tmp_path):
+    with pytest.raises(ConfigErrors):
+        resolve_words(tmp_path, **settings)
+    resolved = resolve_words(tmp_path, **settings, ignore_unsupported=True)
+    assert {*settings} - {"model_family"} <= {note.option for note in resolved.notes}
+    assert not resolved.config.push_to_hub
+    assert resolved.config.lora_type == "standard"
+
+
+def test_a_config_is_tried_at_tiny_with_what_tiny_has(tmp_path):
+    settings = {"musubi_blocks_to_swap": 30, "pretrained_model_name_or_path": "a/b", "validation_resolution": "1024"}
+    resolve_words(tmp_path, **settings)
+    resolved = resolve(["config.json", "--model_flavour=tiny"], {}, tmp_path, families.defaults)
+    config = resolved.config
+    assert (config.musubi_blocks_to_swap, config.pretrained_model_name_or_path) == (1, None)
+    assert config.validation_resolution == "64"
+    assert {*settings} <= {note.option for note in resolved.notes}
+
+
+def test_a_local_model_is_taken_at_tiny_too(tmp_path):
+    resolve_words(tmp_path, pretrained_model_name_or_path=str(tmp_path))
+    config = resolve(["config.json", "--model_flavour=tiny"], {}, tmp_path, families.defaults).config
+    assert config.pretrained_model_name_or_path == str(tmp_path)
+
+
+def test_a_new_controlnet_is_trained_whole(tmp_path):
+    resolved = resolve_words(tmp_path, model_type="lora", controlnet=True)
+    assert resolved.config.model_type == "full"
+    assert any(note.option == "model_type" for note in resolved.notes)
+    existing = resolve_words(tmp_path, model_type="lora", controlnet=True, controlnet_model_name_or_path="a/b")
+    assert existing.config.model_type == "lora"
+
+
+def test_paths_of_examples_are_found_beside_the_config(tmp_path):
+    folder = tmp_path / "somewhere/examples"
+    (folder / "mine").mkdir(parents=True)
+    (folder / "data.json").write_text("[]")
+    settings = {"model_family": "flux", "data_backend_config": "config/examples/data.json"}
+    (folder / "mine/config.json").write_text(json.dumps(settings))
+    resolved = resolve([str(folder / "mine/config.json")], {}, tmp_path)
+    assert resolved.config.data_backend_config == "somewhere/examples/data.json"
