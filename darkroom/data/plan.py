@@ -35,7 +35,6 @@ from darkroom.data.requirements import DataRequirements
 from darkroom.data.scan import DatasetScanner
 from darkroom.data.suitability import fit_conditioning
 from darkroom.options.datasets import DatasetFile, TextEmbeds
-from darkroom.options.tiny import TINY
 from darkroom.storage.base import Missing, Refused
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ def scan_datasets(
     With `lenient` a dataset of which nothing can be used, and samples that the family cannot take, stay in the plan
     instead of ending it: for those who want to look at them.
     """
-    file = fit_conditioning(file, requirements, config.model_flavour == TINY)
+    file = fit_conditioning(file, requirements)
     scanner = DatasetScanner(config, file, DataReporter(bus), requirements, process_group)
     return DatasetPlan(scanner, scanner.scan(lenient=lenient))
 

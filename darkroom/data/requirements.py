@@ -27,6 +27,7 @@ class DataRequirements:
     pixels      the largest area of a sample, and edge the longest edge; None where there is no limit
     step        edges are multiples of this many pixels
     batch       the most samples of a batch; None where there is no limit
+    substitutes it stands in for a flavour that takes other images, and leaves out what it cannot take itself
     """
 
     name: str
@@ -47,6 +48,7 @@ class DataRequirements:
     edge: int | None = None
     step: int = 1
     batch: int | None = None
+    substitutes: bool = False
 
     @property
     def has_frames(self) -> bool:

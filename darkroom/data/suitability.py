@@ -10,12 +10,12 @@ from darkroom.options.datasets import DatasetFile, SampleDataset
 from darkroom.options.datasets.entries import LOSS_MASKS
 
 
-def fit_conditioning(file: DatasetFile, requirements: DataRequirements, is_tiny: bool) -> DatasetFile:
+def fit_conditioning(file: DatasetFile, requirements: DataRequirements) -> DatasetFile:
     """The datasets with conditioning that the model can take.
 
     A model that takes reference images and no control images reads controls as references: SimpleTuner's datasets for
-    models that edit say `controlnet`, and mean the image that is edited. What the tiny flavour of a family cannot take
-    is left out, so that a config for another flavour can be tried with it.
+    models that edit say `controlnet`, and mean the image that is edited. The tiny flavour of a family leaves out what
+    another flavour takes, so that a config for that one can be tried.
     """
     has_control, has_references = requirements.control is not None, requirements.references
     samples, warnings, left_out = [], [], set()
@@ -29,7 +29,7 @@ def fit_conditioning(file: DatasetFile, requirements: DataRequirements, is_tiny:
             )
         takes = has_references if str(d.conditioning_type).startswith("reference") else has_control
         is_image_for_model = d.dataset_type == "conditioning" and d.conditioning_type not in LOSS_MASKS
-        if is_tiny and is_image_for_model and not takes:
+        if requirements.substitutes and is_image_for_model and not takes:
             left_out.add(d.id)
             warnings.append(f"Dataset '{d.id}' is left out at tiny, which takes no {d.conditioning_type} images.")
         else:

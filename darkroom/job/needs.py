@@ -9,8 +9,10 @@ import torch
 from darkroom.data.requirements import DataRequirements
 from darkroom.families.base import Family
 from darkroom.families.shared.conditioning import control_input_space
+from darkroom.families.shared.model_spec import resolve_flavour
 from darkroom.media.frames import FrameRule
 from darkroom.options.conflicts import refuses_masks
+from darkroom.options.tiny import TINY
 from darkroom.pretrained.repository import Repository
 
 if TYPE_CHECKING:
@@ -41,5 +43,11 @@ def build_data_requirements(family: Family, config: Config) -> DataRequirements:
         pixels=limits.pixels,
         edge=limits.edge,
         step=limits.step,
+        substitutes=config.model_flavour == TINY and takes_references(family),
         batch=1 if family.attention_masks == "batches" and refuses_masks(config, "training") else None,
     )
+
+
+def takes_references(family: Family) -> bool:
+    """Does any flavour of the family take reference images?"""
+    return any("references" in resolve_flavour(family, flavour).supports for flavour in family.flavours)

@@ -57,19 +57,19 @@ def test_conditioning_beside_a_controlnet_is_for_the_controlnet(shop):
 
 
 def test_controls_are_references_for_a_model_that_edits(shop):
-    file = fit_conditioning(shop.read(shop.entry(), BEFORE), DataRequirements("edits", references=True), False)
+    file = fit_conditioning(shop.read(shop.entry(), BEFORE), DataRequirements("edits", references=True))
     assert file.samples[1].conditioning_type == "reference_strict"
     assert warned(file, "read as reference_strict")
 
 
 def test_controls_stay_controls_where_the_model_takes_them(shop):
-    file = fit_conditioning(shop.read(shop.entry(), BEFORE), DataRequirements("net", control="pixels"), False)
+    file = fit_conditioning(shop.read(shop.entry(), BEFORE), DataRequirements("net", control="pixels"))
     assert file.samples[1].conditioning_type == "controlnet"
 
 
 @pytest.mark.parametrize("is_tiny", [True, False])
 def test_only_tiny_leaves_out_what_it_cannot_take(is_tiny, shop):
-    file = fit_conditioning(shop.read(shop.entry(), BEFORE), DataRequirements("plain"), is_tiny)
+    file = fit_conditioning(shop.read(shop.entry(), BEFORE), DataRequirements("plain", substitutes=is_tiny))
     assert [d.id for d in file.samples] == (["pics"] if is_tiny else ["pics", "before"])
     assert file.samples[0].conditioning_data == (() if is_tiny else ("before",))
 
