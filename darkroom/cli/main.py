@@ -37,6 +37,7 @@ COMMANDS = {
     "cache": Command("darkroom.cli.cache", "fill the caches of a run and stop"),
     "generate": Command("darkroom.cli.generate", "make pictures with a base and adapters"),
     "verify": Command("darkroom.cli.verify", "load what a run saved into the stock pipeline and compare"),
+    "import": Command("darkroom.cli.imports", "another trainer's config into one of Darkroom's, with a report"),
     "selftest": Command("darkroom.cli.selftest", "prove on your own config that a killed run resumes exactly"),
     "options": Command("darkroom.cli.options", "describe options, and where each value of a config comes from"),
     "families": Command("darkroom.cli.families", "the model families, their flavours and defaults"),

@@ -23,6 +23,8 @@ from darkroom.core.log import redact
 from darkroom.core.registry import find_nearest
 from darkroom.options.config import SECTIONS, every_option, option_names
 from darkroom.options.field import OptionInfo
+from darkroom.options.imports.musubi.options import OPTIONS
+from darkroom.options.imports.report import ForeignOption
 from darkroom.options.pages import facts_of
 from darkroom.options.sources import DEFAULT, Resolved, resolve
 
@@ -34,7 +36,9 @@ def run(argv: Sequence[str]) -> int:
         return _explain(arguments.explain, arguments.name, arguments.json)
     selected = _select_options(arguments.name, arguments.search, arguments.pending)
     if arguments.json:
-        print(json.dumps({"options": [as_json(info) for info in selected]}, indent=1, ensure_ascii=False))
+        foreign = [] if arguments.name or arguments.search or arguments.pending else [*OPTIONS.values()]
+        rows = [as_json(info) for info in selected] + [foreign_as_json(row) for row in foreign if not is_ours(row)]
+        print(json.dumps({"options": rows}, indent=1, ensure_ascii=False))
     elif arguments.pending:
         _print_pending(selected)
     elif arguments.name:
@@ -100,6 +104,27 @@ def as_json(info: OptionInfo) -> dict[str, object]:
         "help": info.help,
         "families": list(info.families),
         "pending": info.pending or None,
+    }
+
+
+def is_ours(row: ForeignOption) -> bool:
+    """Whether an option of another program has the name of one of ours."""
+    return row.name in option_names()
+
+
+def foreign_as_json(row: ForeignOption) -> dict[str, object]:
+    """An option of musubi-tuner that is read, as other programs read ours."""
+    became = f"becomes {row.to}" if row.to else row.verdict.value
+    return {
+        "option": row.name,
+        "type": row.kind,
+        "default": None,
+        "choices": None,
+        "aliases": [],
+        "section": "musubi-tuner",
+        "help": f"Of musubi-tuner: {became}{f'; {row.remark}' if row.remark else ''}.",
+        "families": [],
+        "pending": None,
     }
 
 

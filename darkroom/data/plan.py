@@ -154,6 +154,7 @@ class DatasetPlan:
                 end_step=d.entry.end_step,
                 disable_after_epoch_step=d.entry.disable_after_epoch_step,
                 slider_strength=d.entry.slider_strength,
+                short=d.entry.short_batches,
                 scheduled=self._schedule(d, ranks),
             )
             for d in (self.training if datasets is None else datasets)

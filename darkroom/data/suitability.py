@@ -14,8 +14,9 @@ def fit_conditioning(file: DatasetFile, requirements: DataRequirements) -> Datas
     """The datasets with conditioning that the model can take.
 
     A model that takes reference images and no control images reads controls as references: SimpleTuner's datasets for
-    models that edit say `controlnet`, and mean the image that is edited. The tiny flavour of a family leaves out what
-    another flavour takes, so that a config for that one can be tried.
+    models that edit say `controlnet`, and mean the image that is edited. Controls of a musubi-tuner file are what the
+    model takes, references or control images, and left out where it takes neither. The tiny flavour of a family leaves
+    out what another flavour takes, so that a config for that one can be tried.
     """
     has_control, has_references = requirements.control is not None, requirements.references
     samples, warnings, left_out = [], [], set()
@@ -27,11 +28,19 @@ def fit_conditioning(file: DatasetFile, requirements: DataRequirements) -> Datas
                 f"Dataset '{d.id}': conditioning_type controlnet is read as reference_strict, as "
                 f"{requirements.display_name} {reason}."
             )
+        if d.follows_model and not has_references and has_control:
+            d = d.model_copy(update={"conditioning_type": "controlnet"})
         takes = has_references if str(d.conditioning_type).startswith("reference") else has_control
         is_image_for_model = d.dataset_type == "conditioning" and d.conditioning_type not in LOSS_MASKS
         if requirements.substitutes and is_image_for_model and not takes:
             left_out.add(d.id)
             warnings.append(f"Dataset '{d.id}' is left out at tiny, which takes no {d.conditioning_type} images.")
+        elif d.follows_model and not takes:
+            left_out.add(d.id)
+            warnings.append(
+                f"Dataset '{d.id}' is left out: {requirements.display_name} takes no control images, and musubi-tuner "
+                "leaves them out of its training too."
+            )
         else:
             samples.append(d)
     samples = [

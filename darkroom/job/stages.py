@@ -32,7 +32,7 @@ from darkroom.optim.base import Optimizer, parameters_of
 from darkroom.optim.clip import clip
 from darkroom.optim.offload import OffloadedOptimizer
 from darkroom.optim.release import PerParameterOptimizer
-from darkroom.optim.schedules import Scheduler, ScheduleShape
+from darkroom.optim.schedules import Scheduler, build_shape
 from darkroom.pretrained.components import Components
 from darkroom.pretrained.repository import Repository, describe_truncation
 from darkroom.train import distributed
@@ -174,10 +174,7 @@ def build_stepper(
     raw, step_arguments = build_optimizer(
         config, memory_policy, group_parameters(config, adapter, engine.num_processes), rate, run.seed
     )
-    end = config.lr_end / rate if rate else 0.0
-    shape = ScheduleShape(
-        config.lr_warmup_steps, state.schedule_total or steps, config.lr_num_cycles, config.lr_power, end
-    )
+    shape = build_shape(config, state.schedule_total or steps, rate)
     schedule = "constant" if row.schedule_free else config.effective_lr_schedule
     return Stepper(
         accelerator=engine,

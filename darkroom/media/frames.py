@@ -109,12 +109,14 @@ def resample_frames(times: Sequence[float] | np.ndarray, duration: float, fps: f
 def thin_frames(total: int, source: float, target: float) -> np.ndarray:
     """Frames that stay when `source` frames a second become `target`, by number: int64 indices, ascending, each once.
 
-    musubi-tuner's rule: frame i stays when int(i * target / source) differs from that of the frame kept before it. A
-    lower source rate keeps every frame.
+    musubi-tuner's rule: the number of each frame is the sum so far of target / source, as a float that is added up, and
+    a frame stays when the whole part of its number differs from that of the frame kept before it. Sums of floats may
+    fall just short of a whole number, so that i * target / source would choose other frames. A lower source rate keeps
+    every frame.
     """
     if not (source > 0 and target > 0):
         raise ValueError(f"frame rates must be above 0, not {source} and {target}")
-    if target >= source:
-        return np.arange(total, dtype=np.int64)  # every frame has a number of its own
-    numbers = np.floor(np.arange(total) * target / source)
+    steps = np.full(max(total, 1), target / source)
+    steps[0] = 0.0
+    numbers = np.floor(np.cumsum(steps))[:total]  # cumsum adds one by one, as a loop does
     return np.flatnonzero(np.diff(numbers, prepend=-1.0)).astype(np.int64)

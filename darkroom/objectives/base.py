@@ -23,6 +23,7 @@ class Generators:
 
     structure  noise levels, coin flips
     noise      noise tensors
+    step       finished optimizer steps
 
     torch's global generators, on the host and on devices, are for dropout and for optimizers that round at random.
     """
@@ -31,12 +32,14 @@ class Generators:
     rank: int = 0
     structure: Generator = dataclasses.field(init=False, default_factory=Generator)
     noise: Generator = dataclasses.field(init=False, default_factory=Generator)
+    step: int = dataclasses.field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._seed_own_generators(0)
 
     def start_step(self, step: int) -> None:
         """Seed all generators, torch's global ones too, for the step after `step` finished ones."""
+        self.step = step
         self._seed_own_generators(step)
         seed_torch(derive_seed(self.seed, self.rank, 3, step))
 

@@ -16,6 +16,7 @@ from darkroom.core.errors import DataError, UserError
 from darkroom.core.transfer import map_tensors, to_device
 from darkroom.diffusion import noise as noises
 from darkroom.diffusion.losses import LOSSES, huber_constant
+from darkroom.diffusion.musubi_timesteps import Density, MusubiTimesteps, loss_weight, stratify
 from darkroom.diffusion.process import DiffusionProcess, Flow, build_process, per_sample
 from darkroom.diffusion.schedules import NoiseSchedule
 from darkroom.diffusion.shift import find_shift_line
@@ -194,7 +195,7 @@ class Denoise:
         """Factor of each sample, (B,), or None where all count alike."""
         o = self.options
         if isinstance(self.process, Flow):
-            return None
+            return loss_weight(o.weighting_scheme, t)
         if o.use_soft_min_snr:
             sigma = o.soft_min_snr_sigma_data
             gamma = 1 / sigma**2 if sigma else o.snr_gamma or 5.0
@@ -226,11 +227,20 @@ def build(
         )
     prediction = options.prediction_type or _find_published_prediction(family, scheduler)
     if prediction == "flow_matching":
-        normal = not (options.flux_fast_schedule or options.flow_use_uniform_schedule or options.flow_use_beta_schedule)
+        normal = not (
+            options.timestep_sampling
+            or options.flux_fast_schedule
+            or options.flow_use_uniform_schedule
+            or options.flow_use_beta_schedule
+        )
         with_offset = (
             functools.lru_cache(functools.partial(build_flow_timesteps, family, options, scheduler)) if normal else None
         )
-        sampler = build_flow_timesteps(family, options, scheduler)
+        sampler: TimestepSampler = (
+            build_musubi_timesteps(family, options, generators)
+            if options.timestep_sampling
+            else build_flow_timesteps(family, options, scheduler)
+        )
         return Denoise(
             family, Flow(), sampler, options, generators, without_adapter, with_offset, get_text, regularizers
         )
@@ -260,6 +270,30 @@ def _find_published_prediction(family: Family, scheduler: Settings) -> str:
 def count_frames(x0: Tensor) -> int:
     """Latent frames of (B, C, F, H, W); 1 for images."""
     return x0.shape[2] if x0.dim() == 5 else 1
+
+
+def build_musubi_timesteps(family: Family, options: Config, generators: Generators) -> MusubiTimesteps:
+    """The sampler of `timestep_sampling`."""
+    low, high = family.spec.noise_range(options)
+    assert options.timestep_sampling is not None
+    buckets = options.num_timestep_buckets or 0
+
+    def strata(count: int) -> Tensor:
+        return stratify(buckets, generators.seed, generators.rank, generators.step, count)
+
+    return MusubiTimesteps(
+        options.timestep_sampling,
+        Density(options.flow_sigmoid_scale, options.flow_schedule_shift, options.logit_mean, options.logit_std),
+        options.weighting_scheme,
+        options.mode_scale,
+        minimum=(options.min_timestep or 0) / 1000,
+        maximum=(1000 if options.max_timestep is None else options.max_timestep) / 1000,
+        redraw=options.preserve_distribution_shape,
+        low=low,
+        high=high,
+        buckets=buckets,
+        strata=strata if buckets else None,
+    )
 
 
 def build_flow_timesteps(family: Family, options: Config, scheduler: Settings, offset: float = 0.0) -> FlowTimesteps:

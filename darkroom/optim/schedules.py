@@ -9,19 +9,41 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import Tensor
+
+from darkroom.options.optimizer import parse_step_rules
+
+if TYPE_CHECKING:
+    from darkroom.options.config import Config
+
+TIMESCALE = 10_000
+"""Updates after which inverse_sqrt begins to fall where neither a timescale nor a warm-up is given (transformers')."""
+REX_FLOOR, REX_ALPHA, REX_BETA = 0.01, 0.1, 0.9
+"""musubi-tuner's settings of rex: its lowest rate as a share of the highest, and its two constants."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleShape:
-    """Length and form of a schedule: `warmup` and `total` in optimizer steps, `end` as a fraction of the base rate."""
+    """Length and form of a schedule: `warmup`, `decay` and `total` in optimizer steps, `end` as a fraction of the base
+    rate, `floor` the same for schedules that name it so (None: their own).
+
+    `rules` are steps before which a factor holds, ascending, and `last` is the factor after them.
+    """
 
     warmup: int
     total: int
     cycles: float = 1.0
     power: float = 1.0
     end: float = 0.0
+    decay: int = 0
+    timescale: int | None = None
+    floor: float | None = None
+    alpha: float = REX_ALPHA
+    beta: float = REX_BETA
+    rules: tuple[tuple[int, float], ...] = ()
+    last: float = 1.0
 
     def progress(self, step: float) -> float:
         """0 at the end of the warm-up, 1 at the last step and after it."""
@@ -66,6 +88,50 @@ def sine(step: float, shape: ScheduleShape) -> float:
     return shape.end + (1 - shape.end) * 0.5 * (1 + math.sin(math.pi * step / half))
 
 
+def inverse_sqrt(step: float, shape: ScheduleShape) -> float:
+    """1 / sqrt, so that the rate is halved after four timescales (2106.04560)."""
+    timescale = shape.timescale or shape.warmup or TIMESCALE
+    return 1 / math.sqrt((step + timescale - shape.warmup) / timescale)
+
+
+def cosine_with_min_lr(step: float, shape: ScheduleShape) -> float:
+    """`cycles` half cosines from 1 to the floor."""
+    floor = shape.floor or 0.0
+    progress = (step - shape.warmup) / max(1, shape.total - shape.warmup)
+    return max(0.0, floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * shape.cycles * progress)))
+
+
+def warmup_stable_decay(step: float, shape: ScheduleShape) -> float:
+    """From the floor to 1, there until `decay` steps before the end, and by a cosine back to the floor (2404.06395)."""
+    floor, fall = shape.floor or 0.0, shape.total - shape.decay
+    if step < shape.warmup:
+        return floor + (1 - floor) * step / shape.warmup
+    if step < fall:
+        return 1.0
+    progress = (step - fall) / max(1, shape.decay)
+    return floor if progress >= 1 else floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * shape.cycles * progress))
+
+
+def piecewise_constant(step: float, shape: ScheduleShape) -> float:
+    """The factor of the first rule whose step is not reached yet."""
+    return next((factor for until, factor in shape.rules if step < until), shape.last)
+
+
+def rex(step: float, shape: ScheduleShape) -> float:
+    """REX (2107.04197) as musubi-tuner has it: slow at first, fast at the end; its warm-up starts at the floor.
+
+    Step 0 of a warm-up has the rate of the schedule's own end, as there.
+    """
+    floor = REX_FLOOR if shape.floor is None else shape.floor
+    if shape.warmup > 1 and 1 <= step <= shape.warmup - 1:
+        return floor + (1 - floor) * (step - 1) / (shape.warmup - 1)
+    rest, position = shape.total - shape.warmup, step - shape.warmup
+    if (shape.warmup == 1 and step == 1) or rest <= 0 or position >= rest or position == -1:
+        return floor
+    left = (rest - position % rest) / rest
+    return floor + (1 - floor) * left / (shape.alpha + shape.beta * left)
+
+
 SCHEDULES: dict[str, Callable[[float, ScheduleShape], float]] = {
     "constant": constant,
     "constant_with_warmup": constant,
@@ -75,8 +141,35 @@ SCHEDULES: dict[str, Callable[[float, ScheduleShape], float]] = {
     "cosine_with_restarts": cosine_with_restarts,
     "polynomial": polynomial,
     "sine": sine,
+    "inverse_sqrt": inverse_sqrt,
+    "cosine_with_min_lr": cosine_with_min_lr,
+    "warmup_stable_decay": warmup_stable_decay,
+    "piecewise_constant": piecewise_constant,
+    "rex": rex,
 }
-WITHOUT_WARMUP = frozenset({"constant", "sine", "cosine_wave"})
+WITHOUT_WARMUP = frozenset({"constant", "sine", "cosine_wave", "warmup_stable_decay", "piecewise_constant", "rex"})
+"""Schedules that have no warm-up, or one of their own."""
+
+
+def build_shape(options: Config, total: int, rate: float) -> ScheduleShape:
+    """The schedule of a run of `total` optimizer steps at a base rate."""
+    arguments = options.lr_scheduler_args or {}
+    rules, last = parse_step_rules(str(arguments["step_rules"])) if "step_rules" in arguments else ((), 1.0)
+    floor = arguments.get("min_lr_ratio", arguments.get("min_lr_rate", options.lr_scheduler_min_lr_ratio))
+    return ScheduleShape(
+        warmup=int(options.lr_warmup_ratio * total) or options.lr_warmup_steps,
+        total=total,
+        cycles=arguments.get("num_cycles", options.lr_num_cycles / 2) * 2,
+        power=options.lr_power,
+        end=options.lr_end / rate if rate else 0.0,
+        decay=int(options.lr_decay_ratio * total) or options.lr_decay_steps,
+        timescale=options.lr_scheduler_timescale,
+        floor=floor,
+        alpha=arguments.get("rex_alpha", REX_ALPHA),
+        beta=arguments.get("rex_beta", REX_BETA),
+        rules=rules,
+        last=last,
+    )
 
 
 def compute_factor(name: str, step: float, shape: ScheduleShape) -> float:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from darkroom.core.errors import ConfigError
 from darkroom.options.config import Config, option_info
+from darkroom.options.optimizer import find_schedule_fault
 from darkroom.options.sources import DEFAULT, Note, is_default
 
 
@@ -257,6 +258,16 @@ RULES: tuple[Rule, ...] = (
         lambda case: case.prediction == "sample" and bool(case.config.snr_gamma),
         "snr_gamma is not offered for a model that predicts the clean sample.",
         "Take snr_gamma out, or choose another prediction_type.",
+    ),
+    Rule(
+        "no noise level between the limits",
+        ("min_timestep", "max_timestep"),
+        lambda case: (
+            case.config.timestep_sampling is not None
+            and (case.config.min_timestep or 0) >= (case.config.max_timestep or 1000)
+        ),
+        "min_timestep is not below max_timestep, so no noise level is left to train.",
+        "Raise max_timestep or lower min_timestep.",
     ),
     Rule(
         "offset_noise on a flow family",
@@ -662,6 +673,14 @@ RULES: tuple[Rule, ...] = (
         "lr_end = {c.lr_end:g} is not below the learning rate of {c.effective_learning_rate:g}.",
         "Set lr_end to a smaller number, such as 0.",
     ),
+    Rule(
+        "setting that no schedule has",
+        ("lr_scheduler_args",),
+        lambda case: bool(find_schedule_fault(case.config.lr_scheduler_args)),
+        "A schedule cannot use one of these settings, of which there are step_rules, rex_alpha, rex_beta, num_cycles, "
+        "min_lr_ratio and min_lr_rate.",
+        "Correct the setting or take it out.",
+    ),
     # -- data
     Rule(
         "shrinking without a size",
@@ -729,6 +748,8 @@ REMARKS: tuple[Rule, ...] = (
     _diffusion_only("snr_weight", lambda c: c.snr_weight != 1.0, "this factor"),
     _diffusion_only("rescale_betas_zero_snr", lambda c: c.rescale_betas_zero_snr, "a table of betas"),
     _diffusion_only("timestep_bias_strategy", lambda c: c.timestep_bias_strategy != "none", "a bias on timesteps"),
+    _flow_only("timestep_sampling", lambda case: case.config.timestep_sampling is not None, "this draw"),
+    _flow_only("weighting_scheme", lambda case: case.config.weighting_scheme != "none", "this weight"),
     _flow_only("flow_sigmoid_scale", lambda case: case.is_changed("flow_sigmoid_scale"), "this draw of noise levels"),
     _flow_only("flow_use_uniform_schedule", lambda case: case.config.flow_use_uniform_schedule, "this draw"),
     _flow_only("flow_use_beta_schedule", lambda case: case.config.flow_use_beta_schedule, "this draw"),
@@ -785,6 +806,15 @@ REMARKS: tuple[Rule, ...] = (
         ("caption_dropout_probability",),
         lambda case: case.config.caption_dropout_probability == 0 and case.explicit("caption_dropout_probability"),
         "without any dropped caption, guidance at inference gets worse",
+        "",
+    ),
+    Rule(
+        "density without its mode",
+        ("weighting_scheme",),
+        lambda case: (
+            case.config.weighting_scheme in ("logit_normal", "mode") and case.config.timestep_sampling != "sigma"
+        ),
+        "no effect: {c.weighting_scheme} is a density of timestep_sampling sigma",
         "",
     ),
     Rule(

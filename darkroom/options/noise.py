@@ -56,6 +56,90 @@ class NoiseOptions(Section):
     flow_schedule_auto_shift: bool = option(
         False, "Choose the shift from the size of each image instead.", resume="warn", level="advanced"
     )
+    timestep_sampling: (
+        Literal[
+            "sigma",
+            "uniform",
+            "sigmoid",
+            "shift",
+            "flux_shift",
+            "flux2_shift",
+            "qwen_shift",
+            "krea2_shift",
+            "ideogram4_shift",
+            "logsnr",
+            "qinglong_flux",
+            "qinglong_qwen",
+        ]
+        | None
+    ) = option(
+        None,
+        "Draw noise levels by a rule of musubi-tuner's, in place of the flow_* options; left out, those decide.",
+        resume="warn",
+        level="advanced",
+    )
+    weighting_scheme: Literal["none", "logit_normal", "mode", "sigma_sqrt", "cosmap"] = option(
+        "none",
+        "Density of the noise levels of timestep_sampling sigma (logit_normal, mode), or weight of the loss"
+        " (sigma_sqrt, cosmap).",
+        resume="warn",
+        level="advanced",
+    )
+    logit_mean: float = option(
+        0.0,
+        "Mean of the normal distribution of weighting_scheme logit_normal and of timestep_sampling logsnr.",
+        resume="warn",
+        level="expert",
+        when={"timestep_sampling": ("sigma", "logsnr", "qinglong_flux")},
+    )
+    logit_std: float = option(
+        1.0,
+        "Standard deviation of the same distribution.",
+        resume="warn",
+        gt=0,
+        level="expert",
+        when={"timestep_sampling": ("sigma", "logsnr", "qinglong_flux")},
+    )
+    mode_scale: float = option(
+        1.29,
+        "Scale of the density of weighting_scheme mode.",
+        resume="warn",
+        level="expert",
+        when={"weighting_scheme": "mode"},
+    )
+    min_timestep: int | None = option(
+        None,
+        "Lowest noise level that timestep_sampling draws, out of 1000.",
+        resume="warn",
+        ge=0,
+        le=999,
+        level="advanced",
+        when={"timestep_sampling": SET},
+    )
+    max_timestep: int | None = option(
+        None,
+        "Highest noise level that timestep_sampling draws, out of 1000.",
+        resume="warn",
+        ge=1,
+        le=1000,
+        level="advanced",
+        when={"timestep_sampling": SET},
+    )
+    preserve_distribution_shape: bool = option(
+        False,
+        "Draw again what falls outside min_timestep and max_timestep, instead of squeezing all levels in between.",
+        resume="warn",
+        level="advanced",
+        when={"timestep_sampling": SET},
+    )
+    num_timestep_buckets: int | None = option(
+        None,
+        "Divide the levels of an epoch evenly over this many intervals of the distribution.",
+        resume="warn",
+        ge=2,
+        level="expert",
+        when={"timestep_sampling": SET},
+    )
     flux_fast_schedule: bool = option(
         False,
         "Train mostly pure noise and a few other levels, for quick trials.",

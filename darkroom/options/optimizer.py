@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import field_validator
@@ -79,8 +80,65 @@ class OptimizerOptions(Section):
         "polynomial",
         "constant",
         "constant_with_warmup",
+        "inverse_sqrt",
+        "cosine_with_min_lr",
+        "warmup_stable_decay",
+        "piecewise_constant",
+        "rex",
     ] = option("constant_with_warmup", "How the learning rate changes during the run.", resume="warn")
     lr_warmup_steps: int = option(0, "Updates over which the learning rate rises from 0.", resume="warn", ge=0)
+    lr_warmup_ratio: float = option(
+        0.0,
+        "Share of the run over which the learning rate rises from 0, in place of lr_warmup_steps.",
+        resume="warn",
+        ge=0,
+        lt=1,
+        level="advanced",
+    )
+    lr_decay_steps: int = option(
+        0,
+        "Updates over which warmup_stable_decay falls at the end.",
+        resume="warn",
+        ge=0,
+        level="advanced",
+        when={"lr_scheduler": "warmup_stable_decay"},
+    )
+    lr_decay_ratio: float = option(
+        0.0,
+        "Share of the run over which warmup_stable_decay falls, in place of lr_decay_steps.",
+        resume="warn",
+        ge=0,
+        lt=1,
+        level="advanced",
+        when={"lr_scheduler": "warmup_stable_decay"},
+    )
+    lr_scheduler_min_lr_ratio: float | None = option(
+        None,
+        "Lowest learning rate as a share of learning_rate; left out, 0.01 for rex and 0 for the others.",
+        resume="warn",
+        ge=0,
+        le=1,
+        level="advanced",
+        when={"lr_scheduler": ("cosine_with_min_lr", "warmup_stable_decay", "rex")},
+    )
+    lr_scheduler_timescale: int | None = option(
+        None,
+        "Updates after which inverse_sqrt begins to fall; left out, lr_warmup_steps, or 10000 without a warm-up.",
+        resume="warn",
+        ge=1,
+        level="advanced",
+        when={"lr_scheduler": "inverse_sqrt"},
+    )
+    lr_scheduler_args: dict[str, object] | None = option(
+        None,
+        "Further settings of the schedule: step_rules of piecewise_constant, rex_alpha and rex_beta of rex.",
+        resume="warn",
+        json=True,
+        text=True,
+        also_words="name=value,name=value",
+        level="expert",
+        when={"lr_scheduler": ("piecewise_constant", "rex", "warmup_stable_decay", "cosine_with_min_lr")},
+    )
     compat_lr_schedules: bool = option(
         False,
         "Follow SimpleTuner's cosine (swings without end, half a period in lr_warmup_steps) and cosine_with_restarts"
@@ -91,11 +149,11 @@ class OptimizerOptions(Section):
     )
     lr_num_cycles: int = option(
         1,
-        "How often cosine_with_restarts starts again.",
+        "How often cosine_with_restarts starts again; half cosines of cosine_with_min_lr and warmup_stable_decay.",
         resume="warn",
         ge=1,
         level="advanced",
-        when={"lr_scheduler": "cosine_with_restarts"},
+        when={"lr_scheduler": ("cosine_with_restarts", "cosine_with_min_lr", "warmup_stable_decay")},
     )
     lr_power: float = option(
         0.8,
@@ -271,7 +329,7 @@ class OptimizerOptions(Section):
         when=_EMA,
     )
 
-    @field_validator("optimizer_config", mode="before")
+    @field_validator("optimizer_config", "lr_scheduler_args", mode="before")
     @classmethod
     def _pairs(cls, value: object) -> object:
         return parse_pairs(value) if isinstance(value, str | list) else value
@@ -287,11 +345,43 @@ def parse_pairs(text: str | list[object]) -> object:
         name, equals, value = (word.strip() for word in part.partition("="))
         if not equals or not name.isidentifier():
             raise ValueError(f"'{part.strip()}' is not name=value")
-        pairs[name] = _literal(value)
+        pairs[name] = literal(value)
     return pairs
 
 
-def _literal(text: str) -> object:
+SCHEDULE_ARGUMENTS = ("step_rules", "rex_alpha", "rex_beta", "num_cycles", "min_lr_ratio", "min_lr_rate")
+"""What `lr_scheduler_args` may hold."""
+
+
+def find_schedule_fault(arguments: Mapping[str, object] | None) -> str:
+    """What is wrong with `lr_scheduler_args`, as a sentence without its end; empty if nothing is."""
+    for name, value in (arguments or {}).items():
+        if name not in SCHEDULE_ARGUMENTS:
+            return f"no schedule has an argument '{name}'; there are {', '.join(SCHEDULE_ARGUMENTS)}"
+        if name == "step_rules":
+            try:
+                parse_step_rules(str(value))
+            except ValueError as wrong:
+                return str(wrong)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
+            return f"{name} is a number"
+    return ""
+
+
+def parse_step_rules(text: str) -> tuple[tuple[tuple[int, float], ...], float]:
+    """`"1:10,0.1:20,0.01"`, the rules of diffusers: factor 1 before step 10, 0.1 before step 20, 0.01 after it.
+
+    Returns the steps with their factors, ascending, and the last factor. Raises ValueError.
+    """
+    *rules, last = text.split(",")
+    try:
+        pairs = [(int(step), float(factor)) for factor, _, step in (rule.partition(":") for rule in rules)]
+        return tuple(sorted(pairs)), float(last)
+    except ValueError:
+        raise ValueError(f"step_rules is factor:step,...,factor, as in 1:10,0.1:20,0.01, and not '{text}'") from None
+
+
+def literal(text: str) -> object:
     """A number, truth value, none or tuple as Python writes it, else the text itself."""
     words = {"true": True, "false": False, "none": None}
     if text.lower() in words:

@@ -14,6 +14,7 @@ from pathlib import Path
 from darkroom.core.files import write_text
 from darkroom.options.config import SECTIONS, every_option
 from darkroom.options.field import OptionInfo, Section
+from darkroom.options.imports.musubi.page import page_text as musubi_page_text
 
 FOLDER = Path(__file__).parents[2] / "docs" / "options"
 _KINDS = {
@@ -51,7 +52,7 @@ An option that is marked *not offered yet* is refused unless it has its default.
 def render() -> dict[str, str]:
     """File name to text, for every page and the table of contents."""
     pages = {f"{section.page}.md": page_text(section) for section in SECTIONS}
-    return {"README.md": contents_text(), **pages}
+    return {"README.md": contents_text(), **pages, "musubi_tuner.md": musubi_page_text()}
 
 
 def contents_text() -> str:

@@ -10,6 +10,7 @@ the config file counts as environment, below the variables of the process itself
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import re
@@ -29,7 +30,13 @@ from darkroom.core.registry import find_nearest
 from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, split_lines
 from darkroom.options import compat, later, tiny
 from darkroom.options.config import Config, every_option, find_idle_reason, not_offered, option_names
+from darkroom.options.datasets.musubi import read_run_settings
 from darkroom.options.field import OptionInfo
+from darkroom.options.imports.musubi.arguments import find_option, read_value
+from darkroom.options.imports.musubi.options import LISTS, SWITCHES
+from darkroom.options.imports.musubi.translate import MARKERS, MODEL, SHARED
+from darkroom.options.imports.musubi.translate import translate as translate_musubi
+from darkroom.options.imports.report import ImportedKey, Verdict
 from darkroom.options.origins import ORIGINS, ConfigTraits, Origin, is_off, is_origin_default, recognize
 
 if TYPE_CHECKING:
@@ -59,7 +66,12 @@ FamilyDefaults = Callable[[str, str | None], dict[str, object]]
 
 
 # options that a family may prefer, and what a person sets instead of them
-YIELDS_TO = {"flow_schedule_auto_shift": "flow_schedule_shift"}
+YIELDS_TO = {
+    "flow_schedule_auto_shift": "flow_schedule_shift",
+    "max_train_steps": "num_train_epochs",
+    "lr_warmup_steps": "lr_warmup_ratio",
+    "validation_disable": "user_prompt_library",
+}
 
 
 @dataclass(frozen=True)
@@ -123,8 +135,7 @@ class _OptionReader:
         self.notes: list[Note] = []
         self.values: dict[str, _SourceValue] = {}
         self.exports: dict[str, str] = {}
-        self.compiling: dict[str, _SourceValue] = {}  # of musubi-tuner, whose two options for it are one here
-        self.switches: dict[str, _SourceValue] = {}  # musubi-tuner's, which say what options here are
+        self.musubi: dict[str, _SourceValue] = {}  # options of musubi-tuner that are called otherwise here
         self.foreign: dict[str, _SourceValue] = {}  # options of other programs that are not options here
         self.unsupported: list[ConfigError] = []
         self.variables: dict[str, _SourceValue] = {}  # of a config.env, those that are no settings
@@ -147,11 +158,12 @@ class _OptionReader:
         self._resolve_variables()
         self._locate_examples(path)
         self._translate_values()
-        self._translate_switches()
+        self._translate_musubi()
         self._resolve_foreign()
         self._resolve_unsupported()
         self._recognize(path)
         self._fit_to_tiny()
+        self._read_dataset_settings()
         self._add_family_defaults(family_defaults)
         config = self._build(partial, path, line)
         return self._finish(config, path)
@@ -314,24 +326,15 @@ class _OptionReader:
             if str(value).strip().lower() in _FALSE:
                 self._set("vae_cache_ondemand", True, source)
             return
-        if name in (compat.COMPILE, compat.COMPILE_BACKEND):
-            self.compiling[name] = _SourceValue(self._substitute(name, value, source), source)
+        if find_option(name):
+            self._set_musubi(find_option(name), value, source)
         elif name in compat.DATASET_KEYS:
             reason = "it belongs into the dataset file and is not read here"
             self.notes.append(Note(name, value, source, reason))
         elif name in compat.FORM_KEYS or name.startswith("__"):
             self.notes.append(Note(name, value, source, "only a web form reads it", ineffective=False))
-        elif name in compat.MUSUBI_SWITCHES:
-            self.switches[name] = _SourceValue(value, source)
-        elif name in compat.MUSUBI_WITHOUT_EFFECT:
-            if str(value).strip().lower() in _TRUE:
-                self.notes.append(Note(name, value, source, f"no effect: {compat.MUSUBI_WITHOUT_EFFECT[name]}"))
         elif _is_foreign(name):
             self.foreign[name] = _SourceValue(value, source)
-        elif name in compat.MUSUBI_KEYS:
-            problem = f"This is an option of musubi-tuner that Darkroom does not offer yet{_did_you_mean(name)}"
-            change = "Take it out, or set ignore_unsupported to true to go on without it."
-            self.unsupported.append(ConfigError(name, value, source, problem, change))
         else:
             problem = f"There is no option of this name{_did_you_mean(name)}"
             change = "Correct the name or take it out; `darkroom options --search WORD` finds options."
@@ -392,10 +395,10 @@ class _OptionReader:
 
     def _translate_values(self) -> None:
         """Values that a predecessor reads as another."""
-        self._translate_compiling()
         self._translate_names()
         self._translate_prompt_library()
         self._translate_new_controlnet()
+        self._translate_shares()
         schedule = self.values.get("lr_scheduler")
         if schedule is None:
             return
@@ -409,6 +412,22 @@ class _OptionReader:
             self.values["lr_scheduler"] = _SourceValue(read_as, schedule.source)
             reason = f"{schedule.value} is read as {read_as}"
             self.notes.append(Note("lr_scheduler", schedule.value, schedule.source, reason, ineffective=False))
+
+    def _translate_shares(self) -> None:
+        """Steps below 1 are a share of the run, as musubi-tuner and transformers write them; auto is the default."""
+        for steps, ratio in (("lr_warmup_steps", "lr_warmup_ratio"), ("lr_decay_steps", "lr_decay_ratio")):
+            item = self.values.get(steps)
+            text = "" if item is None else str(item.value).strip()
+            try:
+                share = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+            except ValueError:
+                continue
+            if item is not None and 0 < share < 1:
+                del self.values[steps]
+                self.values.setdefault(ratio, _SourceValue(share, item.source))
+        dynamic = self.values.get("dynamo_dynamic")
+        if dynamic and str(dynamic.value).strip().lower() == "auto":
+            del self.values["dynamo_dynamic"]
 
     def _translate_names(self) -> None:
         """Choices that are called otherwise in another program."""
@@ -449,28 +468,58 @@ class _OptionReader:
         )
         self.notes.append(Note("model_type", "lora", source, reason, ineffective=False))
 
-    def _translate_compiling(self) -> None:
-        """musubi-tuner's `compile` and `compile_backend` as `dynamo_backend`, unless that is given as well."""
-        switch, backend = (self.compiling.get(name) for name in (compat.COMPILE, compat.COMPILE_BACKEND))
-        if switch and str(switch.value).strip().lower() in _TRUE:
-            self.values.setdefault("dynamo_backend", backend or _SourceValue("inductor", switch.source))
-        elif backend:
-            reason = f"it acts only when {compat.COMPILE} is true"
-            self.notes.append(Note(compat.COMPILE_BACKEND, backend.value, backend.source, reason))
-        dynamic = self.values.get("dynamo_dynamic")
-        if dynamic and str(dynamic.value).strip().lower() == "auto":
-            del self.values["dynamo_dynamic"]  # as it is here unless said otherwise
+    def _set_musubi(self, name: str, value: Any, source: str) -> None:
+        """An option of musubi-tuner that is called otherwise here; a later source wins."""
+        self.keys.add(name)
+        try:
+            self.musubi[name] = _SourceValue(read_value(name, self._substitute(name, value, source), source), source)
+        except ConfigError as error:
+            self.errors.append(error)
 
-    def _translate_switches(self) -> None:
-        """Switches of musubi-tuner that are values of options here. The option itself counts before them."""
-        for name, (option, on, off) in compat.MUSUBI_SWITCHES.items():
-            switch = self.switches.get(name)
-            value = None if switch is None else on if str(switch.value).strip().lower() in _TRUE else off
-            if switch is None or value is None:
-                continue
-            counts = self.values.setdefault(option, _SourceValue(value, switch.source)).value
-            reason = f"{option} is {counts}"
-            self.notes.append(Note(name, switch.value, switch.source, reason, ineffective=False))
+    def _translate_musubi(self) -> None:
+        """Options of musubi-tuner as those that they become here. An option of Darkroom's own counts before them."""
+        musubi_values = {name: item.value for name, item in self.musubi.items()}
+        shared = self._read_shared() if self._is_of_musubi() else {}
+        try:
+            rows = translate_musubi({**shared, **musubi_values}, family=self._family_name())
+        except ConfigErrors as several:
+            self.errors += several.errors
+            return
+        except ConfigError as error:
+            self.errors.append(add_source(error, {name: item.source for name, item in self.musubi.items()}))
+            return
+        for row in rows:
+            name = row.key.partition(" ")[0]
+            if name in self.musubi or (name == MODEL and self._is_of_musubi()):
+                self._apply(row, self.musubi[name].source if name in self.musubi else "musubi-tuner")
+            elif name in shared and row.settings != {name: row.value}:
+                self._apply(row, self.values.pop(name).source)
+
+    def _read_shared(self) -> dict[str, Any]:
+        """Values of the options that both programs have under one name; a wrong one is reported as ours."""
+        values = {}
+        for name in SHARED & self.values.keys():
+            with contextlib.suppress(ConfigError):
+                values[name] = read_value(name, self.values[name].value)
+        return values
+
+    def _is_of_musubi(self) -> bool:
+        return bool(self.musubi.keys() & MARKERS)
+
+    def _apply(self, row: ImportedKey, source: str) -> None:
+        """Set what an option of another program becomes, and say what is not the same."""
+        counts = {name: self.values.setdefault(name, _SourceValue(value, source)).value
+                  for name, value in row.settings.items()}  # fmt: skip
+        became = " and ".join(f"{name} is {option_names()[name].show(value)}" for name, value in counts.items())
+        if row.verdict is Verdict.NOT_OFFERED and row.trains:
+            problem = f"This is an option of musubi-tuner that Darkroom does not offer: {row.remark}."
+            change = "Take it out, or set ignore_unsupported to true to go on without it."
+            self.unsupported.append(ConfigError(row.key, row.value, source, problem, change))
+        elif ((became or row.remark) and row.value is not False) or row.settings:
+            reason = "; ".join(part for part in (became, row.remark) if part)
+            ineffective = not row.settings
+            prefix = "no effect: " if ineffective else ""
+            self.notes.append(Note(row.key, row.value, source, f"{prefix}{reason}", ineffective=ineffective))
 
     def _resolve_foreign(self) -> None:
         """Options of other programs: without effect, which is a note, or not offered."""
@@ -543,6 +592,15 @@ class _OptionReader:
             if YIELDS_TO.get(key) not in already_set:
                 self.values.setdefault(option_names()[key].name, _SourceValue(value, source))
 
+    def _read_dataset_settings(self) -> None:
+        """Settings of a run that musubi-tuner has in its dataset file, such as the indices of one-frame FramePack."""
+        item = self.values.get("data_backend_config")
+        if item is None or not isinstance(item.value, str):
+            return
+        path = self.cwd / expand_home(item.value)
+        for name, value in read_run_settings(path, self._family_name()).items():
+            self.values.setdefault(name, _SourceValue(value, self._show(path)))
+
     def _add_family_defaults(self, family_defaults: FamilyDefaults | None) -> None:
         family, flavour = self.values.get("model_family"), self.values.get("model_flavour")
         if family_defaults is None or family is None:
@@ -564,7 +622,7 @@ class _OptionReader:
     def _fit_to_tiny(self) -> None:
         """Bring what is meant for published weights to what the `tiny` flavour has."""
         flavour = self.values.get("model_flavour")
-        if flavour is None or str(flavour.value) != tiny.TINY:
+        if flavour is None or not tiny.is_tiny(str(flavour.value)):
             return
         # what stands beside `tiny` on a command line is meant for it
         values = {name: item.value for name, item in self.values.items() if item.source != COMMAND_LINE}
@@ -798,7 +856,7 @@ def _parse_option(line: Arguments, text: str, words: list[str], source: str) -> 
         return
     info = option_names().get(_plain(key))
     following = words[0] if words else None
-    if (info is not None and info.kind == "bool") or _plain(key) in compat.MUSUBI_SWITCHES:
+    if (info is not None and info.kind == "bool") or find_option(key) in SWITCHES:
         if following is not None and following.lower() in _TRUE | _FALSE:
             value = words.pop(0)
         _add_pair(line, key, value or "true", source)
@@ -810,7 +868,18 @@ def _parse_option(line: Arguments, text: str, words: list[str], source: str) -> 
             change = f"Write --{key} VALUE."
             line.errors.append(missing_option(f"--{key}", "It needs a value and none follows.", change))
         return
+    if find_option(key) in LISTS and info is None:
+        line.pairs.append((key, _take_words(words)))
+        return
     _add_pair(line, key, words.pop(0), source)
+
+
+def _take_words(words: list[str]) -> list[str]:
+    """Every word up to the next option: the value of a list of musubi-tuner's."""
+    taken = []
+    while words and not words[0].startswith("--"):
+        taken.append(words.pop(0))
+    return taken
 
 
 def _add_pair(line: Arguments, key: str, value: str, source: str) -> None:

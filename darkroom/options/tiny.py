@@ -36,6 +36,11 @@ SIZES = ("validation_resolution",)
 """Options that the tiny flavour has values of its own for: its networks have few positions."""
 
 
+def is_tiny(flavour: str) -> bool:
+    """Is this a flavour of random weights: `tiny`, or a variant of it such as `tiny-i2v`?"""
+    return flavour == TINY or flavour.startswith(f"{TINY}-")
+
+
 def fit(values: Mapping[str, object], is_local: Callable[[str], bool]) -> dict[str, tuple[object, str]]:
     """What has to change at `tiny`: option to its value there, None to leave it out, and why."""
     changed: dict[str, tuple[object, str]] = {}

@@ -10,7 +10,7 @@ from stat import S_ISREG
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from darkroom.core.errors import DataError
-from darkroom.core.files import path_exists
+from darkroom.core.files import is_folder, path_exists
 from darkroom.core.text import ESCAPES, find_slip, iterate_texts
 from darkroom.options.datasets.locations import JsonLines
 from darkroom.storage.base import FileListing, Missing, OnProgress, ReadOnly, Refused, ending_of, has_ending
@@ -25,6 +25,10 @@ class Line(NamedTuple):
     path: Path
     caption: str = ""
     composite: str | None = None
+
+
+FRAMES_ENDING = ".mp4"
+"""What stands behind the name of a folder of frames, so that it counts as a clip."""
 
 
 class JsonlStore(ReadOnly):
@@ -53,8 +57,7 @@ class JsonlStore(ReadOnly):
                 for number, line in enumerate(text, 1):
                     row = self._row(line, number)
                     if location.key in row:  # not every line has every control
-                        name, path = str(row.get(location.name_key, "")), str(row[location.key])
-                        name = name.replace("\\", "/")
+                        name, path = self._name(str(row.get(location.name_key, ""))), str(row[location.key])
                         lines[name] = Line(self._resolve_path(path), str(row.get(location.caption_key) or ""))
                         for layer, key in enumerate(location.layer_keys):
                             if key in row:
@@ -96,6 +99,12 @@ class JsonlStore(ReadOnly):
         location = self.location
         return location.name_key, location.key, location.caption_key, *location.layer_keys
 
+    def _name(self, path: str) -> str:
+        """What a sample is called: its path, in lists of clips with the ending of one behind a folder of frames."""
+        plain = path.replace("\\", "/")
+        is_frames = self.location.name_key.startswith("video") and is_folder(self._resolve_path(path))
+        return f"{plain.rstrip('/')}{FRAMES_ENDING}" if is_frames else plain
+
     def _resolve_path(self, path: str) -> Path:
         """An absolute path stays; others count from the file's folder, or from where the program runs."""
         relative = self.location.file.parent / path
@@ -105,12 +114,13 @@ class JsonlStore(ReadOnly):
         """The files that are named and there; of a sample that lacks a layer, none of its layers. Raises DataError."""
         listing, rows, incomplete = FileListing([], [], [], folders=1), [], set[str]()
         for name, (path, _, composite) in self.lines.items():
-            if not has_ending(str(path), endings):
+            is_frames = name.endswith(FRAMES_ENDING) and is_folder(path)
+            if not has_ending(name if is_frames else str(path), endings):
                 listing.other_files[ending_of(str(path))] += 1
                 continue
             try:
                 stat = os.stat(path)  # noqa: PTH116 - per sample
-                reason = "" if S_ISREG(stat.st_mode) else "not a file"
+                reason = "" if S_ISREG(stat.st_mode) or is_frames else "not a file"
             except OSError as cause:
                 reason = "missing" if isinstance(cause, FileNotFoundError) else "unreadable"
             if reason:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.files import expand_home, is_file, safe_name
+from darkroom.validate.sample_prompts import is_sample_file, read_sample_prompts
 
 if TYPE_CHECKING:
     from darkroom.options.config import Config
@@ -20,24 +21,26 @@ LIBRARY = Path(__file__).parent / "library.json"
 @dataclasses.dataclass(frozen=True)
 class Prompt:
     """One image to make: a short name for files, the text, the adapter's strength for it, images to start from,
-    a mask of what is drawn anew in the one image."""
+    a mask of what is drawn anew in the one image, and options that are otherwise for it."""
 
     name: str
     text: str
     strength: float = 1.0
     images: tuple[str, ...] = ()
     mask: str = ""
+    settings: tuple[tuple[str, Any], ...] = ()
 
 
 def read_library(path: Path, option: str) -> list[Prompt]:
     """A JSON object of short name to text, or to `{"prompt": ..., "adapter_strength": ..., "image": ...}`.
 
     `caption` and `tags` are other names of `prompt`; blank names are skipped; an image may be a list of them, and its
-    path relative to the library. One with a `mask` beside it is drawn anew where that is white. Raises ConfigError
-    naming the entry.
+    path relative to the library. One with a `mask` beside it is drawn anew where that is white. musubi-tuner's files of
+    sample prompts are read too. Raises ConfigError naming the entry.
     """
     try:
-        entries = json.loads(expand_home(str(path)).read_text(encoding="utf-8"))
+        text = expand_home(str(path)).read_text(encoding="utf-8-sig")
+        entries = read_sample_prompts(path, text, option) if is_sample_file(path, text) else json.loads(text)
     except OSError as cause:
         raise ConfigError(
             option, str(path), "", f"The file cannot be read: {cause.strerror}.", "Check the path."
@@ -75,9 +78,9 @@ def _prompt(name: str, value: object, option: str, path: Path) -> Prompt:
         is_list = isinstance(images, list) and all(isinstance(item, str) for item in images)
         if isinstance(text, str) and isinstance(strength, (int, float)) and isinstance(mask, str) and is_list:
             paths = tuple(_locate_image(item, name, option, path) for item in images)
-            return Prompt(
-                safe_name(name), text, float(strength), paths, _locate_image(mask, name, option, path) if mask else ""
-            )
+            place = _locate_image(mask, name, option, path) if mask else ""
+            settings = tuple((value.get("settings") or {}).items())
+            return Prompt(safe_name(name), text, float(strength), paths, place, settings)
     raise ConfigError(
         option,
         str(path),

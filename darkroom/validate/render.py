@@ -185,38 +185,44 @@ class Renderer:
 
     def recipes(self, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[tuple[Prompt, int, Recipe]]:
         """Every image to make: prompts x resolutions x images, in that order."""
-        o = self.options
+        seed = int(torch.randint(2**31, ())) if self.options.validation_randomize else None
+        for prompt in prompts:
+            o = self.options.model_copy(update=dict(prompt.settings)) if prompt.settings else self.options
+            yield from self._recipes_of(prompt, o, step, weights, seed)
+
+    def _recipes_of(
+        self, prompt: Prompt, o: Config, step: int, weights: str, seed: int | None
+    ) -> Iterator[tuple[Prompt, int, Recipe]]:
+        """The images of one prompt, by the options `o` that hold for it; `seed` stands before theirs."""
         multiple = self.components.latents.downscale * self.components.latents.patch
         requested = parse_resolutions(o.validation_resolution or str(o.resolution), multiple)
         sizes = [self.family.round_size(*size, o) for size in requested]
-        first = o.validation_seed if o.validation_seed is not None else o.seed or 0
-        if o.validation_randomize:
-            first = int(torch.randint(2**31, ()))
-        for prompt in prompts:
-            for index, (width, height) in enumerate(s for s in sizes for _ in range(o.num_validation_images)):
-                yield (
-                    prompt,
-                    index,
-                    Recipe(
-                        prompt=prompt.text,
-                        negative=o.validation_negative_prompt or "",
-                        width=width,
-                        height=height,
-                        steps=o.validation_num_inference_steps,
-                        seed=first + index % o.num_validation_images,
-                        seed_device="cpu" if o.validation_seed_source == "cpu" else self.components.device.type,
-                        call=recipe_kwargs(self.family, width, height, o),
-                        scheduler=self.changes,
-                        strength=prompt.strength,
-                        step=step,
-                        weights=weights,
-                        pictures=self._images_of(prompt),
-                        fps=self.fps,
-                        told={name: getattr(o, name) for name in self.family.prepared_options},
-                        mask=prompt.mask,
-                        cache=caches.settings(o, self.ratios),
-                    ),
-                )
+        first = seed if seed is not None else o.validation_seed if o.validation_seed is not None else o.seed or 0
+        flow = self.family.prediction == "flow_matching"
+        for index, (width, height) in enumerate(s for s in sizes for _ in range(o.num_validation_images)):
+            yield (
+                prompt,
+                index,
+                Recipe(
+                    prompt=prompt.text,
+                    negative=o.validation_negative_prompt or "",
+                    width=width,
+                    height=height,
+                    steps=o.validation_num_inference_steps,
+                    seed=first + index % o.num_validation_images,
+                    seed_device="cpu" if o.validation_seed_source == "cpu" else self.components.device.type,
+                    call=recipe_kwargs(self.family, width, height, o),
+                    scheduler=schedulers.changes(o, flow) if prompt.settings else self.changes,
+                    strength=prompt.strength,
+                    step=step,
+                    weights=weights,
+                    pictures=self._images_of(prompt),
+                    fps=self.fps,
+                    told={name: getattr(o, name) for name in self.family.prepared_options},
+                    mask=prompt.mask,
+                    cache=caches.settings(o, self.ratios),
+                ),
+            )
 
     def render(self, model: nn.Module, prompts: Iterable[Prompt], step: int, weights: str) -> Iterator[RenderedImage]:
         """Images of the model's present weights."""

@@ -38,7 +38,7 @@ ROWS = [key for rows in SECTIONS.values() for key in rows]
 
 MADE_BY_THE_READER = {
     "location", "generator", "kohya", "pairing", "number", "optional", "has_repeats", "crop_aspect_weights",
-    "type", "media_column", "panels", "connections",
+    "type", "media_column", "panels", "connections", "follows_model", "short_batches", "empty_captions",
 }  # fmt: skip
 """Fields that no key of theirs sets: they hold what other keys say."""
 

@@ -151,7 +151,7 @@ def test_an_edited_list_is_read_again(project) -> None:
     ("keys", "words"),
     [
         ({"bucket_no_upscale": True}, "bucket_no_upscale has no effect: enable_bucket is false"),
-        ({"fp_latent_window_size": 9}, "it belongs to FramePack"),
+        ({"fp_latent_window_size": 9}, "offered for FramePack only"),
     ],
 )
 def test_a_key_that_does_nothing_here_says_so(project, keys, words) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 
 import diffusers.optimization
 import pytest
 import torch
 
-from darkroom.optim.schedules import SCHEDULES, WITHOUT_WARMUP, Scheduler, ScheduleShape, compute_factor
+from darkroom.optim.schedules import (
+    SCHEDULES,
+    WITHOUT_WARMUP,
+    Scheduler,
+    ScheduleShape,
+    build_shape,
+    compute_factor,
+)
+from darkroom.options.config import Config, construct
 from tests.rows import each_row
 
 PLAIN = ScheduleShape(warmup=0, total=100)
@@ -88,3 +97,41 @@ def test_every_group_keeps_its_own_base_rate():
 
     assert rate == 0.75
     assert [group["lr"] for group in groups] == [0.75, 0.375]
+
+
+def factors(config_values, total=10, rate=1.0):
+    shape = build_shape(construct({**Config(model_family="flux").model_dump(), **config_values}), total, rate)
+    return [compute_factor(config_values["lr_scheduler"], step, shape) for step in range(total + 1)]
+
+
+def test_rex_is_musubi_tuners():
+    """lr = m + (1 - m) z / (0.1 + 0.9 z), z = (R - k) / R; the warm-up of 3 starts at m at step 1."""
+    made = factors({"lr_scheduler": "rex", "lr_warmup_steps": 3, "lr_scheduler_min_lr_ratio": 0.1})
+    decay = [0.1 + 0.9 * z / (0.1 + 0.9 * z) for z in ((7 - k) / 7 for k in range(7))]
+    first = (7 - (-3 % 7)) / 7
+    assert made == pytest.approx([0.1 + 0.9 * first / (0.1 + 0.9 * first), 0.1, 0.55, *decay, 0.1])
+
+
+def test_inverse_sqrt_begins_after_its_timescale():
+    made = factors({"lr_scheduler": "inverse_sqrt", "lr_warmup_steps": 2})
+    assert made == pytest.approx([0, 0.5, *(1 / math.sqrt(step / 2) for step in range(2, 11))])
+
+
+def test_cosine_with_min_lr_ends_at_the_floor():
+    made = factors({"lr_scheduler": "cosine_with_min_lr", "lr_warmup_ratio": 0.2, "lr_scheduler_min_lr_ratio": 0.25})
+    expected = [0.25 + 0.75 * 0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(9)]
+    assert made == pytest.approx([0, 0.5, *expected])
+
+
+def test_warmup_stable_decay_holds_and_falls():
+    made = factors({"lr_scheduler": "warmup_stable_decay", "lr_warmup_steps": 2, "lr_decay_steps": 4,
+                    "lr_scheduler_min_lr_ratio": 0.2})  # fmt: skip
+    fall = [0.2 + 0.8 * 0.5 * (1 + math.cos(math.pi * step / 4)) for step in range(4)]
+    assert made == pytest.approx([0.2, 0.6, 1, 1, 1, 1, *fall, 0.2])
+    assert made == factors({"lr_scheduler": "warmup_stable_decay", "lr_warmup_ratio": 0.2, "lr_decay_ratio": 0.4,
+                            "lr_scheduler_min_lr_ratio": 0.2})  # fmt: skip
+
+
+def test_piecewise_constant_follows_its_rules():
+    made = factors({"lr_scheduler": "piecewise_constant", "lr_scheduler_args": {"step_rules": "1:3,0.5:5,0.1"}})
+    assert made == [1, 1, 1, 0.5, 0.5, *[0.1] * 6]

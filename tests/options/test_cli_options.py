@@ -16,7 +16,8 @@ def said(words, capsys):
 
 def test_json_has_the_promised_keys_for_every_option(capsys):
     options = json.loads(said(["--json"], capsys))["options"]
-    assert [row["option"] for row in options] == [info.name for info in every_option()]
+    ours = [row["option"] for row in options if row["section"] != "musubi-tuner"]
+    assert ours == [info.name for info in every_option()]
     keys = {"option", "type", "default", "choices", "aliases", "section", "help", "families", "pending"}
     assert all(set(row) == keys for row in options)
 

@@ -198,6 +198,12 @@ CASES = {
     "instance prompt before and instead": (
         None, {"prepend_instance_prompt": True, "only_instance_prompt": True}, {"only_instance_prompt": False},
     ),
+    "setting that no schedule has": (
+        None, {"lr_scheduler": "rex", "lr_scheduler_args": {"rex_gamma": 1}}, {"lr_scheduler_args": {"rex_alpha": 1}},
+    ),
+    "no noise level between the limits": (
+        FLOW, {"timestep_sampling": "shift", "min_timestep": 500, "max_timestep": 500}, {"max_timestep": 600},
+    ),
     "no script for a full disk": (None, {"disk_low_action": "script"}, {"disk_low_script": "make-room.sh"}),
 }  # fmt: skip
 
@@ -299,6 +305,9 @@ REMARKED = {
     ),
     "schedule of a schedule-free optimizer": (None, {"optimizer": "adamw_schedulefree", "lr_scheduler": "cosine"}),
     "average of an averaging optimizer": (None, {"optimizer": "adamw_schedulefree", "use_ema": True}),
+    "density without its mode": (FLOW, {"timestep_sampling": "shift", "weighting_scheme": "mode"}),
+    "timestep_sampling on a diffusion family": (EPSILON, {"timestep_sampling": "shift"}),
+    "weighting_scheme on a diffusion family": (EPSILON, {"weighting_scheme": "cosmap"}),
     "learning rate of Prodigy": (None, {"optimizer": "prodigy", "learning_rate": 1e-4}),
     "warm-up longer than the run": (None, {"lr_warmup_steps": 11, "max_train_steps": 10}),
     "no caption dropout": (None, {"caption_dropout_probability": 0}),

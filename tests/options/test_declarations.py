@@ -16,6 +16,7 @@ from darkroom.options import compat, config, model, pages
 from darkroom.options.config import Config, every_option, not_offered, option_names
 from darkroom.options.conflicts import FamilyFacts, collect_remarks, validate_options
 from darkroom.options.field import option
+from darkroom.options.imports.musubi.options import OPTIONS
 from darkroom.options.origins import ORIGINS
 from darkroom.options.sources import resolve
 from tests.rows import each_row
@@ -103,13 +104,15 @@ def test_defaults_are_valid_and_offered():
 
 def test_predecessor_keys_are_no_options_of_ours():
     foreign = {name for origin in ORIGINS.values() for row in origin.foreign for name in row.keys}
-    strangers = foreign | compat.MUSUBI_KEYS | compat.DATASET_KEYS | compat.FORM_KEYS
-    read = compat.MUSUBI_SWITCHES.keys() | compat.MUSUBI_WITHOUT_EFFECT.keys()
-    assert (strangers | read) & set(option_names()) == set()
-    assert strangers & read == set()
-    switches = {**compat.ENV_FILE_SWITCHES, **compat.MUSUBI_SWITCHES}
+    strangers = foreign | compat.DATASET_KEYS | compat.FORM_KEYS
+    assert strangers & set(option_names()) == set()
+    switches = compat.ENV_FILE_SWITCHES
     targets = {*compat.ENV_FILE_NAMES.values(), *(row[0] for row in switches.values())}
     assert targets <= set(option_names())
+
+
+def test_options_of_musubi_tuner_become_options_that_there_are():
+    assert {row.to for row in OPTIONS.values() if row.to} <= set(option_names())
 
 
 def test_the_families_offered_are_the_families_there_are():

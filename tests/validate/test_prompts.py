@@ -54,7 +54,7 @@ def test_names_that_become_equal_as_file_names_are_numbered(tmp_path):
     ("content", "said"),
     [
         ("{", "not JSON"),
-        ([], "one object"),
+        (3, "one object"),
         ({"bad": 5}, "'bad'"),
         ({"bad": {"text": "x"}}, "'bad'"),
         ({"bad": {"prompt": 5}}, "'bad'"),

@@ -41,6 +41,7 @@ class DatasetShape:
     disable_after_epoch_step: int | None = None
     slider_strength: float | None = None
     scheduled: np.ndarray | None = None  # (buckets,) int64
+    short: bool = False  # the last batch of a bucket stays short instead of being filled
 
     @property
     def deals(self) -> np.ndarray:
@@ -85,6 +86,7 @@ class EpochPlan:
     _members: tuple[np.ndarray, ...]
     _filled: tuple[np.ndarray, ...]
     _sizes: tuple[int, ...]  # batch size of each dataset
+    _short: tuple[bool, ...]  # whether its last batches stay short
 
     def __len__(self) -> int:
         return len(self.datasets)
@@ -95,12 +97,10 @@ class EpochPlan:
         size = self._sizes[dataset]
         start = int(self._starts[position]) + rank * size
         rows = slice(start, start + size)
-        return BatchPlan(
-            dataset,
-            int(self.buckets[position]),
-            self._members[dataset][rows].astype(np.int64),
-            self._filled[dataset][rows],
-        )
+        members, filled = self._members[dataset][rows].astype(np.int64), self._filled[dataset][rows]
+        if self._short[dataset] and not filled.all():  # a process with nothing of its own repeats, as all take part
+            members, filled = members[~filled], filled[~filled]
+        return BatchPlan(dataset, int(self.buckets[position]), members, filled)
 
 
 @dataclass(frozen=True)
@@ -284,6 +284,7 @@ class Order:
             tuple(m for m, _, _ in rows),
             tuple(f for _, f, _ in rows),
             tuple(d.batch_size for d in datasets),
+            tuple(d.short for d in datasets),
         )
 
     def _mix(self, epoch: int, counts: np.ndarray, datasets: Sequence[DatasetShape]) -> np.ndarray:

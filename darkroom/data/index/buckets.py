@@ -68,7 +68,7 @@ def make_buckets(
 ) -> Buckets:
     """Group the usable rows. With `prune`, buckets that cannot fill one batch are left out and their rows marked.
 
-    Buckets that oversubscription will fill are kept.
+    Buckets that oversubscription will fill, and those of a dataset whose batches may be short, are kept.
     """
     at = index.numbers
     at["unfit"][at["unfit"] == CODE["insufficient_for_batch"]] = 0
@@ -89,7 +89,7 @@ def make_buckets(
         for part in parts
     ]
     buckets.sort(key=lambda b: (b.aspect, b.target, b.frames, int(b.rows[0])))
-    keeps = not prune or not dataset.is_training or (oversubscribe and not dataset.has_repeats)
+    keeps = not prune or not dataset.is_training or dataset.short_batches or (oversubscribe and not dataset.has_repeats)
     small = [] if keeps else [b for b in buckets if len(b) * (dataset.repeats + 1) < dataset.train_batch_size]
     for bucket in small:
         at["unfit"][bucket.rows] = CODE["insufficient_for_batch"]
@@ -117,7 +117,7 @@ def validate_feasible(
     dataset: SampleDataset, buckets: Buckets, *, ranks: int, accumulation: int, oversubscribe: bool
 ) -> None:
     """Every bucket must fill one effective batch. Raises DataError naming each that does not, and the ways out."""
-    if not dataset.is_training or (oversubscribe and not dataset.has_repeats):
+    if not dataset.is_training or dataset.short_batches or (oversubscribe and not dataset.has_repeats):
         return
     effective = dataset.train_batch_size * ranks * accumulation
     short = [b for b in buckets.buckets if len(b) * (dataset.repeats + 1) < effective]

@@ -67,6 +67,8 @@ def from_text_file(request: CaptionRequest) -> CaptionColumn:
             return None, "unreadable caption"
         lines = [text.strip()] if dataset.disable_multiline_split else [line.strip() for line in split_lines(text)]
         captions = list(dict.fromkeys(line for line in lines if line))
+        if dataset.empty_captions and not captions:
+            return [""], ""
         return (captions, "") if captions else (None, "empty caption")
 
     workers = min(dataset.max_workers, store.connections)
@@ -99,6 +101,10 @@ def from_table(request: CaptionRequest) -> CaptionColumn:
         rows = request.table.rows_of(request.paths)
         captions = request.table.captions.take(pa.array(np.maximum(rows, 0)))
     lengths = pc.fill_null(pc.list_value_length(captions), 0).to_numpy(zero_copy_only=False)
+    if request.dataset.empty_captions:
+        is_empty = pa.array((rows >= 0) & (lengths == 0))
+        captions = pc.if_else(is_empty, pa.array([[""]] * len(rows), CAPTIONS), captions)
+        lengths = np.maximum(lengths, 1)
     bad = (rows < 0) | (lengths == 0)
     if request.dataset.prompts and bad.any():
         instead = pa.array([list(request.dataset.prompts)] * len(request.paths), CAPTIONS)

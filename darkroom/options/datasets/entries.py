@@ -198,6 +198,9 @@ class SampleDataset(Entry):
     video: VideoBlock | None = None
     audio: AudioBlock | None = None
     kohya: KohyaBuckets | None = None
+    follows_model: bool = False
+    short_batches: bool = False
+    empty_captions: bool = False
 
     resolution: Annotated[float, Field(gt=0)] = 1024
     resolution_type: Annotated[Literal["pixel", "area", "pixel_area"], BeforeValidator(lower)] = "pixel_area"

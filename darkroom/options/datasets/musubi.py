@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -64,6 +65,27 @@ FRAMEPACK = {
     "fp_1f_no_post": "framepack_no_post",
 }
 """Settings that a dataset has there and a run here."""
+
+
+def read_run_settings(path: Path, family: str) -> Values:
+    """The settings of a run that the dataset file holds, as options: those of the first dataset that has them.
+
+    Empty for a file that is none of musubi-tuner's, or that cannot be read, which the reader of datasets says.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        document = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    datasets = document.get("datasets") if isinstance(document, dict) else None
+    settings: Values = {}
+    for dataset in datasets if isinstance(datasets, list) else []:
+        for key, name in FRAMEPACK.items():
+            if isinstance(dataset, dict) and key in dataset and family in option_info(name).families:
+                settings.setdefault(name, dataset[key])
+    return settings
+
+
 STEPS = {"hidream_o1": 32}
 """Pixels between edges of buckets; 16 for all other families."""
 
@@ -125,7 +147,12 @@ class _Conversion:
             "crop_style": "center",
             "train_batch_size": self.values.get("batch_size", 1),
             "repeats": max(0, self._repeats() - 1),
+            "short_batches": True,
+            "empty_captions": True,
         }
+        if self._repeats() == 0:
+            self.notes.warn(self.name, "num_repeats is 0, so none of its samples is trained.")
+            main["probability"] = 0.0
         if self.values.get("cache_directory"):
             main["cache_dir_vae"] = str(expand_home(str(self.values["cache_directory"])) / "darkroom" / self.name)
         if self.values.get("multiple_target"):
@@ -230,7 +257,7 @@ class _Conversion:
     def _refusals(self) -> None:
         for key, option in FRAMEPACK.items():
             if key in self.values and self.family not in option_info(option).families:
-                self.notes.warn(self.name, f"{key} has no effect; it belongs to FramePack.")
+                self.notes.warn(self.name, f"{key} has no effect: one-frame training is offered for FramePack only.")
             elif key in self.values and self.values[key] != getattr(self.config, option, None):
                 problem = "Drawing needs to know it too, so it is an option here."
                 self._problem(key, self.values[key], problem, f"Set {option} to {self.values[key]}.")
@@ -268,6 +295,7 @@ class _Conversion:
             "source_dataset_id": self.name,
             "caption_strategy": None,
             "optional": number > 0,
+            "follows_model": True,
             "_made": True,
             **({"kohya": sizes, "crop_style": "center"} if sizes else {}),
             **location,

@@ -56,6 +56,9 @@ _SET_BY_READERS = {
     "pairing",
     "number",
     "optional",
+    "follows_model",
+    "short_batches",
+    "empty_captions",
 }  # set by other readers, never written by people
 _READ_HERE = {"conditioning", *(key for group in k.STORAGE_KEYS.values() for key in group), "aws", "huggingface"}
 

@@ -6,10 +6,10 @@ hold, whatever the config was written for.
 
 from __future__ import annotations
 
-from darkroom.options.origins import simpletuner
+from darkroom.options.origins import musubi, simpletuner
 from darkroom.options.origins.base import ConfigTraits, Origin, is_off
 
-ORIGINS: dict[str, Origin] = {origin.name: origin for origin in (simpletuner.ORIGIN,)}
+ORIGINS: dict[str, Origin] = {origin.name: origin for origin in (musubi.ORIGIN, simpletuner.ORIGIN)}
 
 __all__ = ["ORIGINS", "ConfigTraits", "Origin", "is_off", "is_origin_default", "recognize"]
 
