@@ -154,19 +154,20 @@ WITHOUT_WARMUP = frozenset({"constant", "sine", "cosine_wave", "warmup_stable_de
 def build_shape(options: Config, total: int, rate: float) -> ScheduleShape:
     """The schedule of a run of `total` optimizer steps at a base rate."""
     arguments = options.lr_scheduler_args or {}
+    numbers = {name: float(value) for name, value in arguments.items() if isinstance(value, int | float)}
     rules, last = parse_step_rules(str(arguments["step_rules"])) if "step_rules" in arguments else ((), 1.0)
-    floor = arguments.get("min_lr_ratio", arguments.get("min_lr_rate", options.lr_scheduler_min_lr_ratio))
+    floor = numbers.get("min_lr_ratio", numbers.get("min_lr_rate", options.lr_scheduler_min_lr_ratio))
     return ScheduleShape(
         warmup=int(options.lr_warmup_ratio * total) or options.lr_warmup_steps,
         total=total,
-        cycles=arguments.get("num_cycles", options.lr_num_cycles / 2) * 2,
+        cycles=numbers.get("num_cycles", options.lr_num_cycles / 2) * 2,
         power=options.lr_power,
         end=options.lr_end / rate if rate else 0.0,
         decay=int(options.lr_decay_ratio * total) or options.lr_decay_steps,
         timescale=options.lr_scheduler_timescale,
         floor=floor,
-        alpha=arguments.get("rex_alpha", REX_ALPHA),
-        beta=arguments.get("rex_beta", REX_BETA),
+        alpha=numbers.get("rex_alpha", REX_ALPHA),
+        beta=numbers.get("rex_beta", REX_BETA),
         rules=rules,
         last=last,
     )

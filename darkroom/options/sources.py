@@ -468,7 +468,7 @@ class _OptionReader:
         )
         self.notes.append(Note("model_type", "lora", source, reason, ineffective=False))
 
-    def _set_musubi(self, name: str, value: Any, source: str) -> None:
+    def _set_musubi(self, name: str, value: object, source: str) -> None:
         """An option of musubi-tuner that is called otherwise here; a later source wins."""
         self.keys.add(name)
         try:
@@ -495,7 +495,7 @@ class _OptionReader:
             elif name in shared and row.settings != {name: row.value}:
                 self._apply(row, self.values.pop(name).source)
 
-    def _read_shared(self) -> dict[str, Any]:
+    def _read_shared(self) -> dict[str, object]:
         """Values of the options that both programs have under one name; a wrong one is reported as ours."""
         values = {}
         for name in SHARED & self.values.keys():

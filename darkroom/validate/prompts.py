@@ -28,7 +28,7 @@ class Prompt:
     strength: float = 1.0
     images: tuple[str, ...] = ()
     mask: str = ""
-    settings: tuple[tuple[str, Any], ...] = ()
+    settings: tuple[tuple[str, object], ...] = ()
 
 
 def read_library(path: Path, option: str) -> list[Prompt]:

@@ -12,7 +12,6 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.registry import find_nearest
@@ -33,7 +32,7 @@ def _whole(text: object) -> int:
     return int(float(str(text)))
 
 
-OPTIONS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
+OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "frame_count": ("validation_num_video_frames", lambda text: max(1, (_whole(text) - 1) // 4 * 4 + 1)),
     "seed": ("validation_seed", _whole),
     "sample_steps": ("validation_num_inference_steps", lambda text: min(max(_whole(text), 1), 1000)),
@@ -50,7 +49,7 @@ def is_sample_file(path: Path, text: str) -> bool:
     return path.suffix in (".txt", ".toml") or text.lstrip()[:1] == "["
 
 
-def read_sample_prompts(path: Path, text: str, option: str) -> dict[str, dict[str, Any]]:
+def read_sample_prompts(path: Path, text: str, option: str) -> dict[str, dict[str, object]]:
     """Entries as a library has them, `prompt`, `image` and `settings`, by `sample_00`, `sample_01`...
 
     Raises ConfigError for a switch that there is not, or one that no image here can follow.
@@ -59,7 +58,7 @@ def read_sample_prompts(path: Path, text: str, option: str) -> dict[str, dict[st
     return {f"sample_{number:02d}": _entry(row, path, option) for number, row in enumerate(rows)}
 
 
-def _list_rows(path: Path, text: str, option: str) -> list[Any]:
+def _list_rows(path: Path, text: str, option: str) -> list[object]:
     if path.suffix == ".txt":
         return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     try:
@@ -73,12 +72,12 @@ def _list_rows(path: Path, text: str, option: str) -> list[Any]:
     return [{**table, **subset} for subset in subsets]
 
 
-def _parse_line(row: Any, path: Path, option: str) -> dict[str, Any]:
+def _parse_line(row: object, path: Path, option: str) -> dict[str, object]:
     """A line or an object as keys. Every switch begins with a space and two hyphens."""
     if isinstance(row, dict):
         return row
     prompt, *parts = re.split(r"\s--(?=[A-Za-z])", f" {row.strip()}")
-    keys: dict[str, Any] = {"prompt": prompt.strip()}
+    keys: dict[str, object] = {"prompt": prompt.strip()}
     for part in parts:
         switch, _, value = part.strip().partition(" ")
         name = switch.lower()
@@ -91,8 +90,8 @@ def _parse_line(row: Any, path: Path, option: str) -> dict[str, Any]:
     return keys
 
 
-def _entry(row: Mapping[str, Any], path: Path, option: str) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
+def _entry(row: Mapping[str, object], path: Path, option: str) -> dict[str, object]:
+    settings: dict[str, object] = {}
     images: list[str] = []
     for key, value in row.items():
         if key in NOT_OFFERED.values():

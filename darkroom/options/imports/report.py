@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
 
 class Verdict(StrEnum):
@@ -33,9 +32,9 @@ class ImportedKey:
     """
 
     key: str
-    value: Any
+    value: object
     verdict: Verdict
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
     remark: str = ""
     trains: bool = False
 
@@ -77,10 +76,10 @@ class Imported:
     program: str
     subject: str
     name: str
-    settings: Mapping[str, Any]
+    settings: Mapping[str, object]
     rows: Sequence[ImportedKey]
     datasets: str | None = None
-    prompts: Mapping[str, Any] | None = None
+    prompts: Mapping[str, object] | None = None
     command: str = "darkroom train {config}"
     remarks: Sequence[str] = ()
 
@@ -88,7 +87,7 @@ class Imported:
         """How many keys have this verdict."""
         return sum(row.verdict is verdict for row in self.rows)
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The report as other programs read it."""
         return {
             "program": self.program,
@@ -121,7 +120,7 @@ class Imported:
         return "\n".join([*lines, f"Next: {self.command}", ""])
 
 
-def _show(value: Any) -> str:
+def _show(value: object) -> str:
     if isinstance(value, Path):
         return str(value)
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

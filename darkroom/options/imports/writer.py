@@ -6,7 +6,6 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.core.files import safe_name, write_text
@@ -51,12 +50,12 @@ def write(imported: Imported, folder: Path, cwd: Path) -> tuple[Imported, list[P
     return written, list(files)
 
 
-def as_toml(settings: Mapping[str, Any]) -> str:
+def as_toml(settings: Mapping[str, object]) -> str:
     """Options as lines of TOML; none of them is a table of tables."""
     return "".join(f"{name} = {_value(value)}\n" for name, value in settings.items())
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{json.dumps(str(key))} = {_value(item)}" for key, item in value.items()) + " }"
     if isinstance(value, list | tuple):

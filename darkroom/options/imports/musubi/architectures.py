@@ -8,12 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from darkroom.core.errors import missing_option
 from darkroom.core.registry import find_nearest
 
-Values = Mapping[str, Any]
+Values = Mapping[str, object]
 
 _ATTENTION = r"(to_q|to_k|to_v|to_out\.0|add_q_proj|add_k_proj|add_v_proj|to_add_out)"
 _FEED_FORWARD = r"net\.(0\.proj|2)"

@@ -6,7 +6,6 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
 from darkroom.core.files import expand_home, is_file
@@ -37,12 +36,12 @@ def split_launcher(words: Sequence[str]) -> list[str]:
     raise missing_option("SCRIPT", "No script of musubi-tuner is named.", "Write `import musubi wan_train_network.py`.")
 
 
-def parse(words: Sequence[str]) -> dict[str, Any]:
+def parse(words: Sequence[str]) -> dict[str, object]:
     """`--option value...` as values; lists take every word up to the next option. Later ones win.
 
     Raises ConfigErrors with every option that there is not, each with the nearest name.
     """
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     errors: list[ConfigError] = []
     rest = list(words)
     while rest:
@@ -65,7 +64,7 @@ def parse(words: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def read_config_file(name: str, cwd: Path) -> dict[str, Any]:
+def read_config_file(name: str, cwd: Path) -> dict[str, object]:
     """The keys of a `--config_file`, tables flattened by one level, as musubi-tuner reads it.
 
     Raises ConfigErrors for keys that there are not, and ConfigError for a file that cannot be read.
@@ -77,7 +76,7 @@ def read_config_file(name: str, cwd: Path) -> dict[str, Any]:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as wrong:
         raise ConfigError("config_file", name, "command line", f"It is not TOML: {wrong}.", "Correct it.") from None
-    flat: dict[str, Any] = {}
+    flat: dict[str, object] = {}
     for key, value in document.items():
         flat |= value if isinstance(value, dict) else {key: value}
     errors = [unknown_option(key, value, path.name) for key, value in flat.items() if not find_option(key)]
@@ -93,7 +92,7 @@ def unknown_option(key: str, value: object, source: str) -> ConfigError:
     return ConfigError(key, value, source, problem, "Correct the name or take it out.")
 
 
-def read_value(name: str, value: Any, source: str = "command line") -> Any:
+def read_value(name: str, value: object, source: str = "command line") -> object:
     """`value` in the type of the option. Raises ConfigError for one that is none of it."""
     kind = OPTIONS[name].kind
     if kind == "switch":
@@ -107,7 +106,7 @@ def read_value(name: str, value: Any, source: str = "command line") -> Any:
     return _read_number(name, value, kind, source)
 
 
-def _read_switch(name: str, value: Any, source: str) -> bool:
+def _read_switch(name: str, value: object, source: str) -> bool:
     word = str(value).strip().lower()
     if value is None or value is True or word in TRUE:
         return True
@@ -116,7 +115,7 @@ def _read_switch(name: str, value: Any, source: str) -> bool:
     raise ConfigError(name, value, source, "This switch is true or false.", "Write true or false, or the name alone.")
 
 
-def _read_number(name: str, value: Any, kind: str, source: str) -> int | float:
+def _read_number(name: str, value: object, kind: str, source: str) -> int | float:
     text = str(value).strip()
     try:
         if text.endswith("%") and name in ("lr_warmup_steps", "lr_decay_steps"):
@@ -146,7 +145,7 @@ def _take_values(rest: list[str], kind: str) -> list[str]:
     return taken
 
 
-def parse_assignments(name: str, words: Sequence[Any], source: str = "command line") -> Mapping[str, str]:
+def parse_assignments(name: str, words: Sequence[object], source: str = "command line") -> Mapping[str, str]:
     """`["a=1", "betas=(0.9,0.95)"]` as texts by name. Raises ConfigError for a word that is no assignment."""
     pairs: dict[str, str] = {}
     for word in words:

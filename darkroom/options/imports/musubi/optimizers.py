@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from darkroom.options.optimizer import OPTIMIZERS
 
@@ -12,7 +12,7 @@ class Choice(NamedTuple):
     """An optimizer, the settings under those that the user gives, and how it differs."""
 
     optimizer: str
-    settings: Mapping[str, Any] = {}
+    settings: Mapping[str, object] = {}
     remark: str = ""
     rate: float | None = None
 
@@ -28,7 +28,7 @@ _CLASSES = {
 }
 
 
-def choose_optimizer(kind: str, arguments: Mapping[str, Any]) -> Choice:
+def choose_optimizer(kind: str, arguments: Mapping[str, object]) -> Choice:
     """The optimizer of an `optimizer_type`; any other dotted path is imported as it is."""
     lower = kind.lower()
     if lower in ("", "adamw"):
@@ -54,7 +54,7 @@ def _bitsandbytes(name: str) -> str:
     return name_here if name_here in OPTIMIZERS else ""
 
 
-def _adafactor(arguments: Mapping[str, Any]) -> Choice:
+def _adafactor(arguments: Mapping[str, object]) -> Choice:
     """transformers' class with a rate of its own; with relative steps torch's, whose rule is the same there."""
     relative = bool(arguments.get("warmup_init")) or arguments.get("relative_step", True) is not False
     if not relative:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from darkroom.core.errors import missing_option
 from darkroom.core.files import expand_home, is_file
@@ -46,7 +45,7 @@ def read(words: Sequence[str], cwd: Path) -> Imported:
     )
 
 
-def _with_model_options(values: Mapping[str, Any], cwd: Path) -> dict[str, Any]:
+def _with_model_options(values: Mapping[str, object], cwd: Path) -> dict[str, object]:
     """The values, and whether the dataset file is of one-frame FramePack, which musubi-tuner's training is not told."""
     path = values.get("dataset_config")
     if path and "one_frame" not in values:
@@ -60,7 +59,7 @@ def _position(name: str, rows: Sequence[ImportedKey]) -> int:
     return next(number for number, row in enumerate(rows) if name in row.settings)
 
 
-def _read_datasets(values: Mapping[str, Any], cwd: Path) -> tuple[str | None, list[str]]:
+def _read_datasets(values: Mapping[str, object], cwd: Path) -> tuple[str | None, list[str]]:
     """The text of the dataset file, to be written beside the config, and what to say of one that is not there."""
     path = values.get("dataset_config")
     if not path:
@@ -73,7 +72,7 @@ def _read_datasets(values: Mapping[str, Any], cwd: Path) -> tuple[str | None, li
     return None, [f"The dataset file {path} is not here; the config names it as it is."]
 
 
-def _find_command(script: Script, settings: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def _find_command(script: Script, settings: Mapping[str, object], values: Mapping[str, object]) -> str:
     """The command of Darkroom that does what the script does."""
     if script.job == CACHE:
         return "darkroom cache {config}"
@@ -82,7 +81,7 @@ def _find_command(script: Script, settings: Mapping[str, Any], values: Mapping[s
     return "darkroom train {config}" if script.job in (TRAIN, FINETUNE) else "darkroom --help"
 
 
-def _generate_command(settings: Mapping[str, Any], values: Mapping[str, Any]) -> str:
+def _generate_command(settings: Mapping[str, object], values: Mapping[str, object]) -> str:
     words = ["darkroom", "generate"]
     for flag, name in (("--model_family", "model_family"), ("--model_flavour", "model_flavour")):
         words += [flag, str(settings[name])] if name in settings else []

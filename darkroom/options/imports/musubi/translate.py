@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from darkroom.core.errors import ConfigError
 from darkroom.options.imports.musubi.architectures import (
@@ -26,7 +25,7 @@ from darkroom.options.imports.musubi.options import OPTIONS, split_words
 from darkroom.options.imports.report import ImportedKey, Verdict
 from darkroom.options.optimizer import literal
 
-Settings = Mapping[str, Any]
+Settings = Mapping[str, object]
 _DTYPES = {"fp32": "fp32", "float32": "fp32", "float": "fp32", "fp16": "fp16", "float16": "fp16",
            "bf16": "bf16", "bfloat16": "bf16"}  # fmt: skip
 _KERNELS = (
@@ -55,7 +54,7 @@ MODEL = "model"
 """The key under which a report says which family and flavour are trained."""
 
 
-def translate(values: Mapping[str, Any], script: Script | None = None, family: str = "") -> list[ImportedKey]:
+def translate(values: Mapping[str, object], script: Script | None = None, family: str = "") -> list[ImportedKey]:
     """One row per option that was given, and first one for the model.
 
     script  the script that they were given to; None for a config that does not name it
@@ -66,7 +65,7 @@ def translate(values: Mapping[str, Any], script: Script | None = None, family: s
 
 
 class _Translation:
-    def __init__(self, values: Mapping[str, Any], architecture: Architecture | None, job: str):
+    def __init__(self, values: Mapping[str, object], architecture: Architecture | None, job: str):
         self.values, self.architecture, self.job = values, architecture, job
 
     def run(self, family: str) -> list[ImportedKey]:
@@ -75,7 +74,7 @@ class _Translation:
             rows += self._translate(name, value)
         return rows
 
-    def _translate(self, name: str, value: Any) -> Sequence[ImportedKey]:
+    def _translate(self, name: str, value: object) -> Sequence[ImportedKey]:
         option = OPTIONS[name]
         if option.kind == "switch" and value is False and name != "cuda_allow_tf32":
             return [ImportedKey(name, value, Verdict.EXACT, {}, "off, as it is anyway")]
@@ -108,7 +107,7 @@ class _Translation:
             reason = architecture.reason or "this task has no flavour here; `darkroom families` lists those there are"
             return [ImportedKey(MODEL, architecture.title, Verdict.NOT_OFFERED, {}, reason, trains=True)]
         family, flavour = chosen
-        settings: dict[str, Any] = {"model_family": family, "model_flavour": flavour.name, "model_type": kind}
+        settings: dict[str, object] = {"model_family": family, "model_flavour": flavour.name, "model_type": kind}
         if kind == "lora":
             settings["peft_lora_target_modules"] = [architecture.layers]
         verdict = Verdict.APPROXIMATED if flavour.remark else Verdict.EXACT
@@ -126,7 +125,7 @@ class _Translation:
         rank = self.values.get("network_dim", 4)
         return self._set("network_alpha", {"lora_alpha": float(value or rank)}, "" if value else "0 means the rank")
 
-    def _network_args(self, value: Sequence[Any]) -> list[ImportedKey]:
+    def _network_args(self, value: Sequence[object]) -> list[ImportedKey]:
         reasons = {
             "loraplus_lr_ratio": "both matrices of the adapter have one learning rate",
             "rank_dropout": "a LoRA has no dropout of ranks",
@@ -189,10 +188,10 @@ class _Translation:
             raise ConfigError("vae_dtype", value, "", "This is no dtype.", "Write fp32, fp16 or bf16.")
         return self._set("vae_dtype", {"vae_dtype": kind})
 
-    def _vae_tiling(self, value: Any) -> ImportedKey:
+    def _vae_tiling(self, value: object) -> ImportedKey:
         return self._tiling("vae_tiling")
 
-    def _vae_enable_tiling(self, value: Any) -> ImportedKey:
+    def _vae_enable_tiling(self, value: object) -> ImportedKey:
         return self._tiling("vae_enable_tiling")
 
     def _vae_spatial_tile_sample_min_size(self, value: int) -> ImportedKey:
@@ -289,7 +288,11 @@ class _Translation:
         if len(value) != 4:
             raise ConfigError("compile_args", value, "", "It has four words.", "Write BACKEND MODE DYNAMIC FULLGRAPH.")
         backend, mode, dynamic, full = (str(word).lower() for word in value)
-        settings: dict[str, Any] = {"dynamo_backend": backend, "dynamo_mode": mode, "dynamo_fullgraph": full == "true"}
+        settings: dict[str, object] = {
+            "dynamo_backend": backend,
+            "dynamo_mode": mode,
+            "dynamo_fullgraph": full == "true",
+        }
         return self._set(
             "compile_args", settings | ({} if dynamic == "auto" else {"dynamo_dynamic": dynamic == "true"})
         )
@@ -301,14 +304,14 @@ class _Translation:
 
     def _optimizer_type(self, value: str) -> ImportedKey:
         chosen = choose_optimizer(value, self._optimizer_arguments())
-        settings: dict[str, Any] = {"optimizer": chosen.optimizer}
+        settings: dict[str, object] = {"optimizer": chosen.optimizer}
         if chosen.rate is not None:
             settings |= {"learning_rate": chosen.rate, "lr_scheduler": "constant", "lr_warmup_steps": 0}
         if chosen.settings and "optimizer_args" not in self.values:
             settings["optimizer_config"] = dict(chosen.settings)
         return self._set("optimizer_type", settings, chosen.remark, exact=not chosen.remark)
 
-    def _optimizer_args(self, value: Sequence[Any]) -> ImportedKey:
+    def _optimizer_args(self, value: Sequence[object]) -> ImportedKey:
         arguments = self._optimizer_arguments()
         chosen = choose_optimizer(str(self.values.get("optimizer_type") or ""), arguments)
         if chosen.rate is not None:  # arguments of the other class
@@ -317,7 +320,7 @@ class _Translation:
                              "only weight_decay has a meaning beside relative steps", exact=False)  # fmt: skip
         return self._set("optimizer_args", {"optimizer_config": {**chosen.settings, **arguments}})
 
-    def _optimizer_arguments(self) -> dict[str, Any]:
+    def _optimizer_arguments(self) -> dict[str, object]:
         words = self.values.get("optimizer_args") or []
         return {name: literal(text) for name, text in parse_assignments("optimizer_args", words).items()}
 
@@ -343,7 +346,7 @@ class _Translation:
             return self._set("lr_decay_steps", {"lr_decay_ratio": float(value)})
         return self._set("lr_decay_steps", {"lr_decay_steps": int(value)})
 
-    def _lr_scheduler_args(self, value: Sequence[Any]) -> ImportedKey:
+    def _lr_scheduler_args(self, value: Sequence[object]) -> ImportedKey:
         pairs = parse_assignments("lr_scheduler_args", value)
         return self._set("lr_scheduler_args", {"lr_scheduler_args": {k: _literal_or_text(v) for k, v in pairs.items()}})
 
@@ -396,7 +399,7 @@ class _Translation:
         return self._set("log_with", {"report_to": value.lower()})
 
     def _logging_dir(self, value: str) -> ImportedKey:
-        settings: dict[str, Any] = {"logging_dir": value}
+        settings: dict[str, object] = {"logging_dir": value}
         return self._set(
             "logging_dir", settings if self.values.get("log_with") else settings | {"report_to": "tensorboard"}
         )
@@ -406,13 +409,13 @@ class _Translation:
 
     # -- generating ---------------------------------------------------------------------------------
 
-    def _image_size(self, value: Sequence[Any]) -> ImportedKey:
+    def _image_size(self, value: Sequence[object]) -> ImportedKey:
         return self._size("image_size", value)
 
-    def _video_size(self, value: Sequence[Any]) -> ImportedKey:
+    def _video_size(self, value: Sequence[object]) -> ImportedKey:
         return self._size("video_size", value)
 
-    def _size(self, name: str, value: Sequence[Any]) -> ImportedKey:
+    def _size(self, name: str, value: Sequence[object]) -> ImportedKey:
         if len(value) != 2:
             raise ConfigError(name, value, "", "It has two numbers.", "Write height and width.")
         return self._set(name, {"validation_resolution": f"{value[1]}x{value[0]}"}, "height comes first there")
@@ -437,7 +440,7 @@ class _Translation:
         )
 
 
-def _literal_or_text(text: str) -> Any:
+def _literal_or_text(text: str) -> object:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
