@@ -28,17 +28,21 @@ NOT_OFFERED = {
 _IMAGES = ("image_path", "end_image_path", "control_image_path")
 
 
+def _number(text: object) -> float:
+    return float(str(text))
+
+
 def _whole(text: object) -> int:
-    return int(float(str(text)))
+    return int(_number(text))
 
 
 OPTIONS: Mapping[str, tuple[str, Callable[[object], object]]] = {
     "frame_count": ("validation_num_video_frames", lambda text: max(1, (_whole(text) - 1) // 4 * 4 + 1)),
     "seed": ("validation_seed", _whole),
     "sample_steps": ("validation_num_inference_steps", lambda text: min(max(_whole(text), 1), 1000)),
-    "guidance_scale": ("validation_guidance", float),
-    "discrete_flow_shift": ("flow_schedule_shift", float),
-    "cfg_scale": ("validation_guidance_real", float),
+    "guidance_scale": ("validation_guidance", _number),
+    "discrete_flow_shift": ("flow_schedule_shift", _number),
+    "cfg_scale": ("validation_guidance_real", _number),
     "negative_prompt": ("validation_negative_prompt", str),
 }
 """Keys to options, and how their values are read; frames are rounded down to 4n + 1."""
@@ -76,8 +80,9 @@ def _parse_line(row: object, path: Path, option: str) -> dict[str, object]:
     """A line or an object as keys. Every switch begins with a space and two hyphens."""
     if isinstance(row, dict):
         return row
-    prompt, *parts = re.split(r"\s--(?=[A-Za-z])", f" {row.strip()}")
+    prompt, *parts = re.split(r"\s--(?=[A-Za-z])", f" {str(row).strip()}")
     keys: dict[str, object] = {"prompt": prompt.strip()}
+    images: dict[str, list[str]] = {}
     for part in parts:
         switch, _, value = part.strip().partition(" ")
         name = switch.lower()
@@ -86,8 +91,11 @@ def _parse_line(row: object, path: Path, option: str) -> dict[str, object]:
             problem = f"A prompt has no switch --{switch}" + (f"; did you mean --{hint[0]}?" if hint else ".")
             raise ConfigError(option, str(path), "", problem, f"Use one of {', '.join(f'--{s}' for s in SWITCHES)}.")
         key = SWITCHES.get(name) or NOT_OFFERED[name]
-        keys[key] = [*keys.get(key, []), value.strip()] if key in _IMAGES else value.strip()
-    return keys
+        if key in _IMAGES:
+            images.setdefault(key, []).append(value.strip())
+        else:
+            keys[key] = value.strip()
+    return keys | images
 
 
 def _entry(row: Mapping[str, object], path: Path, option: str) -> dict[str, object]:
@@ -106,7 +114,7 @@ def _entry(row: Mapping[str, object], path: Path, option: str) -> dict[str, obje
                 option, str(path), "", f"{key} is '{value}', which is no number.", "Correct it."
             ) from None
         if key in _IMAGES:
-            images += value if isinstance(value, list) else [value]
+            images += map(str, value) if isinstance(value, list) else [str(value)]
     if "width" in row or "height" in row:
         width, height = (_whole(row.get(side, 256)) // 8 * 8 for side in ("width", "height"))
         settings["validation_resolution"] = f"{width}x{height}"

@@ -88,7 +88,7 @@ def _choose_expert(task: str, values: Values) -> Flavour:
     if values.get("dit_high_noise"):
         return Flavour(both, "both experts are trained, each with an adapter of its own")
     try:
-        is_high = int(values.get("min_timestep") or 0) >= boundary - 100
+        is_high = int(str(values.get("min_timestep") or 0)) >= boundary - 100
     except (TypeError, ValueError):
         is_high = False
     side = "high" if is_high else "low"

@@ -43,11 +43,12 @@ def parse(words: Sequence[str]) -> dict[str, object]:
     """
     values: dict[str, object] = {}
     errors: list[ConfigError] = []
+    files: list[str] = []
     rest = list(words)
     while rest:
         word = rest.pop(0)
         if not _is_option(word):
-            values.setdefault("path", []).append(word)
+            files.append(word)
             continue
         key, equals, value = word.lstrip("-").partition("=")
         name = find_option(key)
@@ -61,7 +62,7 @@ def parse(words: Sequence[str]) -> dict[str, object]:
             errors.append(error)
     if errors:
         raise ConfigErrors(errors)
-    return values
+    return values | ({"path": files} if files else {})
 
 
 def read_config_file(name: str, cwd: Path) -> dict[str, object]:

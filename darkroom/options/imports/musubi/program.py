@@ -85,9 +85,10 @@ def _generate_command(settings: Mapping[str, object], values: Mapping[str, objec
     words = ["darkroom", "generate"]
     for flag, name in (("--model_family", "model_family"), ("--model_flavour", "model_flavour")):
         words += [flag, str(settings[name])] if name in settings else []
-    strengths = [*values.get("lora_multiplier", []), *["1.0"] * 99]
-    for file, strength in zip(values.get("lora_weight", []), strengths, strict=False):
-        words += ["--adapter", f"{file}:{strength}"]
+    files, strengths = values.get("lora_weight"), values.get("lora_multiplier")
+    numbers = strengths if isinstance(strengths, list) else []
+    for position, file in enumerate(files if isinstance(files, list) else []):
+        words += ["--adapter", f"{file}:{numbers[position] if position < len(numbers) else 1.0}"]
     for flag, name in (
         ("--prompt", "validation_prompt"),
         ("--negative_prompt", "validation_negative_prompt"),

@@ -122,7 +122,7 @@ class _Translation:
         return self._refuse("network_module", "a module of your own has no counterpart; a LoRA is trained")
 
     def _network_alpha(self, value: float) -> ImportedKey:
-        rank = self.values.get("network_dim", 4)
+        rank = int(str(self.values.get("network_dim", 4)))
         return self._set("network_alpha", {"lora_alpha": float(value or rank)}, "" if value else "0 means the rank")
 
     def _network_args(self, value: Sequence[object]) -> list[ImportedKey]:
@@ -321,8 +321,9 @@ class _Translation:
         return self._set("optimizer_args", {"optimizer_config": {**chosen.settings, **arguments}})
 
     def _optimizer_arguments(self) -> dict[str, object]:
-        words = self.values.get("optimizer_args") or []
-        return {name: literal(text) for name, text in parse_assignments("optimizer_args", words).items()}
+        words = self.values.get("optimizer_args")
+        pairs = parse_assignments("optimizer_args", words if isinstance(words, list) else [])
+        return {name: literal(text) for name, text in pairs.items()}
 
     def _learning_rate(self, value: float) -> ImportedKey:
         chosen = choose_optimizer(str(self.values.get("optimizer_type") or ""), self._optimizer_arguments())
@@ -382,7 +383,7 @@ class _Translation:
     # -- saving, samples, logging ---------------------------------------------------------------------------------
 
     def _save_last_n_steps(self, value: int) -> ImportedKey:
-        every = self.values.get("save_every_n_steps") or 0
+        every = int(str(self.values.get("save_every_n_steps") or 0))
         if not every:
             return self._set("save_last_n_steps", {}, "it acts beside save_every_n_steps only")
         return self._set("save_last_n_steps", {"checkpoints_total_limit": value // every + 1},
