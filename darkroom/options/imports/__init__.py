@@ -18,7 +18,13 @@ from darkroom.core.registry import find_nearest
 from darkroom.options.imports.report import Imported
 
 PROGRAMS: Mapping[str, str] = {
+    "simpletuner": "darkroom.options.imports.simpletuner",
     "musubi": "darkroom.options.imports.musubi.program",
+    "kohya": "darkroom.options.imports.kohya",
+    "ai-toolkit": "darkroom.options.imports.ai_toolkit",
+    "onetrainer": "darkroom.options.imports.onetrainer",
+    "diffusion-pipe": "darkroom.options.imports.diffusion_pipe",
+    "diffusers": "darkroom.options.imports.diffusers_scripts",
 }
 """Programs by the word that `darkroom import` takes, and the modules that read them."""
 
@@ -36,7 +42,8 @@ class Program(Protocol):
 
 def find_program(name: str) -> Program:
     """The program called `name`. Raises ConfigError with the nearest names."""
-    plain = name.lower().removesuffix("-tuner").removesuffix("_tuner")
+    plain = name.lower().replace("_", "-").removesuffix("-tuner")
+    plain = {"sd-scripts": "kohya", "aitoolkit": "ai-toolkit", "diffusionpipe": "diffusion-pipe"}.get(plain, plain)
     if plain not in PROGRAMS:
         hint = find_nearest(plain, PROGRAMS) or list(PROGRAMS)
         raise missing_option(name, "Configs of this program are not read.", f"Choose one of: {', '.join(hint)}.")

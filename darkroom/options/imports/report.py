@@ -68,7 +68,8 @@ class Imported:
 
     settings  options of Darkroom and their values, in the order in which they are written
     rows      one per key that was given
-    datasets  text of the dataset file to write beside the config; None where the config names one that stays
+    datasets  the dataset file to write beside the config, as text or as entries; None where the config names one that
+              stays
     prompts   a library of validation prompts to write beside the config
     command   the command of Darkroom that does what was asked, with {config} for the file that is written
     """
@@ -78,7 +79,7 @@ class Imported:
     name: str
     settings: Mapping[str, object]
     rows: Sequence[ImportedKey]
-    datasets: str | None = None
+    datasets: str | Sequence[Mapping[str, object]] | None = None
     prompts: Mapping[str, object] | None = None
     command: str = "darkroom train {config}"
     remarks: Sequence[str] = ()

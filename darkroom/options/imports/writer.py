@@ -11,7 +11,8 @@ from darkroom.core.errors import ConfigError
 from darkroom.core.files import safe_name, write_text
 from darkroom.options.imports.report import Imported
 
-CONFIG, DATASETS, PROMPTS, REPORT = "config.toml", "datasets.toml", "prompts.json", "import_report.md"
+CONFIG, PROMPTS, REPORT = "config.toml", "prompts.json", "import_report.md"
+DATASETS = {True: "datasets.toml", False: "datasets.json"}
 
 
 def choose_folder(folder_name: str | None, name: str, cwd: Path) -> Path:
@@ -35,11 +36,13 @@ def write(imported: Imported, folder: Path, cwd: Path) -> tuple[Imported, list[P
     settings = dict(imported.settings)
     files: dict[Path, str] = {}
     if imported.datasets is not None:
-        settings["data_backend_config"] = _relative(folder / DATASETS, cwd)
-        files[folder / DATASETS] = imported.datasets
+        is_text = isinstance(imported.datasets, str)
+        settings["data_backend_config"] = _relative(folder / DATASETS[is_text], cwd)
+        entries = imported.datasets if isinstance(imported.datasets, str) else _as_json(imported.datasets)
+        files[folder / DATASETS[is_text]] = entries
     if imported.prompts:
         settings["user_prompt_library"] = _relative(folder / PROMPTS, cwd)
-        files[folder / PROMPTS] = json.dumps(imported.prompts, indent=2, ensure_ascii=False) + "\n"
+        files[folder / PROMPTS] = _as_json(imported.prompts)
     command = imported.command.replace("{config}", _relative(folder / CONFIG, cwd))
     written = dataclasses.replace(imported, settings=settings, command=command)
     head = f"# Imported from {imported.program}: {imported.subject}. {REPORT} beside it says what became of each key.\n"
@@ -48,6 +51,10 @@ def write(imported: Imported, folder: Path, cwd: Path) -> tuple[Imported, list[P
     for path, text in files.items():
         write_text(path, text)
     return written, list(files)
+
+
+def _as_json(document: object) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 
 
 def as_toml(settings: Mapping[str, object]) -> str:
