@@ -88,7 +88,12 @@ def test_every_key_of_a_config_is_answered_for(program, imported, tmp_path):
 def test_what_was_imported_is_planned_at_tiny(program, imported, capsys):
     imported(program)
 
-    changes = ["--model_flavour=tiny", "--base_model_precision=no_change", "--pretrained_model_name_or_path="]
+    changes = [
+        "--model_flavour=tiny",
+        "--base_model_precision=no_change",
+        "--pretrained_model_name_or_path=",
+        "--report_to=none",
+    ]
     assert main(["plan", "imported/config.toml", *changes]) == 0
     assert "10 " in capsys.readouterr().out
 
