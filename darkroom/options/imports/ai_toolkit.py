@@ -98,23 +98,23 @@ QUANTIZED = {
 DATASET_DEFAULTS: Settings = {"caption_strategy": "textfile", "resolution": 512, "resolution_type": "pixel_area"}
 
 
-def _find_kind(value: object, given: Values) -> Settings | ImportedKey:
+def _find_kind(value: object, keys: Values) -> Settings | ImportedKey:
     if str(value).lower() in ("lora", "locon"):
         return {"model_type": "lora"}
     return ImportedKey("", value, Verdict.NOT_OFFERED, {"model_type": "lora"}, "a plain LoRA is trained", trains=True)
 
 
-def _find_quantization(value: object, given: Values) -> Settings:
-    kind = str(given.get("model.qtype") or "qfloat8")
+def _find_quantization(value: object, keys: Values) -> Settings:
+    kind = str(keys.get("model.qtype") or "qfloat8")
     preset = QUANTIZED.get(kind.lower(), "fp8-block")
     return {"base_model_precision": preset}
 
 
-def _find_ema(value: object, given: Values) -> Settings:
+def _find_ema(value: object, keys: Values) -> Settings:
     return {"use_ema": bool(value)}
 
 
-def _find_timesteps(value: object, given: Values) -> Settings | ImportedKey:
+def _find_timesteps(value: object, keys: Values) -> Settings | ImportedKey:
     kind = str(value).lower()
     settings = {"sigmoid": {"timestep_sampling": "sigmoid"}, "linear": {"timestep_sampling": "uniform"},
                 "shift": {"timestep_sampling": "flux_shift"}, "flux_shift": {"timestep_sampling": "flux_shift"},
@@ -125,15 +125,11 @@ def _find_timesteps(value: object, given: Values) -> Settings | ImportedKey:
     return settings
 
 
-def _find_prompts(value: object, given: Values) -> Settings:
-    return {}
-
-
-def _find_negative(value: object, given: Values) -> Settings:
+def _find_negative(value: object, keys: Values) -> Settings:
     return {"validation_negative_prompt": str(value)}
 
 
-def _find_logger(value: object, given: Values) -> Settings:
+def _find_logger(value: object, keys: Values) -> Settings:
     return {"report_to": "wandb"}
 
 
@@ -178,7 +174,7 @@ RULES: Mapping[str, Rule] = {
     "train.gradient_accumulation": same("gradient_accumulation_steps"),
     "train.gradient_accumulation_steps": same("gradient_accumulation_steps"),
     "train.train_unet": compute(
-        lambda value, given: (
+        lambda value, keys: (
             {}
             if value
             else ImportedKey("", value, Verdict.NOT_OFFERED, {}, "the denoiser is always trained", trains=True)
@@ -191,7 +187,7 @@ RULES: Mapping[str, Rule] = {
     "train.optimizer": compute(choose_optimizer),
     "train.optimizer_params.weight_decay": number("adam_weight_decay"),
     "train.optimizer_params.betas": compute(
-        lambda value, given: {"optimizer_beta1": float(value[0]), "optimizer_beta2": float(value[1])}  # type: ignore[index]
+        lambda value, keys: {"optimizer_beta1": float(value[0]), "optimizer_beta2": float(value[1])}  # type: ignore[index]
     ),
     "train.optimizer_params.eps": number("adam_epsilon"),
     "train.lr": number("learning_rate"),
@@ -202,7 +198,7 @@ RULES: Mapping[str, Rule] = {
     "train.max_grad_norm": compute(lambda v, g: {"max_grad_norm": float(str(v)), "grad_clip_method": "norm"}),
     "train.timestep_type": compute(_find_timesteps),
     "train.content_or_style": compute(
-        lambda value, given: (
+        lambda value, keys: (
             {}
             if str(value) == "balanced"
             else ImportedKey(
@@ -240,7 +236,7 @@ RULES: Mapping[str, Rule] = {
     "model.arch": nothing("it is the family"),
     "model.quantize": compute(_find_quantization),
     "model.qtype": nothing("it says how `quantize` does it"),
-    "model.quantize_te": compute(lambda value, given: {"text_encoder_1_precision": "int8-quanto"}, "in eight bits"),
+    "model.quantize_te": compute(lambda value, keys: {"text_encoder_1_precision": "int8-quanto"}, "in eight bits"),
     "model.qtype_te": nothing("it says how `quantize_te` does it"),
     "model.low_vram": near("offload_during_startup", "blocks wait on the host with musubi_blocks_to_swap"),
     "model.assistant_lora_path": same("assistant_lora_path"),
@@ -281,7 +277,7 @@ DATASET: Mapping[str, Rule] = {
     "cache_latents": nothing("latents are always cached"),
     "is_reg": same("is_regularisation_data"),
     "network_weight": missing("datasets are weighed by repeats and probability"),
-    "num_repeats": compute(lambda value, given: {"repeats": int(str(value)) - 1}),
+    "num_repeats": compute(lambda value, keys: {"repeats": int(str(value)) - 1}),
     "resolution": nothing("each size is an entry of its own"),
     "buckets": nothing("images are always sorted into buckets"),
     "flip_x": missing("images are not flipped"),
@@ -332,8 +328,8 @@ def read(words: Sequence[str], cwd: Path) -> Imported:
     rows = write_defaults(rows, DEFAULTS, TITLE)
     entries: list[dict[str, object]] = []
     for place, dataset in enumerate(process.get("datasets") or [], 1):
-        made, more = _make_entries(place, flatten(dataset))
-        entries += made
+        result, more = _make_entries(place, flatten(dataset))
+        entries += result
         rows += more
     settings = {"defaults": "darkroom", **Translation(rows).settings}
     settings["output_dir"] = f"{settings.get('output_dir', 'output')}/{config.get('name', 'run')}"
@@ -371,22 +367,24 @@ def _find_model(values: Values) -> ImportedKey:
 
 def _make_entries(number: int, dataset: Values) -> tuple[list[dict[str, object]], list[ImportedKey]]:
     """One entry for each size, then those beside it."""
-    found = translate(DATASET, dataset, TITLE)
-    settings = {**DATASET_DEFAULTS, **Translation(found).settings}
+    about = translate(DATASET, dataset, TITLE)
+    settings = {**DATASET_DEFAULTS, **Translation(about).settings}
     sizes = dataset.get("resolution") or [settings["resolution"]]
     frames = int(str(dataset.get("num_frames") or 1))
     entries: list[dict[str, object]] = []
-    beside: list[dict[str, object]] = []
+    conditioning: list[dict[str, object]] = []
     for name, kind in CONDITIONS.items():
         for folder in _as_list(dataset.get(name)):
             entry = {"id": f"dataset-{number}-{name}", "dataset_type": "conditioning", "instance_data_dir": folder}
-            beside.append({**entry, "conditioning_type": kind, "id": _free(f"dataset-{number}-{name}", beside)})
+            conditioning.append(
+                {**entry, "conditioning_type": kind, "id": _free(f"dataset-{number}-{name}", conditioning)}
+            )
     for size in _as_list(sizes):
         entry = {"id": f"dataset-{number}-{size}", **settings, "resolution": int(str(size))}
         if frames > 1:
             entry |= {"dataset_type": "video", "video": {"num_frames": frames}}
-        entries.append(entry | ({"conditioning_data": [e["id"] for e in beside]} if beside else {}))
-    return [*entries, *beside], [about_dataset(f"datasets {number}", row) for row in found]
+        entries.append(entry | ({"conditioning_data": [e["id"] for e in conditioning]} if conditioning else {}))
+    return [*entries, *conditioning], [about_dataset(f"datasets {number}", row) for row in about]
 
 
 def _free(name: str, entries: Sequence[Mapping[str, object]]) -> str:

@@ -68,21 +68,21 @@ DEFAULTS: Settings = {
 _COLUMNS = "columns of a hub dataset are named on the dataset"
 
 
-def _find_optimizer(value: object, given: Values) -> Settings | ImportedKey:
+def _find_optimizer(value: object, keys: Values) -> Settings | ImportedKey:
     name = str(value).lower()
     if name == "adamw":
-        return {"optimizer": "bnb-adamw8bit" if given.get("use_8bit_adam") else "torch-adamw"}
+        return {"optimizer": "bnb-adamw8bit" if keys.get("use_8bit_adam") else "torch-adamw"}
     if name == "prodigy":
         settings = {"optimizer": "prodigy"}
         return ImportedKey("", value, Verdict.APPROXIMATED, settings, "by ProdigyPlus, which is schedule-free")
     return ImportedKey("", value, Verdict.NOT_OFFERED, {}, "diffusers' scripts know AdamW and prodigy", trains=True)
 
 
-def _find_layers(value: object, given: Values) -> Settings:
+def _find_layers(value: object, keys: Values) -> Settings:
     return {"peft_lora_target_modules": [layer.strip() for layer in str(value).split(",")]}
 
 
-def _find_prompt(value: object, given: Values) -> Settings:
+def _find_prompt(value: object, keys: Values) -> Settings:
     return {"validation_prompt": str(value[0] if isinstance(value, list) else value)}
 
 
@@ -244,7 +244,7 @@ def read(words: Sequence[str], cwd: Path) -> Imported:
 
 
 def _find_model(script: str) -> ImportedKey:
-    family, flavour = next((found for part, found in FAMILIES.items() if part in script), ("", None))
+    family, flavour = next((model for part, model in FAMILIES.items() if part in script), ("", None))
     if not family:
         reason = "this model is not offered; `darkroom families` lists those there are"
         return ImportedKey("model", script, Verdict.NOT_OFFERED, {}, reason, trains=True)

@@ -63,25 +63,25 @@ DEFAULTS: Settings = {
 }
 
 
-def _find_timesteps(value: object, given: Values) -> Settings | ImportedKey:
+def _find_timesteps(value: object, keys: Values) -> Settings | ImportedKey:
     kind = str(value)
     if kind == "uniform":
         return {"timestep_sampling": "uniform"}
     if kind == "logit_normal":
         return (
             {"timestep_sampling": "sigmoid"}
-            if not given.get("model.flux_shift")
+            if not keys.get("model.flux_shift")
             else {"timestep_sampling": "flux_shift"}
         )
     return ImportedKey("", value, Verdict.NOT_OFFERED, {}, "this density of noise levels is not offered", trains=True)
 
 
-def _find_precision(value: object, given: Values) -> Settings:
+def _find_precision(value: object, keys: Values) -> Settings:
     kind = str(value).lower()
     return {"base_model_precision": "fp8-block"} if "float8" in kind else {}
 
 
-def _find_ratio(value: object, given: Values) -> ImportedKey:
+def _find_ratio(value: object, keys: Values) -> ImportedKey:
     return ImportedKey("", value, Verdict.EXACT, {}, "every shape of an image has a bucket")
 
 
@@ -261,8 +261,8 @@ def read(words: Sequence[str], cwd: Path) -> Imported:
         common = read_toml(str(file), cwd)
         directories = common.pop("directory", [])
         for place, directory in enumerate(directories if isinstance(directories, list) else [], 1):
-            made, more = _make_entries(place, {**common, **directory})
-            entries += made
+            result, more = _make_entries(place, {**common, **directory})
+            entries += result
             rows += more
     elif file:
         remarks.append(f"The dataset file {file} is not here: set data_backend_config.")
@@ -293,12 +293,12 @@ def _find_model(values: Values) -> ImportedKey:
 
 def _make_entries(place: int, directory: Values) -> tuple[list[dict[str, object]], list[ImportedKey]]:
     """One entry for each size, then those beside it."""
-    found = translate(DIRECTORY, directory, TITLE)
-    settings = {"caption_strategy": "textfile", "resolution_type": "pixel_area", **Translation(found).settings}
-    beside: list[dict[str, object]] = []
+    about = translate(DIRECTORY, directory, TITLE)
+    settings = {"caption_strategy": "textfile", "resolution_type": "pixel_area", **Translation(about).settings}
+    conditioning: list[dict[str, object]] = []
     for key, kind in (("mask_path", "mask"), ("control_path", "reference_loose")):
         if folder := directory.get(key):
-            beside.append(
+            conditioning.append(
                 {"id": f"directory-{place}-{kind}", "dataset_type": "conditioning", "conditioning_type": kind,
                  "instance_data_dir": folder}
             )  # fmt: skip
@@ -311,5 +311,5 @@ def _make_entries(place: int, directory: Values) -> tuple[list[dict[str, object]
         entry: dict[str, object] = {"id": f"directory-{place}-{edge}", **settings, "resolution": edge}
         if longest > 1:
             entry |= {"dataset_type": "video", "video": {"num_frames": longest}}
-        entries.append(entry | ({"conditioning_data": [e["id"] for e in beside]} if beside else {}))
-    return [*entries, *beside], [about_dataset(f"directory {place}", row) for row in found]
+        entries.append(entry | ({"conditioning_data": [e["id"] for e in conditioning]} if conditioning else {}))
+    return [*entries, *conditioning], [about_dataset(f"directory {place}", row) for row in about]

@@ -73,24 +73,24 @@ _SAMPLER = "images of validation are drawn by the model's own scheduler"
 _FORMAT = "a LoRA is saved as safetensors; lora_format says whose names it has"
 
 
-def _find_resolution(value: object, given: Values) -> Settings:
+def _find_resolution(value: object, keys: Values) -> Settings:
     """`1024` or `1024,768`: buckets of the area of it."""
     sides = [float(side) for side in re.split(r"[,x ]+", str(value).strip("[]() ")) if side]
     return {"resolution": round((sides[0] * sides[-1]) ** 0.5), "resolution_type": "pixel_area"}
 
 
-def _find_steps(value: object, given: Values) -> Settings:
-    if given.get("max_train_epochs"):
+def _find_steps(value: object, keys: Values) -> Settings:
+    if keys.get("max_train_epochs"):
         return {}
     return {"max_train_steps": int(str(value))}
 
 
-def _find_warmup(value: object, given: Values) -> Settings:
+def _find_warmup(value: object, keys: Values) -> Settings:
     amount = float(str(value))
     return {"lr_warmup_steps": int(amount)} if amount >= 1 else {"lr_warmup_ratio": amount}
 
 
-def _find_module(value: object, given: Values) -> Settings | ImportedKey:
+def _find_module(value: object, keys: Values) -> Settings | ImportedKey:
     kind = str(value).rpartition(".")[2]
     if kind == "kohya" or kind.startswith(("lycoris", "oft", "dylora")):
         return ImportedKey(
@@ -99,7 +99,7 @@ def _find_module(value: object, given: Values) -> Settings | ImportedKey:
     return {"model_type": "lora"}
 
 
-def _find_arguments(value: object, given: Values) -> ImportedKey:
+def _find_arguments(value: object, keys: Values) -> ImportedKey:
     pairs = dict(str(pair).partition("=")[::2] for pair in (value if isinstance(value, list) else [value]))
     left = {name: setting for name, setting in pairs.items() if name not in ("conv_dim", "conv_alpha")}
     reason = "arguments of an adapter have options of their own here"
@@ -108,26 +108,26 @@ def _find_arguments(value: object, given: Values) -> ImportedKey:
     )
 
 
-def _find_optimizer_arguments(value: object, given: Values) -> Settings:
+def _find_optimizer_arguments(value: object, keys: Values) -> Settings:
     pairs = (str(pair).partition("=")[::2] for pair in (value if isinstance(value, list) else [value]))
     return {"optimizer_config": ",".join(f"{name.strip()}={setting.strip()}" for name, setting in pairs)}
 
 
-def _find_logger(value: object, given: Values) -> Settings:
+def _find_logger(value: object, keys: Values) -> Settings:
     return {"report_to": {"all": "all"}.get(str(value), str(value))}
 
 
-def _find_saving(value: object, given: Values) -> ImportedKey:
+def _find_saving(value: object, keys: Values) -> ImportedKey:
     remark = "a LoRA is saved as safetensors" if str(value) != "safetensors" else ""
     return ImportedKey("", value, Verdict.APPROXIMATED if remark else Verdict.EXACT, {}, remark)
 
 
-def _find_noise_offset(value: object, given: Values) -> Settings:
+def _find_noise_offset(value: object, keys: Values) -> Settings:
     return {"offset_noise": True, "noise_offset": float(str(value)), "noise_offset_probability": 1.0}
 
 
-def _find_alpha(value: object, given: Values) -> Settings:
-    return {"lora_alpha": float(str(value)) or float(str(given.get("network_dim") or 4))}
+def _find_alpha(value: object, keys: Values) -> Settings:
+    return {"lora_alpha": float(str(value)) or float(str(keys.get("network_dim") or 4))}
 
 
 _PATH = same("pretrained_model_name_or_path")
@@ -168,7 +168,7 @@ RULES: Mapping[str, Rule] = {
     "learning_rate": number("learning_rate"),
     "unet_lr": number("learning_rate"),
     "text_encoder_lr": compute(
-        lambda value, given: {
+        lambda value, keys: {
             "train_text_encoder": True,
             "text_encoder_lr": float(str(value[0] if isinstance(value, list) else value)),
         },
@@ -231,7 +231,7 @@ RULES: Mapping[str, Rule] = {
     "v_pred_like_loss": missing("errors are weighted by snr_gamma or not at all"),
     "zero_terminal_snr": fixed(rescale_betas_zero_snr=True),
     "prior_loss_weight": compute(
-        lambda value, given: (
+        lambda value, keys: (
             {}
             if float(str(value)) == 1
             else ImportedKey(
@@ -260,7 +260,7 @@ RULES: Mapping[str, Rule] = {
     "logit_std": number("logit_std"),
     "mode_scale": number("mode_scale"),
     "model_prediction_type": compute(
-        lambda value, given: (
+        lambda value, keys: (
             {}
             if value == "raw"
             else ImportedKey(
@@ -376,7 +376,7 @@ SUBSET: Mapping[str, Rule] = {
     "image_dir": same("instance_data_dir"),
     "class_tokens": same("instance_prompt"),
     "is_reg": same("is_regularisation_data"),
-    "num_repeats": compute(lambda value, given: {"repeats": int(str(value)) - 1}),
+    "num_repeats": compute(lambda value, keys: {"repeats": int(str(value)) - 1}),
     "batch_size": same("train_batch_size"),
     "metadata_file": missing("give captions as text files beside the images"),
     "conditioning_data_dir": missing("give it as a dataset of its own, conditioning_type controlnet"),
@@ -460,11 +460,11 @@ def _find_model(script: str, values: Values) -> ImportedKey:
 
 def read_datasets(values: Values, cwd: Path) -> tuple[list[dict[str, object]], list[ImportedKey]]:
     """Entries of a dataset file and rows about its keys: from `dataset_config`, else from the folders of images."""
-    if given := values.get("dataset_config"):
-        if is_file(cwd / expand_home(str(given))):
-            return _read_dataset_file(str(given), cwd)
+    if keys := values.get("dataset_config"):
+        if is_file(cwd / expand_home(str(keys))):
+            return _read_dataset_file(str(keys), cwd)
         problem = "There is no such file."
-        raise ConfigErrors([ConfigError("dataset_config", given, "", problem, "Correct the path.")])
+        raise ConfigErrors([ConfigError("dataset_config", keys, "", problem, "Correct the path.")])
     entries = []
     for name, is_reg in (("train_data_dir", False), ("reg_data_dir", True)):
         if folder := values.get(name):
@@ -511,9 +511,9 @@ def _read_dataset_file(file: str, cwd: Path) -> tuple[list[dict[str, object]], l
     for place, dataset in enumerate(document.get("datasets", []), 1):
         common = {**general, **{key: value for key, value in dataset.items() if key != "subsets"}}
         for part, subset in enumerate(dataset.get("subsets", []), 1):
-            found = translate(SUBSET, {**common, **subset}, TITLE)
-            rows += [about_dataset(f"datasets {place}.{part}", row) for row in found]
-            entries.append(_make_entry(f"{path.stem}-{place}-{part}", Translation(found).settings))
+            about = translate(SUBSET, {**common, **subset}, TITLE)
+            rows += [about_dataset(f"datasets {place}.{part}", row) for row in about]
+            entries.append(_make_entry(f"{path.stem}-{place}-{part}", Translation(about).settings))
     return entries, rows
 
 

@@ -73,7 +73,7 @@ _PARTS = ("unet", "transformer", "prior", "text_encoder", "text_encoder_2", "tex
 _DENOISERS = ("unet", "transformer", "prior")
 
 
-def _find_method(value: object, given: Values) -> Settings | ImportedKey:
+def _find_method(value: object, keys: Values) -> Settings | ImportedKey:
     method = str(value).upper()
     if method == "LORA":
         return {"model_type": "lora"}
@@ -82,7 +82,7 @@ def _find_method(value: object, given: Values) -> Settings | ImportedKey:
     return ImportedKey("", value, Verdict.NOT_OFFERED, {}, "embeddings are not trained", trains=True)
 
 
-def _find_adapter(value: object, given: Values) -> Settings | ImportedKey:
+def _find_adapter(value: object, keys: Values) -> Settings | ImportedKey:
     if str(value).upper() == "LORA":
         return {}
     return ImportedKey(
@@ -90,20 +90,20 @@ def _find_adapter(value: object, given: Values) -> Settings | ImportedKey:
     )
 
 
-def _find_resolution(value: object, given: Values) -> Settings:
+def _find_resolution(value: object, keys: Values) -> Settings:
     """`1024`, or several: the first one counts, the others are datasets of their own."""
     first = str(value).split(",")[0].lower().split("x")
     sides = [float(side) for side in first]
     return {"resolution": round((sides[0] * sides[-1]) ** 0.5), "resolution_type": "pixel_area"}
 
 
-def _find_ema(value: object, given: Values) -> Settings:
+def _find_ema(value: object, keys: Values) -> Settings:
     return (
         {} if str(value) == "OFF" else {"use_ema": True, "ema_device": "cpu" if str(value) == "CPU" else "accelerator"}
     )
 
 
-def _find_checkpointing(value: object, given: Values) -> Settings | ImportedKey:
+def _find_checkpointing(value: object, keys: Values) -> Settings | ImportedKey:
     kind = str(value).upper()
     if kind == "CPU_OFFLOADED":
         settings = {"gradient_checkpointing": True}
@@ -111,34 +111,34 @@ def _find_checkpointing(value: object, given: Values) -> Settings | ImportedKey:
     return {"gradient_checkpointing": kind in ("ON", "TRUE")}
 
 
-def _find_weights(value: object, given: Values) -> Settings | ImportedKey:
+def _find_weights(value: object, keys: Values) -> Settings | ImportedKey:
     kind = str(value).upper()
     if kind in ("CONSTANT", "NONE"):
         return {}
     if kind == "MIN_SNR_GAMMA":
-        return {"snr_gamma": float(str(given.get("loss_weight_strength", 5)))}
+        return {"snr_gamma": float(str(keys.get("loss_weight_strength", 5)))}
     return ImportedKey(
         "", value, Verdict.NOT_OFFERED, {}, "errors are weighted by snr_gamma or not at all", trains=True
     )
 
 
-def _find_timesteps(value: object, given: Values) -> Settings | ImportedKey:
+def _find_timesteps(value: object, keys: Values) -> Settings | ImportedKey:
     kind = str(value).upper()
     if kind == "UNIFORM":
-        return {"timestep_sampling": "uniform"} if str(given.get("model_type", "")).startswith("FLUX") else {}
+        return {"timestep_sampling": "uniform"} if str(keys.get("model_type", "")).startswith("FLUX") else {}
     if kind in ("LOGIT_NORMAL", "SIGMOID"):
         return {"timestep_sampling": "sigmoid"}
     return ImportedKey("", value, Verdict.NOT_OFFERED, {}, "this density of noise levels is not offered", trains=True)
 
 
-def _find_interval(name: str, given: Values) -> str:
-    unit = str(given.get(f"{name}_unit") or given.get(f"{name}_after_unit") or "NEVER").upper()
+def _find_interval(name: str, keys: Values) -> str:
+    unit = str(keys.get(f"{name}_unit") or keys.get(f"{name}_after_unit") or "NEVER").upper()
     return unit
 
 
 def _make_interval(name: str, steps: str, epochs: str) -> Rule:
-    def make(value: object, given: Values) -> Settings | ImportedKey:
-        unit = _find_interval(name, given)
+    def make(value: object, keys: Values) -> Settings | ImportedKey:
+        unit = _find_interval(name, keys)
         if unit in ("STEP", "STEPS"):
             return {steps: int(float(str(value)))}
         if unit in ("EPOCH", "EPOCHS"):
@@ -150,7 +150,7 @@ def _make_interval(name: str, steps: str, epochs: str) -> Rule:
     return compute(make)
 
 
-def _find_logger(value: object, given: Values) -> Settings:
+def _find_logger(value: object, keys: Values) -> Settings:
     return {"report_to": "tensorboard"}
 
 
@@ -331,7 +331,7 @@ def _find_part_rule(part: str, key: str) -> Rule | None:
     return nothing("it needs no setting of its own")
 
 
-def _find_quantization(value: object, given: Values) -> Settings:
+def _find_quantization(value: object, keys: Values) -> Settings:
     preset = _QUANTIZED.get(str(value).upper())
     return {"base_model_precision": preset} if preset else {}
 
@@ -375,14 +375,14 @@ def read(words: Sequence[str], cwd: Path) -> Imported:
     values = flatten(document)
     rules = {**RULES, **{k: r for k in values if (r := _find_nested_rule(k))}}
     rows = write_defaults([_find_model(values), *translate(rules, values, TITLE)], DEFAULTS, TITLE)
-    concepts = concepts or _read_beside(values.get("concept_file_name"), cwd)
+    concepts = concepts or _read_list(values.get("concept_file_name"), cwd)
     entries: list[dict[str, object]] = []
     for place, concept in enumerate(concepts, 1):
         if isinstance(concept, dict) and concept.get("enabled", True):
             entry, more = _make_entry(place, concept)
             entries.append(entry)
             rows += more
-    samples = samples or _read_beside(values.get("sample_definition_file_name"), cwd)
+    samples = samples or _read_list(values.get("sample_definition_file_name"), cwd)
     library = {
         f"sample-{n}": str(s["prompt"]) for n, s in enumerate(samples, 1) if isinstance(s, dict) and s.get("prompt")
     }
@@ -414,9 +414,9 @@ def read_json(file: str, cwd: Path) -> object:
         raise ConfigErrors([ConfigError("CONFIG", file, "", f"It cannot be read: {reason}.", "Correct it.")]) from None
 
 
-def _read_beside(file: object, cwd: Path) -> list[object]:
-    found = read_json(str(file), cwd) if file and is_file(cwd / expand_home(str(file))) else []
-    return found if isinstance(found, list) else []
+def _read_list(file: object, cwd: Path) -> list[object]:
+    about = read_json(str(file), cwd) if file and is_file(cwd / expand_home(str(file))) else []
+    return about if isinstance(about, list) else []
 
 
 def _find_model(values: Values) -> ImportedKey:
@@ -434,9 +434,9 @@ def _make_entry(place: int, concept: Mapping[str, object]) -> tuple[dict[str, ob
     values = flatten(concept)
     others = (key for key in values if key.startswith(("image.", "text.")) and key not in CONCEPT)
     image = dict.fromkeys(others, missing("images and captions are not changed at random"))
-    found = translate({**image, **CONCEPT}, values, TITLE)
+    about = translate({**image, **CONCEPT}, values, TITLE)
     source = str(values.get("text.prompt_source") or "sample")
     strategy = {"sample": "textfile", "filename": "filename", "concept": "instanceprompt"}.get(source, "textfile")
     name = str(concept.get("name") or f"concept-{place}")
-    entry = {"id": name, "caption_strategy": strategy, "repeats": 0, **Translation(found).settings}
-    return entry, [about_dataset(f"concepts {place}", row) for row in found]
+    entry = {"id": name, "caption_strategy": strategy, "repeats": 0, **Translation(about).settings}
+    return entry, [about_dataset(f"concepts {place}", row) for row in about]

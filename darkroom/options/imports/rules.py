@@ -44,33 +44,33 @@ class Rule:
 
 def same(option: str, keeps: bool = False) -> Rule:
     """An option of another name."""
-    return Rule(lambda value, given: {option: value}, keeps=keeps)
+    return Rule(lambda value, keys: {option: value}, keeps=keeps)
 
 
 def number(option: str) -> Rule:
     """An option of another name whose number may be written as text."""
-    return Rule(lambda value, given: {option: float(str(value))})
+    return Rule(lambda value, keys: {option: float(str(value))})
 
 
 def near(option: str, remark: str) -> Rule:
     """An option that does nearly the same; `remark` says what differs."""
-    return Rule(lambda value, given: {option: value}, Verdict.APPROXIMATED, remark)
+    return Rule(lambda value, keys: {option: value}, Verdict.APPROXIMATED, remark)
 
 
 def fixed(remark: str = "", verdict: Verdict = Verdict.EXACT, **settings: object) -> Rule:
     """A switch that becomes these settings."""
-    return Rule(lambda value, given: settings, verdict, remark)
+    return Rule(lambda value, keys: settings, verdict, remark)
 
 
 def choose(option: str, table: Mapping[str, object]) -> Rule:
     """A value of a table, whatever its case; another one is not offered."""
 
-    def make(value: object, given: Values) -> Settings | ImportedKey:
-        found = {key.lower(): chosen for key, chosen in table.items()}
-        if str(value).lower() not in found:
+    def make(value: object, keys: Values) -> Settings | ImportedKey:
+        chosen_name = {key.lower(): chosen for key, chosen in table.items()}
+        if str(value).lower() not in chosen_name:
             offered = ", ".join(table)
             return ImportedKey("", value, Verdict.NOT_OFFERED, {}, f"{option} knows {offered}", trains=True)
-        chosen = found[str(value).lower()]
+        chosen = chosen_name[str(value).lower()]
         return {} if chosen is None else {option: chosen}
 
     return Rule(make, keeps=True)
@@ -83,12 +83,12 @@ def compute(make: Make, remark: str = "", verdict: Verdict = Verdict.EXACT, keep
 
 def nothing(remark: str) -> Rule:
     """A key that needs no setting here; `remark` says why."""
-    return Rule(lambda value, given: {}, Verdict.EXACT, remark)
+    return Rule(lambda value, keys: {}, Verdict.EXACT, remark)
 
 
 def missing(remark: str, trains: bool = True) -> Rule:
     """A key without a counterpart; `remark` says why, or what to do instead."""
-    return Rule(lambda value, given: {}, Verdict.NOT_OFFERED, remark, trains)
+    return Rule(lambda value, keys: {}, Verdict.NOT_OFFERED, remark, trains)
 
 
 @dataclass
@@ -103,13 +103,13 @@ class Translation:
         return {name: value for row in reversed(self.rows) for name, value in row.settings.items()}
 
 
-def translate(rules: Mapping[str, Rule], given: Values, program: str) -> list[ImportedKey]:
+def translate(rules: Mapping[str, Rule], keys: Values, program: str) -> list[ImportedKey]:
     """One row per key, in the order of the config. Raises ConfigErrors for keys that are misspelt."""
     rows, errors = [], []
-    for key, value in given.items():
+    for key, value in keys.items():
         rule = rules.get(key)
         if rule is not None:
-            rows.append(_apply(rule, key, value, given))
+            rows.append(_apply(rule, key, value, keys))
         elif near := find_nearest(key, rules):
             problem = f"{program} has no such key; did you mean {' or '.join(near)}?"
             errors.append(ConfigError(key, value, "", problem, "Correct it, or take it out."))
@@ -120,17 +120,17 @@ def translate(rules: Mapping[str, Rule], given: Values, program: str) -> list[Im
     return rows
 
 
-def _apply(rule: Rule, key: str, value: object, given: Values) -> ImportedKey:
+def _apply(rule: Rule, key: str, value: object, keys: Values) -> ImportedKey:
     if value in OFF and not rule.keeps:
         return ImportedKey(key, value, Verdict.EXACT, {}, "off, as it is without it")
     try:
-        made = rule.make(value, given)
+        result = rule.make(value, keys)
     except (TypeError, ValueError, KeyError, AttributeError) as cause:
         problem = f"It is not what this key holds ({type(cause).__name__}: {cause})."
         raise ConfigErrors([ConfigError(key, value, "", problem, "Correct it.")]) from cause
-    if isinstance(made, ImportedKey):
-        return ImportedKey(key, value, made.verdict, made.settings, made.remark, made.trains)
-    return ImportedKey(key, value, rule.verdict, made, rule.remark, rule.trains)
+    if isinstance(result, ImportedKey):
+        return ImportedKey(key, value, result.verdict, result.settings, result.remark, result.trains)
+    return ImportedKey(key, value, rule.verdict, result, rule.remark, rule.trains)
 
 
 def about_dataset(place: str, row: ImportedKey) -> ImportedKey:
@@ -212,15 +212,15 @@ _LIKE = {
 }
 
 
-def choose_optimizer(value: object, given: Values) -> ImportedKey:
+def choose_optimizer(value: object, keys: Values) -> ImportedKey:
     """An optimizer's name, with or without its package; a path to a class of its own is imported as it is."""
     name = str(value)
     plain = name.rpartition(".")[2].lower().replace("-", "_")
-    found = OPTIMIZERS.get(plain) or OPTIMIZERS.get(plain.replace("_", ""))
-    if found:
+    chosen_name = OPTIMIZERS.get(plain) or OPTIMIZERS.get(plain.replace("_", ""))
+    if chosen_name:
         remark = _LIKE.get(plain, "")
         verdict = Verdict.APPROXIMATED if remark else Verdict.EXACT
-        return ImportedKey("", value, verdict, {"optimizer": found}, remark)
+        return ImportedKey("", value, verdict, {"optimizer": chosen_name}, remark)
     if "." in name:
         return ImportedKey("", value, Verdict.EXACT, {"optimizer": name})
     hint = find_nearest(plain, OPTIMIZERS)

@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from darkroom import families
 from darkroom.core.errors import missing_option
 from darkroom.core.files import expand_home
 from darkroom.options.imports.report import Imported, ImportedKey, Verdict
@@ -23,9 +22,9 @@ def read(words: Sequence[str], cwd: Path) -> Imported:
     folder = cwd / expand_home(words[0])
     file = folder
     if folder.is_dir():
-        found = [folder / name for name in ("config.json", "config.toml", "config.env") if (folder / name).is_file()]
-        file = found[0] if found else folder / "config.json"
-    resolved = resolve([str(file), *words[1:]], dict(os.environ), cwd, families.defaults)
+        files = [folder / name for name in ("config.json", "config.toml", "config.env") if (folder / name).is_file()]
+        file = files[0] if files else folder / "config.json"
+    resolved = resolve([str(file), *words[1:]], dict(os.environ), cwd, None, partial=True)
     rows = []
     for name, source in resolved.sources.items():
         value = getattr(resolved.config, name)
