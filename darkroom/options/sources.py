@@ -32,6 +32,7 @@ from darkroom.options import compat, later, tiny
 from darkroom.options.config import Config, every_option, find_idle_reason, not_offered, option_names
 from darkroom.options.datasets.musubi import read_run_settings
 from darkroom.options.field import OptionInfo
+from darkroom.options.imports import refuse_foreign
 from darkroom.options.imports.musubi.arguments import find_option, read_value
 from darkroom.options.imports.musubi.options import LISTS, SWITCHES
 from darkroom.options.imports.musubi.translate import MARKERS, MODEL, SHARED
@@ -215,6 +216,7 @@ class _OptionReader:
         for key in twice:
             reason = "it stands twice in this file and the later value counts"
             self.notes.append(Note(_plain(key), None, self._show(path), reason, ineffective=False))
+        refuse_foreign(dict(pairs), self._show(path))
         self._set_all(pairs, self._show(path))
 
     def _read_env_file(self, path: Path) -> None:
@@ -931,8 +933,13 @@ def _find_named(name: str, source: str, formats: Sequence[str], cwd: Path) -> Pa
     if is_file(path):
         if path.suffix.lstrip(".") in _FORMATS:
             return path
-        problem = f"{path.name} is none of the kinds of config that can be read."
-        raise ConfigError("CONFIG", name, source, problem, "Give a .json, .toml or .env file.")
+        problem, change = (
+            f"{path.name} is none of the kinds of config that can be read.",
+            "Give a .json, .toml or .env file.",
+        )
+        if path.suffix in (".yaml", ".yml"):
+            change += f" For a job of ai-toolkit: darkroom import ai-toolkit {name}"
+        raise ConfigError("CONFIG", name, source, problem, change)
     tried = [path / f"config.{f}" for f in formats]
     tried += [path.with_name(f"{path.name}.{f}") for f in formats] if path.name else []
     tried += _environment_paths(name, formats, cwd)

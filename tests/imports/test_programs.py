@@ -154,3 +154,13 @@ def test_every_rule_names_options_that_there_are(program):
                 entry_keys = {"instance_data_dir", "repeats", "is_regularisation_data", "crop", "crop_style"}
                 entry_keys |= {"train_batch_size", "minimum_aspect_ratio", "maximum_aspect_ratio", "dataset_type"}
                 assert set(settings) <= names | entry_keys, key
+
+
+@pytest.mark.parametrize("program", ["kohya", "ai-toolkit", "onetrainer", "diffusion-pipe"])
+def test_a_config_of_another_trainer_names_the_command_that_imports_it(program, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = CONFIGS[program](tmp_path)
+    file = next(word for word in words if word.endswith((".toml", ".yaml", ".json")))
+
+    assert main(["train", file]) == 2
+    assert f"darkroom import {program} {file}" in capsys.readouterr().err

@@ -28,6 +28,15 @@ PROGRAMS: Mapping[str, str] = {
 }
 """Programs by the word that `darkroom import` takes, and the modules that read them."""
 
+SIGNS: Mapping[str, frozenset[str]] = {
+    "ai-toolkit": frozenset({"job", "config"}),
+    "onetrainer": frozenset({"training_method", "base_model_name", "workspace_dir", "concept_file_name"}),
+    "diffusion-pipe": frozenset({"micro_batch_size_per_gpu", "pipeline_stages", "epochs", "activation_checkpointing"}),
+    "kohya": frozenset({"min_snr_gamma", "unet_lr", "network_train_unet_only", "clip_skip", "cache_latents",
+                        "cache_latents_to_disk", "train_data_dir", "enable_bucket"}),
+}  # fmt: skip
+"""Keys at the top of a config that are a program's own: two of them tell whose it is."""
+
 
 class Program(Protocol):
     """A module that reads the configs of one program."""
@@ -48,3 +57,13 @@ def find_program(name: str) -> Program:
         hint = find_nearest(plain, PROGRAMS) or list(PROGRAMS)
         raise missing_option(name, "Configs of this program are not read.", f"Choose one of: {', '.join(hint)}.")
     return cast(Program, importlib.import_module(PROGRAMS[plain]))
+
+
+def refuse_foreign(document: Mapping[str, object], name: str) -> None:
+    """Raises ConfigError for a config of a program whose configs are imported and not read as they are."""
+    keys = set(document) | {key for table in document.values() if isinstance(table, Mapping) for key in table}
+    for program, signs in SIGNS.items():
+        if len(signs & keys) >= 2:
+            title = find_program(program).TITLE
+            change = f"Make one of Darkroom's of it: darkroom import {program} {name}"
+            raise missing_option("CONFIG", f"'{name}' is a config of {title}.", change)
