@@ -63,12 +63,19 @@ MODELS: Mapping[str, tuple[str, str | None]] = {
     "wan21_i2v:14b480p": ("wan", "i2v-14b-2.1"),
     "wan21_i2v:14b": ("wan", "i2v-14b-2.1-720p"),
     "wan22_5b": ("wan", "ti2v-5b-2.2"),
+    "wan22_14b": ("wan", "t2v-14b-2.2"),
+    "wan22_14b:i2v": ("wan", "i2v-14b-2.2"),
     "wan22_14b:t2v": ("wan", "t2v-14b-2.2"),
     "wan22_14b_i2v": ("wan", "i2v-14b-2.2"),
     "qwen_image": ("qwen_image", None),
     "qwen_image:2512": ("qwen_image", "v2.0"),
     "qwen_image_edit": ("qwen_image", "edit-v1"),
     "qwen_image_edit_plus": ("qwen_image", "edit-v2"),
+    "qwen_image_edit_plus2509": ("qwen_image", "edit-v2"),
+    "qwen_image_edit_plus:2511": ("qwen_image", "edit-v3"),
+    "krea2": ("krea2", None),
+    "ernie": ("ernie", None),
+    "ideogram4": ("ideogram4", None),
     "zimage": ("z_image", None),
     "zimage:turbo": ("z_image", "turbo"),
     "zimage:deturbo": ("z_image", "ostris-de-turbo"),
@@ -105,7 +112,7 @@ def _find_kind(value: object, keys: Values) -> Settings | ImportedKey:
 
 
 def _find_quantization(value: object, keys: Values) -> Settings:
-    kind = str(keys.get("model.qtype") or "qfloat8")
+    kind = str(keys.get("model.qtype") or "qfloat8").partition("|")[0]  # behind it stands an adapter for what is lost
     preset = QUANTIZED.get(kind.lower(), "fp8-block")
     return {"base_model_precision": preset}
 
@@ -245,6 +252,7 @@ RULES: Mapping[str, Rule] = {
     "model.layer_offloading": near("ramtorch", "layers wait on the host"),
     "model.layer_offloading_text_encoder_percent": missing("say ramtorch_text_encoder_percent", trains=False),
     "model.layer_offloading_transformer_percent": missing("say ramtorch_transformer_percent", trains=False),
+    "model.model_kwargs": nothing("there is nothing in it"),
     "model.model_kwargs.match_target_res": nothing(
         "references keep their own sizes or follow their samples by dataset"
     ),
@@ -266,6 +274,7 @@ RULES: Mapping[str, Rule] = {
     "sample.num_frames": same("validation_num_video_frames"),
     "sample.fps": missing("images of validation have the model's own rate, or framerate", trains=False),
 }
+CONTROLS = ("control_path", *(f"control_path{gap}{number}" for gap in ("", "_") for number in (1, 2, 3)))
 DATASET: Mapping[str, Rule] = {
     "folder_path": same("instance_data_dir"),
     "dataset_path": same("instance_data_dir"),
@@ -293,9 +302,7 @@ DATASET: Mapping[str, Rule] = {
     "alpha_mask": missing("masks are datasets of their own"),
     "control_path": nothing("it is a dataset of references"),
     "controls": missing("have them made: the key conditioning of a dataset"),
-    "control_path_1": nothing("it is a dataset of references"),
-    "control_path_2": nothing("it is a dataset of references"),
-    "control_path_3": nothing("it is a dataset of references"),
+    **dict.fromkeys(CONTROLS, nothing("it is a dataset of references")),
     "clip_image_path": missing("no image encoder reads images beside captions"),
     "prior_reg": same("is_regularisation_data"),
     "loss_multiplier": missing("samples of all datasets count alike"),
@@ -303,7 +310,6 @@ DATASET: Mapping[str, Rule] = {
     "keep_tokens": missing("captions are encoded once, as they are"),
     "token_dropout_rate": missing("captions are dropped whole"),
 }
-CONTROLS = ("control_path", "control_path_1", "control_path_2", "control_path_3")
 CONDITIONS = {"mask_path": "mask", **dict.fromkeys(CONTROLS, "reference_loose")}
 
 
@@ -357,6 +363,8 @@ def _find_model(values: Values) -> ImportedKey:
     arch = str(values.get("model.arch") or "").lower()
     switches = [name for name in MODELS if values.get(f"model.is_{name}") is True]
     key = arch or (switches[0] if switches else "sd15")
+    turbo = "turbo" in str(values.get("model.name_or_path", "")).lower() and key == "zimage"
+    key = "zimage:turbo" if turbo else key
     if key not in MODELS:
         reason = "this architecture is not offered; `darkroom families` lists those there are"
         return ImportedKey("model.arch", key, Verdict.NOT_OFFERED, {}, reason, trains=True)
@@ -379,7 +387,7 @@ def _make_entries(number: int, dataset: Values) -> tuple[list[dict[str, object]]
             conditioning.append(
                 {**entry, "conditioning_type": kind, "id": _free(f"dataset-{number}-{name}", conditioning)}
             )
-    for size in _as_list(sizes):
+    for size in dict.fromkeys(_as_list(sizes)):
         entry = {"id": f"dataset-{number}-{size}", **settings, "resolution": int(str(size))}
         if frames > 1:
             entry |= {"dataset_type": "video", "video": {"num_frames": frames}}

@@ -16,6 +16,7 @@ from darkroom.options.imports.rules import (
     Values,
     choose,
     compute,
+    drop_launcher,
     fixed,
     missing,
     near,
@@ -230,7 +231,7 @@ def read(words: Sequence[str], cwd: Path) -> Imported:
     """The command. Raises ConfigErrors for flags that these scripts do not have."""
     if not words:
         raise missing_option("SCRIPT", "No script is named.", f"Write: {USAGE}.")
-    plain, values = read_arguments(words, SWITCHES, "command line")
+    plain, values = read_arguments(drop_launcher(words), SWITCHES, "command line")
     script = next((Path(word).stem for word in plain if Path(word).stem.startswith("train_")), "")
     if not script:
         problem = "No script of diffusers is named, such as train_dreambooth_lora_flux.py."

@@ -135,6 +135,8 @@ RULES: Mapping[str, Rule] = {
     "map_num_proc": nothing("images are read by threads: max_workers"),
     "steps_per_print": nothing("every step is in the event log"),
     "logging_steps": nothing("every step is in the event log"),
+    "upload_hf_from_epoch": missing("every checkpoint is uploaded with push_checkpoints_to_hub", trains=False),
+    "huggingface_repo": same("hub_model_id"),
     "x_axis_examples": nothing("figures are told by step"),
     "video_clip_mode": missing("say which parts of a clip are taken on the dataset: video.bucket_strategy"),
     "compile": fixed(dynamo_backend="inductor"),
@@ -198,6 +200,7 @@ RULES: Mapping[str, Rule] = {
     "adapter.dtype": nothing("an adapter is trained in float32"),
     "adapter.init_from_existing": same("init_lora"),
     "adapter.fuse_adapters": missing("merge it into the base first"),
+    "adapter.decompose_factor": missing("it belongs to LoKr; give lycoris_config"),
     "adapter.exclude_linear_modules": missing("name the layers with peft_lora_target_modules"),
     "optimizer.type": compute(choose_optimizer),
     "optimizer.lr": number("learning_rate"),
@@ -236,6 +239,7 @@ DIRECTORY: Mapping[str, Rule] = {
     "cache_shuffle_num": missing("captions are encoded once, as they are"),
     "cache_shuffle_delimiter": missing("captions are encoded once, as they are"),
     "caption_mode": missing("say caption_strategy on the dataset"),
+    "skip_empty_caption": missing("samples without a caption are left out", trains=False),
     "framerate": missing("clips have the model's own rate, or framerate"),
 }
 

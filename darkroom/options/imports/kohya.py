@@ -24,6 +24,7 @@ from darkroom.options.imports.rules import (
     choose,
     choose_optimizer,
     compute,
+    drop_launcher,
     fixed,
     missing,
     near,
@@ -47,6 +48,8 @@ SCRIPTS: Mapping[str, tuple[str, str]] = {
     "sdxl_train": ("sdxl", "full"),
     "flux_train_network": ("flux", "lora"),
     "flux_train": ("flux", "full"),
+    "chroma_train_network": ("chroma", "lora"),
+    "chroma_train": ("chroma", "full"),
     "sd3_train_network": ("sd3", "lora"),
     "sd3_train": ("sd3", "full"),
     "lumina_train_network": ("lumina2", "lora"),
@@ -113,6 +116,15 @@ def _find_optimizer_arguments(value: object, keys: Values) -> Settings:
     return {"optimizer_config": ",".join(f"{name.strip()}={setting.strip()}" for name, setting in pairs)}
 
 
+def _find_optimizer(value: object, keys: Values) -> ImportedKey:
+    """Adafactor with a rate of its own is transformers' class, which takes its arguments."""
+    arguments = keys.get("optimizer_args") or []
+    words = [str(word).replace(" ", "") for word in (arguments if isinstance(arguments, list) else [arguments])]
+    if str(value).lower() == "adafactor" and "relative_step=False" in words:
+        return ImportedKey("", value, Verdict.EXACT, {"optimizer": "transformers.optimization.Adafactor"})
+    return choose_optimizer(value, keys)
+
+
 def _find_logger(value: object, keys: Values) -> Settings:
     return {"report_to": {"all": "all"}.get(str(value), str(value))}
 
@@ -144,6 +156,7 @@ RULES: Mapping[str, Rule] = {
     "gemma2": same("pretrained_gemma_model_name_or_path"),
     "ae": same("pretrained_vae_model_name_or_path"),
     "model_type": nothing("the family says it"),
+    "split_mode": near("musubi_blocks_to_swap", "blocks wait on the host"),
     "clip_skip": missing("captions are read from the layer that the model's own pipeline reads"),
     "max_token_length": missing("captions are read in one piece of the encoder's length"),
     "t5xxl_max_token_length": same("tokenizer_max_length"),
@@ -177,7 +190,7 @@ RULES: Mapping[str, Rule] = {
     "learning_rate_te": number("text_encoder_lr"),
     "learning_rate_te1": number("text_encoder_lr"),
     "learning_rate_te2": missing(_RATE),
-    "optimizer_type": compute(choose_optimizer),
+    "optimizer_type": compute(_find_optimizer),
     "use_8bit_adam": fixed(optimizer="bnb-adamw8bit"),
     "use_lion_optimizer": fixed(optimizer="optimi-lion"),
     "optimizer_args": compute(_find_optimizer_arguments),
@@ -403,7 +416,7 @@ def read(words: Sequence[str], cwd: Path) -> Imported:
     """The command, its config file and its datasets. Raises ConfigErrors for keys that sd-scripts has not."""
     if not words:
         raise missing_option("SCRIPT", "Neither a script nor a config is named.", f"Write: {USAGE}.")
-    plain, values = read_arguments(words, SWITCHES, "command line")
+    plain, values = read_arguments(drop_launcher(words), SWITCHES, "command line")
     script = next((Path(word).stem for word in plain if Path(word).stem in SCRIPTS), "")
     files = [word for word in plain if word.endswith(".toml")] + [
         str(values[n]) for n in ("config_file",) if n in values
@@ -444,8 +457,10 @@ def _read_flat(file: str, cwd: Path) -> dict[str, object]:
 def _find_model(script: str, values: Values) -> ImportedKey:
     """Family and kind, from the script, else from the adapter's module and the files that are named."""
     module = str(values.get("network_module", "")).rpartition(".")[2]
+    if values.get("model_type") == "chroma":
+        script = {"flux_train_network": "chroma_train_network", "flux_train": "chroma_train"}.get(script, script)
     kind = SCRIPTS[script][1] if script else "lora" if module or "network_dim" in values else "full"
-    family = MODULES.get(module) or (SCRIPTS[script][0] if script else "")
+    family = (SCRIPTS[script][0] if script else "") or MODULES.get(module, "")
     if not family and "t5xxl" in values:
         family = "sd3" if "clip_g" in values else "flux"
     if not family and "xl" in str(values.get("pretrained_model_name_or_path", "")).lower():

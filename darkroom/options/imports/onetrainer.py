@@ -50,6 +50,9 @@ MODELS: Mapping[str, tuple[str, str | None]] = {
     "QWEN": ("qwen_image", None),
     "Z_IMAGE": ("z_image", None),
     "ERNIE": ("ernie", None),
+    "KREA_2": ("krea2", None),
+    "IDEOGRAM_4": ("ideogram4", None),
+    "LTX_2": ("ltxvideo2", None),
 }
 DEFAULTS: Settings = {
     "learning_rate": 3e-6,
@@ -204,6 +207,8 @@ RULES: Mapping[str, Rule] = {
     "dataloader_threads": nothing("images are read by threads: max_workers"),
     "train_device": nothing("the device is chosen when a run starts"),
     "temp_device": nothing("what waits is on the host"),
+    "weight_dtype": nothing("it is that of each part"),
+    "caching_threads": nothing("images are read by threads: max_workers"),
     "train_dtype": choose("mixed_precision", _PRECISIONS),
     "fallback_train_dtype": missing("mixed_precision is the one precision of a run", trains=False),
     "enable_autocast_cache": missing("autocast keeps what torch keeps", trains=False),

@@ -10,6 +10,7 @@ rows = translate(RULES, {"network_dim": 32}, "sd-scripts")
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -21,6 +22,8 @@ Values = Mapping[str, object]
 Settings = Mapping[str, object]
 Make = Callable[[object, Values], "Settings | ImportedKey"]
 
+# a key that is so like a known one is a slip; one that is less like it may be a real one that nobody here knows
+SLIP = 0.85
 OFF: tuple[object, ...] = (None, False, "", 0, "none", "None", [], {})
 """Values that switch a key of any trainer off."""
 
@@ -110,7 +113,7 @@ def translate(rules: Mapping[str, Rule], keys: Values, program: str) -> list[Imp
         rule = rules.get(key)
         if rule is not None:
             rows.append(_apply(rule, key, value, keys))
-        elif near := find_nearest(key, rules):
+        elif near := difflib.get_close_matches(key, rules, n=3, cutoff=SLIP):
             problem = f"{program} has no such key; did you mean {' or '.join(near)}?"
             errors.append(ConfigError(key, value, "", problem, "Correct it, or take it out."))
         else:
@@ -242,6 +245,12 @@ PRECISIONS: Mapping[str, object] = {
     **dict.fromkeys(("fp16", "float16"), "fp16"),
     **dict.fromkeys(("bf16", "bfloat16"), "bf16"),
 }
+
+
+def drop_launcher(words: Sequence[str]) -> list[str]:
+    """Words from the script on, without `accelerate launch` and the launcher's own flags."""
+    script = next((number for number, word in enumerate(words) if word.endswith(".py")), 0)
+    return list(words[script:])
 
 
 def read_arguments(words: Sequence[str], switches: frozenset[str], source: str) -> tuple[list[str], dict[str, object]]:
