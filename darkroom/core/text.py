@@ -22,6 +22,11 @@ def split_lines(text: str) -> list[str]:
     return lines if lines[-1] else lines[:-1]
 
 
+def strip_last_commas(text: str) -> str:
+    """JSON without the commas after last entries, which some configs of SimpleTuner have; texts stay as they are."""
+    return re.sub(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])', lambda match: match[1] or "", text)
+
+
 def find_slip(text: str, single_line: bool = False) -> str:
     """What is in a text that cannot be meant: a NUL, half a character, and in `one_line` any control character.
 

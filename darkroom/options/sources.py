@@ -27,7 +27,7 @@ from darkroom.core import log
 from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
 from darkroom.core.files import expand_home, is_file
 from darkroom.core.registry import find_nearest
-from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, split_lines
+from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, split_lines, strip_last_commas
 from darkroom.options import compat, later, tiny
 from darkroom.options.config import Config, every_option, find_idle_reason, not_offered, option_names
 from darkroom.options.datasets.musubi import read_run_settings
@@ -1024,12 +1024,12 @@ def read_json(path: Path) -> tuple[Pairs, list[str]]:
     if not text.strip():
         raise _MalformedError("The file is empty.", 'Write { "option": value, ... }.')
     try:
-        document = json.loads(text, object_pairs_hook=collect)
+        document = json.loads(strip_last_commas(text), object_pairs_hook=collect)
     except RecursionError:
         raise _MalformedError("The file is nested too deeply.", 'Write { "option": value, ... }.') from None
     except json.JSONDecodeError as wrong:
         problem = f"Line {wrong.lineno}, column {wrong.colno}: {_lower(wrong.msg)}."
-        change = "Correct it; JSON has double quotes, no comments, and no comma after the last entry."
+        change = "Correct it; JSON has double quotes, no comments, and a comma between two entries."
         raise _MalformedError(problem, ESCAPES if "escape" in wrong.msg else change) from None
     except ValueError as wrong:  # a number of thousands of digits
         raise _MalformedError(f"{wrong}.", "Correct the number.") from None

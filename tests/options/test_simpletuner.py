@@ -205,3 +205,21 @@ def test_paths_of_examples_are_found_beside_the_config(tmp_path):
     (folder / "mine/config.json").write_text(json.dumps(settings))
     resolved = resolve([str(folder / "mine/config.json")], {}, tmp_path)
     assert resolved.config.data_backend_config == "somewhere/examples/data.json"
+
+
+@each_row(
+    "text, seed",
+    [
+        ('{"model_family": "flux", "seed": 3,}', 3),
+        ('{"model_family": "flux", "peft_lora_target_modules": ["to_q",\n ], "seed": 4\n,\n}', 4),
+    ],
+)
+def test_a_comma_after_the_last_entry_is_read_over(text, seed, tmp_path):
+    (tmp_path / "config.json").write_text(text)
+    assert resolve(["config.json"], {}, tmp_path, partial=True).config.seed == seed
+
+
+def test_a_comma_inside_a_text_stays(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_family": "flux", "validation_prompt": "a lamp,}, \\",]"}')
+    config = resolve(["config.json"], {}, tmp_path, partial=True).config
+    assert config.validation_prompt == 'a lamp,}, ",]'
