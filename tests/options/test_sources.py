@@ -161,7 +161,7 @@ def test_two_configs_are_refused(words, tmp_path):
 @each_row(
     "name, text, words",
     [
-        ("a.json", '{"seed": 1,\n "lora_rank": 4,,\n}', "Line 2, column 17"),
+        ("a.json", '{"seed": 1,\n "lora_rank": 4,,\n}', "Line 3, column 1"),
         ("a.json", '{"seed": 1\n "lora_rank": 4}', "Line 2, column 2"),
         ("a.json", "", "The file is empty"),
         ("a.json", "[1, 2]", "does not hold an object"),
