@@ -11,11 +11,9 @@ the config file counts as environment, below the variables of the process itself
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import re
 import shlex
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,29 +25,36 @@ from darkroom.core import log
 from darkroom.core.errors import ConfigError, ConfigErrors, missing_option
 from darkroom.core.files import expand_home, is_file
 from darkroom.core.registry import find_nearest
-from darkroom.core.text import ESCAPES, TOML_ESCAPES, find_slip, iterate_texts, split_lines, strip_last_commas
+from darkroom.core.text import ESCAPES, find_slip, iterate_texts
 from darkroom.options import compat, later, tiny
+from darkroom.options.command_line import COMMAND_LINE, FALSE_WORDS, TRUE_WORDS, Arguments, parse_arguments
 from darkroom.options.config import Config, every_option, find_idle_reason, not_offered, option_names
+from darkroom.options.config_files import (
+    MalformedError,
+    lower_first,
+    parse_env_file,
+    plain_name,
+    read_json,
+    read_toml,
+    read_utf8,
+)
 from darkroom.options.datasets.musubi import read_run_settings
 from darkroom.options.field import OptionInfo
 from darkroom.options.imports import refuse_foreign
 from darkroom.options.imports.musubi.arguments import find_option, read_value
-from darkroom.options.imports.musubi.options import LISTS, SWITCHES
 from darkroom.options.imports.musubi.translate import MARKERS, MODEL, SHARED
 from darkroom.options.imports.musubi.translate import translate as translate_musubi
 from darkroom.options.imports.report import ImportedKey, Verdict
+from darkroom.options.locate import example_folders, find_config
 from darkroom.options.origins import ORIGINS, ConfigTraits, Origin, is_off, is_origin_default, recognize
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
-DEFAULT, FAMILY_DEFAULT, COMMAND_LINE = "default", "family default", "command line"
-_TRUE = frozenset({"true", "yes", "on", "1", "y", "t"})
-_FALSE = frozenset({"false", "no", "off", "0", "n", "f"})
+DEFAULT, FAMILY_DEFAULT = "default", "family default"
 EXAMPLES = ("config/examples/", "simpletuner/examples/")
 """How SimpleTuner's configs write the folder of its examples."""
-_FORMATS = ("json", "toml", "env")
 _PROSE = frozenset(
     ("validation_prompt", "validation_negative_prompt", "instance_prompt", "model_card_note",
      "sana_complex_human_instruction")
@@ -210,26 +215,26 @@ class _OptionReader:
             return
         try:
             pairs, twice = read_json(path) if path.suffix == ".json" else read_toml(path)
-        except _MalformedError as wrong:
+        except MalformedError as wrong:
             self._cannot_read(path, wrong)
             return
         for key in twice:
             reason = "it stands twice in this file and the later value counts"
-            self.notes.append(Note(_plain(key), None, self._show(path), reason, ineffective=False))
+            self.notes.append(Note(plain_name(key), None, self._show(path), reason, ineffective=False))
         refuse_foreign(dict(pairs), self._show(path))
         self._set_all(pairs, self._show(path))
 
     def _read_env_file(self, path: Path) -> None:
         source = self._show(path)
         try:
-            variables = parse_env_file(_text(path))
-        except _MalformedError as wrong:
+            variables = parse_env_file(read_utf8(path))
+        except MalformedError as wrong:
             self._cannot_read(path, wrong)
             return
         for name, value in variables.items():
             self._set_variable(name, value, source)
 
-    def _cannot_read(self, path: Path, wrong: _MalformedError) -> None:
+    def _cannot_read(self, path: Path, wrong: MalformedError) -> None:
         self.errors.append(ConfigError("CONFIG", self._show(path), "the config file", wrong.problem, wrong.change))
         self.unreadable = True
 
@@ -241,7 +246,7 @@ class _OptionReader:
             self._set(compat.ENV_FILE_NAMES[name], value, source)
         elif name in compat.ENV_FILE_SWITCHES:
             key, on, off = compat.ENV_FILE_SWITCHES[name]
-            name_to_set = on if value.strip().lower() in _TRUE else off
+            name_to_set = on if value.strip().lower() in TRUE_WORDS else off
             if name_to_set is not None:
                 self._set(key, name_to_set, source)
         elif name == "TRAINER_EXTRA_ARGS":
@@ -293,7 +298,7 @@ class _OptionReader:
         try:
             words = shlex.split(value)
         except ValueError as wrong:
-            problem = f"This cannot be taken apart into words: {_lower(str(wrong))}."
+            problem = f"This cannot be taken apart into words: {lower_first(str(wrong))}."
             self.errors.append(ConfigError("TRAINER_EXTRA_ARGS", value, source, problem, "Close every quote."))
             return
         extra = parse_arguments(words, source)
@@ -310,7 +315,7 @@ class _OptionReader:
 
     def _set(self, key: str, value: object, source: str) -> None:
         """Put one value under its option's name, or say why it has none."""
-        name = _plain(key)
+        name = plain_name(key)
         info = option_names().get(name)
         if info is None:
             self._set_unknown(name, value, source)
@@ -325,7 +330,7 @@ class _OptionReader:
 
     def _set_unknown(self, name: str, value: object, source: str) -> None:
         if name == "vae_cache_preprocess":
-            if str(value).strip().lower() in _FALSE:
+            if str(value).strip().lower() in FALSE_WORDS:
                 self._set("vae_cache_ondemand", True, source)
             return
         if find_option(name):
@@ -447,7 +452,7 @@ class _OptionReader:
     def _translate_prompt_library(self) -> None:
         """A path in the switch for the built-in prompts is the user's own library."""
         item = self.values.get("validation_prompt_library")
-        if item is None or not isinstance(item.value, str) or item.value.strip().lower() in _TRUE | _FALSE:
+        if item is None or not isinstance(item.value, str) or item.value.strip().lower() in TRUE_WORDS | FALSE_WORDS:
             return
         del self.values["validation_prompt_library"]
         if not is_off(item.value):
@@ -552,7 +557,7 @@ class _OptionReader:
 
     def _resolve_unsupported(self) -> None:
         ignored = self.values.get("ignore_unsupported")
-        if ignored is None or str(ignored.value).strip().lower() not in _TRUE:
+        if ignored is None or str(ignored.value).strip().lower() not in TRUE_WORDS:
             self.errors += self.unsupported
             return
         for error in self.unsupported:
@@ -656,7 +661,7 @@ class _OptionReader:
             if is_needed and (item is None or item.value is None):
                 hint = "" if path or line.config or self.errors else " No config file was given or found either."
                 change = f"Write {info.name} into the config, or --{info.name} VALUE on the command line.{hint}"
-                self.errors.append(missing_option(info.name, f"A run needs it: {_lower(info.help)}", change))
+                self.errors.append(missing_option(info.name, f"A run needs it: {lower_first(info.help)}", change))
 
     def _finish(self, config: Config | None, path: Path | None) -> Resolved:
         if config is None:
@@ -786,11 +791,6 @@ def _as_error(note: Note) -> ConfigError:
     return ConfigError(note.option, note.value, note.source, f"{note.reason[:1].upper()}{note.reason[1:]}.", change)
 
 
-def _plain(key: str) -> str:
-    """The option name in `--learning-rate`, `learning_rate` or `--learning_rate`."""
-    return key.strip().lstrip("-").replace("-", "_")
-
-
 def _slip(info: OptionInfo, value: object) -> tuple[str, str] | None:
     """What in a value cannot be meant, and what to change; None if nothing is."""
     single_line = info.kind == "string" and info.name not in _PROSE
@@ -806,302 +806,3 @@ def _did_you_mean(name: str) -> str:
     foreign = [key for origin in ORIGINS.values() for row in origin.foreign for key in row.keys]
     hint = find_nearest(name, option_names()) or find_nearest(name, foreign)
     return f"; did you mean {' or '.join(hint)}?" if hint else "."
-
-
-def _lower(sentence: str) -> str:
-    return sentence[:1].lower() + sentence[1:]
-
-
-# ---- the command line ------------------------------------------------------------------------------------------------
-
-
-@dataclass
-class Arguments:
-    """A command line taken apart."""
-
-    config: str | None = None  # the positional argument or --config_file
-    environment: str | None = None  # --env
-    example: str | None = None  # --example
-    pairs: list[tuple[str, object]] = field(default_factory=list)
-    errors: list[ConfigError] = field(default_factory=list)
-
-
-def parse_arguments(argv: Sequence[str], source: str = COMMAND_LINE) -> Arguments:
-    """Take `[CONFIG] [--env NAME] [--flag] [--option VALUE] [--option=VALUE] [key=value]` apart."""
-    line = Arguments()
-    words = list(argv)
-    while words:
-        word = words.pop(0)
-        if word.startswith("--") and len(word) > 2:
-            _parse_option(line, word[2:], words, source)
-        elif re.match(r"^[A-Za-z_][\w-]*=", word):
-            key, _, value = word.partition("=")
-            _add_pair(line, key, value, source)
-        elif word == "-e" and words:
-            line.environment = words.pop(0)
-        elif word.startswith("-"):
-            problem = "This is not understood."
-            line.errors.append(ConfigError("argument", word, source, problem, "Write --OPTION VALUE."))
-        elif line.config is None:
-            line.config = word
-        else:
-            problem = f"A config was already given: {line.config}."
-            line.errors.append(ConfigError("CONFIG", word, source, problem, "Give one, and options as --OPTION VALUE."))
-    return line
-
-
-def _parse_option(line: Arguments, text: str, words: list[str], source: str) -> None:
-    """One `--option`, taking its value from `words` when it stands there."""
-    key, equals, value = text.partition("=")
-    if equals:
-        _add_pair(line, key, value, source)
-        return
-    info = option_names().get(_plain(key))
-    following = words[0] if words else None
-    if (info is not None and info.kind == "bool") or find_option(key) in SWITCHES:
-        if following is not None and following.lower() in _TRUE | _FALSE:
-            value = words.pop(0)
-        _add_pair(line, key, value or "true", source)
-        return
-    if following is None or following.startswith("--"):
-        if info is None and _plain(key) not in ("env", "example", "config_file"):
-            _add_pair(line, key, "true", source)
-        else:
-            change = f"Write --{key} VALUE."
-            line.errors.append(missing_option(f"--{key}", "It needs a value and none follows.", change))
-        return
-    if find_option(key) in LISTS and info is None:
-        line.pairs.append((key, _take_words(words)))
-        return
-    _add_pair(line, key, words.pop(0), source)
-
-
-def _take_words(words: list[str]) -> list[str]:
-    """Every word up to the next option: the value of a list of musubi-tuner's."""
-    taken = []
-    while words and not words[0].startswith("--"):
-        taken.append(words.pop(0))
-    return taken
-
-
-def _add_pair(line: Arguments, key: str, value: str, source: str) -> None:
-    name = _plain(key)
-    if name in ("env", "environment"):
-        line.environment = value
-    elif name == "example":
-        line.example = value
-    elif name == "config_file":
-        if line.config is not None:
-            problem = f"A config was already given: {line.config}."
-            line.errors.append(ConfigError("config_file", value, source, problem, "Give only one of them."))
-        line.config = value
-    else:
-        line.pairs.append((key, value))
-
-
-# ---- finding the file ------------------------------------------------------------------------------------------------
-
-
-def find_config(line: Arguments, environ: Mapping[str, str], cwd: Path) -> Path | None:
-    """The config file that the command line or the environment asks for, or the usual one, or None.
-
-    Raises ConfigError naming every path that was tried when one was asked for and is not there.
-    """
-    format_name = _first(environ, "CONFIG_BACKEND", "CONFIG_TYPE")
-    formats = (format_name,) if format_name in _FORMATS else _FORMATS
-    if line.config is not None:
-        return _find_named(line.config, "command line", formats, cwd)
-    if line.example is not None:
-        return _find_example(line.example.removeprefix("examples/"), formats, cwd)
-    if line.environment is not None:
-        return _find_environment(line.environment, "command line", formats, cwd)
-    if format_name == "cmd":
-        return None
-    if environ.get("CONFIG_PATH"):
-        return _find_named(environ["CONFIG_PATH"], "environment CONFIG_PATH", formats, cwd)
-    for variable in ("DARKROOM_ENVIRONMENT", "DARKROOM_ENV", "SIMPLETUNER_ENVIRONMENT", "SIMPLETUNER_ENV"):
-        if environ.get(variable):
-            return _find_environment(environ[variable], f"environment {variable}", formats, cwd)
-    # ENV is a common name for other things, so it counts only when it names an environment that exists
-    folders = [cwd / "config" / environ["ENV"]] if environ.get("ENV") else []
-    return _find_existing([folder / f"config.{f}" for folder in [*folders, cwd, cwd / "config"] for f in formats])
-
-
-def _find_named(name: str, source: str, formats: Sequence[str], cwd: Path) -> Path:
-    """A file, a folder, a file without its ending, or the name of an environment."""
-    path = cwd / expand_home(name)
-    if is_file(path):
-        if path.suffix.lstrip(".") in _FORMATS:
-            return path
-        problem, change = (
-            f"{path.name} is none of the kinds of config that can be read.",
-            "Give a .json, .toml or .env file.",
-        )
-        if path.suffix in (".yaml", ".yml"):
-            change += f" For a job of ai-toolkit: darkroom import ai-toolkit {name}"
-        raise ConfigError("CONFIG", name, source, problem, change)
-    tried = [path / f"config.{f}" for f in formats]
-    tried += [path.with_name(f"{path.name}.{f}") for f in formats] if path.name else []
-    tried += _environment_paths(name, formats, cwd)
-    return _require(name, source, [path, *tried])
-
-
-def _find_environment(name: str, source: str, formats: Sequence[str], cwd: Path) -> Path:
-    if not re.fullmatch(r"[A-Za-z0-9._/-]+", name):
-        raise ConfigError("env", name, source, "This is no name of an environment.", "Use letters, digits, . _ and -.")
-    return _require(name, source, _environment_paths(name, formats, cwd))
-
-
-def _environment_paths(name: str, formats: Sequence[str], cwd: Path) -> list[Path]:
-    name = name.removesuffix(".json")
-    folders = [cwd / "config" / name]
-    if name.startswith("examples/"):
-        folders += [folder / name.removeprefix("examples/") for folder in example_folders(cwd)]
-    return [folder / f"config.{f}" for folder in folders for f in formats]
-
-
-def _find_example(name: str, formats: Sequence[str], cwd: Path) -> Path:
-    """The config of one of SimpleTuner's examples."""
-    tried = [folder / name / f"config.{f}" for folder in example_folders(cwd) for f in formats]
-    return _require(name, COMMAND_LINE, tried)
-
-
-def example_folders(cwd: Path, config: Path | None = None) -> list[Path]:
-    """Where SimpleTuner's examples may be: its folder of configs, a checkout, beside the config, its package."""
-    folders = [cwd / "config/examples", cwd / "examples", cwd / "simpletuner/examples"]
-    if config is not None:
-        folders.append(config.parent.parent)
-    package = importlib.util.find_spec("simpletuner")
-    places = package.submodule_search_locations if package is not None else None
-    return folders + [Path(place) / "examples" for place in places or ()]
-
-
-def _require(name: str, source: str, tried: Sequence[Path]) -> Path:
-    existing = _find_existing(tried)
-    if existing is None:
-        listed = "".join(f"\n    {path}" for path in dict.fromkeys(tried))
-        problem = f"There is no such config. These were tried:{listed}"
-        raise ConfigError("CONFIG", name, source, problem, "Give a .json, .toml or .env file, or a folder in config/.")
-    return existing
-
-
-def _find_existing(paths: Iterable[Path]) -> Path | None:
-    return next((path for path in paths if is_file(path)), None)
-
-
-def _first(environ: Mapping[str, str], *names: str) -> str | None:
-    for name in names:
-        for prefix in ("DARKROOM_", "SIMPLETUNER_", ""):
-            if environ.get(prefix + name):
-                return environ[prefix + name].strip().lower()
-    return None
-
-
-# ---- reading a file --------------------------------------------------------------------------------------------------
-
-
-class _MalformedError(Exception):
-    """A file that cannot be understood: what is wrong, and what to change."""
-
-    def __init__(self, problem: str, change: str):
-        self.problem, self.change = problem, change
-        super().__init__(problem)
-
-
-Pairs = list[tuple[str, object]]
-
-
-def read_json(path: Path) -> tuple[Pairs, list[str]]:
-    """The pairs of a flat JSON object, in order, and the keys that stand in it twice."""
-    twice: list[str] = []
-
-    def collect(pairs: Pairs) -> dict[str, object]:
-        keys = [key for key, _ in pairs]
-        twice.extend(key for key in dict.fromkeys(keys) if keys.count(key) > 1)
-        return dict(pairs)
-
-    text = _text(path)
-    if not text.strip():
-        raise _MalformedError("The file is empty.", 'Write { "option": value, ... }.')
-    try:
-        document = json.loads(strip_last_commas(text), object_pairs_hook=collect)
-    except RecursionError:
-        raise _MalformedError("The file is nested too deeply.", 'Write { "option": value, ... }.') from None
-    except json.JSONDecodeError as wrong:
-        problem = f"Line {wrong.lineno}, column {wrong.colno}: {_lower(wrong.msg)}."
-        change = "Correct it; JSON has double quotes, no comments, and a comma between two entries."
-        raise _MalformedError(problem, ESCAPES if "escape" in wrong.msg else change) from None
-    except ValueError as wrong:  # a number of thousands of digits
-        raise _MalformedError(f"{wrong}.", "Correct the number.") from None
-    if not isinstance(document, dict):
-        raise _MalformedError("The file does not hold an object.", 'Write { "option": value, ... }.')
-    return list(document.items()), twice
-
-
-def read_toml(path: Path) -> tuple[Pairs, list[str]]:
-    """The pairs of a TOML file with its sections flattened, and the keys that stand in several sections."""
-    try:
-        document = tomllib.loads(_text(path))
-        pairs = _flatten(document)
-    except RecursionError:
-        raise _MalformedError("The file is nested too deeply.", "Write lines as option = value.") from None
-    except tomllib.TOMLDecodeError as wrong:
-        match = re.search(r"\(at line (\d+), column (\d+)\)", str(wrong))
-        position = f"Line {match[1]}, column {match[2]}: " if match else ""
-        problem = re.sub(r"\s*\(at .*\)$", "", str(wrong))
-        change = "Correct it; in TOML texts are quoted and true is lower case."
-        raise _MalformedError(
-            f"{position}{_lower(problem) if position else problem}.", TOML_ESCAPES if "\\" in problem else change
-        ) from None
-    except ValueError as wrong:  # a number of thousands of digits, a date that is none
-        raise _MalformedError(f"{wrong}.", "Correct the value.") from None
-    keys = [_plain(key) for key, _ in pairs]
-    return pairs, [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
-
-
-def _flatten(table: Mapping[str, object]) -> Pairs:
-    """Sections mean nothing: their entries count as if they stood at the top."""
-    pairs: Pairs = []
-    for key, value in table.items():
-        info = option_names().get(_plain(key))
-        if isinstance(value, dict) and not (info is not None and info.json):
-            pairs += _flatten(value)
-        else:
-            pairs.append((key, value))
-    return pairs
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as wrong:
-        raise _MalformedError(f"The file is not UTF-8 text (byte {wrong.start}).", "Save it as UTF-8.") from None
-    except OSError as wrong:
-        raise _MalformedError(f"The file cannot be read: {wrong.strerror}.", "Check its permissions.") from None
-
-
-def parse_env_file(text: str) -> dict[str, str]:
-    """`KEY=value` lines with comments, `export`, quotes, and `KEY+=value` to append. Later lines win."""
-    variables: dict[str, str] = {}
-    for number, line in enumerate(split_lines(text), 1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        match = re.match(r"^(?:export\s+)?([A-Za-z_]\w*)\s*(\+?=)\s*(.*)$", line)
-        if match is None:
-            raise _MalformedError(f"Line {number}: this is not NAME=value.", "Write lines as NAME=value.")
-        name, sign, value = match[1], match[2], _unquote(match[3])
-        variables[name] = f"{variables[name]} {value}" if sign == "+=" and variables.get(name) else value
-    return variables
-
-
-def _unquote(text: str) -> str:
-    """The value without its quotes, or up to a comment when it has none."""
-    if text[:1] in ("'", '"'):
-        end = text.find(text[0], 1)
-        while end > 0 and text[0] == '"' and text[end - 1] == "\\":
-            end = text.find('"', end + 1)
-        if end > 0:
-            inner = text[1:end]
-            return re.sub(r'\\(["\\$`])', r"\1", inner) if text[0] == '"' else inner
-    return re.split(r"\s+#", text, maxsplit=1)[0].strip()

@@ -6,7 +6,8 @@ import pytest
 
 from darkroom.core.errors import ConfigErrors, missing_option
 from darkroom.core.log import redact
-from darkroom.options.sources import parse_env_file, resolve
+from darkroom.options.config_files import parse_env_file
+from darkroom.options.sources import resolve
 from tests.rows import each_row
 
 NEEDED = ["--model_family", "flux", "--data_backend_config", "data.json"]
