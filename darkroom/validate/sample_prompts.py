@@ -56,7 +56,7 @@ def is_sample_file(path: Path, text: str) -> bool:
 def read_sample_prompts(path: Path, text: str, option: str) -> dict[str, dict[str, object]]:
     """Entries as a library has them, `prompt`, `image` and `settings`, by `sample_00`, `sample_01`...
 
-    Raises ConfigError for a switch that there is not, or one that no image here can follow.
+    Raises ConfigError for a switch that there is not, one that no image here can follow, and an entry of another type.
     """
     rows = [_parse_line(line, path, option) for line in _list_rows(path, text, option)]
     return {f"sample_{number:02d}": _entry(row, path, option) for number, row in enumerate(rows)}
@@ -72,7 +72,10 @@ def _list_rows(path: Path, text: str, option: str) -> list[object]:
     if isinstance(document, list):
         return document
     table = document.get("prompt", {})
-    subsets = table.pop("subset", [{}])
+    subsets = table.pop("subset", [{}]) if isinstance(table, dict) else None
+    if not isinstance(subsets, list) or not all(isinstance(subset, dict) for subset in subsets):
+        remedy = "Write a table [prompt], and [[prompt.subset]] for each prompt."
+        raise ConfigError(option, str(path), "", "The file has no prompts as tables.", remedy)
     return [{**table, **subset} for subset in subsets]
 
 
@@ -80,7 +83,10 @@ def _parse_line(row: object, path: Path, option: str) -> dict[str, object]:
     """A line or an object as keys. Every switch begins with a space and two hyphens."""
     if isinstance(row, dict):
         return row
-    prompt, *parts = re.split(r"\s--(?=[A-Za-z])", f" {str(row).strip()}")
+    if not isinstance(row, str):
+        problem = f"The entry '{row}' is neither a text nor an object with a 'prompt'."
+        raise ConfigError(option, str(path), "", problem, 'Write "a prompt" or {"prompt": "..."}.')
+    prompt, *parts = re.split(r"\s--(?=[A-Za-z])", f" {row.strip()}")
     keys: dict[str, object] = {"prompt": prompt.strip()}
     images: dict[str, list[str]] = {}
     for part in parts:
@@ -100,6 +106,7 @@ def _parse_line(row: object, path: Path, option: str) -> dict[str, object]:
 
 def _entry(row: Mapping[str, object], path: Path, option: str) -> dict[str, object]:
     settings: dict[str, object] = {}
+    size: dict[str, int] = {}
     images: list[str] = []
     for key, value in row.items():
         if key in NOT_OFFERED.values():
@@ -109,13 +116,13 @@ def _entry(row: Mapping[str, object], path: Path, option: str) -> dict[str, obje
             if key in OPTIONS:
                 name, read = OPTIONS[key]
                 settings[name] = read(value)
-        except ValueError:
-            raise ConfigError(
-                option, str(path), "", f"{key} is '{value}', which is no number.", "Correct it."
-            ) from None
+            elif key in ("width", "height"):
+                size[key] = _whole(value) // 8 * 8
+        except (ValueError, OverflowError):
+            problem = f"{key} is '{value}', which is no number."
+            raise ConfigError(option, str(path), "", problem, "Correct it.") from None
         if key in _IMAGES:
             images += map(str, value) if isinstance(value, list) else [str(value)]
-    if "width" in row or "height" in row:
-        width, height = (_whole(row.get(side, 256)) // 8 * 8 for side in ("width", "height"))
-        settings["validation_resolution"] = f"{width}x{height}"
+    if size:
+        settings["validation_resolution"] = "{width}x{height}".format_map({"width": 256, "height": 256} | size)
     return {"prompt": str(row.get("prompt", "")), "image": images, "settings": settings}

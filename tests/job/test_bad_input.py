@@ -365,7 +365,10 @@ def test_a_wrong_setting_is_refused_by_name_with_its_origin_and_a_remedy(kind, t
 LIBRARIES = {
     "cut": (b'{"a":', "This is not JSON: Expecting value: line 1 column 6"),
     "bytes": (b"\xff\xfe{}", "The file is not UTF-8 text."),
-    "list": (b"[1]", "The file must hold one object."),
+    "list": (b"[1]", "The entry '1' is neither a text nor an object with a 'prompt'."),
+    "text": (b'"a fox"', "The file must hold one object."),
+    "width": (b'[{"prompt": "a", "width": "wide"}]', "width is 'wide', which is no number."),
+    "steps": (b'["a --s 1e999"]', "sample_steps is '1e999', which is no number."),
     "number": (b'{"a": 5}', "The entry 'a' is neither a text nor an object with a 'prompt'."),
 }
 
