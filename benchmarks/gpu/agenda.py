@@ -36,7 +36,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from darkroom.families.shared.model_spec import resolve_flavour
 
 if TYPE_CHECKING:
     import torch
@@ -190,7 +189,7 @@ def families(tiny: bool, only: str = "") -> Iterator[Row]:
         torch.cuda.empty_cache()
         begun = time.perf_counter()
         try:
-            yield {"family": name, **family_step(known.get(name), tiny), "took_s": time.perf_counter() - begun}
+            yield {"family": name, **family_step(known.get(name, "tiny" if tiny else None), tiny), "took_s": time.perf_counter() - begun}
         except Exception as cause:  # the next family is worth having whatever became of this one
             yield {"family": name, "problem": problem_of(cause), "took_s": time.perf_counter() - begun}
 
@@ -218,12 +217,12 @@ def family_step(family: Family, tiny: bool) -> Row:
             return random_model(lambda: cls.from_config(settings), DEVICE, dtype)
 
     with tempfile.TemporaryDirectory() as folder:
-        resolved = settings_of(family, tiny, folder)
+        resolved = settings_of(family, folder)
         config = resolved.config
         run = Run(resolved, family, Path(folder), Bus(), Silent())  # type: ignore[arg-type]
         engine = distributed.start(config)
         distributed.allow_tf32(not config.disable_tf32)
-        home = published.make_folder(family, config.model_flavour, Path(folder) / "published")
+        home = published.make_folder(family, Path(folder) / "published")
         settings = str(home) if home else None
         try:
             batch = random_batch(run, engine, settings)
@@ -242,15 +241,14 @@ def family_step(family: Family, tiny: bool) -> Row:
     return {**facts, "latents": list(batch.latents.shape), "batch": len(batch), **found}
 
 
-def settings_of(family: Family, tiny: bool, folder: str) -> Any:
+def settings_of(family: Family, folder: str) -> Any:
     """The options of a plain LoRA run of a family, each with where it comes from."""
     from darkroom.cli.common import resolve_arguments
 
-    flavour = "tiny" if tiny else family.default_flavour
     chosen: dict[str, Any] = {
-        "model_family": family.name, "model_flavour": flavour, "output_dir": folder, "data_backend_config": "none",
+        "model_family": family.name, "model_flavour": family.spec.name, "output_dir": folder, "data_backend_config": "none",
         "train_batch_size": 1, "mixed_precision": "bf16", "optimizer": "adamw_bf16", "validation_disable": True,
-        "gradient_checkpointing": "gradient_checkpointing" in resolve_flavour(family, flavour).supports,
+        "gradient_checkpointing": "gradient_checkpointing" in family.spec.supports,
     }  # fmt: skip
     return resolve_arguments([f"--{name}={value}" for name, value in chosen.items()])
 
@@ -274,10 +272,9 @@ def random_batch(run: Run, engine: Any, settings: str | None, roles: Sequence[st
         buckets=SimpleNamespace(buckets=[SimpleNamespace(target=(edge, edge), frames=frames)]),
     )  # fmt: skip
     default_text = SimpleNamespace(text_encoder_batch_size=1)
-    plan = SimpleNamespace(
-        captions=lambda: [CAPTION], file=SimpleNamespace(default_text=default_text), training=[dataset]
-    )
-    trial = Trial(Scene(run, engine, plan, [], settings, build_fake_mode(), 1))
+    plan = SimpleNamespace(file=SimpleNamespace(default_text=default_text), training=[dataset])
+    filler = SimpleNamespace(captions=lambda: [CAPTION], plan=plan)
+    trial = Trial(Scene(run, engine, filler, [], settings, build_fake_mode(), 1))
     text = fill(trial.text())
     ((_, shapes),) = trial.latents()
     sample = {name: fill(tensor) for name, tensor in shapes.items()}
