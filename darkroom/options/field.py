@@ -386,7 +386,7 @@ def _is_off(info: OptionInfo, value: object) -> bool:
     """Is `value` 0 or -1, and outside the option's range?"""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return False
     below = (info.ge is not None and number < info.ge) or (info.gt is not None and number <= info.gt)
     return below and number in (0, -1) and not isinstance(value, bool)

@@ -61,5 +61,5 @@ def fit(values: Mapping[str, object], is_local: Callable[[str], bool]) -> dict[s
 def _read_number(value: object) -> float | None:
     try:
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None

@@ -128,7 +128,7 @@ def _apply(rule: Rule, key: str, value: object, keys: Values) -> ImportedKey:
         return ImportedKey(key, value, Verdict.EXACT, {}, "off, as it is without it")
     try:
         result = rule.make(value, keys)
-    except (TypeError, ValueError, KeyError, AttributeError) as cause:
+    except (TypeError, ValueError, OverflowError, LookupError, AttributeError) as cause:
         problem = f"It is not what this key holds ({type(cause).__name__}: {cause})."
         raise ConfigErrors([ConfigError(key, value, "", problem, "Correct it.")]) from cause
     if isinstance(result, ImportedKey):
