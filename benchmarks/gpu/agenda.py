@@ -36,7 +36,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-
 if TYPE_CHECKING:
     import torch
 
@@ -189,7 +188,8 @@ def families(tiny: bool, only: str = "") -> Iterator[Row]:
         torch.cuda.empty_cache()
         begun = time.perf_counter()
         try:
-            yield {"family": name, **family_step(known.get(name, "tiny" if tiny else None), tiny), "took_s": time.perf_counter() - begun}
+            found = family_step(known.get(name, "tiny" if tiny else None), tiny)
+            yield {"family": name, **found, "took_s": time.perf_counter() - begun}
         except Exception as cause:  # the next family is worth having whatever became of this one
             yield {"family": name, "problem": problem_of(cause), "took_s": time.perf_counter() - begun}
 
@@ -246,8 +246,9 @@ def settings_of(family: Family, folder: str) -> Any:
     from darkroom.cli.common import resolve_arguments
 
     chosen: dict[str, Any] = {
-        "model_family": family.name, "model_flavour": family.spec.name, "output_dir": folder, "data_backend_config": "none",
-        "train_batch_size": 1, "mixed_precision": "bf16", "optimizer": "adamw_bf16", "validation_disable": True,
+        "model_family": family.name, "model_flavour": family.spec.name, "output_dir": folder,
+        "data_backend_config": "none", "train_batch_size": 1, "mixed_precision": "bf16", "optimizer": "adamw_bf16",
+        "validation_disable": True,
         "gradient_checkpointing": "gradient_checkpointing" in family.spec.supports,
     }  # fmt: skip
     return resolve_arguments([f"--{name}={value}" for name, value in chosen.items()])
